@@ -1,0 +1,35 @@
+"""Explains and verifies PyTorch gradients: where every number comes from, and whether it is right.
+
+Names are loaded when they are first used, so that `import gradexplain` does not wait for torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradexplain.api import explain as explain
+    from gradexplain.errors import GradexplainError as GradexplainError
+    from gradexplain.errors import InputError as InputError
+    from gradexplain.errors import RunError as RunError
+    from gradexplain.explanation import Explanation as Explanation
+
+__version__ = "0.1.0"
+_HOMES = {
+    "explain": "api",
+    "Explanation": "explanation",
+    "GradexplainError": "errors",
+    "InputError": "errors",
+    "RunError": "errors",
+}
+__all__ = ["Explanation", "GradexplainError", "InputError", "RunError", "explain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gradexplain' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"gradexplain.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,12 @@
+"""`python -m gradexplain`."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    from gradexplain.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Every sentence we say, by key and language. A language is a folder of TOML files beside this module, in `locale/`."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+
+LOCALE = Path(__file__).with_name("locale")
+LANGUAGES = tuple(sorted(folder.name for folder in LOCALE.iterdir() if folder.is_dir()))
+
+
+@cache
+def sentences(language: str) -> dict[str, str]:
+    """Returns all templates of `language`, by `table.key`; raises `ValueError` where one key is given twice."""
+    found: dict[str, str] = {}
+    for file in sorted((LOCALE / language).glob("*.toml")):
+        for table, entries in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            for key, template in entries.items():
+                if f"{table}.{key}" in found:
+                    raise ValueError(f"{file.name} gives {table}.{key} again")
+                found[f"{table}.{key}"] = template
+    return found
+
+
+def say(key: str, language: str = "en", **data: object) -> str:
+    """Returns the sentence `key` in `language` with `data` put in; data is never read as a template."""
+    return sentences(language)[key].format(**data)

@@ -1,0 +1,293 @@
+"""The command line: reads the arguments, calls the verbs, prints, exits.
+
+Exit codes, the same for every command: 0 all agrees, 1 something differs, 2 usage or input error, 3 undecided.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradexplain.catalogue import LANGUAGES, say
+from gradexplain.errors import GradexplainError, InputError
+
+if TYPE_CHECKING:
+    from gradexplain.expression import Program
+    from gradexplain.loading import Target
+    from gradexplain.values import ValueSpec
+
+EXIT_CODES = {"agrees": 0, "differs": 1, "cannot say": 3}
+USAGE = 2
+FORMATS = ("terminal", "text", "markdown", "html", "json")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+_LEAST_WIDTH = 40
+_WIDEST = 100
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def gradexplain() -> None:
+    """Explains and verifies PyTorch gradients: where every number comes from, and whether it is right.
+
+    Exit codes: 0 all agrees, 1 something differs, 2 usage or input error, 3 could not be decided.
+    """
+
+
+@app.command()
+def explain(
+    target: Annotated[str, typer.Argument(help="An expression, package.module:function, or path/file.py:function.")],
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="The inputs.")] = None,
+    wrt: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Differentiate by this input alone.")] = None,
+    order: Annotated[int, typer.Option(metavar="N", help="Second and higher derivatives as well.")] = 1,
+    cotangent: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="Weights of an output that is not one number.")
+    ] = None,
+    by_hand: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FORMULA", help="Hold your own formula against the gradient.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", help="Type of the floating inputs.")] = None,
+    element: Annotated[str | None, typer.Option(metavar='"x[1]"', help="Follow one element alone.")] = None,
+    module: Annotated[str | None, typer.Option(metavar="NAME", help="Open one module of a network.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of randn, rand, randint and of the run.")] = 0,
+    language: Annotated[str, typer.Option(metavar="en|zh", help="Language.")] = "en",
+    format: Annotated[str | None, typer.Option(metavar="|".join(FORMATS), help="Format.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Whole tensors in JSON, however large.")] = False,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file; its suffix tells.")] = None,
+    width: Annotated[int | None, typer.Option(metavar="N", help="Width in columns.")] = None,
+) -> None:
+    """Shows where every number of a gradient comes from, and checks it.
+
+    \b
+    VALUE is 3 or 1,2,3 or "[[1,2],[3,4]]" or randn(3,2), ones(5), arange(1,6), linspace(-2,2,9), @file.npy, @file.pt,
+    each with an optional type: 1,2,3:float64.
+
+    \b
+    Examples:
+      gradexplain explain "sum(x**2)" x=1,2,3
+      gradexplain explain "x**2 + 2*x" x=3 --by-hand "x=2*x + 2"
+      gradexplain explain "sum(A @ B)" "A=[[1,2],[3,4]]" "B=[[2,1],[0,3]]" --language zh
+      gradexplain explain "h = tanh(x @ W + b); cross_entropy(h, t)" "x=randn(2,3)" "W=randn(3,4)" b=0,0,0,0 t=1,3:int64
+      gradexplain explain "x**3" x=3 --order 2
+      gradexplain explain my_module:loss x=randn(5) --element "x[1]" --output explanation.md
+    """
+    with _faults_said(language):
+        _choice("--language", language, LANGUAGES)
+        chosen = _format(format, output)
+        _numbers(width, seed)
+        if dtype is not None and dtype not in DTYPES:
+            raise _Usage("unknown_dtype", name=dtype, names=", ".join(DTYPES))
+        request = _request(target, inputs or [], by_hand or [], cotangent)
+        loaded, tensors = request.load(dtype, seed)
+        import gradexplain.api as api
+
+        explanation = api.explain(
+            loaded.module if loaded.module is not None else loaded.function,
+            tensors,
+            wrt=wrt or None,
+            order=order,
+            cotangent=request.cotangent_tensor(),
+            by_hand=request.formulas(),
+            dtype=_torch_dtype(dtype),
+            element=element,
+            module=module,
+            target=target,
+            locate=loaded.locate,
+            output_name=request.output_name,
+        )
+        if chosen == "json":
+            content = explanation.to_json(full=full) + "\n"
+        else:
+            content = explanation.render(chosen, language=language, width=width or _terminal_width())
+        _deliver(content, output, language)
+    raise typer.Exit(EXIT_CODES[explanation.verdict])
+
+
+# ------------------------------------------------------------------------------------------------------- request
+
+
+class _Request:
+    """The arguments of `explain`, read and checked before torch is loaded."""
+
+    def __init__(
+        self,
+        target: Any,
+        values: "Mapping[str, ValueSpec]",
+        formulas: "Mapping[str, Program]",
+        cotangent: "ValueSpec | None",
+    ) -> None:
+        self.target = target
+        self.values = values
+        self._formulas = formulas
+        self._cotangent = cotangent
+
+    @property
+    def output_name(self) -> str | None:
+        """The name of an expression's output."""
+        return getattr(self.target.place, "output", None)
+
+    def load(self, dtype: str | None, seed: int) -> "tuple[Target, dict[str, Any]]":
+        """Returns the target's function and its inputs as tensors."""
+        from gradexplain.loading import load, match_inputs
+        from gradexplain.values import tensor_of
+
+        import torch
+
+        torch.manual_seed(seed)
+        loaded = load(self.target)
+        match_inputs(loaded, list(self.values))
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {n: tensor_of(v, name=n, dtype=dtype, generator=generator) for n, v in self.values.items()}
+        return loaded, tensors
+
+    def cotangent_tensor(self) -> Any:
+        """Returns the cotangent, `None` where none was given."""
+        from gradexplain.values import tensor_of
+
+        return None if self._cotangent is None else tensor_of(self._cotangent, name="cotangent", dtype=None)
+
+    def formulas(self) -> dict[str, Any]:
+        """Returns the formulas given by hand as callables of the inputs."""
+        from gradexplain.expression import Runner
+
+        for name, program in self._formulas.items():
+            unknown = [n for n in program.inputs if n not in self.values]
+            if unknown:
+                raise _Usage("by_hand_names", name=name, unknown=", ".join(unknown), names=", ".join(self.values))
+        return {name: _Formula(Runner(program), program.inputs) for name, program in self._formulas.items()}
+
+
+class _Formula:
+    """A formula given by hand; `inputs` are the names that it asks for."""
+
+    def __init__(self, runner: Any, inputs: tuple[str, ...]) -> None:
+        self.runner = runner
+        self.inputs = inputs
+
+    def __call__(self, **given: Any) -> Any:
+        return self.runner(**{name: given[name] for name in self.inputs})
+
+
+def _request(target: str, inputs: Sequence[str], by_hand: Sequence[str], cotangent: str | None) -> _Request:
+    from gradexplain.expression import parse_formula
+    from gradexplain.loading import parse_target
+    from gradexplain.values import parse_assignments, parse_value
+
+    formulas: dict[str, Any] = {}
+    for text in by_hand:
+        name, equals, formula = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise _Usage("bad_by_hand", text=text)
+        if name in formulas:
+            raise _Usage("twice_by_hand", name=name)
+        formulas[name] = parse_formula(formula)
+    place = parse_target(target)
+    values = parse_assignments(inputs)
+    program_inputs = getattr(place.place, "inputs", None)
+    if program_inputs is not None:
+        _match_expression(target, program_inputs, values)
+    return _Request(place, values, formulas, None if cotangent is None else parse_value(cotangent))
+
+
+def _match_expression(target: str, takes: Sequence[str], given: Mapping[str, object]) -> None:
+    """Matches an expression's inputs before torch is loaded; `loading.match_inputs` does it for functions."""
+    missing = [name for name in takes if name not in given]
+    superfluous = [name for name in given if name not in takes]
+    names = ", ".join(takes) or "–"
+    if superfluous:
+        raise InputError("superfluous_inputs", target=target, names=", ".join(superfluous), takes=names)
+    if missing:
+        example = " ".join(f"{name}=1,2,3" for name in missing)
+        raise InputError("missing_inputs", target=target, names=", ".join(missing), takes=names, example=example)
+
+
+class _Usage(InputError):
+    """A usage error; its sentence stands in the table `usage`."""
+
+    def sentence(self, language: str = "en") -> str:
+        return say(f"usage.{self.key}", language, **self.data)
+
+
+def _choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise _Usage("unknown_choice", option=option, name=value, names=", ".join(allowed))
+
+
+def _format(format: str | None, output: Path | None) -> str:
+    if format is not None:
+        _choice("--format", format, FORMATS)
+        return format
+    if output is None:
+        return "terminal" if sys.stdout.isatty() else "text"
+    suffixes = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
+    if output.suffix not in suffixes:
+        raise InputError("unknown_suffix", path=output, names=", ".join(suffixes))
+    return suffixes[output.suffix]
+
+
+def _numbers(width: int | None, seed: int) -> None:
+    if width is not None and width < _LEAST_WIDTH:
+        raise _Usage("narrow", width=width, least=_LEAST_WIDTH)
+    if not 0 <= seed < 2**63:
+        raise _Usage("bad_seed", seed=seed)
+
+
+def _torch_dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, name)
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return max(_LEAST_WIDTH, min(shutil.get_terminal_size((_WIDEST, 40)).columns, 120))
+
+
+# -------------------------------------------------------------------------------------------------------- output
+
+
+def _deliver(content: str, output: Path | None, language: str) -> None:
+    if output is None:
+        sys.stdout.write(content)
+        sys.stdout.flush()
+        return
+    from gradexplain.narration import write
+
+    write(output, content)
+    sys.stdout.write(say("explanation.complete", language, path=output) + "\n")
+
+
+@contextmanager
+def _faults_said(language: str) -> Iterator[None]:
+    """Turns every fault into one sentence on standard error and exit code 2; our own faults say that they are ours."""
+    spoken = language if language in LANGUAGES else "en"
+    try:
+        yield
+    except GradexplainError as fault:
+        _fail(fault.sentence(spoken))
+    except KeyboardInterrupt:
+        _fail(say("usage.interrupted", spoken))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(USAGE) from None
+    except Exception as fault:
+        if os.environ.get("GRADEXPLAIN_TRACEBACK"):
+            raise
+        message = str(fault).strip().split("\n", 1)[0]
+        _fail(say("usage.internal", spoken, kind=type(fault).__name__, message=message))
+
+
+def _fail(sentence: str) -> None:
+    sys.stderr.write(f"gradexplain: {sentence}\n")
+    raise typer.Exit(USAGE)

@@ -1,0 +1,135 @@
+"""Findings: what is unusual about a gradient, each with its kind, place and evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from gradexplain.elements import Index, unravelled
+from gradexplain.graph import Node, Trace
+from gradexplain.rules import Rule, rule_of
+from gradexplain.rules.application import evaluated
+from gradexplain.summaries import Value
+
+# Kinks are looked for in tensors up to this size.
+_SEARCHED = 2_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth a note. `kind` is the catalogue's key, `data` fills the sentence, `place` is a source place."""
+
+    kind: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+
+
+def diagnose(trace: Trace, names: Mapping[int, str]) -> tuple[Finding, ...]:
+    """Returns the findings of a trace; `names` gives each node's value its name."""
+    return (
+        *_cut(trace),
+        *_without_influence(trace),
+        *_non_finite(trace, names),
+        *_kinks(trace, names),
+        *_flat(trace, names),
+    )
+
+
+def _cut(trace: Trace) -> Iterator[Finding]:
+    for cut in trace.cuts:
+        code = cut.source.code if cut.source else cut.operator
+        yield Finding(f"cut_{cut.reason}", {"code": code, "operator": cut.operator}, str(cut.source or ""))
+
+
+def _without_influence(trace: Trace) -> Iterator[Finding]:
+    for name, gradient in trace.gradients.items():
+        if gradient is None:
+            yield Finding("no_influence", {"name": name})
+        elif gradient.numel() and not bool(gradient.any()):
+            yield Finding("zero_gradient", {"name": name})
+
+
+def _non_finite(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
+    """Names where the first value that is not finite was made, forward and backward."""
+    for node in trace.nodes:
+        made = _first_non_finite(node.outputs)
+        fed = any(_first_non_finite([v]) for v in node.arguments.values() if isinstance(v, Tensor))
+        if made and not fed:
+            yield _birth("non_finite_forward", node, names, *made)
+            break
+    for index in trace.order:
+        node = trace.nodes[index]
+        sent = next((f for e in node.edges if (f := _first_non_finite([e.contribution]))), None)
+        if sent and not _first_non_finite(node.cotangents):
+            yield _birth("non_finite_backward", node, names, *sent)
+            break
+
+
+def _first_non_finite(tensors: Any) -> tuple[Index, float] | None:
+    for tensor in tensors:
+        if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()) and not Value(tensor).finite:
+            at = unravelled(int((~tensor.isfinite()).flatten().int().argmax()), tensor.shape)
+            return at, tensor[at].item()
+    return None
+
+
+def _birth(kind: str, node: Node, names: Mapping[int, str], at: Index, value: Any) -> Finding:
+    data = {
+        "value": value,
+        "element": list(at),
+        "name": names[node.index],
+        "operator": node.operator or node.name,
+        "code": node.source.code if node.source else "",
+    }
+    return Finding(kind, data, str(node.source or ""))
+
+
+def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
+    for node in trace.nodes:
+        rule = rule_of(node.operator)
+        if rule is None or not (rule.kink or rule.tie):
+            continue
+        at = _kink_elements(node, rule)
+        if at:
+            data = {
+                "why": rule.why,
+                "operator": node.operator,
+                "name": names[node.index],
+                "count": len(at),
+                "element": list(at[0]),
+                "code": node.source.code if node.source else "",
+                **_sides(node, rule, at[0]),
+            }
+            yield Finding("kink", data, str(node.source or ""))
+
+
+def _kink_elements(node: Node, rule: Rule) -> list[Index]:
+    output = node.outputs[0]
+    if output is None or output.numel() > _SEARCHED or not rule.elementwise or not rule.kink:
+        return []
+    where = evaluated(rule, rule.kink, node.arguments, [o for o in node.outputs if o is not None])
+    return [unravelled(i, output.shape) for i in where.flatten().nonzero().flatten().tolist()]
+
+
+def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
+    """Returns left, right and torch's derivative, at one element, of the first argument that has both."""
+    outputs = [o for o in node.outputs if o is not None]
+    for argument, sides in rule.sides.items():
+        left, right, chosen = (
+            float(evaluated(rule, formula, node.arguments, outputs)[at])
+            for formula in (*sides, rule.slopes[argument])
+        )
+        return {"left": left, "right": right, "chosen": chosen}
+    return {}
+
+
+def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
+    """Operators that are flat almost everywhere: their gradient is 0 and nothing behind them learns."""
+    for node in trace.nodes:
+        rule = rule_of(node.operator)
+        if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
+            code = node.source.code if node.source else ""
+            yield Finding("flat", {"operator": node.operator, "name": names[node.index], "code": code}, str(node.source or ""))

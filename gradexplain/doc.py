@@ -1,0 +1,99 @@
+"""The document that every renderer draws: a closed union of blocks, plain data. Imports nothing of ours."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Tone = Literal["good", "bad", "unsure", "plain"]
+
+
+@dataclass(frozen=True)
+class Title:
+    """What is explained: the first line is the computation, the others say where and how."""
+
+    name: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an entry: a key, then text, or equations that may stand side by side."""
+
+    key: str
+    text: str = ""
+    equations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One step: a label, what it is (`head`), where it comes from (`detail`), and its rows."""
+
+    label: str
+    head: str
+    detail: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; `tones` colours a row."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    tones: tuple[Tone, ...] = ()
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node of a diagram: lines of text."""
+
+    name: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An edge of a diagram, from box to box, with the text that stands on it."""
+
+    tail: str
+    head: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A small graph, drawn from left to right."""
+
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Remarks, each a sentence."""
+
+    items: tuple[str, ...]
+
+
+Block = Title | Heading | Paragraph | Entry | Table | Diagram | Notes
+
+
+@dataclass(frozen=True)
+class Doc:
+    """A document: its blocks in order."""
+
+    blocks: tuple[Block, ...]

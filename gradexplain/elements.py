@@ -1,0 +1,197 @@
+"""Single elements: which terms one element of a value, or of a gradient, is made of.
+
+For one node and one edge, the contribution to element j is Σᵢ gᵢ · Jᵢⱼ, with g the cotangent of the node's output and J
+the operator's own Jacobian. Here stand the terms of that sum, with the user's numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product as cartesian
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradexplain.digits import shortest
+from gradexplain.graph import Node
+from gradexplain.rules import Rule
+from gradexplain.rules.application import slope, vjp, written
+from gradexplain.terms import Constant, Number, Term, product, terms_of, total
+
+Index = tuple[int, ...]
+# Operators on tensors up to this size are written out.
+WRITTEN = 64
+# Sums longer than this are shown as their largest terms and the rest.
+LONGEST = 8
+LARGEST = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One term of a contribution: the output element it comes through, and the local derivative there."""
+
+    output: int
+    element: Index
+    cotangent: float
+    slope: Term
+    value: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What makes one element of a contribution: of `count` terms those worth showing, and the sum of the others."""
+
+    parts: tuple[Part, ...]
+    rest: float
+    count: int
+
+
+def number(tensor: Tensor, index: Index) -> Number:
+    """Returns one element as the shortest decimal that names it in its own dtype (0.1, not 0.10000000149)."""
+    return Number(shortest(tensor[index].item(), tensor.dtype))
+
+
+def indices(shape: Sequence[int]) -> list[Index]:
+    """Returns the index of every element of a tensor of `shape`."""
+    return [tuple(int(i) for i in index) for index in np.ndindex(*shape)]
+
+
+def unravelled(position: int, shape: Sequence[int]) -> Index:
+    """Returns the index of the element at `position` in row-major order."""
+    return tuple(int(i) for i in np.unravel_index(position, tuple(shape))) if len(shape) else ()
+
+
+def broadcast_source(index: Index, shape: Sequence[int]) -> Index:
+    """Returns which element of a tensor of `shape` stands at `index` of the output it is broadcast to."""
+    tail = index[len(index) - len(shape) :]
+    return tuple(0 if size == 1 else i for i, size in zip(tail, shape, strict=True))
+
+
+def is_real(tensor: Tensor | None) -> bool:
+    """Says whether a recorded value is there and can be written as real numbers."""
+    return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided
+
+
+# ------------------------------------------------------------------------------------------------------- forward
+
+
+def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) -> Iterator[tuple[Index, Term]]:
+    """Yields, for `elements` of an output, the term that makes each; none where the rule does not write them out."""
+    if rule.elementwise:
+        for index in elements:
+            found = terms_of(rule.formula, element_variables(node, rule, index))
+            yield index, found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
+        return
+    made = written(rule, node.arguments, _present(node)) if _small(node) else None
+    array = made[output] if made is not None and output < len(made) else None
+    for index in elements if array is not None else ():
+        if isinstance(term := array[index], Term):
+            yield index, term
+
+
+def element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
+    """Returns the variables of an elementwise rule at one element of the output: numbers of tensors, constants."""
+    found: dict[str, Any] = {}
+    for argument, variable in rule.names.items():
+        value = rule.number_for(argument, node.arguments.get(argument))
+        if isinstance(value, Tensor):
+            found[variable] = number(value, broadcast_source(index, value.shape))
+        else:
+            found[variable] = Constant(float(value)) if isinstance(value, (int, float)) else value
+    output = node.outputs[0]
+    if output is not None:
+        found["y"] = number(output, index)
+    return found
+
+
+def _small(node: Node) -> bool:
+    tensors = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
+    return all(t.numel() <= WRITTEN for t in tensors)
+
+
+def _present(node: Node) -> list[Tensor]:
+    return [output for output in node.outputs if output is not None]
+
+
+# ------------------------------------------------------------------------------------------------------ backward
+
+
+def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
+    """Returns what `node` sends to element `index` of `argument`, taken apart."""
+    pieces = (_elementwise_pieces if rule.elementwise else _general_pieces)(node, argument, rule, index)
+    sent = [(number_, element, g * slope) for number_, element, g, slope in pieces]
+    ranked = sorted(range(len(sent)), key=lambda i: -abs(sent[i][2]))
+    count = len(ranked)
+    kept = ranked if count <= LONGEST else ranked[:LARGEST]
+    rest = math.fsum(sent[i][2] for i in ranked[len(kept) :])
+    return Parts(tuple(_part(pieces[i]) for i in sorted(kept)), rest, count)
+
+
+# One term before it is written out: output number, element, cotangent there, slope there.
+_Piece = tuple[int, Index, float, float]
+
+
+def _part(piece: _Piece) -> Part:
+    output, element, g, slope = piece
+    return Part(output, element, g, Number(slope), g * slope)
+
+
+def _elementwise_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
+    value, cotangent = node.arguments[argument], node.cotangents[0]
+    if cotangent is None:
+        return []
+    local = slope(rule, argument, node.arguments, _present(node)).expand(cotangent.shape)
+    fed = _fed_by(index, value.shape, cotangent.shape)
+    return [
+        (0, element, number(cotangent, element).value, shortest(local[element].item(), local.dtype)) for element in fed
+    ]
+
+
+def _fed_by(index: Index, shape: Sequence[int], output: Sequence[int]) -> list[Index]:
+    """Returns the output elements that one element of a broadcast input goes into."""
+    ahead = len(output) - len(shape)
+    ranges: list[Iterable[int]] = [range(n) for n in output[:ahead]]
+    ranges += [range(n) if size == 1 else [i] for n, size, i in zip(output[ahead:], shape, index, strict=True)]
+    return list(cartesian(*ranges))
+
+
+def _general_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    for output, (cotangent, column) in enumerate(zip(node.cotangents, _column(node, argument, rule, index), strict=True)):
+        if cotangent is not None and column is not None:
+            for position in column.flatten().nonzero().flatten().tolist():
+                element = unravelled(position, column.shape)
+                g = number(cotangent, element).value
+                pieces.append((output, element, g, shortest(column[element].item(), column.dtype)))
+    return pieces
+
+
+def _column(node: Node, argument: str, rule: Rule, index: Index) -> list[Tensor | None]:
+    """Returns ∂(outputs)/∂(one element): the rule's VJP is linear in the cotangent; its own transpose gives a column."""
+    cotangents = [torch.zeros_like(c).requires_grad_() if c is not None else None for c in node.cotangents]
+    with torch.enable_grad():
+        sent = vjp(rule, argument.partition("[")[0], cotangents, node.arguments, node.outputs)
+        element = (sent[int(argument.partition("[")[2][:-1])] if "[" in argument else sent)[index]
+        given = [c for c in cotangents if c is not None]
+        found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())
+    return [None if c is None else next(found, None) for c in cotangents]
+
+
+def slope_term(node: Node, argument: str, rule: Rule, element: Index) -> Term | None:
+    """Returns the local derivative of an elementwise rule at one element, written out."""
+    if not rule.elementwise:
+        return None
+    found = terms_of(rule.slopes[argument], element_variables(node, rule, element))
+    return found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
+
+
+def contribution_term(node: Node, argument: str, rule: Rule, parts: Parts) -> Term:
+    """Returns Σ g × slope as written; of a long sum its largest terms, and the rest as one number."""
+    written = [
+        product(Number(p.cotangent), slope_term(node, argument, rule, p.element) or p.slope) for p in parts.parts
+    ]
+    return total([*written, Number(parts.rest)] if parts.count > len(parts.parts) else written)

@@ -1,0 +1,27 @@
+"""Errors that a user can act on. Each names a sentence of the catalogue and the data that failed."""
+
+from gradexplain.catalogue import say
+
+
+class GradexplainError(Exception):
+    """Base of every error we raise for a person; `sentence(language)` says what was seen, where, and what to do."""
+
+    def __init__(self, key: str, **data: object) -> None:
+        super().__init__(key)
+        self.key = key
+        self.data = data
+
+    def sentence(self, language: str = "en") -> str:
+        """Returns the message in `language`."""
+        return say(f"errors.{self.key}", language, **self.data)
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+
+class InputError(GradexplainError):
+    """A target, a value or an option that cannot be used."""
+
+
+class RunError(GradexplainError):
+    """The user's computation ran, but cannot be differentiated as asked, or failed on its own."""

@@ -1,0 +1,558 @@
+"""What is said about a gradient, as data without words: steps, sums, paths, checks, findings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.diagnosis import Finding, diagnose
+from gradexplain.digits import shortest
+from gradexplain.elements import (
+    Index,
+    contribution_term,
+    indices,
+    is_real,
+    number,
+    parts_of,
+    unravelled,
+    written_out,
+)
+from gradexplain.equations import Equation, equation
+from gradexplain.errors import InputError
+from gradexplain.graph import Edge, Node, Source, Trace
+from gradexplain.grouping import Group, groups_of, inside
+from gradexplain.rules import Rule, rule_of
+from gradexplain.rules.application import vjp
+from gradexplain.summaries import Value
+from gradexplain.terms import Number, symbolic_text, total
+
+if TYPE_CHECKING:
+    from gradexplain.verification import Report
+
+# A trace of more steps than this is shown by module, or as one line a step.
+DETAILED = 40
+MOST_PATHS = 8
+Shown = Mapping[tuple[int, int], tuple[Index, ...]]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one step sends along one edge to the value `to`; `terms` counts the terms of the longest sum in it."""
+
+    to: str
+    argument: str
+    producer: int
+    rule: str | None
+    value: Value | None
+    equations: tuple[Equation, ...]
+    terms: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded operator: what it computed, and what it did in the backward pass.
+
+    `label` is f1, f2, … in forward order; `name` is the name of its output; `order` is its place in the backward pass,
+    `None` where no gradient reached it. `sums` adds up the contributions where its output is used more than once.
+    """
+
+    index: int
+    label: str
+    name: str
+    operator: str | None
+    node: str
+    code: str
+    source: Source | None
+    module: str
+    inputs: tuple[str, ...]
+    rule: str | None
+    moves: bool
+    forward: Value | None
+    equations: tuple[Equation, ...]
+    kept: Mapping[str, Any]
+    order: int | None
+    cotangent: Value | None
+    sums: tuple[Equation, ...]
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path from an input to the output: the labels of the steps on it, and what arrives along it alone."""
+
+    steps: tuple[str, ...]
+    value: Value
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one input; `value` is `None` where the output does not depend on it."""
+
+    name: str
+    value: Value | None
+    uses: tuple[str, ...]
+    sums: tuple[Equation, ...]
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where every number of a gradient comes from, and whether it is right.
+
+    `gradients` maps each input to its gradient (`None`: no influence). `scalar` is the name of what is differentiated:
+    the output, or L = ⟨cotangent, output⟩ where that is not one number. `higher` holds the explanations of the second
+    and further derivatives.
+    """
+
+    target: str
+    torch: str
+    dtype: str
+    inputs: Mapping[str, Value]
+    output_name: str
+    output: Value
+    scalar: str
+    cotangent: Value
+    cotangent_given: bool
+    gradients: Mapping[str, Tensor | None]
+    by_input: tuple[Gradient, ...]
+    steps: tuple[Step, ...]
+    report: Report
+    findings: tuple[Finding, ...]
+    groups: tuple[Group, ...]
+    names: Mapping[int, str]
+    module: str | None = None
+    element: str | None = None
+    live: bool = False
+    outputs: int = 1
+    higher: tuple[Explanation, ...] = ()
+    order: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """`agrees`, `differs` or `cannot say`, over all orders."""
+        verdicts = [self.report.verdict, *(e.verdict for e in self.higher)]
+        return next((v for v in ("differs", "cannot say") if v in verdicts), "agrees")
+
+    @property
+    def equations(self) -> tuple[Equation, ...]:
+        """Every equation that is displayed, of this order alone."""
+        return tuple(self._equations())
+
+    def _equations(self) -> Iterator[Equation]:
+        for step in self.detailed:
+            yield from step.equations
+            yield from step.sums
+            for contribution in step.contributions:
+                yield from contribution.equations
+        for gradient in self.by_input:
+            yield from gradient.sums
+
+    @property
+    def detailed(self) -> tuple[Step, ...]:
+        """The steps that are shown one by one."""
+        scope = [s for s in self.steps if inside(s.module, self.module or "")]
+        return tuple(scope) if len(scope) <= DETAILED else ()
+
+    def render(self, format: str = "terminal", *, language: str = "en", width: int = 100) -> str:
+        """Returns the explanation as `terminal`, `text`, `markdown`, `html` or `json`; `width` in columns."""
+        from gradexplain import narration  # the words stand above the data; only this method reaches up to them
+
+        return narration.rendered(self, format, language=language, width=width)
+
+    def to_json(self, *, full: bool = False) -> str:
+        """Returns the explanation as one JSON object; tensors are summarised unless `full` or small."""
+        from gradexplain import narration
+
+        return json.dumps(narration.record(self, full=full), ensure_ascii=False, indent=2)
+
+    def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
+        """Writes the explanation; the format follows the file's suffix (.txt, .md, .html, .json).
+
+        Raises `InputError` for another suffix or where the folder cannot be written to; never leaves half a file.
+        """
+        from gradexplain import narration
+
+        narration.save(self, Path(path), language=language, width=width)
+
+    def __str__(self) -> str:
+        return self.render("text")
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.target}: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        return self.render("html")
+
+    def __rich__(self) -> Any:
+        from gradexplain import narration
+
+        return narration.as_rich(self)
+
+
+def explain_trace(
+    trace: Trace,
+    report: Report,
+    *,
+    target: str,
+    cotangent_given: bool = False,
+    element: str | None = None,
+    module: str | None = None,
+    output_name: str | None = None,
+    outputs: int = 1,
+) -> Explanation:
+    """Joins a trace with the rules, the verdicts and the findings.
+
+    `element` ("x[1]") follows one element of an input alone; `module` opens one module of a network. Raises
+    `InputError` where either does not exist.
+    """
+    names = _Names(trace, output_name)
+    modules = [n.module for n in trace.nodes if n.leaf is None]
+    if module is not None and not any(inside(m, module) for m in modules):
+        known = ", ".join(sorted({m for m in modules if m})) or "–"
+        raise InputError("unknown_module", name=module, names=known)
+    inner = [n for n in trace.nodes if n.leaf is None]
+    opened = [n for n in inner if inside(n.module, module or "")]
+    detailed = {n.index for n in opened} if len(opened) <= DETAILED else set()
+    shown = _shown_elements(trace, element, detailed)
+    builder = _Builder(trace, names, shown, detailed)
+    steps = tuple(builder.step(node) for node in inner)
+    kinds = dict(trace.modules)
+    return Explanation(
+        target=target,
+        torch=torch.__version__,
+        dtype=str(trace.value.dtype).removeprefix("torch."),
+        inputs={name: Value(tensor) for name, tensor in trace.inputs.items()},
+        output_name=names.output,
+        output=Value(trace.value),
+        scalar=names.scalar,
+        cotangent=Value(trace.cotangent),
+        cotangent_given=cotangent_given,
+        gradients=dict(trace.gradients),
+        by_input=tuple(builder.gradient(name) for name in trace.gradients),
+        steps=steps,
+        report=report,
+        findings=diagnose(trace, names.of_node),
+        groups=groups_of([s.module for s in steps], [s.operator or s.node for s in steps], kinds, module or ""),
+        names=names.of_node,
+        module=module,
+        element=element,
+        live=trace.live,
+        outputs=outputs,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- names
+
+
+class _Names:
+    """What the values are called: inputs by name, outputs by the variable they were assigned to, else f1, f2, …"""
+
+    def __init__(self, trace: Trace, output_name: str | None) -> None:
+        self.of_node: dict[int, str] = {n.index: n.leaf for n in trace.nodes if n.leaf is not None}
+        self.labels: dict[int, str] = {}
+        taken = {*trace.inputs, *self.of_node.values()}
+        last_of = {n.source: n.index for n in trace.nodes if n.source is not None}
+        for position, node in enumerate((n for n in trace.nodes if n.leaf is None), 1):
+            self.labels[node.index] = f"f{position}"
+            target = node.source.target if node.source and last_of[node.source] == node.index else None
+            if node.index == trace.output[0]:
+                target = output_name or target or next(n for n in ("y", "output", "result", "y_") if n not in taken)
+            name = target if target and target not in taken else f"f{position}"
+            taken.add(name)
+            self.of_node[node.index] = name
+        self.output = self.of_node[trace.output[0]]
+        one = trace.value.numel() == 1 and bool((trace.cotangent == 1).all())
+        self.scalar = self.output if one else next(n for n in ("L", "loss", "L_") if n not in taken)
+        self._many = {n.index for n in trace.nodes if len(n.outputs) > 1}
+
+    def value(self, node: int, output: int) -> str:
+        """Returns the name of one output of a node."""
+        return f"{self.of_node[node]}.{output}" if node in self._many else self.of_node[node]
+
+    def gradient(self, node: int, output: int) -> str:
+        """Returns the name of the gradient of a value: ∂y/∂x."""
+        return f"∂{self.scalar}/∂{self.value(node, output)}"
+
+
+def _at(name: str, index: Index) -> str:
+    return f"{name}[{', '.join(map(str, index))}]" if index else name
+
+
+# ------------------------------------------------------------------------------------------------ which elements
+
+
+def _shown_elements(trace: Trace, element: str | None, detailed: set[int]) -> Shown:
+    """Returns which elements of which value are written out.
+
+    Small values whole; of a large one the element that carries most of the followed element's gradient. With `element`,
+    only what depends on that one.
+    """
+    shown: dict[tuple[int, int], dict[Index, None]] = {}
+    used = {(e.producer, e.output) for n in trace.nodes for e in n.edges} | {trace.output}
+    if element is None:
+        for node in trace.nodes:
+            for output, tensor in enumerate(node.outputs):
+                if is_real(tensor) and Value(tensor).small and (node.index, output) in used:  # type: ignore[arg-type]
+                    shown[node.index, output] = dict.fromkeys(indices(tensor.shape))  # type: ignore[union-attr]
+    for start, index in _followed(trace, element):
+        _follow(trace, start, index, shown, detailed)
+    return {key: tuple(sorted(found)) for key, found in shown.items()}
+
+
+def _followed(trace: Trace, element: str | None) -> list[tuple[int, Index]]:
+    leaves = {n.leaf: n for n in trace.nodes if n.leaf is not None}
+    if element is not None:
+        name, index = parse_element(element, {n: tuple(t.shape) for n, t in trace.inputs.items()})
+        return [(leaves[name].index, index)] if name in leaves else []
+    large = [
+        (leaf.index, g)
+        for name, leaf in leaves.items()
+        if (g := trace.gradients.get(name or "")) is not None and is_real(g) and not Value(g).small
+    ]
+    return [(index, unravelled(int(g.abs().argmax()), g.shape)) for index, g in large[:4]]
+
+
+def parse_element(element: str, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Index]:
+    """Returns the input's name and the index of `x[1, 2]`; raises `InputError` where there is no such element."""
+    name, _, rest = element.strip().partition("[")
+    name = name.strip()
+    if name not in shapes:
+        raise InputError("unknown_element", element=element, names=", ".join(shapes) or "–")
+    try:
+        index = tuple(int(part) for part in rest.rstrip("] ").split(",") if part.strip())
+    except ValueError as fault:
+        raise InputError("bad_element", element=element, shape=tuple(shapes[name]), name=name) from fault
+    sizes = tuple(shapes[name])
+    if len(index) != len(sizes) or any(not -size <= i < size for i, size in zip(index, sizes, strict=True)):
+        raise InputError("bad_element", element=element, shape=sizes, name=name)
+    return name, tuple(i % size for i, size in zip(index, sizes, strict=True))
+
+
+def _follow(
+    trace: Trace,
+    start: int,
+    index: Index,
+    shown: dict[tuple[int, int], dict[Index, None]],
+    detailed: set[int],
+) -> None:
+    """Marks what one element goes into, step by step up to the output; of a large fan-out only its largest part."""
+    consumers = trace.consumers()
+    stack: list[tuple[tuple[int, int], Index]] = [((start, 0), index)]
+    while stack:
+        key, at = stack.pop()
+        if at in shown.setdefault(key, {}) and key != (start, 0):
+            continue
+        shown[key][at] = None
+        for consumer, slot in consumers.get(key[0], ()):
+            node, edge = trace.nodes[consumer], trace.nodes[consumer].edges[slot]
+            rule = rule_of(node.operator)
+            if edge.output != key[1] or consumer not in detailed or not _can_take_apart(node, edge, rule):
+                continue
+            assert rule is not None
+            parts = sorted(parts_of(node, edge.argument, rule, at).parts, key=lambda p: -abs(p.value))
+            whole = sum(t.numel() for t in node.outputs if t is not None) <= 4 * DETAILED
+            stack.extend(((consumer, p.output), p.element) for p in (parts if whole else parts[:1]))
+
+
+def _can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
+    if rule is None or not edge.argument or edge.contribution is None or not is_real(edge.contribution):
+        return False
+    if any(isinstance(v, Tensor) and not is_real(v) for v in (*node.arguments.values(), *node.outputs)):
+        return False
+    known = rule.slopes if rule.elementwise else rule.derivatives
+    return edge.argument.partition("[")[0] in known
+
+
+# --------------------------------------------------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True)
+class _Builder:
+    trace: Trace
+    names: _Names
+    shown: Shown
+    detailed: set[int]
+
+    def step(self, node: Node) -> Step:
+        rule = rule_of(node.operator)
+        order = {index: place for place, index in enumerate(self.trace.order, 1)}.get(node.index)
+        main = next((i for i, c in enumerate(node.cotangents) if c is not None), 0)
+        detailed = node.index in self.detailed
+        cotangent = node.cotangents[main] if main < len(node.cotangents) else None
+        forward = node.outputs[min(main, len(node.outputs) - 1)] if node.outputs else None
+        return Step(
+            index=node.index,
+            label=self.names.labels[node.index],
+            name=self.names.of_node[node.index],
+            operator=node.operator,
+            node=node.name,
+            code=node.source.code if node.source else "",
+            source=node.source,
+            module=node.module,
+            inputs=tuple(self.names.value(e.producer, e.output) for e in node.edges),
+            rule=self._forward_rule(node, rule),
+            moves=bool(rule and rule.moves),
+            forward=Value(forward) if forward is not None else None,
+            equations=tuple(self._forward(node, rule)) if detailed else (),
+            kept=node.saved,
+            order=order,
+            cotangent=Value(cotangent) if cotangent is not None else None,
+            sums=tuple(self._sums(node.index)) if detailed else (),
+            contributions=tuple(self._contribution(node, edge, rule) for edge in node.edges),
+        )
+
+    def _symbols(self, node: Node, rule: Rule) -> dict[str, Any]:
+        """Returns what an elementwise formula's variables are called here: the user's names, or constants."""
+        used = {e.argument: self.names.value(e.producer, e.output) for e in node.edges}
+        found: dict[str, Any] = {"y": self.names.value(node.index, 0)}
+        for argument, variable in rule.names.items():
+            value = node.arguments.get(argument)
+            if isinstance(value, Tensor):
+                found[variable] = used.get(argument) or (
+                    number(value, ()).value if value.dim() == 0 and is_real(value) else variable
+                )
+            elif isinstance(value, (int, float)):
+                found[variable] = float(value)
+        return found
+
+    def _forward_rule(self, node: Node, rule: Rule | None) -> str | None:
+        if rule is None:
+            return None
+        if not rule.elementwise:
+            return rule.formula
+        return f"{self.names.value(node.index, 0)} = {symbolic_text(rule.formula, self._symbols(node, rule))}"
+
+    def _backward_rule(self, node: Node, edge: Edge, rule: Rule | None) -> str | None:
+        argument = edge.argument.partition("[")[0]
+        if rule is None or not argument:
+            return None
+        if rule.elementwise:
+            if argument not in rule.slopes:
+                return None
+            made, used = self.names.value(node.index, 0), self.names.value(edge.producer, edge.output)
+            return f"∂{made}/∂{used} = {symbolic_text(rule.slopes[argument], self._symbols(node, rule))}"
+        return rule.derivatives[argument].shown if argument in rule.derivatives else None
+
+    def _forward(self, node: Node, rule: Rule | None) -> Iterator[Equation]:
+        if rule is None or rule.moves:
+            return
+        for output, tensor in enumerate(node.outputs):
+            if not is_real(tensor):
+                continue
+            assert tensor is not None
+            for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
+                label = _at(self.names.value(node.index, output), index)
+                yield equation(label, term, shortest(tensor[index].item(), tensor.dtype))
+
+    def _contribution(self, node: Node, edge: Edge, rule: Rule | None) -> Contribution:
+        equations, terms = self._taken_apart(node, edge, rule) if node.index in self.detailed else ((), 0)
+        return Contribution(
+            to=self.names.value(edge.producer, edge.output),
+            argument=edge.argument,
+            producer=edge.producer,
+            rule=self._backward_rule(node, edge, rule),
+            value=Value(edge.contribution) if edge.contribution is not None else None,
+            equations=equations,
+            terms=terms,
+        )
+
+    def _taken_apart(self, node: Node, edge: Edge, rule: Rule | None) -> tuple[tuple[Equation, ...], int]:
+        if not _can_take_apart(node, edge, rule) or (rule and rule.moves):
+            return (), 0
+        assert rule is not None
+        assert edge.contribution is not None
+        found, most = [], 0
+        name = self.names.value(edge.producer, edge.output)
+        for index in self.shown.get((edge.producer, edge.output), ()):
+            parts = parts_of(node, edge.argument, rule, index)
+            term = contribution_term(node, edge.argument, rule, parts)
+            value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
+            found.append(equation(f"→ {_at(name, index)}", term, value))
+            most = max(most, parts.count)
+        return tuple(found), most
+
+    def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
+        """Yields, for a value that is used more than once, its gradient as the sum of the contributions."""
+        sent = [
+            e.contribution
+            for n in self.trace.nodes
+            for e in n.edges
+            if (e.producer, e.output) == (producer, output) and e.contribution is not None
+        ]
+        if len(sent) < 2 or not all(is_real(s) for s in sent):
+            return
+        node = self.trace.nodes[producer]
+        whole = node.cotangents[output] if output < len(node.cotangents) else None
+        if whole is None:
+            return
+        for index in self.shown.get((producer, output), ()):
+            term = total([Number(shortest(s[index].item(), s.dtype)) for s in sent])
+            label = _at(self.names.gradient(producer, output), index)
+            yield equation(label, term, shortest(whole[index].item(), whole.dtype))
+
+    # ----------------------------------------------------------------------------------------------- gradients
+
+    def gradient(self, name: str) -> Gradient:
+        leaf = next((n for n in self.trace.nodes if n.leaf == name), None)
+        found = self.trace.gradients[name]
+        if leaf is None:
+            return Gradient(name, Value(found) if found is not None else None, (), (), ())
+        uses = tuple(self.names.labels[n.index] for n in self.trace.nodes for e in n.edges if e.producer == leaf.index)
+        sums = tuple(self._sums(leaf.index)) if self.detailed else ()
+        return Gradient(name, Value(found) if found is not None else None, uses, sums, tuple(self._routes(leaf)))
+
+    def _routes(self, leaf: Node) -> Iterator[Route]:
+        """Yields every path from a leaf to the output with what arrives along it, where there are a few."""
+        if len(self.trace.nodes) > DETAILED or not self.detailed:
+            return
+        routes = list(_paths(self.trace, leaf.index))
+        if not 2 <= len(routes) <= MOST_PATHS:
+            return
+        for route in routes:
+            value = self._along(route)
+            if value is None:
+                return
+        for route in routes:
+            value = self._along(route)
+            assert value is not None
+            yield Route(tuple(self.names.labels[node] for node, _ in route), Value(value))
+
+    def _along(self, route: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Returns what arrives at the end of one path alone: the rules' VJPs along it, one after another."""
+        cotangent = self.trace.cotangent
+        for index, slot in route:
+            node = self.trace.nodes[index]
+            edge, rule = node.edges[slot], rule_of(node.operator)
+            if not _can_take_apart(node, edge, rule) or len(node.outputs) != 1:
+                return None
+            assert rule is not None
+            sent = vjp(rule, edge.argument.partition("[")[0], [cotangent], node.arguments, node.outputs)
+            cotangent = sent[int(edge.argument.partition("[")[2][:-1])] if "[" in edge.argument else sent
+        return cotangent.detach()
+
+
+def _paths(trace: Trace, leaf: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yields the paths from the output down to `leaf` as (node, edge number) pairs, at most one more than are shown."""
+    stack: list[tuple[int, tuple[tuple[int, int], ...]]] = [(trace.output[0], ())]
+    found = 0
+    while stack and found <= MOST_PATHS:
+        index, path = stack.pop()
+        if index == leaf:
+            found += 1
+            yield path
+            continue
+        for slot, edge in reversed(list(enumerate(trace.nodes[index].edges))):
+            if edge.contribution is not None:
+                stack.append((edge.producer, (*path, (index, slot))))
+
+
+def with_higher(explanation: Explanation, higher: Sequence[Explanation]) -> Explanation:
+    """Returns the explanation with those of its further derivatives."""
+    return replace(explanation, higher=tuple(higher))

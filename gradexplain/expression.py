@@ -1,0 +1,810 @@
+"""Reads TARGET expressions such as `h = tanh(x @ W); sum(h**2)` and runs them.
+
+Python's `ast` is only the syntax tree: every node is checked against what is published here and run by our own
+interpreter, so no text is ever executed. Reading needs no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import operator
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from gradexplain.errors import InputError, RunError
+from gradexplain.values import ALIASES, ITEMSIZE, LIMIT, Number, first_line, shown, size_text
+
+if TYPE_CHECKING:
+    from gradexplain.graph import Source
+
+MAX_LENGTH = 10_000  # characters
+MAX_DEPTH = 100  # nested operations
+MAX_INTEGER = 2**63  # torch's integers end below it
+MAX_PIECES = 100_000  # tensors that one call may return
+
+# ---- what is published ---------------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# fmt: off
+FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "elementwise": ("torch", """
+        abs absolute add sub mul div true_divide floor_divide remainder fmod neg positive sign sgn reciprocal square
+        sqrt rsqrt pow float_power exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 sin cos tan asin acos atan
+        atan2 arcsin arccos arctan sinh cosh tanh asinh acosh atanh sinc sigmoid logit erf erfc erfinv lgamma digamma
+        polygamma mvlgamma i0 igamma igammac xlogy floor ceil round trunc frac clamp clip clamp_min clamp_max maximum
+        minimum fmax fmin hypot lerp addcmul addcdiv nan_to_num heaviside copysign nextafter ldexp deg2rad rad2deg
+        angle real imag conj polar complex view_as_real view_as_complex isnan isinf isfinite isclose eq ne lt le gt ge
+        logical_and logical_or logical_not logical_xor where clone detach"""),
+    "reductions": ("torch", """
+        sum mean prod max min amax amin aminmax argmax argmin std var std_mean var_mean median nanmedian mode kthvalue
+        quantile nanquantile nansum nanmean logsumexp cumsum cumprod cummax cummin logcumsumexp all any count_nonzero
+        sort argsort topk msort diff trapezoid cumulative_trapezoid gradient dist renorm cov corrcoef allclose
+        equal"""),
+    "linear algebra": ("torch", """
+        matmul mm mv bmm dot vdot inner outer ger addmm addmv addr addbmm baddbmm einsum tensordot kron trace cdist
+        logdet cholesky_solve cholesky_inverse chain_matmul"""),
+    "torch.linalg": ("torch.linalg", """
+        det slogdet inv pinv solve solve_triangular lstsq cholesky qr svd svdvals eig eigh eigvals eigvalsh lu lu_factor
+        lu_solve norm vector_norm matrix_norm matrix_power matrix_rank matrix_exp multi_dot cond cross vecdot tensorinv
+        tensorsolve vander householder_product"""),
+    "shape": ("torch", """
+        reshape flatten ravel unflatten transpose permute movedim moveaxis swapaxes swapdims squeeze unsqueeze cat
+        concat stack hstack vstack dstack split chunk tensor_split unbind tile repeat_interleave broadcast_to
+        broadcast_tensors atleast_1d atleast_2d atleast_3d flip fliplr flipud roll rot90 diag diagonal diag_embed
+        diagflat tril triu meshgrid cartesian_prod block_diag adjoint"""),
+    "indexing": ("torch", """
+        gather scatter scatter_add scatter_reduce index_select index_add index_copy index_fill masked_select masked_fill
+        masked_scatter take take_along_dim select narrow nonzero argwhere select_scatter slice_scatter diagonal_scatter
+        searchsorted bucketize"""),
+    "activations": ("torch.nn.functional", """
+        relu relu6 leaky_relu prelu rrelu elu celu selu gelu silu mish softplus softsign softshrink hardshrink
+        tanhshrink hardtanh hardsigmoid hardswish logsigmoid glu threshold softmax log_softmax softmin gumbel_softmax
+        normalize"""),
+    "losses": ("torch.nn.functional", """
+        mse_loss l1_loss smooth_l1_loss huber_loss cross_entropy nll_loss binary_cross_entropy
+        binary_cross_entropy_with_logits kl_div poisson_nll_loss gaussian_nll_loss hinge_embedding_loss
+        cosine_embedding_loss margin_ranking_loss triplet_margin_loss soft_margin_loss multi_margin_loss
+        multilabel_margin_loss multilabel_soft_margin_loss ctc_loss"""),
+    "layers": ("torch.nn.functional", """
+        linear bilinear dropout dropout1d dropout2d alpha_dropout embedding embedding_bag one_hot conv1d conv2d conv3d
+        conv_transpose1d conv_transpose2d conv_transpose3d unfold fold max_pool1d max_pool2d max_pool3d avg_pool1d
+        avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d lp_pool1d
+        lp_pool2d layer_norm batch_norm group_norm instance_norm local_response_norm rms_norm
+        scaled_dot_product_attention pad interpolate grid_sample affine_grid pixel_shuffle pixel_unshuffle
+        cosine_similarity pairwise_distance pdist"""),
+    "creation": ("torch", """
+        zeros ones full eye arange linspace logspace tensor zeros_like ones_like full_like rand randn randint rand_like
+        randn_like randperm bernoulli multinomial tril_indices triu_indices"""),
+    "torch.special": ("torch.special", """
+        entr erfcx expit log_ndtr ndtr ndtri i0e i1 i1e psi gammaln multigammaln xlog1py zeta bessel_j0 bessel_j1"""),
+    "torch.fft": ("torch.fft", "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn fftshift ifftshift"),
+})
+# Where torch itself has a second home for a published function; `torch.relu(x)` is as good as `relu(x)`.
+ALSO: Mapping[str, str] = MappingProxyType({
+    "torch": """
+        relu prelu rrelu celu selu threshold softmax log_softmax conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+        conv_transpose3d dropout alpha_dropout embedding bilinear layer_norm group_norm rms_norm cosine_similarity
+        pairwise_distance pdist pixel_shuffle pixel_unshuffle det slogdet pinverse inverse cholesky qr svd norm
+        matrix_power matrix_exp cross lu_solve t""",
+    "torch.nn.functional": "sigmoid tanh",
+    "torch.linalg": "diagonal matmul",
+    "torch.special": """
+        erf erfc erfinv exp2 expm1 log1p logit logsumexp digamma polygamma sinc round xlogy softmax log_softmax i0
+        gammainc gammaincc""",
+})
+IN_PLACE = _words("""
+    abs_ add_ sub_ mul_ div_ pow_ neg_ exp_ log_ sqrt_ square_ sin_ cos_ tanh_ sigmoid_ relu_ clamp_ reciprocal_ rsqrt_
+    addcmul_ addcdiv_ lerp_ zero_ fill_ copy_ masked_fill_ index_fill_ index_add_ scatter_ scatter_add_ floor_ round_
+    remainder_""")
+ONLY_METHODS = _words("""
+    relu prelu softmax log_softmax inverse pinverse det slogdet cholesky qr svd norm matrix_power matrix_exp cross
+    t view view_as reshape_as expand expand_as repeat unfold contiguous size dim numel sum_to_size to type_as float
+    double half bfloat16 int long bool new_zeros new_ones new_full is_floating_point""")
+NO_METHODS = _words("""
+    complex polar view_as_real view_as_complex std_mean var_mean tensordot einsum cdist chain_matmul
+    cat concat stack hstack vstack dstack broadcast_tensors meshgrid cartesian_prod block_diag
+    trapezoid cumulative_trapezoid gradient searchsorted bucketize atleast_1d atleast_2d atleast_3d""")
+ATTRIBUTES = _words("T mT H mH real imag shape dtype ndim device requires_grad is_leaf")
+# What functions with several outputs call them.
+FIELDS = _words("""
+    values indices min max mode U S Vh Q R P L LU pivots sign logabsdet solution residuals rank singular_values
+    eigenvalues eigenvectors""")
+# fmt: on
+DTYPES = frozenset(ITEMSIZE)
+TORCH_DTYPES = DTYPES | set(ALIASES)
+NUMBERS: Mapping[str, float] = MappingProxyType({"pi": math.pi, "e": math.e, "inf": math.inf, "nan": math.nan})
+NAMESPACES = ("torch", "F")
+CHANGING_OPTIONS = ("out",)
+
+
+def _homes() -> Iterator[tuple[str, str]]:
+    """Yields every published bare name with its home."""
+    for home, names in FAMILIES.values():
+        for name in names.split():
+            yield name, f"{home}.{name}"
+
+
+FUNCTIONS: Mapping[str, str] = MappingProxyType(dict(_homes()))
+SPELLINGS = frozenset(FUNCTIONS.values()) | {f"{home}.{name}" for home, names in ALSO.items() for name in names.split()}
+METHODS = frozenset(
+    {name for name, home in FUNCTIONS.items() if home == f"torch.{name}" and name not in NO_METHODS}
+    - _words(FAMILIES["creation"][1])
+    | ONLY_METHODS
+    | IN_PLACE
+)
+
+
+def published() -> list[tuple[str, tuple[str, ...]]]:
+    """Returns what expressions may use, by family, for a help page."""
+    families = [(family, tuple(names.split())) for family, (_, names) in FAMILIES.items()]
+    return [
+        *families,
+        ("methods", tuple(sorted(METHODS - IN_PLACE))),
+        ("in-place methods", tuple(sorted(IN_PLACE))),
+        ("attributes", tuple(sorted(ATTRIBUTES))),
+        ("output names", tuple(sorted(FIELDS))),
+        ("numbers", tuple(NUMBERS)),
+        ("types", tuple(ITEMSIZE)),
+    ]
+
+
+Operation: TypeAlias = Callable[..., Any]
+
+# fmt: off
+BINARY: Mapping[type[ast.operator], Operation] = MappingProxyType({
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow, ast.MatMult: operator.matmul,
+    ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.BitXor: operator.xor,
+    ast.LShift: operator.lshift, ast.RShift: operator.rshift,
+})
+UNARY: Mapping[type[ast.unaryop], Operation] = MappingProxyType({
+    ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert,
+})
+COMPARISONS: Mapping[type[ast.cmpop], Operation] = MappingProxyType({
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge,
+})
+REFUSED: Mapping[type[ast.AST], str] = MappingProxyType({
+    ast.BoolOp: "no_and_or", ast.Not: "no_not", ast.IfExp: "no_conditional", ast.Lambda: "no_lambda",
+    ast.ListComp: "no_comprehension", ast.SetComp: "no_comprehension", ast.DictComp: "no_comprehension",
+    ast.GeneratorExp: "no_comprehension", ast.NamedExpr: "no_walrus", ast.JoinedStr: "no_f_string",
+    ast.Starred: "no_star", ast.Import: "no_import", ast.ImportFrom: "no_import", ast.FunctionDef: "no_definition",
+    ast.AsyncFunctionDef: "no_definition", ast.ClassDef: "no_definition", ast.AugAssign: "no_augmented",
+    ast.For: "no_control_flow", ast.While: "no_control_flow", ast.If: "no_control_flow", ast.With: "no_control_flow",
+    ast.Try: "no_control_flow",
+})
+# fmt: on
+
+# ---- programs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement: the names it assigns (none for a bare expression) and what it computes."""
+
+    targets: tuple[str, ...]
+    value: ast.expr
+
+
+@dataclass(frozen=True)
+class Program:
+    """A checked expression. `inputs` are the names it reads before it assigns them, in order of first use."""
+
+    text: str
+    inputs: tuple[str, ...]
+    statements: tuple[Statement, ...] = field(compare=False, repr=False)
+
+    @property
+    def output(self) -> str | None:
+        """The name that the last statement assigns, if it is one name."""
+        targets = self.statements[-1].targets
+        return targets[0] if len(targets) == 1 else None
+
+
+def parse(text: str) -> Program:
+    """Reads and checks an expression, or several statements; whatever is not published is refused at its place."""
+    text = _clean(text)
+    tree = _tree(text)
+    _check_depth(tree, text)
+    reader = _Reader(text)
+    statements = tuple(reader.statement(statement) for statement in tree.body)
+    return Program(text, tuple(reader.inputs), statements)
+
+
+def parse_formula(text: str) -> Program:
+    """Reads a formula such as the `3*x` of `--by-hand x=3*x`: the same language."""
+    return parse(text)
+
+
+def _clean(text: str) -> str:
+    """Returns `text` without outer space and with lines that end as Python's parser ends them."""
+    if len(text) > MAX_LENGTH:
+        raise InputError("expression_too_long", length=len(text), limit=MAX_LENGTH)
+    if "\0" in text:
+        raise InputError("expression_null_byte", position=text.index("\0") + 1)
+    text = textwrap.dedent(text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    if not text.strip(" \t\f\n;"):
+        raise InputError("expression_empty")
+    return text
+
+
+def _tree(text: str) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python comments on style, such as `1if x`; we answer with errors only
+            tree = ast.parse(text)
+    except (MemoryError, RecursionError) as error:
+        raise InputError("expression_too_deep", limit=MAX_DEPTH, piece=shown(text, 40)) from error
+    except SyntaxError as error:
+        raise _syntax_fault(error, text) from error
+    except ValueError as error:  # surrogates, which no file can hold
+        raise InputError("expression_not_text", reason=first_line(error)) from error
+    if not tree.body:  # a comment
+        raise InputError("expression_empty")
+    return tree
+
+
+def _syntax_fault(error: SyntaxError, text: str) -> InputError:
+    if "too many nested" in error.msg:
+        return InputError("expression_too_deep", limit=MAX_DEPTH, piece=shown(text, 40))
+    line = min(max(error.lineno or 1, 1), text.count("\n") + 1)
+    column = max(error.offset or 1, 1)
+    same_line = error.end_lineno == error.lineno and error.end_offset is not None
+    width = max(error.end_offset - column, 1) if same_line and error.end_offset else 1
+    source = text.split("\n")[line - 1]
+    place = _place(line, column, width, source)
+    if "Exceeds the limit" in error.msg:
+        return InputError("number_too_large", **place)
+    return InputError("expression_syntax", reason=shown(error.msg, 200), **place)
+
+
+def _check_depth(tree: ast.AST, text: str) -> None:
+    """Refuses deep nesting without recursion, so that what follows may recurse."""
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_DEPTH + 2):  # the module and its statement are no nesting
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+    raise InputError("expression_too_deep", limit=MAX_DEPTH, piece=shown(text, 40))
+
+
+# ---- places --------------------------------------------------------------------------------------------------------
+
+
+def _fault(key: str, text: str, node: ast.expr | ast.stmt | ast.keyword, **data: object) -> InputError:
+    """Returns the error `key` at `node`."""
+    return InputError(key, **_place_of(text, node), **data)
+
+
+def _place_of(text: str, node: ast.expr | ast.stmt | ast.keyword) -> dict[str, object]:
+    line = text.split("\n")[node.lineno - 1]
+    encoded = line.encode()  # ast counts in UTF-8
+    start = len(encoded[: node.col_offset].decode())
+    end = len(encoded[: node.end_col_offset].decode()) if node.end_lineno == node.lineno else len(line)
+    return _place(node.lineno, start + 1, end - start, line)
+
+
+def _place(line: int, column: int, width: int, source: str) -> dict[str, object]:
+    piece = source[column - 1 : column - 1 + width]
+    return {"line": line, "column": column, "piece": shown(piece, 40), "pointer": _pointer(source, column - 1, width)}
+
+
+def _pointer(source: str, start: int, width: int) -> str:
+    """Returns the line, or the part of a long one around `start`, with a caret under the piece."""
+    left = max(0, start - 40)
+    shift = "…" if left else ""
+    before, piece = shift + shown(source[left:start]), shown(source[start : start + width], 30)
+    after = shown(source[start + width : start + width + 30], 30)
+    mark = "^" + "~" * (_columns(piece) - 1)
+    return f"    {before}{piece}{after}".rstrip() + f"\n    {' ' * _columns(before)}{mark}"
+
+
+def _columns(text: str) -> int:
+    """Returns how many terminal columns `text` takes; Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+# ---- checking ------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Checks the statements of one text in order and collects its inputs."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.assigned: set[str] = set()
+        self.inputs: dict[str, None] = {}
+
+    def statement(self, node: ast.stmt) -> Statement:
+        match node:
+            case ast.Expr(value):
+                self.check(value)
+                return Statement((), value)
+            case ast.Assign(targets=[target], value=value):
+                self.check(value)
+                names = tuple(self.target(target))
+                self.assigned.update(names)
+                return Statement(names, value)
+            case ast.Assign() | ast.AnnAssign():
+                raise _fault("assign_plain_names", self.text, node)
+        raise _fault(REFUSED.get(type(node), "no_such_statement"), self.text, node)
+
+    def target(self, node: ast.expr) -> Iterator[str]:
+        """Yields the plain names on the left of `=`."""
+        match node:
+            case ast.Name(id=name) if name not in NAMESPACES and not name.startswith("__"):
+                yield name
+            case ast.Tuple(elts) | ast.List(elts) if elts and all(isinstance(item, ast.Name) for item in elts):
+                for item in elts:
+                    yield from self.target(item)
+            case ast.Name():
+                raise _fault("reserved_name", self.text, node)
+            case _:
+                raise _fault("assign_plain_names", self.text, node)
+
+    def check(self, node: ast.expr) -> Number | None:
+        """Checks `node`; returns its value where it is a number known from the text alone."""
+        match node:
+            case ast.Constant(value=value):
+                return self.constant(node, value)
+            case ast.Name(id=name):
+                self.name(node, name)
+            case ast.List(elts) | ast.Tuple(elts):
+                self.all(elts)
+            case ast.UnaryOp(op=ast.Not()):
+                raise _fault("no_not", self.text, node)
+            case ast.UnaryOp(op=op, operand=operand):
+                return self.fold(node, UNARY[type(op)], [self.check(operand)])
+            case ast.BinOp(left, op, right):
+                return self.fold(node, BINARY[type(op)], [self.check(left), self.check(right)])
+            case ast.Compare():
+                self.comparison(node)
+            case ast.Subscript(value, key):
+                self.all([value, key])
+            case ast.Slice(lower, upper, step):
+                self.all([part for part in (lower, upper, step) if part])
+            case ast.Attribute():
+                self.attribute(node)
+            case ast.Call():
+                self.call(node)
+            case _:
+                raise _fault(REFUSED.get(type(node), "no_such_syntax"), self.text, node)
+        return None
+
+    def all(self, nodes: Iterable[ast.expr]) -> None:
+        for node in nodes:
+            self.check(node)
+
+    def constant(self, node: ast.Constant, value: object) -> Number | None:
+        if isinstance(value, str | bytes):
+            raise _fault("text_outside_call", self.text, node)
+        if not isinstance(value, int | float | complex):
+            return None  # None and ...
+        if value in (math.inf, math.inf * 1j):  # 1e999
+            raise _fault("number_too_large", self.text, node)
+        return self.fold(node, operator.pos, [value])
+
+    def fold(self, node: ast.expr, operation: Operation, numbers: Sequence[Number | None]) -> Number | None:
+        """Computes with numbers that the text alone gives, so that `9**9**9` is refused before anything runs."""
+        known = [number for number in numbers if number is not None]
+        return _compute(operation, known, node, self.text) if len(known) == len(numbers) else None
+
+    def name(self, node: ast.Name, name: str) -> None:
+        if name in self.assigned or name in NUMBERS or name in DTYPES:
+            return
+        if name in NAMESPACES or name.startswith("__"):
+            raise _fault("reserved_name", self.text, node)
+        if name in FUNCTIONS:
+            raise _fault("function_as_value", self.text, node)
+        self.inputs.setdefault(name)
+
+    def comparison(self, node: ast.Compare) -> None:
+        if len(node.ops) > 1:
+            raise _fault("no_chained_comparison", self.text, node)
+        if type(node.ops[0]) not in COMPARISONS:
+            raise _fault("no_membership", self.text, node)
+        self.all([node.left, *node.comparators])
+
+    def attribute(self, node: ast.Attribute) -> None:
+        if _constant_path(node):
+            return
+        if node.attr not in ATTRIBUTES | FIELDS:
+            key = "method_not_called" if node.attr in METHODS else "unknown_attribute"
+            raise self.unknown(key, node, node.attr, ATTRIBUTES | FIELDS)
+        self.check(node.value)
+
+    def call(self, node: ast.Call) -> None:
+        self.callee(node.func)
+        for argument in node.args:
+            self.argument(argument)
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise _fault("no_star", self.text, keyword)
+            if keyword.arg in CHANGING_OPTIONS:
+                raise _fault("no_out", self.text, keyword)
+            self.argument(keyword.value)
+
+    def argument(self, node: ast.expr) -> None:
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            self.check(node)
+
+    def callee(self, node: ast.expr) -> None:
+        """Checks that what is called is published."""
+        match node:
+            case ast.Name(id=name) if name in self.assigned:
+                raise _fault("value_called", self.text, node)
+            case ast.Name() | ast.Attribute() if function_path(node):
+                return
+            case ast.Name(id=name):
+                raise self.unknown("unknown_function", node, name, FUNCTIONS)
+            case ast.Attribute(value=value, attr=name):
+                if _dotted(node).partition(".")[0] in NAMESPACES:
+                    raise self.unknown("unknown_function", node, name, FUNCTIONS)
+                if name not in METHODS:
+                    raise self.unknown("unknown_method", node, name, METHODS)
+                self.check(value)
+            case _ if type(node) in REFUSED:
+                raise _fault(REFUSED[type(node)], self.text, node)
+            case _:
+                raise _fault("call_of_value", self.text, node)
+
+    def unknown(self, key: str, node: ast.expr, name: str, names: Iterable[str]) -> InputError:
+        """Returns the error `key`, with the published name that `name` may have meant."""
+        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
+        if close and key != "method_not_called":
+            return _fault(f"{key}_close", self.text, node, name=shown(name, 40), close=close[0])
+        return _fault(key, self.text, node, name=shown(name, 40))
+
+
+def _dotted(node: ast.expr) -> str:
+    """Returns `a.b.c` for names and attributes of names, and an empty text for anything else."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name):
+            before = _dotted(value)
+            return f"{before}.{name}" if before else ""
+    return ""
+
+
+def function_path(node: ast.expr) -> str | None:
+    """Returns where in torch the function called as `sum`, `F.relu` or `torch.linalg.norm` lives."""
+    dotted = _dotted(node)
+    if dotted in FUNCTIONS:
+        return FUNCTIONS[dotted]
+    path = f"torch.nn.functional.{dotted.removeprefix('F.')}" if dotted.startswith("F.") else dotted
+    return path if path in SPELLINGS else None
+
+
+def _constant_path(node: ast.expr) -> str | None:
+    """Returns the name in torch of `torch.float64` or `torch.pi`."""
+    home, _, name = _dotted(node).rpartition(".")
+    return name if home == "torch" and (name in TORCH_DTYPES or name in NUMBERS) else None
+
+
+def _compute(operation: Operation, numbers: Sequence[Number], node: ast.expr, text: str) -> Number:
+    """Computes with Python numbers; refuses beforehand what would be huge and afterwards what no tensor can hold."""
+    try:
+        if operation in (operator.pow, operator.lshift) and _grows(*numbers):
+            raise OverflowError
+        value: Number = operation(*numbers)
+        _check_number(value, numbers)
+    except OverflowError as error:
+        raise _fault("number_too_large", text, node) from error
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise _fault("number_undefined", text, node, reason=first_line(error)) from error
+    return value
+
+
+def _grows(base: Number, exponent: Number) -> bool:
+    """Says whether integers would grow beyond what `_check_number` allows; floats raise by themselves."""
+    return isinstance(base, int) and isinstance(exponent, int) and exponent > 63 and abs(base) > 1
+
+
+def _check_number(value: Number, numbers: Sequence[Number]) -> None:
+    if isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
+        raise OverflowError
+    if isinstance(value, float) and math.isinf(value) and not any(map(_is_infinite, numbers)):
+        raise OverflowError
+
+
+def _is_infinite(number: Number) -> bool:
+    return isinstance(number, float) and math.isinf(number)
+
+
+# ---- running -------------------------------------------------------------------------------------------------------
+
+
+class Runner:
+    """Runs a program with torch. While an operation runs, `locate()` says which piece of the text it is."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._statement = program.statements[0]
+        self._node = self._statement.value
+
+    def __call__(self, **inputs: object) -> object:
+        """Returns the value of the last statement."""
+        names = {name: inputs[name] for name in self.program.inputs}
+        value: object = None
+        for statement in self.program.statements:
+            self._statement = statement
+            value = self._evaluate(self._statement.value, names)
+            self._assign(value, names)
+        return value
+
+    def locate(self) -> Source:
+        """Returns the piece of text whose operation runs now, or ran last."""
+        from gradexplain.graph import Source
+
+        targets, node = self._statement.targets, self._node
+        target = targets[0] if len(targets) == 1 and node is self._statement.value else None
+        return Source("<expression>", node.lineno, self._segment(node), target)
+
+    def _segment(self, node: ast.expr) -> str:
+        return ast.get_source_segment(self.program.text, node) or ""
+
+    def _assign(self, value: object, names: dict[str, object]) -> None:
+        targets, node = self._statement.targets, self._statement.value
+        if len(targets) > 1:
+            names.update(zip(targets, self._unpacked(value, len(targets), node), strict=True))
+        elif targets:
+            names[targets[0]] = value
+
+    def _unpacked(self, value: object, count: int, node: ast.expr) -> Sequence[object]:
+        import torch
+
+        length = (
+            len(value) if isinstance(value, tuple | list) or (isinstance(value, torch.Tensor) and value.ndim) else 1
+        )
+        if length != count:
+            names = ", ".join(self._statement.targets)
+            raise _fault("unpack_mismatch", self.program.text, node, names=names, count=count, length=length)
+        items: Sequence[object] = self._run(node, tuple, [value], {})  # a tensor comes apart by an operation
+        return items
+
+    def _evaluate(self, node: ast.expr, names: Mapping[str, object]) -> Any:
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name):
+                return names[name] if name in names else _constant(name)
+            case ast.List(elts):
+                return [self._item(item, names) for item in elts]
+            case ast.Tuple(elts):
+                return tuple(self._item(item, names) for item in elts)
+            case ast.Slice(lower, upper, step):
+                return slice(*(part and self._evaluate(part, names) for part in (lower, upper, step)))
+            case ast.UnaryOp(op, operand):
+                return self._operate(node, UNARY[type(op)], [operand], names)
+            case ast.BinOp(left, operation, right):
+                return self._operate(node, BINARY[type(operation)], [left, right], names)
+            case ast.Compare(left, [comparison], [right]):
+                return self._operate(node, COMPARISONS[type(comparison)], [left, right], names)
+            case ast.Subscript(value, key):
+                return self._index(node, value, key, names)
+            case ast.Attribute():
+                return self._attribute(node, names)
+            case ast.Call():
+                return self._call(node, names)
+        raise AssertionError(f"{type(node).__name__} passed the reader")
+
+    def _item(self, node: ast.expr, names: Mapping[str, object]) -> object:
+        """Returns one item of a list. Lists inside must be written out: `s=[s,s]` thirty times would be 2**30 items."""
+        value = self._evaluate(node, names)
+        if isinstance(value, list | tuple) and not isinstance(node, ast.List | ast.Tuple):
+            raise _fault("list_by_name", self.program.text, node)
+        return value
+
+    def _operate(
+        self, node: ast.expr, operation: Operation, operands: list[ast.expr], names: Mapping[str, object]
+    ) -> Any:
+        import torch
+
+        values = [self._evaluate(operand, names) for operand in operands]
+        if all(isinstance(value, int | float | complex) for value in values):
+            return _compute(operation, values, node, self.program.text)
+        for operand, value in zip(operands, values, strict=True):
+            if not isinstance(value, int | float | complex | torch.Tensor):
+                raise _fault("not_a_number_here", self.program.text, operand, kind=type(value).__name__)
+        return self._run(node, operation, values, {})
+
+    def _index(self, node: ast.expr, value: ast.expr, key: ast.expr, names: Mapping[str, object]) -> Any:
+        import torch
+
+        container = self._evaluate(value, names)
+        if not isinstance(container, torch.Tensor | tuple | list):
+            raise _fault("not_indexable", self.program.text, value, kind=type(container).__name__)
+        return self._run(node, operator.getitem, [container, self._evaluate(key, names)], {})
+
+    def _attribute(self, node: ast.Attribute, names: Mapping[str, object]) -> Any:
+        import torch
+
+        if path := _constant_path(node):
+            return _constant(path)
+        value = self._evaluate(node.value, names)
+        known = ATTRIBUTES if isinstance(value, torch.Tensor) else FIELDS if isinstance(value, tuple) else ()
+        if node.attr not in known or not hasattr(type(value), node.attr):
+            kind = type(value).__name__
+            raise _fault("no_such_attribute", self.program.text, node, name=node.attr, kind=kind)
+        return self._run(node, operator.attrgetter(node.attr), [value], {})
+
+    def _call(self, node: ast.Call, names: Mapping[str, object]) -> Any:
+        if path := function_path(node.func):
+            function = self._function(node.func, path)
+            values = []
+        else:
+            assert isinstance(node.func, ast.Attribute)
+            values = [self._evaluate(node.func.value, names)]
+            function = self._method(node.func, values[0])
+        values += [self._evaluate(argument, names) for argument in node.args]
+        options = {str(keyword.arg): self._evaluate(keyword.value, names) for keyword in node.keywords}
+        return self._run(node, function, values, options)
+
+    def _function(self, node: ast.expr, path: str) -> Operation:
+        import torch
+
+        found: Any = torch
+        for name in path.split(".")[1:]:
+            found = getattr(found, name, None)
+        if not callable(found):
+            raise _fault("not_in_this_torch", self.program.text, node, name=path, version=torch.__version__)
+        return found  # type: ignore[no-any-return]
+
+    def _method(self, node: ast.Attribute, value: object) -> Operation:
+        """Returns the method of `value` as a function that takes the tensor first."""
+        import torch
+
+        if not isinstance(value, torch.Tensor) and not (isinstance(value, torch.Size) and node.attr == "numel"):
+            kind = type(value).__name__
+            raise _fault("method_of_no_tensor", self.program.text, node.value, name=node.attr, kind=kind)
+        if not hasattr(type(value), node.attr):
+            name = f"Tensor.{node.attr}"
+            raise _fault("not_in_this_torch", self.program.text, node, name=name, version=torch.__version__)
+        return lambda tensor, *values, **options: getattr(tensor, node.attr)(*values, **options)
+
+    def _run(self, node: ast.expr, function: Operation, values: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """Runs one operation of torch, unless its result would be too large."""
+        self._node = node
+        try:
+            self._refuse_large(node, function, values, options)
+            return function(*values, **options)
+        except (InputError, RunError):
+            raise
+        except Exception as error:  # torch raises nearly every type
+            place = _place_of(self.program.text, node)
+            shapes = ", ".join(_shapes(values)) or "–"
+            raise RunError("operation_failed", **place, shapes=shapes, reason=first_line(error)) from error
+
+    def _refuse_large(
+        self, node: ast.expr, function: Operation, values: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
+        name = _called(node)
+        if name not in SIZED_BY_VALUE and not _may_be_large(values, options):
+            return
+        if _pieces(name, values, options) > MAX_PIECES:
+            raise _fault("too_many_pieces", self.program.text, node, limit=MAX_PIECES)
+        if name in SIZED_BY_VALUE:
+            size = _bytes_by_value(name, values, options)
+        else:
+            size = _result_bytes(function, values, options)
+        if size > LIMIT:
+            raise _fault("too_large", self.program.text, node, size=size_text(size), limit=size_text(LIMIT))
+
+
+def _called(node: ast.expr) -> str:
+    """Returns the last name of the function that `node` calls, an empty text where it calls none."""
+    match node:
+        case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
+            return name
+    return ""
+
+
+def _constant(name: str) -> object:
+    import torch
+
+    return NUMBERS[name] if name in NUMBERS else getattr(torch, name)
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Yields what nested lists hold; their depth is bounded by the text."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, Mapping):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value
+
+
+def _shapes(values: object) -> Iterator[str]:
+    import torch
+
+    return (str(list(leaf.shape)) for leaf in _leaves(values) if isinstance(leaf, torch.Tensor))
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def _may_be_large(values: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Says whether a result could pass the limit. No published function makes more than n**3 items out of arguments
+    whose sizes multiply to n (`interpolate` in three dimensions does), so the usual small call is not checked further.
+    """
+    growth = sum(math.log(_extent(leaf)) for leaf in _leaves([*values, options]))
+    return 3 * growth > math.log(LIMIT / 16)
+
+
+def _extent(leaf: object) -> float:
+    """Returns how much an argument can enlarge a result: a tensor by its items, a number by itself or its inverse."""
+    import torch
+
+    if isinstance(leaf, torch.Tensor):
+        return max(1, leaf.numel())
+    if isinstance(leaf, int | float) and leaf != 0 and math.isfinite(leaf):
+        return max(abs(leaf), 1 / abs(leaf))
+    return 1
+
+
+def _pieces(name: str, values: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """Returns a bound for how many tensors a function that takes a tensor apart returns."""
+    import torch
+
+    leaves = list(_leaves([*values, options]))
+    if name in ("unbind", "split"):
+        return max((size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape), default=0)
+    numbers = (leaf for leaf in leaves if isinstance(leaf, int))
+    return max(numbers, default=0) if name in ("chunk", "tensor_split") else 0
+
+
+def _result_bytes(function: Operation, values: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """Returns the bytes of the largest result, found by running on the meta device, which allocates nothing.
+
+    0 where only values tell (boolean masks, which never enlarge) and where torch will refuse the call itself.
+    """
+    import torch
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            results = list(_leaves(function(*_on_meta(values), **_on_meta(options))))
+        except Exception:  # the call itself will say it better
+            return 0
+    return max((leaf.numel() * leaf.itemsize for leaf in results if isinstance(leaf, torch.Tensor)), default=0)
+
+
+SIZED_BY_VALUE = ("one_hot", "repeat_interleave")
+
+
+def _bytes_by_value(name: str, values: Sequence[Any], options: Mapping[str, Any]) -> int:
+    """Bounds the two functions whose result is as large as the values of their arguments say."""
+    import torch
+
+    leaves = list(_leaves([*values, options]))
+    numbers = [leaf for leaf in leaves if isinstance(leaf, int)]
+    largest = [int(leaf.max()) + 1 for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.numel()]
+    tensors = [leaf.numel() * leaf.itemsize for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if name == "one_hot":
+        return max(tensors, default=0) * max(numbers + largest[:1])
+    return max(tensors, default=0) * max(numbers + largest[1:], default=1)
+
+
+def _on_meta(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, Mapping):
+        return {name: _on_meta(item) for name, item in value.items()}
+    return type(value)(map(_on_meta, value)) if type(value) in (list, tuple) else value

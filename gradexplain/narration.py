@@ -1,0 +1,517 @@
+"""From data to a document in words. With the catalogues, the only place that knows what is said and in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gradexplain.catalogue import say
+from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
+from gradexplain.equations import EXACT, ROUNDED, Equation, recomputed
+from gradexplain.errors import InputError
+from gradexplain.graph import Source
+from gradexplain.renderers import RENDERERS
+from gradexplain.summaries import Value
+from gradexplain.terms import number_text
+
+if TYPE_CHECKING:
+    from gradexplain.diagnosis import Finding
+    from gradexplain.explanation import Contribution, Explanation, Gradient, Step
+    from gradexplain.grouping import Group
+
+FORMATS = (*RENDERERS, "json")
+SUFFIXES = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
+_DIGITS = 5
+# A diagram of more boxes than this is no longer small.
+_MOST_BOXES = 12
+# More inputs than this share a line a check.
+_MOST_ROWS = 6
+_TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
+_MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
+
+
+def rendered(explanation: Explanation, format: str, *, language: str, width: int) -> str:
+    """Returns the explanation in one of `FORMATS`; raises `InputError` for another."""
+    if format not in FORMATS:
+        raise InputError("unknown_format", name=format, names=", ".join(FORMATS))
+    if format == "json":
+        return explanation.to_json() + "\n"
+    return RENDERERS[format](narrate(explanation, language, width=width, format=format), width)
+
+
+def as_rich(explanation: Explanation, language: str = "en", width: int = 100) -> Any:
+    """Returns what rich prints for the explanation."""
+    from gradexplain.renderers.console import Page
+
+    return Page(narrate(explanation, language, width=width))
+
+
+def save(explanation: Explanation, path: Path, *, language: str, width: int) -> None:
+    """Writes the explanation in the format of the file's suffix, whole or not at all."""
+    if path.suffix not in SUFFIXES:
+        raise InputError("unknown_suffix", path=path, names=", ".join(SUFFIXES))
+    write(path, rendered(explanation, SUFFIXES[path.suffix], language=language, width=width))
+
+
+def write(path: Path, content: str) -> None:
+    """Writes `content` to `path`, whole or not at all; raises `InputError` where that cannot be."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(content, encoding="utf-8")
+        part.replace(path)
+    except OSError as fault:
+        part.unlink(missing_ok=True)
+        raise InputError("cannot_write", path=path, reason=fault.strerror or type(fault).__name__) from fault
+
+
+def narrate(explanation: Explanation, language: str = "en", *, width: int = 100, format: str = "text") -> Doc:
+    """Returns the whole document; its count of recomputed equations is read back from the rendered page."""
+    teller = _Teller(language)
+    body = [*teller.title(explanation), *teller.body(explanation)]
+    parts = [explanation, *explanation.higher]
+    for part in parts[1:]:
+        body += teller.higher(part)
+    shown = [e for part in parts for e in part.equations if e.relation in (EXACT, ROUNDED)]
+    page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
+    return Doc((*body, *teller.closing(explanation, recomputed(shown, page), len(shown))))
+
+
+@dataclass(frozen=True)
+class _Teller:
+    language: str
+
+    def say(self, key: str, **data: object) -> str:
+        return say(key if "." in key else f"explanation.{key}", self.language, **data)
+
+    # ------------------------------------------------------------------------------------------------- numbers
+
+    def value(self, value: Value | None, digits: int = _DIGITS) -> str:
+        """Returns a small tensor whole and a larger one in one line."""
+        if value is None:
+            return self.say("not_recorded")
+        if value.small:
+            return elements_text(value.elements, digits)
+        return self._summary(value)
+
+    def _summary(self, value: Value) -> str:
+        shape = shape_text(value.shape)
+        if not value.tensor.numel():
+            return self.say("empty", dtype=value.dtype, shape=shape)
+        norm, span = number_text(value.norm, _DIGITS), value.range
+        if span is None:
+            text = self.say("large_plain", dtype=value.dtype, shape=shape, norm=norm)
+        else:
+            low, high = (number_text(end, _DIGITS) for end in span)
+            text = self.say("large", dtype=value.dtype, shape=shape, low=low, high=high, norm=norm)
+        return text if value.finite else self.say("more", text=text, nan=value.nans, inf=value.infinities)
+
+    # ------------------------------------------------------------------------------------------------ sections
+
+    def title(self, e: Explanation) -> Iterator[Block]:
+        own = [(n, v) for n, v in e.inputs.items() if "." not in n and v.tensor.numel()]
+        values = "   ".join(f"{n} = {self.value(v)}" for n, v in own[:_MOST_ROWS])
+        lines = [e.target, *([self.say("at", inputs=values)] if values else [])]
+        lines.append(self.say("setting", dtype=e.dtype, torch=e.torch))
+        if e.live:
+            lines.append(self.say("live"))
+        yield Title("gradexplain", tuple(lines))
+
+    def body(self, e: Explanation) -> Iterator[Block]:
+        yield from self.result(e)
+        if e.detailed:
+            yield from self.forward(e)
+            yield from self.graph(e)
+            yield from self.backward(e)
+            yield from self.gradients(e)
+        elif any(path for group in e.groups for path in group.paths):
+            yield from self.modules(e)
+        else:
+            yield from self.lines(e)
+        yield from self.checks(e)
+
+    def higher(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("order", order=e.order))
+        if e.extra.get("constant"):
+            yield Paragraph(self.say("order_constant", order=e.order))
+            return
+        wrt = e.extra.get("wrt", "")
+        yield Paragraph(self.say("order_of", name=e.output_name, below=e.order - 1, wrt=wrt))
+        yield from self.body(e)
+        if "hessian" in e.extra:
+            rows = elements_text(e.extra["hessian"], _DIGITS)
+            yield Paragraph(self.say("hessian", wrt=wrt, rows=rows))
+
+    def result(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("result"))
+        rows = [(e.output_name, shape_text(e.output.shape), self.value(e.output), self.say("not_asked"))]
+        for found in e.by_input[: 4 * _MOST_ROWS]:
+            value = e.inputs.get(found.name)
+            gradient = self.value(found.value) if found.value is not None else self.say("no_gradient")
+            rows.append(
+                (
+                    found.name,
+                    shape_text(value.shape) if value else "",
+                    self.value(value) if value and value.small else "…",
+                    f"∂{e.scalar}/∂{found.name} = {gradient}",
+                )
+            )
+        left_out = len(e.by_input) - 4 * _MOST_ROWS
+        if left_out > 0:
+            rows.append(("…", "", "", f"+ {left_out}"))
+        header = tuple(self.say(k) for k in ("name", "shape", "value", "gradient"))
+        yield Table(header, tuple(rows))
+        if not (e.scalar == e.output_name):
+            yield Paragraph(self.say("seed_vector", scalar=e.scalar, name=e.output_name))
+            chosen = "seed_given" if e.cotangent_given else "seed_chosen"
+            yield Paragraph(self.say(chosen, value=self.value(e.cotangent)))
+
+    def forward(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("forward"))
+        for step in e.detailed:
+            yield Entry(step.label, self.head(step, name=True), self.place(step), tuple(self.forward_rows(step)))
+
+    def head(self, step: Step, *, name: bool) -> str:
+        short = (step.operator or step.node).removeprefix("aten.").split(".")[0]
+        code = step.code or f"{short}({', '.join(step.inputs)})"
+        named = name and step.name != step.label and not step.code.startswith(f"{step.name} ")
+        return f"{step.name} = {code}" if named else code
+
+    def place(self, step: Step) -> str:
+        made = f"{step.operator} → {step.node}" if step.operator else step.node
+        parts = [step.module, made, short_place(step.source)]
+        return " · ".join(p for p in parts if p)
+
+    def forward_rows(self, step: Step) -> Iterator[Row]:
+        if step.rule is not None:
+            yield Row(self.say("rule"), step.rule)
+        else:
+            yield Row(self.say("rule"), self.say("black_box", operator=step.operator or step.node))
+        if step.equations:
+            yield Row(self.say("numbers"), equations=tuple(map(str, step.equations)))
+        if not step.equations or (step.forward is not None and not step.forward.small):
+            yield Row(self.say("value"), self.value(step.forward))
+        kept = "   ".join(self.kept(step.kept))
+        if kept:
+            yield Row(self.say("keeps"), kept)
+
+    def kept(self, saved: Mapping[str, Any]) -> Iterator[str]:
+        whole = {name for name, value in saved.items() if isinstance(value, Tensor)}
+        for name, value in saved.items():
+            origin = name.removesuffix("_sym_sizes")
+            if name.endswith("_sym_strides") or value is None or value == ():
+                continue
+            if origin != name:
+                if origin not in whole and isinstance(value, (tuple, list)):
+                    yield self.say("shape_of", name=origin, shape=shape_text(value))
+            elif isinstance(value, Tensor):
+                kept = Value(value)
+                yield f"{name} = {self.value(kept)}" if kept.small else f"{name} {shape_text(kept.shape)}"
+            elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
+                yield f"{name} = {value}"
+
+    def graph(self, e: Explanation) -> Iterator[Block]:
+        leaves = {c.producer: c.to for s in e.steps for c in s.contributions}
+        boxes = len(e.steps) + len(set(leaves) - {s.index for s in e.steps})
+        if boxes <= _MOST_BOXES and not e.module:
+            yield Heading(self.say("graph"))
+            yield self.diagram(e)
+
+    def diagram(self, e: Explanation) -> Diagram:
+        steps = {s.index: s for s in e.steps}
+        gradients = {g.name: g.value for g in e.by_input}
+        boxes, arrows = [], []
+        for index, name in e.names.items():
+            if index in steps:
+                step = steps[index]
+                lines = [f"{step.name} = {self._brief(step.forward)}", f"∂ {self._brief(step.cotangent)}"]
+                code = step.code if step.code and len(step.code) <= 24 else (step.operator or step.node).split(".")[1:2]
+                lines.insert(0, code if isinstance(code, str) else "".join(code))
+                arrows += [Arrow(str(c.producer), str(index), self._brief(c.value)) for c in step.contributions]
+            else:
+                lines = [f"{name} = {self._brief(e.inputs.get(name))}"]
+                lines += [f"∂ {self._brief(gradients[name])}"] if name in gradients else []
+            boxes.append(Box(str(index), tuple(lines)))
+        return Diagram(tuple(boxes), tuple(arrows))
+
+    def _brief(self, value: Value | None) -> str:
+        if value is None:
+            return "–"
+        return elements_text(value.elements, _DIGITS) if value.tensor.numel() <= 4 else shape_text(value.shape)
+
+    def backward(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("backward"))
+        if e.scalar == e.output_name:
+            yield Paragraph(self.say("seed_scalar", scalar=e.scalar, name=e.output_name))
+        reached = sorted((s for s in e.detailed if s.order is not None), key=lambda s: s.order or 0)
+        for place, step in enumerate(reached, 1):
+            head = f"{step.label}: {self.head(step, name=False)}"
+            yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
+
+    def backward_rows(self, e: Explanation, step: Step) -> Iterator[Row]:
+        if step.sums:
+            yield Row(self.say("sum"), equations=tuple(map(str, step.sums)))
+        yield Row(self.say("arrives"), f"∂{e.scalar}/∂{step.name} = {self.value(step.cotangent)}")
+        for sent in step.contributions:
+            yield from self.contribution_rows(step, sent)
+
+    def contribution_rows(self, step: Step, sent: Contribution) -> Iterator[Row]:
+        if sent.value is None:
+            return
+        if sent.rule is not None:
+            yield Row(self.say("rule"), sent.rule)
+        else:
+            key = "black_box" if step.rule is None else "no_rule_argument"
+            yield Row(self.say("rule"), self.say(key, operator=step.operator or step.node))
+        if sent.equations:
+            yield Row(self.say("sends"), equations=tuple(map(str, sent.equations)))
+            if not sent.value.small:
+                cut_short = sent.terms > len(sent.equations) and sent.terms > 8
+                yield Row("", self.say("largest", count=sent.terms) if cut_short else self.say("followed"))
+        if not sent.equations or not sent.value.small:
+            yield Row(self.say("sends"), f"→ {sent.to}: {self.value(sent.value)}")
+
+    def gradients(self, e: Explanation) -> Iterator[Block]:
+        several = [g for g in e.by_input if len(g.uses) > 1 or g.routes]
+        if not several:
+            return
+        yield Heading(self.say("gradients"))
+        for gradient in several:
+            yield from self.gradient(e, gradient)
+
+    def gradient(self, e: Explanation, gradient: Gradient) -> Iterator[Block]:
+        rows = []
+        if len(gradient.uses) > 1:
+            text = self.say("uses", name=gradient.name, count=len(gradient.uses), steps=", ".join(gradient.uses))
+            rows.append(Row("", text))
+        for route in gradient.routes:
+            steps = " → ".join(route.steps)
+            text = self.say(
+                "route", output=e.scalar, steps=steps, name=gradient.name, value=self.value(route.value)
+            )
+            rows.append(Row("", text))
+        if gradient.sums:
+            rows.append(Row(self.say("sum"), equations=tuple(map(str, gradient.sums))))
+        head = f"∂{e.scalar}/∂{gradient.name} = {self.value(gradient.value)}"
+        yield Entry("", head, "", tuple(rows))
+
+    # ------------------------------------------------------------------------------------------------ networks
+
+    def modules(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("modules"))
+        header = tuple(self.say(k) for k in ("module", "kind", "steps", "output", "arriving", "weights"))
+        yield Table(header, tuple(self.group(e, group) for group in e.groups))
+        example = next((p for g in e.groups for p in g.paths if p), "")
+        yield Paragraph(self.say("open_module", steps=len(e.steps), example=example))
+
+    def group(self, e: Explanation, group: Group) -> tuple[str, ...]:
+        first, last = group.paths[0], group.paths[-1]
+        path = first or "·" if first == last else f"{first} … {last.rpartition('.')[2]} ({len(group.paths)}×)"
+        ends = [e.steps[steps[-1]] for steps in group.steps]
+        shape = ends[-1].forward.shape if ends[-1].forward is not None else ()
+        arriving = [s.cotangent.norm for s in ends if s.cotangent is not None]
+        weights = [
+            math.hypot(*(g.norm for n, g in gradients if n.startswith(f"{p}.")))
+            for p in group.paths
+            if p and any(n.startswith(f"{p}.") for n, _ in gradients)
+        ] if (gradients := [(g.name, g.value) for g in e.by_input if g.value is not None]) else []
+        return (path, group.kind, str(len(group.steps[0])), shape_text(shape), _span(arriving), _span(weights))
+
+    def lines(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("forward"))
+        yield Paragraph(self.say("too_many", steps=len(e.steps)))
+        header = tuple(self.say(k) for k in ("steps", "name", "output", "arriving"))
+        rows = [
+            (
+                s.label,
+                self.head(s, name=True),
+                shape_text(s.forward.shape) if s.forward is not None else "",
+                number_text(s.cotangent.norm, _DIGITS) if s.cotangent is not None else "",
+            )
+            for s in e.steps
+        ]
+        yield Table(header, tuple(rows))
+
+    # -------------------------------------------------------------------------------------------------- checks
+
+    def checks(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("checks"))
+        header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound", "remark")))
+        rows, tones = [], []
+        for oracle in dict.fromkeys(check.oracle for check in e.report.checks):
+            for verdict in _MARKS:
+                checks = [c for c in e.report.checks if c.oracle == oracle and c.verdict == verdict]
+                merged = len(checks) > _MOST_ROWS
+                for check in checks[:1] if merged else checks:
+                    worst = max((c.worst for c in checks if c.worst is not None), default=None) if merged else check.worst
+                    bound = max((c.bound for c in checks if c.bound is not None), default=None) if merged else check.bound
+                    name = self.say("inputs_count", count=len(checks)) if merged else check.input
+                    said = self.say(f"oracles.{oracle.replace(' ', '_').replace('-', '_')}")
+                    rows.append((_MARKS[verdict], said, name, _error(worst), _error(bound), self.reason(check)))
+                    tones.append(_TONES[verdict])
+        yield Table(header, tuple(rows), tuple(tones))
+
+    def reason(self, check: Any) -> str:
+        if check.reason is None:
+            return ""
+        shown = {k: number_text(v, _DIGITS) if isinstance(v, float) else v for k, v in check.data.items()}
+        return self.say(f"verdicts.{check.reason}", **shown)
+
+    def finding(self, finding: Finding) -> str:
+        data = {k: number_text(v, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
+        key = "kink_plain" if finding.kind == "kink" and "left" not in data else finding.kind
+        place = f" ({short_place_text(finding.place)})" if finding.place else ""
+        why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
+        return self.say(f"findings.{key}", **data) + why + place
+
+    def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
+        tone: Tone = "good" if recomputed_ == shown else "bad"
+        mark = "✓" if recomputed_ == shown else "✗"
+        yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
+        notes = [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+        if e.element:
+            notes.append(self.say("element_only", element=e.element))
+        if e.outputs > 1:
+            notes.append(self.say("outputs_many", count=e.outputs))
+        if notes:
+            yield Heading(self.say("notes"))
+            yield Notes(tuple(dict.fromkeys(notes)))
+        said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
+        yield Heading("")
+        yield Paragraph(f"{_MARKS[e.verdict]} {self.say(said[e.verdict])}", _TONES[e.verdict])
+
+
+def elements_text(elements: Any, digits: int) -> str:
+    """Returns nested lists of numbers as `[[1, 2], [3, 4]]`."""
+    if isinstance(elements, list):
+        return "[" + ", ".join(elements_text(e, digits) for e in elements) + "]"
+    if isinstance(elements, (bool, complex, str)):
+        return str(elements).strip("()")
+    return number_text(float(elements), digits)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Returns a shape as torch users write it: (3, 4), (3,), ()."""
+    return str(tuple(int(n) for n in shape))
+
+
+def short_place(source: Source | None) -> str:
+    """Returns file:line with the file's name alone."""
+    return short_place_text(str(source)) if source is not None and source.file else ""
+
+
+def short_place_text(place: str) -> str:
+    """Returns `file.py:3` for `/some/where/file.py:3`."""
+    return place.replace("\\", "/").rpartition("/")[2]
+
+
+def _span(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return ""
+    low, high = number_text(min(numbers), 3), number_text(max(numbers), 3)
+    return low if low == high else f"{low} … {high}"
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else ("0" if value == 0 else f"{value:.1e}")
+
+
+# ---------------------------------------------------------------------------------------------------------- JSON
+
+
+def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
+    """Returns the explanation as plain data for JSON, numbers at full precision."""
+    e = explanation
+    packed: Callable[[Value | None], Any] = lambda v: _packed(v, full)  # noqa: E731  # a local shorthand
+    shown = [q for part in (e, *e.higher) for q in part.equations if q.relation in (EXACT, ROUNDED)]
+    teller = _Teller("en")
+    page = RENDERERS["text"](Doc(tuple(b for part in (e, *e.higher) for b in teller.body(part))), 100)
+    return {
+        "target": e.target,
+        "torch": e.torch,
+        "dtype": e.dtype,
+        "inputs": {n: {"shape": list(v.shape), "dtype": v.dtype, "value": packed(v)} for n, v in e.inputs.items()},
+        "output": {"name": e.output_name, "shape": list(e.output.shape), "value": packed(e.output)},
+        "cotangent": {"given": e.cotangent_given, "value": packed(e.cotangent)},
+        "gradients": {n: None if g is None else packed(Value(g)) for n, g in e.gradients.items()},
+        "steps": [_step_record(s, packed) for s in e.steps],
+        "equations": {"shown": len(shown), "recomputed": recomputed(shown, page)},
+        "checks": [_check_record(c, teller) for c in e.report.checks],
+        "findings": [
+            {"kind": f.kind, "place": f.place, "data": _jsonable(f.data), "text": teller.finding(f)} for f in e.findings
+        ],
+        "verdict": e.verdict,
+        "higher": [
+            {"order": h.order, **_jsonable(h.extra), **record(h, full=full)} for h in e.higher
+        ],
+    }
+
+
+def _step_record(step: Step, packed: Callable[[Value | None], Any]) -> dict[str, Any]:
+    return {
+        "index": step.index,
+        "label": step.label,
+        "operator": step.operator,
+        "node": step.node,
+        "module": step.module,
+        "inputs": list(step.inputs),
+        "source": None
+        if step.source is None
+        else {"file": step.source.file, "line": step.source.line, "code": step.source.code},
+        "forward": {"name": step.name, "value": packed(step.forward), "equations": _lines(step.equations)},
+        "rule": step.rule,
+        "cotangent": packed(step.cotangent),
+        "contributions": [
+            {
+                "to": c.to,
+                "argument": c.argument,
+                "rule": c.rule,
+                "value": packed(c.value),
+                "equations": _lines(c.equations),
+            }
+            for c in step.contributions
+        ],
+    }
+
+
+def _check_record(check: Any, teller: _Teller) -> dict[str, Any]:
+    return {
+        "oracle": check.oracle,
+        "input": check.input,
+        "verdict": check.verdict,
+        "worst": _jsonable(check.worst),
+        "bound": _jsonable(check.bound),
+        "reason": teller.reason(check) or None,
+    }
+
+
+def _lines(equations: Sequence[Equation]) -> list[str]:
+    return [str(e) for e in equations]
+
+
+def _packed(value: Value | None, full: bool) -> Any:
+    """Returns nested lists of a small tensor, or of any with `full`; else a summary."""
+    if value is None:
+        return None
+    if full or value.small:
+        return _jsonable(value.tensor.to_dense().tolist())
+    low, high = value.range or (None, None)
+    summary = {"shape": list(value.shape), "min": low, "max": high, "norm": value.norm}
+    return _jsonable({**summary, "nan": value.nans, "inf": value.infinities})
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON has no nan and no infinity: they become strings; complex numbers become pairs."""
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, complex):
+        return [_jsonable(value.real), _jsonable(value.imag)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

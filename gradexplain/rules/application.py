@@ -1,0 +1,189 @@
+"""Rules put to work on tensors: local derivatives, vector-Jacobian products, outputs written out as terms."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradexplain.rules import Rule, parameters, overload
+from gradexplain.terms import Number, compiled
+
+
+def bind(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns every argument of a call by its name in the operator's schema, defaults filled in."""
+    schema = overload(operator)._schema.arguments
+    bound = {a.name: a.default_value for a in schema if a.has_default_value()}
+    return bound | dict(zip((a.name for a in schema), args, strict=False)) | dict(kwargs)
+
+
+def call(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Runs an operator on arguments by name; returns its outputs as a tuple, also where there is one."""
+    schema = overload(operator)._schema.arguments
+    args = [arguments[a.name] for a in schema if not a.kwarg_only]
+    result = overload(operator)(*args, **{a.name: arguments[a.name] for a in schema if a.kwarg_only})
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def has_one_output(operator: str) -> bool:
+    """Says whether an operator returns a tensor, rather than several or a list of them."""
+    returns = overload(operator)._schema.returns
+    return len(returns) == 1 and str(returns[0].type) == "Tensor"
+
+
+# ------------------------------------------------------------------------------------------------- elementwise rules
+
+
+def slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor]) -> Tensor:
+    """Returns the local derivative of an elementwise rule, in the shape of the output."""
+    return evaluated(rule, rule.slopes[argument], arguments, outputs)
+
+
+def evaluated(rule: Rule, formula: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor] = ()) -> Tensor:
+    """Evaluates one of the rule's own formulas; in the shape and type of the output where that is given."""
+    found = eval(compiled(formula), {"__builtins__": {}}, {**FUNCTIONS, **variables(rule, arguments, outputs)})
+    result = torch.tensor(found, dtype=_type_of(found)) if not isinstance(found, Tensor) else found
+    if not outputs:
+        return result
+    to_type = torch.bool if result.dtype == torch.bool else outputs[0].dtype
+    return result.to(outputs[0].device, to_type).expand(outputs[0].shape)
+
+
+def _type_of(number: float) -> torch.dtype:
+    """Not torch's default type, which would round a float to float32."""
+    return torch.bool if isinstance(number, bool) else torch.float64
+
+
+def variables(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor] = ()) -> dict[str, Any]:
+    """Returns the formula's variables; what is no number is replaced by the number that stands for it."""
+    found = {name: rule.number_for(argument, arguments[argument]) for argument, name in rule.names.items()}
+    return found | ({"y": outputs[0]} if outputs else {})
+
+
+def _where(condition: Any, yes: Any, no: Any) -> Any:
+    if not isinstance(condition, Tensor):
+        return yes if condition else no
+    if not isinstance(yes, Tensor) and not isinstance(no, Tensor):
+        yes = torch.tensor(yes, dtype=torch.float64, device=condition.device)
+    return torch.where(condition, yes, no)
+
+
+def _on_numbers_too(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A number meets a tensor in the tensor's type; numbers alone give a number, which promotes nothing."""
+
+    def apply(*arguments: Any) -> Any:
+        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        if not tensors:
+            return float(function(*(torch.tensor(float(a), dtype=torch.float64) for a in arguments)))
+        return function(*(a if isinstance(a, Tensor) else tensors[0].new_tensor(a) for a in arguments))
+
+    return apply
+
+
+def _trigamma(x: Tensor) -> Tensor:
+    return torch.polygamma(1, x)
+
+
+# Each function of `terms.ARITY` on tensors.
+FUNCTIONS: Mapping[str, Any] = {
+    **{
+        name: _on_numbers_too(getattr(torch, name))
+        for name in "exp log log2 log10 log1p expm1 sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh "
+        "atanh sigmoid erf erfc erfinv lgamma digamma abs sign floor ceil round trunc sinc i0 atan2 maximum "
+        "minimum".split()
+    },
+    "trigamma": _on_numbers_too(_trigamma),
+    "i1": _on_numbers_too(torch.special.i1),
+    "where": _where,
+    "pi": math.pi,
+}
+
+
+# ------------------------------------------------------------------------------------------ vector-Jacobian products
+
+
+def vjp(
+    rule: Rule,
+    argument: str,
+    cotangents: Sequence[Tensor | None],
+    arguments: Mapping[str, Any],
+    outputs: Sequence[Tensor],
+) -> Any:
+    """Returns the gradient of `argument`, in its shape (a list of gradients for a list of tensors).
+
+    `arguments` has every argument of the schema (see `bind`); `cotangents` has `None` where nothing arrived.
+    """
+    if not rule.elementwise:
+        return _general(rule, argument, cotangents, arguments, outputs)
+    shape = arguments[argument].shape
+    if cotangents[0] is None:
+        return torch.zeros_like(arguments[argument])
+    return summed_to(cotangents[0] * slope(rule, argument, arguments, outputs), shape)
+
+
+def _general(
+    rule: Rule,
+    argument: str,
+    cotangents: Sequence[Tensor | None],
+    arguments: Mapping[str, Any],
+    outputs: Sequence[Tensor],
+) -> Any:
+    derivative = rule.derivatives[argument]
+    one = has_one_output(rule.operator)
+    if all(cotangent is None for cotangent in cotangents):
+        return _zeros(arguments[argument])
+    available = {**arguments, **_named_outputs(rule, outputs)}
+    given = {name: available[name] for name in derivative.needs}
+    return derivative.run(cotangents[0] if one else tuple(cotangents), **given)
+
+
+def _zeros(argument: Any) -> Any:
+    return torch.zeros_like(argument) if isinstance(argument, Tensor) else [torch.zeros_like(t) for t in argument]
+
+
+def _named_outputs(rule: Rule, outputs: Sequence[Tensor]) -> dict[str, Any]:
+    if has_one_output(rule.operator):
+        return {"y": outputs[0]}
+    return {f"y{place}": output for place, output in enumerate(outputs)}
+
+
+def summed_to(g: Tensor, shape: Sequence[int]) -> Tensor:
+    """Sums `g` over the axes along which an input of `shape` was repeated."""
+    extra = g.ndim - len(shape)
+    g = g.sum(tuple(range(extra))) if extra else g
+    repeated = tuple(axis for axis, size in enumerate(shape) if size == 1 and g.shape[axis] != 1)
+    return g.sum(repeated, keepdim=True) if repeated else g
+
+
+# ----------------------------------------------------------------------------------------------- outputs written out
+
+
+def written(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor]) -> tuple[Any, ...] | None:
+    """Returns each output as an object array of terms (`None` for one that is not written), or `None` altogether.
+
+    Floating tensors reach `rule.terms` as object arrays of `Number`, other tensors as plain arrays.
+    """
+    if rule.terms is None:
+        return None
+    available = {**arguments, **_named_outputs(rule, outputs)}
+    result = rule.terms(**{name: _as_terms(available[name]) for name in parameters(rule.terms)})
+    if result is None:
+        return None
+    several = result if isinstance(result, tuple) else (result,)
+    return tuple(None if part is None else np.asarray(part, dtype=object) for part in several)
+
+
+def _as_terms(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) for part in value):
+        return [_as_terms(part) for part in value]
+    if not isinstance(value, Tensor):
+        return value
+    if not value.is_floating_point():
+        return value.detach().cpu().numpy()
+    result = np.empty(tuple(value.shape), dtype=object)
+    flat = result.reshape(-1)
+    for place, number in enumerate(value.detach().double().reshape(-1).tolist()):
+        flat[place] = Number(number)
+    return flat.reshape(result.shape)

@@ -1,0 +1,206 @@
+"""Operators that act on each element alone: formula and slope are one string each, shown, run and proved."""
+
+import math
+
+from gradexplain.rules import elementwise
+
+# fmt: off
+# ------------------------------------------------------------------------------------------------------- arithmetic
+elementwise("aten.add.Tensor",   "x z a", "x + a*z", x="1",  z="a")
+elementwise("aten.add.Scalar",   "x z a", "x + a*z", x="1")
+elementwise("aten.sub.Tensor",   "x z a", "x - a*z", x="1",  z="-a")
+elementwise("aten.sub.Scalar",   "x z a", "x - a*z", x="1")
+elementwise("aten.rsub.Tensor",  "x z a", "z - a*x", x="-a", z="1")
+elementwise("aten.rsub.Scalar",  "x z a", "z - a*x", x="-a")
+elementwise("aten.mul.Tensor",   "x z",   "x*z",     x="z",  z="x")
+elementwise("aten.mul.Scalar",   "x z",   "x*z",     x="z")
+elementwise("aten.div.Tensor",   "x z",   "x/z",     x="1/z", z="-x/z**2")
+elementwise("aten.div.Scalar",   "x z",   "x/z",     x="1/z")
+elementwise("aten.neg",          "x",     "-x",      x="-1")
+elementwise("aten.reciprocal",   "x",     "1/x",     x="-y**2")
+elementwise("aten.addcmul", "x a b v", "x + v*a*b", x="1", a="v*b", b="v*a")
+elementwise("aten.addcdiv", "x a b v", "x + v*a/b", x="1", a="v/b", b="-v*a/b**2")
+elementwise("aten.lerp.Scalar",  "x z w", "x + w*(z - x)", x="1 - w", z="w")
+elementwise("aten.lerp.Tensor",  "x z w", "x + w*(z - x)", x="1 - w", z="w", w="z - x")
+elementwise("aten.deg2rad", "x", "x*pi/180", x="pi/180")
+elementwise("aten.rad2deg", "x", "x*180/pi", x="180/pi")
+
+# A quotient that was rounded is constant between its jumps.
+elementwise("aten.div.Tensor_mode", "x z m", "where(m == 0, x/z, where(m == 1, floor(x/z), trunc(x/z)))",
+            x="where(m == 0, 1/z, 0)", z="where(m == 0, -x/z**2, 0)", why="steps",
+            numbers={"rounding_mode": {None: 0.0, "floor": 1.0, "trunc": 2.0}}, example=(
+                lambda r: (r(2, 3), r(3), {"rounding_mode": None}),
+                lambda r: (r(2, 3), r(3), {"rounding_mode": "floor"}),
+                lambda r: (r(2, 3), r(3), {"rounding_mode": "trunc"})))
+elementwise("aten.div.Scalar_mode", "x z m", "where(m == 0, x/z, where(m == 1, floor(x/z), trunc(x/z)))",
+            x="where(m == 0, 1/z, 0)", why="steps",
+            numbers={"rounding_mode": {None: 0.0, "floor": 1.0, "trunc": 2.0}}, example=(
+                lambda r: (r(2, 3), 0.7, {"rounding_mode": None}),
+                lambda r: (r(2, 3), 0.7, {"rounding_mode": "floor"})))
+
+# The remainder follows the quotient's whole part q: y = x − z q, so that ∂y/∂z = −q; q itself does not move.
+elementwise("aten.fmod.Tensor",      "x z", "x - z*trunc(x/z)", x="1", z="-trunc(x/z)", why="steps")
+elementwise("aten.fmod.Scalar",      "x z", "x - z*trunc(x/z)", x="1", why="steps")
+elementwise("aten.remainder.Tensor", "x z", "x - z*floor(x/z)", x="1", z="-floor(x/z)", why="steps")
+elementwise("aten.remainder.Scalar", "x z", "x - z*floor(x/z)", x="1", why="steps")
+elementwise("aten.frac",  "x", "x - trunc(x)", x="1", why="steps")
+elementwise("aten.floor", "x", "floor(x)", x="0", why="steps")
+elementwise("aten.ceil",  "x", "ceil(x)",  x="0", why="steps")
+elementwise("aten.round", "x", "round(x)", x="0", why="steps")
+elementwise("aten.trunc", "x", "trunc(x)", x="0", why="steps")
+elementwise("aten.sign",  "x", "sign(x)",  x="0", why="steps")
+elementwise("aten.sgn",   "x", "sign(x)",  x="0", why="steps")
+
+# ------------------------------------------------------------------------------------------- powers and logarithms
+_EXPONENT = "where(x == 0, where(z >= 0, 0, y*log(x)), y*log(x))"
+elementwise("aten.pow.Tensor_Scalar", "x n", "x**n", x="where(n == 0, 0, n*x**(n - 1))", domain=(0.2, 2.0),
+            why="power", example=(lambda r: (r(2, 3), 3), lambda r: (r(2, 3), -2.0), lambda r: (r.positive(2, 3), 0.5)))
+elementwise("aten.pow.Tensor_Tensor", "x z", "x**z", x="where(z == 0, 0, z*x**(z - 1))", z=_EXPONENT,
+            domain=(0.2, 2.0), why="power")
+elementwise("aten.pow.Scalar", "x z", "x**z", z=_EXPONENT, why="power")
+elementwise("aten.exp",   "x", "exp(x)",   x="y")
+elementwise("aten.exp2",  "x", "2.0**x",   x="y*log(2)")
+elementwise("aten.expm1", "x", "expm1(x)", x="y + 1")
+elementwise("aten.log",   "x", "log(x)",   x="1/x",               domain=(0.2, 3.0))
+elementwise("aten.log2",  "x", "log2(x)",  x="1/(x*log(2))",      domain=(0.2, 3.0))
+elementwise("aten.log10", "x", "log10(x)", x="1/(x*log(10))",     domain=(0.2, 3.0))
+elementwise("aten.log1p", "x", "log1p(x)", x="1/(1 + x)",         domain=(-0.8, 3.0))
+elementwise("aten.sqrt",  "x", "sqrt(x)",  x="1/(2*y)",           domain=(0.2, 3.0), why="sqrt_at_zero")
+elementwise("aten.rsqrt", "x", "rsqrt(x)", x="-y**3/2",           domain=(0.2, 3.0))
+elementwise("aten.logaddexp",  "x z", "log(exp(x) + exp(z))",      x="sigmoid(x - z)", z="sigmoid(z - x)")
+elementwise("aten.logaddexp2", "x z", "log2(2.0**x + 2.0**z)",
+            x="sigmoid(log(2)*(x - z))", z="sigmoid(log(2)*(z - x))")
+elementwise("aten.ldexp.Tensor", "x z", "x*2.0**z", x="2.0**z", z="y*log(2)")
+_LOG = "where(x == 0, where(z <= 0, 0, log(z)), log(z))"
+elementwise("aten.xlogy.Tensor",       "x z", "where(x == 0, 0, x*log(z))", x=_LOG, z="x/z", domain=(0.2, 3.0),
+            why="xlogy")
+elementwise("aten.xlogy.Scalar_Self",  "x z", "where(x == 0, 0, x*log(z))", z="x/z", domain=(0.2, 3.0), why="xlogy")
+elementwise("aten.xlogy.Scalar_Other", "x z", "where(x == 0, 0, x*log(z))", x=_LOG, domain=(0.2, 3.0), why="xlogy")
+elementwise("aten.special_xlog1py",    "x z", "where(x == 0, 0, x*log1p(z))", domain=(-0.8, 3.0), why="xlogy",
+            x="where(x == 0, where(z <= -1, 0, log1p(z)), log1p(z))", z="x/(1 + z)")
+elementwise("aten.special_entr", "x", "where(x == 0, 0, -x*log(x))", x="-log(x) - 1", domain=(0.2, 3.0))
+
+# ------------------------------------------------------------------------------------------------------ circular and
+elementwise("aten.sin",   "x", "sin(x)",   x="cos(x)")
+elementwise("aten.cos",   "x", "cos(x)",   x="-sin(x)")
+elementwise("aten.tan",   "x", "tan(x)",   x="1 + y**2",           domain=(-1.2, 1.2))
+elementwise("aten.asin",  "x", "asin(x)",  x="1/sqrt(1 - x**2)",   domain=(-0.9, 0.9))
+elementwise("aten.acos",  "x", "acos(x)",  x="-1/sqrt(1 - x**2)",  domain=(-0.9, 0.9))
+elementwise("aten.atan",  "x", "atan(x)",  x="1/(1 + x**2)")
+elementwise("aten.sinh",  "x", "sinh(x)",  x="cosh(x)")
+elementwise("aten.cosh",  "x", "cosh(x)",  x="sinh(x)")
+elementwise("aten.tanh",  "x", "tanh(x)",  x="1 - y**2")
+elementwise("aten.asinh", "x", "asinh(x)", x="1/sqrt(x**2 + 1)")
+elementwise("aten.acosh", "x", "acosh(x)", x="1/sqrt(x**2 - 1)",   domain=(1.2, 3.0))
+elementwise("aten.atanh", "x", "atanh(x)", x="1/(1 - x**2)",       domain=(-0.9, 0.9))
+elementwise("aten.atan2", "x z", "atan2(x, z)", x="z/(x**2 + z**2)", z="-x/(x**2 + z**2)")
+elementwise("aten.hypot", "x z", "sqrt(x**2 + z**2)", x="x/y", z="z/y", why="norm_at_zero")
+elementwise("aten.sinc",  "x", "sinc(x)",  x="where(x == 0, 0, (cos(pi*x) - y)/x)")
+
+# ------------------------------------------------------------------------------------------------- special functions
+elementwise("aten.erf",      "x", "erf(x)",     x="2/sqrt(pi)*exp(-x**2)")
+elementwise("aten.erfc",     "x", "erfc(x)",    x="-2/sqrt(pi)*exp(-x**2)")
+elementwise("aten.erfinv",   "x", "erfinv(x)",  x="sqrt(pi)/2*exp(y**2)",  domain=(-0.9, 0.9))
+elementwise("aten.lgamma",   "x", "lgamma(x)",  x="digamma(x)",            domain=(0.3, 4.0))
+elementwise("aten.digamma",  "x", "digamma(x)", x="trigamma(x)",           domain=(0.3, 4.0))
+elementwise("aten.i0",         "x", "i0(x)",  x="i1(x)")
+elementwise("aten.special_i1", "x", "i1(x)",  x="where(x == 0, 1/2, i0(x) - y/x)")
+elementwise("aten.special_i0e", "x", "exp(-abs(x))*i0(x)", x="exp(-abs(x))*i1(x) - sign(x)*y",
+            kink="x == 0", sides={"x": ("1", "-1")}, why="kink_abs")
+elementwise("aten.special_i1e", "x", "exp(-abs(x))*i1(x)",
+            x="where(x == 0, 1/2, exp(-abs(x))*i0(x) - y*(sign(x) + 1/x))")
+elementwise("aten.special_erfcx", "x", "exp(x**2)*erfc(x)", x="2*x*y - 2/sqrt(pi)")
+elementwise("aten.special_ndtri", "x", "sqrt(2)*erfinv(2*x - 1)", x="sqrt(2*pi)*exp(y**2/2)", domain=(0.1, 0.9))
+elementwise("aten.special_log_ndtr", "x", "log(erfc(-x/sqrt(2))/2)", x="exp(-x**2/2 - y)/sqrt(2*pi)")
+elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, log((1 - e)/e), log(x/(1 - x))))",
+            x="where(x < e, 0, where(x > 1 - e, 0, 1/(x*(1 - x))))", domain=(0.1, 0.9),
+            # without `eps` nothing is clamped: the bounds −1 and 2 lie where the logarithm has no value anyway
+            numbers={"eps": {None: -1.0}}, why="clamped", kink="(x == e) | (x == 1 - e)",
+            sides={"x": ("where(x == e, 0, 1/(x*(1 - x)))", "where(x == e, 1/(x*(1 - x)), 0)")},
+            example=(lambda r: (r.between(0.1, 0.9, 2, 3),), lambda r: (r.between(0.1, 0.9, 2, 3), 0.2)))
+
+# --------------------------------------------------------------------------------------- comparisons, kinks and steps
+elementwise("aten.abs", "x", "abs(x)", x="sign(x)", kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
+_LARGER, _SMALLER = "where(x == z, 1/2, where(x > z, 1, 0))", "where(x == z, 1/2, where(x < z, 1, 0))"
+elementwise("aten.maximum", "x z", "maximum(x, z)", x=_LARGER, z=_SMALLER,
+            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_halves")
+elementwise("aten.minimum", "x z", "minimum(x, z)", x=_SMALLER, z=_LARGER,
+            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_halves")
+elementwise("aten.fmax", "x z", "maximum(x, z)", x="where(x >= z, 1, 0)", z="where(x >= z, 0, 1)",
+            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_first")
+elementwise("aten.fmin", "x z", "minimum(x, z)", x="where(x <= z, 1, 0)", z="where(x <= z, 0, 1)",
+            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_first")
+_CLAMPED = {
+    "kink": "(x == low) | (x == high)", "why": "kink_clamp",
+    "sides": {"x": ("where(x == low, 0, 1)", "where(x == low, 1, 0)")},
+    "numbers": {"min": {None: -math.inf}, "max": {None: math.inf}},
+}
+elementwise("aten.clamp", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
+            x="where(x < low, 0, where(x > high, 0, 1))", example=(
+                lambda r: (r(2, 3), -0.6, 0.8), lambda r: (r(2, 3), None, 0.4), lambda r: (r(2, 3), -0.3)))
+elementwise("aten.clamp.Tensor", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
+            x="where(x < low, 0, where(x > high, 0, 1))",
+            low="where(x < low, where(low < high, 1, 0), 0)",
+            high="where(x > high, 1, where(low > high, 1, 0))", example=(
+                lambda r: (r(2, 3), r.between(-0.8, -0.1, 3), r.between(0.1, 0.8, 3)),
+                lambda r: (r(2, 3), r.between(-0.8, 0.8, 3))))
+_CLAMPED_MIN = {"kink": "x == low", "why": "kink_clamp", "sides": {"x": ("0", "1")}}
+_CLAMPED_MAX = {"kink": "x == high", "why": "kink_clamp", "sides": {"x": ("1", "0")}}
+elementwise("aten.clamp_min", "x low",  "maximum(x, low)",  x="where(x >= low, 1, 0)",  **_CLAMPED_MIN)
+elementwise("aten.clamp_max", "x high", "minimum(x, high)", x="where(x <= high, 1, 0)", **_CLAMPED_MAX)
+elementwise("aten.clamp_min.Tensor", "x low", "maximum(x, low)",
+            x="where(x >= low, 1, 0)", low="where(x < low, 1, 0)", **_CLAMPED_MIN)
+elementwise("aten.clamp_max.Tensor", "x high", "minimum(x, high)",
+            x="where(x <= high, 1, 0)", high="where(x > high, 1, 0)", **_CLAMPED_MAX)
+elementwise("aten.where.self", "c x z", "where(c == 1, x, z)", x="where(c == 1, 1, 0)", z="where(c == 1, 0, 1)",
+            example=lambda r: (r.mask(2, 3), r(3), r(2, 1)))
+elementwise("aten.masked_fill.Scalar", "x m v", "where(m == 1, v, x)", x="where(m == 1, 0, 1)",
+            example=lambda r: (r(2, 3), r.mask(3), 0.7))
+elementwise("aten.masked_fill.Tensor", "x m v", "where(m == 1, v, x)",
+            x="where(m == 1, 0, 1)", v="where(m == 1, 1, 0)", example=lambda r: (r(2, 3), r.mask(2, 3), r()))
+_SIGN = "where(z >= 0, 1, -1)"
+elementwise("aten.copysign.Tensor", "x z", f"abs(x)*{_SIGN}", x=f"sign(x)*{_SIGN}", z="0", kink="x == 0",
+            sides={"x": (f"-{_SIGN}", _SIGN)}, why="kink_abs")
+elementwise("aten.copysign.Scalar", "x z", f"abs(x)*{_SIGN}", x=f"sign(x)*{_SIGN}", kink="x == 0",
+            sides={"x": (f"-{_SIGN}", _SIGN)}, why="kink_abs")
+
+# ------------------------------------------------------------------------------------------------ activation functions
+elementwise("aten.sigmoid", "x", "sigmoid(x)", x="y*(1 - y)")
+elementwise("aten.log_sigmoid_forward", "x", "log(sigmoid(x))", x="sigmoid(-x)")
+elementwise("aten.silu", "x", "x*sigmoid(x)", x="sigmoid(x)*(1 + x*(1 - sigmoid(x)))")
+_GATE = "tanh(log1p(exp(x)))"
+elementwise("aten.mish", "x", f"x*{_GATE}", x=f"{_GATE} + x*sigmoid(x)*(1 - {_GATE}**2)")
+_INNER = "tanh(sqrt(2/pi)*(x + 0.044715*x**3))"
+elementwise("aten.gelu", "x t", f"where(t == 0, x*(1 + erf(x/sqrt(2)))/2, x*(1 + {_INNER})/2)",
+            x="where(t == 0, (1 + erf(x/sqrt(2)))/2 + x*exp(-x**2/2)/sqrt(2*pi), "
+              f"(1 + {_INNER})/2 + x*(1 - {_INNER}**2)*sqrt(2/pi)*(1 + 3*0.044715*x**2)/2)",
+            numbers={"approximate": {"none": 0.0, "tanh": 1.0}},
+            example=(lambda r: (r(2, 3),), lambda r: (r(2, 3), {"approximate": "tanh"})))
+elementwise("aten.softplus", "x b t", "where(b*x > t, x, log1p(exp(b*x))/b)", x="where(b*x > t, 1, sigmoid(b*x))",
+            why="softplus", example=(lambda r: (r(2, 3), 1.3), lambda r: (r(2, 3) * 20,)))
+elementwise("aten.relu", "x", "where(x > 0, x, 0)", x="where(x > 0, 1, 0)",
+            kink="x == 0", sides={"x": ("0", "1")}, why="kink_relu")
+elementwise("aten.leaky_relu", "x a", "where(x > 0, x, a*x)", x="where(x > 0, 1, a)",
+            kink="x == 0", sides={"x": ("a", "1")}, why="kink_left")
+elementwise("aten._prelu_kernel", "x a", "where(x > 0, x, a*x)", x="where(x > 0, 1, a)", a="where(x > 0, 0, x)",
+            kink="x == 0", sides={"x": ("a", "1")}, why="kink_left")
+elementwise("aten.elu", "x a s i", "where(x > 0, s*x, s*a*expm1(i*x))", x="where(x > 0, s, s*a*i*exp(i*x))",
+            kink="x == 0", sides={"x": ("s*a*i", "s")}, why="kink_left")
+elementwise("aten.celu", "x a", "where(x > 0, x, a*expm1(x/a))", x="where(x > 0, 1, exp(x/a))")
+elementwise("aten.threshold", "x t v", "where(x > t, x, v)", x="where(x > t, 1, 0)",
+            kink="x == t", sides={"x": ("0", "1")}, why="kink_left")
+_INSIDE = "where(x > low, where(x < high, 1, 0), 0)"
+elementwise("aten.hardtanh", "x low high", "minimum(maximum(x, low), high)", x=_INSIDE, why="kink_outer",
+            kink="(x == low) | (x == high)", sides={"x": ("where(x == low, 0, 1)", "where(x == low, 1, 0)")},
+            example=lambda r: (r(2, 3), -0.6, 0.8))
+elementwise("aten.hardsigmoid", "x", "minimum(maximum(x + 3, 0), 6)/6",
+            x="where(x > -3, where(x < 3, 1/6, 0), 0)", domain=(-5.0, 5.0), why="kink_outer",
+            kink="(x == -3) | (x == 3)", sides={"x": ("where(x < 0, 0, 1/6)", "where(x < 0, 1/6, 0)")})
+elementwise("aten.hardswish", "x", "x*minimum(maximum(x + 3, 0), 6)/6",
+            x="where(x > -3, where(x < 3, x/3 + 1/2, 1), 0)", domain=(-5.0, 5.0), why="kink_outer",
+            kink="(x == -3) | (x == 3)", sides={"x": ("where(x < 0, 0, 3/2)", "where(x < 0, -1/2, 1)")})
+elementwise("aten.hardshrink", "x l", "where(abs(x) > l, x, 0)", x="where(abs(x) > l, 1, 0)",
+            kink="abs(x) == l", sides={"x": ("where(x > 0, 0, 1)", "where(x > 0, 1, 0)")}, why="jump_shrink")
+elementwise("aten.softshrink", "x l", "sign(x)*maximum(abs(x) - l, 0)", x="where(abs(x) > l, 1, 0)",
+            kink="abs(x) == l", sides={"x": ("where(x > 0, 0, 1)", "where(x > 0, 1, 0)")}, why="kink_shrink")
+# fmt: on

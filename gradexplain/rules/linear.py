@@ -1,0 +1,415 @@
+"""Matrix products, solves and decompositions. A, B, C are the matrices as people know them; Ā is the gradient of A.
+
+The way to derive each: write the differential of the output, dC = f(dA, dB), put it into ⟨C̄, dC⟩ = tr(C̄ᵀ dC), and move
+everything but dA to the other side: what stands there is Ā. Sources: Giles 2008, "An extended collection of matrix
+derivative results for forward and reverse mode algorithmic differentiation"; others by name at their place.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradexplain.rules import rule
+from gradexplain.rules.application import summed_to
+
+# ---------------------------------------------------------------------------------------------------------- products
+
+rule(
+    "aten.mm",
+    "C = A B",
+    self=("Ā = C̄ Bᵀ", lambda g, mat2: g @ mat2.mT),
+    mat2=("B̄ = Aᵀ C̄", lambda g, self: self.mT @ g),
+    terms=lambda self, mat2: self @ mat2,
+    example=lambda r: (r(3, 4), r(4, 2)),
+)
+rule(
+    "aten.bmm",
+    "C = A B for each matrix of the batch",
+    self=("Ā = C̄ Bᵀ", lambda g, mat2: g @ mat2.mT),
+    mat2=("B̄ = Aᵀ C̄", lambda g, self: self.mT @ g),
+    terms=lambda self, mat2: self @ mat2,
+    example=lambda r: (r(2, 3, 4), r(2, 4, 2)),
+)
+rule(
+    "aten.mv",
+    "y = A x",
+    self=("Ā = ȳ xᵀ", lambda g, vec: g[:, None] * vec),
+    vec=("x̄ = Aᵀ ȳ", lambda g, self: self.mT @ g),
+    terms=lambda self, vec: self @ vec,
+    example=lambda r: (r(3, 4), r(4)),
+)
+for _name, _first, _second in (("dot", "self", "tensor"), ("vdot", "self", "other")):
+    rule(
+        f"aten.{_name}",
+        "y = Σᵢ aᵢ bᵢ",
+        terms=(lambda self, tensor: np.sum(self * tensor)) if _name == "dot" else (lambda self, other: np.sum(self * other)),
+        example=lambda r: (r(4), r(4)),
+        **{
+            _first: ("ā = ȳ b", (lambda g, tensor: g * tensor) if _name == "dot" else (lambda g, other: g * other)),
+            _second: ("b̄ = ȳ a", lambda g, self: g * self),
+        },
+    )
+rule(
+    "aten.addmm",
+    "Y = β C + α A B",
+    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    mat1=("Ā = α Ȳ Bᵀ", lambda g, mat2, alpha: alpha * g @ mat2.mT),
+    mat2=("B̄ = α Aᵀ Ȳ", lambda g, mat1, alpha: alpha * mat1.mT @ g),
+    terms=lambda self, mat1, mat2, beta, alpha: (mat1 @ mat2) * alpha + self * beta,
+    example=(lambda r: (r(2), r(3, 4), r(4, 2)), lambda r: (r(3, 2), r(3, 4), r(4, 2), {"beta": 0.7, "alpha": 1.3})),
+)
+rule(
+    "aten.addmv",
+    "y = β c + α A x",
+    self=("c̄ = β ȳ, summed over the axes along which c was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    mat=("Ā = α ȳ xᵀ", lambda g, vec, alpha: alpha * g[:, None] * vec),
+    vec=("x̄ = α Aᵀ ȳ", lambda g, mat, alpha: alpha * mat.mT @ g),
+    terms=lambda self, mat, vec, beta, alpha: (mat @ vec) * alpha + self * beta,
+    example=lambda r: (r(3), r(3, 4), r(4), {"beta": 0.7, "alpha": 1.3}),
+)
+rule(
+    "aten.addr",
+    "Y = β C + α a bᵀ",
+    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    vec1=("ā = α Ȳ b", lambda g, vec2, alpha: alpha * g @ vec2),
+    vec2=("b̄ = α Ȳᵀ a", lambda g, vec1, alpha: alpha * g.mT @ vec1),
+    terms=lambda self, vec1, vec2, beta, alpha: vec1[:, None] * vec2 * alpha + self * beta,
+    example=lambda r: (r(3, 2), r(3), r(2), {"beta": 0.7, "alpha": 1.3}),
+)
+rule(
+    "aten.baddbmm",
+    "Y = β C + α A B for each matrix of the batch",
+    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    batch1=("Ā = α Ȳ Bᵀ", lambda g, batch2, alpha: alpha * g @ batch2.mT),
+    batch2=("B̄ = α Aᵀ Ȳ", lambda g, batch1, alpha: alpha * batch1.mT @ g),
+    terms=lambda self, batch1, batch2, beta, alpha: (batch1 @ batch2) * alpha + self * beta,
+    example=lambda r: (r(2, 1, 2), r(2, 3, 4), r(2, 4, 2), {"beta": 0.7, "alpha": 1.3}),
+)
+rule(
+    "aten.addbmm",
+    "Y = β C + α Σₙ Aₙ Bₙ",
+    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    batch1=("Āₙ = α Ȳ Bₙᵀ", lambda g, batch2, alpha: alpha * g @ batch2.mT),
+    batch2=("B̄ₙ = α Aₙᵀ Ȳ", lambda g, batch1, alpha: alpha * batch1.mT @ g),
+    terms=lambda self, batch1, batch2, beta, alpha: np.sum(batch1 @ batch2, axis=0) * alpha + self * beta,
+    example=lambda r: (r(3, 2), r(2, 3, 4), r(2, 4, 2), {"beta": 0.7, "alpha": 1.3}),
+)
+rule(
+    "aten.linalg_cross",
+    "c = a × b",
+    # ⟨c̄, a × b⟩ is a determinant: it keeps its value when the three are turned in a circle
+    self=("ā = b × c̄", lambda g, self, other, dim: summed_to(torch.linalg.cross(other.expand_as(g), g, dim=dim), self.shape)),
+    other=("b̄ = c̄ × a", lambda g, self, other, dim: summed_to(torch.linalg.cross(g, self.expand_as(g), dim=dim), other.shape)),
+    example=lambda r: (r(2, 3), r(1, 3)),
+)
+
+
+def _trilinear_back(g: Tensor, others: tuple[Tensor, Tensor], own: Any, theirs: tuple[Any, Any], sumdim: Any) -> Tensor:
+    """Undoes `torch._trilinear`: all three factors get axes of size 1 (`expand`), multiply, and `sumdim` is summed."""
+    first, second = (_with_axes(t, expand) for t, expand in zip(others, theirs, strict=True))
+    product = _with_axes(g, sumdim) * first * second
+    for axis in sorted(own, reverse=True):
+        product = product.sum(axis)
+    return product
+
+
+def _with_axes(t: Tensor, places: Any) -> Tensor:
+    for axis in sorted(places):
+        t = t.unsqueeze(axis)
+    return t
+
+
+rule(
+    "aten._trilinear",
+    "yₙₖ = Σᵢⱼ aₙᵢ Wₖᵢⱼ bₙⱼ",
+    i1=(
+        "āₙᵢ = Σₖⱼ ȳₙₖ Wₖᵢⱼ bₙⱼ",
+        lambda g, i2, i3, expand1, expand2, expand3, sumdim: _trilinear_back(g, (i2, i3), expand1, (expand2, expand3), sumdim),
+    ),
+    i2=(
+        "W̄ₖᵢⱼ = Σₙ ȳₙₖ aₙᵢ bₙⱼ",
+        lambda g, i1, i3, expand1, expand2, expand3, sumdim: _trilinear_back(g, (i1, i3), expand2, (expand1, expand3), sumdim),
+    ),
+    i3=(
+        "b̄ₙⱼ = Σₖᵢ ȳₙₖ aₙᵢ Wₖᵢⱼ",
+        lambda g, i1, i2, expand1, expand2, expand3, sumdim: _trilinear_back(g, (i1, i2), expand3, (expand1, expand2), sumdim),
+    ),
+    example=lambda r: (r(3, 4), r(2, 4, 5), r(3, 5), [1, 3], [0], [1, 2], [2, 3]),
+)
+rule(
+    "aten.trace",
+    "y = Σᵢ Aᵢᵢ",
+    self=("Ā = ȳ I", lambda g, self: g * torch.eye(*self.shape, dtype=self.dtype, device=self.device)),
+    terms=lambda self: np.sum(np.diagonal(self)),
+    example=lambda r: (r(3, 4),),
+)
+
+# ------------------------------------------------------------------------------------------------ inverses and solves
+
+
+def _scalar(g: Tensor) -> Tensor:
+    """Gives a scalar for each matrix of a batch the shape of a matrix."""
+    return g[..., None, None]
+
+
+def _cofactors(A: Tensor) -> Tensor:
+    """Returns ∂det A/∂A, which for a regular matrix is det(A) A⁻ᵀ.
+
+    From A = U S Vᵀ: det(U) det(V) U diag(Πⱼ≠ᵢ sⱼ) Vᵀ, with no division, so it is right for singular matrices too.
+    """
+    U, s, Vh = torch.linalg.svd(A)
+    others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(s.shape[-1])], -1)
+    return _scalar(torch.linalg.det(U) * torch.linalg.det(Vh)) * (U * others[..., None, :]) @ Vh
+
+
+rule(
+    "aten.linalg_inv_ex",
+    "C = A⁻¹",
+    # A C = I gives dA C + A dC = 0, so dC = −C dA C
+    A=("Ā = −Cᵀ C̄ Cᵀ", lambda g, y0: -y0.mT @ g[0] @ y0.mT),
+    example=(lambda r: (r.spd(3),), lambda r: (r(2, 3, 3),)),
+)
+rule(
+    "aten._linalg_det",
+    "y = det A",
+    A=("Ā = ȳ det(A) A⁻ᵀ", lambda g, A: _scalar(g[0]) * _cofactors(A)),
+    why="det_singular",
+    example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 2),)),
+)
+rule(
+    "aten._linalg_slogdet",
+    "s = sign det A,  y = log |det A|",
+    A=("Ā = ȳ A⁻ᵀ", lambda g, A: torch.zeros_like(A) if g[1] is None else _scalar(g[1]) * torch.linalg.inv(A).mT),
+    example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 2),)),
+)
+
+
+def _are_vectors(A: Tensor, B: Tensor) -> bool:
+    """Torch takes B for vectors where it has one axis, or one fewer than A and otherwise A's sizes."""
+    return B.ndim == 1 or (A.ndim - 1 == B.ndim and A.shape[:-1] == B.shape)
+
+
+def _solved_back(g: Tensor, A: Tensor, B: Tensor, left: bool) -> Tensor:
+    """Returns A⁻ᵀ X̄, or X̄ A⁻ᵀ where the unknown stood on the left, before any sum over the batch."""
+    columns = g[..., None] if _are_vectors(A, B) else g
+    solved = torch.linalg.solve(A.mT, columns, left=left)
+    return solved[..., 0] if _are_vectors(A, B) else solved
+
+
+def _solve_A(g: Tensor, A: Tensor, B: Tensor, X: Tensor, left: bool) -> Tensor:
+    solved = _solved_back(g, A, B, left)
+    if _are_vectors(A, B):
+        return summed_to(-solved[..., :, None] * X[..., None, :], A.shape)
+    return summed_to(-(solved @ X.mT if left else X.mT @ solved), A.shape)
+
+
+rule(
+    "aten._linalg_solve_ex",
+    "A X = B",
+    # dA X + A dX = dB, so dX = A⁻¹ (dB − dA X); with X A = B the order of each product is turned round
+    B=("B̄ = A⁻ᵀ X̄", lambda g, A, B, left: summed_to(_solved_back(g[0], A, B, left), B.shape)),
+    A=("Ā = −B̄ Xᵀ", lambda g, A, B, y0, left: _solve_A(g[0], A, B, y0, left)),
+    example=(
+        lambda r: (r.spd(3), r(3, 2)),
+        lambda r: (r.spd(3), r(2, 3), {"left": False}),
+        lambda r: (r.spd(3, 2), r(2, 3)),
+        lambda r: (r.spd(3), r(2, 3, 2)),
+    ),
+)
+
+
+def _triangle(A: Tensor, upper: bool, unitriangular: bool) -> Tensor:
+    return A.triu(int(unitriangular)) if upper else A.tril(-int(unitriangular))
+
+
+def _triangular_back(g: Tensor, A: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
+    return torch.linalg.solve_triangular(A.mT, g, upper=not upper, left=left, unitriangular=unitriangular)
+
+
+def _triangular_A(g: Tensor, A: Tensor, X: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
+    solved = _triangular_back(g, A, upper, left, unitriangular)
+    full = -(solved @ X.mT if left else X.mT @ solved)
+    return summed_to(_triangle(full, upper, unitriangular), A.shape)
+
+
+rule(
+    "aten.linalg_solve_triangular",
+    "A X = B with A triangular",
+    B=(
+        "B̄ = A⁻ᵀ X̄",
+        lambda g, self, B, upper, left, unitriangular: summed_to(
+            _triangular_back(g, self, upper, left, unitriangular), B.shape
+        ),
+    ),
+    self=(
+        "Ā = −B̄ Xᵀ, on the triangle that is read",
+        lambda g, self, y, upper, left, unitriangular: _triangular_A(g, self, y, upper, left, unitriangular),
+    ),
+    example=(
+        lambda r: (r.triangular(3), r(3, 2), {"upper": False}),
+        lambda r: (r.triangular(3).mT, r(2, 3), {"upper": True, "left": False}),
+        lambda r: (r.triangular(3), r(2, 3, 2), {"upper": False, "unitriangular": True}),
+    ),
+)
+
+# -------------------------------------------------------------------------------------------------- decompositions
+
+
+def _symmetric(A: Tensor) -> Tensor:
+    return (A + A.mT) / 2
+
+
+def _halved_lower(A: Tensor) -> Tensor:
+    """Returns Φ(A): the lower triangle, its diagonal halved."""
+    return A.tril() - torch.diag_embed(A.diagonal(dim1=-2, dim2=-1)) / 2
+
+
+def _cholesky_back(g: Tensor, L: Tensor) -> Tensor:
+    """A = L Lᵀ. From dA = dL Lᵀ + L dLᵀ: L⁻¹ dA L⁻ᵀ = L⁻¹ dL + (L⁻¹ dL)ᵀ, lower plus upper, so dL = L Φ(L⁻¹ dA L⁻ᵀ).
+
+    Its transpose is Ā = L⁻ᵀ Φ(Lᵀ L̄) L⁻¹, made symmetric because A is (Murray 2016, arXiv:1602.07527).
+    """
+    middle = _halved_lower(L.mT @ g)
+    left = torch.linalg.solve_triangular(L.mT, middle, upper=True)
+    return _symmetric(torch.linalg.solve_triangular(L, left, upper=False, left=False))
+
+
+rule(
+    "aten.linalg_cholesky_ex",
+    "A = L Lᵀ",
+    self=(
+        "Ā = sym(L⁻ᵀ Φ(Lᵀ L̄) L⁻¹), Φ the lower triangle with half its diagonal",
+        lambda g, y0, upper: _cholesky_back(g[0].mT, y0.mT) if upper else _cholesky_back(g[0], y0),
+    ),
+    symmetric=("self",),
+    why="symmetric",
+    example=(lambda r: (r.spd(3),), lambda r: (r.spd(3, 2), {"upper": True})),
+)
+
+
+def _gaps(s: Tensor) -> Tensor:
+    """Returns F with Fᵢⱼ = 1 / (sⱼ − sᵢ), 0 on the diagonal."""
+    gaps = s[..., None, :] - s[..., :, None]
+    eye = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
+    return (~eye) / torch.where(eye, 1, gaps)
+
+
+def _eigh_back(g: Any, values: Tensor, V: Tensor) -> Tensor:
+    """A = V Λ Vᵀ. Let dP = Vᵀ dA V. Then dΛ is the diagonal of dP, and dV = V (F ∘ dP) with Fᵢⱼ = 1/(λⱼ − λᵢ)."""
+    middle = torch.zeros_like(V)
+    if g[0] is not None:
+        middle = middle + torch.diag_embed(g[0])
+    if g[1] is not None:
+        middle = middle + _gaps(values) * (V.mT @ g[1])
+    return _symmetric(V @ middle @ V.mT)
+
+
+rule(
+    "aten._linalg_eigh",
+    "A = V diag(λ) Vᵀ",
+    A=(
+        "Ā = sym(V (diag(λ̄) + F ∘ (Vᵀ V̄)) Vᵀ), Fᵢⱼ = 1 / (λⱼ − λᵢ)",
+        lambda g, y0, y1: _eigh_back(g, y0, y1),
+    ),
+    symmetric=("A",),
+    why="equal_eigenvalues",
+    example=(lambda r: (r.spd(3),), lambda r: (r.spd(2, 2),)),
+)
+
+
+def _svd_back(g: Any, U: Tensor, s: Tensor, Vh: Tensor) -> Tensor:
+    """A = U S Vᵀ, in its reduced form. With dP = Uᵀ dA V and Fᵢⱼ = 1/(sⱼ² − sᵢ²):
+
+        dS = diag(dP)
+        dU = U (F ∘ (dP S + S dPᵀ)) + (I − U Uᵀ) dA V S⁻¹
+        dV = V (F ∘ (S dP + dPᵀ S)) + (I − V Vᵀ) dAᵀ U S⁻¹
+
+    and the transposes of the three are added up (Townsend 2016, "Differentiating the singular value decomposition").
+    """
+    V, F, S = Vh.mT, _gaps(s**2), s[..., None, :]
+    total = torch.zeros_like(U @ Vh)
+    if g[1] is not None:
+        total = total + (U * g[1][..., None, :]) @ Vh
+    if g[0] is not None:
+        within = U.mT @ g[0]
+        turned = U @ (F * (within - within.mT)) * S
+        total = total + (turned + (g[0] - U @ within) / S) @ Vh
+    if g[2] is not None:
+        within = V.mT @ g[2].mT
+        turned = S.mT * (F * (within - within.mT)) @ Vh
+        total = total + U @ (turned + (g[2].mT - V @ within).mT / S.mT)
+    return total
+
+
+rule(
+    "aten._linalg_svd",
+    "A = U diag(s) Vᵀ",
+    A=(
+        "Ā = U (F∘(UᵀŪ − ŪᵀU) S + diag(s̄) + S F∘(VᵀV̄ − V̄ᵀV)) Vᵀ + (I−UUᵀ) Ū S⁻¹ Vᵀ + U S⁻¹ V̄ᵀ (I−VVᵀ), "
+        "Fᵢⱼ = 1 / (sⱼ² − sᵢ²)",
+        lambda g, y0, y1, y2: _svd_back(g, y0, y1, y2),
+    ),
+    why="equal_eigenvalues",
+    example=(lambda r: (r(3, 4),), lambda r: (r(4, 2),)),
+)
+
+
+def _qr_back(g: Any, Q: Tensor, R: Tensor) -> Tensor:
+    """A = Q R with R square. With M = R R̄ᵀ − Q̄ᵀ Q and C(M) = its lower triangle, mirrored to the upper one:
+
+    Ā = (Q̄ + Q C(M)) R⁻ᵀ    (Walter and Lehmann 2018, "Algorithmic differentiation of linear algebra functions").
+    """
+    gQ = torch.zeros_like(Q) if g[0] is None else g[0]
+    M = -gQ.mT @ Q if g[1] is None else R @ g[1].mT - gQ.mT @ Q
+    mirrored = M.tril() + M.tril(-1).mT
+    return torch.linalg.solve_triangular(R.mT, gQ + Q @ mirrored, upper=False, left=False)
+
+
+rule(
+    "aten.linalg_qr",
+    "A = Q R",
+    A=(
+        "Ā = (Q̄ + Q C(R R̄ᵀ − Q̄ᵀ Q)) R⁻ᵀ, C mirrors the lower triangle",
+        lambda g, y0, y1: _qr_back(g, y0, y1),
+    ),
+    example=(lambda r: (r(4, 3),), lambda r: (r(2, 3, 3),)),
+)
+
+
+def _matrix_exp_back(g: Tensor, A: Tensor) -> Tensor:
+    """The derivative of exp at Aᵀ in direction C̄ is the upper right block of exp [[Aᵀ, C̄], [0, Aᵀ]].
+
+    (Al-Mohy and Higham 2009, "Computing the Fréchet derivative of the matrix exponential".)
+    """
+    n = A.shape[-1]
+    block = torch.cat([torch.cat([A.mT, g], -1), torch.cat([torch.zeros_like(A), A.mT], -1)], -2)
+    return torch.linalg.matrix_exp(block)[..., :n, n:]
+
+
+rule(
+    "aten.linalg_matrix_exp",
+    "C = exp(A) = Σₖ Aᵏ / k!",
+    self=("Ā = the upper right block of exp [[Aᵀ, C̄], [0, Aᵀ]]", lambda g, self: _matrix_exp_back(g, self)),
+    example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 2),)),
+)
+
+
+def _cholesky_solve_L(g: Tensor, X: Tensor, L: Tensor, upper: bool) -> Tensor:
+    """A = L Lᵀ, A X = B: Ā = −(A⁻¹ X̄) Xᵀ, and ⟨Ā, dL Lᵀ + L dLᵀ⟩ = ⟨(Ā + Āᵀ) L, dL⟩; with U = Lᵀ, U (Ā + Āᵀ)."""
+    solved = torch.cholesky_solve(g, L, upper=upper)
+    A = -solved @ X.mT
+    return (L @ (A + A.mT)).triu() if upper else ((A + A.mT) @ L).tril()
+
+
+rule(
+    "aten.cholesky_solve",
+    "L Lᵀ X = B",
+    self=("B̄ = (L Lᵀ)⁻¹ X̄", lambda g, input2, upper: torch.cholesky_solve(g, input2, upper=upper)),
+    input2=(
+        "L̄ = −(B̄ Xᵀ + X B̄ᵀ) L, on the triangle that is read",
+        lambda g, y, input2, upper: _cholesky_solve_L(g, y, input2, upper),
+    ),
+    example=(lambda r: (r(3, 2), r.triangular(3)), lambda r: (r(3, 2), r.triangular(3).mT, True)),
+)

@@ -1,0 +1,49 @@
+"""Source places: from a code object and an instruction to the sub-expression that ran, exactly."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from functools import cache
+from itertools import islice
+from types import CodeType
+
+from gradexplain.graph import Source
+
+
+@cache
+def source_at(code: CodeType, instruction: int) -> Source:
+    """Returns the place of the instruction at byte offset `instruction` of `code`."""
+    line, end_line, column, end_column = next(islice(code.co_positions(), instruction // 2, None))
+    line = line or code.co_firstlineno
+    if None in (end_line, column, end_column):
+        return Source(code.co_filename, line, linecache.getline(code.co_filename, line).strip(), None, code.co_name)
+    span = (line, column, end_line, end_column)
+    return Source(code.co_filename, line, _segment(code.co_filename, *span), _target(code.co_filename, span), code.co_name)
+
+
+def _segment(file: str, line: int, column: int | None, end_line: int | None, end_column: int | None) -> str:
+    lines = [linecache.getline(file, n).encode() for n in range(line, (end_line or line) + 1)]
+    if not lines or not lines[0]:
+        return ""
+    lines[-1] = lines[-1][:end_column]
+    lines[0] = lines[0][column:]
+    return " ".join(part.decode(errors="replace").strip() for part in lines)
+
+
+def _target(file: str, span: tuple[int, int | None, int | None, int | None]) -> str | None:
+    """Returns the plain name that the expression at `span` is assigned to, if it is the whole right-hand side."""
+    return _assignments(file).get(span)
+
+
+@cache
+def _assignments(file: str) -> dict[tuple[int, int | None, int | None, int | None], str]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return {}
+    return {
+        (n.value.lineno, n.value.col_offset, n.value.end_lineno, n.value.end_col_offset): n.targets[0].id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Assign) and len(n.targets) == 1 and isinstance(n.targets[0], ast.Name)
+    }

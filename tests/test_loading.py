@@ -1,0 +1,288 @@
+"""Targets: which text is what, how the user's code is imported, and what is told when that fails."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradexplain.errors import InputError
+from gradexplain.expression import Program
+from gradexplain.loading import FilePlace, ModulePlace, load, match_inputs, parse_target
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Runs each test in an empty folder and forgets what it imported."""
+    monkeypatch.chdir(tmp_path)
+    modules, path = set(sys.modules), list(sys.path)
+    yield tmp_path
+    assert sys.path == path
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)) or name.startswith("pkg"):
+            del sys.modules[name]
+
+
+def write(name: str, text: str) -> None:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+
+def target(text: str):
+    return load(parse_target(text))
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x**2", "x[1:2]", "x[a:b]", "x[:, None]", "x[::2]", "h = x[1:]; h", "sum(x[i:j])", "x[1:2].sum()", "x", "x.T"],
+)
+def test_an_expression_stays_one(text):
+    assert isinstance(parse_target(text).place, Program)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("pkg:f", ModulePlace("pkg", "f")),
+        ("pkg.mod:f", ModulePlace("pkg.mod", "f")),
+        ("pkg.mod:Class.method", ModulePlace("pkg.mod", "Class.method")),
+        ("包:函数", ModulePlace("包", "函数")),
+        ("model.py:f", FilePlace(Path("model.py"), "f")),
+        (" ./a b/model.py:f ", FilePlace(Path("a b/model.py"), "f")),
+        ("../my-model.py:net.forward", FilePlace(Path("../my-model.py"), "net.forward")),
+        ("C:/work/model.py:f", FilePlace(Path("C:/work/model.py"), "f")),
+        ("a[1].py:_private", FilePlace(Path("a[1].py"), "_private")),
+    ],
+)
+def test_a_place_is_a_file_or_a_module(text, place):
+    assert parse_target(text).place == place
+
+
+@pytest.mark.parametrize("text", ["model.py", "model.py:", "a/b-c.py", "pkg.mod:", "pkg :"])
+def test_a_place_without_a_name_is_told_how_to_go_on(text):
+    with pytest.raises(InputError, match="does not say which function to take; write .*:NAME"):
+        parse_target(text)
+
+
+def test_reading_a_target_touches_no_file():
+    parse_target("missing.py:f")
+    parse_target("missing:f")
+
+
+# ---- what is loaded ------------------------------------------------------------------------------------------------
+
+
+def test_an_expression_is_a_function_of_its_inputs():
+    loaded = target("h = x * w; h + 1")
+    assert (loaded.name, loaded.parameters, loaded.required) == ("f", ("x", "w"), ("x", "w"))
+    assert loaded.function(x=torch.tensor(2.0), w=torch.tensor(3.0)) == 7
+    assert loaded.locate is not None
+    assert loaded.locate().code == "h + 1"
+    assert target("loss = x.sum()").name == "loss"
+
+
+SIGNATURES = """
+    import functools
+    import torch
+
+    def plain(x, y): return x - y
+    def optional(x, n=3, *, scale=1.0): return scale * x**n
+    def positional(x, y, /): return x - y
+    def mixed(x, /, y, *, z=0): return x - y + z
+    def anything(*values): return values[0] - values[1]
+    def rest(x, *values): return x - values[0]
+    def named(x, **options): return x - options["y"]
+    def both(*values, **options): return options["x"] - options["y"]
+    lambda_ = lambda x, y: x - y
+    partial = functools.partial(plain, y=1.0)
+    @functools.wraps(plain)
+    def wrapped(*values, **options): return plain(*values, **options)
+    class Callable:
+        def __call__(self, x, y): return x - y
+    instance = Callable()
+    class Net(torch.nn.Module):
+        def __init__(self, width=2):
+            super().__init__()
+            self.linear = torch.nn.Linear(width, 1)
+        def forward(self, x, y): return x - y
+    net = Net()
+    def _private(x, y): return x - y
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "required", "open_"),
+    [
+        ("plain", ("x", "y"), ("x", "y"), False),
+        ("optional", ("x", "n", "scale"), ("x",), False),
+        ("positional", ("x", "y"), ("x", "y"), False),
+        ("mixed", ("x", "y", "z"), ("x", "y"), False),
+        ("anything", (), (), True),
+        ("rest", ("x",), ("x",), True),
+        ("named", ("x",), ("x",), True),
+        ("both", (), (), True),
+        ("lambda_", ("x", "y"), ("x", "y"), False),
+        ("partial", ("x", "y"), ("x",), False),
+        ("wrapped", ("x", "y"), ("x", "y"), False),
+        ("instance", ("x", "y"), ("x", "y"), False),
+        ("net", ("x", "y"), ("x", "y"), False),
+        ("Net", ("x", "y"), ("x", "y"), False),
+        ("net.forward", ("x", "y"), ("x", "y"), False),
+        ("_private", ("x", "y"), ("x", "y"), False),
+    ],
+)
+def test_every_kind_of_callable_takes_its_inputs_by_name(name, parameters, required, open_):
+    write("signatures.py", SIGNATURES)
+    loaded = target(f"signatures.py:{name}")
+    assert (loaded.name, loaded.parameters, loaded.required, loaded.open) == (name, parameters, required, open_)
+    given = {"x": 5.0} if name == "optional" else {"x": 5.0, "y": 2.0}
+    match_inputs(loaded, given)
+    assert loaded.function(**given) == (125 if name == "optional" else 3)
+    assert isinstance(loaded.module, torch.nn.Module) == (name in ("net", "Net"))
+
+
+def test_a_module_of_a_package_is_found_in_the_folder():
+    write("pkg_a/__init__.py", "")
+    write("pkg_a/mod.py", "from pkg_a import helper\ndef f(x): return helper.g(x)")
+    write("pkg_a/helper.py", "def g(x): return x * 2")
+    assert target("pkg_a.mod:f").function(x=3) == 6
+
+
+def test_a_file_finds_its_neighbours_and_gets_its_own_name():
+    write("sub/neighbour.py", "two = 2")
+    write("sub/main_file.py", "import neighbour\ndef f(x): return x * neighbour.two\nname = __name__")
+    assert target("sub/main_file.py:f").function(x=3) == 6
+    assert sys.modules["main_file"].name == "main_file"
+
+
+def test_a_file_named_like_a_module_in_use_does_not_replace_it():
+    write("torch.py", "def f(x): return x + 1")
+    write("json.py", "def f(x): return x + 2")
+    genuine = torch
+    assert target("torch.py:f").function(x=1) == 2
+    assert target("json.py:f").function(x=1) == 3
+    assert sys.modules["torch"] is genuine
+
+
+def test_a_file_is_read_anew_each_time():
+    write("again.py", "def f(x): return 1")
+    assert target("again.py:f").function(x=0) == 1
+    write("again.py", "def f(x): return 12345")
+    assert target("again.py:f").function(x=0) == 12345
+
+
+def test_a_dataclass_in_a_file_works():
+    write("data.py", "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: 'float'\n    y: float = 2.0")
+    loaded = target("data.py:A")
+    assert (loaded.parameters, loaded.required) == (("x", "y"), ("x",))
+
+
+# ---- what fails ----------------------------------------------------------------------------------------------------
+
+FILES = {
+    "model.py": """
+        import math
+        import torch
+        from pathlib import Path
+
+        answer = 42
+        def loss(x): return x
+        def predict(x): return x
+        class Net(torch.nn.Module):
+            def __init__(self, width, depth=1): super().__init__()
+        class Broken(torch.nn.Module):
+            def __init__(self): raise ValueError("no weights")
+        sin = torch.sin
+    """,
+    "raises.py": "\n\nx = 1 / 0\n",
+    "deep.py": "\nimport raises\n",
+    "syntax.py": "x = 1\ndef f(:\n",
+    "lacks.py": "import no_such_package_at_all\n",
+    "exits.py": "import sys\nprint('hello')\nsys.exit(3)\n",
+    "pkg_b/__init__.py": "",
+    "pkg_b/raises.py": "\nraise RuntimeError('first line\\nsecond line')",
+    "latin.py": "",
+}
+
+# fmt: off
+FAILURES = {
+    "missing.py:f":        "There is no file",
+    "modle.py:f":          "did you mean model.py?",
+    "pkg_b:":              "does not say which function",
+    "no_such_module_x:f":  "There is no module no_such_module_x, needed for no_such_module_x; run in the folder",
+    "pkg_b.none:f":        "There is no module pkg_b.none",
+    "model.py:loos":       "has no loos; did you mean loss?",
+    "model.py:zzz":        "model.py has no zzz; it has Broken, Net, loss, predict, sin.",
+    "model.py:loss.zzz":   "has no zzz",
+    "model.py:answer":     "answer in model.py:answer is of type int and cannot be called",
+    "model.py:math":       "is of type module and cannot be called",
+    "model.py:Net":        "Net in model.py:Net cannot be made without the arguments width;",
+    "model.py:Broken":     "Making the module Broken() for model.py:Broken raised ValueError: no weights",
+    "model.py:sin":        "does not tell the names of its inputs",
+    "raises.py:f":         "raises.py:3: division by zero",
+    "deep.py:f":           "raises.py:3: division by zero",
+    "syntax.py:f":         "syntax.py:2: ",
+    "lacks.py:f":          "raised ModuleNotFoundError at",
+    "lacks:f":             "No module named 'no_such_package_at_all'",
+    "exits.py:f":          "ended the program at",
+    "exits:f":             "exits.py:3 with exit code 3; put what runs a script under if __name__",
+    "pkg_b.raises:f":      "raises.py:2: first line; correct",
+    "latin.py:f":          "raised SyntaxError",
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("text", FAILURES)
+def test_what_cannot_be_loaded_is_told_in_both_languages(text):
+    for name, source in FILES.items():
+        write(name, source)
+    Path("latin.py").write_bytes(b"x = '\xe9'\n")
+    with pytest.raises(InputError) as caught:
+        target(text)
+    assert FAILURES[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.sentence("zh") != str(caught.value)
+
+
+def test_an_interrupt_is_not_swallowed():
+    write("interrupted.py", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        target("interrupted.py:f")
+    assert "interrupted" not in sys.modules
+
+
+def test_a_module_that_failed_is_forgotten():
+    write("halfway.py", "x = 1\nraise ValueError")
+    with pytest.raises(InputError, match="ValueError"):
+        target("halfway.py:f")
+    assert "halfway" not in sys.modules
+
+
+# ---- inputs --------------------------------------------------------------------------------------------------------
+
+
+def test_missing_inputs_are_named_with_an_example():
+    with pytest.raises(InputError) as caught:
+        match_inputs(target("sum(A @ B)"), ["A"])
+    assert str(caught.value) == "sum(A @ B) still needs B (it takes A, B); add for example B=1,2,3."
+
+
+def test_superfluous_inputs_are_named():
+    with pytest.raises(InputError) as caught:
+        match_inputs(target("sum(A @ B)"), ["A", "B", "C"])
+    assert str(caught.value) == "sum(A @ B) does not take C; it takes A, B."
+    with pytest.raises(InputError, match="does not take x; it takes –"):
+        match_inputs(target("1 + 1"), ["x"])
+
+
+def test_inputs_that_fit_pass():
+    match_inputs(target("sum(A @ B)"), ["B", "A"])
+    write("options.py", "def f(x, n=3): return x")
+    match_inputs(target("options.py:f"), ["x"])
+    match_inputs(target("options.py:f"), ["n", "x"])
