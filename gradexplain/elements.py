@@ -7,7 +7,7 @@ the operator's own Jacobian. Here stand the terms of that sum, with the user's n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
 from typing import Any
@@ -161,20 +161,41 @@ def _fed_by(index: Index, shape: Sequence[int], output: Sequence[int]) -> list[I
 
 def _general_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
     pieces: list[_Piece] = []
-    for output, (cotangent, column) in enumerate(zip(node.cotangents, _column(node, argument, rule, index), strict=True)):
-        if cotangent is not None and column is not None:
-            for position in column.flatten().nonzero().flatten().tolist():
+    columns = _column(node, argument, rule, index, node.arguments)
+    patterns = _column(node, argument, rule, index, _generic(node)) if _is_structural(node, argument, rule) else columns
+    for output, (cotangent, column, pattern) in enumerate(zip(node.cotangents, columns, patterns, strict=True)):
+        if cotangent is not None and column is not None and pattern is not None:
+            for position in (pattern.flatten() != 0).logical_or(column.flatten() != 0).nonzero().flatten().tolist():
                 element = unravelled(position, column.shape)
                 g = number(cotangent, element).value
                 pieces.append((output, element, g, shortest(column[element].item(), column.dtype)))
     return pieces
 
 
-def _column(node: Node, argument: str, rule: Rule, index: Index) -> list[Tensor | None]:
+def _is_structural(node: Node, argument: str, rule: Rule) -> bool:
+    """Says whether the zeros of a small Jacobian can be told from those that the numbers happen to give."""
+    needs = rule.derivatives[argument.partition("[")[0]].needs
+    return _small(node) and all(name in node.arguments for name in needs)
+
+
+def _generic(node: Node) -> dict[str, Any]:
+    """Returns a node's arguments with other numbers in their place."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(value.shape, generator=generator).to(value) + 1
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in node.arguments.items()
+    }
+
+
+def _column(
+    node: Node, argument: str, rule: Rule, index: Index, arguments: Mapping[str, Any]
+) -> list[Tensor | None]:
     """Returns ∂(outputs)/∂(one element): the rule's VJP is linear in the cotangent; its own transpose gives a column."""
     cotangents = [torch.zeros_like(c).requires_grad_() if c is not None else None for c in node.cotangents]
     with torch.enable_grad():
-        sent = vjp(rule, argument.partition("[")[0], cotangents, node.arguments, node.outputs)
+        sent = vjp(rule, argument.partition("[")[0], cotangents, arguments, node.outputs)
         element = (sent[int(argument.partition("[")[2][:-1])] if "[" in argument else sent)[index]
         given = [c for c in cotangents if c is not None]
         found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())

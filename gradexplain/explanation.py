@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -270,7 +271,9 @@ class _Names:
         self.output = self.of_node[trace.output[0]]
         one = trace.value.numel() == 1 and bool((trace.cotangent == 1).all())
         self.scalar = self.output if one else next(n for n in ("L", "loss", "L_") if n not in taken)
-        self._many = {n.index for n in trace.nodes if len(n.outputs) > 1}
+        used = {(e.producer, e.output) for n in trace.nodes for e in n.edges} | {trace.output}
+        counts = Counter(node for node, _ in used)
+        self._many = {node for node, count in counts.items() if count > 1}
 
     def value(self, node: int, output: int) -> str:
         """Returns the name of one output of a node."""
@@ -476,6 +479,8 @@ class _Builder:
             value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
             found.append(equation(f"→ {_at(name, index)}", term, value))
             most = max(most, parts.count)
+            if not parts.count and value == 0:
+                found.pop()
         return tuple(found), most
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:

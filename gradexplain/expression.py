@@ -496,7 +496,7 @@ def _constant_path(node: ast.expr) -> str | None:
 def _compute(operation: Operation, numbers: Sequence[Number], node: ast.expr, text: str) -> Number:
     """Computes with Python numbers; refuses beforehand what would be huge and afterwards what no tensor can hold."""
     try:
-        if operation in (operator.pow, operator.lshift) and _grows(*numbers):
+        if _grows(operation, numbers):
             raise OverflowError
         value: Number = operation(*numbers)
         _check_number(value, numbers)
@@ -507,9 +507,13 @@ def _compute(operation: Operation, numbers: Sequence[Number], node: ast.expr, te
     return value
 
 
-def _grows(base: Number, exponent: Number) -> bool:
-    """Says whether integers would grow beyond what `_check_number` allows; floats raise by themselves."""
-    return isinstance(base, int) and isinstance(exponent, int) and exponent > 63 and abs(base) > 1
+def _grows(operation: Operation, numbers: Sequence[Number]) -> bool:
+    """Says whether integers would outgrow `MAX_INTEGER` by far; floats raise by themselves."""
+    if operation not in (operator.pow, operator.lshift):
+        return False
+    base, exponent = numbers
+    still = (0,) if operation is operator.lshift else (-1, 0, 1)
+    return isinstance(base, int) and isinstance(exponent, int) and exponent > 63 and base not in still
 
 
 def _check_number(value: Number, numbers: Sequence[Number]) -> None:
@@ -691,14 +695,14 @@ class Runner:
         self, node: ast.expr, function: Operation, values: Sequence[Any], options: Mapping[str, Any]
     ) -> None:
         name = _called(node)
-        if name not in SIZED_BY_VALUE and not _may_be_large(values, options):
-            return
         if _pieces(name, values, options) > MAX_PIECES:
             raise _fault("too_many_pieces", self.program.text, node, limit=MAX_PIECES)
         if name in SIZED_BY_VALUE:
             size = _bytes_by_value(name, values, options)
-        else:
+        elif _may_be_large(name, values, options):
             size = _result_bytes(function, values, options)
+        else:
+            return
         if size > LIMIT:
             raise _fault("too_large", self.program.text, node, size=size_text(size), limit=size_text(LIMIT))
 
@@ -737,21 +741,37 @@ def _shapes(values: object) -> Iterator[str]:
 # ---- sizes ---------------------------------------------------------------------------------------------------------
 
 
-def _may_be_large(values: Sequence[Any], options: Mapping[str, Any]) -> bool:
-    """Says whether a result could pass the limit. No published function makes more than n**3 items out of arguments
-    whose sizes multiply to n (`interpolate` in three dimensions does), so the usual small call is not checked further.
+# fmt: off
+# What makes no more items than its tensors' sizes multiply to, whatever numbers it is given.
+STEADY_FAMILIES = ("elementwise", "reductions", "linear algebra", "shape", "indexing", "activations", "losses")
+EXPANDING = _words("""
+    cov corrcoef tile repeat_interleave broadcast_to diag diag_embed diagflat block_diag expand expand_as repeat unfold
+    new_zeros new_ones new_full qr svd""")
+STEADY_LAYERS = _words("linear bilinear dropout layer_norm batch_norm group_norm rms_norm")
+# fmt: on
+STEADY = {name for family in STEADY_FAMILIES for name in FAMILIES[family][1].split()} | ONLY_METHODS | STEADY_LAYERS
+STEADY |= IN_PLACE | {""}  # operators, indexing, attributes
+STEADY -= EXPANDING
+
+
+def _may_be_large(name: str, values: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """Says whether a result could pass the limit, so that the usual small call waits for no further check.
+
+    What is not `STEADY` makes at most n**3 items out of arguments whose sizes and numbers multiply to n: `interpolate`
+    in three dimensions does.
     """
-    growth = sum(math.log(_extent(leaf)) for leaf in _leaves([*values, options]))
-    return 3 * growth > math.log(LIMIT / 16)
+    steady = name in STEADY
+    growth = sum(math.log(_extent(leaf, with_numbers=not steady)) for leaf in _leaves([*values, options]))
+    return (1 if steady else 3) * growth > math.log(LIMIT / 16)
 
 
-def _extent(leaf: object) -> float:
+def _extent(leaf: object, with_numbers: bool) -> float:
     """Returns how much an argument can enlarge a result: a tensor by its items, a number by itself or its inverse."""
     import torch
 
     if isinstance(leaf, torch.Tensor):
         return max(1, leaf.numel())
-    if isinstance(leaf, int | float) and leaf != 0 and math.isfinite(leaf):
+    if with_numbers and isinstance(leaf, int | float) and leaf != 0 and math.isfinite(leaf):
         return max(abs(leaf), 1 / abs(leaf))
     return 1
 
@@ -768,20 +788,33 @@ def _pieces(name: str, values: Sequence[Any], options: Mapping[str, Any]) -> int
 
 
 def _result_bytes(function: Operation, values: Sequence[Any], options: Mapping[str, Any]) -> int:
-    """Returns the bytes of the largest result, found by running on the meta device, which allocates nothing.
+    """Returns the bytes of the largest tensor made, found by running on the meta device, which allocates nothing.
 
     0 where only values tell (boolean masks, which never enlarge) and where torch will refuse the call itself.
     """
     import torch
-    from torch.utils._python_dispatch import _disable_current_modes
+    from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-    with _disable_current_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings():
+    sizes = [0]
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations here
+        """Notes what is allocated on the way, as by `einsum`; views share their storage and cost nothing."""
+
+        def __torch_dispatch__(
+            self, operation: Operation, _types: object, values: Any = (), options: Any = None
+        ) -> Any:
+            made = operation(*values, **(options or {}))
+            sizes.extend(leaf.untyped_storage().nbytes() for leaf in _leaves(made) if isinstance(leaf, torch.Tensor))
+            return made
+
+    with _disable_current_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings(), Watch():  # type: ignore[no-untyped-call]
         warnings.simplefilter("ignore")
         try:
-            results = list(_leaves(function(*_on_meta(values), **_on_meta(options))))
+            made = function(*_on_meta(values), **_on_meta(options))
         except Exception:  # the call itself will say it better
-            return 0
-    return max((leaf.numel() * leaf.itemsize for leaf in results if isinstance(leaf, torch.Tensor)), default=0)
+            made = ()
+    sizes += [leaf.numel() * leaf.itemsize for leaf in _leaves(made) if isinstance(leaf, torch.Tensor)]
+    return max(sizes)
 
 
 SIZED_BY_VALUE = ("one_hot", "repeat_interleave")

@@ -29,6 +29,8 @@ SUFFIXES = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
 _MOST_BOXES = 12
+_LONGEST_BRIEF = 16
+_LONGEST_KEPT = 40
 # More inputs than this share a line a check.
 _MOST_ROWS = 6
 _TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
@@ -209,10 +211,10 @@ class _Teller:
                 if origin not in whole and isinstance(value, (tuple, list)):
                     yield self.say("shape_of", name=origin, shape=shape_text(value))
             elif isinstance(value, Tensor):
-                kept = Value(value)
-                yield f"{name} = {self.value(kept)}" if kept.small else f"{name} {shape_text(kept.shape)}"
+                whole = self.value(kept) if (kept := Value(value)).small else ""
+                yield f"{name} = {whole}" if 0 < len(whole) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
             elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
-                yield f"{name} = {value}"
+                yield f"{name} = {_signed(value)}"
 
     def graph(self, e: Explanation) -> Iterator[Block]:
         leaves = {c.producer: c.to for s in e.steps for c in s.contributions}
@@ -241,7 +243,8 @@ class _Teller:
     def _brief(self, value: Value | None) -> str:
         if value is None:
             return "–"
-        return elements_text(value.elements, _DIGITS) if value.tensor.numel() <= 4 else shape_text(value.shape)
+        whole = elements_text(value.elements, _DIGITS) if value.small else ""
+        return whole if whole and len(whole) <= _LONGEST_BRIEF else shape_text(value.shape)
 
     def backward(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("backward"))
@@ -392,6 +395,11 @@ def elements_text(elements: Any, digits: int) -> str:
     if isinstance(elements, (bool, complex, str)):
         return str(elements).strip("()")
     return number_text(float(elements), digits)
+
+
+def _signed(value: Any) -> Any:
+    """Undoes torch's showing of a saved negative integer as an unsigned one (ignore_index -100)."""
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
 def shape_text(shape: Sequence[int]) -> str:

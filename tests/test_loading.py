@@ -66,7 +66,7 @@ def test_a_place_is_a_file_or_a_module(text, place):
 
 @pytest.mark.parametrize("text", ["model.py", "model.py:", "a/b-c.py", "pkg.mod:", "pkg :"])
 def test_a_place_without_a_name_is_told_how_to_go_on(text):
-    with pytest.raises(InputError, match="does not say which function to take; write .*:NAME"):
+    with pytest.raises(InputError, match=r"does not say which function to take; write .*:NAME"):
         parse_target(text)
 
 

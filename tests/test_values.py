@@ -194,7 +194,7 @@ def test_what_is_no_value_is_refused_in_both_languages(text):
 
 def test_size_is_refused_while_reading_where_the_text_tells_it():
     for text in ("randn(100000,100000)", "zeros(1000000000)", "full((100000,100000),1+1j)"):
-        with pytest.raises(InputError, match="the limit is 1.0 GiB"):
+        with pytest.raises(InputError, match=r"the limit is 1\.0 GiB"):
             parse_value(text)
 
 
@@ -204,17 +204,21 @@ def test_the_default_type_counts_for_the_limit():
         tensor_of(spec, name="x", dtype="float64")
 
 
-@settings(max_examples=400, deadline=2000)
-@given(st.text() | st.text("0123456789.,:;=()[]{}+-*/@ejinfatrus \n\0", max_size=40))
-def test_any_text_parses_or_raises_an_input_error(text):
+def refusal(text):
     try:
         parse_value(text)
     except InputError as error:
-        for language in catalogue.LANGUAGES:
-            assert error.sentence(language)
+        return error
 
 
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=400, deadline=None)
+@given(st.text() | st.text("0123456789.,:;=()[]{}+-*/@ejinfatrus \n\0", max_size=40))
+def test_any_text_parses_or_raises_an_input_error(text):
+    error = refusal(text)
+    assert error is None or all(error.sentence(language) for language in catalogue.LANGUAGES)
+
+
+@settings(max_examples=100, deadline=None)  # the first tensor loads torch
 @given(st.lists(st.floats(width=32), min_size=1))
 def test_written_numbers_come_back(numbers):
     same(tensor(",".join(map(repr, numbers)) + ","), torch.tensor(numbers))
@@ -283,13 +287,13 @@ BROKEN = {
     "@a.npy: garbage":         (lambda: Path("a.npy").write_bytes(b"garbage"),                    "cannot be read"),
     "@a.npy: nothing":         (lambda: Path("a.npy").write_bytes(b""),                           "cannot be read"),
     "@a.npy: cut":             (lambda: write_header((10,)),                                      "cannot be read"),
-    "@a.npy: huge":            (lambda: write_header((10**10,)),                                  "would take 74.5 GiB"),
+    "@a.npy: huge":            (lambda: write_header((10**10,)),                                "would take 74.5 GiB"),
     "@a.npy: folder":          (lambda: Path("a.npy").mkdir(),                                    "no file a.npy"),
     "@a.pt: pickle":           (lambda: Path("a.pt").write_bytes(pickle.dumps(Bomb())),           "cannot be read"),
     "@a.pt: object":           (lambda: torch.save(Bomb(), "a.pt"),                               "cannot be read"),
     "@a.pt: garbage":          (lambda: Path("a.pt").write_bytes(b"garbage"),                     "cannot be read"),
     "@a.pt: nothing":          (lambda: Path("a.pt").write_bytes(b""),                            "cannot be read"),
-    "@a.pt: dict":             (lambda: torch.save({"w": torch.ones(1)}, "a.pt"),                 "holds dict, not a tensor"),
+    "@a.pt: dict":             (lambda: torch.save({"w": torch.ones(1)}, "a.pt"),                 "holds dict, not"),
     "@a.pt: expanded":         (lambda: torch.save(torch.ones(1).expand(10**9), "a.pt"),          "would take 3.7 GiB"),
 }
 # fmt: on

@@ -1,0 +1,371 @@
+"""Finite differences that know their own error: a ladder of steps along a direction, judged against measured noise.
+
+For a direction u and a step h, with the step that the input really made, u_h = ((x+hu) − (x−hu)) / 2h,
+
+    ρ(h) = ⟨v, f(x+hu) − f(x−hu)⟩ / 2h − ⟨G, u_h⟩  =  c + c₂h² + c₄h⁴ + …  ± σ/h,
+
+where c = ⟨∇ − G, u⟩ is what the claimed gradient G lacks, the even powers are the truncation of the central difference,
+and σ is the noise of f. Richardson's extrapolation removes c₂ and c₄. Lepski's rule finds the step: from the smallest
+step to larger ones, as long as the intervals that the noise alone explains still meet, then one back. It stops by itself
+before a kink or a wiggle, so that there is no constant to tune.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gradexplain.oracles.question import (
+    RESOLUTION,
+    Check,
+    Question,
+    Replay,
+    Unable,
+    Verdict,
+    index_of,
+    pair,
+    plain,
+    scales,
+    weighed,
+)
+
+ORACLE = "finite differences"
+# From an eighth of the input's own size down to where float64 has about four digits left.
+STEPS = tuple(2.0**-e for e in range(3, 42, 3))
+# Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
+FINE = STEPS[3:7]
+# Up to this many elements, each is moved by itself; then more directions see no more.
+EACH = 32
+DIRECTIONS = 4
+# More inputs than this are moved together.
+APART = 16
+# Runs of the function: never more than this, unless they are so cheap that all take less than the time.
+RUNS, CHEAP = 120, 0.05
+
+Direction = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What the function did along one direction, the coarsest step first. Slopes are of ⟨v, f⟩; `moved` is ⟨G, u_h⟩."""
+
+    steps: Sequence[float]
+    right: Sequence[float]
+    left: Sequence[float]
+    moved: Sequence[float]
+    floor: float  # the noise that rounding of the output alone makes
+    size: float  # Σ|G u|
+
+    @property
+    def residuals(self) -> list[float]:
+        """ρ(h)."""
+        return [(r + s) / 2 - m for r, s, m in zip(self.right, self.left, self.moved, strict=True)]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot."""
+
+    verdict: Verdict
+    lacking: float
+    bound: float
+    reason: str | None = None
+    left: float = math.nan
+    right: float = math.nan
+    claim: float = math.nan
+    noise: float = 0.0
+    chosen: tuple[int, int] = (0, 0)
+
+
+def ask(question: Question) -> Iterator[Check]:
+    """Compares the gradient of each input with differences of the function, rerun in float64."""
+    replay = question.replay
+    if question.large and question.computation is not None:
+        replay = Unable("too_costly", {"elements": sum(t.numel() for t in question.trace.inputs.values())})
+    if isinstance(replay, Unable):
+        yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
+        return
+    runs = int(min(question.effort / max(replay.seconds, 1e-6), max(RUNS, CHEAP / max(replay.seconds, 1e-6))))
+    if runs < len(STEPS):
+        data = {"elements": sum(t.numel() for t in question.trace.inputs.values())}
+        yield from (Check(ORACLE, n, "cannot say", reason="too_costly", data=data) for n in question.names)
+        return
+    names = question.names
+    apart = len(names) <= APART and runs >= len(names) * len(STEPS)
+    for group in [[n] for n in names] if apart else [list(names)]:
+        yield from _Probe(question, replay, group, runs // len(names) if apart else runs).checks()
+
+
+class _Probe:
+    """The directions tried for one group of inputs, with the runs that are left for it."""
+
+    def __init__(self, question: Question, replay: Replay, names: Sequence[str], runs: int) -> None:
+        self.question, self.replay, self.names, self.runs = question, replay, names, runs
+        self.x = {n: replay.trace.inputs[n] for n in names}
+        self.scale = {n: scales(x) for n, x in self.x.items()}
+        self.claimed = {n: question.gradient(n) for n in names}
+        self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
+        self.generator = torch.Generator().manual_seed(20)
+
+    def checks(self) -> Iterator[Check]:
+        """Gives one check for each input of the group."""
+        elements = sum(x.numel() for x in self.x.values())
+        if elements == 0:
+            yield from (Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0) for n in self.names)
+            return
+        found: list[tuple[Finding, tuple[int, ...] | None]] = []
+        first = self.tried(self.random(), STEPS)
+        steps = _useful(first)
+        found.append((first, None))
+        if len(self.names) == 1 and elements <= EACH and elements * 2 * len(steps) <= self.runs:
+            found += [(self.tried(u, steps, first), place) for place, u in self.elements(self.names[0])]
+            if elements > 1 or first.verdict == "agrees":
+                found = found if first.verdict != "cannot say" else found[1:]
+        else:
+            more = min(DIRECTIONS - 1, self.runs // (2 * len(steps)))
+            found += [(self.tried(self.random(), steps, first), None) for _ in range(more)]
+        yield from (self.check(name, found) for name in self.names)
+
+    def random(self) -> Direction:
+        """A direction with entries ±U[½, 1] in units of each element's own size: no element can hide behind others."""
+        return {n: self._signed(s, self.x[n]) * s for n, s in self.scale.items()}
+
+    def _signed(self, like: Tensor, x: Tensor) -> Tensor:
+        shape = like.shape
+        size = torch.rand(shape, generator=self.generator, dtype=torch.float64) / 2 + 0.5
+        signs = torch.randint(0, 2, shape, generator=self.generator) * 2 - 1
+        if not x.is_complex():
+            return (size * signs).to(x.device)
+        turn = torch.rand(shape, generator=self.generator, dtype=torch.float64) * (2 * math.pi)
+        return torch.polar(size, turn).to(x.device)
+
+    def elements(self, name: str) -> Iterator[tuple[tuple[int, ...], Direction]]:
+        """The directions that move one element alone; a complex one moves in its real and its imaginary part."""
+        x, size = self.x[name], self.scale[name]
+        for position in range(x.numel()):
+            for unit in (1.0, 1.0j) if x.is_complex() else (1.0,):
+                u = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
+                u[position] = unit * float(size.flatten()[position])
+                yield index_of(position, x.shape), {name: u.reshape(x.shape)}
+
+    def tried(self, u: Direction, steps: Sequence[float], known: Finding | None = None) -> Finding:
+        """Judges one direction; one that a short ladder cannot settle is tried again with the whole one."""
+        finding = judge(self.ladder(u, steps), known.noise if known else 0.0)
+        if len(steps) < len(STEPS) and finding.verdict != "agrees" and self.runs >= 2 * len(STEPS):
+            return judge(self.ladder(u, STEPS))
+        return finding
+
+    def ladder(self, u: Direction, steps: Sequence[float]) -> Ladder:
+        """Runs the function at both ends of each step."""
+        self.runs -= 2 * len(steps)
+        v, y = self.replay.trace.cotangent, self.replay.trace.value
+        right, left, moved = [], [], []
+        for h in steps:
+            ahead = {n: self.x[n] + h * d for n, d in u.items()}
+            behind = {n: self.x[n] - h * d for n, d in u.items()}
+            right.append(self.slope(ahead, h))
+            left.append(-self.slope(behind, h))
+            moved.append(sum(pair(self.claim[n], (ahead[n] - behind[n]) / (2 * h)) for n in u))
+        size = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
+        # A sum of m rounded terms, each wrong by eps/2 of its size, with a margin of three.
+        return Ladder(steps, right, left, moved, 1.5 * self.replay.eps * weighed(v, y), size)
+
+    def slope(self, values: Mapping[str, Tensor], h: float) -> float:
+        """(⟨v, f(values)⟩ − ⟨v, f(x)⟩) / h, nan where the step leaves the domain."""
+        y = self.replay.output(values)
+        if y.shape != self.replay.trace.value.shape:
+            return math.nan
+        return pair(self.replay.trace.cotangent, y - self.replay.trace.value) / h
+
+    def check(self, name: str, found: Sequence[tuple[Finding, tuple[int, ...] | None]]) -> Check:
+        """Joins what the directions said into the check of one input."""
+        scale = self.question.scale(name)
+        data: dict[str, object] = {"directions": len(found), "joint": len(self.names)}
+        bad = [f for f in found if f[0].verdict == "differs"]
+        mute = [f for f in found if f[0].verdict == "cannot say"]
+        worst, place = max(bad or mute or found, key=lambda f: abs(f[0].lacking))
+        resolution = max(f.bound for f, _ in found) / scale
+        broken = self._broken(name)
+        verdict, reason = worst.verdict, worst.reason
+        if verdict == "agrees" and broken is not None:
+            verdict, reason, place = "differs", "nan", broken
+        elif verdict == "differs":
+            reason = "cut" if self.question.trace.cuts else "slope"
+            verdict = "cannot say" if reason == "cut" else "differs"
+        elif verdict == "agrees" and not resolution <= RESOLUTION:
+            verdict, reason = "cannot say", "coarse"
+        data |= self._numbers(name, worst, place, reason, resolution)
+        return Check(ORACLE, name, verdict, abs(worst.lacking), worst.bound, resolution, reason, data, place)
+
+    def _broken(self, name: str) -> tuple[int, ...] | None:
+        """The first element whose claimed gradient is nan or infinite."""
+        wrong = ~self.claimed[name].isfinite().flatten()
+        return index_of(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
+
+    def _numbers(
+        self, name: str, worst: Finding, place: tuple[int, ...] | None, reason: str | None, resolution: float
+    ) -> dict[str, object]:
+        unit = float(self.scale[name][place]) if place is not None and reason != "nan" else 1.0
+        seen: object = worst.claim / unit
+        if reason == "nan" and place is not None:
+            seen = plain(self.claimed[name][place])
+        return {
+            "seen": seen,
+            "right": (worst.claim + worst.lacking) / unit,
+            "below": worst.left / unit,
+            "above": worst.right / unit,
+            "resolution": resolution,
+            "noise": worst.noise,
+        }
+
+
+def _useful(first: Finding) -> Sequence[float]:
+    """The steps that settled the first direction: those of the chosen estimate and one more, to see that it holds."""
+    if first.verdict == "cannot say":
+        return FINE
+    order, index = first.chosen
+    start = max(min(index, len(STEPS) - order - 2), 0)
+    return STEPS[start : start + order + 2]
+
+
+# -------------------------------------------------------------------------------------------------------- judging
+
+
+def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
+    """Says whether the claim holds along one direction; `noise` is what is known of f's noise already."""
+    kept = [i for i, r in enumerate(ladder.residuals) if math.isfinite(r)]
+    if not kept or kept[-1] != len(ladder.steps) - 1:
+        return _edge(ladder)
+    special = _special(ladder)
+    if special is not None:
+        return special
+    steps = [ladder.steps[i] for i in kept]
+    residuals = [ladder.residuals[i] for i in kept]
+    sigma = max(ladder.floor, noise, _noise(steps, residuals) if len(ladder.steps) == len(STEPS) else 0.0)
+    estimate, bound, chosen = min(_candidates(steps, residuals, sigma), key=lambda c: c[1])
+    # The claim itself is a sum of rounded products.
+    bound += 16 * torch.finfo(torch.float64).eps * ladder.size
+    claim = ladder.moved[0]
+    finding = Finding("agrees", estimate, bound, None, ladder.left[-1], ladder.right[-1], claim, sigma)
+    order, index = chosen
+    finding = _with(finding, chosen=(order, kept[index]))
+    if abs(estimate) <= 2 * bound:
+        return finding
+    if _persists(steps, residuals, sigma, estimate, index) and not _fits_above(steps, residuals, sigma, ladder):
+        return _with(finding, verdict="differs")
+    return _with(finding, verdict="cannot say", reason="noise")
+
+
+def _with(finding: Finding, **changes: object) -> Finding:
+    return Finding(**{**finding.__dict__, **changes})  # type: ignore[arg-type]  # the fields of Finding itself
+
+
+def _noise(steps: Sequence[float], residuals: Sequence[float]) -> float:
+    """Noise of f, from how residuals of neighbouring small steps disagree: truncation is far below it there."""
+    return max(
+        (2 * abs(a - b) * h for (a, b), h in zip(pairwise(residuals[-6:]), steps[-5:], strict=False)), default=0.0
+    )
+
+
+def _candidates(
+    steps: Sequence[float], residuals: Sequence[float], sigma: float
+) -> Iterator[tuple[float, float, tuple[int, int]]]:
+    """Gives, for each order of extrapolation, the estimate at Lepski's step, its bound, and (order, index)."""
+    estimates, noises = list(residuals), [sigma / h for h in steps]
+    for order in range(3):
+        if not estimates:
+            return
+        index = _lepski(estimates, noises)
+        yield estimates[index], 2 * noises[index], (order, index)
+        weights = [(a / b) ** (2 * (order + 1)) for a, b in zip(steps, steps[order + 1 :], strict=False)]
+        # R(h) = (w R(h/r) − R(h)) / (w − 1) with w = (h / its finest partner)^2k; the ratio of the ladder is constant.
+        weights = [(steps[0] / steps[1]) ** (2 * (order + 1))] * (len(estimates) - 1) if len(steps) > 1 else []
+        estimates = [(w * b - a) / (w - 1) for w, (a, b) in zip(weights, pairwise(estimates), strict=True)]
+        noises = [(w * b + a) / (w - 1) for w, (a, b) in zip(weights, pairwise(noises), strict=True)]
+
+
+def _lepski(estimates: Sequence[float], noises: Sequence[float]) -> int:
+    """Returns the coarsest step whose interval still meets all finer ones, one back if it is not the coarsest of all."""
+    low, high = -math.inf, math.inf
+    for index in reversed(range(len(estimates))):
+        low = max(low, estimates[index] - 2 * noises[index])
+        high = min(high, estimates[index] + 2 * noises[index])
+        if not low <= high:
+            return min(index + 2, len(estimates) - 1)
+    return 0
+
+
+def _persists(
+    steps: Sequence[float], residuals: Sequence[float], sigma: float, estimate: float, index: int
+) -> bool:
+    """Says whether every finer step that can resolve the estimate shows it, too."""
+    fine = [r for h, r in zip(steps[index:], residuals[index:], strict=True) if sigma / h <= abs(estimate) / 4]
+    return all(abs(r - estimate) <= abs(estimate) / 2 for r in fine[1:])
+
+
+def _fits_above(steps: Sequence[float], residuals: Sequence[float], sigma: float, ladder: Ladder) -> bool:
+    """Says whether three steps in a row fit the claim while finer ones do not: f is quantised below them."""
+    claim = abs(ladder.moved[0])
+    fits = [abs(r) <= 0.05 * claim and sigma / h <= 0.05 * claim for h, r in zip(steps, residuals, strict=True)]
+    return any(all(fits[i : i + 3]) for i in range(len(fits) - 3))
+
+
+def _special(ladder: Ladder) -> Finding | None:
+    """Recognises a kink, a jump or a singularity at the point itself, by the one-sided slopes at the finest steps."""
+    bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
+    sigma = 4 * max(ladder.floor, _quiet(ladder))
+    resolved = [abs(b) >= 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
+    finest = max((i for i, r in enumerate(resolved) if r), default=-1)
+    if _grows(ladder):
+        return _grown(ladder)
+    if finest < 2 or not all(resolved[finest - 2 : finest]):
+        return None
+    bend = bends[finest]
+    level = all(abs(bends[i] - bend) <= abs(bend) / 4 for i in (finest - 1, finest - 2))
+    below = finest + 1 == len(bends) or 8 * sigma / ladder.steps[finest + 1] > abs(bend)
+    return _kink(ladder, finest) if level and below else None
+
+
+def _quiet(ladder: Ladder) -> float:
+    return _noise(ladder.steps, ladder.residuals) if len(ladder.steps) == len(STEPS) else 0.0
+
+
+def _kink(ladder: Ladder, index: int) -> Finding:
+    """A kink says nothing about a gradient between its slopes, and refutes one outside."""
+    left, right, claim = ladder.left[index - 1], ladder.right[index - 1], ladder.moved[0]
+    low, high = min(left, right), max(left, right)
+    outside = max(low - claim, claim - high, 0.0)
+    slack = (high - low) / 100 + 1e-3 * max(abs(low), abs(high))
+    lacking = (left + right) / 2 - claim
+    if outside > slack:
+        return Finding("differs", lacking, slack, "slope", left, right, claim)
+    return Finding("cannot say", lacking, high - low, "kink", left, right, claim)
+
+
+def _grows(ladder: Ladder) -> bool:
+    """Says whether the slopes grow without end towards the point: f jumps there, or is infinitely steep."""
+    ends = [max(abs(r), abs(s)) for r, s in zip(ladder.right[-4:], ladder.left[-4:], strict=True)]
+    steps = ladder.steps[-4:]
+    if not all(e > 64 * ladder.floor / h for e, h in zip(ends, steps, strict=True)):
+        return False
+    ratios = [b / a for a, b in pairwise(ends)]
+    return min(ratios) >= 1.3 and max(ratios) <= 1.3 * min(ratios)
+
+
+def _grown(ladder: Ladder) -> Finding:
+    left, right = ladder.left[-1], ladder.right[-1]
+    ratio = max(abs(right), abs(left)) / max(abs(ladder.right[-2]), abs(ladder.left[-2]))
+    jump = ratio > 0.9 * ladder.steps[-2] / ladder.steps[-1]
+    size = max(abs(right), abs(left)) * ladder.steps[-1]
+    return Finding("cannot say", size, size, "jump" if jump else "singular", left, right, ladder.moved[0])
+
+
+def _edge(ladder: Ladder) -> Finding:
+    """The function is not defined on both sides: one side alone has a slope, or none has."""
+    left, right, claim = ladder.left[-1], ladder.right[-1], ladder.moved[0]
+    return Finding("cannot say", 0.0, math.inf, "edge", left, right, claim)

@@ -1,0 +1,366 @@
+"""The one question that every oracle is asked, the answer it gives, and what all of them may share: a replay in float64.
+
+The question is the gradient of ⟨cotangent, output⟩. It comes apart in two. *Formula*: is the gradient that torch computes
+in float64 the derivative? An oracle answers that, with its own error bound. *Number*: is the gradient in the type the
+user runs in as near to it as rounding explains? That is measured here, once for all oracles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gradexplain.computation import Computation, with_dtype
+from gradexplain.errors import GradexplainError
+from gradexplain.graph import Trace
+from gradexplain.tracing import trace
+
+Verdict = Literal["agrees", "differs", "cannot say"]
+
+# An answer that resolves the gradient to less than this is evidence; a coarser one is not.
+RESOLUTION = 1e-4
+# One evaluation in float64 of a larger problem costs seconds; `effort` raises it in proportion.
+LARGE = 5_000_000
+EFFORT = 2.0
+# Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
+MARGIN = 32
+
+
+@dataclass(frozen=True)
+class Check:
+    """One oracle's answer for one input.
+
+    `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound relative
+    to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place` is the
+    element with the worst difference.
+    """
+
+    oracle: str
+    input: str
+    verdict: Verdict
+    worst: float | None = None
+    bound: float | None = None
+    resolution: float | None = None
+    reason: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+    place: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Unable:
+    """Why something cannot be had: the key of a sentence and its data."""
+
+    reason: str
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A computation that has been run again in float64 (in its own type where it is large), twice with one result."""
+
+    computation: Computation
+    trace: Trace
+    seconds: float
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding error of the replay's type."""
+        return epsilon(self.trace)
+
+    def output(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Runs the function with `values` in place of its inputs and returns the output, detached."""
+        own = {n: v.detach().clone() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
+        wanted = self.computation.wrt
+        given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**own, **values}.items()}
+        with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+            return self.computation.output(given).detach()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an oracle is given. `effort` is the time in seconds that one oracle may take in running the function."""
+
+    trace: Trace
+    computation: Computation | None
+    by_hand: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    effort: float = EFFORT
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The inputs whose gradient is asked for."""
+        return tuple(self.trace.gradients)
+
+    @property
+    def large(self) -> bool:
+        """Whether a run in float64 is too dear for the effort."""
+        return sum(t.numel() for t in self.trace.inputs.values()) > LARGE * self.effort / EFFORT
+
+    @cached_property
+    def replay(self) -> Replay | Unable:
+        """The computation in float64, or why there is none."""
+        if self.computation is None:
+            return Unable("live")
+        if self.large or not _low(self.trace):
+            return _replayed(self.computation, self.trace)
+        return _lifted(self.computation, self.trace)
+
+    @property
+    def judged(self) -> Trace:
+        """The trace whose gradient the oracles judge: that of the replay, or the user's own where there is no replay."""
+        return self.replay.trace if isinstance(self.replay, Replay) else self.trace
+
+    def gradient(self, name: str) -> Tensor:
+        """Returns the gradient that is judged, dense, and zero where the output does not depend on the input."""
+        return dense(self.judged.gradients[name], self.judged.inputs[name])
+
+    @cached_property
+    def changes(self) -> Mapping[str, Tensor]:
+        """How the judged gradient changes, at most, when every input changes by one rounding error."""
+        return jittered(self.replay) if isinstance(self.replay, Replay) else {}
+
+    def scale(self, name: str) -> float:
+        """Returns the size of the gradient, in what a relative change of the input's size makes of the output.
+
+        A gradient that is zero, or nothing but rounding, is measured by the output's own size.
+        """
+        gradient, size = self.gradient(name).abs(), scales(self.judged.inputs[name])
+        own = float((gradient * size).nan_to_num(0.0, 0.0, 0.0).max()) if gradient.numel() else 0.0
+        value = weighed(self.judged.cotangent, self.judged.value) or 1.0
+        if own > 1e-8 * value:  # far above what rounding of the output could make
+            return own
+        changes = self.changes.get(name)
+        rounding = changes is not None and bool((gradient <= MARGIN * changes).all())
+        return value if own == 0.0 or rounding else own
+
+    @cached_property
+    def lost(self) -> Mapping[str, Unable]:
+        """The inputs whose gradient, in the user's own type, is further from float64 than rounding explains."""
+        if self.judged is self.trace or not isinstance(self.replay, Replay) or self.computation is None:
+            return {}
+        own = _Measured(self.computation, self.trace)
+        return {name: lost for name in self.names if (lost := _lost(self, own, name)) is not None}
+
+
+Oracle = Callable[[Question], Iterable[Check]]
+
+
+# ------------------------------------------------------------------------------------------------------- replaying
+
+
+def _low(found: Trace) -> bool:
+    tensors = [found.value, *found.inputs.values()]
+    return any(t.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.complex64) for t in tensors)
+
+
+def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
+    """Returns the replay in float64, with captured constants promoted as well where it does not run without."""
+    wide = with_dtype(computation, torch.float64)
+    failure = Unable("replay_failed", {"message": "–"})
+    for candidate in (wide, replace(wide, call=_promoting(wide.call))):
+        try:
+            found = trace(candidate, cotangent=_wide(own.cotangent))
+        except (GradexplainError, RuntimeError, TypeError) as fault:
+            failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+            continue
+        if found.value.shape == own.value.shape and not _low(found):
+            return _replayed(candidate, found)
+    return failure
+
+
+def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
+    replay = Replay(computation, found, 0.0)
+    if not bool(torch.isfinite(found.value).all()):
+        return Unable("not_finite", {"value": float(found.value.abs().flatten()[0])})
+    try:
+        first = replay.output({})
+        start = time.perf_counter()
+        again = replay.output({})
+    except GradexplainError as fault:
+        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    seconds = time.perf_counter() - start
+    for other in (first, again):
+        if other.shape != found.value.shape or not torch.equal(other, found.value):
+            return Unable("not_deterministic", {"amplitude": _amplitude(other, found.value)})
+    return replace(replay, seconds=seconds)
+
+
+def _amplitude(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max()) if one.shape == other.shape else float("inf")
+
+
+def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
+    from torch.overrides import TorchFunctionMode
+
+    class Promotion(TorchFunctionMode):
+        """Hands every floating tensor to torch's functions in float64: constants that a function captured, too."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(function, "__name__", "").startswith(("__get__", "__set__", "__delete__")):
+                return function(*args, **(kwargs or {}))  # an attribute, not an operator
+            return function(*_wide(args), **_wide(kwargs or {}))
+
+    def promoted(given: Mapping[str, Any]) -> object:
+        with Promotion():
+            return call(given)
+
+    return promoted
+
+
+def _wide(value: Any) -> Any:
+    """Returns a value with its floating tensors, and the floating types named in it, in float64 (or complex128)."""
+    if isinstance(value, Tensor):
+        if value.dtype == torch.complex64:
+            return value.to(torch.complex128)
+        return value.to(torch.float64) if value.is_floating_point() and value.dtype != torch.float64 else value
+    if value in (torch.float32, torch.float16, torch.bfloat16) if isinstance(value, torch.dtype) else False:
+        return torch.float64
+    if type(value) in (list, tuple):
+        return type(value)(_wide(v) for v in value)
+    return {k: _wide(v) for k, v in value.items()} if type(value) is dict else value
+
+
+def wide(value: Any) -> Any:
+    """Returns a value with its floating tensors in float64."""
+    return _wide(value)
+
+
+# -------------------------------------------------------------------------------------------------------- measures
+
+
+def epsilon(found: Trace) -> float:
+    """Returns the largest relative rounding error among the types of a trace's inputs and output."""
+    tensors = [found.value, *found.inputs.values()]
+    return max(torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point() or t.is_complex())
+
+
+def pair(a: Tensor, b: Tensor) -> float:
+    """Returns ⟨a, b⟩ = Re Σ conj(a) b, torch's own pairing of a cotangent with a tangent."""
+    product = a.conj() * b
+    return float((product.real if product.is_complex() else product).sum())
+
+
+def weighed(cotangent: Tensor, value: Tensor) -> float:
+    """Returns |v∘y|₂, the size that the rounding error of ⟨v, y⟩ is relative to."""
+    return float(torch.linalg.vector_norm((cotangent * value).double() if not value.is_complex() else cotangent * value))
+
+
+def scales(x: Tensor) -> Tensor:
+    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1."""
+    size = x.detach().abs()
+    size = size.double() if size.numel() <= LARGE else size
+    typical = float(size.square().mean().sqrt()) if size.numel() else 1.0
+    return size.clamp_min(min(typical, 1.0) if typical > 0.0 else 1.0)
+
+
+def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """Returns a gradient as a plain tensor: zero where there is none."""
+    if gradient is None:
+        return torch.zeros_like(like)
+    return gradient.to_dense() if gradient.layout != torch.strided else gradient
+
+
+def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
+    """Returns the largest change of each gradient, over `count` changes of all inputs by ± one rounding error."""
+    generator = torch.Generator().manual_seed(0)
+    found = {name: torch.zeros_like(t, dtype=scales(t).dtype) for name, t in replay.trace.inputs.items()}
+    for _ in range(count):
+        values = {n: _moved(t, generator) for n, t in replay.computation.leaf_values().items()}
+        for name, gradient in _gradients(replay, values).items():
+            before = dense(replay.trace.gradients[name], replay.trace.inputs[name])
+            found[name] = torch.maximum(found[name], (_wide(gradient) - _wide(before)).abs())
+    return found
+
+
+def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
+    if not (x.is_floating_point() or x.is_complex()):
+        return x
+    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
+    moved = x.detach() * (1 + torch.finfo(x.dtype).eps * signs.to(x.device, x.dtype))
+    return moved.to(x.dtype).requires_grad_(x.requires_grad)
+
+
+def _gradients(replay: Replay, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = replay.computation.wrt
+    with torch.enable_grad():
+        output = replay.computation.output(values)
+        found = torch.autograd.grad(output, [values[n] for n in names], replay.trace.cotangent, allow_unused=True)
+    return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
+
+
+def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
+    """Returns which elements differ by more than rounding explains.
+
+    `changes` is what one rounding error made of each element, in a few trials; `magnitude` the size of what was summed.
+    A trial can miss an element by chance: where one in a thousand is beyond, the typical change of the tensor counts.
+    """
+    allowance = MARGIN * changes + MARGIN / 2 * eps * magnitude
+    beyond = ~(difference <= allowance)
+    if isinstance(changes, Tensor) and 0 < int(beyond.sum()) <= difference.numel() // 1000:
+        typical = MARGIN * changes.square().mean().sqrt()
+        beyond = beyond & ~(difference <= typical)
+    return beyond
+
+
+class _Measured:
+    """The user's own computation with, at first use, what rounding in its own type does to its gradients."""
+
+    def __init__(self, computation: Computation, found: Trace) -> None:
+        self.replay = Replay(computation, found, 0.0)
+        self.eps = epsilon(found)
+
+    @cached_property
+    def changes(self) -> Mapping[str, Tensor]:
+        return jittered(self.replay)
+
+
+def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
+    """Returns where, if anywhere, the gradient in the user's type is not the one in float64 but for rounding."""
+    right = question.gradient(name)
+    seen = _wide(dense(own.replay.trace.gradients[name], own.replay.trace.inputs[name]))
+    if right.numel() == 0:
+        return None
+    difference = (seen - right).abs()
+    difference = torch.where(difference.isnan() & seen.isnan() & right.isnan(), 0.0, difference)
+    if not bool(unexplained(difference, 0.0, right.abs(), own.eps).any()):
+        return None
+    beyond = unexplained(difference, own.changes[name], right.abs(), own.eps)
+    if not bool(beyond.any()) and _near(question, name, difference, own.eps):
+        return None
+    position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax()) if beyond.any() else int(
+        difference.nan_to_num(torch.inf).argmax()
+    )
+    data = {
+        "place": index_of(position, right.shape),
+        "seen": plain(seen.flatten()[position]),
+        "right": plain(right.flatten()[position]),
+        "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
+    }
+    return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
+
+
+def _near(question: Question, name: str, difference: Tensor, eps: float) -> bool:
+    """Says whether the difference is small against the gradient, or makes less of the output than its own rounding."""
+    effect = float((difference * scales(question.judged.inputs[name])).max())
+    value = weighed(question.judged.cotangent, question.judged.value)
+    return effect <= max(RESOLUTION, MARGIN * eps) * question.scale(name) or effect <= MARGIN / 2 * eps * value
+
+
+def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the index of the element at `position` of a flattened tensor."""
+    index: list[int] = []
+    for length in reversed(shape):
+        index.append(position % length)
+        position //= length
+    return tuple(reversed(index))
+
+
+def plain(value: Tensor) -> float | complex:
+    """Returns a one-element tensor as a Python number."""
+    found: float | complex = value.item()
+    return found

@@ -1,0 +1,135 @@
+"""Forward mode: torch's own dual numbers carry a direction through the function, and no step is needed.
+
+Shares with the gradient under test the forward kernels and torch's table of derivatives, but not a line of backward code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from gradexplain.errors import GradexplainError
+from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, pair, scales
+
+ORACLE = "forward mode"
+# More inputs than this are moved together.
+APART = 16
+
+
+def ask(question: Question) -> Iterator[Check]:
+    """Compares ⟨v, J u⟩ from dual numbers with ⟨G, u⟩, for random directions u."""
+    replay = question.replay
+    if isinstance(replay, Unable):
+        yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
+        return
+    names, together = question.names, question.large or len(question.names) > APART
+    for group in [list(names)] if together else [[n] for n in names]:
+        yield from _group(question, replay, group)
+
+
+def _group(question: Question, replay: Replay, names: list[str]) -> Iterator[Check]:
+    generator = torch.Generator().manual_seed(7)
+    count = 1 if question.large else 2
+    claimed = {n: question.gradient(n) for n in names}
+    differences, bounds = [], []
+    for number in range(count):
+        u = {n: _direction(replay.trace.inputs[n], claimed[n], generator, number == 0) for n in names}
+        try:
+            slope = _slope(replay, u)
+        except GradexplainError as fault:
+            unable = _refusal(fault)
+            yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
+            return
+        claim = sum(pair(claimed[n], d) for n, d in u.items())
+        differences.append(abs(slope - claim))
+        bounds.append(_bound(question, replay, claimed, u, differences[-1]))
+    for name in names:
+        yield _check(question, name, claimed[name], differences, bounds, len(names))
+
+
+def _check(
+    question: Question, name: str, claimed: Tensor, differences: list[float], bounds: list[float], joint: int
+) -> Check:
+    worst, bound = max(zip(differences, bounds, strict=True), key=lambda p: p[0] - p[1])
+    resolution = bound / (question.scale(name) or 1.0)
+    data: dict[str, object] = {"difference": worst, "resolution": resolution, "joint": joint}
+    if not bool(claimed.isfinite().all()) or not all(map(_finite, differences)):
+        return Check(ORACLE, name, "cannot say", reason="tangent_not_finite", data=data)
+    if not worst <= bound:
+        reason = "cut" if question.trace.cuts else "tangent"
+        verdict = "cannot say" if reason == "cut" else "differs"
+        return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)  # type: ignore[arg-type]
+    if not resolution <= RESOLUTION:
+        return Check(ORACLE, name, "cannot say", worst, bound, resolution, "coarse", data)
+    return Check(ORACLE, name, "agrees", worst, bound, resolution, None, data)
+
+
+def _finite(number: float) -> bool:
+    return number - number == 0.0
+
+
+def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator, along: bool) -> Tensor:
+    """Returns ±U[½, 1] in units of each element's size; `along` gives it the gradient's signs, so that nothing cancels."""
+    size = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x.device, scales(x).dtype) / 2 + 0.5
+    signs = torch.randint(0, 2, x.shape, generator=generator).to(x.device, x.dtype) * 2 - 1
+    signs = torch.where(gradient == 0, signs, gradient.sgn()) if along else signs
+    return (size * scales(x)).to(x.dtype) * signs
+
+
+def _bound(question: Question, replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor], seen: float) -> float:
+    """What rounding can make of ⟨G, u⟩: one rounding error of each product, and what the inputs' own one makes of G."""
+    products = sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
+    bound = MARGIN * replay.eps * products
+    if seen <= bound or question.large:
+        return bound
+    return bound + MARGIN * sum(float((question.changes[n] * d.abs()).sum()) for n, d in u.items())
+
+
+def _slope(replay: Replay, u: Mapping[str, Tensor]) -> float:
+    """Returns ⟨v, J u⟩; where torch lacks an operator, its slower decompositions are loaded first."""
+    try:
+        return _run(replay, u)
+    except GradexplainError as fault:
+        if not isinstance(fault.__cause__, NotImplementedError) or not _decompositions():
+            raise
+    return _run(replay, u)
+
+
+def _run(replay: Replay, u: Mapping[str, Tensor]) -> float:
+    # torch._VF: what forward_ad.make_dual calls, without its import of the decompositions, which takes 0.3 s.
+    from torch import _VF  # type: ignore[attr-defined]
+    from torch.autograd import forward_ad
+
+    values = replay.computation.leaf_values()
+    with forward_ad.dual_level():
+        duals = {n: _VF._make_dual(values[n], u[n], level=0) if n in u else t for n, t in values.items()}
+        with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+            output = replay.computation.output(duals)
+        tangent = _VF._unpack_dual(output, level=0)[1]
+        return 0.0 if tangent is None else pair(replay.trace.cotangent, tangent.detach())
+
+
+def _decompositions() -> bool:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own use of torch.jit
+            from torch._decomp import decompositions_for_jvp  # noqa: F401
+    except Exception:
+        return False
+    return True
+
+
+def _refusal(fault: GradexplainError) -> Unable:
+    """Returns which operator has no forward mode, as torch's message names it."""
+    message = str(fault.__cause__ or fault).split("\n", 1)[0]
+    named = re.search(r"forward AD with (\S+)", message)
+    if named:
+        return Unable("no_forward", {"operator": named[1]})
+    if "jvp" in message:
+        return Unable("no_forward", {"operator": "autograd.Function"})
+    return Unable("forward_failed", {"message": message})
