@@ -14,7 +14,8 @@ from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
 from gradexplain.summaries import SMALL
-from gradexplain.tracing import trace, trace_live, user_source
+from gradexplain.live import trace_live
+from gradexplain.tracing import trace, user_source
 from gradexplain.verification import verify_trace
 
 _HIGHEST = 6

@@ -70,7 +70,8 @@ def _non_finite(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
 
 def _first_non_finite(tensors: Any) -> tuple[Index, float] | None:
     for tensor in tensors:
-        if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()) and not Value(tensor).finite:
+        numbers = tensor is not None and not tensor.is_meta and (tensor.is_floating_point() or tensor.is_complex())
+        if numbers and not Value(tensor).finite:
             at = unravelled(int((~tensor.isfinite()).flatten().int().argmax()), tensor.shape)
             return at, tensor[at].item()
     return None
@@ -108,7 +109,8 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
     output = node.outputs[0]
-    if output is None or output.numel() > _SEARCHED or not rule.elementwise or not rule.kink:
+    missing = output is None or any(isinstance(v, Tensor) and v.is_meta for v in node.arguments.values())
+    if missing or output is None or output.numel() > _SEARCHED or not rule.elementwise or not rule.kink:
         return []
     where = evaluated(rule, rule.kink, node.arguments, [o for o in node.outputs if o is not None])
     return [unravelled(i, output.shape) for i in where.flatten().nonzero().flatten().tolist()]

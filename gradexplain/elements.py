@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.digits import shortest
-from gradexplain.graph import Node
+from gradexplain.graph import Edge, Node
 from gradexplain.rules import Rule
 from gradexplain.rules.application import slope, vjp, written
-from gradexplain.terms import Constant, Number, Term, product, terms_of, total
+from gradexplain.terms import Constant, Number, Term, names_in, product, terms_of, total
 
 Index = tuple[int, ...]
 # Operators on tensors up to this size are written out.
@@ -73,7 +73,33 @@ def broadcast_source(index: Index, shape: Sequence[int]) -> Index:
 
 def is_real(tensor: Tensor | None) -> bool:
     """Says whether a recorded value is there and can be written as real numbers."""
-    return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided
+    return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
+    """Says whether what a node sent along an edge can be written out with the rule and the recorded numbers."""
+    argument = edge.argument.partition("[")[0]
+    if rule is None or not argument or not is_real(edge.contribution):
+        return False
+    if argument not in (rule.slopes if rule.elementwise else rule.derivatives):
+        return False
+    values = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
+    if any(not is_real(v) and not v.is_meta for v in values):
+        return False
+    return sent(node, edge, rule, node.cotangents) is not None if any(v.is_meta for v in values) else True
+
+
+def sent(node: Node, edge: Edge, rule: Rule, cotangents: Sequence[Tensor | None]) -> Tensor | None:
+    """Returns what the rule sends along an edge; `None` where it needs a number that was not recorded."""
+    name, _, place = edge.argument.partition("[")
+    try:
+        found = vjp(rule, name, cotangents, node.arguments, node.outputs)
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError):
+        if any(isinstance(v, Tensor) and v.is_meta for v in node.arguments.values()) or None in node.outputs:
+            return None
+        raise
+    found = found[int(place[:-1])] if place else found
+    return None if found.is_meta else found
 
 
 # ------------------------------------------------------------------------------------------------------- forward
@@ -83,8 +109,8 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
     """Yields, for `elements` of an output, the term that makes each; none where the rule does not write them out."""
     if rule.elementwise:
         for index in elements:
-            found = terms_of(rule.formula, element_variables(node, rule, index))
-            yield index, found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
+            if (term := _formula_term(node, rule, rule.formula, index)) is not None:
+                yield index, term
         return
     made = written(rule, node.arguments, _present(node)) if _small(node) else None
     array = made[output] if made is not None and output < len(made) else None
@@ -93,11 +119,21 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
             yield index, term
 
 
-def element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
-    """Returns the variables of an elementwise rule at one element of the output: numbers of tensors, constants."""
+def _formula_term(node: Node, rule: Rule, formula: str, element: Index) -> Term | None:
+    """Returns one of an elementwise rule's formulas at one element of the output; `None` if a number is missing."""
+    variables = _element_variables(node, rule, element)
+    if not names_in(formula) <= variables.keys():
+        return None
+    found = terms_of(formula, variables)
+    return found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
+
+
+def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for argument, variable in rule.names.items():
         value = rule.number_for(argument, node.arguments.get(argument))
+        if isinstance(value, Tensor) and value.is_meta:
+            continue
         if isinstance(value, Tensor):
             found[variable] = number(value, broadcast_source(index, value.shape))
         else:
@@ -110,7 +146,7 @@ def element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
 
 def _small(node: Node) -> bool:
     tensors = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
-    return all(t.numel() <= WRITTEN for t in tensors)
+    return all(t.numel() <= WRITTEN and not t.is_meta for t in tensors)
 
 
 def _present(node: Node) -> list[Tensor]:
@@ -204,10 +240,7 @@ def _column(
 
 def slope_term(node: Node, argument: str, rule: Rule, element: Index) -> Term | None:
     """Returns the local derivative of an elementwise rule at one element, written out."""
-    if not rule.elementwise:
-        return None
-    found = terms_of(rule.slopes[argument], element_variables(node, rule, element))
-    return found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
+    return _formula_term(node, rule, rule.slopes[argument], element) if rule.elementwise else None
 
 
 def contribution_term(node: Node, argument: str, rule: Rule, parts: Parts) -> Term:

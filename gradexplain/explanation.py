@@ -16,11 +16,13 @@ from gradexplain.diagnosis import Finding, diagnose
 from gradexplain.digits import shortest
 from gradexplain.elements import (
     Index,
+    can_take_apart,
     contribution_term,
     indices,
     is_real,
     number,
     parts_of,
+    sent,
     unravelled,
     written_out,
 )
@@ -29,7 +31,6 @@ from gradexplain.errors import InputError
 from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.grouping import Group, groups_of, inside
 from gradexplain.rules import Rule, rule_of
-from gradexplain.rules.application import vjp
 from gradexplain.summaries import Value
 from gradexplain.terms import Number, symbolic_text, total
 
@@ -356,21 +357,12 @@ def _follow(
         for consumer, slot in consumers.get(key[0], ()):
             node, edge = trace.nodes[consumer], trace.nodes[consumer].edges[slot]
             rule = rule_of(node.operator)
-            if edge.output != key[1] or consumer not in detailed or not _can_take_apart(node, edge, rule):
+            if edge.output != key[1] or consumer not in detailed or not can_take_apart(node, edge, rule):
                 continue
             assert rule is not None
             parts = sorted(parts_of(node, edge.argument, rule, at).parts, key=lambda p: -abs(p.value))
             whole = sum(t.numel() for t in node.outputs if t is not None) <= 4 * DETAILED
             stack.extend(((consumer, p.output), p.element) for p in (parts if whole else parts[:1]))
-
-
-def _can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
-    if rule is None or not edge.argument or edge.contribution is None or not is_real(edge.contribution):
-        return False
-    if any(isinstance(v, Tensor) and not is_real(v) for v in (*node.arguments.values(), *node.outputs)):
-        return False
-    known = rule.slopes if rule.elementwise else rule.derivatives
-    return edge.argument.partition("[")[0] in known
 
 
 # --------------------------------------------------------------------------------------------------------- steps
@@ -467,7 +459,7 @@ class _Builder:
         )
 
     def _taken_apart(self, node: Node, edge: Edge, rule: Rule | None) -> tuple[tuple[Equation, ...], int]:
-        if not _can_take_apart(node, edge, rule) or (rule and rule.moves):
+        if not can_take_apart(node, edge, rule) or (rule and rule.moves):
             return (), 0
         assert rule is not None
         assert edge.contribution is not None
@@ -485,20 +477,20 @@ class _Builder:
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
         """Yields, for a value that is used more than once, its gradient as the sum of the contributions."""
-        sent = [
+        arrived = [
             e.contribution
             for n in self.trace.nodes
             for e in n.edges
             if (e.producer, e.output) == (producer, output) and e.contribution is not None
         ]
-        if len(sent) < 2 or not all(is_real(s) for s in sent):
+        if len(arrived) < 2 or not all(map(is_real, arrived)):
             return
         node = self.trace.nodes[producer]
         whole = node.cotangents[output] if output < len(node.cotangents) else None
         if whole is None:
             return
         for index in self.shown.get((producer, output), ()):
-            term = total([Number(shortest(s[index].item(), s.dtype)) for s in sent])
+            term = total([Number(shortest(s[index].item(), s.dtype)) for s in arrived])
             label = _at(self.names.gradient(producer, output), index)
             yield equation(label, term, shortest(whole[index].item(), whole.dtype))
 
@@ -520,14 +512,11 @@ class _Builder:
         routes = list(_paths(self.trace, leaf.index))
         if not 2 <= len(routes) <= MOST_PATHS:
             return
-        for route in routes:
-            value = self._along(route)
-            if value is None:
-                return
-        for route in routes:
-            value = self._along(route)
-            assert value is not None
-            yield Route(tuple(self.names.labels[node] for node, _ in route), Value(value))
+        arriving = [self._along(route) for route in routes]
+        if all(value is not None for value in arriving):
+            for route, value in zip(routes, arriving, strict=True):
+                assert value is not None
+                yield Route(tuple(self.names.labels[node] for node, _ in route), Value(value))
 
     def _along(self, route: Sequence[tuple[int, int]]) -> Tensor | None:
         """Returns what arrives at the end of one path alone: the rules' VJPs along it, one after another."""
@@ -535,11 +524,10 @@ class _Builder:
         for index, slot in route:
             node = self.trace.nodes[index]
             edge, rule = node.edges[slot], rule_of(node.operator)
-            if not _can_take_apart(node, edge, rule) or len(node.outputs) != 1:
+            passed = sent(node, edge, rule, [cotangent]) if rule and can_take_apart(node, edge, rule) else None
+            if passed is None or len(node.outputs) != 1:
                 return None
-            assert rule is not None
-            sent = vjp(rule, edge.argument.partition("[")[0], [cotangent], node.arguments, node.outputs)
-            cotangent = sent[int(edge.argument.partition("[")[2][:-1])] if "[" in edge.argument else sent
+            cotangent = passed
         return cotangent.detach()
 
 

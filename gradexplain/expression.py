@@ -15,6 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -708,10 +709,12 @@ class Runner:
 
 
 def _called(node: ast.expr) -> str:
-    """Returns the last name of the function that `node` calls, an empty text where it calls none."""
+    """Returns the last name of the function that `node` calls, `OPERATOR`, or nothing for indexing and attributes."""
     match node:
         case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
             return name
+        case ast.BinOp() | ast.UnaryOp() | ast.Compare():
+            return OPERATOR
     return ""
 
 
@@ -741,6 +744,8 @@ def _shapes(values: object) -> Iterator[str]:
 # ---- sizes ---------------------------------------------------------------------------------------------------------
 
 
+OPERATOR = "operator"  # in the place of a function's name
+
 # fmt: off
 # What makes no more items than its tensors' sizes multiply to, whatever numbers it is given.
 STEADY_FAMILIES = ("elementwise", "reductions", "linear algebra", "shape", "indexing", "activations", "losses")
@@ -750,8 +755,11 @@ EXPANDING = _words("""
 STEADY_LAYERS = _words("linear bilinear dropout layer_norm batch_norm group_norm rms_norm")
 # fmt: on
 STEADY = {name for family in STEADY_FAMILIES for name in FAMILIES[family][1].split()} | ONLY_METHODS | STEADY_LAYERS
-STEADY |= IN_PLACE | {""}  # operators, indexing, attributes
+STEADY |= IN_PLACE | {OPERATOR, ""}  # "" is indexing and attributes
 STEADY -= EXPANDING
+# What gives at most the shape that its tensors broadcast to; matrix products do where their shapes broadcast at all.
+BROADCASTING = {name for family in ("elementwise", "losses") for name in FAMILIES[family][1].split()} | IN_PLACE
+BROADCASTING |= {OPERATOR, "matmul", "mm", "mv", "bmm"}
 
 
 def _may_be_large(name: str, values: Sequence[Any], options: Mapping[str, Any]) -> bool:
@@ -760,9 +768,20 @@ def _may_be_large(name: str, values: Sequence[Any], options: Mapping[str, Any]) 
     What is not `STEADY` makes at most n**3 items out of arguments whose sizes and numbers multiply to n: `interpolate`
     in three dimensions does.
     """
+    import torch
+
+    shapes = [leaf.shape for leaf in _leaves([*values, options]) if isinstance(leaf, torch.Tensor)]
+    if name in BROADCASTING and (items := _broadcast_items(shapes)) is not None:
+        return items > LIMIT / 16
     steady = name in STEADY
     growth = sum(math.log(_extent(leaf, with_numbers=not steady)) for leaf in _leaves([*values, options]))
     return (1 if steady else 3) * growth > math.log(LIMIT / 16)
+
+
+def _broadcast_items(shapes: Sequence[Sequence[int]]) -> int | None:
+    """Returns how many items tensors of `shapes` broadcast to, None where they do not."""
+    sizes = [set(axis) - {1} for axis in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)]
+    return math.prod(size for axis in sizes for size in axis) if all(len(axis) < 2 for axis in sizes) else None
 
 
 def _extent(leaf: object, with_numbers: bool) -> float:

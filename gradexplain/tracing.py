@@ -58,39 +58,6 @@ def trace(computation: Computation, *, cotangent: Tensor | None = None) -> Trace
     )
 
 
-def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mapping[str, Tensor] | None = None) -> Trace:
-    """Returns the trace of a live tensor: its graph is walked and run backward; nothing is run forward again.
-
-    Values that torch did not save are missing from the result. Raises `InputError` for a tensor without `grad_fn`, and
-    `RunError` where the graph's saved tensors were freed already.
-    """
-    internals()
-    if output.grad_fn is None:
-        raise InputError("no_grad_fn", flag=output.requires_grad)
-    leaves = _leaves_below(output.grad_fn)
-    given = {id(tensor): name for name, tensor in (names or {}).items()}
-    named = {id(t): given.get(id(t), f"leaf{i}" if len(leaves) > 1 else "x") for i, t in enumerate(leaves, 1)}
-    seed = seed_for(output, cotangent)
-    try:
-        found, sent = backward(output, leaves, seed)
-    except RuntimeError as fault:
-        if "second time" in str(fault) or "freed" in str(fault):
-            raise RunError("graph_freed", node=output.grad_fn.name()) from fault
-        raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
-    inputs = {named[id(t)]: t for t in leaves}
-    return _joined(
-        output=output,
-        seed=seed,
-        recorder=_Recorder(None),
-        named=named,
-        inputs=inputs,
-        gradients=dict(zip(inputs, found, strict=True)),
-        sent=sent,
-        modules={},
-        live=True,
-    )
-
-
 def seed_for(output: Tensor, cotangent: Tensor | None) -> Tensor:
     """Returns the cotangent that the backward pass starts from: ones where none is given.
 
@@ -306,19 +273,19 @@ def _module_paths(modules: Mapping[str, nn.Module], recorder: _Recorder) -> Iter
 
 
 @dataclass(slots=True)
-class _Sent:
+class Sent:
     """What one node received and sent in the backward pass."""
 
     received: tuple[Tensor | None, ...]
     sent: tuple[Tensor | None, ...]
 
 
-def backward(output: Tensor, wanted: Sequence[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, _Sent]]:
+def backward(output: Tensor, wanted: Sequence[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     """Runs the backward pass; returns the gradients and, in the order of the pass, what each node received and sent.
 
     The graph is kept. No `.grad` is written; every hook is removed again.
     """
-    seen: dict[Any, _Sent] = {}
+    seen: dict[Any, Sent] = {}
     handles = [node.register_hook(_observer(node, seen)) for node in nodes_below(output.grad_fn) if not is_leaf(node)]
     try:
         if wanted:
@@ -329,9 +296,9 @@ def backward(output: Tensor, wanted: Sequence[Tensor], seed: Tensor) -> tuple[li
             handle.remove()
 
 
-def _observer(node: Any, seen: dict[Any, _Sent]) -> Callable[[Any, Any], None]:
+def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
     def observe(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
-        seen[node] = _Sent(tuple(received), tuple(sent))
+        seen[node] = Sent(tuple(received), tuple(sent))
 
     return observe
 
@@ -354,11 +321,6 @@ def nodes_below(root: Any) -> list[Any]:
     return list(found)
 
 
-def _leaves_below(root: Any) -> list[Tensor]:
-    found = {id(node.variable): node.variable for node in nodes_below(root) if is_leaf(node)}
-    return list(reversed(found.values()))
-
-
 # ---------------------------------------------------------------------------------------------------------- join
 
 
@@ -370,12 +332,11 @@ def _joined(
     named: Mapping[int, str],
     inputs: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor | None],
-    sent: Mapping[Any, _Sent],
+    sent: Mapping[Any, Sent],
     modules: Mapping[str, str],
-    live: bool = False,
     outputs: int = 1,
 ) -> Trace:
-    ordered = _ordered(output.grad_fn)
+    ordered = ordered(output.grad_fn)
     index = {node: i for i, node in enumerate(ordered)}
     owners = _owners(recorder.events, ordered)
     values = _values(recorder.events, owners, output)
@@ -393,12 +354,11 @@ def _joined(
         order=tuple(index[node] for node in sent),
         cuts=tuple(_cuts(recorder.events, owners, list(inputs.values()))),
         modules=modules,
-        live=live,
         outputs=outputs,
     )
 
 
-def _ordered(root: Any) -> list[Any]:
+def ordered(root: Any) -> list[Any]:
     """Returns the nodes with producers first: leaves in the order of their first use, then by sequence number."""
     nodes = nodes_below(root)
     inner = sorted((n for n in nodes if not is_leaf(n)), key=lambda n: n._sequence_nr())
@@ -453,11 +413,11 @@ def _node(
     positions: Mapping[Any, int],
     event: _Event | None,
     values: Mapping[tuple[Any, int], Tensor],
-    sent: Mapping[Any, _Sent],
+    sent: Mapping[Any, Sent],
 ) -> Node:
     owned = event if event is not None and event.recorded else None
     arguments = _bound(owned) if owned else {}
-    passed = sent.get(node, _Sent((), ()))
+    passed = sent.get(node, Sent((), ()))
     producers = [(child, number) for child, number in node.next_functions]
     used = _argument_names(producers, arguments)
     edges = tuple(

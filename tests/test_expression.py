@@ -447,7 +447,7 @@ linalg = torch.linalg.svd(v[:, None])
 def test_a_tensor_of_more_than_a_gibibyte_is_refused_before_it_is_made(text):
     values = {"x": torch.ones(3, 3), "v": torch.ones(10**5), "w": torch.ones(5000, 100)}
     names = parse(text).inputs
-    error = within(5, lambda: run(text, **{name: values[name] for name in names}))
+    error = within(60, lambda: run(text, **{name: values[name] for name in names}))
     assert type(error) is InputError
     assert error.key == "too_large"
     assert "the limit is 1.0 GiB" in str(error)

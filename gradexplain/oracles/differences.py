@@ -281,12 +281,12 @@ def _candidates(
         if not estimates:
             return
         index = _lepski(estimates, noises)
-        yield estimates[index], 2 * noises[index], (order, index)
-        weights = [(a / b) ** (2 * (order + 1)) for a, b in zip(steps, steps[order + 1 :], strict=False)]
-        # R(h) = (w R(h/r) − R(h)) / (w − 1) with w = (h / its finest partner)^2k; the ratio of the ladder is constant.
-        weights = [(steps[0] / steps[1]) ** (2 * (order + 1))] * (len(estimates) - 1) if len(steps) > 1 else []
-        estimates = [(w * b - a) / (w - 1) for w, (a, b) in zip(weights, pairwise(estimates), strict=True)]
-        noises = [(w * b + a) / (w - 1) for w, (a, b) in zip(weights, pairwise(noises), strict=True)]
+        next_finer = estimates[min(index + 1, len(estimates) - 1)]
+        yield estimates[index], 2 * noises[index] + abs(estimates[index] - next_finer), (order, index)
+        # R(h) = (w R(h/r) − R(h)) / (w − 1) with w = r^2k removes the power 2k, where r is the ladder's ratio.
+        w = (STEPS[0] / STEPS[1]) ** (2 * (order + 1))
+        estimates = [(w * b - a) / (w - 1) for a, b in pairwise(estimates)]
+        noises = [(w * b + a) / (w - 1) for a, b in pairwise(noises)]
 
 
 def _lepski(estimates: Sequence[float], noises: Sequence[float]) -> int:

@@ -1,0 +1,34 @@
+"""Which operator an autograd node was made for, by the node's name: learned from the rules' own examples."""
+
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gradexplain.rules import Rule, rules
+from gradexplain.rules.application import call
+from gradexplain.rules.samples import examples
+
+
+@cache
+def operators_by_node() -> Mapping[str, str]:
+    """Returns `{"PowBackward0": "aten.pow.Tensor_Scalar", …}` for every operator that has a rule."""
+    found: dict[str, str] = {}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        for rule in rules().values():
+            found.setdefault(_node_name(rule), rule.operator)
+    return found
+
+
+def _node_name(rule: Rule) -> str:
+    known = {**rule.slopes, **rule.derivatives}
+    arguments = {n: _requiring_grad(v) if n in known else v for n, v in examples(rule)[0].items()}
+    made = (t for t in call(rule.operator, arguments) if isinstance(t, Tensor) and t.grad_fn is not None)
+    return next((t.grad_fn.name() for t in made if t.grad_fn is not None), "")
+
+
+def _requiring_grad(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.clone().requires_grad_().clone() if value.is_floating_point() else value  # operators may write in place
+    return [_requiring_grad(v) for v in value] if isinstance(value, list) else value
