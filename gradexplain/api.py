@@ -75,7 +75,7 @@ def explain(
         element=element,
         module=module,
         output_name=output_name,
-        outputs=recorded.outputs,
+        parameters=tuple(computation.parameters),
     )
     return replace(first, higher=tuple(_higher(computation, first, seed, order)))
 

@@ -80,12 +80,15 @@ def _first_non_finite(tensors: Any) -> tuple[Index, float] | None:
 def _birth(kind: str, node: Node, names: Mapping[int, str], at: Index, value: Any) -> Finding:
     data = {
         "value": value,
-        "element": list(at),
-        "name": names[node.index],
+        "element": _element(names[node.index], at),
         "operator": node.operator or node.name,
         "code": node.source.code if node.source else "",
     }
     return Finding(kind, data, str(node.source or ""))
+
+
+def _element(name: str, at: Index) -> str:
+    return f"{name}[{', '.join(map(str, at))}]" if at else name
 
 
 def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
@@ -98,9 +101,8 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
             data = {
                 "why": rule.why,
                 "operator": node.operator,
-                "name": names[node.index],
                 "count": len(at),
-                "element": list(at[0]),
+                "element": _element(names[node.index], at[0]),
                 "code": node.source.code if node.source else "",
                 **_sides(node, rule, at[0]),
             }

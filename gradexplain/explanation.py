@@ -132,6 +132,7 @@ class Explanation:
     element: str | None = None
     live: bool = False
     outputs: int = 1
+    parameters: tuple[str, ...] = ()
     higher: tuple[Explanation, ...] = ()
     order: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -207,7 +208,7 @@ def explain_trace(
     element: str | None = None,
     module: str | None = None,
     output_name: str | None = None,
-    outputs: int = 1,
+    parameters: Sequence[str] = (),
 ) -> Explanation:
     """Joins a trace with the rules, the verdicts and the findings.
 
@@ -246,7 +247,8 @@ def explain_trace(
         module=module,
         element=element,
         live=trace.live,
-        outputs=outputs,
+        outputs=trace.outputs,
+        parameters=tuple(parameters),
     )
 
 

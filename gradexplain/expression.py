@@ -43,7 +43,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
         abs absolute add sub mul div true_divide floor_divide remainder fmod neg positive sign sgn reciprocal square
         sqrt rsqrt pow float_power exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 sin cos tan asin acos atan
         atan2 arcsin arccos arctan sinh cosh tanh asinh acosh atanh sinc sigmoid logit erf erfc erfinv lgamma digamma
-        polygamma mvlgamma i0 igamma igammac xlogy floor ceil round trunc frac clamp clip clamp_min clamp_max maximum
+        polygamma i0 igamma igammac xlogy floor ceil round trunc frac clamp clip clamp_min clamp_max maximum
         minimum fmax fmin hypot lerp addcmul addcdiv nan_to_num heaviside copysign nextafter ldexp deg2rad rad2deg
         angle real imag conj polar complex view_as_real view_as_complex isnan isinf isfinite isclose eq ne lt le gt ge
         logical_and logical_or logical_not logical_xor where clone detach"""),
@@ -88,7 +88,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = MappingProxyType({
         zeros ones full eye arange linspace logspace tensor zeros_like ones_like full_like rand randn randint rand_like
         randn_like randperm bernoulli multinomial tril_indices triu_indices"""),
     "torch.special": ("torch.special", """
-        entr erfcx expit log_ndtr ndtr ndtri i0e i1 i1e psi gammaln multigammaln xlog1py zeta bessel_j0 bessel_j1"""),
+        entr erfcx expit log_ndtr ndtr ndtri i0e i1 i1e psi gammaln xlog1py zeta bessel_j0 bessel_j1"""),
     "torch.fft": ("torch.fft", "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn fftshift ifftshift"),
 })
 # Where torch itself has a second home for a published function; `torch.relu(x)` is as good as `relu(x)`.

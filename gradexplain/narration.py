@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradexplain.catalogue import say
 from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
+from gradexplain.elements import LONGEST
 from gradexplain.equations import EXACT, ROUNDED, Equation, recomputed
 from gradexplain.errors import InputError
 from gradexplain.graph import Source
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gradexplain.diagnosis import Finding
     from gradexplain.explanation import Contribution, Explanation, Gradient, Step
     from gradexplain.grouping import Group
+    from gradexplain.verification import Check
 
 FORMATS = (*RENDERERS, "json")
 SUFFIXES = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
@@ -33,6 +35,7 @@ _LONGEST_BRIEF = 16
 _LONGEST_KEPT = 40
 # More inputs than this share a line a check.
 _MOST_ROWS = 6
+_MOST_LISTED = 24
 _TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 _MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -151,26 +154,27 @@ class _Teller:
     def result(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("result"))
         rows = [(e.output_name, shape_text(e.output.shape), self.value(e.output), self.say("not_asked"))]
-        for found in e.by_input[: 4 * _MOST_ROWS]:
-            value = e.inputs.get(found.name)
-            gradient = self.value(found.value) if found.value is not None else self.say("no_gradient")
-            rows.append(
-                (
-                    found.name,
-                    shape_text(value.shape) if value else "",
-                    self.value(value) if value and value.small else "…",
-                    f"∂{e.scalar}/∂{found.name} = {gradient}",
-                )
-            )
-        left_out = len(e.by_input) - 4 * _MOST_ROWS
-        if left_out > 0:
-            rows.append(("…", "", "", f"+ {left_out}"))
+        listed = e.by_input if e.detailed else [g for g in e.by_input if g.name not in e.parameters]
+        rows += [self.gradient_row(e, found) for found in listed[:_MOST_LISTED]]
+        others = [g for g in e.by_input if g not in listed[:_MOST_LISTED]]
+        if others:
+            norm = math.hypot(*(g.value.norm for g in others if g.value is not None))
+            size = sum(math.prod(e.inputs[g.name].shape) for g in others)
+            count = self.say("parameters_count", count=len(others), size=f"{size:,}")
+            rows.append((count, "", "", self.say("norm", norm=number_text(norm, _DIGITS))))
         header = tuple(self.say(k) for k in ("name", "shape", "value", "gradient"))
         yield Table(header, tuple(rows))
         if not (e.scalar == e.output_name):
             yield Paragraph(self.say("seed_vector", scalar=e.scalar, name=e.output_name))
             chosen = "seed_given" if e.cotangent_given else "seed_chosen"
             yield Paragraph(self.say(chosen, value=self.value(e.cotangent)))
+
+    def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
+        value = e.inputs.get(found.name)
+        gradient = self.value(found.value) if found.value is not None else self.say("no_gradient")
+        shown = self.value(value) if value and value.small else "…"
+        shape = shape_text(value.shape) if value else ""
+        return found.name, shape, shown, f"∂{e.scalar}/∂{found.name} = {gradient}"
 
     def forward(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("forward"))
@@ -270,13 +274,13 @@ class _Teller:
         else:
             key = "black_box" if step.rule is None else "no_rule_argument"
             yield Row(self.say("rule"), self.say(key, operator=step.operator or step.node))
-        if sent.equations:
-            yield Row(self.say("sends"), equations=tuple(map(str, sent.equations)))
-            if not sent.value.small:
-                cut_short = sent.terms > len(sent.equations) and sent.terms > 8
-                yield Row("", self.say("largest", count=sent.terms) if cut_short else self.say("followed"))
-        if not sent.equations or not sent.value.small:
+        whole = not sent.equations or not sent.value.small
+        if whole:
             yield Row(self.say("sends"), f"→ {sent.to}: {self.value(sent.value)}")
+        if sent.equations:
+            yield Row("" if whole else self.say("sends"), equations=tuple(map(str, sent.equations)))
+            if whole and sent.terms > LONGEST:
+                yield Row("", self.say("largest", count=sent.terms))
 
     def gradients(self, e: Explanation) -> Iterator[Block]:
         several = [g for g in e.by_input if len(g.uses) > 1 or g.routes]
@@ -343,26 +347,40 @@ class _Teller:
 
     def checks(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("checks"))
-        header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound", "remark")))
-        rows, tones = [], []
+        header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
+        groups = list(self.grouped_checks(e))
+        rows = tuple(self.check_row(checks) for checks in groups)
+        yield Table(header, rows, tuple(_TONES[checks[0].verdict] for checks in groups))
+        remarks = [f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups)]
+        if remarks:
+            yield Notes(tuple(remarks))
+
+    def grouped_checks(self, e: Explanation) -> Iterator[list[Check]]:
+        """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
         for oracle in dict.fromkeys(check.oracle for check in e.report.checks):
             for verdict in _MARKS:
                 checks = [c for c in e.report.checks if c.oracle == oracle and c.verdict == verdict]
-                merged = len(checks) > _MOST_ROWS
-                for check in checks[:1] if merged else checks:
-                    worst = max((c.worst for c in checks if c.worst is not None), default=None) if merged else check.worst
-                    bound = max((c.bound for c in checks if c.bound is not None), default=None) if merged else check.bound
-                    name = self.say("inputs_count", count=len(checks)) if merged else check.input
-                    said = self.say(f"oracles.{oracle.replace(' ', '_').replace('-', '_')}")
-                    rows.append((_MARKS[verdict], said, name, _error(worst), _error(bound), self.reason(check)))
-                    tones.append(_TONES[verdict])
-        yield Table(header, tuple(rows), tuple(tones))
+                yield from [checks] if len(checks) > _MOST_ROWS else ([c] for c in checks)
 
-    def reason(self, check: Any) -> str:
-        if check.reason is None:
-            return ""
-        shown = {k: number_text(v, _DIGITS) if isinstance(v, float) else v for k, v in check.data.items()}
-        return self.say(f"verdicts.{check.reason}", **shown)
+    def check_row(self, checks: Sequence[Check]) -> tuple[str, ...]:
+        worst = max((c.worst for c in checks if c.worst is not None), default=None)
+        bound = max((c.bound for c in checks if c.bound is not None), default=None)
+        return (_MARKS[checks[0].verdict], self.oracle(checks[0].oracle), self.inputs(checks), _error(worst), _error(bound))
+
+    def inputs(self, checks: Sequence[Check]) -> str:
+        return checks[0].input if len(checks) == 1 else self.say("inputs_count", count=len(checks))
+
+    def remarks(self, groups: Sequence[Sequence[Check]]) -> Iterator[tuple[Check, str]]:
+        for checks in groups:
+            for reason in dict.fromkeys(c.reason for c in checks if c.reason is not None):
+                same = [c for c in checks if c.reason == reason]
+                yield same[0], self.inputs(same)
+
+    def oracle(self, name: str) -> str:
+        return self.say(f"oracles.{name.replace(' ', '_')}")
+
+    def reason(self, check: Check) -> str:
+        return "" if check.reason is None else self.say(f"verdicts.{check.reason}", **check.data)
 
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
@@ -486,7 +504,7 @@ def _step_record(step: Step, packed: Callable[[Value | None], Any]) -> dict[str,
     }
 
 
-def _check_record(check: Any, teller: _Teller) -> dict[str, Any]:
+def _check_record(check: Check, teller: _Teller) -> dict[str, Any]:
     return {
         "oracle": check.oracle,
         "input": check.input,

@@ -25,9 +25,9 @@ Point = Mapping[str, sp.Rational]
 _DIGITS = 50
 # Evaluated with 50 digits, equal formulas differ by the rounding of some ten operations; unequal ones by their size.
 _ALMOST_0 = sp.Float(10) ** -40
-_POINTS = 16
+_POINTS = 20
 # Larger differences are not worth sympy's time: 50 digits decide them at once.
-_LARGEST_SIMPLIFIED = 60
+_LARGEST_SIMPLIFIED = 40
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,25 @@ def _difference(formula: str, slope: str, variable: str, point: Point) -> sp.Exp
     value = _value(y, point)
     if not value.is_real or not value.is_finite:
         return None
-    symbol = _symbol(variable, point[variable])
+    symbol = _symbol(variable)
     inner = 1 if point[variable] > 0 else -1
     derivative = sp.diff(y, symbol) * inner
     return sp.sympify(derivative - _evaluated(slope, {**_SMOOTH, **near, **symbols, "y": y}))
 
 
-def _symbol(name: str, value: sp.Rational) -> sp.Symbol:
+def _symbol(name: str) -> sp.Symbol:
     return sp.Symbol(name, positive=True)
 
 
 def _with_sign(name: str, value: sp.Rational) -> sp.Expr:
     """A positive symbol, with the sign that the point has there: sympy then knows its roots and logarithms."""
-    return value if value == 0 else _symbol(name, value) * (1 if value > 0 else -1)
+    return value if value == 0 else _symbol(name) * (1 if value > 0 else -1)
 
 
 def _value(expression: sp.Expr, point: Point) -> sp.Expr:
-    return sp.N(sp.sympify(expression).subs({_symbol(n, v): abs(v) for n, v in point.items() if v != 0}), _DIGITS)
+    """Decimal numbers, not fractions: sympy would look for the roots of a fraction's numerator."""
+    numbers = {_symbol(name): sp.Float(abs(number), 2 * _DIGITS) for name, number in point.items() if number != 0}
+    return sp.N(sp.sympify(expression).xreplace(numbers), _DIGITS)
 
 
 def _simplifies_to_0(difference: sp.Expr) -> bool:
@@ -148,8 +150,8 @@ def _choices_at(point: Point) -> dict[str, Callable[..., Any]]:
         "minimum": lambda x, z: x if value(x) <= value(z) else z,
         "floor": lambda x: sp.floor(value(x)),
         "ceil": lambda x: sp.ceiling(value(x)),
-        "trunc": lambda x: sp.Integer(int(value(x))),
-        "round": lambda x: sp.Integer(round(value(x))),
+        "trunc": lambda x: sp.sign(value(x)) * sp.floor(abs(value(x))),
+        "round": lambda x: sp.floor(value(x) + sp.Rational(1, 2)),
     }
 
 

@@ -336,9 +336,9 @@ def _joined(
     modules: Mapping[str, str],
     outputs: int = 1,
 ) -> Trace:
-    ordered = ordered(output.grad_fn)
-    index = {node: i for i, node in enumerate(ordered)}
-    owners = _owners(recorder.events, ordered)
+    nodes_in_order = ordered(output.grad_fn)
+    index = {node: i for i, node in enumerate(nodes_in_order)}
+    owners = _owners(recorder.events, nodes_in_order)
     values = _values(recorder.events, owners, output)
     nodes = tuple(
         _leaf(node, i, named, gradients) if is_leaf(node) else _node(node, i, index, owners.get(node), values, sent)
@@ -359,7 +359,7 @@ def _joined(
 
 
 def ordered(root: Any) -> list[Any]:
-    """Returns the nodes with producers first: leaves in the order of their first use, then by sequence number."""
+    """Returns all nodes below `root`, producers first: leaves in the order of their first use, then by sequence number."""
     nodes = nodes_below(root)
     inner = sorted((n for n in nodes if not is_leaf(n)), key=lambda n: n._sequence_nr())
     leaves: dict[Any, None] = {}

@@ -21,7 +21,16 @@ __all__ = ["Check", "Report", "Verdict", "verify_trace"]
 
 # Reasons that speak of the function at this point, not of the oracle: they cast doubt on what other oracles say.
 DOUBTS = frozenset(
-    {"jump", "singular", "noise", "not_deterministic", "not_finite", "rounding", "tangent_not_finite", "rule_not_finite"}
+    {
+        "jump",
+        "singular",
+        "noise",
+        "not_deterministic",
+        "not_finite",
+        "rounding",
+        "tangent_not_finite",
+        "rule_not_finite",
+    }
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
 CONVENTIONS = frozenset({"kink", "edge"})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -146,12 +146,17 @@ class _Probe:
 
     def elements(self, name: str) -> Iterator[tuple[tuple[int, ...], Direction]]:
         """The directions that move one element alone; a complex one moves in its real and its imaginary part."""
-        x, size = self.x[name], self.scale[name]
+        x = self.x[name]
         for position in range(x.numel()):
-            for unit in (1.0, 1.0j) if x.is_complex() else (1.0,):
-                u = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
-                u[position] = unit * float(size.flatten()[position])
-                yield index_of(position, x.shape), {name: u.reshape(x.shape)}
+            place = index_of(position, x.shape)
+            for turn in (1.0, 1.0j) if x.is_complex() else (1.0,):
+                yield place, self.unit(name, place, turn)
+
+    def unit(self, name: str, place: tuple[int, ...], turn: complex = 1.0) -> Direction:
+        """The direction that moves one element by its own size."""
+        u = torch.zeros_like(self.x[name])
+        u[place] = turn * float(self.scale[name][place])
+        return {name: u}
 
     def tried(self, u: Direction, steps: Sequence[float], known: Finding | None = None) -> Finding:
         """Judges one direction; one that a short ladder cannot settle is tried again with the whole one."""
@@ -191,15 +196,17 @@ class _Probe:
         worst, place = max(bad or mute or found, key=lambda f: abs(f[0].lacking))
         resolution = max(f.bound for f, _ in found) / scale
         broken = self._broken(name)
+        if broken is not None:
+            worst, place = self.tried(self.unit(name, broken), STEPS), broken
         verdict, reason = worst.verdict, worst.reason
         if verdict == "agrees" and broken is not None:
-            verdict, reason, place = "differs", "nan", broken
+            verdict, reason = "differs", "nan"
         elif verdict == "differs":
             reason = "cut" if self.question.trace.cuts else "slope"
             verdict = "cannot say" if reason == "cut" else "differs"
         elif verdict == "agrees" and not resolution <= RESOLUTION:
             verdict, reason = "cannot say", "coarse"
-        data |= self._numbers(name, worst, place, reason, resolution)
+        data |= self._numbers(name, worst, place, resolution)
         return Check(ORACLE, name, verdict, abs(worst.lacking), worst.bound, resolution, reason, data, place)
 
     def _broken(self, name: str) -> tuple[int, ...] | None:
@@ -208,17 +215,18 @@ class _Probe:
         return index_of(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
 
     def _numbers(
-        self, name: str, worst: Finding, place: tuple[int, ...] | None, reason: str | None, resolution: float
+        self, name: str, worst: Finding, place: tuple[int, ...] | None, resolution: float
     ) -> dict[str, object]:
-        unit = float(self.scale[name][place]) if place is not None and reason != "nan" else 1.0
+        """The slopes for a reader: of one element, or along the direction where there is none."""
+        unit = float(self.scale[name][place]) if place is not None else 1.0
         seen: object = worst.claim / unit
-        if reason == "nan" and place is not None:
+        if place is not None and not bool(self.claimed[name][place].isfinite()):
             seen = plain(self.claimed[name][place])
         return {
             "seen": seen,
-            "right": (worst.claim + worst.lacking) / unit,
-            "below": worst.left / unit,
-            "above": worst.right / unit,
+            "right": (worst.claim + worst.lacking) / unit + 0.0,
+            "below": worst.left / unit + 0.0,  # no minus before a zero
+            "above": worst.right / unit + 0.0,
             "resolution": resolution,
             "noise": worst.noise,
         }
@@ -247,46 +255,76 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     steps = [ladder.steps[i] for i in kept]
     residuals = [ladder.residuals[i] for i in kept]
     sigma = max(ladder.floor, noise, _noise(steps, residuals) if len(ladder.steps) == len(STEPS) else 0.0)
-    estimate, bound, chosen = min(_candidates(steps, residuals, sigma), key=lambda c: c[1])
+    best = min(_candidates(residuals, [sigma / h for h in steps]), key=lambda c: c.bound)
     # The claim itself is a sum of rounded products.
-    bound += 16 * torch.finfo(torch.float64).eps * ladder.size
-    claim = ladder.moved[0]
-    finding = Finding("agrees", estimate, bound, None, ladder.left[-1], ladder.right[-1], claim, sigma)
-    order, index = chosen
-    finding = _with(finding, chosen=(order, kept[index]))
-    if abs(estimate) <= 2 * bound:
+    bound = best.bound + 16 * torch.finfo(torch.float64).eps * ladder.size
+    finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
+    finding = replace(finding, chosen=(best.order, kept[best.index]))
+    if abs(best.value) <= 2 * bound:
         return finding
-    if _persists(steps, residuals, sigma, estimate, index) and not _fits_above(steps, residuals, sigma, ladder):
-        return _with(finding, verdict="differs")
-    return _with(finding, verdict="cannot say", reason="noise")
+    if best.persists and not _fits_above(steps, residuals, sigma, best.value):
+        return replace(finding, verdict="differs")
+    return replace(finding, verdict="cannot say", reason="noise")
 
 
-def _with(finding: Finding, **changes: object) -> Finding:
-    return Finding(**{**finding.__dict__, **changes})  # type: ignore[arg-type]  # the fields of Finding itself
+@dataclass(frozen=True)
+class _Estimate:
+    """One order of extrapolation over all steps, its noise at each, and the step that Lepski's rule chose."""
+
+    order: int
+    values: Sequence[float]
+    noises: Sequence[float]
+    index: int
+
+    @property
+    def value(self) -> float:
+        return self.values[self.index]
+
+    @property
+    def bound(self) -> float:
+        """Noise at the chosen step, and the truncation that the next finer step shows."""
+        finer = self.values[min(self.index + 1, len(self.values) - 1)]
+        return 2 * self.noises[self.index] + abs(self.value - finer)
+
+    @property
+    def persists(self) -> bool:
+        """Whether every finer step that can resolve the estimate shows it, too."""
+        size = abs(self.value)
+        finer = zip(self.values[self.index + 1 :], self.noises[self.index + 1 :], strict=True)
+        return all(abs(value - self.value) <= size / 2 for value, noise in finer if noise <= size / 4)
 
 
 def _noise(steps: Sequence[float], residuals: Sequence[float]) -> float:
-    """Noise of f, from how residuals of neighbouring small steps disagree: truncation is far below it there."""
-    return max(
-        (2 * abs(a - b) * h for (a, b), h in zip(pairwise(residuals[-6:]), steps[-5:], strict=False)), default=0.0
-    )
+    """Noise of f, from how estimates at neighbouring small steps disagree, in the order that hides it least from us.
+
+    Truncation is removed by extrapolation, noise is not: the smallest disagreement of the three orders is noise.
+    """
+    levels = [residuals, *(_extrapolated(residuals, order)[0] for order in (1, 2))]
+    found = [[abs(a - b) for a, b in pairwise(level)] for level in levels]
+    count = min(5, len(residuals) - 1)
+    return max((2 * min(d[-k] for d in found if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0)
 
 
-def _candidates(
-    steps: Sequence[float], residuals: Sequence[float], sigma: float
-) -> Iterator[tuple[float, float, tuple[int, int]]]:
-    """Gives, for each order of extrapolation, the estimate at Lepski's step, its bound, and (order, index)."""
-    estimates, noises = list(residuals), [sigma / h for h in steps]
-    for order in range(3):
-        if not estimates:
-            return
-        index = _lepski(estimates, noises)
-        next_finer = estimates[min(index + 1, len(estimates) - 1)]
-        yield estimates[index], 2 * noises[index] + abs(estimates[index] - next_finer), (order, index)
-        # R(h) = (w R(h/r) − R(h)) / (w − 1) with w = r^2k removes the power 2k, where r is the ladder's ratio.
-        w = (STEPS[0] / STEPS[1]) ** (2 * (order + 1))
-        estimates = [(w * b - a) / (w - 1) for a, b in pairwise(estimates)]
-        noises = [(w * b + a) / (w - 1) for a, b in pairwise(noises)]
+def _extrapolated(estimates: Sequence[float], order: int) -> tuple[list[float], list[float]]:
+    """Returns `estimates` with `order` even powers of the step removed, and by how much that raises their noise.
+
+    R(h) = (w R(h/r) − R(h)) / (w − 1) with w = r^2k removes the power 2k, where r is the ratio of the ladder.
+    """
+    values, gains = list(estimates), [1.0] * len(estimates)
+    for k in range(1, order + 1):
+        w = (STEPS[0] / STEPS[1]) ** (2 * k)
+        values = [(w * b - a) / (w - 1) for a, b in pairwise(values)]
+        gains = [(w * b + a) / (w - 1) for a, b in pairwise(gains)]
+    return values, gains
+
+
+def _candidates(residuals: Sequence[float], noises: Sequence[float]) -> Iterator[_Estimate]:
+    """Gives the estimate of each order of extrapolation that the ladder is long enough for."""
+    for order in range(min(3, len(residuals))):
+        values, gains = _extrapolated(residuals, order)
+        # The noise of an extrapolated value is that of its finest step, nearly.
+        raised = [gain * noise for gain, noise in zip(gains, noises[order:], strict=True)]
+        yield _Estimate(order, values, raised, _lepski(values, raised))
 
 
 def _lepski(estimates: Sequence[float], noises: Sequence[float]) -> int:
@@ -300,18 +338,10 @@ def _lepski(estimates: Sequence[float], noises: Sequence[float]) -> int:
     return 0
 
 
-def _persists(
-    steps: Sequence[float], residuals: Sequence[float], sigma: float, estimate: float, index: int
-) -> bool:
-    """Says whether every finer step that can resolve the estimate shows it, too."""
-    fine = [r for h, r in zip(steps[index:], residuals[index:], strict=True) if sigma / h <= abs(estimate) / 4]
-    return all(abs(r - estimate) <= abs(estimate) / 2 for r in fine[1:])
-
-
-def _fits_above(steps: Sequence[float], residuals: Sequence[float], sigma: float, ladder: Ladder) -> bool:
+def _fits_above(steps: Sequence[float], residuals: Sequence[float], sigma: float, estimate: float) -> bool:
     """Says whether three steps in a row fit the claim while finer ones do not: f is quantised below them."""
-    claim = abs(ladder.moved[0])
-    fits = [abs(r) <= 0.05 * claim and sigma / h <= 0.05 * claim for h, r in zip(steps, residuals, strict=True)]
+    near = abs(estimate) / 4
+    fits = [abs(r) <= near and sigma / h <= near for h, r in zip(steps, residuals, strict=True)]
     return any(all(fits[i : i + 3]) for i in range(len(fits) - 3))
 
 
@@ -349,23 +379,29 @@ def _kink(ladder: Ladder, index: int) -> Finding:
 
 def _grows(ladder: Ladder) -> bool:
     """Says whether the slopes grow without end towards the point: f jumps there, or is infinitely steep."""
-    ends = [max(abs(r), abs(s)) for r, s in zip(ladder.right[-4:], ladder.left[-4:], strict=True)]
-    steps = ladder.steps[-4:]
+    ends, steps = _ends(ladder)[-4:], ladder.steps[-4:]
     if not all(e > 64 * ladder.floor / h for e, h in zip(ends, steps, strict=True)):
         return False
     ratios = [b / a for a, b in pairwise(ends)]
     return min(ratios) >= 1.3 and max(ratios) <= 1.3 * min(ratios)
 
 
+def _ends(ladder: Ladder) -> list[float]:
+    """The larger of the two one-sided slopes at each step, nan (where f is not defined) left out."""
+    sides = zip(ladder.right, ladder.left, strict=True)
+    return [max((abs(slope) for slope in side if math.isfinite(slope)), default=0.0) for side in sides]
+
+
 def _grown(ladder: Ladder) -> Finding:
-    left, right = ladder.left[-1], ladder.right[-1]
-    ratio = max(abs(right), abs(left)) / max(abs(ladder.right[-2]), abs(ladder.left[-2]))
-    jump = ratio > 0.9 * ladder.steps[-2] / ladder.steps[-1]
-    size = max(abs(right), abs(left)) * ladder.steps[-1]
-    return Finding("cannot say", size, size, "jump" if jump else "singular", left, right, ladder.moved[0])
+    ends = _ends(ladder)
+    jump = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
+    size, reason = ends[-1] * ladder.steps[-1], "jump" if jump else "singular"
+    return Finding("cannot say", size, size, reason, ladder.left[-1], ladder.right[-1], ladder.moved[0], size)
 
 
 def _edge(ladder: Ladder) -> Finding:
     """The function is not defined on both sides: one side alone has a slope, or none has."""
+    if _grows(ladder):
+        return _grown(ladder)
     left, right, claim = ladder.left[-1], ladder.right[-1], ladder.moved[0]
     return Finding("cannot say", 0.0, math.inf, "edge", left, right, claim)

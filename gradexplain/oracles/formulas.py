@@ -14,8 +14,10 @@ from gradexplain.oracles.question import (
     RESOLUTION,
     Check,
     Question,
+    allowance,
     epsilon,
     index_of,
+    largest,
     plain,
     scales,
     unexplained,
@@ -61,10 +63,9 @@ def _compared(
     if bool(beyond.any()):
         changes = _change(question, name, formula, values, hand, eps)
         beyond = unexplained(difference, changes, magnitude, eps)
-    bound = 32 * changes + 16 * eps * magnitude
-    worst, most = (float(difference.max()), float(bound.max())) if difference.numel() else (0.0, 0.0)
-    effect = float((bound * scales(question.judged.inputs[name])).max()) if difference.numel() else 0.0
-    resolution = effect / (question.scale(name) or 1.0)
+    bound = allowance(changes, magnitude, eps)
+    worst, most = largest(difference), largest(bound)
+    resolution = largest(bound * scales(question.judged.inputs[name])) / question.scale(name)
     if bool(beyond.any()):
         reason, data, place = _pattern(torchs, hand, beyond, difference, bound)
         return Check(ORACLE, name, "differs", worst, most, resolution, reason, data, place)

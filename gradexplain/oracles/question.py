@@ -130,13 +130,17 @@ class Question:
         A gradient that is zero, or nothing but rounding, is measured by the output's own size.
         """
         gradient, size = self.gradient(name).abs(), scales(self.judged.inputs[name])
-        own = float((gradient * size).nan_to_num(0.0, 0.0, 0.0).max()) if gradient.numel() else 0.0
+        own = largest((gradient * size).nan_to_num(0.0, 0.0, 0.0))
         value = weighed(self.judged.cotangent, self.judged.value) or 1.0
         if own > 1e-8 * value:  # far above what rounding of the output could make
             return own
         changes = self.changes.get(name)
-        rounding = changes is not None and bool((gradient <= MARGIN * changes).all())
-        return value if own == 0.0 or rounding else own
+        if own == 0.0:
+            return value
+        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of about 1000 of them.
+        digits = 1e3 * epsilon(self.judged) / RESOLUTION
+        nothing = changes is not None and bool((gradient <= MARGIN * changes).all())
+        return min(digits, 1.0) * value if nothing else own
 
     @cached_property
     def lost(self) -> Mapping[str, Unable]:
@@ -234,9 +238,10 @@ def wide(value: Any) -> Any:
 
 
 def epsilon(found: Trace) -> float:
-    """Returns the largest relative rounding error among the types of a trace's inputs and output."""
-    tensors = [found.value, *found.inputs.values()]
-    return max(torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point() or t.is_complex())
+    """Returns the largest relative rounding error among the floating types that a trace went through."""
+    tensors = [found.value, *found.inputs.values(), *(y for node in found.nodes for y in node.outputs)]
+    types = {t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())}
+    return max(torch.finfo(dtype).eps for dtype in types)
 
 
 def pair(a: Tensor, b: Tensor) -> float:
@@ -247,7 +252,9 @@ def pair(a: Tensor, b: Tensor) -> float:
 
 def weighed(cotangent: Tensor, value: Tensor) -> float:
     """Returns |v∘y|₂, the size that the rounding error of ⟨v, y⟩ is relative to."""
-    return float(torch.linalg.vector_norm((cotangent * value).double() if not value.is_complex() else cotangent * value))
+    return float(
+        torch.linalg.vector_norm((cotangent * value).double() if not value.is_complex() else cotangent * value)
+    )
 
 
 def scales(x: Tensor) -> Tensor:
@@ -293,14 +300,23 @@ def _gradients(replay: Replay, values: Mapping[str, Tensor]) -> dict[str, Tensor
     return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
 
 
+def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
+    """Returns what rounding explains of a difference: a margin over what it was seen to do, and over the last digit."""
+    return MARGIN * changes + MARGIN / 2 * eps * magnitude
+
+
+def largest(found: Tensor) -> float:
+    """Returns the largest element, 0 for an empty tensor; nan wins."""
+    return float(found.max()) if found.numel() else 0.0
+
+
 def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
     """Returns which elements differ by more than rounding explains.
 
     `changes` is what one rounding error made of each element, in a few trials; `magnitude` the size of what was summed.
     A trial can miss an element by chance: where one in a thousand is beyond, the typical change of the tensor counts.
     """
-    allowance = MARGIN * changes + MARGIN / 2 * eps * magnitude
-    beyond = ~(difference <= allowance)
+    beyond = ~(difference <= allowance(changes, magnitude, eps))
     if isinstance(changes, Tensor) and 0 < int(beyond.sum()) <= difference.numel() // 1000:
         typical = MARGIN * changes.square().mean().sqrt()
         beyond = beyond & ~(difference <= typical)
@@ -332,13 +348,12 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
     beyond = unexplained(difference, own.changes[name], right.abs(), own.eps)
     if not bool(beyond.any()) and _near(question, name, difference, own.eps):
         return None
-    position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax()) if beyond.any() else int(
-        difference.nan_to_num(torch.inf).argmax()
-    )
+    doubtful = torch.where(beyond, difference, -1.0) if bool(beyond.any()) else difference
+    place = index_of(int(doubtful.nan_to_num(torch.inf).argmax()), right.shape)
     data = {
-        "place": index_of(position, right.shape),
-        "seen": plain(seen.flatten()[position]),
-        "right": plain(right.flatten()[position]),
+        "place": place,
+        "seen": plain(seen[place]),
+        "right": plain(right[place]),
         "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
     }
     return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)

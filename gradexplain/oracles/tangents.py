@@ -5,14 +5,15 @@ Shares with the gradient under test the forward kernels and torch's table of der
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from gradexplain.errors import GradexplainError
-from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, pair, scales
+from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair, scales
 
 ORACLE = "forward mode"
 # More inputs than this are moved together.
@@ -32,10 +33,9 @@ def ask(question: Question) -> Iterator[Check]:
 
 def _group(question: Question, replay: Replay, names: list[str]) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(7)
-    count = 1 if question.large else 2
     claimed = {n: question.gradient(n) for n in names}
-    differences, bounds = [], []
-    for number in range(count):
+    tried: list[tuple[float, float, float]] = []
+    for number in range(1 if question.large else 2):
         u = {n: _direction(replay.trace.inputs[n], claimed[n], generator, number == 0) for n in names}
         try:
             slope = _slope(replay, u)
@@ -44,31 +44,27 @@ def _group(question: Question, replay: Replay, names: list[str]) -> Iterator[Che
             yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
             return
         claim = sum(pair(claimed[n], d) for n, d in u.items())
-        differences.append(abs(slope - claim))
-        bounds.append(_bound(question, replay, claimed, u, differences[-1]))
+        tried.append((slope, claim, _bound(question, replay, claimed, u, abs(slope - claim))))
     for name in names:
-        yield _check(question, name, claimed[name], differences, bounds, len(names))
+        yield _check(question, name, tried, len(names))
 
 
-def _check(
-    question: Question, name: str, claimed: Tensor, differences: list[float], bounds: list[float], joint: int
-) -> Check:
-    worst, bound = max(zip(differences, bounds, strict=True), key=lambda p: p[0] - p[1])
-    resolution = bound / (question.scale(name) or 1.0)
-    data: dict[str, object] = {"difference": worst, "resolution": resolution, "joint": joint}
-    if not bool(claimed.isfinite().all()) or not all(map(_finite, differences)):
-        return Check(ORACLE, name, "cannot say", reason="tangent_not_finite", data=data)
+def _check(question: Question, name: str, tried: Sequence[tuple[float, float, float]], joint: int) -> Check:
+    slope, claim, bound = max(tried, key=lambda t: abs(t[0] - t[1]) - t[2])
+    worst, resolution = abs(slope - claim), bound / question.scale(name)
+    data: dict[str, object] = {"seen": claim, "right": slope, "resolution": resolution, "joint": joint}
+    verdict, reason = _verdict(question, tried, worst, bound, resolution)
+    return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)
+
+
+def _verdict(
+    question: Question, tried: Sequence[tuple[float, float, float]], worst: float, bound: float, resolution: float
+) -> tuple[Verdict, str | None]:
+    if not all(math.isfinite(slope) and math.isfinite(claim) for slope, claim, _ in tried):
+        return "cannot say", "tangent_not_finite"
     if not worst <= bound:
-        reason = "cut" if question.trace.cuts else "tangent"
-        verdict = "cannot say" if reason == "cut" else "differs"
-        return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)  # type: ignore[arg-type]
-    if not resolution <= RESOLUTION:
-        return Check(ORACLE, name, "cannot say", worst, bound, resolution, "coarse", data)
-    return Check(ORACLE, name, "agrees", worst, bound, resolution, None, data)
-
-
-def _finite(number: float) -> bool:
-    return number - number == 0.0
+        return ("cannot say", "cut") if question.trace.cuts else ("differs", "tangent")
+    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
 
 
 def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator, along: bool) -> Tensor:
@@ -79,7 +75,9 @@ def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator, along: b
     return (size * scales(x)).to(x.dtype) * signs
 
 
-def _bound(question: Question, replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor], seen: float) -> float:
+def _bound(
+    question: Question, replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor], seen: float
+) -> float:
     """What rounding can make of ⟨G, u⟩: one rounding error of each product, and what the inputs' own one makes of G."""
     products = sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
     bound = MARGIN * replay.eps * products

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from gradexplain.oracles.question import (
     RESOLUTION,
     Check,
     Question,
+    Verdict,
+    allowance,
     dense,
     epsilon,
     index_of,
+    largest,
     plain,
     scales,
     unexplained,
@@ -44,52 +48,76 @@ def ask(question: Question) -> Iterator[Check]:
     if any(t.is_complex() for t in (found.value, *found.inputs.values())):
         yield from (Check(ORACLE, n, "cannot say", reason="complex") for n in question.names)
         return
-    walked = walk(found, exact=not question.large)
-    leaves = {node.leaf: node.index for node in found.nodes if node.leaf is not None}
+    comparison = _Comparison(question, walk(found, exact=not question.large))
     for name in question.names:
-        yield _check(question, found, walked, name, leaves.get(name))
+        yield comparison.check(name)
 
 
-def _check(question: Question, found: Trace, walked: _Walk, name: str, leaf: int | None) -> Check:
-    torchs = wide(question.gradient(name))
-    key = (-1 if leaf is None else leaf, 0)
-    ours = walked.received.get(key, torch.zeros_like(torchs)).to(torchs.dtype)
-    missing = sorted(walked.missing.get(key, ()))
-    if ours.shape != torchs.shape:
-        return Check(ORACLE, name, "differs", reason="node_shape", data=_where(walked))
-    difference = (ours - torchs).abs()
-    magnitude = walked.magnitude.get(key, torch.zeros_like(torchs))
-    eps = epsilon(found)
-    beyond = unexplained(difference, 0.0, magnitude, eps)
-    changes: Tensor | float = 0.0
-    if bool(beyond.any()):
-        changes = _rounding(question, found, name, key, ours)
-        beyond = unexplained(difference, changes, magnitude, eps)
-    size = scales(found.inputs[name])
-    bound = 32 * changes + 16 * eps * magnitude
-    worst, most, resolution = (
-        (float(difference.max()), float(bound.max()), float((bound * size).max()) / (question.scale(name) or 1.0))
-        if difference.numel()
-        else (0.0, 0.0, 0.0)
-    )
-    data: dict[str, object] = {"resolution": resolution}
-    if not bool(ours.isfinite().all()) and not missing:
-        return Check(ORACLE, name, "cannot say", worst, most, resolution, "rule_not_finite", data)
+class _Comparison:
+    """A walk beside torch's gradients; what rounding makes of them is measured once, when a difference asks for it."""
+
+    def __init__(self, question: Question, walked: _Walk) -> None:
+        self.question, self.walked, self.found = question, walked, question.judged
+        self.leaves = {node.leaf: (node.index, 0) for node in self.found.nodes if node.leaf is not None}
+
+    def check(self, name: str) -> Check:
+        """Gives the check of one input."""
+        torchs, key = wide(self.question.gradient(name)), self.leaves.get(name, (-1, 0))
+        ours = self.walked.received.get(key, torch.zeros_like(torchs)).to(torchs.dtype)
+        if ours.shape != torchs.shape:
+            return Check(ORACLE, name, "differs", reason="node", data=_where(self.walked))
+        difference, magnitude = (ours - torchs).abs(), self.walked.magnitude.get(key, torch.zeros_like(torchs))
+        difference = torch.where((ours == torchs) & ours.isinf(), 0.0, difference)
+        beyond, bound = self.judged(name, difference, magnitude)
+        missing = self.walked.missing.get(key, frozenset())
+        sizes = bound * scales(self.found.inputs[name])
+        resolution = largest(sizes) / self.question.scale(name)
+        verdict, reason = _verdict(missing, ours, beyond, resolution)
+        data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
+        place = None
+        if verdict == "differs":
+            position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax())
+            place = index_of(position, torchs.shape)
+            data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place]), **_where(self.walked)}
+            reason = "node" if self.walked.first is not None else "total"
+        return Check(ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place)
+
+    def judged(self, name: str, difference: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns which elements differ by more than rounding explains, and what rounding explains of each."""
+        eps = epsilon(self.found)
+        beyond = unexplained(difference, 0.0, magnitude, eps)
+        changes = torch.zeros_like(difference)
+        if bool(beyond.any()) and not self.question.large:
+            changes = self.changes(name, changes)
+            beyond = unexplained(difference, changes, magnitude, eps)
+        return beyond, allowance(changes, magnitude, eps)
+
+    def changes(self, name: str, none: Tensor) -> Tensor:
+        """Returns what rounding makes of the gradient: in each step of the walk, in the recorded values, in the inputs.
+
+        The recorded values of a node move together, up and down, and the smaller effect counts: ties within a node and
+        the kinks at 0 stay where they are, and a kink elsewhere is passed on one side only.
+        """
+        key = self.leaves.get(name, (-1, 0))
+        ours = self.walked.received.get(key, none)
+        first, second, up, down = ((w.received.get(key, ours) - ours).abs() for w in self.moved)
+        return torch.maximum(first, second) + torch.minimum(up, down) + self.question.changes.get(name, none)
+
+    @cached_property
+    def moved(self) -> tuple[_Walk, ...]:
+        """The walk again with rounding errors: two draws in what is sent, and the recorded values up and down."""
+        hows: tuple[Mapping[str, Any], ...] = ({"jitter": 1}, {"jitter": 2}, {"factor": 1.0}, {"factor": -1.0})
+        return tuple(walk(self.found, **how) for how in hows)
+
+
+def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:
     if missing:
-        data["operators"] = ", ".join(missing)
-        return Check(ORACLE, name, "cannot say", worst, most, resolution, "no_rule", data)
+        return "cannot say", "no_rule"
+    if not bool(ours.isfinite().all()):
+        return "cannot say", "rule_not_finite"
     if bool(beyond.any()):
-        position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax())
-        data |= _where(walked) | {
-            "seen": plain(torchs.flatten()[position]),
-            "right": plain(ours.flatten()[position]),
-        }
-        place = index_of(position, torchs.shape)
-        reason = "node" if walked.first is not None else "total"
-        return Check(ORACLE, name, "differs", worst, most, resolution, reason, data, place)
-    if not resolution <= RESOLUTION:
-        return Check(ORACLE, name, "cannot say", worst, most, resolution, "coarse", data)
-    return Check(ORACLE, name, "agrees", worst, most, resolution, None, data)
+        return "differs", "node"
+    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
 
 
 def _where(walked: _Walk) -> dict[str, object]:
@@ -105,22 +133,6 @@ def _where(walked: _Walk) -> dict[str, object]:
         "code": source.code if source else "",
         "line": source.line if source else 0,
     }
-
-
-def _rounding(question: Question, found: Trace, name: str, key: tuple[int, int], ours: Tensor) -> Tensor:
-    """Returns what rounding makes of the gradient: in each step of the walk, in the recorded values, in the inputs.
-
-    The recorded values of a node move together, up and down, and the smaller effect counts: ties within a node and the
-    kinks at 0 stay where they are, and a kink elsewhere is passed on one side only.
-    """
-
-    def change(**how: Any) -> Tensor:
-        return (walk(found, **how).received.get(key, ours) - ours).abs()
-
-    steps = torch.maximum(change(jitter=1), change(jitter=2))
-    values = torch.minimum(change(factor=1.0), change(factor=-1.0))
-    inputs = question.changes.get(name)
-    return steps + values + (inputs if inputs is not None else 0.0)
 
 
 def walk(found: Trace, *, exact: bool = True, jitter: int = 0, factor: float = 0.0) -> _Walk:
@@ -140,9 +152,7 @@ def walk(found: Trace, *, exact: bool = True, jitter: int = 0, factor: float = 0
     return walked
 
 
-def _step(
-    walked: _Walk, node: Node, exact: bool, generator: torch.Generator | None, eps: float, factor: float
-) -> None:
+def _step(walked: _Walk, node: Node, exact: bool, generator: torch.Generator | None, eps: float, factor: float) -> None:
     count = max(len(node.outputs), len(node.cotangents), 1)
     cotangents = tuple(walked.received.get((node.index, n)) for n in range(count))
     missing = frozenset[str]().union(*(walked.missing.get((node.index, n), ()) for n in range(count)))
@@ -169,7 +179,8 @@ def _step(
 def _silent(walked: _Walk, node: Node) -> None:
     """Nothing reached the node by our rules; that torch sent something all the same is a difference."""
     for edge in node.edges:
-        if walked.first is None and edge.contribution is not None and bool((dense(edge.contribution, edge.contribution) != 0).any()):
+        sent = edge.contribution
+        if walked.first is None and sent is not None and bool((dense(sent, sent) != 0).any()):
             walked.first = (node, edge)
 
 

@@ -29,14 +29,14 @@ elementwise("aten.rad2deg", "x", "x*180/pi", x="180/pi")
 elementwise("aten.div.Tensor_mode", "x z m", "where(m == 0, x/z, where(m == 1, floor(x/z), trunc(x/z)))",
             x="where(m == 0, 1/z, 0)", z="where(m == 0, -x/z**2, 0)", why="steps",
             numbers={"rounding_mode": {None: 0.0, "floor": 1.0, "trunc": 2.0}}, example=(
-                lambda r: (r(2, 3), r(3), {"rounding_mode": None}),
-                lambda r: (r(2, 3), r(3), {"rounding_mode": "floor"}),
-                lambda r: (r(2, 3), r(3), {"rounding_mode": "trunc"})))
+                lambda r: (r(4, 3), r(3), {"rounding_mode": None}),
+                lambda r: (r(4, 3), r(3), {"rounding_mode": "floor"}),
+                lambda r: (r(4, 3), r(3), {"rounding_mode": "trunc"})))
 elementwise("aten.div.Scalar_mode", "x z m", "where(m == 0, x/z, where(m == 1, floor(x/z), trunc(x/z)))",
             x="where(m == 0, 1/z, 0)", why="steps",
             numbers={"rounding_mode": {None: 0.0, "floor": 1.0, "trunc": 2.0}}, example=(
-                lambda r: (r(2, 3), 0.7, {"rounding_mode": None}),
-                lambda r: (r(2, 3), 0.7, {"rounding_mode": "floor"})))
+                lambda r: (r(4, 3), 0.7, {"rounding_mode": None}),
+                lambda r: (r(4, 3), 0.7, {"rounding_mode": "floor"})))
 
 # The remainder follows the quotient's whole part q: y = x − z q, so that ∂y/∂z = −q; q itself does not move.
 elementwise("aten.fmod.Tensor",      "x z", "x - z*trunc(x/z)", x="1", z="-trunc(x/z)", why="steps")
@@ -54,7 +54,7 @@ elementwise("aten.sgn",   "x", "sign(x)",  x="0", why="steps")
 # ------------------------------------------------------------------------------------------- powers and logarithms
 _EXPONENT = "where(x == 0, where(z >= 0, 0, y*log(x)), y*log(x))"
 elementwise("aten.pow.Tensor_Scalar", "x n", "x**n", x="where(n == 0, 0, n*x**(n - 1))", domain=(0.2, 2.0),
-            why="power", example=(lambda r: (r(2, 3), 3), lambda r: (r(2, 3), -2.0), lambda r: (r.positive(2, 3), 0.5)))
+            why="power", example=(lambda r: (r(4, 3), 3), lambda r: (r(4, 3), -2.0), lambda r: (r.positive(4, 3), 0.5)))
 elementwise("aten.pow.Tensor_Tensor", "x z", "x**z", x="where(z == 0, 0, z*x**(z - 1))", z=_EXPONENT,
             domain=(0.2, 2.0), why="power")
 elementwise("aten.pow.Scalar", "x z", "x**z", z=_EXPONENT, why="power")
@@ -94,7 +94,7 @@ elementwise("aten.asinh", "x", "asinh(x)", x="1/sqrt(x**2 + 1)")
 elementwise("aten.acosh", "x", "acosh(x)", x="1/sqrt(x**2 - 1)",   domain=(1.2, 3.0))
 elementwise("aten.atanh", "x", "atanh(x)", x="1/(1 - x**2)",       domain=(-0.9, 0.9))
 elementwise("aten.atan2", "x z", "atan2(x, z)", x="z/(x**2 + z**2)", z="-x/(x**2 + z**2)")
-elementwise("aten.hypot", "x z", "sqrt(x**2 + z**2)", x="x/y", z="z/y", why="norm_at_zero")
+elementwise("aten.hypot", "x z", "sqrt(x**2 + z**2)", x="x/y", z="z/y", why="hypot_at_zero")
 elementwise("aten.sinc",  "x", "sinc(x)",  x="where(x == 0, 0, (cos(pi*x) - y)/x)")
 
 # ------------------------------------------------------------------------------------------------- special functions
@@ -117,7 +117,7 @@ elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, 
             # without `eps` nothing is clamped: the bounds −1 and 2 lie where the logarithm has no value anyway
             numbers={"eps": {None: -1.0}}, why="clamped", kink="(x == e) | (x == 1 - e)",
             sides={"x": ("where(x == e, 0, 1/(x*(1 - x)))", "where(x == e, 1/(x*(1 - x)), 0)")},
-            example=(lambda r: (r.between(0.1, 0.9, 2, 3),), lambda r: (r.between(0.1, 0.9, 2, 3), 0.2)))
+            example=(lambda r: (r.between(0.1, 0.9, 4, 3),), lambda r: (r.between(0.1, 0.9, 4, 3), 0.2)))
 
 # --------------------------------------------------------------------------------------- comparisons, kinks and steps
 elementwise("aten.abs", "x", "abs(x)", x="sign(x)", kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
@@ -137,13 +137,13 @@ _CLAMPED = {
 }
 elementwise("aten.clamp", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
             x="where(x < low, 0, where(x > high, 0, 1))", example=(
-                lambda r: (r(2, 3), -0.6, 0.8), lambda r: (r(2, 3), None, 0.4), lambda r: (r(2, 3), -0.3)))
+                lambda r: (r(4, 3), -0.6, 0.8), lambda r: (r(4, 3), None, 0.4), lambda r: (r(4, 3), -0.3)))
 elementwise("aten.clamp.Tensor", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
             x="where(x < low, 0, where(x > high, 0, 1))",
             low="where(x < low, where(low < high, 1, 0), 0)",
             high="where(x > high, 1, where(low > high, 1, 0))", example=(
-                lambda r: (r(2, 3), r.between(-0.8, -0.1, 3), r.between(0.1, 0.8, 3)),
-                lambda r: (r(2, 3), r.between(-0.8, 0.8, 3))))
+                lambda r: (r(4, 3), r.between(-0.8, -0.1, 3), r.between(0.1, 0.8, 3)),
+                lambda r: (r(4, 3), r.between(-0.8, 0.8, 3))))
 _CLAMPED_MIN = {"kink": "x == low", "why": "kink_clamp", "sides": {"x": ("0", "1")}}
 _CLAMPED_MAX = {"kink": "x == high", "why": "kink_clamp", "sides": {"x": ("1", "0")}}
 elementwise("aten.clamp_min", "x low",  "maximum(x, low)",  x="where(x >= low, 1, 0)",  **_CLAMPED_MIN)
@@ -153,11 +153,11 @@ elementwise("aten.clamp_min.Tensor", "x low", "maximum(x, low)",
 elementwise("aten.clamp_max.Tensor", "x high", "minimum(x, high)",
             x="where(x <= high, 1, 0)", high="where(x > high, 1, 0)", **_CLAMPED_MAX)
 elementwise("aten.where.self", "c x z", "where(c == 1, x, z)", x="where(c == 1, 1, 0)", z="where(c == 1, 0, 1)",
-            example=lambda r: (r.mask(2, 3), r(3), r(2, 1)))
+            example=lambda r: (r.mask(4, 3), r(3), r(4, 1)))
 elementwise("aten.masked_fill.Scalar", "x m v", "where(m == 1, v, x)", x="where(m == 1, 0, 1)",
-            example=lambda r: (r(2, 3), r.mask(3), 0.7))
+            example=lambda r: (r(4, 3), r.mask(3), 0.7))
 elementwise("aten.masked_fill.Tensor", "x m v", "where(m == 1, v, x)",
-            x="where(m == 1, 0, 1)", v="where(m == 1, 1, 0)", example=lambda r: (r(2, 3), r.mask(2, 3), r()))
+            x="where(m == 1, 0, 1)", v="where(m == 1, 1, 0)", example=lambda r: (r(4, 3), r.mask(4, 3), r()))
 _SIGN = "where(z >= 0, 1, -1)"
 elementwise("aten.copysign.Tensor", "x z", f"abs(x)*{_SIGN}", x=f"sign(x)*{_SIGN}", z="0", kink="x == 0",
             sides={"x": (f"-{_SIGN}", _SIGN)}, why="kink_abs")
@@ -175,9 +175,9 @@ elementwise("aten.gelu", "x t", f"where(t == 0, x*(1 + erf(x/sqrt(2)))/2, x*(1 +
             x="where(t == 0, (1 + erf(x/sqrt(2)))/2 + x*exp(-x**2/2)/sqrt(2*pi), "
               f"(1 + {_INNER})/2 + x*(1 - {_INNER}**2)*sqrt(2/pi)*(1 + 3*0.044715*x**2)/2)",
             numbers={"approximate": {"none": 0.0, "tanh": 1.0}},
-            example=(lambda r: (r(2, 3),), lambda r: (r(2, 3), {"approximate": "tanh"})))
+            example=(lambda r: (r(4, 3),), lambda r: (r(4, 3), {"approximate": "tanh"})))
 elementwise("aten.softplus", "x b t", "where(b*x > t, x, log1p(exp(b*x))/b)", x="where(b*x > t, 1, sigmoid(b*x))",
-            why="softplus", example=(lambda r: (r(2, 3), 1.3), lambda r: (r(2, 3) * 20,)))
+            why="softplus", example=(lambda r: (r(4, 3), 1.3), lambda r: (r(4, 3) * 20,)))
 elementwise("aten.relu", "x", "where(x > 0, x, 0)", x="where(x > 0, 1, 0)",
             kink="x == 0", sides={"x": ("0", "1")}, why="kink_relu")
 elementwise("aten.leaky_relu", "x a", "where(x > 0, x, a*x)", x="where(x > 0, 1, a)",
@@ -192,7 +192,7 @@ elementwise("aten.threshold", "x t v", "where(x > t, x, v)", x="where(x > t, 1, 
 _INSIDE = "where(x > low, where(x < high, 1, 0), 0)"
 elementwise("aten.hardtanh", "x low high", "minimum(maximum(x, low), high)", x=_INSIDE, why="kink_outer",
             kink="(x == low) | (x == high)", sides={"x": ("where(x == low, 0, 1)", "where(x == low, 1, 0)")},
-            example=lambda r: (r(2, 3), -0.6, 0.8))
+            example=lambda r: (r(4, 3), -0.6, 0.8))
 elementwise("aten.hardsigmoid", "x", "minimum(maximum(x + 3, 0), 6)/6",
             x="where(x > -3, where(x < 3, 1/6, 0), 0)", domain=(-5.0, 5.0), why="kink_outer",
             kink="(x == -3) | (x == 3)", sides={"x": ("where(x < 0, 0, 1/6)", "where(x < 0, 1/6, 0)")})

@@ -64,9 +64,9 @@ def _bound(rule: Rule, drawn: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _generic(rule: Rule, r: Samples) -> dict[str, Any]:
-    """The first tensor is (2, 3), further ones (3,), so that they broadcast; numbers are positive and not round."""
+    """The first tensor is (4, 3), further ones (3,), so that they broadcast; numbers are positive and not round."""
     drawn: dict[str, Any] = {}
-    shape: tuple[int, ...] = (2, 3)
+    shape: tuple[int, ...] = (4, 3)
     for argument in overload(rule.operator)._schema.arguments:
         kind = str(argument.type)
         if kind in ("Tensor", "Optional[Tensor]"):

@@ -1,0 +1,167 @@
+"""Measures gradexplain against the floor and against its peers, side by side in one run, and prints ratios.
+
+    .venv/bin/python scripts/bench.py explain            # all of it, some minutes
+    .venv/bin/python scripts/bench.py explain --small    # the 12-layer transformer at an eighth of its width
+
+Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's speed
+may drift, the ratio does not.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+import gradexplain as gx
+from gradexplain.computation import computation_of
+from gradexplain.tracing import trace
+
+Row = tuple[str, str, float, float, str]
+
+
+class Transformer(nn.Module):
+    """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, 124 M parameters with tied ends."""
+
+    def __init__(self, width: int = 768, tokens: int = 50257, context: int = 1024) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(tokens, width)
+        self.positions = nn.Embedding(context, width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 12, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(12)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, tokens, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        for layer in self.layers:
+            h = layer(h, src_mask=mask, is_causal=True)
+        logits = self.head(self.norm(h))
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+class Perceptron(nn.Module):
+    """Three layers, 784 to 512 to 512 to 10, with cross-entropy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.net(x), t)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    commands = parser.add_subparsers(required=True)
+    explain = commands.add_parser("explain", help="recording, explaining and starting up")
+    explain.add_argument("--small", action="store_true", help="a narrower transformer")
+    explain.add_argument("--runs", type=int, default=5, help="pairs of each measurement")
+    explain.set_defaults(run=lambda a: bench_explain(small=a.small, runs=a.runs))
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+def bench_explain(*, small: bool, runs: int) -> None:
+    """Prints what recording, explaining and starting cost."""
+    rows = [*network_rows(small=small, runs=runs), *start_rows(runs)]
+    table = Table("measured", "over", "ratio", "of", "target")
+    for measured, over, ratio, floor, target in rows:
+        table.add_row(measured, over, f"{ratio:.2f}", f"{floor:.3g} s", target)
+    Console().print(table)
+
+
+def network_rows(*, small: bool, runs: int) -> list[Row]:
+    torch.manual_seed(0)
+    width = 96 if small else 768
+    networks: list[tuple[str, nn.Module, list[Tensor]]] = [
+        ("3-layer MLP, batch 128", Perceptron(), [torch.randn(128, 784), torch.randint(0, 10, (128,))]),
+        (f"12-layer transformer, width {width}", Transformer(width), [torch.randint(0, 50257, (1, 64))]),
+    ]
+    rows: list[Row] = []
+    for name, network, inputs in networks:
+        plain = plain_pass(network, inputs)
+        for what, act, target in (
+            ("record and capture", recording(network, inputs), "≤ 1.5"),
+            ("detect_anomaly", anomaly(network, inputs), ""),
+            ("explain, checks and text", explaining(network, inputs), "≤ 4" if "transformer" in name else ""),
+        ):
+            ratio, floor = paired(act, plain, runs, f"{name}: {what}")
+            rows.append((what, f"forward + backward of the {name}", ratio, floor, target))
+    return rows
+
+
+def plain_pass(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    parameters = list(network.parameters())
+    return lambda: torch.autograd.grad(network(*inputs), parameters)
+
+
+def recording(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    return lambda: trace(computation_of(network, inputs))
+
+
+def explaining(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    return lambda: gx.explain(network, inputs).render("text")
+
+
+def anomaly(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    plain = plain_pass(network, inputs)
+
+    def run() -> None:
+        with warnings.catch_warnings(), torch.autograd.detect_anomaly():
+            warnings.simplefilter("ignore")
+            plain()
+
+    return run
+
+
+def start_rows(runs: int) -> list[Row]:
+    command = [sys.executable, "-m", "gradexplain"]
+    rows: list[Row] = []
+    for measured, arguments, floor, target in (
+        ('explain "sum(x**2)" x=1,2,3', ["explain", "sum(x**2)", "x=1,2,3"], "import torch", "≤ 1.3"),
+        ("--help", ["--help"], "import typer, rich", "≤ 1.5"),
+    ):
+        own, other = process([*command, *arguments]), process([sys.executable, "-c", floor])
+        ratio, seconds = paired(own, other, 3 * runs, measured)
+        rows.append((f"gradexplain {measured}", f'python -c "{floor}"', ratio, seconds, target))
+    return rows
+
+
+def process(arguments: Sequence[str]) -> Callable[[], object]:
+    return lambda: subprocess.run(arguments, check=True, capture_output=True)
+
+
+def paired(act: Callable[[], object], floor: Callable[[], object], runs: int, name: str) -> tuple[float, float]:
+    """Returns the median of the ratios act/floor, taken in turn after one warm-up, and the floor's median seconds."""
+    seconds(act)
+    seconds(floor)
+    pairs = [
+        (seconds(act), seconds(floor))
+        for _ in track(range(runs), description=name, console=Console(stderr=True), transient=True)
+    ]
+    return statistics.median(a / b for a, b in pairs), statistics.median(b for _, b in pairs)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Displayed equations: `=` and `≈` are earned, and what is read back from the page is recomputed."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradexplain.equations import EXACT, ROUNDED, STORED, equation, holds, read_equations, recomputed, unwrapped
+from gradexplain.terms import Apply, Constant, Number, Term, product, total
+
+NEGATIVE_CONTROLS = [
+    # Equations printed by other tools, or rounded for display: "=" would be false.
+    ("(1 + 2 + 3)²", EXACT, "14"),
+    ("0.8707300", EXACT, "0.4353650"),
+    ("100 × (0.91 - 1)", EXACT, "-8.75"),
+    ("2.00 × 0.20", EXACT, "0.39"),
+    ("(-3.00) × 0.20", EXACT, "-0.59"),
+    ("(1 - 0.73) × 0.73", EXACT, "0.20"),
+    ("-1 / 1.37²", EXACT, "-0.53"),
+    ("exp(1.5)", EXACT, "4.4817"),
+    ("exp(1.5)", ROUNDED, "4.4818"),
+    ("1 - 1", ROUNDED, "1.1921e-07"),
+    ("0 × inf", EXACT, "0"),
+    ("1 / 0", ROUNDED, "inf"),
+]
+POSITIVE_CONTROLS = [
+    ("1²", EXACT, "1"),
+    ("1 + 4 + 9", EXACT, "14"),
+    ("1 × 2 × 3", EXACT, "6"),
+    ("(-2) × 3", EXACT, "-6"),
+    ("2⁻¹", EXACT, "0.5"),
+    ("4^0.5", EXACT, "2"),
+    ("exp(0)", EXACT, "1"),
+    ("exp(1.5)", ROUNDED, "4.4817"),
+    ("ln(0.17530)", ROUNDED, "-1.7413"),
+    ("0.78560 - 1", ROUNDED, "-0.21440"),
+    ("0 × (1 / (2 × sqrt(0)))", EXACT, "nan"),
+    ("1 / 0", EXACT, "inf"),
+    ("ln(0)", EXACT, "-inf"),
+    ("sqrt(-1)", EXACT, "nan"),
+    ("1e-05 × 1e-05", EXACT, "1e-10"),
+    ("maximum(2, 3)", EXACT, "3"),
+    ("2 × π", ROUNDED, "6.2832"),
+]
+
+
+@pytest.mark.parametrize(("expression", "relation", "result"), NEGATIVE_CONTROLS)
+def test_a_false_equation_is_refused(expression: str, relation: str, result: str) -> None:
+    assert not holds(expression, relation, result)
+
+
+@pytest.mark.parametrize(("expression", "relation", "result"), POSITIVE_CONTROLS)
+def test_a_true_equation_is_accepted(expression: str, relation: str, result: str) -> None:
+    assert holds(expression, relation, result)
+
+
+@pytest.mark.parametrize("text", ["", "1 +", "(1", "f(2)", "1 2", "__import__", "1; 2", "9^9999999999", "exp()"])
+def test_what_is_no_expression_holds_nothing(text: str) -> None:
+    assert not holds(text, EXACT, "1")
+
+
+def test_the_sign_of_equality_tells_exact_from_rounded() -> None:
+    assert str(equation("u[0]", Number(3.0) ** 2, 9.0)) == "u[0]: 3² = 9"
+    assert str(equation("e", Apply("exp", (Number(1.5),)), math.exp(1.5))) == "e: exp(1.5) ≈ 4.4817"
+
+
+def test_cancellation_is_shown_with_the_digits_that_it_needs() -> None:
+    found = equation("d", Number(1.0000001) - Number(1.0), 1.0000001 - 1.0)
+    assert found.expression == "1.0000001 - 1"
+
+
+def test_what_the_machine_rounds_away_is_no_equation() -> None:
+    assert equation("s", Number(1e8) + Number(1.0), 1e8).relation == STORED
+    assert equation("o", Apply("exp", (Number(1000.0),)), math.inf).relation == STORED
+
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=6))
+def test_every_sum_of_products_has_an_equation_that_holds(pairs: list[tuple[float, float]]) -> None:
+    term = total([product(Number(a), Number(b)) for a, b in pairs])
+    found = equation("x", term, math.fsum(a * b for a, b in pairs))
+    assert found.relation == STORED or holds(found.expression, found.relation, found.result)
+    assert found.relation == STORED or recomputed([found], str(found)) == 1
+
+
+EXAMPLES: list[tuple[Term, float]] = [
+    (Number(3.0) ** 2, 9.0),
+    (total([Number(1.0), Number(4.0), Number(9.0)]), 14.0),
+    (product(Number(0.7856), Number(1.5)), 0.7856 * 1.5),
+    (Apply("exp", (Number(1.5),)), math.exp(1.5)),
+    (Number(2 / 3) * Number(1 / 7), 2 / 21),
+    (Constant(1.0) - Number(0.96403) ** 2, 1 - 0.96403**2),
+    (Number(-1.2345678) / Number(0.3456789), -1.2345678 / 0.3456789),
+    (total([product(Number(i / 7), Number(i / 3)) for i in range(1, 6)]), sum(i * i / 21 for i in range(1, 6))),
+]
+
+
+def edits(shown: str) -> dict[str, str]:
+    """Returns the page with its result edited: sign, factor 2, last digit either way."""
+    head, result = shown.rsplit(" ", 1)
+    last = max(i for i, c in enumerate(result.partition("e")[0]) if c.isdigit())
+    bumped = {d: result[:last] + str((int(result[last]) + d) % 10) + result[last + 1 :] for d in (1, 9)}
+    flipped = result[1:] if result.startswith("-") else f"-{result}"
+    return {"sign": f"{head} {flipped}", "factor": f"{head} {float(result) * 2:g}"} | {
+        f"digit {d}": f"{head} {text}" for d, text in bumped.items()
+    }
+
+
+@pytest.mark.parametrize(("term", "value"), EXAMPLES)
+def test_every_planted_edit_of_a_result_is_caught(term: Term, value: float) -> None:
+    shown = equation("x", term, value)
+    assert recomputed([shown], str(shown)) == 1
+    for name, page in edits(str(shown)).items():
+        assert recomputed([shown], page) == 0, name
+
+
+@pytest.mark.parametrize(("term", "value"), EXAMPLES)
+def test_every_planted_edit_of_an_operand_is_caught(term: Term, value: float) -> None:
+    shown = equation("x", term, value)
+    for match in re.finditer(r"\d+(\.\d+)?", shown.expression):
+        digit = match.end() - 1
+        bumped = str((int(shown.expression[digit]) + 1) % 10)
+        page = f"x: {shown.expression[:digit]}{bumped}{shown.expression[digit + 1 :]} {shown.relation} {shown.result}"
+        assert recomputed([shown], page) == 0, page
+
+
+def test_equations_are_found_side_by_side_and_across_broken_lines() -> None:
+    page = " numbers  a: 1 + 1 = 2    b[0, 1]: 2 × 3 = 6\n          c: 1 + 2 +\n          ↪ 3 = 6\n"
+    found = [e.label for line in unwrapped(page) for e in read_equations(line.replace(" numbers  ", ""))]
+    assert found == ["a", "b[0, 1]", "c"]
+
+
+def test_prose_with_a_colon_is_not_taken_for_an_equation() -> None:
+    assert read_equations("seed: the pass starts with = 1") == []

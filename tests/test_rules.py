@@ -1,0 +1,484 @@
+"""Every rule is run, proved by sympy, measured by finite differences and compared with torch. No rule is named here."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradexplain import rules as registry
+from gradexplain.catalogue import LANGUAGES, sentences
+from gradexplain.rules import Rule, elementwise, full_name, rule_of, rules, schema_names
+from gradexplain.rules.application import (
+    FUNCTIONS,
+    bind,
+    call,
+    evaluated,
+    has_one_output,
+    slope,
+    summed_to,
+    vjp,
+    written,
+)
+from gradexplain.rules.samples import Samples, examples
+from gradexplain.symbolic import Proof, proved, sympy_of
+from gradexplain.terms import ARITY, Apply, Constant, Number, Term, names_in
+
+RULES = rules()
+ALL = sorted(RULES)
+ELEMENTWISE = [name for name in ALL if RULES[name].elementwise]
+KINKED = [name for name in ELEMENTWISE if RULES[name].kink]
+TIED = [name for name in ALL if RULES[name].tie]
+WRITTEN = [name for name in ALL if RULES[name].terms is not None]
+
+# Where torch 2.13 itself is off: finite differences side with the rule. A torch that is repaired fails this table.
+TORCH_DIFFERS = {
+    ("aten.celu.default", "self"): "1/alpha is rounded to float32",
+    ("aten.hardsigmoid.default", "self"): "1/6 is rounded to float32",
+    ("aten.cholesky_solve.default", "input2"): "sends a gradient to the triangle that is never read",
+    ("aten.as_strided_scatter.default", "self"): "keeps the elements that were overwritten and drops the others",
+}
+# Two computations of some hundred float64 operations each.
+SAME_IN_FLOAT64 = 1e-11
+
+
+# ------------------------------------------------------------------------------------------------------- the measuring
+
+
+def differentiated(rule: Rule) -> list[str]:
+    return list(rule.slopes or rule.derivatives)
+
+
+def parts(value: Any) -> list[Tensor]:
+    """A tensor argument as a list of one; a list of tensors as it is."""
+    return [value] if isinstance(value, Tensor) else list(value or ())
+
+
+def with_parts(arguments: Mapping[str, Any], name: str, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    return {**arguments, name: tensors[0] if isinstance(arguments[name], Tensor) else list(tensors)}
+
+
+def run(rule: Rule, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Runs the operator: on copies, for it may write in place, and always with the same random numbers."""
+    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in arguments.items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return call(rule.operator, copies)
+
+
+def tracked(rule: Rule, arguments: Mapping[str, Any], name: str) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    leaves = [part.clone().requires_grad_() for part in parts(arguments[name])]
+    return leaves, run(rule, with_parts(arguments, name, leaves))
+
+
+def generic(outputs: Sequence[Tensor], seed: int = 7) -> list[Tensor | None]:
+    """Returns random cotangents for the outputs that torch differentiates, never ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(y.shape, generator=generator, dtype=y.dtype) if y.requires_grad else None for y in outputs]
+
+
+def paired(rule: Rule, arguments: Mapping[str, Any], cotangents: Sequence[Tensor | None]) -> float:
+    """Returns Σ ⟨g, y⟩, the number whose derivative the vector-Jacobian product is."""
+    outputs = run(rule, arguments)
+    return math.fsum(float((g * y).sum()) for g, y in zip(cotangents, outputs, strict=True) if g is not None)
+
+
+def central(rule: Rule, arguments: Mapping[str, Any], name: str, part: int, element: int, g: Any, h: float) -> float:
+    ends = []
+    for step in (h, -h):
+        tensors = [t.contiguous().clone() for t in parts(arguments[name])]
+        tensors[part].view(-1)[element] += step
+        ends.append(paired(rule, with_parts(arguments, name, tensors), g))
+    return (ends[0] - ends[1]) / (2 * h)
+
+
+def measured(rule: Rule, arguments: Mapping[str, Any], name: str, g: Any) -> list[tuple[Tensor, Tensor]]:
+    """Returns (gradient, its error bound) by central differences, for each tensor of the argument.
+
+    The step is eps^(1/3), where truncation and rounding are about equal. Two steps give Richardson's value, and their
+    difference bounds the truncation. Rounding: each ⟨g, y⟩ is off by some 100 eps of its own size, divided by the step.
+    """
+    eps = torch.finfo(torch.float64).eps
+    h = eps ** (1 / 3)
+    size = math.fsum(float((c * y).abs().sum()) for c, y in zip(g, run(rule, arguments), strict=True) if c is not None)
+    found = []
+    for place, tensor in enumerate(parts(arguments[name])):
+        values, bounds = torch.zeros(tensor.shape).double(), torch.zeros(tensor.shape).double()
+        for element in range(tensor.numel()):
+            wide = central(rule, arguments, name, place, element, g, h)
+            narrow = central(rule, arguments, name, place, element, g, h / 2)
+            values.view(-1)[element] = (4 * narrow - wide) / 3
+            bounds.view(-1)[element] = abs(narrow - wide) + 100 * eps * (1 + size) / h
+        found.append((symmetric(rule, name, values), bounds))
+    return found
+
+
+def symmetric(rule: Rule, name: str, gradient: Tensor) -> Tensor:
+    return (gradient + gradient.mT) / 2 if name in rule.symmetric else gradient
+
+
+def agrees(sent: Sequence[Tensor], truth: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Says whether each gradient has the right shape and lies within its bound; nan never does."""
+    return all(
+        s.shape == value.shape and bool(((s - value).abs() <= bound).all())
+        for s, (value, bound) in zip(sent, truth, strict=True)
+    )
+
+
+def cases(name: str) -> Iterator[tuple[Rule, dict[str, Any], str]]:
+    rule = RULES[name]
+    for arguments in examples(rule):
+        for argument in differentiated(rule):
+            if arguments[argument] is not None:
+                yield rule, arguments, argument
+
+
+def applied(rule: Rule, arguments: Mapping[str, Any], name: str) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Returns what the rule sends to an argument, and the cotangents that it was given."""
+    _, outputs = tracked(rule, arguments, name)
+    g = generic(outputs)
+    return parts(vjp(rule, name, g, arguments, [y.detach() for y in outputs])), g
+
+
+# ------------------------------------------------------------------------------------------------------ the operators
+
+
+class Recorder(TorchDispatchMode):
+    """Lists the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_operator_runs_under_its_name_and_makes_a_node(name: str) -> None:
+    for rule, arguments, argument in cases(name):
+        with Recorder() as recorder:
+            leaves, outputs = tracked(rule, arguments, argument)
+        assert name in recorder.seen
+        assert all(leaf.is_leaf for leaf in leaves)
+        assert any(y.grad_fn is not None for y in outputs), argument
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_argument_that_torch_differentiates_is_left_out(name: str) -> None:
+    rule = RULES[name]
+    for arguments in examples(rule):
+        for argument, value in arguments.items():
+            if argument not in differentiated(rule) and isinstance(value, Tensor) and value.is_floating_point():
+                assert not differentiable(rule, arguments, argument), argument
+
+
+def differentiable(rule: Rule, arguments: Mapping[str, Any], argument: str) -> bool:
+    try:
+        leaves, outputs = tracked(rule, arguments, argument)
+        given = [y for y in outputs if y.requires_grad]
+        gradients = torch.autograd.grad(given, leaves, [torch.ones_like(y) for y in given], allow_unused=True)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return any(gradient is not None for gradient in gradients)
+
+
+def test_there_are_at_least_150_operators() -> None:
+    families = Counter("elementwise" if RULES[name].elementwise else "other" for name in ALL)
+    print(f"{len(ALL)} operators: {dict(families)}")
+    assert len(ALL) >= 150
+
+
+# --------------------------------------------------------------------------------------------------------- the forward
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_an_elementwise_formula_is_the_operator(name: str) -> None:
+    rule = RULES[name]
+    for arguments in examples(rule):
+        outputs = run(rule, arguments)
+        torch.testing.assert_close(evaluated(rule, rule.formula, arguments, outputs), outputs[0], rtol=1e-12, atol=1e-13)
+
+
+ARITHMETIC: Mapping[str, Callable[..., float]] = {
+    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a / b,
+    "^": lambda a, b: a**b, "neg": lambda a: -a, "π": lambda: math.pi,
+}  # fmt: skip
+
+
+def value_of(term: Term) -> float:
+    match term:
+        case Number(value) | Constant(value):
+            return value
+        case Apply(operator, arguments):
+            return float((ARITHMETIC | dict(FUNCTIONS))[operator](*map(value_of, arguments)))
+    raise AssertionError(term)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_terms_written_out_have_the_value_of_the_output(name: str) -> None:
+    rule = RULES[name]
+    compared = 0
+    for arguments in examples(rule):
+        outputs = run(rule, arguments)
+        for made, output in zip(written(rule, arguments, outputs) or (), outputs, strict=False):
+            if made is not None:
+                values = torch.tensor([value_of(t) for t in made.reshape(-1)], dtype=torch.float64).reshape(made.shape)
+                torch.testing.assert_close(values, output, rtol=1e-11, atol=1e-12)
+                compared += 1
+    assert compared
+
+
+# ------------------------------------------------------------------------------------------------------------- proofs
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_sympy_proves_each_slope(name: str) -> None:
+    assert {proof.holds for proof in proved(RULES[name]).values()} == {True}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("wrong", ["({})*1.001", "-({})", "({}) + 0.0001"])
+def test_a_wrong_slope_is_refuted(name: str, wrong: str) -> None:
+    for argument, right in RULES[name].slopes.items():
+        mutant = replace(RULES[name], slopes={**RULES[name].slopes, argument: wrong.format(right)})
+        if right != "0" or "+" in wrong:
+            assert proved(mutant)[argument] == Proof(False, "50 digits"), argument
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_formula_has_a_sympy_form_in_its_own_variables(name: str) -> None:
+    rule = RULES[name]
+    assert {str(symbol) for symbol in sympy_of(rule.formula).free_symbols} == names_in(rule.formula)
+
+
+# ---------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_vjp_agrees_with_finite_differences_and_mutants_do_not(name: str) -> None:
+    for rule, arguments, argument in cases(name):
+        sent, g = applied(rule, arguments, argument)
+        truth = measured(rule, arguments, argument, g)
+        assert all(bool((bound <= 1e-5 * (1 + value.abs().max())).all()) for value, bound in truth if value.numel())
+        assert agrees(sent, truth), argument
+        for error, mutant in mutants(rule, arguments, argument, sent, g):
+            assert not agrees(mutant, truth), f"{argument}: {error} goes unseen"
+
+
+def mutants(
+    rule: Rule, arguments: Mapping[str, Any], name: str, sent: Sequence[Tensor], g: Sequence[Tensor | None]
+) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yields wrong gradients, one error at a time."""
+    first, rest = sent[0].contiguous(), list(sent[1:])
+    off = first.clone()
+    off.view(-1)[0] += 1e-4
+    yield "one element off by 1e-4", [off, *rest]
+    if bool((first == 0).all()):
+        return
+    yield "a factor of 1.001", [first * 1.001, *rest]
+    yield "the other sign", [-first, *rest]
+    holed = first.clone()
+    holed.view(-1)[holed.abs().argmax()] = 0
+    yield "one element zero", [holed, *rest]
+    if first.ndim >= 2 and first.shape[-1] == first.shape[-2] and not torch.allclose(first, first.mT):
+        yield "a transposed matrix", [first.mT, *rest]
+    if first.numel() > 1 and not torch.allclose(first.flatten(), first.flatten().roll(1)):
+        yield "elements in other places", [first.flatten().roll(1).reshape(first.shape), *rest]
+    if rule.elementwise and arguments[name].shape != g[0].shape:  # type: ignore[union-attr]
+        unsummed = g[0] * slope(rule, name, arguments, run(rule, arguments))  # type: ignore[operator]
+        yield "a sum over broadcast axes dropped", [first_of(unsummed, first.shape), *rest]
+
+
+def first_of(g: Tensor, shape: Sequence[int]) -> Tensor:
+    for _ in range(g.ndim - len(shape)):
+        g = g[0]
+    for axis, size in enumerate(shape):
+        g = g.narrow(axis, 0, size)
+    return g
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_torch_agrees_or_is_known_to_differ(name: str) -> None:
+    for argument in differentiated(RULES[name]):
+        apart = max(apart_from_torch(*case) for case in cases(name) if case[2] == argument)
+        assert (apart <= SAME_IN_FLOAT64) is ((name, argument) not in TORCH_DIFFERS), (argument, apart)
+
+
+def apart_from_torch(rule: Rule, arguments: Mapping[str, Any], name: str) -> float:
+    """Returns the largest difference from autograd's gradient, relative to the largest element."""
+    leaves, outputs = tracked(rule, arguments, name)
+    g = generic(outputs)
+    sent = parts(vjp(rule, name, g, arguments, [y.detach() for y in outputs]))
+    given = [(y, c) for y, c in zip(outputs, g, strict=True) if c is not None]
+    theirs = torch.autograd.grad([y for y, _ in given], leaves, [c for _, c in given], materialize_grads=True)
+    return max(
+        float((s - symmetric(rule, name, t)).abs().max() / (1 + t.abs().max()))
+        for s, t in zip(sent, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_vjp_is_linear_in_its_cotangent(name: str) -> None:
+    for rule, arguments, argument in cases(name):
+        _, outputs = tracked(rule, arguments, argument)
+        plain = [y.detach() for y in outputs]
+        g, k = generic(outputs, 1), generic(outputs, 2)
+        both = [None if a is None or b is None else 2 * a - 3 * b for a, b in zip(g, k, strict=True)]
+        sent = [parts(vjp(rule, argument, c, arguments, plain)) for c in (g, k, both)]
+        for a, b, c in zip(*sent, strict=True):
+            torch.testing.assert_close(2 * a - 3 * b, c, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_where_no_cotangent_arrived_the_gradient_is_zero(name: str) -> None:
+    for rule, arguments, argument in cases(name):
+        outputs = run(rule, arguments)
+        sent = parts(vjp(rule, argument, [None] * len(outputs), arguments, outputs))
+        assert [s.shape for s in sent] == [p.shape for p in parts(arguments[argument])]
+        assert not any(bool(s.any()) for s in sent)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not has_one_output(name)])
+def test_each_output_may_go_without_a_cotangent(name: str) -> None:
+    for rule, arguments, argument in cases(name):
+        _, outputs = tracked(rule, arguments, argument)
+        plain = [y.detach() for y in outputs]
+        g = generic(outputs)
+        alone = [[c if i == k else None for i, c in enumerate(g)] for k in range(len(g)) if g[k] is not None]
+        sent = [parts(vjp(rule, argument, c, arguments, plain))[0] for c in alone]
+        torch.testing.assert_close(sum(sent), parts(vjp(rule, argument, g, arguments, plain))[0])
+
+
+# -------------------------------------------------------------------------------------------------------- kinks and ties
+
+
+def at_kinks(rule: Rule) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Yields arguments, all tensors of one shape, and the mask of the elements that lie at a kink."""
+    for arguments in examples(rule):
+        full = {
+            k: v.expand(4, 3).clone() if isinstance(v, Tensor) and v.is_floating_point() else v
+            for k, v in arguments.items()
+        }
+        first = next(iter(rule.slopes))
+        numbers = [v for v in arguments.values() if isinstance(v, float)]
+        tensors = [v for k, v in full.items() if isinstance(v, Tensor) and k != first]
+        for candidate in (0.0, 3.0, -3.0, *numbers, *(-n for n in numbers), *(1 - n for n in numbers), *tensors):
+            moved = {**full, first: torch.zeros(4, 3, dtype=torch.float64) + candidate}
+            kinks = evaluated(rule, rule.kink, moved, run(rule, moved))
+            if bool(kinks.any()):
+                yield moved, kinks
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_at_a_kink_the_slope_is_what_torch_takes_and_the_sides_are_measured(name: str) -> None:
+    rule = RULES[name]
+    met = 0
+    for arguments, kinks in at_kinks(rule):
+        for argument in (a for a in rule.slopes if isinstance(arguments[a], Tensor)):
+            leaves, outputs = tracked(rule, arguments, argument)
+            g = generic(outputs)[0]
+            (theirs,) = torch.autograd.grad(outputs[0], leaves, g)
+            ours = vjp(rule, argument, [g], arguments, outputs)
+            torch.testing.assert_close(ours[kinks], theirs[kinks], rtol=1e-7, atol=0)
+            met += 1
+        for argument, sides in rule.sides.items():
+            for side, way in zip(sides, (-1, 1), strict=True):
+                claimed = evaluated(rule, side, arguments, run(rule, arguments))
+                torch.testing.assert_close(claimed[kinks], beside(rule, arguments, argument, way)[kinks], rtol=0, atol=1e-4)
+    assert met
+
+
+def beside(rule: Rule, arguments: Mapping[str, Any], argument: str, way: int) -> Tensor:
+    """Returns the derivative just beside a point: both ends of the step lie on the same side, so a jump is no matter."""
+    h = 1e-6
+    near, far = (run(rule, {**arguments, argument: arguments[argument] + way * n * h})[0] for n in (1, 2))
+    return (far - near) / (way * h)
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_at_a_tie_the_rule_divides_as_torch_does(name: str) -> None:
+    for rule, arguments, argument in cases(name):
+        tied = {k: torch.full_like(v, 0.5) if k == argument else v for k, v in arguments.items()}
+        assert apart_from_torch(rule, tied, argument) <= SAME_IN_FLOAT64
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if RULES[name].kink or RULES[name].tie])
+def test_a_kink_has_a_reason(name: str) -> None:
+    assert RULES[name].why
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_reason_has_a_sentence(language: str) -> None:
+    keys = {f"rules.{rule.why}" for rule in RULES.values() if rule.why}
+    assert keys == {key for key in sentences(language) if key.startswith("rules.")}
+
+
+# ------------------------------------------------------------------------------------------------------- the machinery
+
+
+def test_a_second_rule_for_an_operator_is_refused() -> None:
+    with pytest.raises(ValueError, match="aten.tanh.default has a rule already"):
+        elementwise("aten.tanh", "x", "tanh(x)", x="1 - y**2")
+
+
+def test_a_formula_with_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="uses a name"):
+        elementwise("aten.tanh", "x", "tanh(z)", x="1")
+
+
+def test_an_operator_in_place_has_the_rule_of_its_twin() -> None:
+    assert rule_of("aten.add_.Tensor") is RULES["aten.add.Tensor"]
+    assert rule_of("aten.relu_.default") is RULES["aten.relu.default"]
+    assert rule_of("aten.no_such_operator.default") is None
+    assert rule_of(None) is None
+
+
+def test_a_rule_asks_only_for_names_of_its_schema_and_outputs() -> None:
+    for name, rule in RULES.items():
+        outputs = {"y"} if has_one_output(name) else {f"y{i}" for i in range(8)}
+        for derivative in rule.derivatives.values():
+            assert set(derivative.needs) <= set(schema_names(name)) | outputs, name
+
+
+def test_no_rule_asks_autograd_nor_runs_a_backward_kernel() -> None:
+    from pathlib import Path
+
+    for file in Path(registry.__file__).parent.glob("*.py"):
+        code = file.read_text(encoding="utf-8")
+        assert "autograd." not in code, file
+        assert "_backward(" not in code, file
+
+
+def test_every_function_of_the_formulas_runs_on_tensors_and_numbers() -> None:
+    assert FUNCTIONS.keys() == {*ARITY, "pi"}
+    assert FUNCTIONS["log"](math.e) == 1.0
+    third = FUNCTIONS["where"](torch.tensor([True]), 1 / 3, 0)
+    assert third.item() == 1 / 3, "a number must not pass through float32"
+
+
+def test_arguments_are_bound_by_name_with_their_defaults() -> None:
+    x = torch.zeros(2)
+    assert bind("aten.add.Tensor", (x, 2), {}) == {"self": x, "other": 2, "alpha": 1}
+    assert full_name("aten.mm") == "aten.mm.default"
+
+
+def test_summing_to_a_shape_is_the_transpose_of_broadcasting() -> None:
+    r = Samples(0)
+    for shape in ((3,), (1, 3), (2, 1), (), (4, 2, 3), (1, 1, 1)):
+        x, g = r(*shape), r(4, 2, 3)
+        torch.testing.assert_close((summed_to(g, shape) * x).sum(), (g * x.expand(4, 2, 3)).sum())
+
+
+def test_the_row_of_padding_gets_no_gradient_and_frequent_rows_can_be_averaged() -> None:
+    """Finite differences see the padding row; that it gets nothing is torch's convention, so torch is asked here."""
+    r = Samples(0)
+    for options in ((1, False), (-1, True), (2, True)):
+        arguments = bind("aten.embedding", (r(4, 3), torch.tensor([1, 2, 1, 0]), *options), {})
+        assert apart_from_torch(RULES["aten.embedding.default"], arguments, "weight") <= SAME_IN_FLOAT64

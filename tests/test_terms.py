@@ -1,0 +1,86 @@
+"""Terms: formulas typeset, folded and written out."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gradexplain.terms import Apply, Constant, Number, Term, number_text, product, symbolic_text, terms_of, text, total
+
+FORMULAS = [
+    ("n*x**(n-1)", {"n": 2.0}, "2·x"),
+    ("n*x**(n-1)", {"n": 3.0, "x": "h"}, "3·h²"),
+    ("n*x**(n-1)", {}, "n·x^(n - 1)"),
+    ("n*x**(n-1)", {"n": 0.5}, "0.5·x^(-0.5)"),
+    ("1 - y**2", {"y": "h"}, "1 - h²"),
+    ("x + alpha*z", {"alpha": 1.0}, "x + z"),
+    ("x + alpha*z", {"alpha": 2.0}, "x + 2·z"),
+    ("where(x > 0, 1, 0)", {}, "1 if x > 0 else 0"),
+    ("a - (b - c)", {}, "a - (b - c)"),
+    ("a / (b * c)", {}, "a / (b·c)"),
+    ("(a / b) * c", {}, "(a / b)·c"),
+    ("-x / z**2", {}, "-x / z²"),
+    ("(-x)**2", {}, "(-x)²"),
+    ("2/sqrt(pi)*exp(-x**2)", {}, "(2 / sqrt(π))·exp(-x²)"),
+    ("log(x)", {}, "ln(x)"),
+    ("x*z", {"z": 2.0}, "2·x"),
+]
+
+
+@pytest.mark.parametrize(("formula", "variables", "expected"), FORMULAS)
+def test_a_formula_is_typeset(formula: str, variables: dict[str, object], expected: str) -> None:
+    assert symbolic_text(formula, variables) == expected
+
+
+def test_numbers_of_the_run_are_never_folded_away() -> None:
+    assert text(Number(1.0) * 1 + Number(0.0), 5) == "1 + 0"
+    assert text(product(Number(1.0), Constant(1.0)), 5) == "1 × 1"
+    assert text(total([]), 5) == "0"
+
+
+def test_a_condition_on_numbers_picks_its_branch() -> None:
+    found = [terms_of("where(x > 0, x, 0.1*x)", {"x": Number(v)}) for v in (2.0, -2.0)]
+    assert [text(t, 5) for t in found if isinstance(t, Term)] == ["2", "0.1 × (-2)"]
+
+
+def test_arrays_of_terms_multiply_as_matrices_do() -> None:
+    a = np.array([[Number(1.0), Number(2.0)]], dtype=object)
+    b = np.array([[Number(3.0)], [Number(4.0)]], dtype=object)
+    assert text((a @ b)[0, 0], 5) == "1 × 3 + 2 × 4"
+
+
+def test_a_formula_cannot_reach_python() -> None:
+    with pytest.raises(NameError):
+        terms_of("open('x')", {})
+
+
+NUMBERS = [
+    (3.0, "3"),
+    (-2.5, "-2.5"),
+    (0.1, "0.1"),
+    (2 / 3, "0.66667"),
+    (0.785601, "0.78560"),
+    (123456.0, "123456"),
+    (1234567.8, "1.2346e+06"),
+    (1e-7, "1e-07"),
+    (1.23456e-5, "1.2346e-05"),
+    (1e12, "1e+12"),
+    (0.0, "0"),
+    (-0.0, "0"),
+    (math.inf, "inf"),
+    (-math.inf, "-inf"),
+    (math.nan, "nan"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), NUMBERS)
+def test_a_number_shows_that_it_is_rounded_by_its_full_digits(value: float, expected: str) -> None:
+    assert number_text(value, 5) == expected
+
+
+def test_a_sum_to_the_right_of_a_minus_keeps_its_parentheses() -> None:
+    assert text(Number(1.0) - (Number(2.0) + Number(3.0)), 5) == "1 - (2 + 3)"
+
+
+def test_unknown_functions_keep_their_name() -> None:
+    assert text(Apply("digamma", (Number(2.0),)), 5) == "digamma(2)"
