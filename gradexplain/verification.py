@@ -80,8 +80,9 @@ def verify_trace(
 ) -> Report:
     """Returns what every oracle says about the gradients of `trace`.
 
-    `computation` is what was traced, to be run again, or `None` for a live tensor. `by_hand` has formulas for gradients,
-    called with the inputs that they name. `effort` is the time in seconds that an oracle may take in running the function.
+    `computation` is what was traced, to be run again, or `None` for a live tensor. `by_hand` has formulas for
+    gradients, called with the inputs that they name. `effort` is the time in seconds that an oracle may take in running
+    the function.
     """
     question = Question(trace, computation, by_hand or {}, effort)
     return Report(tuple(_numbered(question, check) for check in _asked(question)))

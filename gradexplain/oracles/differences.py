@@ -4,10 +4,10 @@ For a direction u and a step h, with the step that the input really made, u_h = 
 
     ρ(h) = ⟨v, f(x+hu) − f(x−hu)⟩ / 2h − ⟨G, u_h⟩  =  c + c₂h² + c₄h⁴ + …  ± σ/h,
 
-where c = ⟨∇ − G, u⟩ is what the claimed gradient G lacks, the even powers are the truncation of the central difference,
-and σ is the noise of f. Richardson's extrapolation removes c₂ and c₄. Lepski's rule finds the step: from the smallest
-step to larger ones, as long as the intervals that the noise alone explains still meet, then one back. It stops by itself
-before a kink or a wiggle, so that there is no constant to tune.
+where c = ⟨∇ − G, u⟩ is what the claimed gradient G lacks, the even powers are the truncation of the central
+difference, and σ is the noise of f. Richardson's extrapolation removes c₂ and c₄. Lepski's rule finds the step: from
+the smallest step to larger ones, as long as the intervals that the noise alone explains still meet, then one back. It
+stops by itself before a kink or a wiggle, so that there is no constant to tune.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.oracles.question import (
+    MARGIN,
     RESOLUTION,
     Check,
     Question,
@@ -59,7 +60,7 @@ class Ladder:
     left: Sequence[float]
     moved: Sequence[float]
     floor: float  # the noise that rounding of the output alone makes
-    size: float  # Σ|G u|
+    rounding: float  # what rounding makes of ⟨G, u⟩
 
     @property
     def residuals(self) -> list[float]:
@@ -176,9 +177,14 @@ class _Probe:
             right.append(self.slope(ahead, h))
             left.append(-self.slope(behind, h))
             moved.append(sum(pair(self.claim[n], (ahead[n] - behind[n]) / (2 * h)) for n in u))
-        size = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
         # A sum of m rounded terms, each wrong by eps/2 of its size, with a margin of three.
-        return Ladder(steps, right, left, moved, 1.5 * self.replay.eps * weighed(v, y), size)
+        return Ladder(steps, right, left, moved, 1.5 * self.replay.eps * weighed(v, y), self.rounding(u))
+
+    def rounding(self, u: Direction) -> float:
+        """What rounding makes of the claim ⟨G, u⟩: of its products, and of G itself."""
+        products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
+        own = sum(float((self.question.rounding(n) * d.abs()).square().sum()) for n, d in u.items())
+        return MARGIN * (self.replay.eps * products + math.sqrt(own))
 
     def slope(self, values: Mapping[str, Tensor], h: float) -> float:
         """(⟨v, f(values)⟩ − ⟨v, f(x)⟩) / h, nan where the step leaves the domain."""
@@ -256,8 +262,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     residuals = [ladder.residuals[i] for i in kept]
     sigma = max(ladder.floor, noise, _noise(steps, residuals) if len(ladder.steps) == len(STEPS) else 0.0)
     best = min(_candidates(residuals, [sigma / h for h in steps]), key=lambda c: c.bound)
-    # The claim itself is a sum of rounded products.
-    bound = best.bound + 16 * torch.finfo(torch.float64).eps * ladder.size
+    bound = best.bound + ladder.rounding
     finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
     finding = replace(finding, chosen=(best.order, kept[best.index]))
     if abs(best.value) <= 2 * bound:
@@ -282,9 +287,11 @@ class _Estimate:
 
     @property
     def bound(self) -> float:
-        """Noise at the chosen step, and the truncation that the next finer step shows."""
-        finer = self.values[min(self.index + 1, len(self.values) - 1)]
-        return 2 * self.noises[self.index] + abs(self.value - finer)
+        """Noise at the chosen step, and the truncation that a neighbouring step shows: the finer one if there is."""
+        if len(self.values) == 1:
+            return math.inf
+        neighbour = self.values[self.index + 1 if self.index + 1 < len(self.values) else self.index - 1]
+        return 2 * self.noises[self.index] + abs(self.value - neighbour)
 
     @property
     def persists(self) -> bool:
@@ -328,7 +335,7 @@ def _candidates(residuals: Sequence[float], noises: Sequence[float]) -> Iterator
 
 
 def _lepski(estimates: Sequence[float], noises: Sequence[float]) -> int:
-    """Returns the coarsest step whose interval still meets all finer ones, one back if it is not the coarsest of all."""
+    """Returns the coarsest step whose interval meets all finer ones; one back if it is not the coarsest of all."""
     low, high = -math.inf, math.inf
     for index in reversed(range(len(estimates))):
         low = max(low, estimates[index] - 2 * noises[index])

@@ -106,8 +106,7 @@ def _change(
 ) -> Tensor:
     """Returns what one rounding error of the inputs makes of both gradients."""
     moved = [_hand_at(formula, values, hand, 1 + eps), _hand_at(formula, values, hand, 1 - eps)]
-    torchs = question.changes.get(name)
-    return torch.maximum(*((m - hand).abs().nan_to_num(0.0) for m in moved)) + (torchs if torchs is not None else 0.0)
+    return torch.maximum(*((m - hand).abs().nan_to_num(0.0) for m in moved)) + question.rounding(name)
 
 
 def _hand_at(formula: Callable[..., Any], values: Mapping[str, Tensor], hand: Tensor, factor: float) -> Tensor:

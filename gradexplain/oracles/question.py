@@ -1,8 +1,8 @@
-"""The one question that every oracle is asked, the answer it gives, and what all of them may share: a replay in float64.
+"""The one question that every oracle is asked, the answer it gives, and what all may share: a replay in float64.
 
-The question is the gradient of ⟨cotangent, output⟩. It comes apart in two. *Formula*: is the gradient that torch computes
-in float64 the derivative? An oracle answers that, with its own error bound. *Number*: is the gradient in the type the
-user runs in as near to it as rounding explains? That is measured here, once for all oracles.
+The question is the gradient of ⟨cotangent, output⟩. It comes apart in two. *Formula*: is the gradient that torch
+computes in float64 the derivative? An oracle answers that, with its own error bound. *Number*: is the gradient in the
+type the user runs in as near to it as rounding explains? That is measured here, once for all oracles.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from gradexplain.computation import Computation, with_dtype
 from gradexplain.errors import GradexplainError
 from gradexplain.graph import Trace
+from gradexplain.internals import internals
 from gradexplain.tracing import trace
 
 Verdict = Literal["agrees", "differs", "cannot say"]
@@ -36,9 +37,9 @@ MARGIN = 32
 class Check:
     """One oracle's answer for one input.
 
-    `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound relative
-    to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place` is the
-    element with the worst difference.
+    `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound
+    relative to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place`
+    is the element with the worst difference.
     """
 
     oracle: str
@@ -112,7 +113,7 @@ class Question:
 
     @property
     def judged(self) -> Trace:
-        """The trace whose gradient the oracles judge: that of the replay, or the user's own where there is no replay."""
+        """The trace whose gradient the oracles judge: that of the replay, or the user's own where there is none."""
         return self.replay.trace if isinstance(self.replay, Replay) else self.trace
 
     def gradient(self, name: str) -> Tensor:
@@ -121,8 +122,13 @@ class Question:
 
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
-        """How the judged gradient changes, at most, when every input changes by one rounding error."""
-        return jittered(self.replay) if isinstance(self.replay, Replay) else {}
+        """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
+        return jittered(self.replay) if isinstance(self.replay, Replay) and not self.large else {}
+
+    def rounding(self, name: str) -> Tensor:
+        """Returns `changes` for one input, zeros where it could not be measured."""
+        x = self.judged.inputs[name]
+        return self.changes.get(name, torch.zeros_like(x, dtype=scales(x).dtype))
 
     def scale(self, name: str) -> float:
         """Returns the size of the gradient, in what a relative change of the input's size makes of the output.
@@ -134,12 +140,11 @@ class Question:
         value = weighed(self.judged.cotangent, self.judged.value) or 1.0
         if own > 1e-8 * value:  # far above what rounding of the output could make
             return own
-        changes = self.changes.get(name)
         if own == 0.0:
             return value
         # Zero but for rounding is a claim about the last digits of the output: it wants a bound of about 1000 of them.
         digits = 1e3 * epsilon(self.judged) / RESOLUTION
-        nothing = changes is not None and bool((gradient <= MARGIN * changes).all())
+        nothing = bool((gradient <= MARGIN * self.rounding(name)).all())
         return min(digits, 1.0) * value if nothing else own
 
     @cached_property
@@ -272,31 +277,59 @@ def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.layout != torch.strided else gradient
 
 
-def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
-    """Returns the largest change of each gradient, over `count` changes of all inputs by ± one rounding error."""
-    generator = torch.Generator().manual_seed(0)
+# Operators whose result is one of their inputs, a comparison, or a constant: they round nothing.
+_EXACT = frozenset(
+    "relu max min amax amin aminmax maximum minimum fmax fmin argmax argmin sort topk kthvalue median mode cummax "
+    "cummin eq ne lt le gt ge logical_and logical_or logical_not where cat stack gather index index_select take clone "
+    "copy _to_copy neg abs sgn sign round floor ceil trunc isnan isinf masked_fill masked_select constant_pad_nd flip roll "
+    "repeat tril triu zeros_like ones_like full_like empty_like new_zeros new_empty scalar_tensor fill "
+    "max_pool2d_with_indices max_pool3d_with_indices embedding one_hot nonzero bernoulli select_scatter slice_scatter diagonal_scatter".split()
+)
+
+
+def jittered(replay: Replay, count: int = 2) -> Mapping[str, Tensor]:
+    """Returns the largest change of each gradient when every operator, forward and backward, rounds at random.
+
+    Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
+    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well.
+    """
     found = {name: torch.zeros_like(t, dtype=scales(t).dtype) for name, t in replay.trace.inputs.items()}
-    for _ in range(count):
-        values = {n: _moved(t, generator) for n, t in replay.computation.leaf_values().items()}
-        for name, gradient in _gradients(replay, values).items():
+    for seed in range(count):
+        for name, gradient in _gradients(replay, _rounding(seed)).items():
             before = dense(replay.trace.gradients[name], replay.trace.inputs[name])
-            found[name] = torch.maximum(found[name], (_wide(gradient) - _wide(before)).abs())
+            found[name] = torch.maximum(found[name], (wide(gradient) - wide(before)).abs())
     return found
 
 
-def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
-    if not (x.is_floating_point() or x.is_complex()):
-        return x
-    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
-    moved = x.detach() * (1 + torch.finfo(x.dtype).eps * signs.to(x.device, x.dtype))
-    return moved.to(x.dtype).requires_grad_(x.requires_grad)
+def _rounding(seed: int) -> Any:
+    """Returns a mode under which operators round at random."""
+    generator = torch.Generator().manual_seed(seed)
+    base: Any = internals().dispatch_mode
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+            draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            eps = torch.finfo(value.dtype).eps
+            return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
+        return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
+
+    class Rounding(base):  # type: ignore[misc]  # the base class is not typed
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            schema = operator._schema
+            views = any(r.alias_info is not None for r in schema.returns)
+            if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT:
+                return operator(*args, **(kwargs or {}))
+            return operator(*moved(args), **(kwargs or {}))
+
+    return Rounding()
 
 
-def _gradients(replay: Replay, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = replay.computation.wrt
-    with torch.enable_grad():
+def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
+    names, values = replay.computation.wrt, replay.computation.leaf_values()
+    with torch.enable_grad(), mode:
         output = replay.computation.output(values)
-        found = torch.autograd.grad(output, [values[n] for n in names], replay.trace.cotangent, allow_unused=True)
+        wanted = [values[n] for n in names]
+        found = torch.autograd.grad(output, wanted, replay.trace.cotangent, allow_unused=True)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
 
 
@@ -345,8 +378,13 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
     difference = torch.where(difference.isnan() & seen.isnan() & right.isnan(), 0.0, difference)
     if not bool(unexplained(difference, 0.0, right.abs(), own.eps).any()):
         return None
-    beyond = unexplained(difference, own.changes[name], right.abs(), own.eps)
-    if not bool(beyond.any()) and _near(question, name, difference, own.eps):
+    # What is below the last digits of the largest element, or of the output, is rounding in any case.
+    value = weighed(question.judged.cotangent, question.judged.value)
+    effect = difference * scales(question.judged.inputs[name])
+    small = effect <= MARGIN / 2 * own.eps * max(question.scale(name), value)
+    beyond = unexplained(difference, own.changes[name], right.abs(), own.eps) & ~small
+    accurate = largest(torch.where(small, 0.0, effect)) <= max(RESOLUTION, MARGIN * own.eps) * question.scale(name)
+    if not bool(beyond.any()) and accurate:
         return None
     doubtful = torch.where(beyond, difference, -1.0) if bool(beyond.any()) else difference
     place = index_of(int(doubtful.nan_to_num(torch.inf).argmax()), right.shape)
@@ -357,13 +395,6 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
         "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
     }
     return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
-
-
-def _near(question: Question, name: str, difference: Tensor, eps: float) -> bool:
-    """Says whether the difference is small against the gradient, or makes less of the output than its own rounding."""
-    effect = float((difference * scales(question.judged.inputs[name])).max())
-    value = weighed(question.judged.cotangent, question.judged.value)
-    return effect <= max(RESOLUTION, MARGIN * eps) * question.scale(name) or effect <= MARGIN / 2 * eps * value
 
 
 def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:

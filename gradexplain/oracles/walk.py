@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,29 +84,11 @@ class _Comparison:
     def judged(self, name: str, difference: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Returns which elements differ by more than rounding explains, and what rounding explains of each."""
         eps = epsilon(self.found)
-        beyond = unexplained(difference, 0.0, magnitude, eps)
-        changes = torch.zeros_like(difference)
-        if bool(beyond.any()) and not self.question.large:
-            changes = self.changes(name, changes)
-            beyond = unexplained(difference, changes, magnitude, eps)
-        return beyond, allowance(changes, magnitude, eps)
-
-    def changes(self, name: str, none: Tensor) -> Tensor:
-        """Returns what rounding makes of the gradient: in each step of the walk, in the recorded values, in the inputs.
-
-        The recorded values of a node move together, up and down, and the smaller effect counts: ties within a node and
-        the kinks at 0 stay where they are, and a kink elsewhere is passed on one side only.
-        """
-        key = self.leaves.get(name, (-1, 0))
-        ours = self.walked.received.get(key, none)
-        first, second, up, down = ((w.received.get(key, ours) - ours).abs() for w in self.moved)
-        return torch.maximum(first, second) + torch.minimum(up, down) + self.question.changes.get(name, none)
-
-    @cached_property
-    def moved(self) -> tuple[_Walk, ...]:
-        """The walk again with rounding errors: two draws in what is sent, and the recorded values up and down."""
-        hows: tuple[Mapping[str, Any], ...] = ({"jitter": 1}, {"jitter": 2}, {"factor": 1.0}, {"factor": -1.0})
-        return tuple(walk(self.found, **how) for how in hows)
+        if self.question.changes:
+            changes = self.question.rounding(name)
+        else:  # nothing can be run: the largest element's last digits stand for what rounding does
+            changes = torch.full_like(difference, eps * largest(magnitude))
+        return unexplained(difference, changes, magnitude, eps), allowance(changes, magnitude, eps)
 
 
 def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:
@@ -135,31 +116,29 @@ def _where(walked: _Walk) -> dict[str, object]:
     }
 
 
-def walk(found: Trace, *, exact: bool = True, jitter: int = 0, factor: float = 0.0) -> _Walk:
-    """Carries the cotangent from the output to the leaves by rules.
+def walk(found: Trace, *, exact: bool = True) -> _Walk:
+    """Carries the cotangent from the output to the leaves by rules, in float64 if `exact`.
 
-    Where an operator has no rule, what torch sent is taken and the operator noted in `missing`. `jitter` seeds a random
-    rounding error in everything that is sent; `factor` moves the recorded values of each node, in rounding errors.
+    Where an operator has no rule, what torch sent is taken and the operator noted in `missing`.
     """
     walked = _Walk()
     walked.received[found.output] = wide(found.cotangent) if exact else found.cotangent
     walked.magnitude[found.output] = walked.received[found.output].abs()
-    generator = torch.Generator().manual_seed(jitter) if jitter else None
     eps = epsilon(found)
     for node in reversed(found.nodes):
         if node.leaf is None:
-            _step(walked, node, exact, generator, eps, 1 + 2 * factor * eps)
+            _step(walked, node, exact, eps)
     return walked
 
 
-def _step(walked: _Walk, node: Node, exact: bool, generator: torch.Generator | None, eps: float, factor: float) -> None:
+def _step(walked: _Walk, node: Node, exact: bool, eps: float) -> None:
     count = max(len(node.outputs), len(node.cotangents), 1)
     cotangents = tuple(walked.received.get((node.index, n)) for n in range(count))
     missing = frozenset[str]().union(*(walked.missing.get((node.index, n), ()) for n in range(count)))
     if all(c is None for c in cotangents) and not missing:
         _silent(walked, node)
         return
-    sent, lacking = _sent(node, cotangents, exact, factor)
+    sent, lacking = _sent(node, cotangents, exact)
     for edge, contribution in zip(node.edges, sent, strict=True):
         key = (edge.producer, edge.output)
         if missing | lacking:
@@ -168,9 +147,6 @@ def _step(walked: _Walk, node: Node, exact: bool, generator: torch.Generator | N
             continue
         if walked.first is None and not lacking and not _same(contribution, edge.contribution, eps):
             walked.first = (node, edge)
-        if generator is not None:
-            noise = torch.rand(contribution.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            contribution = contribution * (1 + eps * noise.to(contribution.device, contribution.dtype))
         before, size = walked.received.get(key), walked.magnitude.get(key)
         walked.received[key] = contribution if before is None else before + contribution
         walked.magnitude[key] = contribution.abs() if size is None else size + contribution.abs()
@@ -184,16 +160,14 @@ def _silent(walked: _Walk, node: Node) -> None:
             walked.first = (node, edge)
 
 
-def _sent(
-    node: Node, cotangents: tuple[Tensor | None, ...], exact: bool, factor: float
-) -> tuple[list[Tensor | None], frozenset[str]]:
+def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tuple[list[Tensor | None], frozenset[str]]:
     """Returns what the node sends along each edge by its rule, or by torch's own record if it has none."""
     from gradexplain.rules import rule_of
     from gradexplain.rules.application import vjp
 
     rule = rule_of(node.operator)
-    arguments = _cast(dict(node.arguments), exact, factor)
-    outputs = tuple(_cast(y, exact, factor) for y in node.outputs)
+    arguments = _cast(dict(node.arguments), exact)
+    outputs = tuple(_cast(y, exact) for y in node.outputs)
     found: dict[str, Any] = {}
     sent: list[Tensor | None] = []
     try:
@@ -213,19 +187,18 @@ def _sent(
 
 def _dense_wide(contribution: Tensor, exact: bool) -> Tensor:
     plainly = dense(contribution, contribution)
-    return wide(plainly) if exact else plainly  # type: ignore[no-any-return]
+    return wide(plainly) if exact else plainly
 
 
-def _cast(value: Any, exact: bool, factor: float) -> Any:
-    """Returns recorded values in float64, moved by `factor`; integer tensors and everything else stay."""
+def _cast(value: Any, exact: bool) -> Any:
+    """Returns recorded values in float64; integer tensors and everything else stay."""
     if isinstance(value, Tensor):
-        value = wide(value) if exact else value
-        return value * factor if factor != 1.0 and value.is_floating_point() else value
+        return wide(value) if exact else value
     if isinstance(value, torch.dtype):
         return wide(value) if exact else value
     if type(value) in (list, tuple):
-        return type(value)(_cast(v, exact, factor) for v in value)
-    return {k: _cast(v, exact, factor) for k, v in value.items()} if isinstance(value, Mapping) else value
+        return type(value)(_cast(v, exact) for v in value)
+    return {k: _cast(v, exact) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _same(ours: Tensor, torchs: Tensor | None, eps: float) -> bool:

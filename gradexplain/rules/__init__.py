@@ -116,7 +116,7 @@ def elementwise(operator: str, names: str, formula: str, **entry: Any) -> None:
     derivatives may use them, and `y` for the output. `domain=(low, high)` is where examples are drawn; `example` (one or
     a tuple of them) overrides the generic one. `sides` is given by variable, as the local derivatives are.
     """
-    options = {key: entry.pop(key) for key in ("why", "domain", "kink", "numbers") if key in entry}
+    options: dict[str, Any] = {key: entry.pop(key) for key in ("why", "domain", "kink", "numbers") if key in entry}
     examples, sides = _several(entry.pop("example", ())), entry.pop("sides", {})
     variables = dict(zip(schema_names(operator), names.split(), strict=False))
     if not names_in(formula) <= set(names.split()):

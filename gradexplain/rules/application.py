@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.rules import Rule, parameters, overload
-from gradexplain.terms import Number, compiled
+from gradexplain.rules import Rule, overload, parameters
+from gradexplain.terms import ARITY, Number, compiled
 
 
 def bind(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,12 +88,7 @@ def _trigamma(x: Tensor) -> Tensor:
 
 # Each function of `terms.ARITY` on tensors.
 FUNCTIONS: Mapping[str, Any] = {
-    **{
-        name: _on_numbers_too(getattr(torch, name))
-        for name in "exp log log2 log10 log1p expm1 sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh "
-        "atanh sigmoid erf erfc erfinv lgamma digamma abs sign floor ceil round trunc sinc i0 atan2 maximum "
-        "minimum".split()
-    },
+    **{name: _on_numbers_too(getattr(torch, name)) for name in ARITY.keys() - {"trigamma", "i1", "where"}},
     "trigamma": _on_numbers_too(_trigamma),
     "i1": _on_numbers_too(torch.special.i1),
     "where": _where,

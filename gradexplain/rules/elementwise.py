@@ -80,7 +80,7 @@ elementwise("aten.special_xlog1py",    "x z", "where(x == 0, 0, x*log1p(z))", do
             x="where(x == 0, where(z <= -1, 0, log1p(z)), log1p(z))", z="x/(1 + z)")
 elementwise("aten.special_entr", "x", "where(x == 0, 0, -x*log(x))", x="-log(x) - 1", domain=(0.2, 3.0))
 
-# ------------------------------------------------------------------------------------------------------ circular and
+# ------------------------------------------------------------------------- trigonometric and hyperbolic functions
 elementwise("aten.sin",   "x", "sin(x)",   x="cos(x)")
 elementwise("aten.cos",   "x", "cos(x)",   x="-sin(x)")
 elementwise("aten.tan",   "x", "tan(x)",   x="1 + y**2",           domain=(-1.2, 1.2))
@@ -120,8 +120,9 @@ elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, 
             example=(lambda r: (r.between(0.1, 0.9, 4, 3),), lambda r: (r.between(0.1, 0.9, 4, 3), 0.2)))
 
 # --------------------------------------------------------------------------------------- comparisons, kinks and steps
+# Conditions are written so that nan, which fails every comparison, goes on in the forward as it does in torch.
 elementwise("aten.abs", "x", "abs(x)", x="sign(x)", kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
-_LARGER, _SMALLER = "where(x == z, 1/2, where(x > z, 1, 0))", "where(x == z, 1/2, where(x < z, 1, 0))"
+_LARGER, _SMALLER = "where(x == z, 1/2, where(x < z, 0, 1))", "where(x == z, 1/2, where(x > z, 0, 1))"
 elementwise("aten.maximum", "x z", "maximum(x, z)", x=_LARGER, z=_SMALLER,
             kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_halves")
 elementwise("aten.minimum", "x z", "minimum(x, z)", x=_SMALLER, z=_LARGER,
@@ -136,10 +137,10 @@ _CLAMPED = {
     "numbers": {"min": {None: -math.inf}, "max": {None: math.inf}},
 }
 elementwise("aten.clamp", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
-            x="where(x < low, 0, where(x > high, 0, 1))", example=(
+            x="where(x >= low, where(x <= high, 1, 0), 0)", example=(
                 lambda r: (r(4, 3), -0.6, 0.8), lambda r: (r(4, 3), None, 0.4), lambda r: (r(4, 3), -0.3)))
 elementwise("aten.clamp.Tensor", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
-            x="where(x < low, 0, where(x > high, 0, 1))",
+            x="where(x >= low, where(x <= high, 1, 0), 0)",
             low="where(x < low, where(low < high, 1, 0), 0)",
             high="where(x > high, 1, where(low > high, 1, 0))", example=(
                 lambda r: (r(4, 3), r.between(-0.8, -0.1, 3), r.between(0.1, 0.8, 3)),
@@ -178,16 +179,16 @@ elementwise("aten.gelu", "x t", f"where(t == 0, x*(1 + erf(x/sqrt(2)))/2, x*(1 +
             example=(lambda r: (r(4, 3),), lambda r: (r(4, 3), {"approximate": "tanh"})))
 elementwise("aten.softplus", "x b t", "where(b*x > t, x, log1p(exp(b*x))/b)", x="where(b*x > t, 1, sigmoid(b*x))",
             why="softplus", example=(lambda r: (r(4, 3), 1.3), lambda r: (r(4, 3) * 20,)))
-elementwise("aten.relu", "x", "where(x > 0, x, 0)", x="where(x > 0, 1, 0)",
+elementwise("aten.relu", "x", "where(x <= 0, 0, x)", x="where(x <= 0, 0, 1)",
             kink="x == 0", sides={"x": ("0", "1")}, why="kink_relu")
-elementwise("aten.leaky_relu", "x a", "where(x > 0, x, a*x)", x="where(x > 0, 1, a)",
+elementwise("aten.leaky_relu", "x a", "where(x <= 0, a*x, x)", x="where(x <= 0, a, 1)",
             kink="x == 0", sides={"x": ("a", "1")}, why="kink_left")
-elementwise("aten._prelu_kernel", "x a", "where(x > 0, x, a*x)", x="where(x > 0, 1, a)", a="where(x > 0, 0, x)",
+elementwise("aten._prelu_kernel", "x a", "where(x <= 0, a*x, x)", x="where(x <= 0, a, 1)", a="where(x <= 0, x, 0)",
             kink="x == 0", sides={"x": ("a", "1")}, why="kink_left")
-elementwise("aten.elu", "x a s i", "where(x > 0, s*x, s*a*expm1(i*x))", x="where(x > 0, s, s*a*i*exp(i*x))",
+elementwise("aten.elu", "x a s i", "where(x <= 0, s*a*expm1(i*x), s*x)", x="where(x <= 0, s*a*i*exp(i*x), s)",
             kink="x == 0", sides={"x": ("s*a*i", "s")}, why="kink_left")
-elementwise("aten.celu", "x a", "where(x > 0, x, a*expm1(x/a))", x="where(x > 0, 1, exp(x/a))")
-elementwise("aten.threshold", "x t v", "where(x > t, x, v)", x="where(x > t, 1, 0)",
+elementwise("aten.celu", "x a", "where(x <= 0, a*expm1(x/a), x)", x="where(x <= 0, exp(x/a), 1)")
+elementwise("aten.threshold", "x t v", "where(x <= t, v, x)", x="where(x <= t, 0, 1)",
             kink="x == t", sides={"x": ("0", "1")}, why="kink_left")
 _INSIDE = "where(x > low, where(x < high, 1, 0), 0)"
 elementwise("aten.hardtanh", "x low high", "minimum(maximum(x, low), high)", x=_INSIDE, why="kink_outer",

@@ -236,9 +236,7 @@ rule(
     "y = x with y[…, start:end:step, …] = s",
     self=(
         _WRITTEN,
-        lambda g, dim, start, end, step: _kept(
-            g, _window(g, lambda x: torch.ops.aten.slice(x, dim, start, end, step))
-        ),
+        lambda g, dim, start, end, step: _kept(g, _window(g, lambda x: torch.ops.aten.slice(x, dim, start, end, step))),
     ),
     src=(_READ, lambda g, dim, start, end, step: torch.ops.aten.slice(g, dim, start, end, step)),
     moves=True,
@@ -284,7 +282,9 @@ rule(
     moves=True,
     example=lambda r: (r(3, 4), r()),
 )
-rule("aten.fill.Scalar", "y = v everywhere", self=("x̄ = 0", lambda g: torch.zeros_like(g)), example=lambda r: (r(3), 0.7))
+rule(
+    "aten.fill.Scalar", "y = v everywhere", self=("x̄ = 0", lambda g: torch.zeros_like(g)), example=lambda r: (r(3), 0.7)
+)
 rule("aten.zero", "y = 0 everywhere", self=("x̄ = 0", lambda g: torch.zeros_like(g)), example=lambda r: (r(3),))
 
 
@@ -305,14 +305,17 @@ rule(
     "y = x with the s[k] added, or averaged, at place iₖ",
     self=(
         "x̄ = ȳ, divided by the number averaged",
-        lambda g, self, dim, index, reduce, include_self: _only_sums(reduce)
-        and _scatter_reduce_self(g, self, dim, index, reduce, include_self),
+        lambda g, self, dim, index, reduce, include_self: (
+            _only_sums(reduce) and _scatter_reduce_self(g, self, dim, index, reduce, include_self)
+        ),
     ),
     src=(
         "s̄[k] = ȳ[iₖ], divided by the number averaged",
-        lambda g, self, src, dim, index, reduce, include_self: _only_sums(reduce)
-        and _in_corner(
-            (g / _met(self, dim, index, include_self) if reduce == "mean" else g).gather(dim, index), src
+        lambda g, self, src, dim, index, reduce, include_self: (
+            _only_sums(reduce)
+            and _in_corner(
+                (g / _met(self, dim, index, include_self) if reduce == "mean" else g).gather(dim, index), src
+            )
         ),
     ),
     example=(

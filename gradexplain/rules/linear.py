@@ -44,7 +44,9 @@ for _name, _first, _second in (("dot", "self", "tensor"), ("vdot", "self", "othe
     rule(
         f"aten.{_name}",
         "y = Σᵢ aᵢ bᵢ",
-        terms=(lambda self, tensor: np.sum(self * tensor)) if _name == "dot" else (lambda self, other: np.sum(self * other)),
+        terms=(lambda self, tensor: np.sum(self * tensor))
+        if _name == "dot"
+        else (lambda self, other: np.sum(self * other)),
         example=lambda r: (r(4), r(4)),
         **{
             _first: ("ā = ȳ b", (lambda g, tensor: g * tensor) if _name == "dot" else (lambda g, other: g * other)),
@@ -54,7 +56,7 @@ for _name, _first, _second in (("dot", "self", "tensor"), ("vdot", "self", "othe
 rule(
     "aten.addmm",
     "Y = β C + α A B",
-    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    self=("C̄ = Σ β Ȳ over the repetitions of C", lambda g, self, beta: summed_to(beta * g, self.shape)),
     mat1=("Ā = α Ȳ Bᵀ", lambda g, mat2, alpha: alpha * g @ mat2.mT),
     mat2=("B̄ = α Aᵀ Ȳ", lambda g, mat1, alpha: alpha * mat1.mT @ g),
     terms=lambda self, mat1, mat2, beta, alpha: (mat1 @ mat2) * alpha + self * beta,
@@ -63,7 +65,7 @@ rule(
 rule(
     "aten.addmv",
     "y = β c + α A x",
-    self=("c̄ = β ȳ, summed over the axes along which c was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    self=("c̄ = Σ β ȳ over the repetitions of c", lambda g, self, beta: summed_to(beta * g, self.shape)),
     mat=("Ā = α ȳ xᵀ", lambda g, vec, alpha: alpha * g[:, None] * vec),
     vec=("x̄ = α Aᵀ ȳ", lambda g, mat, alpha: alpha * mat.mT @ g),
     terms=lambda self, mat, vec, beta, alpha: (mat @ vec) * alpha + self * beta,
@@ -72,7 +74,7 @@ rule(
 rule(
     "aten.addr",
     "Y = β C + α a bᵀ",
-    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    self=("C̄ = Σ β Ȳ over the repetitions of C", lambda g, self, beta: summed_to(beta * g, self.shape)),
     vec1=("ā = α Ȳ b", lambda g, vec2, alpha: alpha * g @ vec2),
     vec2=("b̄ = α Ȳᵀ a", lambda g, vec1, alpha: alpha * g.mT @ vec1),
     terms=lambda self, vec1, vec2, beta, alpha: vec1[:, None] * vec2 * alpha + self * beta,
@@ -81,7 +83,7 @@ rule(
 rule(
     "aten.baddbmm",
     "Y = β C + α A B for each matrix of the batch",
-    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    self=("C̄ = Σ β Ȳ over the repetitions of C", lambda g, self, beta: summed_to(beta * g, self.shape)),
     batch1=("Ā = α Ȳ Bᵀ", lambda g, batch2, alpha: alpha * g @ batch2.mT),
     batch2=("B̄ = α Aᵀ Ȳ", lambda g, batch1, alpha: alpha * batch1.mT @ g),
     terms=lambda self, batch1, batch2, beta, alpha: (batch1 @ batch2) * alpha + self * beta,
@@ -90,7 +92,7 @@ rule(
 rule(
     "aten.addbmm",
     "Y = β C + α Σₙ Aₙ Bₙ",
-    self=("C̄ = β Ȳ, summed over the axes along which C was repeated", lambda g, self, beta: summed_to(beta * g, self.shape)),
+    self=("C̄ = Σ β Ȳ over the repetitions of C", lambda g, self, beta: summed_to(beta * g, self.shape)),
     batch1=("Āₙ = α Ȳ Bₙᵀ", lambda g, batch2, alpha: alpha * g @ batch2.mT),
     batch2=("B̄ₙ = α Aₙᵀ Ȳ", lambda g, batch1, alpha: alpha * batch1.mT @ g),
     terms=lambda self, batch1, batch2, beta, alpha: np.sum(batch1 @ batch2, axis=0) * alpha + self * beta,
@@ -100,8 +102,14 @@ rule(
     "aten.linalg_cross",
     "c = a × b",
     # ⟨c̄, a × b⟩ is a determinant: it keeps its value when the three are turned in a circle
-    self=("ā = b × c̄", lambda g, self, other, dim: summed_to(torch.linalg.cross(other.expand_as(g), g, dim=dim), self.shape)),
-    other=("b̄ = c̄ × a", lambda g, self, other, dim: summed_to(torch.linalg.cross(g, self.expand_as(g), dim=dim), other.shape)),
+    self=(
+        "ā = b × c̄",
+        lambda g, self, other, dim: summed_to(torch.linalg.cross(other.expand_as(g), g, dim=dim), self.shape),
+    ),
+    other=(
+        "b̄ = c̄ × a",
+        lambda g, self, other, dim: summed_to(torch.linalg.cross(g, self.expand_as(g), dim=dim), other.shape),
+    ),
     example=lambda r: (r(2, 3), r(1, 3)),
 )
 
@@ -126,15 +134,21 @@ rule(
     "yₙₖ = Σᵢⱼ aₙᵢ Wₖᵢⱼ bₙⱼ",
     i1=(
         "āₙᵢ = Σₖⱼ ȳₙₖ Wₖᵢⱼ bₙⱼ",
-        lambda g, i2, i3, expand1, expand2, expand3, sumdim: _trilinear_back(g, (i2, i3), expand1, (expand2, expand3), sumdim),
+        lambda g, i2, i3, expand1, expand2, expand3, sumdim: _trilinear_back(
+            g, (i2, i3), expand1, (expand2, expand3), sumdim
+        ),
     ),
     i2=(
         "W̄ₖᵢⱼ = Σₙ ȳₙₖ aₙᵢ bₙⱼ",
-        lambda g, i1, i3, expand1, expand2, expand3, sumdim: _trilinear_back(g, (i1, i3), expand2, (expand1, expand3), sumdim),
+        lambda g, i1, i3, expand1, expand2, expand3, sumdim: _trilinear_back(
+            g, (i1, i3), expand2, (expand1, expand3), sumdim
+        ),
     ),
     i3=(
         "b̄ₙⱼ = Σₖᵢ ȳₙₖ aₙᵢ Wₖᵢⱼ",
-        lambda g, i1, i2, expand1, expand2, expand3, sumdim: _trilinear_back(g, (i1, i2), expand3, (expand1, expand2), sumdim),
+        lambda g, i1, i2, expand1, expand2, expand3, sumdim: _trilinear_back(
+            g, (i1, i2), expand3, (expand1, expand2), sumdim
+        ),
     ),
     example=lambda r: (r(3, 4), r(2, 4, 5), r(3, 5), [1, 3], [0], [1, 2], [2, 3]),
 )
@@ -159,9 +173,12 @@ def _cofactors(A: Tensor) -> Tensor:
 
     From A = U S Vᵀ: det(U) det(V) U diag(Πⱼ≠ᵢ sⱼ) Vᵀ, with no division, so it is right for singular matrices too.
     """
+    if not A.isfinite().all():
+        return torch.full_like(A, torch.nan)
     U, s, Vh = torch.linalg.svd(A)
     others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(s.shape[-1])], -1)
-    return _scalar(torch.linalg.det(U) * torch.linalg.det(Vh)) * (U * others[..., None, :]) @ Vh
+    sign: Tensor = torch.linalg.det(U) * torch.linalg.det(Vh)
+    return _scalar(sign) * (U * others[..., None, :]) @ Vh
 
 
 rule(
@@ -181,7 +198,7 @@ rule(
 rule(
     "aten._linalg_slogdet",
     "s = sign det A,  y = log |det A|",
-    A=("Ā = ȳ A⁻ᵀ", lambda g, A: torch.zeros_like(A) if g[1] is None else _scalar(g[1]) * torch.linalg.inv(A).mT),
+    A=("Ā = ȳ A⁻ᵀ", lambda g, A: torch.zeros_like(A) if g[1] is None else _scalar(g[1]) * torch.linalg.inv_ex(A)[0].mT),
     example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 2),)),
 )
 
@@ -194,7 +211,7 @@ def _are_vectors(A: Tensor, B: Tensor) -> bool:
 def _solved_back(g: Tensor, A: Tensor, B: Tensor, left: bool) -> Tensor:
     """Returns A⁻ᵀ X̄, or X̄ A⁻ᵀ where the unknown stood on the left, before any sum over the batch."""
     columns = g[..., None] if _are_vectors(A, B) else g
-    solved = torch.linalg.solve(A.mT, columns, left=left)
+    solved: Tensor = torch.linalg.solve_ex(A.mT, columns, left=left)[0]
     return solved[..., 0] if _are_vectors(A, B) else solved
 
 
@@ -225,7 +242,8 @@ def _triangle(A: Tensor, upper: bool, unitriangular: bool) -> Tensor:
 
 
 def _triangular_back(g: Tensor, A: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
-    return torch.linalg.solve_triangular(A.mT, g, upper=not upper, left=left, unitriangular=unitriangular)
+    solved: Tensor = torch.linalg.solve_triangular(A.mT, g, upper=not upper, left=left, unitriangular=unitriangular)
+    return solved
 
 
 def _triangular_A(g: Tensor, A: Tensor, X: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
@@ -364,7 +382,8 @@ def _qr_back(g: Any, Q: Tensor, R: Tensor) -> Tensor:
     gQ = torch.zeros_like(Q) if g[0] is None else g[0]
     M = -gQ.mT @ Q if g[1] is None else R @ g[1].mT - gQ.mT @ Q
     mirrored = M.tril() + M.tril(-1).mT
-    return torch.linalg.solve_triangular(R.mT, gQ + Q @ mirrored, upper=False, left=False)
+    sent: Tensor = torch.linalg.solve_triangular(R.mT, gQ + Q @ mirrored, upper=False, left=False)
+    return sent
 
 
 rule(
@@ -385,7 +404,8 @@ def _matrix_exp_back(g: Tensor, A: Tensor) -> Tensor:
     """
     n = A.shape[-1]
     block = torch.cat([torch.cat([A.mT, g], -1), torch.cat([torch.zeros_like(A), A.mT], -1)], -2)
-    return torch.linalg.matrix_exp(block)[..., :n, n:]
+    exponential: Tensor = torch.linalg.matrix_exp(block)
+    return exponential[..., :n, n:]
 
 
 rule(

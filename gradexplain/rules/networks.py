@@ -1,7 +1,7 @@
 """Operators of neural networks: softmax, normalisation, convolution, pooling, attention, losses."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -13,8 +13,8 @@ from gradexplain.rules import rule
 from gradexplain.rules.application import summed_to
 from gradexplain.terms import NAMESPACE, Constant, Term
 
-_exp, _log, _log1p, _sigmoid = (NAMESPACE[name] for name in ("exp", "log", "log1p", "sigmoid"))
-_abs = NAMESPACE["abs"]
+_NUMPY: Mapping[str, Any] = NAMESPACE
+_exp, _log, _log1p, _sigmoid, _abs = (_NUMPY[name] for name in ("exp", "log", "log1p", "sigmoid", "abs"))
 
 # ----------------------------------------------------------------------------------------------------------- softmax
 #
@@ -70,13 +70,13 @@ def _glu_back(g: Tensor, self: Tensor, dim: int) -> Tensor:
 
 # -------------------------------------------------------------------------------------------------- normalisation
 #
-# x̂ = (x − μ) r with r = 1/√(σ² + ε), and y = w x̂ + b. Let h = w ȳ be what arrives at x̂, and ⟨·⟩ the mean over what μ and
-# σ² were taken over, n elements. Through x itself: h r. Through μ, which moves every x̂ by −r/n: −r⟨h⟩. Through σ²: from
+# x̂ = (x − μ) r with r = 1/√(σ² + ε), and y = w x̂ + b. Let h = w ȳ be what arrives at x̂, and ⟨·⟩ the mean over the n
+# elements that μ and σ² were taken over. Through x itself: h r. Through μ, which moves every x̂ by −r/n: −r⟨h⟩. Through σ²: from
 # dr = −r³/2 dσ² and dσ² = 2 (xᵢ − μ)/n dxᵢ comes −r x̂ ⟨h x̂⟩. Together
 #     x̄ = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩),     w̄ = Σ ȳ x̂,     b̄ = Σ ȳ        (Ioffe and Szegedy 2015)
 
 
-def _normalised_back(h: Tensor, hat: Tensor, r: Tensor, over: Sequence[int]) -> Tensor:
+def _normalised_back(h: Tensor, hat: Tensor, r: Tensor, over: tuple[int, ...]) -> Tensor:
     return r * (h - h.mean(over, keepdim=True) - hat * (h * hat).mean(over, keepdim=True))
 
 
@@ -109,9 +109,7 @@ rule(
     ),
     weight=(
         "w̄ = Σ ȳ x̂",
-        lambda g, input, normalized_shape, y1, y2: _over(
-            g[0] * (input - y1) * y2, _leading(input, normalized_shape)
-        ),
+        lambda g, input, normalized_shape, y1, y2: _over(g[0] * (input - y1) * y2, _leading(input, normalized_shape)),
     ),
     bias=("b̄ = Σ ȳ", lambda g, input, normalized_shape: _over(g[0], _leading(input, normalized_shape))),
     terms=lambda input, weight, bias, y1, y2: (_affine_terms((input - y1) * y2, weight, bias), None, None),
@@ -123,7 +121,7 @@ rule(
 )
 
 
-def _over(g: Tensor, axes: Sequence[int]) -> Tensor:
+def _over(g: Tensor, axes: tuple[int, ...]) -> Tensor:
     return g.sum(axes) if axes else g
 
 
@@ -222,7 +220,10 @@ rule(
         "x̄ = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩) with h = w ȳ",
         lambda g, input, weight, group, y1, y2: _group_norm_back(g, input, weight, group, y1, y2),
     ),
-    weight=("w̄ = Σ ȳ x̂", lambda g, input, group, y0, y1, y2: _group_norm_weight(_but_zeros(g[0], y0), input, group, y1, y2)),
+    weight=(
+        "w̄ = Σ ȳ x̂",
+        lambda g, input, group, y0, y1, y2: _group_norm_weight(_but_zeros(g[0], y0), input, group, y1, y2),
+    ),
     bias=("b̄ = Σ ȳ", lambda g, input, y0: _but_zeros(g[0], y0).sum(_but_channels(input))),
     example=(
         lambda r: (r(2, 4, 3), r(4), r(4), 2, 4, 3, 2, 1e-5),
@@ -245,7 +246,14 @@ def _taps(kernel: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def _reached(tap: Sequence[int], sizes: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Any:
     """Returns the slices s p + d k of a padded image, p through `sizes`."""
-    return (..., *(slice(d * k, d * k + s * (n - 1) + 1, s) for k, n, s, d in zip(tap, sizes, stride, dilation)))  # noqa: B905
+    steps = zip(tap, sizes, stride, dilation, strict=True)
+    return (..., *(slice(d * k, d * k + s * (n - 1) + 1, s) for k, n, s, d in steps))
+
+
+def _tap(kernels: Tensor, tap: tuple[int, ...]) -> Tensor:
+    """Returns the weights of one tap of every kernel."""
+    place: Any = (..., *tap)
+    return kernels[place]
 
 
 def _grouped(t: Tensor, groups: int) -> Tensor:
@@ -262,14 +270,16 @@ def _padded(t: Tensor, padding: Sequence[int]) -> Tensor:
     return torch.nn.functional.pad(t, [p for size in reversed(padding) for p in (size, size)])
 
 
-def _spread_out(g: Tensor, weight: Tensor, like: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+def _spread_out(
+    g: Tensor, weight: Tensor, like: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
     """x̄[n, c, s p + d k] += Σ_o ȳ[n, o, p] w[o, c, k], in the shape of `like`."""
     g, w = _grouped(g, groups), _kernels(weight, groups)
     sizes = [size + 2 * p for size, p in zip(like.shape[2:], padding, strict=True)]
     image = g.new_zeros(like.shape[0], groups, like.shape[1] // groups, *sizes)
     for tap in _taps(weight.shape[2:]):
-        image[_reached(tap, g.shape[3:], stride, dilation)] += torch.einsum("ngo...,goc->ngc...", g, w[(..., *tap)])
-    inner = (..., *(slice(p, p + size) for p, size in zip(padding, like.shape[2:], strict=True)))
+        image[_reached(tap, g.shape[3:], stride, dilation)] += torch.einsum("ngo...,goc->ngc...", g, _tap(w, tap))
+    inner: Any = (..., *(slice(p, p + size) for p, size in zip(padding, like.shape[2:], strict=True)))
     return image[inner].reshape(like.shape)
 
 
@@ -279,11 +289,13 @@ def _gathered(g: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: An
     total = torch.zeros_like(_grouped(like, groups))
     for tap in _taps(weight.shape[2:]):
         window = image[_reached(tap, like.shape[2:], stride, dilation)]
-        total = total + torch.einsum("ngc...,goc->ngo...", window, w[(..., *tap)])
+        total = total + torch.einsum("ngc...,goc->ngo...", window, _tap(w, tap))
     return total.reshape(like.shape)
 
 
-def _correlated(image: Tensor, out: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+def _correlated(
+    image: Tensor, out: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
     """w̄[o, c, k] = Σ_n Σ_p ȳ[n, o, p] x[n, c, s p + d k]."""
     image, out = _grouped(_padded(image, padding), groups), _grouped(out, groups)
     taps = [
@@ -670,9 +682,7 @@ rule(
         lambda g, self, target, reduction, beta: -_each(g, self, reduction) * _smooth_l1(self, target, beta),
     ),
     terms=lambda self, target, reduction, beta: _reduced(
-        np.where(
-            _distances(self, target) < beta, (self - target) ** 2 / (2 * beta), _abs(self - target) - beta / 2
-        ),
+        np.where(_distances(self, target) < beta, (self - target) ** 2 / (2 * beta), _abs(self - target) - beta / 2),
         reduction,
     ),
     example=(*_REDUCTIONS, lambda r: (r(2, 3), r(2, 3), _MEAN, 0.7)),
@@ -876,9 +886,9 @@ def _margins(self: Tensor, target: Tensor, p: float, margin: float, weight: Tens
 def _multi_margin_back(
     g: Tensor, self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None, reduction: int
 ) -> Tensor:
-    rows, targets = torch.atleast_2d(self), torch.atleast_1d(target)
+    rows, targets = self.reshape(-1, self.shape[-1]), target.reshape(-1)
     each = g / rows.shape[0] if reduction == _MEAN else g
-    return (torch.atleast_1d(each)[:, None] * _margins(rows, targets, p, margin, weight)).reshape(self.shape)
+    return (each.reshape(-1, 1) * _margins(rows, targets, p, margin, weight)).reshape(self.shape)
 
 
 rule(

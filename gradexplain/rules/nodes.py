@@ -30,5 +30,7 @@ def _node_name(rule: Rule) -> str:
 
 def _requiring_grad(value: object) -> object:
     if isinstance(value, Tensor):
-        return value.clone().requires_grad_().clone() if value.is_floating_point() else value  # operators may write in place
+        return (
+            value.clone().requires_grad_().clone() if value.is_floating_point() else value
+        )  # operators may write in place
     return [_requiring_grad(v) for v in value] if isinstance(value, list) else value

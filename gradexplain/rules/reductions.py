@@ -1,7 +1,7 @@
 """Operators that reduce or accumulate along axes: a cotangent is spread back over what was reduced."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from gradexplain.rules import rule
 from gradexplain.rules.application import summed_to
 from gradexplain.terms import NAMESPACE
 
-_exp, _log, _sqrt, _abs = NAMESPACE["exp"], NAMESPACE["log"], NAMESPACE["sqrt"], NAMESPACE["abs"]
+_NUMPY: Mapping[str, Any] = NAMESPACE
+_exp, _log, _sqrt, _abs = (_NUMPY[name] for name in ("exp", "log", "sqrt", "abs"))
 
 
 def axes(dim: Any, ndim: int) -> tuple[int, ...]:
@@ -122,9 +123,7 @@ rule(
             (spread(g, self, dim, keepdim) / count(self, dim)).expand(self.shape).to(self.dtype)
         ),
     ),
-    terms=lambda self, dim, keepdim: (
-        np.sum(self, axis=_np_axes(self, dim), keepdims=keepdim) / _np_count(self, dim)
-    ),
+    terms=lambda self, dim, keepdim: np.sum(self, axis=_np_axes(self, dim), keepdims=keepdim) / _np_count(self, dim),
     example=(lambda r: (r(2, 3, 4), [0, 2]), lambda r: (r(2, 3), [-1], True)),
 )
 rule(
@@ -157,7 +156,11 @@ def _cumprod_back(g: Tensor, self: Tensor, dim: int) -> Tensor:
     parts = []
     for i in range(self.shape[dim]):
         replaced = torch.cat(
-            [self.narrow(dim, 0, i), _ones_like(self.narrow(dim, i, 1)), self.narrow(dim, i + 1, self.shape[dim] - i - 1)],
+            [
+                self.narrow(dim, 0, i),
+                _ones_like(self.narrow(dim, i, 1)),
+                self.narrow(dim, i + 1, self.shape[dim] - i - 1),
+            ],
             dim,
         )
         reached = (g * replaced.cumprod(dim)).narrow(dim, i, self.shape[dim] - i)
@@ -195,9 +198,7 @@ rule(
     "y = log Σᵢ exp(xᵢ)",
     self=(
         "x̄ᵢ = ȳ exp(xᵢ − y)",
-        lambda g, self, y, dim, keepdim: (
-            spread(g, self, dim, keepdim) * (self - spread(y, self, dim, keepdim)).exp()
-        ),
+        lambda g, self, y, dim, keepdim: spread(g, self, dim, keepdim) * (self - spread(y, self, dim, keepdim)).exp(),
     ),
     terms=lambda self, dim, keepdim: _log(np.sum(_exp(self), axis=_np_axes(self, dim), keepdims=keepdim)),
     example=(lambda r: (r(2, 3), [1]), lambda r: (r(2, 3), [0, 1], True)),
@@ -232,9 +233,7 @@ def _var_terms(self: Any, dim: Any, correction: Any, keepdim: bool) -> Any:
     return np.sum((self - mean) ** 2, axis=along, keepdims=keepdim) / freedom
 
 
-def _with_mean(
-    spread_back: Tensor, g: Tensor | None, self: Tensor, dim: Any, keepdim: bool
-) -> Tensor:
+def _with_mean(spread_back: Tensor, g: Tensor | None, self: Tensor, dim: Any, keepdim: bool) -> Tensor:
     return spread_back if g is None else spread_back + spread(g, self, dim, keepdim) / count(self, dim)
 
 
@@ -271,7 +270,10 @@ rule(
         "x̄ᵢ = 2 v̄ (xᵢ − μ) / (n − c) + μ̄ / n",
         lambda g, self, dim, correction, keepdim: _with_mean(
             torch.zeros_like(self) if g[0] is None else _var_back(g[0], self, dim, correction, keepdim),
-            g[1], self, dim, keepdim,
+            g[1],
+            self,
+            dim,
+            keepdim,
         ),
     ),
     example=_VARIANCE_EXAMPLES,
@@ -283,7 +285,10 @@ rule(
         "x̄ᵢ = s̄ (xᵢ − μ) / ((n − c) s) + μ̄ / n",
         lambda g, self, y0, dim, correction, keepdim: _with_mean(
             torch.zeros_like(self) if g[0] is None else _std_back(g[0], self, y0, dim, correction, keepdim),
-            g[1], self, dim, keepdim,
+            g[1],
+            self,
+            dim,
+            keepdim,
         ),
     ),
     why="std_at_zero",
@@ -393,7 +398,7 @@ def _winners(self: Any, y: Any, dim: Any, keepdim: bool) -> Any:
     return made.reshape(np.shape(y))
 
 
-for _name, _words in {"max": "largest", "min": "smallest", "median": "middle", "nanmedian": "middle"}.items():
+for _name in ("max", "min", "median", "nanmedian"):
     rule(
         f"aten.{_name}",
         f"y = {_name}ᵢ xᵢ",
@@ -483,13 +488,16 @@ rule(
     why="tie_index",
     example=(lambda r: (r(2, 4), 2), lambda r: (r(3, 2), 1, 0, False)),
 )
-for _name in ("aten.sort", "aten.sort.stable"):
-    rule(
-        _name,
-        "y₁ ≤ y₂ ≤ … with yₖ = x at place iₖ",
-        self=("x̄ᵢ = ȳₖ where i = iₖ", lambda g, self, y1, dim: placed(g[0], self, dim, y1)),
-        moves=True,
-        tie="index",
-        why="tie_index",
-        example=lambda r: (r(2, 4), {"stable": True} if "stable" in _name else {}),
-    )
+_SORTED: dict[str, Any] = {
+    "self": ("x̄ᵢ = ȳₖ where i = iₖ", lambda g, self, y1, dim: placed(g[0], self, dim, y1)),
+    "moves": True,
+    "tie": "index",
+    "why": "tie_index",
+}
+rule("aten.sort", "y₁ ≤ y₂ ≤ … with yₖ = x at place iₖ", **_SORTED, example=lambda r: (r(2, 4),))
+rule(
+    "aten.sort.stable",
+    "y₁ ≤ y₂ ≤ … with yₖ = x at place iₖ",
+    **_SORTED,
+    example=lambda r: (r(4, 2), {"stable": True, "dim": 0, "descending": True}),
+)

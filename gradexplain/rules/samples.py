@@ -1,6 +1,5 @@
 """Generic tensors for the examples of the rules: float64, reproducible, without special structure unless asked for."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,8 +58,9 @@ def examples(rule: Rule, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def _bound(rule: Rule, drawn: tuple[Any, ...]) -> dict[str, Any]:
-    keywords: Mapping[str, Any] = drawn[-1] if isinstance(drawn[-1], dict) else {}
-    return bind(rule.operator, drawn[: len(drawn) - bool(keywords)], keywords)
+    if isinstance(drawn[-1], dict):
+        return bind(rule.operator, drawn[:-1], drawn[-1])
+    return bind(rule.operator, drawn, {})
 
 
 def _generic(rule: Rule, r: Samples) -> dict[str, Any]:

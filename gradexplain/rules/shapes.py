@@ -17,7 +17,7 @@ from gradexplain.rules.application import summed_to
 
 
 def brought_back(g: Tensor, self: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
-    """Adds each element of `g` to the element of `self` that `move` took it from; 0 marks one that came from nowhere."""
+    """Adds each element of `g` to the one of `self` that `move` took it from; 0 marks one that came from nowhere."""
     positions = torch.empty_strided(self.shape, self.stride(), dtype=torch.float64, device=self.device)
     positions.copy_(torch.arange(1, self.numel() + 1).reshape(self.shape))
     source = move(positions).long().reshape(-1)
@@ -44,9 +44,7 @@ def _cut(g: Tensor, tensors: Sequence[Tensor], dim: int) -> list[Tensor]:
     """Returns the part of g that came from each of `tensors`; an empty tensor of one axis joins anything."""
     sizes = [0 if t.shape == (0,) else t.shape[dim] for t in tensors]
     starts = [0, *accumulate(sizes)]
-    return [
-        g.narrow(dim, start, size).reshape(t.shape) for t, start, size in zip(tensors, starts, sizes, strict=False)
-    ]
+    return [g.narrow(dim, start, size).reshape(t.shape) for t, start, size in zip(tensors, starts, sizes, strict=False)]
 
 
 # fmt: off
@@ -71,14 +69,16 @@ rule("aten.transpose.int", "two axes exchanged", moves=True, example=lambda r: (
 rule("aten.permute",       "the axes in another order", moves=True, example=lambda r: (r(3, 4, 2), [2, 0, -2]),
      self=("x̄ = ȳ with the axes put back in order",
            lambda g, dims: g.permute(sorted(range(g.ndim), key=lambda axis: dims[axis] % g.ndim))))
-rule("aten.expand",        "elements repeated along axes of size 1", moves=True, example=lambda r: (r(3, 1), [2, -1, 4]),
+rule("aten.expand",        "elements repeated along axes of size 1", moves=True,
+     example=lambda r: (r(3, 1), [2, -1, 4]),
      self=("x̄ = Σ ȳ over the repetitions", lambda g, self: summed_to(g, self.shape)))
 rule("aten.repeat",        "the whole repeated along each axis", moves=True, example=lambda r: (r(3, 2), [2, 1, 3]),
      self=("x̄ = Σ ȳ over the repetitions",
            lambda g, self, repeats: brought_back(g, self, lambda x: x.repeat(repeats))))
 rule("aten.flip",          "the order along axes reversed", moves=True, example=lambda r: (r(3, 2), [0, -1]),
      self=("x̄ = ȳ, reversed again", lambda g, dims: g.flip(dims)))
-rule("aten.roll",          "elements moved along axes, round the end", moves=True, example=lambda r: (r(3, 4), [1, -2], [0, 1]),
+rule("aten.roll",          "elements moved along axes, round the end", moves=True,
+     example=lambda r: (r(3, 4), [1, -2], [0, 1]),
      self=("x̄ = ȳ, moved back", lambda g, shifts, dims: g.roll(_negative(shifts), dims)))
 rule("aten.rot90",         "quarter turns", moves=True, example=lambda r: (r(3, 4), 3, [0, 1]),
      self=("x̄ = ȳ, turned back", lambda g, k, dims: g.rot90(-k, dims)))
@@ -119,7 +119,8 @@ rule("aten.col2im",        "columns added up into an image, each at its window",
      example=lambda r: (r(2, 8, 9), [4, 4], [2, 2], [1, 1], [0, 0], [1, 1]),
      self=("x̄ = the windows of ȳ, as columns", lambda g, kernel_size, dilation, padding, stride: torch.ops.aten.im2col(
          g, kernel_size, dilation, padding, stride)))
-rule("aten.constant_pad_nd", "y = x within a border of a constant", moves=True, example=lambda r: (r(2, 3), [1, 2, 1, 0], 0.7),
+rule("aten.constant_pad_nd", "y = x within a border of a constant", moves=True,
+     example=lambda r: (r(2, 3), [1, 2, 1, 0], 0.7),
      self=("x̄ = ȳ without the border", lambda g, self, pad: brought_back(
          g, self, lambda x: torch.constant_pad_nd(x, pad, 0))))
 # fmt: on
@@ -194,7 +195,7 @@ rule(
 
 
 def _blocks(g: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    matrices = [torch.atleast_2d(t) for t in tensors]
+    matrices = [t.reshape(1, -1) if t.ndim < 2 else t for t in tensors]
     rows = [0, *accumulate(m.shape[0] for m in matrices)]
     columns = [0, *accumulate(m.shape[1] for m in matrices)]
     return [
@@ -231,4 +232,3 @@ rule(
     moves=True,
     example=lambda r: (r(3, 2), 1),
 )
-

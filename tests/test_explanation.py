@@ -1,0 +1,250 @@
+"""Explanations: the acceptance examples, closure of every sum, honest equations in every example."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from examples import EXAMPLES
+
+import gradexplain as gx
+from gradexplain.equations import holds, read_equations, unwrapped
+
+Command = Callable[..., "object"]
+
+
+def page_equations(page: str) -> list[tuple[str, str, str, str]]:
+    return [tuple(e) for line in unwrapped(page) for e in read_equations(line)]
+
+
+def test_the_sum_of_squares_is_14_with_gradient_2_4_6(command) -> None:
+    found = command("explain", "sum(x**2)", "x=1,2,3")
+    assert found.code == 0
+    for expected in ("y: 1 + 4 + 9 = 14", "∂y/∂x = [2, 4, 6]", "→ x[2]: 1 × 2 × 3 = 6", "10 of 10 displayed equations"):
+        assert expected in found.out
+
+
+def test_two_paths_are_added_6_and_2_are_8(command) -> None:
+    found = command("explain", "x**2 + 2*x", "x=3")
+    assert found.code == 0
+    assert "∂y/∂x: 6 + 2 = 8" in found.out
+    assert "y → f3 → f1 → x: 6" in found.out
+    assert "y → f3 → f2 → x: 2" in found.out
+
+
+def test_a_value_used_twice_by_one_node_has_two_edges(command) -> None:
+    found = command("explain", "x*x", "x=3")
+    assert "∂y/∂x: 3 + 3 = 6" in found.out
+    assert found.out.count("─3──▶") == 2
+
+
+def test_an_asymmetric_matrix_shows_the_transpose_at_work(command) -> None:
+    found = command("explain", "sum(A @ B)", "A=[[1,2],[3,4]]", "B=[[2,1],[0,3]]")
+    assert "Ā = C̄ Bᵀ" in found.out
+    assert "∂y/∂A = [[3, 3], [3, 3]]" in found.out
+    assert "∂y/∂B = [[4, 4], [6, 6]]" in found.out
+    assert "→ A[0, 1]: 1 × 0 + 1 × 3 = 3" in found.out
+
+
+def test_the_second_derivative_of_x_cubed_at_3_is_18(command) -> None:
+    found = command("explain", "x**3", "x=3", "--order", "2")
+    assert found.code == 0
+    assert "∂y/∂x = 27" in found.out
+    assert "∂y′/∂x = 18" in found.out
+
+
+def test_a_derivative_that_has_become_constant_is_said_to_vanish(command) -> None:
+    found = command("explain", "5*x", "x=3", "--order", "3")
+    assert found.code == 0
+    assert "The derivative of order 2 is 0 everywhere" in found.out
+
+
+def test_all_second_derivatives_of_a_small_vector_are_shown(command) -> None:
+    # x₀² x₁ + sin x₀ at (1, 2): ∂²/∂x₀² = 2 x₁ − sin x₀, ∂²/∂x₀∂x₁ = 2 x₀, ∂²/∂x₁² = 0.
+    found = command("explain", *EXAMPLES["hessian"])
+    assert "[[3.1585, 2], [2, 0]]" in found.out
+
+
+def test_a_wrong_formula_by_hand_exits_1_and_says_by_what_factor(command) -> None:
+    found = command("explain", "sum(x**2)", "x=1,2,3", "--by-hand", "x=3*x")
+    assert found.code == 1
+    assert "3/2 times" in found.out
+
+
+def test_a_right_formula_by_hand_agrees(command) -> None:
+    assert command("explain", "sum(x**2)", "x=1,2,3", "--by-hand", "x=2*x").code == 0
+
+
+def test_a_cotangent_weighs_the_outputs(command) -> None:
+    found = command("explain", "x**2", "x=1,2,3", "--cotangent", "1,10,100")
+    assert found.code == 0
+    assert "∂L/∂x = [2, 40, 600]" in found.out
+
+
+def test_an_output_that_is_not_one_number_says_what_it_needs(command) -> None:
+    found = command("explain", "x**2", "x=1,2,3")
+    assert "needs a cotangent v" in found.out
+    assert "v = ones" in found.out
+
+
+def test_one_element_is_followed_alone(command) -> None:
+    found = command("explain", "x**2", "x=1,2,3", "--element", "x[1]")
+    assert "→ x[1]: 1 × 2 × 2 = 4" in found.out
+    assert "→ x[0]" not in found.out
+
+
+def test_a_kink_is_named_with_both_sides_and_torchs_choice(command) -> None:
+    found = command("explain", "sum(relu(x))", "x=-1,0,2")
+    assert found.code != 1
+    text = " ".join(found.out.split())
+    assert "the derivative is 0 from the left and 1 from the right; torch takes 0" in text
+
+
+def test_a_gradient_cut_on_purpose_is_named_and_not_a_mismatch(command) -> None:
+    found = command("explain", "sum(x * x.detach())", "x=1,2,3")
+    assert found.code != 1
+    assert "stops the gradient (detach)" in " ".join(found.out.split())
+
+
+def test_the_first_value_that_is_not_finite_is_found(command) -> None:
+    found = command("explain", *EXAMPLES["pole"])
+    assert "1 × (1 / (2 × 0)) = inf" in found.out
+    assert "first gradient that is not finite" in " ".join(found.out.split())
+
+
+def test_what_overflows_is_no_equation(command) -> None:
+    found = command("explain", *EXAMPLES["overflow"])
+    assert "exp(100) ↦ inf" in found.out
+    assert found.code == 1
+    assert "Torch's gradient is nan where the function has slope 1." in " ".join(found.out.split())
+
+
+def test_an_input_without_influence_is_named(command) -> None:
+    text = " ".join(command("explain", *EXAMPLES["no influence"]).out.split())
+    assert "z has no influence on the output" in text
+
+
+def test_an_operator_without_a_rule_is_a_black_box_and_says_so() -> None:
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return 3 * g * x**2
+
+    found = gx.explain(lambda x: Cube.apply(x).sum(), [torch.tensor([1.0, 2.0])])
+    assert "no rule for CubeBackward: a black box" in str(found)
+
+
+# ------------------------------------------------------------------------------------------------ honest equations
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_displayed_equation_holds_when_read_back_from_the_page(name: str, command) -> None:
+    page = command("explain", *EXAMPLES[name]).out
+    found = page_equations(page)
+    false = [e for e in found if not holds(*e[1:])]
+    assert not false
+    shown = re.search(r"(\d+) of (\d+) displayed equations", page)
+    assert shown
+    assert shown[1] == shown[2]
+    assert len(found) == int(shown[2])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_narrow_page_and_markdown_hold_the_same_equations(name: str, command) -> None:
+    wide = command("explain", *EXAMPLES[name], "--format", "text", "--width", "140").out
+    narrow = command("explain", *EXAMPLES[name], "--format", "text", "--width", "60").out
+    assert Counter(page_equations(wide)) == Counter(page_equations(narrow))
+    marked = command("explain", *EXAMPLES[name], "--format", "markdown").out
+    lines = [line.strip().removeprefix("- ").strip("`") for line in marked.splitlines()]
+    assert Counter(tuple(e) for line in lines for e in read_equations(line)) == Counter(page_equations(wide))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_false_verdict_on_the_examples(name: str, command) -> None:
+    expected = {"pole": {3}, "overflow": {1}, "where": {1, 3}, "detach": {0, 3}, "kink": {0, 3}, "tie": {0, 3}}
+    assert command("explain", *EXAMPLES[name]).code in expected.get(name, {0})
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_json_gradient_is_that_of_a_plain_torch_run(name: str, command) -> None:
+    record = json.loads(command("explain", *EXAMPLES[name], "--format", "json", "--full").out)
+    assert {"target", "torch", "dtype", "inputs", "output", "gradients", "steps", "equations", "checks"} <= set(record)
+    assert {"findings", "verdict"} <= set(record)
+    assert record["equations"]["shown"] == record["equations"]["recomputed"]
+    keys = {"index", "operator", "node", "inputs", "source", "forward", "rule", "cotangent", "contributions"}
+    assert all(keys <= set(step) for step in record["steps"])
+    assert all({"oracle", "input", "verdict", "worst", "bound", "reason"} <= set(c) for c in record["checks"])
+    if name in ("pole", "overflow", "where"):
+        return  # nan and inf are strings in JSON
+    names = {"sum": torch.sum, "max": torch.max, "abs": torch.abs, "norm": torch.linalg.norm, "det": torch.linalg.det}
+    space = {**vars(torch), **vars(torch.nn.functional), **names}
+    values = {n: torch.tensor(v["value"], dtype=getattr(torch, v["dtype"])) for n, v in record["inputs"].items()}
+    for n, value in values.items():
+        value.requires_grad_(record["gradients"].get(n) is not None)
+    *statements, last = [part.strip() for part in EXAMPLES[name][0].split(";")]
+    for statement in statements:
+        exec(statement, space, values)
+    output = eval(last.partition(" = ")[2] or last, space, values)
+    if "--cotangent" in EXAMPLES[name]:
+        output = (output * torch.tensor([1.0, 10.0, 100.0])).sum()
+    for n, gradient in record["gradients"].items():
+        if gradient is not None:
+            (expected,) = torch.autograd.grad(output.sum(), values[n], retain_graph=True)
+            torch.testing.assert_close(torch.tensor(gradient, dtype=expected.dtype), expected, rtol=1e-6, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------------ from Python
+
+
+def test_the_result_is_frozen_data_with_what_a_program_needs() -> None:
+    found = gx.explain(lambda x: (x**2).sum(), {"x": torch.tensor([1.0, 2.0, 3.0])})
+    assert found.gradients["x"] is not None
+    assert found.gradients["x"].tolist() == [2.0, 4.0, 6.0]
+    assert found.verdict == "agrees"
+    assert [s.operator for s in found.steps] == ["aten.pow.Tensor_Scalar", "aten.sum.default"]
+    assert found.findings == ()
+    with pytest.raises(AttributeError):
+        found.target = "another"  # type: ignore[misc]
+
+
+def test_inputs_may_be_a_sequence_and_order_a_number() -> None:
+    found = gx.explain(lambda a, b: (a * b).sum(), [torch.ones(2), torch.full((2,), 3.0)])
+    assert set(found.gradients) == {"a", "b"}
+    assert gx.explain(lambda x: x**3, [torch.tensor(3.0)], order=3).higher[1].gradients["x"] == 6.0
+
+
+def test_the_whole_jacobian_direction_matters_not_the_scale_of_the_loss() -> None:
+    for scale in (1e-8, 1.0, 1e8):
+        found = gx.explain(lambda x, s=scale: s * (x**2).sum(), [torch.tensor([1.0, 2.0, 3.0])])
+        assert found.verdict == "agrees"
+
+
+def test_a_notebook_gets_escaped_html() -> None:
+    found = gx.explain(lambda x: (x**2).sum(), [torch.ones(2)], target="<script>alert(1)</script>")
+    html = found._repr_html_()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".html", ".json"])
+def test_it_is_saved_in_the_format_of_the_suffix(tmp_path, suffix: str) -> None:
+    path = tmp_path / f"explanation{suffix}"
+    gx.explain(lambda x: (x**2).sum(), [torch.ones(2)]).save(path)
+    assert "(x**2).sum()" in path.read_text(encoding="utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_saving_where_nothing_can_be_written_leaves_nothing(tmp_path) -> None:
+    with pytest.raises(gx.InputError, match="cannot be written"):
+        gx.explain(lambda x: x**2, [torch.tensor(1.0)]).save(tmp_path / "missing" / "a.txt")
+    with pytest.raises(gx.InputError, match="suffix"):
+        gx.explain(lambda x: x**2, [torch.tensor(1.0)]).save(tmp_path / "a.docx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,89 @@
+"""Words: both languages say the same, with the same numbers and equations, in aligned columns."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from examples import EXAMPLES
+from wcwidth import wcswidth
+
+from gradexplain.catalogue import LANGUAGES, LOCALE, say, sentences
+from gradexplain.equations import read_equations, unwrapped
+
+
+def placeholders(template: str) -> Counter[str]:
+    return Counter(name for _, name, _, _ in string.Formatter().parse(template) if name)
+
+
+def digits(template: str) -> Counter[str]:
+    fixed = "".join(literal for literal, *_ in string.Formatter().parse(template))
+    return Counter(re.findall(r"\d+(?:\.\d+)?", fixed))
+
+
+def test_there_are_two_languages() -> None:
+    assert LANGUAGES == ("en", "zh")
+
+
+def test_both_languages_have_the_same_sentences() -> None:
+    assert sentences("en").keys() == sentences("zh").keys()
+
+
+@pytest.mark.parametrize("key", sorted(sentences("en")))
+def test_a_sentence_takes_the_same_data_and_numbers_in_both_languages(key: str) -> None:
+    en, zh = sentences("en")[key], sentences("zh")[key]
+    assert placeholders(en) == placeholders(zh)
+    assert digits(en) == digits(zh)
+
+
+def test_every_chinese_sentence_is_chinese() -> None:
+    plain = {"explanation.setting", "explanation.not_asked", "explanation.route"}
+    untold = [k for k, v in sentences("zh").items() if not re.search(r"[\u4e00-\u9fff]", v)]
+    assert set(untold) <= plain
+
+
+def test_data_is_never_read_as_a_template() -> None:
+    assert "{shape}" in say("explanation.at", inputs="{shape}")
+
+
+def test_each_catalogue_file_exists_in_each_language() -> None:
+    names = {language: sorted(p.name for p in (LOCALE / language).iterdir()) for language in LANGUAGES}
+    assert names["en"] == names["zh"]
+
+
+def equations(page: str) -> Counter[tuple[str, ...]]:
+    return Counter(
+        tuple(e) for line in unwrapped(page) for e in read_equations(line)
+    )
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_both_languages_show_the_same_equations_and_numbers(name: str, command: Callable) -> None:
+    en = command("explain", *EXAMPLES[name], "--width", "110").out
+    zh = command("explain", *EXAMPLES[name], "--width", "110", "--language", "zh").out
+    assert equations(en) == equations(zh)
+    number = r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.])"
+    assert Counter(re.findall(number, without_words(en))) == Counter(re.findall(number, without_words(zh)))
+
+
+def without_words(page: str) -> str:
+    """Drops punctuation that may touch a number, and soft line breaks."""
+    return re.sub(r"[，。；：（）、,.;:()]+(?=\s|$)|[：（）；，、。]", " ", page)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_line_is_wider_than_the_page(language: str, command: Callable) -> None:
+    for name in ("sum of squares", "two paths", "network and loss", "large"):
+        page = command("explain", *EXAMPLES[name], "--width", "90", "--language", language).out
+        assert max(wcswidth(line) for line in page.splitlines()) <= 90
+
+
+def test_columns_align_with_wide_characters(command: Callable) -> None:
+    page = command("explain", *EXAMPLES["two paths"], "--language", "zh").out.splitlines()
+    top = next(i for i, line in enumerate(page) if line.startswith("╭"))
+    box = page[top : top + 5]
+    assert len({wcswidth(line) for line in box}) == 1
+    rows = [line for line in page if re.match(r"     (规则|代入数字|保留) ", line)]
+    starts = {wcswidth(re.match(r"\s*\S+\s+", line)[0]) for line in rows}  # type: ignore[index]
+    assert len(starts) == 1
