@@ -25,7 +25,8 @@ USAGE = 2
 FORMATS = ("terminal", "text", "markdown", "html", "json")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 _LEAST_WIDTH = 40
-_WIDEST = 100
+_USUAL_WIDTH = 100
+_WIDEST = 120
 
 app = typer.Typer(
     add_completion=False,
@@ -108,9 +109,20 @@ def explain(
         if chosen == "json":
             content = explanation.to_json(full=full) + "\n"
         else:
-            content = explanation.render(chosen, language=language, width=width or _terminal_width())
+            content = explanation.render(chosen, language=language, width=width or _page_width())
         _deliver(content, output, language)
     raise typer.Exit(EXIT_CODES[explanation.verdict])
+
+
+@app.command()
+def functions() -> None:
+    """Lists the functions, methods, attributes and constants that an expression may use."""
+    import textwrap
+
+    from gradexplain.expression import published
+
+    for family, names in published():
+        sys.stdout.write(f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n")
 
 
 # ------------------------------------------------------------------------------------------------------- request
@@ -248,10 +260,13 @@ def _torch_dtype(name: str | None) -> Any:
     return None if name is None else getattr(torch, name)
 
 
-def _terminal_width() -> int:
+def _page_width() -> int:
+    """Returns the terminal's width within reason; a page that goes elsewhere always has the same."""
     import shutil
 
-    return max(_LEAST_WIDTH, min(shutil.get_terminal_size((_WIDEST, 40)).columns, 120))
+    if not sys.stdout.isatty():
+        return _USUAL_WIDTH
+    return max(_LEAST_WIDTH, min(shutil.get_terminal_size((_USUAL_WIDTH, 40)).columns, _WIDEST))
 
 
 # -------------------------------------------------------------------------------------------------------- output

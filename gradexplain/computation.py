@@ -47,7 +47,7 @@ class Computation:
                 return self.call({n: v for n, v in given.items() if n not in self.parameters})
             except GradexplainError:
                 raise
-            except Exception as fault:
+            except (Exception, SystemExit) as fault:
                 raise RunError("function_failed", name=self.name, **_fault_place(fault)) from fault
 
     def output(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -218,7 +218,7 @@ def _visible_names(function: Callable[..., object]) -> dict[str, Any]:
     return found
 
 
-def _fault_place(fault: Exception) -> dict[str, object]:
+def _fault_place(fault: BaseException) -> dict[str, object]:
     """Returns what a sentence about a failure in the user's code needs: type, message, file and line."""
     import traceback
 

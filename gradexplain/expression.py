@@ -462,7 +462,7 @@ class _Reader:
 
     def unknown(self, key: str, node: ast.expr, name: str, names: Iterable[str]) -> InputError:
         """Returns the error `key`, with the published name that `name` may have meant."""
-        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
+        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
         if close and key != "method_not_called":
             return _fault(f"{key}_close", self.text, node, name=shown(name, 40), close=close[0])
         return _fault(key, self.text, node, name=shown(name, 40))
@@ -812,11 +812,11 @@ def _result_bytes(function: Operation, values: Sequence[Any], options: Mapping[s
     0 where only values tell (boolean masks, which never enlarge) and where torch will refuse the call itself.
     """
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+    from gradexplain.internals import internals
 
     sizes = [0]
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations here
+    class Watch(internals().dispatch_mode):  # type: ignore[misc]  # the base class is not typed
         """Notes what is allocated on the way, as by `einsum`; views share their storage and cost nothing."""
 
         def __torch_dispatch__(
@@ -826,7 +826,7 @@ def _result_bytes(function: Operation, values: Sequence[Any], options: Mapping[s
             sizes.extend(leaf.untyped_storage().nbytes() for leaf in _leaves(made) if isinstance(leaf, torch.Tensor))
             return made
 
-    with _disable_current_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings(), Watch():  # type: ignore[no-untyped-call]
+    with internals().without_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings(), Watch():
         warnings.simplefilter("ignore")
         try:
             made = function(*_on_meta(values), **_on_meta(options))

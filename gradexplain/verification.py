@@ -25,6 +25,7 @@ DOUBTS = frozenset(
         "jump",
         "singular",
         "noise",
+        "cancelled",
         "not_deterministic",
         "not_finite",
         "rounding",
@@ -96,7 +97,7 @@ def _asked(question: Question) -> Iterator[Check]:
 def _numbered(question: Question, check: Check) -> Check:
     """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding."""
     lost = question.lost.get(check.input)
-    if lost is None or check.verdict != "agrees":
+    if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
         return check
     verdict: Verdict = "differs" if lost.reason == "nan" else "cannot say"
     return replace(check, verdict=verdict, reason=lost.reason, data={**check.data, **lost.data})

@@ -156,15 +156,16 @@ class _Probe:
     def unit(self, name: str, place: tuple[int, ...], turn: complex = 1.0) -> Direction:
         """The direction that moves one element by its own size."""
         u = torch.zeros_like(self.x[name])
-        u[place] = turn * float(self.scale[name][place])
+        u[place] = self.scale[name][place] * turn
         return {name: u}
 
     def tried(self, u: Direction, steps: Sequence[float], known: Finding | None = None) -> Finding:
         """Judges one direction; one that a short ladder cannot settle is tried again with the whole one."""
         finding = judge(self.ladder(u, steps), known.noise if known else 0.0)
-        if len(steps) < len(STEPS) and finding.verdict != "agrees" and self.runs >= 2 * len(STEPS):
-            return judge(self.ladder(u, STEPS))
-        return finding
+        settled = finding.verdict == "agrees" and finding.bound <= RESOLUTION * min(map(self.question.scale, u))
+        if settled or len(steps) == len(STEPS) or self.runs < 2 * len(STEPS):
+            return finding
+        return judge(self.ladder(u, STEPS))
 
     def ladder(self, u: Direction, steps: Sequence[float]) -> Ladder:
         """Runs the function at both ends of each step."""
@@ -211,7 +212,7 @@ class _Probe:
             reason = "cut" if self.question.trace.cuts else "slope"
             verdict = "cannot say" if reason == "cut" else "differs"
         elif verdict == "agrees" and not resolution <= RESOLUTION:
-            verdict, reason = "cannot say", "coarse"
+            verdict, reason = "cannot say", self.question.blur(name)
         data |= self._numbers(name, worst, place, resolution)
         return Check(ORACLE, name, verdict, abs(worst.lacking), worst.bound, resolution, reason, data, place)
 

@@ -74,7 +74,14 @@ def _compared(
     coarse = not resolution <= RESOLUTION
     data = {"resolution": resolution}
     return Check(
-        ORACLE, name, "cannot say" if coarse else "agrees", worst, most, resolution, "coarse" if coarse else None, data
+        ORACLE,
+        name,
+        "cannot say" if coarse else "agrees",
+        worst,
+        most,
+        resolution,
+        question.blur(name) if coarse else None,
+        data,
     )
 
 

@@ -147,6 +147,11 @@ class Question:
         nothing = bool((gradient <= MARGIN * self.rounding(name)).all())
         return min(digits, 1.0) * value if nothing else own
 
+    def blur(self, name: str) -> str:
+        """Returns why a method resolves the gradient too coarsely: its own error, or the gradient's own rounding."""
+        effect = MARGIN * largest(self.rounding(name) * scales(self.judged.inputs[name]))
+        return "coarse" if effect <= RESOLUTION * self.scale(name) else "cancelled"
+
     @cached_property
     def lost(self) -> Mapping[str, Unable]:
         """The inputs whose gradient, in the user's own type, is further from float64 than rounding explains."""
@@ -278,13 +283,14 @@ def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
 
 
 # Operators whose result is one of their inputs, a comparison, or a constant: they round nothing.
-_EXACT = frozenset(
-    "relu max min amax amin aminmax maximum minimum fmax fmin argmax argmin sort topk kthvalue median mode cummax "
-    "cummin eq ne lt le gt ge logical_and logical_or logical_not where cat stack gather index index_select take clone "
-    "copy _to_copy neg abs sgn sign round floor ceil trunc isnan isinf masked_fill masked_select constant_pad_nd flip roll "
-    "repeat tril triu zeros_like ones_like full_like empty_like new_zeros new_empty scalar_tensor fill "
-    "max_pool2d_with_indices max_pool3d_with_indices embedding one_hot nonzero bernoulli select_scatter slice_scatter diagonal_scatter".split()
-)
+_EXACT = """
+    relu max min amax amin aminmax maximum minimum fmax fmin argmax argmin sort topk kthvalue median mode cummax cummin
+    eq ne lt le gt ge logical_and logical_or logical_not where cat stack gather index index_select take clone copy
+    _to_copy neg abs sgn sign round floor ceil trunc isnan isinf masked_fill masked_select constant_pad_nd flip roll
+    repeat tril triu zeros_like ones_like full_like empty_like new_zeros new_empty scalar_tensor fill embedding one_hot
+    nonzero bernoulli max_pool2d_with_indices max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
+"""
+_EXACT_NAMES = frozenset(_EXACT.split())
 
 
 def jittered(replay: Replay, count: int = 2) -> Mapping[str, Tensor]:
@@ -317,7 +323,7 @@ def _rounding(seed: int) -> Any:
         def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             schema = operator._schema
             views = any(r.alias_info is not None for r in schema.returns)
-            if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT:
+            if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
                 return operator(*args, **(kwargs or {}))
             return operator(*moved(args), **(kwargs or {}))
 

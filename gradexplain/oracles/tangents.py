@@ -53,18 +53,18 @@ def _check(question: Question, name: str, tried: Sequence[tuple[float, float, fl
     slope, claim, bound = max(tried, key=lambda t: abs(t[0] - t[1]) - t[2])
     worst, resolution = abs(slope - claim), bound / question.scale(name)
     data: dict[str, object] = {"seen": claim, "right": slope, "resolution": resolution, "joint": joint}
-    verdict, reason = _verdict(question, tried, worst, bound, resolution)
+    verdict, reason = _verdict(question, name, tried, worst <= bound, resolution)
     return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)
 
 
 def _verdict(
-    question: Question, tried: Sequence[tuple[float, float, float]], worst: float, bound: float, resolution: float
+    question: Question, name: str, tried: Sequence[tuple[float, float, float]], explained: bool, resolution: float
 ) -> tuple[Verdict, str | None]:
     if not all(math.isfinite(slope) and math.isfinite(claim) for slope, claim, _ in tried):
         return "cannot say", "tangent_not_finite"
-    if not worst <= bound:
+    if not explained:
         return ("cannot say", "cut") if question.trace.cuts else ("differs", "tangent")
-    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
+    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", question.blur(name))
 
 
 def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator, along: bool) -> Tensor:

@@ -72,6 +72,7 @@ class _Comparison:
         sizes = bound * scales(self.found.inputs[name])
         resolution = largest(sizes) / self.question.scale(name)
         verdict, reason = _verdict(missing, ours, beyond, resolution)
+        reason = self.question.blur(name) if reason == "coarse" else reason
         data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
         place = None
         if verdict == "differs":

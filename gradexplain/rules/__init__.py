@@ -112,9 +112,9 @@ def _load() -> None:
 def elementwise(operator: str, names: str, formula: str, **entry: Any) -> None:
     """Enters an elementwise rule: `elementwise("aten.tanh", "x", "tanh(x)", x="1 - y**2")`.
 
-    `names` gives a variable to each argument of the schema in order (`_` for one that does not matter); local
-    derivatives may use them, and `y` for the output. `domain=(low, high)` is where examples are drawn; `example` (one or
-    a tuple of them) overrides the generic one. `sides` is given by variable, as the local derivatives are.
+    `names` gives a variable to each argument of the schema in order; local derivatives may use them, and `y` for the
+    output. `domain=(low, high)` is where examples are drawn; `example` (one, or several in a tuple) overrides the
+    generic one. `sides` is given by variable, as the local derivatives are.
     """
     options: dict[str, Any] = {key: entry.pop(key) for key in ("why", "domain", "kink", "numbers") if key in entry}
     examples, sides = _several(entry.pop("example", ())), entry.pop("sides", {})

@@ -178,7 +178,8 @@ def _cofactors(A: Tensor) -> Tensor:
     U, s, Vh = torch.linalg.svd(A)
     others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(s.shape[-1])], -1)
     sign: Tensor = torch.linalg.det(U) * torch.linalg.det(Vh)
-    return _scalar(sign) * (U * others[..., None, :]) @ Vh
+    scaled: Tensor = U * others[..., None, :]
+    return _scalar(sign) * (scaled @ Vh)
 
 
 rule(

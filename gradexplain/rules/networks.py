@@ -71,8 +71,8 @@ def _glu_back(g: Tensor, self: Tensor, dim: int) -> Tensor:
 # -------------------------------------------------------------------------------------------------- normalisation
 #
 # x̂ = (x − μ) r with r = 1/√(σ² + ε), and y = w x̂ + b. Let h = w ȳ be what arrives at x̂, and ⟨·⟩ the mean over the n
-# elements that μ and σ² were taken over. Through x itself: h r. Through μ, which moves every x̂ by −r/n: −r⟨h⟩. Through σ²: from
-# dr = −r³/2 dσ² and dσ² = 2 (xᵢ − μ)/n dxᵢ comes −r x̂ ⟨h x̂⟩. Together
+# elements that μ and σ² were taken over. Through x itself: h r. Through μ, which moves every x̂ by −r/n: −r⟨h⟩. Through
+# σ²: from dr = −r³/2 dσ² and dσ² = 2 (xᵢ − μ)/n dxᵢ comes −r x̂ ⟨h x̂⟩. Together
 #     x̄ = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩),     w̄ = Σ ȳ x̂,     b̄ = Σ ȳ        (Ioffe and Szegedy 2015)
 
 
@@ -233,7 +233,7 @@ rule(
 
 # ---------------------------------------------------------------------------------------------------- convolution
 #
-# y[n, o, p] = Σ_c Σ_k w[o, c, k] x[n, c, s p + d k − padding], with stride s and dilation d. A tap k of the kernel joins
+# y[n, o, p] = Σ_c Σ_k w[o, c, k] x[n, c, s p + d k − padding], with stride s and dilation d. Tap k of the kernel joins
 # output p to input s p + d k − padding; the gradients walk the same taps the other way:
 #     x̄[n, c, s p + d k − padding] += Σ_o ȳ[n, o, p] w[o, c, k]
 #     w̄[o, c, k] = Σ_n Σ_p ȳ[n, o, p] x[n, c, s p + d k − padding]

@@ -1,0 +1,236 @@
+"""The command line: exit codes, bad input, files, real processes and a real terminal."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+BAD = [
+    # arguments, a word that the sentence must hold
+    (["explain"], "TARGET"),
+    (["explain", "sum(x**2)"], "x"),
+    (["explain", "sum(x**2)", "z=1"], "z"),
+    (["explain", "sum(x**2)", "x=1", "x=2"], "x"),
+    (["explain", "sum(x**2)", "x=1,,2"], "comma"),
+    (["explain", "sum(x**2)", "x=[[1,2],[3]]"], "row"),
+    (["explain", "sum(x**2)", "x=@missing.npy"], "missing.npy"),
+    (["explain", "sum(x**2)", "x=randn(10000,1000000)"], "GiB"),
+    (["explain", "__import__('os')"], "line 1, column 1"),
+    (["explain", "x.__class__", "x=1"], "__class__"),
+    (["explain", "().__class__.__bases__"], "__"),
+    (["explain", "9**9**9"], "line 1"),
+    (["explain", "(" * 500 + "x" + ")" * 500, "x=1"], "nest"),
+    (["explain", "sum(randn(100000,100000))"], "GiB"),
+    (["explain", "sun(x)", "x=1"], "sum"),
+    (["explain", "sum(x", "x=1"], "line 1"),
+    (["explain", "A @ B", "A=[[1,2]]", "B=[[1,2]]"], "A @ B"),
+    (["explain", "argmax(x)", "x=1,2"], "integers"),
+    (["explain", "x.detach()", "x=1"], "detach"),
+    (["explain", "x**2", "x=1:int64"], "floating"),
+    (["explain", "x**2", "x=1", "--wrt", "z"], "z"),
+    (["explain", "x**2", "x=1", "--order", "0"], "order"),
+    (["explain", "x**2", "x=1", "--order", "99"], "order"),
+    (["explain", "x**2", "x=1,2", "--cotangent", "1,2,3"], "shape"),
+    (["explain", "x**2", "x=1,2", "--cotangent", "abc"], "abc"),
+    (["explain", "x**2", "x=1,2", "--by-hand", "2*x"], "NAME=FORMULA"),
+    (["explain", "x**2", "x=1,2", "--by-hand", "z=2*x"], "z"),
+    (["explain", "x**2", "x=1,2", "--by-hand", "x=2*q"], "q"),
+    (["explain", "x**2", "x=1,2", "--by-hand", "x=__import__('os')"], "line 1"),
+    (["explain", "x**2", "x=1,2", "--dtype", "int64"], "float32"),
+    (["explain", "x**2", "x=1,2", "--element", "x[7]"], "x[7]"),
+    (["explain", "x**2", "x=1,2", "--element", "z[0]"], "z[0]"),
+    (["explain", "x**2", "x=1,2", "--element", "x[a]"], "x[a]"),
+    (["explain", "x**2", "x=1,2", "--module", "layers.0"], "layers.0"),
+    (["explain", "x**2", "x=1,2", "--language", "fr"], "en, zh"),
+    (["explain", "x**2", "x=1,2", "--format", "docx"], "terminal"),
+    (["explain", "x**2", "x=1,2", "--width", "3"], "40"),
+    (["explain", "x**2", "x=1,2", "--seed", "-1"], "seed"),
+    (["explain", "x**2", "x=1,2", "--output", "/nowhere/at/all.txt"], "cannot be written"),
+    (["explain", "x**2", "x=1,2", "--output", "a.docx"], "suffix"),
+    (["explain", "no.such.module:f"], "no.such.module"),
+    (["explain", "missing.py:f"], "missing.py"),
+    (["explain", "x**2", "x=1,2", "--nonsense"], "--nonsense"),
+    (["nonsense"], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), BAD, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None)
+def test_bad_input_exits_2_with_a_sentence_and_no_traceback(
+    arguments: list[str], word: str, command: Callable
+) -> None:
+    found = command(*arguments)
+    assert found.code == 2
+    assert found.out == "" or "Usage" in found.err + found.out
+    assert word.lower() in (found.err + found.out).lower()
+    assert "Traceback" not in found.err
+    assert "failed on its own account" not in found.err
+
+
+@pytest.mark.parametrize(("arguments", "word"), BAD[1:20], ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None)
+def test_bad_input_is_told_in_chinese_too(arguments: list[str], word: str, command: Callable) -> None:
+    found = command(*arguments, "--language", "zh")
+    assert found.code == 2
+    assert any("\u4e00" <= c <= "\u9fff" for c in found.err)
+
+
+def test_nothing_is_executed_from_an_expression(tmp_path: Path, command: Callable) -> None:
+    target = tmp_path / "planted"
+    for text in (f"open('{target}', 'w')", f"__import__('pathlib').Path('{target}').touch()", f"exec('{target}')"):
+        assert command("explain", text).code == 2
+    assert not target.exists()
+
+
+def test_help_shows_examples(command: Callable) -> None:
+    found = command("explain", "--help")
+    assert found.code == 0
+    assert 'gradexplain explain "sum(x**2)" x=1,2,3' in found.out
+
+
+def test_the_functions_of_expressions_are_listed(command: Callable) -> None:
+    found = command("functions")
+    assert found.code == 0
+    assert all(f" {name} " in found.out.replace("\n", " ") for name in ("cross_entropy", "matmul", "detach", "pi"))
+
+
+# ------------------------------------------------------------------------------------------------- targets and files
+
+MODULE = """
+import torch
+from torch import nn
+
+W = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+def loss(x, scale=2.0):
+    return scale * (x**2).sum()
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 1)
+    def forward(self, x):
+        return self.fc(x).sum()
+
+net = Net()
+
+def broken(x):
+    raise ValueError("halfway")
+
+def leaves():
+    import sys
+    sys.exit(7)
+
+def text():
+    return "no tensor"
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    path = tmp_path / "some_module.py"
+    path.write_text(MODULE)
+    return path
+
+
+def test_a_function_in_a_file_is_explained_with_its_source_lines(module: Path, command: Callable) -> None:
+    found = command("explain", f"{module}:loss", "x=1,2,3")
+    assert found.code == 0
+    assert "some_module.py:8" in found.out
+    assert "∂y/∂x = [4, 8, 12]" in found.out
+
+
+def test_a_module_in_a_file_has_its_parameters_as_inputs(module: Path, command: Callable) -> None:
+    for name in ("Net", "net"):
+        found = command("explain", f"{module}:{name}", "x=[[1,2],[3,4]]")
+        assert found.code == 0
+        assert "∂y/∂fc.weight = [[4, 6]]" in found.out
+        assert "∂y/∂fc.bias = [2]" in found.out
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("broken", "halfway"), ("missing", "missing"), ("W", "W"), ("text", "no tensor"), ("leaves", "exit")],
+)
+def test_a_target_that_cannot_be_used_is_a_sentence(module: Path, name: str, word: str, command: Callable) -> None:
+    found = command("explain", f"{module}:{name}", *(["x=1,2"] if name == "broken" else []))
+    assert found.code == 2
+    assert word in found.err
+    assert "Traceback" not in found.err
+
+
+def test_values_come_from_files(tmp_path: Path, command: Callable) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", np.array([1.0, 2.0]))
+    torch.save(torch.tensor([1.0, 2.0]), tmp_path / "x.pt")
+    for name in ("x.npy", "x.pt"):
+        assert "[2, 4]" in command("explain", "sum(x**2)", f"x=@{tmp_path / name}").out
+
+
+def test_a_seed_makes_random_values_repeatable(command: Callable) -> None:
+    first = command("explain", "sum(x**2)", "x=randn(3)", "--seed", "1").out
+    other = command("explain", "sum(x**2)", "x=randn(3)", "--seed", "2").out
+    assert first != other
+    again = subprocess.run(
+        [sys.executable, "-m", "gradexplain", "explain", "sum(x**2)", "x=randn(3)", "--seed", "1"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert again == first
+
+
+def test_output_goes_to_a_file_whole_or_not_at_all(tmp_path: Path, command: Callable) -> None:
+    path = tmp_path / "a.json"
+    found = command("explain", "sum(x**2)", "x=1,2,3", "--output", str(path))
+    assert found.code == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["gradients"] == {"x": [2.0, 4.0, 6.0]}
+    failed = command("explain", "sum(y**2)", "x=1,2,3", "--output", str(tmp_path / "b.json"))
+    assert failed.code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json"]
+
+
+# ------------------------------------------------------------------------------------------------- processes
+
+
+def test_exit_codes_reach_the_shell(process: Callable) -> None:
+    assert process(["explain", "sum(x**2)", "x=1,2,3"]).code == 0
+    assert process(["explain", "sum(x**2)", "x=1,2,3", "--by-hand", "x=3*x"]).code == 1
+    assert process(["explain", "sum(x**2)"]).code == 2
+    assert process(["explain", "sum(sqrt(x))", "x=0,1"]).code == 3
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    run = f"{sys.executable} -m gradexplain explain 'sum(x**2)' x=1,2,3 | head -1"
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_is_not_utf_8_is_no_traceback(process: Callable) -> None:
+    found = process(["explain", "sum(x**2)", "x=1,2,3"], PYTHONIOENCODING="ascii")
+    assert "Traceback" not in found.err
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux, a real terminal; apt-get install tmux")
+def test_a_real_terminal_gets_colours_and_its_own_width(tmp_path: Path) -> None:
+    name, out = f"gx{os.getpid()}", tmp_path / "done"
+    shell = f"{sys.executable} -m gradexplain explain 'x**2 + 2*x' x=3 --language zh; echo $? > {out}; sleep 60"
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(["tmux", "-u", "new-session", "-d", "-s", name, "-x", "90", "-y", "120", shell], check=True, env=environment)
+    try:
+        for _ in range(120):
+            if out.exists() and out.read_text().strip():
+                break
+            time.sleep(0.5)
+        shown = subprocess.run(["tmux", "capture-pane", "-p", "-e", "-t", name], capture_output=True, text=True, check=True)
+    finally:
+        subprocess.run(["tmux", "kill-session", "-t", name], check=False)
+    assert out.read_text().strip() == "0"
+    assert "\x1b[" in shown.stdout
+    assert "6 + 2 = 8" in shown.stdout
+    assert "前向传播" in shown.stdout
