@@ -526,8 +526,10 @@ class _Builder:
         for index, slot in route:
             node = self.trace.nodes[index]
             edge, rule = node.edges[slot], rule_of(node.operator)
-            passed = sent(node, edge, rule, [cotangent]) if rule and can_take_apart(node, edge, rule) else None
-            if passed is None or len(node.outputs) != 1:
+            if rule is None or len(node.cotangents) != 1 or not can_take_apart(node, edge, rule):
+                return None
+            passed = sent(node, edge, rule, [cotangent])
+            if passed is None:
                 return None
             cotangent = passed
         return cotangent.detach()

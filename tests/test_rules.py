@@ -47,6 +47,15 @@ TORCH_DIFFERS = {
 SAME_IN_FLOAT64 = 1e-11
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These tensors are tiny: on a busy machine, threads that wait for each other took two thirds of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # ------------------------------------------------------------------------------------------------------- the measuring
 
 

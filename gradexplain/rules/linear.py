@@ -178,8 +178,8 @@ def _cofactors(A: Tensor) -> Tensor:
     U, s, Vh = torch.linalg.svd(A)
     others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(s.shape[-1])], -1)
     sign: Tensor = torch.linalg.det(U) * torch.linalg.det(Vh)
-    scaled: Tensor = U * others[..., None, :]
-    return _scalar(sign) * (scaled @ Vh)
+    cofactors: Tensor = (U * others[..., None, :]) @ Vh
+    return _scalar(sign) * cofactors
 
 
 rule(

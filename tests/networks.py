@@ -1,0 +1,61 @@
+"""The networks that the tests explain."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def perceptron() -> tuple[object, list[Tensor]]:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    return lambda x, t: F.cross_entropy(net(x), t), [torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])]
+
+
+def convolutional() -> tuple[object, list[Tensor]]:
+    features = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten()]
+    net = nn.Sequential(*features, nn.Linear(36, 2))
+    return lambda x, t: F.cross_entropy(net(x), t), [torch.randn(2, 3, 8, 8), torch.tensor([0, 1])]
+
+
+def lstm_cell() -> tuple[object, list[Tensor]]:
+    cell = nn.LSTMCell(3, 4)
+
+    def loss(x: Tensor, h: Tensor, c: Tensor) -> Tensor:
+        h, c = cell(x, (h, c))
+        return (h**2).sum() + c.sum()
+
+    return loss, [torch.randn(2, 3), torch.randn(2, 4), torch.randn(2, 4)]
+
+
+def attention_head() -> tuple[object, list[Tensor]]:
+    def loss(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = torch.softmax(q @ k.mT / k.shape[-1] ** 0.5, -1)
+        return (weights @ v).pow(2).sum()
+
+    return loss, [torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 4)]
+
+
+NETWORKS = [perceptron, convolutional, lstm_cell, attention_head]
+
+
+class Transformer(nn.Module):
+    """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, tied ends, 124 M parameters."""
+
+    def __init__(self, width: int = 768, tokens: int = 50257, layers: int = 12) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(tokens, width)
+        self.positions = nn.Embedding(1024, width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 12, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, tokens, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        for layer in self.layers:
+            h = layer(h, src_mask=mask, is_causal=True)
+        logits = self.head(self.norm(h))
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

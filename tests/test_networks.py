@@ -1,0 +1,82 @@
+"""Networks: small ones in full, large ones by module, all with gradients that are torch's own and agree."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from networks import NETWORKS, Transformer
+from torch import nn
+
+import gradexplain as gx
+from gradexplain.grouping import groups_of
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_is_explained_and_agrees(make: Callable, seed: int) -> None:
+    torch.manual_seed(seed)
+    loss, inputs = make()
+    found = gx.explain(loss, inputs)
+    assert found.verdict == "agrees"
+    assert all(step.rule is not None for step in found.steps)
+    page = found.render("text")
+    assert f"{len(found.equations)}" in page
+    leaves = [i.clone().requires_grad_(i.is_floating_point()) for i in inputs]
+    expected = torch.autograd.grad(loss(*leaves), [leaf for leaf in leaves if leaf.requires_grad])
+    own = [g for name, g in found.gradients.items() if "." not in name]
+    assert all(torch.equal(a, b) for a, b in zip(own, expected, strict=True) if b is not None)
+
+
+@pytest.fixture(scope="module")
+def transformer() -> tuple[nn.Module, torch.Tensor, gx.Explanation]:
+    torch.manual_seed(0)
+    net = Transformer()
+    ids = torch.randint(0, 50257, (1, 16))
+    return net, ids, gx.explain(net, [ids])
+
+
+def test_a_transformer_of_124_million_parameters_is_explained(transformer) -> None:
+    net, ids, found = transformer
+    assert sum(p.numel() for p in net.parameters()) == 124_439_808
+    assert found.verdict == "agrees"
+    (expected,) = torch.autograd.grad(net(ids), net.layers[3].linear1.weight)
+    assert torch.equal(found.gradients["layers.3.linear1.weight"], expected)
+
+
+def test_its_repeated_blocks_share_a_line(transformer) -> None:
+    _, _, found = transformer
+    assert [g.paths for g in found.groups if len(g.paths) > 1] == [tuple(f"layers.{i}" for i in range(12))]
+    page = found.render("text", width=120)
+    assert "layers.0 … 11 (12×)" in page
+    assert "150 parameters" in page or "149 parameters" in page or "parameters, 124,439,808 numbers" in page
+
+
+def test_one_module_is_opened(transformer) -> None:
+    net, ids, _ = transformer
+    page = gx.explain(net, [ids], module="layers.3.self_attn").render("text", width=120)
+    assert "aten._scaled_dot_product_flash_attention_for_cpu" in page or "softmax" in page
+    assert "layers.4" not in page.partition("Forward")[2].partition("Checked")[0]
+
+
+def test_groups_follow_lists_and_join_equal_neighbours() -> None:
+    modules = ["tok", "layers.0.a", "layers.0.b", "layers.1.a", "layers.1.b", "layers.2.a", "head"]
+    operators = ["embed", "mm", "add", "mm", "add", "relu", "mm"]
+    found = groups_of(modules, operators, {"layers.0": "Block", "layers.1": "Block", "layers.2": "Block"})
+    assert [g.paths for g in found] == [("tok",), ("layers.0", "layers.1"), ("layers.2",), ("head",)]
+    assert found[1].steps == ((1, 2), (3, 4))
+    inside = groups_of(modules, operators, {}, scope="layers.0")
+    assert [g.paths for g in inside] == [("layers.0.a",), ("layers.0.b",)]
+
+
+def test_cuda_tensors_are_explained_too() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.GELU(), nn.Linear(8, 3)).cuda()
+    x = torch.randn(5, 4, device="cuda")
+    state = torch.cuda.get_rng_state()
+    found = gx.explain(lambda x: net(x).square().mean(), [x])
+    assert found.verdict == "agrees"
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert found.gradients["x"] is not None
+    assert found.gradients["x"].is_cuda

@@ -1,0 +1,282 @@
+"""Each oracle by itself: what it catches, how sharp its bounds are, and that it can fail."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradexplain.catalogue import say
+from gradexplain.computation import computation_of
+from gradexplain.graph import Edge
+from gradexplain.oracles import ORACLES, differences, tangents, walk
+from gradexplain.oracles.question import Check, Question, jittered, unexplained
+from gradexplain.tracing import trace
+
+
+def question(function: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Question:
+    """Returns the question about a function, with a generic cotangent."""
+    computation = computation_of(function, list(inputs))
+    shape = computation.output({}).shape
+    cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return Question(trace(computation, cotangent=cotangent), computation, **options)
+
+
+def answers(asked: Question) -> dict[str, Check]:
+    """Returns the first check of each oracle."""
+    return {name: check for name, ask in ORACLES.items() for check in list(ask(asked))[:1]}
+
+
+def altered(asked: Question, change: Callable[[Tensor], Tensor]) -> Question:
+    """Returns the question with torch's gradients replaced: an error that no rule and no run shares."""
+    gradients = {n: None if g is None else change(g) for n, g in asked.trace.gradients.items()}
+    return replace(asked, trace=replace(asked.trace, gradients=gradients))
+
+
+POINT = torch.tensor([[0.3, -1.2, 0.7], [1.1, 0.4, -0.6]], dtype=torch.float64)
+
+
+def smooth(x: Tensor) -> Tensor:
+    return (x.sin() * x.exp()).cumsum(1)
+
+
+def by_hand(x: Tensor) -> Tensor:
+    """The derivative of `smooth` under the cotangent of `question`: x ↦ Σⱼ vⱼ Σ_{i≤j} f(xᵢ)."""
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return v.flip(1).cumsum(1).flip(1) * (x.sin() + x.cos()) * x.exp()
+
+
+ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "factor": lambda g: 1.001 * g,
+    "tiny factor": lambda g: (1 + 1e-7) * g,
+    "sign": lambda g: -g,
+    "zeroed": lambda g: g * torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]]),
+    "one element": lambda g: g + torch.tensor([[0.0, 1e-4, 0.0], [0.0, 0.0, 0.0]]),
+    "swapped": lambda g: g.flip(1),
+}
+
+
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_an_oracle_agrees_with_the_right_gradient(oracle: str) -> None:
+    assert answers(question(smooth, POINT, by_hand={"x": by_hand}))[oracle].verdict == "agrees"
+
+
+@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_oracle_catches_an_error(oracle: str, error: str) -> None:
+    asked = altered(question(smooth, POINT, by_hand={"x": by_hand}), ERRORS[error])
+    assert answers(asked)[oracle].verdict == "differs"
+
+
+# How to break each oracle so that it says what torch says, or something false.
+BROKEN: dict[str, tuple[Any, str, Any]] = {
+    "finite differences": (differences, "judge", lambda ladder, noise=0.0: differences.Finding("agrees", 0.0, 0.0)),
+    "forward mode": (tangents, "_bound", lambda *given: math.inf),
+    "rules": (walk, "_sent", lambda node, given, exact: ([e.contribution for e in node.edges], frozenset())),
+}
+
+
+@pytest.mark.parametrize("oracle", BROKEN)
+def test_a_broken_oracle_would_be_noticed(oracle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_an_oracle_catches_an_error` or `test_a_wrong_backward_is_caught` fails for each of these."""
+    module, name, broken = BROKEN[oracle]
+    monkeypatch.setattr(module, name, broken)
+    assert not caught(oracle)
+
+
+def caught(oracle: str) -> bool:
+    """Says whether an oracle passes the right gradient and catches each error, in the result and inside a node."""
+    right = answers(question(smooth, POINT))[oracle].verdict == "agrees"
+    results = [answers(altered(question(smooth, POINT), error))[oracle].verdict for error in ERRORS.values()]
+    return right and set(results) == {"differs"} and inner(oracle) == "differs"
+
+
+def inner(oracle: str) -> str:
+    """Returns the verdict where a node sent 1.001 times what it should, and the sums that follow are right."""
+    asked = question(smooth, POINT)
+    sent = [replace(e, contribution=1.001 * e.contribution) if e.contribution is not None else e for e in last(asked)]
+    nodes = (*asked.trace.nodes[:-1], replace(asked.trace.nodes[-1], edges=tuple(sent)))
+    wrong = replace(asked.trace, nodes=nodes, gradients={"x": 1.001 * gradient_of(asked)})
+    return answers(replace(asked, trace=wrong))[oracle].verdict
+
+
+def last(asked: Question) -> tuple[Edge, ...]:
+    return asked.trace.nodes[-1].edges
+
+
+def gradient_of(asked: Question) -> Tensor:
+    found = asked.trace.gradients["x"]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("oracle", BROKEN)
+def test_a_wrong_backward_is_caught(oracle: str) -> None:
+    assert caught(oracle)
+
+
+def test_a_wrong_rule_is_caught_at_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradexplain.rules import application
+
+    right = application.vjp
+
+    def wrong(rule: Any, *given: Any) -> Any:
+        found = right(rule, *given)
+        return found * 1.001 if rule.operator == "aten.exp.default" else found
+
+    monkeypatch.setattr(application, "vjp", wrong)
+    found = answers(question(lambda x: (x.exp().tanh() * x).sin(), POINT))["rules"]
+    assert (found.verdict, found.reason, found.data["operator"]) == ("differs", "node", "aten.exp.default")
+    assert "aten.exp.default" in say("verdicts.node", "en", **found.data)
+
+
+def test_an_operator_without_a_rule_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gradexplain.rules
+
+    known = gradexplain.rules.rule_of
+    monkeypatch.setattr(gradexplain.rules, "rule_of", lambda name: None if name == "aten.exp.default" else known(name))
+    found = answers(question(lambda x: x.exp().tanh(), POINT))["rules"]
+    assert (found.verdict, found.reason, found.data["operators"]) == ("cannot say", "no_rule", "aten.exp.default")
+
+
+def test_forward_mode_says_which_operator_it_lacks() -> None:
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 2 * g
+
+    assert answers(question(Twice.apply, POINT))["forward mode"].reason == "no_forward"
+
+
+# ----------------------------------------------------------------------------------------------- finite differences
+
+
+def ladder(f: Callable[[float], float], claim: float, floor: float = 1e-16) -> differences.Ladder:
+    """Returns the ladder of a function of one number about 0."""
+    steps = differences.STEPS
+    right, left = [(f(h) - f(0)) / h for h in steps], [(f(0) - f(-h)) / h for h in steps]
+    return differences.Ladder(steps, right, left, [claim] * len(steps), floor, 1e-16)
+
+
+def wobble(x: float) -> float:
+    """Pseudo-random numbers in [−1, 1] by position."""
+    return math.sin(1e15 * x) if x else 0.0
+
+
+# fmt: off
+LADDERS: dict[str, tuple[Callable[[float], float], float, str, str | None]] = {
+    "a sine":                (math.sin, 1.0, "agrees", None),
+    "a wrong sine":          (math.sin, 1.0 + 1e-9, "differs", None),
+    "a fast sine":           (lambda x: math.sin(1e4 * x) / 1e4, 1.0, "agrees", None),
+    "a noisy sine":          (lambda x: math.sin(x) + 1e-10 * wobble(x), 1.0, "agrees", None),
+    "a wrong noisy sine":    (lambda x: math.sin(x) + 1e-10 * wobble(x), 1.001, "differs", None),
+    "quantised":             (lambda x: round(x * 2**20) / 2**20, 1.0, "cannot say", "noise"),
+    "a kink":                (lambda x: max(x, 0.0), 0.5, "cannot say", "kink"),
+    "outside a kink":        (lambda x: max(x, 0.0), 1.5, "differs", "slope"),
+    "a kink nearby":         (lambda x: max(x + 1e-6, 0.0), 1.0, "agrees", None),
+    "wrong near a kink":     (lambda x: max(x + 1e-6, 0.0), 0.9, "differs", None),
+    "a jump":                (lambda x: float(x >= 0), 0.0, "cannot say", "jump"),
+    "a lonely point":        (lambda x: float(x == 0), 0.0, "cannot say", "jump"),
+    "a root":                (lambda x: math.copysign(abs(x) ** 0.5, x), 0.0, "cannot say", "singular"),
+    "an edge":               (lambda x: x**1.5 if x >= 0 else math.nan, 0.0, "cannot say", "edge"),
+    "a constant":            (lambda x: 3.0, 0.0, "agrees", None),
+    "not a constant":        (lambda x: 3.0, 0.1, "differs", None),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_a_ladder_is_judged(name: str) -> None:
+    f, claim, verdict, why = LADDERS[name]
+    found = differences.judge(ladder(f, claim))
+    assert (found.verdict, found.reason) == (verdict, why)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("speed", [0.1, 1.0, 30.0, 1e3])
+def test_the_claimed_bound_covers_the_true_error(noise: float, speed: float) -> None:
+    """The derivative of sin(kx + 1)/k at 0 is cos 1, whatever the noise."""
+
+    def f(x: float) -> float:
+        return math.sin(speed * x + 1) / speed + noise * wobble(x)
+
+    found = differences.judge(ladder(f, 0.0, 1e-16 / min(speed, 1.0)))
+    assert abs(found.lacking - math.cos(1)) <= 2 * found.bound
+
+
+def test_a_rule_that_stays_behind_the_noise_chooses_a_fine_step_near_a_kink() -> None:
+    far, near = (differences.judge(ladder(lambda x, k=k: abs(x + k), 1.0)) for k in (1.0, 1e-5))
+    assert far.bound < near.bound < 1e-8
+
+
+# --------------------------------------------------------------------------------------------------------- by hand
+
+
+def hand(formula: Any, x: Tensor, function: Callable[..., Tensor] = lambda x: (x**2).sum()) -> Check:
+    computation = computation_of(function, {"x": x})
+    asked = Question(trace(computation), computation, {"x": formula})
+    return next(iter(ORACLES["by hand"](asked)))
+
+
+X = torch.tensor([1.1, 2.0, -3.0], dtype=torch.float64)
+M = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
+
+# fmt: off
+BY_HAND: dict[str, tuple[Check, str, str | None, dict[str, object]]] = {
+    "right":      (hand(lambda x: 2 * x, X),                                      "agrees",     None,         {}),
+    "float32":    (hand(lambda x: 2 * x, X.float()),                              "agrees",     None,         {}),
+    "3x":         (hand(lambda x: 3 * x, X),                                      "differs",    "factor",     {"factor": "3/2"}),
+    "irrational": (hand(lambda x: math.pi * x, X),                                "differs",    "factor",     {"factor": "1.5708"}),
+    "sign":       (hand(lambda x: -2 * x, X),                                     "differs",    "sign",       {}),
+    "offset":     (hand(lambda x: 2 * x + 1, X),                                  "differs",    "offset",     {}),
+    "element":    (hand(lambda x: 2 * x * (x > 0), X),                            "differs",    "elements",   {"count": 1, "total": 3, "place": (2,)}),
+    "transposed": (hand(lambda x: (2 * x).T, M),                                  "differs",    "transposed", {}),
+    "shape":      (hand(lambda x: x[:2], X),                                      "differs",    "hand_shape", {}),
+    "failing":    (hand(lambda x: x.nothing, X),                                  "cannot say", "hand_failed", {}),
+    "nan":        (hand(lambda x: 2 * x / 0 * 0, X),                              "differs",    "elements",   {}),
+    "number":     (hand(lambda: 1.0, X, lambda x: x.sum()),                       "agrees",     None,         {}),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_gradient_by_hand_is_judged_and_its_error_recognised(name: str) -> None:
+    found, verdict, why, data = BY_HAND[name]
+    assert (found.verdict, found.reason) == (verdict, why)
+    assert {key: found.data[key] for key in data} == data
+    if why:
+        assert say(f"verdicts.{why}", "en", **found.data) != say(f"verdicts.{why}", "zh", **found.data)
+
+
+def test_a_formula_with_inputs_of_its_own_is_called_with_them() -> None:
+    class Formula:
+        inputs = ("x",)
+
+        def __call__(self, **given: Tensor) -> Tensor:
+            return 2 * given["x"]
+
+    assert hand(Formula(), X).verdict == "agrees"
+
+
+# ---------------------------------------------------------------------------------------------------------- rounding
+
+
+def test_random_rounding_shows_cancellation_where_it_is() -> None:
+    """d/dx (1 − cos x)/x² at 1e-4 is the difference of two terms of 1e4, one of them good to eight digits."""
+    asked = question(lambda x: (1 - x.cos()) / x**2, torch.tensor([1e-4, 1.0], dtype=torch.float64))
+    changes = jittered(asked.replay)["x"]  # type: ignore[arg-type]  # the computation can be run again
+    assert 1e-6 < float(changes[0]) < 1e-2
+    assert float(changes[1]) < 1e-14
+
+
+def test_nan_is_never_explained() -> None:
+    nan, one = torch.tensor([math.nan]), torch.tensor([1.0])
+    assert bool(unexplained(nan, 0.0, one, 1e-16))
+    assert bool(unexplained(one, nan, one, 1e-16))

@@ -1,0 +1,88 @@
+"""README: every command and every snippet in it runs, and prints what it says."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.strip().splitlines()]
+SNIPPETS = [body for kind, body in BLOCKS if kind == "python"]
+OWN = ("gradexplain ", "python -m gradexplain ", "./scripts/gradexplain ")
+
+
+def test_readme_starts_with_the_two_commands_that_do_everything() -> None:
+    assert COMMANDS[:2] == ['./scripts/gradexplain explain "sum(x**2)" x=1,2,3', "./scripts/test"]
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith(OWN)])
+def test_a_command_of_readme_agrees(line: str, command: Callable) -> None:
+    words = shlex.split(line)
+    found = command(*words[words.index("-m") + 2 if "-m" in words else 1 :])
+    assert found.code == 0
+    assert found.out
+
+
+def test_every_command_of_readme_is_run_by_a_test() -> None:
+    others = {"./scripts/test", "pip install ."}
+    assert {c for c in COMMANDS if not c.startswith(OWN)} == others
+
+
+def test_the_package_installs_and_runs_from_what_it_installed(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(ROOT)]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode and "Could not find a version" in done.stderr:
+        pytest.skip("needs a package index, for the build's own requirements")
+    assert done.returncode == 0, done.stderr
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gradexplain.__main__ import main; main()"
+    run = [sys.executable, "-I", "-c", code, str(tmp_path), "explain", "sum(x**2)", "x=1,2,3", "--language", "zh"]
+    found = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "[2, 4, 6]" in found.stdout
+
+
+@pytest.mark.parametrize("script", ["gradexplain", "test", "environment"])
+def test_the_scripts_are_bash_that_parses(script: str) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / "scripts" / script)], check=True)
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / ".made-from").exists(), reason="the clone has no .venv of the scripts' own")
+def test_the_script_runs_the_package_of_the_clone() -> None:
+    run = ["./scripts/gradexplain", "explain", "sum(x**2)", "x=1,2,3"]
+    found = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0
+    assert "∂y/∂x = [2, 4, 6]" in found.stdout
+    subprocess.run(["./scripts/test", "--version"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.split("\n")[3][:40])
+def test_a_snippet_of_readme_runs_and_prints_what_it_says(
+    snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
+    for expected in re.findall(r"^print\(.*\)\s+# (.*)$", snippet, re.MULTILINE):
+        assert expected.startswith("the ") or expected in printed.getvalue()
+
+
+def test_the_sample_of_readme_is_what_is_printed(command: Callable) -> None:
+    ((line, shown),) = re.findall(r"^```console\n\$ (.*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    printed = command(*shlex.split(line)[1:]).out
+    known = re.compile(r"torch \S+\s*│|\d\.\de[+-]\d\d +|[ \t]+$", re.MULTILINE)
+    assert known.sub("", shown) == known.sub("", printed)
+
+
+def test_readme_counts_the_rules_as_they_are() -> None:
+    from gradexplain.rules import rules
+
+    assert f"{len(rules())} operators" in README
