@@ -15,7 +15,7 @@ from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
 from gradexplain.summaries import SMALL
 from gradexplain.live import trace_live
-from gradexplain.tracing import trace, user_source
+from gradexplain.tracing import differentiated, trace, user_source
 from gradexplain.verification import verify_trace
 
 _HIGHEST = 6
@@ -115,7 +115,7 @@ class _Derivative:
             raise RunError("constant_derivative")
         self.differentiating = True
         try:
-            found = torch.autograd.grad(output, given[self.wrt], seed, create_graph=True, allow_unused=True)[0]
+            (found,) = differentiated(output, [given[self.wrt]], seed, create_graph=True)
         finally:
             self.differentiating = False
         if found is None or not found.requires_grad:

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gradexplain.elements import Index, unravelled
+from gradexplain.elements import Index, is_complete, unravelled
 from gradexplain.graph import Node, Trace
 from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import evaluated
+from gradexplain.rules.reductions import axes, spread
 from gradexplain.summaries import Value
 
 # Kinks are looked for in tensors up to this size.
@@ -96,7 +97,7 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         rule = rule_of(node.operator)
         if rule is None or not (rule.kink or rule.tie):
             continue
-        at = _kink_elements(node, rule)
+        at = _kink_elements(node, rule) or _tied_elements(node, rule)
         if at:
             data = {
                 "why": rule.why,
@@ -116,6 +117,18 @@ def _kink_elements(node: Node, rule: Rule) -> list[Index]:
         return []
     where = evaluated(rule, rule.kink, node.arguments, [o for o in node.outputs if o is not None])
     return [unravelled(i, output.shape) for i in where.flatten().nonzero().flatten().tolist()]
+
+
+def _tied_elements(node: Node, rule: Rule) -> list[Index]:
+    """Returns the outputs of a reduction that more than one element of its input attains."""
+    whole, output = node.arguments.get("self"), node.outputs[0]
+    if not rule.tie or not is_complete(node) or not isinstance(whole, Tensor) or output is None:
+        return []
+    if "kernel_size" in node.arguments or not output.numel() < whole.numel() <= _SEARCHED:
+        return []
+    dim, keepdim = node.arguments.get("dim"), bool(node.arguments.get("keepdim"))
+    tied = (whole == spread(output, whole, dim, keepdim)).sum(axes(dim, whole.ndim), keepdim=keepdim) > 1
+    return [unravelled(i, output.shape) for i in tied.flatten().nonzero().flatten().tolist()]
 
 
 def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:

@@ -86,18 +86,26 @@ def can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
     values = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
     if any(not is_real(v) and not v.is_meta for v in values):
         return False
-    return sent(node, edge, rule, node.cotangents) is not None if any(v.is_meta for v in values) else True
+    return sent(node, edge, rule, node.cotangents) is not None
+
+
+def is_complete(node: Node) -> bool:
+    """Says whether all numbers of a node's operator were recorded; those of a live tensor may not have been saved."""
+    known = all(not v.is_meta for v in node.arguments.values() if isinstance(v, Tensor))
+    return known and all(output is not None for output in node.outputs)
 
 
 def sent(node: Node, edge: Edge, rule: Rule, cotangents: Sequence[Tensor | None]) -> Tensor | None:
-    """Returns what the rule sends along an edge; `None` where it needs a number that was not recorded."""
+    """Returns what the rule sends along an edge; `None` where it does not cover the case, or needs what is missing."""
     name, _, place = edge.argument.partition("[")
     try:
         found = vjp(rule, name, cotangents, node.arguments, node.outputs)
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError):
-        if any(isinstance(v, Tensor) and v.is_meta for v in node.arguments.values()) or None in node.outputs:
-            return None
-        raise
+    except NotImplementedError:
+        return None
+    except (RuntimeError, TypeError, AttributeError):
+        if is_complete(node):
+            raise
+        return None
     found = found[int(place[:-1])] if place else found
     return None if found.is_meta else found
 

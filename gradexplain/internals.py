@@ -37,7 +37,19 @@ def internals() -> Any:
     missing += [f"grad_fn.{a}" for a in ("_sequence_nr", "next_functions", "register_hook") if not hasattr(node, a)]
     if missing:
         raise RunError("torch_lacks", version=torch.__version__, missing=", ".join(missing))
+    found["dispatch_mode"] = _light(found["dispatch_mode"])
     return SimpleNamespace(**found)
+
+
+def _light(dispatch_mode: Any) -> Any:
+    """Returns the class without its wrapper against torch's compiler, which would load the compiler: a second or two."""
+
+    class DispatchMode(dispatch_mode):  # type: ignore[misc]  # torch's class is not typed
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False
+
+    return DispatchMode
 
 
 def sequence_number() -> Callable[[], int]:

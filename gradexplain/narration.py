@@ -383,7 +383,7 @@ class _Teller:
         return "" if check.reason is None else self.say(f"verdicts.{check.reason}", **check.data)
 
     def finding(self, finding: Finding) -> str:
-        data = {k: number_text(v, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
+        data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
         key = "kink_plain" if finding.kind == "kink" and "left" not in data else finding.kind
         place = f" ({short_place_text(finding.place)})" if finding.place else ""
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""

@@ -289,11 +289,20 @@ def backward(output: Tensor, wanted: Sequence[Tensor], seed: Tensor) -> tuple[li
     handles = [node.register_hook(_observer(node, seen)) for node in nodes_below(output.grad_fn) if not is_leaf(node)]
     try:
         if wanted:
-            return list(torch.autograd.grad(output, wanted, seed, retain_graph=True, allow_unused=True)), seen
+            return differentiated(output, wanted, seed, retain_graph=True), seen
         return [], seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def differentiated(output: Tensor, wanted: Sequence[Tensor], seed: Tensor, **options: bool) -> list[Tensor | None]:
+    """Returns `torch.autograd.grad`'s gradients, `None` for an input that the output does not depend on.
+
+    A seed of 1 for one number is left out: torch loads sympy, half a second, to compare the shape of one that is given.
+    """
+    plain = output.numel() == 1 and not output.is_complex() and bool((seed == 1).all())
+    return list(torch.autograd.grad(output, wanted, None if plain else seed, allow_unused=True, **options))
 
 
 def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:

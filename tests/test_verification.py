@@ -172,7 +172,11 @@ def planted(wrong: Callable[[Tensor], Tensor]) -> Function:
             (x,) = ctx.saved_tensors
             return wrong(g * (x.cos() * x + x.sin()))
 
-    return Planted.apply
+    def call(x: Tensor) -> Tensor:
+        found: Tensor = Planted.apply(x)
+        return found
+
+    return call
 
 
 def changed(gradient: Tensor, factor: float) -> Tensor:

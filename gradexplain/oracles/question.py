@@ -21,7 +21,7 @@ from gradexplain.computation import Computation, with_dtype
 from gradexplain.errors import GradexplainError
 from gradexplain.graph import Trace
 from gradexplain.internals import internals
-from gradexplain.tracing import trace
+from gradexplain.tracing import differentiated, trace
 
 Verdict = Literal["agrees", "differs", "cannot say"]
 
@@ -340,7 +340,7 @@ def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
     with torch.enable_grad(), mode:
         output = replay.computation.output(values)
         wanted = [values[n] for n in names]
-        found = torch.autograd.grad(output, wanted, replay.trace.cotangent, allow_unused=True)
+        found = differentiated(output, wanted, replay.trace.cotangent)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
 
 

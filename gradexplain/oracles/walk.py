@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradexplain.graph import Edge, Node, Trace
 from gradexplain.oracles.question import (
+    MARGIN,
     RESOLUTION,
     Check,
     Question,
@@ -89,7 +90,10 @@ class _Comparison:
             changes = self.question.rounding(name)
         else:  # nothing can be run: the largest element's last digits stand for what rounding does
             changes = torch.full_like(difference, eps * largest(magnitude))
-        return unexplained(difference, changes, magnitude, eps), allowance(changes, magnitude, eps)
+        # Below the last digits of the largest element a difference is rounding, whatever the trials happened to show.
+        small = difference * scales(self.found.inputs[name]) <= MARGIN / 2 * eps * self.question.scale(name)
+        beyond = unexplained(difference, changes, magnitude, eps) & ~small
+        return beyond, allowance(changes, magnitude, eps)
 
 
 def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradexplain.digits import shortest
 from gradexplain.rules import Rule, overload, parameters
 from gradexplain.terms import ARITY, Number, compiled
 
@@ -179,6 +180,6 @@ def _as_terms(value: Any) -> Any:
         return value.detach().cpu().numpy()
     result = np.empty(tuple(value.shape), dtype=object)
     flat = result.reshape(-1)
-    for place, number in enumerate(value.detach().double().reshape(-1).tolist()):
-        flat[place] = Number(number)
+    for place, number in enumerate(value.detach().reshape(-1).tolist()):
+        flat[place] = Number(shortest(number, value.dtype))
     return flat.reshape(result.shape)
