@@ -13,8 +13,8 @@ from gradexplain.computation import Computation, chosen_output, computation_of, 
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
-from gradexplain.summaries import SMALL
 from gradexplain.live import trace_live
+from gradexplain.summaries import SMALL
 from gradexplain.tracing import differentiated, trace, user_source
 from gradexplain.verification import verify_trace
 
@@ -59,7 +59,7 @@ def explain(
     if not 1 <= order <= _HIGHEST:
         raise InputError("bad_order", order=order, highest=_HIGHEST)
     names = [wrt] if isinstance(wrt, str) else wrt
-    given = {} if inputs is None else inputs
+    given: Any = {} if inputs is None else inputs
     computation = computation_of(function, given, wrt=names, name=target, locate=locate)
     computation = with_dtype(computation, dtype) if dtype is not None else computation
     unknown = [name for name in by_hand or {} if name not in computation.wrt]
@@ -100,7 +100,7 @@ def _explain_live(
 
 @dataclass
 class _Derivative:
-    """The function's gradient by one input, as a function itself; while it differentiates, no source line is current."""
+    """The function's gradient by one input, as a function; while it differentiates, no source line is current."""
 
     below: Computation
     wrt: str

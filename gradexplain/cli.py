@@ -122,7 +122,9 @@ def functions() -> None:
     from gradexplain.expression import published
 
     for family, names in published():
-        sys.stdout.write(f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n")
+        sys.stdout.write(
+            f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- request
@@ -150,10 +152,10 @@ class _Request:
 
     def load(self, dtype: str | None, seed: int) -> "tuple[Target, dict[str, Any]]":
         """Returns the target's function and its inputs as tensors."""
+        import torch
+
         from gradexplain.loading import load, match_inputs
         from gradexplain.values import tensor_of
-
-        import torch
 
         torch.manual_seed(seed)
         loaded = load(self.target)

@@ -55,7 +55,7 @@ class Computation:
         return chosen_output(self.run(values), self.name)[0]
 
     def leaf_values(self) -> dict[str, Tensor]:
-        """Returns fresh leaves for the inputs: copies that require grad for those in `wrt`, constants for the others."""
+        """Returns fresh leaves for the inputs: those in `wrt` require grad, the others are constants."""
         return {
             name: value.detach().clone().requires_grad_(name in self.wrt)
             if name not in self.parameters
@@ -76,8 +76,8 @@ def computation_of(
     """Returns the computation of calling `function` with `inputs`, by name or by position.
 
     The parameters of an `nn.Module`, and of the modules that a function reaches through its closure or its globals, are
-    inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that do;
-    where no input requires grad, for every input of floating or complex type.
+    inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that
+    do; where no input requires grad, for every input of floating or complex type.
     """
     names, call = _calling(function, inputs)
     modules, leaves = _reached(function)
@@ -89,7 +89,7 @@ def computation_of(
     }
     given = {**names, **parameters}
     return Computation(
-        name=name or getattr(function, "__name__", type(function).__name__),
+        name=name or str(getattr(function, "__name__", type(function).__name__)),
         call=call,
         inputs=given,
         wrt=_asked(given, parameters, wrt),

@@ -136,8 +136,7 @@ def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
     outputs = [o for o in node.outputs if o is not None]
     for argument, sides in rule.sides.items():
         left, right, chosen = (
-            float(evaluated(rule, formula, node.arguments, outputs)[at])
-            for formula in (*sides, rule.slopes[argument])
+            float(evaluated(rule, formula, node.arguments, outputs)[at]) for formula in (*sides, rule.slopes[argument])
         )
         return {"left": left, "right": right, "chosen": chosen}
     return {}
@@ -149,4 +148,6 @@ def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         rule = rule_of(node.operator)
         if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
             code = node.source.code if node.source else ""
-            yield Finding("flat", {"operator": node.operator, "name": names[node.index], "code": code}, str(node.source or ""))
+            yield Finding(
+                "flat", {"operator": node.operator, "name": names[node.index], "code": code}, str(node.source or "")
+            )

@@ -121,7 +121,7 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
                 yield index, term
         return
     made = written(rule, node.arguments, _present(node)) if _small(node) else None
-    array = made[output] if made is not None and output < len(made) else None
+    array: Any = made[output] if made is not None and output < len(made) else None
     for index in elements if array is not None else ():
         if isinstance(term := array[index], Term):
             yield index, term
@@ -233,10 +233,8 @@ def _generic(node: Node) -> dict[str, Any]:
     }
 
 
-def _column(
-    node: Node, argument: str, rule: Rule, index: Index, arguments: Mapping[str, Any]
-) -> list[Tensor | None]:
-    """Returns ∂(outputs)/∂(one element): the rule's VJP is linear in the cotangent; its own transpose gives a column."""
+def _column(node: Node, argument: str, rule: Rule, index: Index, arguments: Mapping[str, Any]) -> list[Tensor | None]:
+    """Returns ∂(outputs)/∂(one element): the rule's VJP is linear in the cotangent, and its transpose gives it."""
     cotangents = [torch.zeros_like(c).requires_grad_() if c is not None else None for c in node.cotangents]
     with torch.enable_grad():
         sent = vjp(rule, argument.partition("[")[0], cotangents, arguments, node.outputs)

@@ -385,5 +385,3 @@ FUNCTIONS: Mapping[str, Callable[..., mpf]] = {
     "atan2": _WORKING.atan2,                       "maximum": max,   "minimum": min,
 }
 # fmt: on
-
-

@@ -812,6 +812,7 @@ def _result_bytes(function: Operation, values: Sequence[Any], options: Mapping[s
     0 where only values tell (boolean masks, which never enlarge) and where torch will refuse the call itself.
     """
     import torch
+
     from gradexplain.internals import internals
 
     sizes = [0]

@@ -73,8 +73,8 @@ class Trace:
     """One forward and one backward pass: `nodes` with every producer before its consumers.
 
     `output` is (node, output number). `gradients` has one entry per differentiable input; `None` means that the
-    output does not depend on it. `order` lists the nodes as the backward pass visited them; `outputs` counts the tensors that
-    the function returned.
+    output does not depend on it. `order` lists the nodes as the backward pass visited them; `outputs` counts the
+    tensors that the function returned.
     """
 
     nodes: tuple[Node, ...]

@@ -42,7 +42,7 @@ def internals() -> Any:
 
 
 def _light(dispatch_mode: Any) -> Any:
-    """Returns the class without its wrapper against torch's compiler, which would load the compiler: a second or two."""
+    """Returns the class without its wrapper against torch's compiler, which would load the compiler: a second."""
 
     class DispatchMode(dispatch_mode):  # type: ignore[misc]  # torch's class is not typed
         @classmethod

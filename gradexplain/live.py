@@ -40,7 +40,9 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
     values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
     gradients = {named[id(t)]: None if g is None else g.detach() for t, g in zip(leaves, found, strict=True)}
     return Trace(
-        nodes=tuple(_leaf(n, index[n], named, gradients) if is_leaf(n) else _node(n, index, values, sent) for n in nodes),
+        nodes=tuple(
+            _leaf(n, index[n], named, gradients) if is_leaf(n) else _node(n, index, values, sent) for n in nodes
+        ),
         output=(index[output.grad_fn], output.output_nr),
         value=output.detach(),
         cotangent=seed,
@@ -65,9 +67,7 @@ def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[st
     return Node(index, LEAF, None, {}, (node.variable.detach(),), (), (gradients[name],), {}, leaf=name)
 
 
-def _node(
-    node: Any, index: Mapping[Any, int], values: Mapping[_Key, Tensor], sent: Mapping[Any, Sent]
-) -> Node:
+def _node(node: Any, index: Mapping[Any, int], values: Mapping[_Key, Tensor], sent: Mapping[Any, Sent]) -> Node:
     operator = operators_by_node().get(node.name())
     passed = sent.get(node, Sent((), ()))
     slots = _slots(node, operator)
@@ -105,7 +105,9 @@ def _values(nodes: list[Any]) -> dict[_Key, Tensor]:
         saved = saved_by(node)
         if isinstance(saved.get("result"), Tensor):
             found.setdefault((node, 0), saved["result"])
-        for slot, (child, number) in zip(_slots(node, operators_by_node().get(node.name())), node.next_functions, strict=True):
+        for slot, (child, number) in zip(
+            _slots(node, operators_by_node().get(node.name())), node.next_functions, strict=True
+        ):
             if child is not None and isinstance(saved.get(slot), Tensor):
                 found.setdefault((child, number), saved[slot])
     return found

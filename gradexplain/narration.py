@@ -164,7 +164,7 @@ class _Teller:
             rows.append((count, "", "", self.say("norm", norm=number_text(norm, _DIGITS))))
         header = tuple(self.say(k) for k in ("name", "shape", "value", "gradient"))
         yield Table(header, tuple(rows))
-        if not (e.scalar == e.output_name):
+        if e.scalar != e.output_name:
             yield Paragraph(self.say("seed_vector", scalar=e.scalar, name=e.output_name))
             chosen = "seed_given" if e.cotangent_given else "seed_chosen"
             yield Paragraph(self.say(chosen, value=self.value(e.cotangent)))
@@ -206,17 +206,17 @@ class _Teller:
             yield Row(self.say("keeps"), kept)
 
     def kept(self, saved: Mapping[str, Any]) -> Iterator[str]:
-        whole = {name for name, value in saved.items() if isinstance(value, Tensor)}
+        tensors = {name for name, value in saved.items() if isinstance(value, Tensor)}
         for name, value in saved.items():
             origin = name.removesuffix("_sym_sizes")
             if name.endswith("_sym_strides") or value is None or value == ():
                 continue
             if origin != name:
-                if origin not in whole and isinstance(value, (tuple, list)):
+                if origin not in tensors and isinstance(value, (tuple, list)):
                     yield self.say("shape_of", name=origin, shape=shape_text(value))
             elif isinstance(value, Tensor):
-                whole = self.value(kept) if (kept := Value(value)).small else ""
-                yield f"{name} = {whole}" if 0 < len(whole) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
+                text = self.value(kept) if (kept := Value(value)).small else ""
+                yield f"{name} = {text}" if 0 < len(text) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
             elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
                 yield f"{name} = {_signed(value)}"
 
@@ -297,9 +297,7 @@ class _Teller:
             rows.append(Row("", text))
         for route in gradient.routes:
             steps = " → ".join(route.steps)
-            text = self.say(
-                "route", output=e.scalar, steps=steps, name=gradient.name, value=self.value(route.value)
-            )
+            text = self.say("route", output=e.scalar, steps=steps, name=gradient.name, value=self.value(route.value))
             rows.append(Row("", text))
         if gradient.sums:
             rows.append(Row(self.say("sum"), equations=tuple(map(str, gradient.sums))))
@@ -321,11 +319,15 @@ class _Teller:
         ends = [e.steps[steps[-1]] for steps in group.steps]
         shape = ends[-1].forward.shape if ends[-1].forward is not None else ()
         arriving = [s.cotangent.norm for s in ends if s.cotangent is not None]
-        weights = [
-            math.hypot(*(g.norm for n, g in gradients if n.startswith(f"{p}.")))
-            for p in group.paths
-            if p and any(n.startswith(f"{p}.") for n, _ in gradients)
-        ] if (gradients := [(g.name, g.value) for g in e.by_input if g.value is not None]) else []
+        weights = (
+            [
+                math.hypot(*(g.norm for n, g in gradients if n.startswith(f"{p}.")))
+                for p in group.paths
+                if p and any(n.startswith(f"{p}.") for n, _ in gradients)
+            ]
+            if (gradients := [(g.name, g.value) for g in e.by_input if g.value is not None])
+            else []
+        )
         return (path, group.kind, str(len(group.steps[0])), shape_text(shape), _span(arriving), _span(weights))
 
     def lines(self, e: Explanation) -> Iterator[Block]:
@@ -365,7 +367,13 @@ class _Teller:
     def check_row(self, checks: Sequence[Check]) -> tuple[str, ...]:
         worst = max((c.worst for c in checks if c.worst is not None), default=None)
         bound = max((c.bound for c in checks if c.bound is not None), default=None)
-        return (_MARKS[checks[0].verdict], self.oracle(checks[0].oracle), self.inputs(checks), _error(worst), _error(bound))
+        return (
+            _MARKS[checks[0].verdict],
+            self.oracle(checks[0].oracle),
+            self.inputs(checks),
+            _error(worst),
+            _error(bound),
+        )
 
     def inputs(self, checks: Sequence[Check]) -> str:
         return checks[0].input if len(checks) == 1 else self.say("inputs_count", count=len(checks))
@@ -471,9 +479,7 @@ def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
             {"kind": f.kind, "place": f.place, "data": _jsonable(f.data), "text": teller.finding(f)} for f in e.findings
         ],
         "verdict": e.verdict,
-        "higher": [
-            {"order": h.order, **_jsonable(h.extra), **record(h, full=full)} for h in e.higher
-        ],
+        "higher": [{"order": h.order, **_jsonable(h.extra), **record(h, full=full)} for h in e.higher],
     }
 
 

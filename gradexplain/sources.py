@@ -19,7 +19,9 @@ def source_at(code: CodeType, instruction: int) -> Source:
     if None in (end_line, column, end_column):
         return Source(code.co_filename, line, linecache.getline(code.co_filename, line).strip(), None, code.co_name)
     span = (line, column, end_line, end_column)
-    return Source(code.co_filename, line, _segment(code.co_filename, *span), _target(code.co_filename, span), code.co_name)
+    return Source(
+        code.co_filename, line, _segment(code.co_filename, *span), _target(code.co_filename, span), code.co_name
+    )
 
 
 def _segment(file: str, line: int, column: int | None, end_line: int | None, end_column: int | None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from types import CodeType
+from typing import Any
 
 import numpy as np
 
@@ -18,52 +19,52 @@ import numpy as np
 class Term:
     """A scalar expression; arithmetic on terms builds larger terms."""
 
-    def __add__(self, other: object) -> "Term":
+    def __add__(self, other: object) -> Any:
         return _fold("+", self, _term(other))
 
-    def __radd__(self, other: object) -> "Term":
+    def __radd__(self, other: object) -> Any:
         return _fold("+", _term(other), self)
 
-    def __sub__(self, other: object) -> "Term":
+    def __sub__(self, other: object) -> Any:
         return _fold("-", self, _term(other))
 
-    def __rsub__(self, other: object) -> "Term":
+    def __rsub__(self, other: object) -> Any:
         return _fold("-", _term(other), self)
 
-    def __mul__(self, other: object) -> "Term":
+    def __mul__(self, other: object) -> Any:
         return _fold("*", self, _term(other))
 
-    def __rmul__(self, other: object) -> "Term":
+    def __rmul__(self, other: object) -> Any:
         return _fold("*", _term(other), self)
 
-    def __truediv__(self, other: object) -> "Term":
+    def __truediv__(self, other: object) -> Any:
         return _fold("/", self, _term(other))
 
-    def __rtruediv__(self, other: object) -> "Term":
+    def __rtruediv__(self, other: object) -> Any:
         return _fold("/", _term(other), self)
 
-    def __pow__(self, other: object) -> "Term":
+    def __pow__(self, other: object) -> Any:
         return _fold("^", self, _term(other))
 
-    def __rpow__(self, other: object) -> "Term":
+    def __rpow__(self, other: object) -> Any:
         return _fold("^", _term(other), self)
 
-    def __neg__(self) -> "Term":
+    def __neg__(self) -> Any:
         return _fold("neg", self)
 
-    def __gt__(self, other: object) -> "Term | bool":
+    def __gt__(self, other: object) -> Any:
         return _compare(">", self, _term(other))
 
-    def __lt__(self, other: object) -> "Term | bool":
+    def __lt__(self, other: object) -> Any:
         return _compare("<", self, _term(other))
 
-    def __ge__(self, other: object) -> "Term | bool":
+    def __ge__(self, other: object) -> Any:
         return _compare("≥", self, _term(other))
 
-    def __le__(self, other: object) -> "Term | bool":
+    def __le__(self, other: object) -> Any:
         return _compare("≤", self, _term(other))
 
-    def __eq__(self, other: object) -> "Term | bool":  # type: ignore[override]  # an equation, not identity
+    def __eq__(self, other: object) -> Any:  # an equation, not identity
         return _compare("=", self, _term(other))
 
     __hash__ = object.__hash__
@@ -98,7 +99,7 @@ class Apply(Term):
     arguments: tuple[Term, ...]
 
 
-def _term(value: object) -> Term:
+def _term(value: Any) -> Any:
     if isinstance(value, Term):
         return value
     if isinstance(value, (int, float, bool, np.number, np.bool_)):
@@ -116,7 +117,7 @@ _ARITHMETIC: Mapping[str, Callable[..., float]] = {
 }
 
 
-def _fold(operator: str, *arguments: Term) -> Term:
+def _fold(operator: str, *arguments: Any) -> Any:
     if any(a is NotImplemented for a in arguments):
         return NotImplemented
     if all(isinstance(a, Constant) for a in arguments):
@@ -188,7 +189,7 @@ def _compare(operator: str, left: Term, right: Term) -> "Term | bool":
     return Apply(operator, (left, right))
 
 
-def _where(condition: object, yes: object, no: object) -> Term:
+def _where(condition: object, yes: object, no: object) -> Any:
     if isinstance(condition, Apply):
         return Apply("where", (condition, _term(yes), _term(no)))
     return _term(yes) if condition else _term(no)
@@ -202,16 +203,16 @@ def _function(name: str) -> Callable[..., object]:
 
 
 # What a formula may call, by the number of arguments. How each is computed: `equations.FUNCTIONS` (digits),
-# `rules.formula` (tensors), `symbolic` (sympy).
+# `rules.application.FUNCTIONS` (tensors), `symbolic` (sympy).
+# fmt: off
 ARITY = {
-    **dict.fromkeys(
-        "exp log log2 log10 log1p expm1 sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
-        "sigmoid erf erfc erfinv lgamma digamma trigamma abs sign floor ceil round trunc sinc i0 i1".split(),
-        1,
-    ),
-    **dict.fromkeys("atan2 maximum minimum".split(), 2),
-    "where": 3,
+    "exp": 1, "log": 1, "log2": 1, "log10": 1, "log1p": 1, "expm1": 1, "sqrt": 1, "rsqrt": 1, "abs": 1, "sign": 1,
+    "sin": 1, "cos": 1, "tan": 1, "asin": 1, "acos": 1, "atan": 1, "sinc": 1, "sinh": 1, "cosh": 1, "tanh": 1,
+    "asinh": 1, "acosh": 1, "atanh": 1, "sigmoid": 1, "erf": 1, "erfc": 1, "erfinv": 1, "lgamma": 1, "digamma": 1,
+    "trigamma": 1, "i0": 1, "i1": 1, "floor": 1, "ceil": 1, "round": 1, "trunc": 1,
+    "atan2": 2, "maximum": 2, "minimum": 2, "where": 3,
 }
+# fmt: on
 NAMESPACE: dict[str, object] = {
     name: np.frompyfunc(_where if name == "where" else _function(name), count, 1) for name, count in ARITY.items()
 } | {"pi": Apply("π", ())}
@@ -239,8 +240,9 @@ def symbolic_text(formula: str, variables: Mapping[str, object] | None = None) -
 
     `n*x**(n-1)` with n=2 and x="h" is `2·h`.
     """
-    given = {name: Symbol(v) if isinstance(v, str) else _term(v) for name, v in (variables or {}).items()}
-    result = terms_of(formula, {name: Symbol(name) for name in names_in(formula)} | given)
+    known: dict[str, object] = {name: Symbol(name) for name in names_in(formula)}
+    known |= {name: Symbol(v) if isinstance(v, str) else _term(v) for name, v in (variables or {}).items()}
+    result = terms_of(formula, known)
     return text(result if isinstance(result, Term) else _term(result), digits=6)
 
 

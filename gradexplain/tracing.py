@@ -1,8 +1,8 @@
 """Recording: one forward pass under a dispatch mode, one backward pass under hooks, joined into a `Trace`.
 
 The join rests on torch's sequence numbers: while an operator is dispatched, the counter less one is the number of the
-autograd node that was made for it. The first operator dispatched under a number owns the node; what runs inside a custom
-`Function.forward` has grad mode off and belongs to the Function.
+autograd node that was made for it. The first operator dispatched under a number owns the node; what runs inside a
+custom `Function.forward` has grad mode off and belongs to the Function.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LEAF = "AccumulateGrad"
 def trace(computation: Computation, *, cotangent: Tensor | None = None) -> Trace:
     """Runs `computation` forward and backward once and returns what torch did.
 
-    `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where the
-    output cannot be differentiated, naming the place where the gradient was lost.
+    `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
+    the output cannot be differentiated, naming the place where the gradient was lost.
     """
     leaves = computation.leaf_values()
     with torch.enable_grad():
@@ -68,9 +68,7 @@ def seed_for(output: Tensor, cotangent: Tensor | None) -> Tensor:
     try:
         return cotangent.detach().to(output.dtype).to(output.device).expand(output.shape).clone()
     except RuntimeError as fault:
-        raise InputError(
-            "cotangent_shape", seen=_shape_text(cotangent), needed=_shape_text(output)
-        ) from fault
+        raise InputError("cotangent_shape", seen=_shape_text(cotangent), needed=_shape_text(output)) from fault
 
 
 def _shape_text(tensor: Tensor) -> str:
@@ -163,7 +161,7 @@ def _skipped(code: CodeType) -> bool:
 
 def _storage(tensor: Tensor) -> int:
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
         return id(tensor)
 
@@ -368,7 +366,7 @@ def _joined(
 
 
 def ordered(root: Any) -> list[Any]:
-    """Returns all nodes below `root`, producers first: leaves in the order of their first use, then by sequence number."""
+    """Returns all nodes below `root`, producers first: leaves by first use, then the others by sequence number."""
     nodes = nodes_below(root)
     inner = sorted((n for n in nodes if not is_leaf(n)), key=lambda n: n._sequence_nr())
     leaves: dict[Any, None] = {}

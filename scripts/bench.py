@@ -3,8 +3,8 @@
     .venv/bin/python scripts/bench.py explain            # all of it, some minutes
     .venv/bin/python scripts/bench.py explain --small    # the 12-layer transformer at an eighth of its width
 
-Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's speed
-may drift, the ratio does not.
+Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's
+speed may drift, the ratio does not.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Row = tuple[str, str, float, float, str]
 
 
 class Transformer(nn.Module):
-    """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, 124 M parameters with tied ends."""
+    """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, tied ends, 124 M parameters."""
 
     def __init__(self, width: int = 768, tokens: int = 50257, context: int = 1024) -> None:
         super().__init__()
@@ -58,9 +58,7 @@ class Perceptron(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
-        )
+        self.net = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.net(x), t)

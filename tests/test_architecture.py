@@ -11,11 +11,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
-ORDER = (
-    "catalogue errors terms equations doc renderers graph internals sources digits rules symbolic computation tracing "
-    "live elements summaries grouping diagnosis oracles verification explanation narration values expression loading "
-    "api cli"
-).split()
+ORDER = """
+    catalogue errors terms equations doc renderers graph internals sources digits rules symbolic computation tracing
+    live elements summaries grouping diagnosis oracles verification explanation narration values expression loading
+    api cli
+""".split()  # noqa: SIM905  # read as a line from low to high
 # The one reach upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {("explanation", "narration")}
 HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "graph", "expression", "values", "loading", "cli", "__init__")
@@ -54,7 +54,9 @@ def at_import(tree: ast.AST) -> Iterator[ast.AST]:
 
 def upward(module: str, path: Path) -> list[tuple[str, str]]:
     own = layer(module)
-    used = {layer(name.removeprefix("gradexplain.")) for name in imports(path, everywhere=True) if "gradexplain." in name}
+    used = {
+        layer(name.removeprefix("gradexplain.")) for name in imports(path, everywhere=True) if "gradexplain." in name
+    }
     return [(own, name) for name in used if name in ORDER and name != own and ORDER.index(name) > ORDER.index(own)]
 
 

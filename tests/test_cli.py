@@ -62,9 +62,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "word"), BAD, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None)
-def test_bad_input_exits_2_with_a_sentence_and_no_traceback(
-    arguments: list[str], word: str, command: Callable
-) -> None:
+def test_bad_input_exits_2_with_a_sentence_and_no_traceback(arguments: list[str], word: str, command: Callable) -> None:
     found = command(*arguments)
     assert found.code == 2
     assert found.out == "" or "Usage" in found.err + found.out
@@ -73,7 +71,9 @@ def test_bad_input_exits_2_with_a_sentence_and_no_traceback(
     assert "failed on its own account" not in found.err
 
 
-@pytest.mark.parametrize(("arguments", "word"), BAD[1:20], ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None)
+@pytest.mark.parametrize(
+    ("arguments", "word"), BAD[1:20], ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else None
+)
 def test_bad_input_is_told_in_chinese_too(arguments: list[str], word: str, command: Callable) -> None:
     found = command(*arguments, "--language", "zh")
     assert found.code == 2
@@ -221,13 +221,17 @@ def test_a_real_terminal_gets_colours_and_its_own_width(tmp_path: Path) -> None:
     name, out = f"gx{os.getpid()}", tmp_path / "done"
     shell = f"{sys.executable} -m gradexplain explain 'x**2 + 2*x' x=3 --language zh; echo $? > {out}; sleep 60"
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-    subprocess.run(["tmux", "-u", "new-session", "-d", "-s", name, "-x", "90", "-y", "120", shell], check=True, env=environment)
+    subprocess.run(
+        ["tmux", "-u", "new-session", "-d", "-s", name, "-x", "90", "-y", "120", shell], check=True, env=environment
+    )
     try:
         for _ in range(120):
             if out.exists() and out.read_text().strip():
                 break
             time.sleep(0.5)
-        shown = subprocess.run(["tmux", "capture-pane", "-p", "-e", "-t", name], capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            ["tmux", "capture-pane", "-p", "-e", "-t", name], capture_output=True, text=True, check=True
+        )
     finally:
         subprocess.run(["tmux", "kill-session", "-t", name], check=False)
     assert out.read_text().strip() == "0"

@@ -53,9 +53,7 @@ def test_each_catalogue_file_exists_in_each_language() -> None:
 
 
 def equations(page: str) -> Counter[tuple[str, ...]]:
-    return Counter(
-        tuple(e) for line in unwrapped(page) for e in read_equations(line)
-    )
+    return Counter(tuple(e) for line in unwrapped(page) for e in read_equations(line))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

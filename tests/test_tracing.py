@@ -39,12 +39,12 @@ def walked(root: object) -> tuple[set[str], int]:
 
 class Twice(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):  # noqa: ANN001  # torch's own signature
+    def forward(ctx, x):
         ctx.save_for_backward(x)
         return x.sin() * 2
 
     @staticmethod
-    def backward(ctx, g):  # noqa: ANN001
+    def backward(ctx, g):
         (x,) = ctx.saved_tensors
         return 2 * g * x.cos()
 
@@ -77,7 +77,7 @@ PROGRAMS: dict[str, Callable[[Tensor], Tensor]] = {
     "writes through a view": views,
     "data-dependent branch": branching,
     "composite": lambda x: nn.functional.cross_entropy(x[None], torch.tensor([1])),
-    "no gradient arrives": lambda x: (x.max(0).values + x.detach().exp().sum()),
+    "no gradient arrives": lambda x: x.max(0).values + x.detach().exp().sum(),
     "long chain": lambda x: sum((x * i for i in range(600)), x).sum(),
     "double backward": lambda x: torch.autograd.grad((x**3).sum(), x, create_graph=True)[0].sum(),
     "checkpoint": lambda x: torch.utils.checkpoint.checkpoint(lambda v: v.sin().exp(), x, use_reentrant=False).sum(),
@@ -136,9 +136,7 @@ def helper(x: Tensor) -> Tensor:
 
 def lines(x: Tensor) -> Tensor:
     h = torch.tanh(x @ x)
-    return helper(h) + (
-        x * 2
-    ).sum()
+    return helper(h) + (x * 2).sum()
 
 
 def test_every_node_names_the_innermost_sub_expression_of_the_users_code() -> None:

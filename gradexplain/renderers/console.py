@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table as Grid
@@ -69,7 +69,7 @@ def _printed(doc: Doc, width: int, *, color: bool) -> str:
     return out.getvalue()
 
 
-def _block(block: Block, width: int) -> Iterator[object]:
+def _block(block: Block, width: int) -> Iterator[RenderableType]:
     match block:
         case Title(name, lines):
             yield Panel(Text("\n".join(lines)), title=Text(name), box=box.ROUNDED, width=width)
@@ -100,7 +100,7 @@ def _hanging(mark: str, content: Text) -> Grid:
     return grid
 
 
-def _entry(entry: Entry, width: int) -> Iterator[object]:
+def _entry(entry: Entry, width: int) -> Iterator[RenderableType]:
     head = Text(f" {entry.label:<{_LABELS - 1}}", style="bold")
     head.append(entry.head, style="bold")
     if entry.detail:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-
 # A rule's example: from a source of random float64 tensors, the arguments of the operator.
 Example = Callable[["Any"], tuple[Any, ...]]
 # Equal candidates: "shared" gets equal parts of the cotangent, "index" gives all to the one whose index is returned.

@@ -105,7 +105,7 @@ def vjp(
     argument: str,
     cotangents: Sequence[Tensor | None],
     arguments: Mapping[str, Any],
-    outputs: Sequence[Tensor],
+    outputs: Sequence[Any],
 ) -> Any:
     """Returns the gradient of `argument`, in its shape (a list of gradients for a list of tensors).
 
