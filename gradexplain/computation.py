@@ -36,13 +36,13 @@ class Computation:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
     locate: Callable[[], Source | None] | None = None
-    random_state: Tensor = field(default_factory=torch.get_rng_state)
+    random_states: tuple[Tensor, ...] = field(default_factory=lambda: _random_states())
 
     def run(self, values: Mapping[str, Tensor]) -> object:
         """Runs the function once with `values` in place of the inputs of these names, in the caller's grad mode."""
         given = {**self.inputs, **values}
         swapped = {id(own): given[name] for name, own in self.parameters.items()}
-        with _untouched(self.random_state), _swapped(self.modules.values(), swapped):
+        with _untouched(self.random_states), _swapped(self.modules.values(), swapped):
             try:
                 return self.call({n: v for n, v in given.items() if n not in self.parameters})
             except GradexplainError:
@@ -241,13 +241,24 @@ def is_ours_or_torchs(file: str) -> bool:
     return file.startswith(_INSIDE) or file.startswith("<frozen")
 
 
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's own
+
+
+def _random_states() -> tuple[Tensor, ...]:
+    """Returns the states of torch's generators: the CPU's, then those of the GPUs in use."""
+    return (torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if _on_gpu() else ()))
+
+
 @contextmanager
-def _untouched(random_state: Tensor) -> Iterator[None]:
-    """Runs from `random_state` and gives back every generator as it was."""
+def _untouched(random_states: Sequence[Tensor]) -> Iterator[None]:
+    """Runs from `random_states` and gives back every generator as it was."""
     numpy = sys.modules.get("numpy")
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng():
-        torch.set_rng_state(random_state)
+    with torch.random.fork_rng(devices=range(len(random_states) - 1)):
+        torch.set_rng_state(random_states[0])
+        for device, state in enumerate(random_states[1:]):
+            torch.cuda.set_rng_state(state, device)
         try:
             yield
         finally:

@@ -131,6 +131,16 @@ class Question:
         x = self.judged.inputs[name]
         return self.changes.get(name, torch.zeros_like(x, dtype=scales(x).dtype))
 
+    @property
+    def value(self) -> float:
+        """The size of the output, as the cotangent weighs it."""
+        return weighed(self.judged.cotangent, self.judged.value)
+
+    def below(self, name: str, difference: Tensor, eps: float) -> Tensor:
+        """Returns where a difference makes less than the last digits of the output, or of the largest part of it."""
+        effect = difference * scales(self.judged.inputs[name])
+        return effect <= MARGIN / 2 * eps * max(self.scale(name), self.value)
+
     def scale(self, name: str) -> float:
         """Returns the size of the gradient, in what a relative change of the input's size makes of the output.
 
@@ -138,14 +148,15 @@ class Question:
         """
         gradient, size = self.gradient(name).abs(), scales(self.judged.inputs[name])
         own = largest((gradient * size).nan_to_num(0.0, 0.0, 0.0))
-        value = weighed(self.judged.cotangent, self.judged.value) or 1.0
+        value = self.value or 1.0
         if own > 1e-8 * value:  # far above what rounding of the output could make
             return own
         if own == 0.0:
             return value
         # Zero but for rounding is a claim about the last digits of the output: it wants a bound of about 1000 of them.
         digits = 1e3 * epsilon(self.judged) / RESOLUTION
-        nothing = bool((gradient <= MARGIN * self.rounding(name)).all())
+        changes = self.rounding(name)
+        nothing = bool((gradient <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all())
         return min(digits, 1.0) * value if nothing else own
 
     def blur(self, name: str) -> str:
@@ -389,10 +400,8 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
     difference = torch.where(difference.isnan() & seen.isnan() & right.isnan(), 0.0, difference)
     if not bool(unexplained(difference, 0.0, right.abs(), own.eps).any()):
         return None
-    # What is below the last digits of the largest element, or of the output, is rounding in any case.
-    value = weighed(question.judged.cotangent, question.judged.value)
     effect = difference * scales(question.judged.inputs[name])
-    small = effect <= MARGIN / 2 * own.eps * max(question.scale(name), value)
+    small = question.below(name, difference, own.eps)
     beyond = unexplained(difference, own.changes[name], right.abs(), own.eps) & ~small
     accurate = largest(torch.where(small, 0.0, effect)) <= max(RESOLUTION, MARGIN * own.eps) * question.scale(name)
     if not bool(beyond.any()) and accurate:

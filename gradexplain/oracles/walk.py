@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gradexplain.graph import Edge, Node, Trace
 from gradexplain.oracles.question import (
-    MARGIN,
     RESOLUTION,
     Check,
     Question,
@@ -90,9 +89,8 @@ class _Comparison:
             changes = self.question.rounding(name)
         else:  # nothing can be run: the largest element's last digits stand for what rounding does
             changes = torch.full_like(difference, eps * largest(magnitude))
-        # Below the last digits of the largest element a difference is rounding, whatever the trials happened to show.
-        small = difference * scales(self.found.inputs[name]) <= MARGIN / 2 * eps * self.question.scale(name)
-        beyond = unexplained(difference, changes, magnitude, eps) & ~small
+        # The trials may miss an element by chance; what is below the last digits of the output is rounding all the same.
+        beyond = unexplained(difference, changes, magnitude, eps) & ~self.question.below(name, difference, eps)
         return beyond, allowance(changes, magnitude, eps)
 
 
