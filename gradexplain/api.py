@@ -14,8 +14,9 @@ from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
 from gradexplain.live import trace_live
+from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
-from gradexplain.tracing import differentiated, trace, user_source
+from gradexplain.tracing import differentiated, trace
 from gradexplain.verification import verify_trace
 
 _HIGHEST = 6

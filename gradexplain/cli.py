@@ -119,7 +119,7 @@ def functions() -> None:
     """Lists the functions, methods, attributes and constants that an expression may use."""
     import textwrap
 
-    from gradexplain.expression import published
+    from gradexplain.vocabulary import published
 
     for family, names in published():
         sys.stdout.write(

@@ -171,9 +171,9 @@ class Explanation:
 
     def to_json(self, *, full: bool = False) -> str:
         """Returns the explanation as one JSON object; tensors are summarised unless `full` or small."""
-        from gradexplain import narration
+        from gradexplain import records
 
-        return json.dumps(narration.record(self, full=full), ensure_ascii=False, indent=2)
+        return json.dumps(records.record(self, full=full), ensure_ascii=False, indent=2)
 
     def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
         """Writes the explanation; the format follows the file's suffix (.txt, .md, .html, .json).

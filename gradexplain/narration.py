@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from gradexplain.catalogue import say
 from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
 from gradexplain.elements import LONGEST
-from gradexplain.equations import EXACT, ROUNDED, Equation, recomputed
+from gradexplain.equations import EXACT, ROUNDED, recomputed
 from gradexplain.errors import InputError
 from gradexplain.graph import Source
 from gradexplain.renderers import RENDERERS
@@ -76,7 +76,7 @@ def write(path: Path, content: str) -> None:
 
 def narrate(explanation: Explanation, language: str = "en", *, width: int = 100, format: str = "text") -> Doc:
     """Returns the whole document; its count of recomputed equations is read back from the rendered page."""
-    teller = _Teller(language)
+    teller = Teller(language)
     body = [*teller.title(explanation), *teller.body(explanation)]
     parts = [explanation, *explanation.higher]
     for part in parts[1:]:
@@ -87,7 +87,9 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
 
 
 @dataclass(frozen=True)
-class _Teller:
+class Teller:
+    """Tells an explanation in one language: every method turns a part of it into blocks or words."""
+
     language: str
 
     def say(self, key: str, **data: object) -> str:
@@ -452,98 +454,3 @@ def _span(numbers: Sequence[float]) -> str:
 
 def _error(value: float | None) -> str:
     return "" if value is None else ("0" if value == 0 else f"{value:.1e}")
-
-
-# ---------------------------------------------------------------------------------------------------------- JSON
-
-
-def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
-    """Returns the explanation as plain data for JSON, numbers at full precision."""
-    e = explanation
-    packed: Callable[[Value | None], Any] = lambda v: _packed(v, full)  # noqa: E731  # a local shorthand
-    shown = [q for part in (e, *e.higher) for q in part.equations if q.relation in (EXACT, ROUNDED)]
-    teller = _Teller("en")
-    page = RENDERERS["text"](Doc(tuple(b for part in (e, *e.higher) for b in teller.body(part))), 100)
-    return {
-        "target": e.target,
-        "torch": e.torch,
-        "dtype": e.dtype,
-        "inputs": {n: {"shape": list(v.shape), "dtype": v.dtype, "value": packed(v)} for n, v in e.inputs.items()},
-        "output": {"name": e.output_name, "shape": list(e.output.shape), "value": packed(e.output)},
-        "cotangent": {"given": e.cotangent_given, "value": packed(e.cotangent)},
-        "gradients": {n: None if g is None else packed(Value(g)) for n, g in e.gradients.items()},
-        "steps": [_step_record(s, packed) for s in e.steps],
-        "equations": {"shown": len(shown), "recomputed": recomputed(shown, page)},
-        "checks": [_check_record(c, teller) for c in e.report.checks],
-        "findings": [
-            {"kind": f.kind, "place": f.place, "data": _jsonable(f.data), "text": teller.finding(f)} for f in e.findings
-        ],
-        "verdict": e.verdict,
-        "higher": [{"order": h.order, **_jsonable(h.extra), **record(h, full=full)} for h in e.higher],
-    }
-
-
-def _step_record(step: Step, packed: Callable[[Value | None], Any]) -> dict[str, Any]:
-    return {
-        "index": step.index,
-        "label": step.label,
-        "operator": step.operator,
-        "node": step.node,
-        "module": step.module,
-        "inputs": list(step.inputs),
-        "source": None
-        if step.source is None
-        else {"file": step.source.file, "line": step.source.line, "code": step.source.code},
-        "forward": {"name": step.name, "value": packed(step.forward), "equations": _lines(step.equations)},
-        "rule": step.rule,
-        "cotangent": packed(step.cotangent),
-        "contributions": [
-            {
-                "to": c.to,
-                "argument": c.argument,
-                "rule": c.rule,
-                "value": packed(c.value),
-                "equations": _lines(c.equations),
-            }
-            for c in step.contributions
-        ],
-    }
-
-
-def _check_record(check: Check, teller: _Teller) -> dict[str, Any]:
-    return {
-        "oracle": check.oracle,
-        "input": check.input,
-        "verdict": check.verdict,
-        "worst": _jsonable(check.worst),
-        "bound": _jsonable(check.bound),
-        "reason": teller.reason(check) or None,
-    }
-
-
-def _lines(equations: Sequence[Equation]) -> list[str]:
-    return [str(e) for e in equations]
-
-
-def _packed(value: Value | None, full: bool) -> Any:
-    """Returns nested lists of a small tensor, or of any with `full`; else a summary."""
-    if value is None:
-        return None
-    if full or value.small:
-        return _jsonable(value.tensor.to_dense().tolist())
-    low, high = value.range or (None, None)
-    summary = {"shape": list(value.shape), "min": low, "max": high, "norm": value.norm}
-    return _jsonable({**summary, "nan": value.nans, "inf": value.infinities})
-
-
-def _jsonable(value: Any) -> Any:
-    """JSON has no nan and no infinity: they become strings; complex numbers become pairs."""
-    if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
-    if isinstance(value, complex):
-        return [_jsonable(value.real), _jsonable(value.imag)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors terms equations doc renderers graph internals sources digits rules symbolic computation tracing
-    live elements summaries grouping diagnosis oracles verification explanation narration values expression loading
-    api cli
+    catalogue errors terms equations doc renderers graph internals sources digits rules symbolic computation recording
+    cuts tracing live elements summaries grouping diagnosis oracles verification explanation narration records values
+    vocabulary expression loading api cli
 """.split()  # noqa: SIM905  # read as a line from low to high
-# The one reach upwards: an explanation that is asked to show itself calls on the words for it.
-REACHES_UP = {("explanation", "narration")}
+# The reaches upwards: an explanation that is asked to show itself calls on the words for it.
+REACHES_UP = {("explanation", "narration"), ("explanation", "records")}
 HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "graph", "expression", "values", "loading", "cli", "__init__")
 HEAVY = {"torch", "sympy", "matplotlib"}
 

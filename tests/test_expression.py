@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradexplain
-from gradexplain import catalogue, expression
+from gradexplain import catalogue, expression, vocabulary
 from gradexplain.errors import InputError, RunError
 from gradexplain.expression import Runner, parse
 
@@ -581,35 +581,35 @@ def torch_object(path: str) -> object:
 
 
 def test_every_published_name_exists_in_torch():
-    assert len(expression.FUNCTIONS) > 200
-    for path in expression.SPELLINGS:
+    assert len(vocabulary.FUNCTIONS) > 200
+    for path in vocabulary.SPELLINGS:
         assert callable(torch_object(path)), path
-    for name in expression.METHODS | expression.ATTRIBUTES:
+    for name in vocabulary.METHODS | vocabulary.ATTRIBUTES:
         assert hasattr(torch.Tensor, name), name
-    for name in expression.TORCH_DTYPES:
+    for name in vocabulary.TORCH_DTYPES:
         assert isinstance(getattr(torch, name), torch.dtype)
 
 
 def test_no_name_is_published_twice():
-    names = [name for _, text in expression.FAMILIES.values() for name in text.split()]
+    names = [name for _, text in vocabulary.FAMILIES.values() for name in text.split()]
     assert len(names) == len(set(names))
 
 
 def test_the_published_list_is_complete():
-    listed = {name for _, names in expression.published() for name in names}
-    assert listed >= set(expression.FUNCTIONS) | expression.METHODS | expression.ATTRIBUTES
+    listed = {name for _, names in vocabulary.published() for name in names}
+    assert listed >= set(vocabulary.FUNCTIONS) | vocabulary.METHODS | vocabulary.ATTRIBUTES
 
 
 def test_no_published_name_reaches_python_or_storage():
-    private = [name for name in expression.FUNCTIONS.keys() | expression.METHODS if name.startswith("_")]
+    private = [name for name in vocabulary.FUNCTIONS.keys() | vocabulary.METHODS if name.startswith("_")]
     forbidden = "data storage numpy tolist item backward register_hook set_ resize_ apply_ map_ load save compile"
     assert not private
-    assert not set(forbidden.split()) & (expression.METHODS | expression.ATTRIBUTES | expression.FUNCTIONS.keys())
+    assert not set(forbidden.split()) & (vocabulary.METHODS | vocabulary.ATTRIBUTES | vocabulary.FUNCTIONS.keys())
 
 
 def test_only_the_published_methods_with_an_underscore_change_tensors():
-    changing = {name for name in expression.METHODS if name.endswith("_")}
-    assert changing == expression.IN_PLACE
+    changing = {name for name in vocabulary.METHODS if name.endswith("_")}
+    assert changing == vocabulary.IN_PLACE
 
 
 def test_reading_imports_no_torch():
@@ -646,6 +646,6 @@ def test_every_error_that_is_raised_has_a_sentence():
     for module in ("expression", "values", "loading"):
         source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
         keys |= set(re.findall(r'(?:InputError|RunError|_fault|unknown)\(\s*"(\w+)"', source))
-    keys |= set(expression.REFUSED.values())
+    keys |= set(vocabulary.REFUSED.values())
     assert len(keys) > 70
     assert {f"errors.{key}" for key in keys} <= error_sentences("en").keys()

@@ -89,7 +89,7 @@ class _Comparison:
             changes = self.question.rounding(name)
         else:  # nothing can be run: the largest element's last digits stand for what rounding does
             changes = torch.full_like(difference, eps * largest(magnitude))
-        # The trials may miss an element by chance; what is below the last digits of the output is rounding all the same.
+        # The trials may miss an element by chance; what is below the last digits of the output is rounding anyway.
         beyond = unexplained(difference, changes, magnitude, eps) & ~self.question.below(name, difference, eps)
         return beyond, allowance(changes, magnitude, eps)
 

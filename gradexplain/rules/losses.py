@@ -1,0 +1,346 @@
+"""Losses and distances: a number for each element or row, then their sum or mean."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradexplain.rules import rule
+from gradexplain.rules.application import summed_to
+from gradexplain.terms import NAMESPACE, Constant, Term
+
+_NUMPY: Mapping[str, Any] = NAMESPACE
+_exp, _log, _log1p, _sigmoid, _abs = (_NUMPY[name] for name in ("exp", "log", "log1p", "sigmoid", "abs"))
+
+# ---------------------------------------------------------------------------------------------------------- losses
+
+_NONE, _MEAN, _SUM = 0, 1, 2
+
+
+def _each(g: Tensor, like: Tensor, reduction: int) -> Tensor:
+    """Returns what arrives at each element of an elementwise loss: with the mean, ȳ / n."""
+    return g / like.numel() if reduction == _MEAN else g
+
+
+def _reduced(elements: Any, reduction: int) -> Any:
+    if reduction == _NONE:
+        return elements
+    total = np.sum(elements)
+    return total / np.size(elements) if reduction == _MEAN else total
+
+
+_REDUCTIONS = (
+    lambda r: (r(2, 3), r(2, 3)),
+    lambda r: (r(2, 3), r(2, 3), _NONE),
+    lambda r: (r(2, 3), r(2, 3), _SUM),
+)
+_MEAN_WORDS = "; the mean over n elements divides by n"
+
+rule(
+    "aten.mse_loss",
+    "ℓᵢ = (xᵢ − tᵢ)²" + _MEAN_WORDS,
+    self=(
+        "x̄ᵢ = 2 ℓ̄ᵢ (xᵢ − tᵢ)",
+        lambda g, self, target, reduction: 2 * _each(g, self, reduction) * (self - target),
+    ),
+    target=(
+        "t̄ᵢ = −2 ℓ̄ᵢ (xᵢ − tᵢ)",
+        lambda g, self, target, reduction: -2 * _each(g, self, reduction) * (self - target),
+    ),
+    terms=lambda self, target, reduction: _reduced((self - target) ** 2, reduction),
+    example=_REDUCTIONS,
+)
+
+
+def _distances(self: Any, target: Any) -> Any:
+    """Returns |x − t| as numbers, to choose the branch that a loss takes."""
+    return np.vectorize(lambda x, t: abs(x.value - t.value), otypes=[float])(self, target)
+
+
+def _smooth_l1(self: Tensor, target: Tensor, beta: float) -> Tensor:
+    d = self - target
+    return torch.where(d.abs() < beta, d / beta, d.sign())
+
+
+rule(
+    "aten.smooth_l1_loss",
+    "d = xᵢ − tᵢ,  ℓᵢ = d²/(2β) if |d| < β else |d| − β/2" + _MEAN_WORDS,
+    self=(
+        "x̄ᵢ = ℓ̄ᵢ (d/β if |d| < β else sign d)",
+        lambda g, self, target, reduction, beta: _each(g, self, reduction) * _smooth_l1(self, target, beta),
+    ),
+    target=(
+        "t̄ᵢ = −x̄ᵢ",
+        lambda g, self, target, reduction, beta: -_each(g, self, reduction) * _smooth_l1(self, target, beta),
+    ),
+    terms=lambda self, target, reduction, beta: _reduced(
+        np.where(_distances(self, target) < beta, (self - target) ** 2 / (2 * beta), _abs(self - target) - beta / 2),
+        reduction,
+    ),
+    example=(*_REDUCTIONS, lambda r: (r(2, 3), r(2, 3), _MEAN, 0.7)),
+)
+
+
+def _huber(self: Tensor, target: Tensor, delta: float) -> Tensor:
+    return (self - target).clamp(-delta, delta)
+
+
+rule(
+    "aten.huber_loss",
+    "d = xᵢ − tᵢ,  ℓᵢ = d²/2 if |d| ≤ δ else δ (|d| − δ/2)" + _MEAN_WORDS,
+    self=(
+        "x̄ᵢ = ℓ̄ᵢ (d, cut to −δ … δ)",
+        lambda g, self, target, reduction, delta: _each(g, self, reduction) * _huber(self, target, delta),
+    ),
+    target=(
+        "t̄ᵢ = −x̄ᵢ",
+        lambda g, self, target, reduction, delta: -_each(g, self, reduction) * _huber(self, target, delta),
+    ),
+    terms=lambda self, target, reduction, delta: _reduced(
+        np.where(
+            _distances(self, target) <= delta, (self - target) ** 2 / 2, delta * (_abs(self - target) - delta / 2)
+        ),
+        reduction,
+    ),
+    example=(*_REDUCTIONS, lambda r: (r(2, 3), r(2, 3), _MEAN, 0.7)),
+)
+rule(
+    "aten.soft_margin_loss",
+    "ℓᵢ = log(1 + exp(−tᵢ xᵢ))" + _MEAN_WORDS,
+    self=(
+        "x̄ᵢ = −ℓ̄ᵢ tᵢ sigmoid(−tᵢ xᵢ)",
+        lambda g, self, target, reduction: -_each(g, self, reduction) * target * (-target * self).sigmoid(),
+    ),
+    terms=lambda self, target, reduction: _reduced(_log1p(_exp(-target * self)), reduction),
+    example=(lambda r: (r(2, 3), r(2, 3).sign()), lambda r: (r(2, 3), r(2, 3).sign(), _SUM)),
+)
+
+
+def _weighed(g: Tensor, weight: Tensor | None, like: Tensor, reduction: int) -> Tensor:
+    g = _each(g, like, reduction)
+    return g if weight is None else g * weight
+
+
+_BCE = (
+    lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3)),
+    lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3), r.positive(3), _NONE),
+    lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3), None, _SUM),
+)
+rule(
+    "aten.binary_cross_entropy",
+    "ℓᵢ = −w (tᵢ log xᵢ + (1 − tᵢ) log(1 − xᵢ))" + _MEAN_WORDS,
+    self=(
+        "x̄ᵢ = ℓ̄ᵢ w (xᵢ − tᵢ) / (xᵢ (1 − xᵢ))",
+        lambda g, self, target, weight, reduction: (
+            _weighed(g, weight, self, reduction) * (self - target) / (self * (1 - self)).clamp(min=1e-12)
+        ),
+    ),
+    target=(
+        "t̄ᵢ = ℓ̄ᵢ w (log(1 − xᵢ) − log xᵢ)",
+        lambda g, self, target, weight, reduction: (
+            _weighed(g, weight, self, reduction) * ((1 - self).log().clamp(min=-100) - self.log().clamp(min=-100))
+        ),
+    ),
+    terms=lambda self, target, weight, reduction: _reduced(
+        _weigh(-(target * _log(self) + (1 - target) * _log(1 - self)), weight), reduction
+    ),
+    why="bce_clamped",
+    example=_BCE,
+)
+
+
+def _weigh(elements: Any, weight: Any) -> Any:
+    return elements if weight is None else weight * elements
+
+
+def _logits_back(self: Tensor, target: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """ℓ = (1 − t) x + (1 + (p − 1) t) log(1 + exp(−x)), and log(1 + exp(−x)) has the derivative −sigmoid(−x)."""
+    positive = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    return (1 - target) - positive * (-self).sigmoid()
+
+
+def _logits_target(self: Tensor, pos_weight: Tensor | None) -> Tensor:
+    return -self if pos_weight is None else -self - (pos_weight - 1) * torch.nn.functional.logsigmoid(self)
+
+
+def _logits_terms(self: Any, target: Any, weight: Any, pos_weight: Any, reduction: int) -> Any:
+    positive = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    return _reduced(_weigh((1 - target) * self + positive * _log1p(_exp(-self)), weight), reduction)
+
+
+rule(
+    "aten.binary_cross_entropy_with_logits",
+    "ℓᵢ = w ((1 − tᵢ) xᵢ + (1 + (p − 1) tᵢ) log(1 + exp(−xᵢ)))" + _MEAN_WORDS,
+    self=(
+        "x̄ᵢ = ℓ̄ᵢ w (sigmoid(xᵢ) − tᵢ), with p = 1",
+        lambda g, self, target, weight, pos_weight, reduction: (
+            _weighed(g, weight, self, reduction) * _logits_back(self, target, pos_weight)
+        ),
+    ),
+    target=(
+        "t̄ᵢ = −ℓ̄ᵢ w xᵢ, with p = 1",
+        lambda g, self, target, weight, pos_weight, reduction: (
+            _weighed(g, weight, self, reduction) * _logits_target(self, pos_weight)
+        ),
+    ),
+    terms=_logits_terms,
+    example=(
+        lambda r: (r(2, 3), r.between(0.0, 1.0, 2, 3)),
+        lambda r: (r(2, 3), r.between(0.0, 1.0, 2, 3), r.positive(3), None, _NONE),
+        lambda r: (r(2, 3), r.between(0.0, 1.0, 2, 3), None, r.positive(3), _SUM),
+    ),
+)
+
+
+def _class_weights(target: Tensor, weight: Tensor | None, ignored: int, like: Tensor) -> Tensor:
+    """Returns the weight of each target: that of its class, 0 for an ignored one."""
+    safe = target.clamp(min=0)
+    chosen = torch.ones_like(target, dtype=like.dtype) if weight is None else weight[safe]
+    return torch.where(target == ignored, 0, chosen)
+
+
+def _nll_back(g: Tensor, self: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int) -> Tensor:
+    weights = _class_weights(target, weight, ignored, self)
+    each = g / weights.sum() if reduction == _MEAN else g
+    axis = 1 if self.ndim > 1 else 0
+    sent = (-each * weights).expand(target.shape).unsqueeze(axis)
+    index = torch.where(target == ignored, 0, target).unsqueeze(axis)
+    return torch.zeros_like(self).scatter_add(axis, index, sent.reshape(index.shape))
+
+
+def _nll_terms(self: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> Any:
+    if self.ndim != 2:
+        return None
+    rows = [
+        (Constant(0.0), Constant(0.0)) if t == ignore_index else _nll_row(self[n, t], weight, t)
+        for n, t in enumerate(target)
+    ]
+    if reduction == _NONE:
+        return np.array([loss for loss, _ in rows], dtype=object), None
+    total: Any = sum((loss for loss, _ in rows[1:]), rows[0][0])
+    if reduction == _SUM:
+        return total, None
+    counted: Any = sum((share for _, share in rows[1:]), rows[0][1])
+    return total / counted, None
+
+
+def _nll_row(x: Term, weight: Any, t: int) -> tuple[Term, Term]:
+    return (-x, Constant(1.0)) if weight is None else (-(x * weight[t]), weight[t])
+
+
+_NLL = "ℓₙ = −w[tₙ] x[n, tₙ]; the mean divides by Σ w[tₙ]"
+_NLL_BACK = "x̄[n, tₙ] = −ℓ̄ₙ w[tₙ], 0 elsewhere"
+rule(
+    "aten.nll_loss_forward",
+    _NLL,
+    self=(
+        _NLL_BACK,
+        lambda g, self, target, weight, reduction, ignore_index: _nll_back(
+            g[0], self, target, weight, reduction, ignore_index
+        ),
+    ),
+    terms=_nll_terms,
+    why="ignore_index",
+    example=(
+        lambda r: (r(4, 3), r.ints(3, 4), None, _MEAN, -100),
+        lambda r: (r(4, 3), torch.tensor([0, 2, 1, 2]), r.positive(3), _MEAN, 1),
+        lambda r: (r(4, 3), r.ints(3, 4), r.positive(3), _NONE, -100),
+    ),
+)
+rule(
+    "aten.nll_loss2d_forward",
+    _NLL,
+    self=(
+        _NLL_BACK,
+        lambda g, self, target, weight, reduction, ignore_index: _nll_back(
+            g[0], self, target, weight, reduction, ignore_index
+        ),
+    ),
+    why="ignore_index",
+    example=(
+        lambda r: (r(2, 3, 2, 2), r.ints(3, 2, 2, 2), r.positive(3), _MEAN, -100),
+        lambda r: (r(2, 3, 2, 2), r.ints(3, 2, 2, 2), None, _NONE, 1),
+    ),
+)
+
+
+def _margins(self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None) -> Tensor:
+    """Returns ∂ℓₙ/∂xₙⱼ of ℓₙ = w[tₙ] Σⱼ≠ₜ max(0, margin − x[t] + x[j])ᵖ / C, for rows of x."""
+    at = target[:, None]
+    gap = margin - self.gather(1, at) + self
+    own = torch.zeros_like(self).scatter(1, at, 1)
+    wrong = (gap > 0) * (1 - own) * (1 if p == 1 else 2 * gap) / self.shape[1]
+    if weight is not None:
+        wrong = wrong * weight[at]
+    return wrong - own * wrong.sum(1, keepdim=True)
+
+
+def _multi_margin_back(
+    g: Tensor, self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None, reduction: int
+) -> Tensor:
+    rows, targets = self.reshape(-1, self.shape[-1]), target.reshape(-1)
+    each = g / rows.shape[0] if reduction == _MEAN else g
+    return (each.reshape(-1, 1) * _margins(rows, targets, p, margin, weight)).reshape(self.shape)
+
+
+rule(
+    "aten.multi_margin_loss",
+    "ℓ = w[t] Σⱼ≠ₜ max(0, m − x[t] + x[j])ᵖ / C",
+    self=(
+        "x̄[j] = ℓ̄ w[t] p max(0, m − x[t] + x[j])ᵖ⁻¹ / C where that is > 0;  x̄[t] = −Σⱼ≠ₜ x̄[j]",
+        lambda g, self, target, p, margin, weight, reduction: _multi_margin_back(
+            g, self, target, p, margin, weight, reduction
+        ),
+    ),
+    why="kink_hinge",
+    example=(
+        lambda r: (r(3, 4), r.ints(4, 3)),
+        lambda r: (r(3, 4), r.ints(4, 3), 2, 0.7, r.positive(4), _NONE),
+    ),
+)
+
+# ------------------------------------------------------------------------------------------------------- distances
+
+
+def _cdist_back(g: Tensor, x1: Tensor, x2: Tensor, y: Tensor, p: float) -> Tensor:
+    """Returns ȳᵢⱼ ∂yᵢⱼ/∂(x1ᵢ − x2ⱼ) for each pair: sign(d) (|d|/y)ᵖ⁻¹, 0 where the two are the same point."""
+    d = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    distance = y.unsqueeze(-1)
+    if p == 0:
+        return torch.zeros_like(d)
+    if math.isinf(p):
+        return g.unsqueeze(-1) * d.sign() * (d.abs() == distance)
+    ratio = torch.where(distance == 0, 0, d.abs() / distance)
+    return g.unsqueeze(-1) * d.sign() * torch.where(ratio == 0, 0, ratio ** (p - 1))
+
+
+rule(
+    "aten._cdist_forward",
+    "yᵢⱼ = ‖aᵢ − bⱼ‖ₚ",
+    x1=(
+        "āᵢ = Σⱼ ȳᵢⱼ sign(aᵢ − bⱼ) (|aᵢ − bⱼ| / yᵢⱼ)ᵖ⁻¹",
+        lambda g, x1, x2, y, p: summed_to(_cdist_back(g, x1, x2, y, p).sum(-2), x1.shape),
+    ),
+    x2=(
+        "b̄ⱼ = −Σᵢ ȳᵢⱼ sign(aᵢ − bⱼ) (|aᵢ − bⱼ| / yᵢⱼ)ᵖ⁻¹",
+        lambda g, x1, x2, y, p: -summed_to(_cdist_back(g, x1, x2, y, p).sum(-3), x2.shape),
+    ),
+    why="norm_at_zero",
+    example=(
+        lambda r: (r(3, 2), r(4, 2), 2.0, None),
+        lambda r: (r(3, 2), r(4, 2), 3.0, None),
+        lambda r: (r(3, 2), r(4, 2), 1.0, None),
+        lambda r: (r(3, 2), r(4, 2), math.inf, None),
+    ),
+)
+rule(
+    "aten._euclidean_dist",
+    "yᵢⱼ = ‖aᵢ − bⱼ‖",
+    x1=("āᵢ = Σⱼ ȳᵢⱼ (aᵢ − bⱼ) / yᵢⱼ", lambda g, x1, x2, y: _cdist_back(g, x1, x2, y, 2).sum(-2)),
+    x2=("b̄ⱼ = −Σᵢ ȳᵢⱼ (aᵢ − bⱼ) / yᵢⱼ", lambda g, x1, x2, y: -_cdist_back(g, x1, x2, y, 2).sum(-3)),
+    why="norm_at_zero",
+    example=lambda r: (r(3, 2), r(4, 2)),
+)
