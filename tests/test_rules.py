@@ -439,9 +439,30 @@ def test_a_second_rule_for_an_operator_is_refused() -> None:
         elementwise("aten.tanh", "x", "tanh(x)", x="1 - y**2")
 
 
-def test_a_formula_with_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="uses a name"):
-        elementwise("aten.tanh", "x", "tanh(z)", x="1")
+def test_a_formula_uses_only_the_names_of_its_rule() -> None:
+    for name, rule in RULES.items():
+        formulas = [rule.formula, *rule.slopes.values(), *(side for pair in rule.sides.values() for side in pair)]
+        if rule.elementwise:
+            assert {n for f in formulas for n in names_in(f)} <= {*rule.names.values(), "y"}, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_rule_runs_in_every_floating_type_that_its_operator_runs_in(dtype: torch.dtype) -> None:
+    for name, rule in RULES.items():
+        arguments = {k: lowered(v, dtype) for k, v in examples(rule)[0].items()}
+        try:
+            outputs = call(name, arguments)
+        except (RuntimeError, NotImplementedError):  # torch itself has no kernel
+            continue
+        cotangents = [torch.ones_like(y) if y.is_floating_point() else None for y in outputs]
+        for argument in {**rule.slopes, **rule.derivatives}:
+            vjp(rule, argument, cotangents, arguments, outputs)
+
+
+def lowered(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, list):
+        return [lowered(v, dtype) for v in value]
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def test_an_operator_in_place_has_the_rule_of_its_twin() -> None:
