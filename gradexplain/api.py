@@ -17,7 +17,7 @@ from gradexplain.live import trace_live
 from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
 from gradexplain.tracing import differentiated, trace
-from gradexplain.verification import verify_trace
+from gradexplain.verification import EFFORT, verify_trace
 
 _HIGHEST = 6
 
@@ -33,6 +33,7 @@ def explain(
     dtype: torch.dtype | None = None,
     element: str | None = None,
     module: str | None = None,
+    effort: float = EFFORT,
     target: str | None = None,
     locate: Callable[[], Source | None] | None = None,
     output_name: str | None = None,
@@ -46,7 +47,9 @@ def explain(
     `wrt` names the inputs whose gradient is asked for; `order` asks for second and higher derivatives (by the first of
     them); `cotangent` weighs the elements of an output that is not one number, in the output's shape (ones without it);
     `by_hand` gives a callable per input that computes the gradient from the inputs by name; `dtype` converts the
-    floating inputs; `element` ("x[1]") follows one element alone; `module` opens one module of a network.
+    floating inputs; `element` ("x[1]") follows one element alone; `module` opens one module of a network; `effort` is
+    the time in seconds that a check may take in running the function again (with more of it, large networks are checked
+    by more than the rules).
 
     Nothing of the caller's is changed: no `.grad` is written, no hook is left, random states and grad mode stay.
     Raises `InputError` for arguments that cannot be used, `RunError` where the function fails or its output cannot be
@@ -67,7 +70,7 @@ def explain(
     if unknown:
         raise InputError("unknown_by_hand", name=unknown[0], names=", ".join(computation.wrt))
     recorded = trace(computation, cotangent=seed)
-    report = verify_trace(recorded, computation, by_hand=by_hand)
+    report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
     first = explain_trace(
         recorded,
         report,
@@ -78,7 +81,7 @@ def explain(
         output_name=output_name,
         parameters=tuple(computation.parameters),
     )
-    return replace(first, higher=tuple(_higher(computation, first, seed, order)))
+    return replace(first, higher=tuple(_higher(computation, first, seed, order, effort)))
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:
@@ -129,7 +132,9 @@ class _Derivative:
         return self.below.locate() if self.below.locate is not None else user_source()
 
 
-def _higher(computation: Computation, first: Explanation, seed: Tensor | None, order: int) -> list[Explanation]:
+def _higher(
+    computation: Computation, first: Explanation, seed: Tensor | None, order: int, effort: float
+) -> list[Explanation]:
     """Explains the derivatives of order 2 to `order` by the first of the inputs asked for."""
     found: list[Explanation] = []
     wrt = next((name for name in computation.wrt if name not in computation.parameters), None)
@@ -148,7 +153,9 @@ def _higher(computation: Computation, first: Explanation, seed: Tensor | None, o
             extra = {"constant": True, "wrt": wrt}
             found.append(replace(above, order=k, steps=(), by_input=(), findings=(), groups=(), higher=(), extra=extra))
             break
-        above = explain_trace(recorded, verify_trace(recorded, below), target=call.name, output_name=call.name)
+        above = explain_trace(
+            recorded, verify_trace(recorded, below, effort=effort), target=call.name, output_name=call.name
+        )
         extra = {"wrt": wrt} | ({"hessian": _hessian(below, wrt)} if k == 2 else {})
         found.append(replace(above, order=k, extra={n: v for n, v in extra.items() if v is not None}))
     return found

@@ -60,6 +60,9 @@ def explain(
     dtype: Annotated[str | None, typer.Option(metavar="TYPE", help="Type of the floating inputs.")] = None,
     element: Annotated[str | None, typer.Option(metavar='"x[1]"', help="Follow one element alone.")] = None,
     module: Annotated[str | None, typer.Option(metavar="NAME", help="Open one module of a network.")] = None,
+    effort: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time a check may take in running the function again.")
+    ] = 2.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of randn, rand, randint and of the run.")] = 0,
     language: Annotated[str, typer.Option(metavar="en|zh", help="Language.")] = "en",
     format: Annotated[str | None, typer.Option(metavar="|".join(FORMATS), help="Format.")] = None,
@@ -85,7 +88,7 @@ def explain(
     with _faults_said(language):
         _choice("--language", language, LANGUAGES)
         chosen = _format(format, output)
-        _numbers(width, seed)
+        _numbers(width, seed, effort)
         if dtype is not None and dtype not in DTYPES:
             raise _Usage("unknown_dtype", name=dtype, names=", ".join(DTYPES))
         request = _request(target, inputs or [], by_hand or [], cotangent)
@@ -102,6 +105,7 @@ def explain(
             dtype=_torch_dtype(dtype),
             element=element,
             module=module,
+            effort=effort,
             target=target,
             locate=loaded.locate,
             output_name=request.output_name,
@@ -249,7 +253,9 @@ def _format(format: str | None, output: Path | None) -> str:
     return suffixes[output.suffix]
 
 
-def _numbers(width: int | None, seed: int) -> None:
+def _numbers(width: int | None, seed: int, effort: float) -> None:
+    if not 0 < effort < float("inf"):
+        raise _Usage("bad_effort", effort=effort)
     if width is not None and width < _LEAST_WIDTH:
         raise _Usage("narrow", width=width, least=_LEAST_WIDTH)
     if not 0 <= seed < 2**63:

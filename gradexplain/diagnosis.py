@@ -28,12 +28,13 @@ class Finding:
     place: str = ""
 
 
-def diagnose(trace: Trace, names: Mapping[int, str]) -> tuple[Finding, ...]:
-    """Returns the findings of a trace; `names` gives each node's value its name."""
+def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Value | None]) -> tuple[Finding, ...]:
+    """Returns the findings of a trace; `names` gives each node's value its name, `gradients` sums up the gradients."""
+    finite = Value(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
         *_cut(trace),
-        *_without_influence(trace),
-        *_non_finite(trace, names),
+        *_without_influence(gradients),
+        *(() if finite else _non_finite(trace, names)),
         *_kinks(trace, names),
         *_flat(trace, names),
     )
@@ -45,11 +46,11 @@ def _cut(trace: Trace) -> Iterator[Finding]:
         yield Finding(f"cut_{cut.reason}", {"code": code, "operator": cut.operator}, str(cut.source or ""))
 
 
-def _without_influence(trace: Trace) -> Iterator[Finding]:
-    for name, gradient in trace.gradients.items():
+def _without_influence(gradients: Mapping[str, Value | None]) -> Iterator[Finding]:
+    for name, gradient in gradients.items():
         if gradient is None:
             yield Finding("no_influence", {"name": name})
-        elif gradient.numel() and not bool(gradient.any()):
+        elif gradient.tensor.numel() and gradient.norm == 0:
             yield Finding("zero_gradient", {"name": name})
 
 

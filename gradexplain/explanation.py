@@ -227,6 +227,7 @@ def explain_trace(
     builder = _Builder(trace, names, shown, detailed)
     steps = tuple(builder.step(node) for node in inner)
     kinds = dict(trace.modules)
+    by_input = tuple(builder.gradient(name) for name in trace.gradients)
     return Explanation(
         target=target,
         torch=torch.__version__,
@@ -238,10 +239,10 @@ def explain_trace(
         cotangent=Value(trace.cotangent),
         cotangent_given=cotangent_given,
         gradients=dict(trace.gradients),
-        by_input=tuple(builder.gradient(name) for name in trace.gradients),
+        by_input=by_input,
         steps=steps,
         report=report,
-        findings=diagnose(trace, names.of_node),
+        findings=diagnose(trace, names.of_node, {g.name: g.value for g in by_input}),
         groups=groups_of([s.module for s in steps], [s.operator or s.node for s in steps], kinds, module or ""),
         names=names.of_node,
         module=module,

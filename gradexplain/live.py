@@ -55,7 +55,7 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
 
 def _run(output: Tensor, leaves: list[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     try:
-        return backward(output, leaves, seed)
+        return backward(output, leaves, seed, keep=True)
     except RuntimeError as fault:
         if "second time" in str(fault) or "freed" in str(fault):
             raise RunError("graph_freed", node=output.grad_fn.name() if output.grad_fn else "") from fault

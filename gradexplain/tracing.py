@@ -16,11 +16,27 @@ from torch import Tensor
 
 from gradexplain.computation import Computation, chosen_output
 from gradexplain.cuts import cuts_in, not_differentiable
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, RunError
 from gradexplain.graph import Edge, Node, Trace
+from gradexplain.internals import sequence_number
 from gradexplain.recording import Event, Held, Recorder, held_in, paths_of, source_of, watching_modules
 
 LEAF = "AccumulateGrad"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded forward and backward pass, not yet joined."""
+
+    output: Tensor
+    outputs: int
+    seed: Tensor
+    recorder: Recorder
+    inputs: Mapping[str, Tensor]
+    names: Mapping[int, str]  # of leaves, by identity
+    gradients: Mapping[str, Tensor | None]
+    saved: Mapping[Any, Mapping[str, Any]]
+    sent: Mapping[Any, Sent]
 
 
 def trace(computation: Computation, *, cotangent: Tensor | None = None) -> Trace:
@@ -29,30 +45,33 @@ def trace(computation: Computation, *, cotangent: Tensor | None = None) -> Trace
     `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
     the output cannot be differentiated, naming the place where the gradient was lost.
     """
+    modules = {path: type(module).__name__ for path, module in paths_of(computation.modules).values()}
+    return _joined(record(computation, cotangent), modules)
+
+
+def record(computation: Computation, cotangent: Tensor | None = None) -> Run:
+    """Runs `computation` forward under a recorder and backward under hooks."""
     leaves = computation.leaf_values()
+    before = sequence_number()()
     with torch.enable_grad():
         recorder = Recorder(computation.locate)
         with watching_modules(computation.modules, recorder), recorder.recording():
             result = computation.run(leaves)
     output, outputs = chosen_output(result, computation.name)
-    named = {id(tensor): name for name, tensor in leaves.items() if tensor.requires_grad}
-    named |= {id(tensor): name for name, tensor in computation.leaves.items() if id(tensor) not in named}
     if not output.requires_grad:
         raise not_differentiable(recorder, leaves)
-    seed = seed_for(output, cotangent)
-    wanted = {n: leaves[n] for n in computation.wrt}
-    found, sent = backward(output, list(wanted.values()), seed)
-    return _joined(
-        output=output,
-        seed=seed,
-        recorder=recorder,
-        named=named,
-        inputs=leaves,
-        gradients=dict(zip(wanted, found, strict=True)),
-        sent=sent,
-        modules={p: type(m).__name__ for p, m in paths_of(computation.modules).values()},
-        outputs=outputs,
-    )
+    names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
+    nodes = [node for node in nodes_below(output.grad_fn) if not is_leaf(node)]
+    saved = {node: saved_by(node) for node in nodes}
+    seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
+    # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
+    users = any(node._sequence_nr() < before for node in nodes)
+    try:
+        found, sent = backward(output, list(wanted.values()), seed, keep=users)
+    except RuntimeError as fault:
+        raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
+    gradients = dict(zip(wanted, found, strict=True))
+    return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, sent)
 
 
 def seed_for(output: Tensor, cotangent: Tensor | None) -> Tensor:
@@ -83,16 +102,18 @@ class Sent:
     sent: tuple[Tensor | None, ...]
 
 
-def backward(output: Tensor, wanted: Sequence[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
+def backward(
+    output: Tensor, wanted: Sequence[Tensor], seed: Tensor, *, keep: bool
+) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     """Runs the backward pass; returns the gradients and, in the order of the pass, what each node received and sent.
 
-    The graph is kept. No `.grad` is written; every hook is removed again.
+    The graph can be run again if `keep`. No `.grad` is written; every hook is removed again.
     """
     seen: dict[Any, Sent] = {}
     handles = [node.register_hook(_observer(node, seen)) for node in nodes_below(output.grad_fn) if not is_leaf(node)]
     try:
         if wanted:
-            return differentiated(output, wanted, seed, retain_graph=True), seen
+            return differentiated(output, wanted, seed, retain_graph=keep), seen
         return [], seen
     finally:
         for handle in handles:
@@ -136,37 +157,26 @@ def nodes_below(root: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------- join
 
 
-def _joined(
-    *,
-    output: Tensor,
-    seed: Tensor,
-    recorder: Recorder,
-    named: Mapping[int, str],
-    inputs: Mapping[str, Tensor],
-    gradients: Mapping[str, Tensor | None],
-    sent: Mapping[Any, Sent],
-    modules: Mapping[str, str],
-    outputs: int = 1,
-) -> Trace:
-    nodes_in_order = ordered(output.grad_fn)
+def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
+    nodes_in_order = ordered(run.output.grad_fn)
     index = {node: i for i, node in enumerate(nodes_in_order)}
-    owners = _owners(recorder.events, nodes_in_order)
-    values = _values(recorder.events, owners, output)
+    owners = _owners(run.recorder.events, nodes_in_order)
+    values = _values(run.recorder.events, owners, run.output)
     nodes = tuple(
-        _leaf(node, i, named, gradients) if is_leaf(node) else _node(node, i, index, owners.get(node), values, sent)
+        _leaf(node, i, run) if is_leaf(node) else _node(node, i, index, owners.get(node), values, run)
         for node, i in index.items()
     )
     return Trace(
         nodes=nodes,
-        output=(index[output.grad_fn], output.output_nr) if output.grad_fn is not None else (0, 0),
-        value=output.detach(),
-        cotangent=seed,
-        inputs={name: tensor.detach() for name, tensor in inputs.items()},
-        gradients={name: None if g is None else g.detach() for name, g in gradients.items()},
-        order=tuple(index[node] for node in sent),
-        cuts=tuple(cuts_in(recorder.events, owners, list(inputs.values()))),
+        output=(index[run.output.grad_fn], run.output.output_nr) if run.output.grad_fn is not None else (0, 0),
+        value=run.output.detach(),
+        cotangent=run.seed,
+        inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
+        gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
+        order=tuple(index[node] for node in run.sent),
+        cuts=tuple(cuts_in(run.recorder.events, owners, list(run.inputs.values()))),
         modules=modules,
-        outputs=outputs,
+        outputs=run.outputs,
     )
 
 
@@ -204,8 +214,8 @@ def _values(events: Sequence[Event], owners: Mapping[Any, Event], output: Tensor
     return found
 
 
-def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Tensor | None]) -> Node:
-    name = named.get(id(node.variable), f"leaf{index}")
+def _leaf(node: Any, index: int, run: Run) -> Node:
+    name = run.names.get(id(node.variable), f"leaf{index}")
     return Node(
         index=index,
         name=LEAF,
@@ -213,7 +223,7 @@ def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[st
         arguments={},
         outputs=(node.variable.detach(),),
         edges=(),
-        cotangents=(gradients.get(name),),
+        cotangents=(run.gradients.get(name),),
         saved={},
         leaf=name,
     )
@@ -225,11 +235,11 @@ def _node(
     positions: Mapping[Any, int],
     event: Event | None,
     values: Mapping[tuple[Any, int], Tensor],
-    sent: Mapping[Any, Sent],
+    run: Run,
 ) -> Node:
     owned = event if event is not None and event.recorded else None
     arguments = _bound(owned) if owned else {}
-    passed = sent.get(node, Sent((), ()))
+    passed = run.sent.get(node, Sent((), ()))
     producers = [(child, number) for child, number in node.next_functions]
     used = _argument_names(producers, arguments)
     edges = tuple(
@@ -245,7 +255,7 @@ def _node(
         outputs=_outputs(node, owned, values),
         edges=edges,
         cotangents=tuple(passed.received),
-        saved=saved_by(node),
+        saved=run.saved[node],
         source=source_of(event.frame) if event else None,
         module=event.module if event else "",
     )

@@ -17,7 +17,7 @@ from gradexplain.graph import Trace
 from gradexplain.oracles import ORACLES
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 
-__all__ = ["Check", "Report", "Verdict", "verify_trace"]
+__all__ = ["EFFORT", "Check", "Report", "Verdict", "verify_trace"]
 
 # Reasons that speak of the function at this point, not of the oracle: they cast doubt on what other oracles say.
 DOUBTS = frozenset(

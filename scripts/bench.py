@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.computation import computation_of
-from gradexplain.tracing import trace
+from gradexplain.tracing import record, trace
 
 Row = tuple[str, str, float, float, str]
 
@@ -32,13 +32,13 @@ Row = tuple[str, str, float, float, str]
 class Transformer(nn.Module):
     """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, tied ends, 124 M parameters."""
 
-    def __init__(self, width: int = 768, tokens: int = 50257, context: int = 1024) -> None:
+    def __init__(self, width: int = 768, tokens: int = 50257, layers: int = 12, context: int = 1024) -> None:
         super().__init__()
         self.tokens = nn.Embedding(tokens, width)
         self.positions = nn.Embedding(context, width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, 12, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-            for _ in range(12)
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, tokens, bias=False)
@@ -95,7 +95,8 @@ def network_rows(*, small: bool, runs: int) -> list[Row]:
     for name, network, inputs in networks:
         plain = plain_pass(network, inputs)
         for what, act, target in (
-            ("record and capture", recording(network, inputs), "≤ 1.5"),
+            ("record", recording(network, inputs), "≤ 1.5"),
+            ("record and join", tracing(network, inputs), ""),
             ("detect_anomaly", anomaly(network, inputs), ""),
             ("explain, checks and text", explaining(network, inputs), "≤ 4" if "transformer" in name else ""),
         ):
@@ -110,6 +111,10 @@ def plain_pass(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], obj
 
 
 def recording(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    return lambda: record(computation_of(network, inputs))
+
+
+def tracing(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
     return lambda: trace(computation_of(network, inputs))
 
 

@@ -1,6 +1,7 @@
 """The networks that the tests explain."""
 
 import torch
+from bench import Transformer as Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,27 +36,3 @@ def attention_head() -> tuple[object, list[Tensor]]:
 
 
 NETWORKS = [perceptron, convolutional, lstm_cell, attention_head]
-
-
-class Transformer(nn.Module):
-    """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, tied ends, 124 M parameters."""
-
-    def __init__(self, width: int = 768, tokens: int = 50257, layers: int = 12) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(tokens, width)
-        self.positions = nn.Embedding(1024, width)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 12, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, tokens, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, ids: Tensor) -> Tensor:
-        h = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
-        for layer in self.layers:
-            h = layer(h, src_mask=mask, is_causal=True)
-        logits = self.head(self.norm(h))
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

@@ -311,3 +311,23 @@ def test_recording_gives_no_warning_of_its_own() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gx.explain(lambda x: (x**2).sum(), [torch.ones(3)])
+
+
+def test_a_graph_that_the_user_built_before_is_not_freed() -> None:
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    h = w**2
+    found = gx.explain(lambda x: (h * x).sum(), [torch.ones(2)])
+    assert set(found.gradients) == {"x"}
+    h.sum().backward()
+    assert w.grad is not None
+    assert w.grad.tolist() == [2.0, 4.0]
+
+
+def test_a_saved_tensor_changed_in_place_is_torchs_error_in_a_sentence() -> None:
+    def broken(x: Tensor) -> Tensor:
+        y = x.exp()
+        y += 1
+        return y.sum()
+
+    with pytest.raises(gx.RunError, match="modified by an inplace operation"):
+        gx.explain(broken, [torch.ones(2)])

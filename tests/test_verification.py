@@ -3,6 +3,7 @@
 import re
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradexplain import rules as registry
 from gradexplain.catalogue import LANGUAGES, say, sentences
 from gradexplain.computation import computation_of
 from gradexplain.live import trace_live
+from gradexplain.oracles.walk import farthest
+from gradexplain.rules import Derivative, rules
 from gradexplain.tracing import trace
 from gradexplain.verification import Check, Report, verify_trace
 
@@ -382,12 +386,47 @@ def test_a_live_tensor_is_judged_by_rules_alone() -> None:
     assert reason(report, "finite differences") == "live"
 
 
-def test_a_large_problem_is_left_alone_unless_more_effort_is_asked_for() -> None:
+def test_a_large_problem_is_judged_by_the_rules_alone_unless_more_effort_is_asked_for() -> None:
     x = normal(0, 60, dtype=torch.float32)
-    assert reason(verified(lambda x: x.sin().sum(), x, effort=1e-5), "finite differences") == "too_costly"
     report = verified(lambda x: x.sin().sum(), x, effort=1e-5)
-    assert reason(report, "forward mode") is None
+    assert [reason(report, o) for o in ("finite differences", "forward mode")] == ["too_costly"] * 2
     assert reason(report, "rules") is None
+    assert report.verdict == "agrees"
+
+
+@pytest.mark.parametrize("factor", [1.001, -1.0, 0.0])
+def test_a_wrong_gradient_of_a_large_problem_is_found_and_placed(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted error is one element of what the rule of mm gives; torch and the rule then differ by it."""
+    rule = rules()["aten.mm.default"]
+
+    def wrong(g: Tensor, mat2: Tensor) -> Tensor:
+        sent = (g @ mat2.mT).contiguous()
+        sent[3, 2] *= factor
+        return sent
+
+    planted = replace(rule, derivatives={**rule.derivatives, "self": Derivative("", wrong)})
+    monkeypatch.setitem(registry._RULES, "aten.mm.default", planted)
+    A, B = normal(0, 7, 5, dtype=torch.float32), normal(1, 5, 3, dtype=torch.float32)
+    report = verified(lambda A, B: (A @ B).sin().sum(), A, B, effort=1e-5)
+    checks = {c.input: c for c in report.checks if c.oracle == "rules"}
+    assert checks["A"].verdict == "differs"
+    assert checks["A"].place == (3, 2)
+    assert checks["B"].verdict == "agrees"
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (7,), (5, 3), (300, 700), (4, 3, 2), (200_000,)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_largest_difference_of_two_tensors_is_found_in_pieces(shape: tuple[int, ...], turned: bool) -> None:
+    if turned and len(shape) != 2:
+        return
+    a, b = (normal(seed, *shape[::-1]).mT if turned else normal(seed, *shape) for seed in (0, 1))
+    worst, size, place = farthest(a, b)
+    if a.numel():
+        assert worst == (a - b).abs().max()
+        assert size == b.abs().max()
+        assert (a - b).abs()[place] == worst
 
 
 # ------------------------------------------------------------------------------------------------ the rest of the world

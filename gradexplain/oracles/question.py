@@ -64,7 +64,7 @@ class Unable:
 
 @dataclass(frozen=True)
 class Replay:
-    """A computation that has been run again in float64 (in its own type where it is large), twice with one result."""
+    """A computation that has been run again in float64, twice with one result."""
 
     computation: Computation
     trace: Trace
@@ -99,16 +99,23 @@ class Question:
         return tuple(self.trace.gradients)
 
     @property
+    def elements(self) -> int:
+        """How many numbers the inputs hold."""
+        return sum(t.numel() for t in self.trace.inputs.values())
+
+    @property
     def large(self) -> bool:
         """Whether a run in float64 is too dear for the effort."""
-        return sum(t.numel() for t in self.trace.inputs.values()) > LARGE * self.effort / EFFORT
+        return self.elements > LARGE * self.effort / EFFORT
 
     @cached_property
     def replay(self) -> Replay | Unable:
         """The computation in float64, or why there is none."""
         if self.computation is None:
             return Unable("live")
-        if self.large or not _low(self.trace):
+        if self.large:
+            return Unable("too_costly", {"elements": self.elements})
+        if not _low(self.trace):
             return _replayed(self.computation, self.trace)
         return _lifted(self.computation, self.trace)
 
@@ -124,7 +131,7 @@ class Question:
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
         """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
-        return jittered(self.replay) if isinstance(self.replay, Replay) and not self.large else {}
+        return jittered(self.replay) if isinstance(self.replay, Replay) else {}
 
     def rounding(self, name: str) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""

@@ -26,7 +26,7 @@ def ask(question: Question) -> Iterator[Check]:
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
-    names, together = question.names, question.large or len(question.names) > APART
+    names, together = question.names, len(question.names) > APART
     for group in [list(names)] if together else [[n] for n in names]:
         yield from _group(question, replay, group)
 
@@ -35,7 +35,7 @@ def _group(question: Question, replay: Replay, names: list[str]) -> Iterator[Che
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
     tried: list[tuple[float, float, float]] = []
-    for number in range(1 if question.large else 2):
+    for number in range(2):
         u = {n: _direction(replay.trace.inputs[n], claimed[n], generator, number == 0) for n in names}
         try:
             slope = _slope(replay, u)
