@@ -76,9 +76,10 @@ def test_a_snippet_of_readme_runs_and_prints_what_it_says(
 
 
 def test_the_sample_of_readme_is_what_is_printed(command: Callable) -> None:
-    ((line, shown),) = re.findall(r"^```console\n\$ (.*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    ((line, shown),) = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     printed = command(*shlex.split(line)[1:]).out
     known = re.compile(r"torch \S+\s*│|\d\.\de[+-]\d\d +|[ \t]+$", re.MULTILINE)
+    assert "6 + 2 = 8" in shown
     assert known.sub("", shown) == known.sub("", printed)
 
 

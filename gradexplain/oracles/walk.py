@@ -109,8 +109,8 @@ def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...
     pair = [t.mT if turned else (t if t.ndim else t[None]) for t in (ours, torchs)]
     rows = max(1, _PIECE * len(pair[0]) // ours.numel())
     blocks = list(zip(*(torch.split(t, rows) for t in pair), strict=True))
-    apart = torch.stack([(a - b).abs_().max() for a, b in blocks])
-    sizes = torch.stack([torch.maximum(b.max(), -b.min()) for _, b in blocks])
+    apart = torch.stack([_largest_of(a - b) for a, b in blocks])
+    sizes = torch.stack([_largest_of(b) for _, b in blocks])
     block = int(apart.argmax())
     a, b = blocks[block]
     place = index_of(int((a - b).abs_().argmax()), a.shape)
@@ -118,7 +118,12 @@ def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...
     return float(apart.max()), float(sizes.max()), (place[::-1] if turned else place) if ours.ndim else ()
 
 
-_PIECE = 1 << 16
+def _largest_of(block: Tensor) -> Tensor:
+    low, high = torch.aminmax(block)
+    return torch.maximum(-low, high)
+
+
+_PIECE = 1 << 18
 
 
 class _Comparison:

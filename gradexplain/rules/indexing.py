@@ -107,7 +107,7 @@ def _embedding_back(g: Tensor, weight: Tensor, indices: Tensor, padding_idx: int
         flat = flat / torch.bincount(rows, minlength=weight.shape[0])[rows][:, None]
     if padding_idx >= 0:
         flat = flat * (rows != padding_idx)[:, None]
-    return torch.zeros_like(weight).index_add(0, rows, flat)
+    return weight.new_zeros(weight.shape).index_add_(0, rows, flat)
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
