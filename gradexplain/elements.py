@@ -19,7 +19,7 @@ from torch import Tensor
 from gradexplain.digits import shortest
 from gradexplain.graph import Edge, Node
 from gradexplain.rules import Rule
-from gradexplain.rules.application import slope, vjp, written
+from gradexplain.rules.application import call, slope, vjp, written
 from gradexplain.terms import Constant, Number, Term, names_in, product, terms_of, total
 
 Index = tuple[int, ...]
@@ -28,6 +28,8 @@ WRITTEN = 64
 # Sums longer than this are shown as their largest terms and the rest.
 LONGEST = 8
 LARGEST = 3
+# A black box with at most this many elements is measured on every one of them.
+LARGEST_MEASURED = 12
 
 
 @dataclass(frozen=True)
@@ -136,21 +138,21 @@ def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for argument, variable in rule.names.items():
         value = rule.number_for(argument, node.arguments.get(argument))
-        if isinstance(value, Tensor) and value.is_meta:
+        if isinstance(value, Tensor) and not is_real(value):
             continue
         if isinstance(value, Tensor):
             found[variable] = number(value, broadcast_source(index, value.shape))
         else:
             found[variable] = Constant(float(value)) if isinstance(value, (int, float)) else value
     output = node.outputs[0]
-    if output is not None:
+    if output is not None and is_real(output):
         found["y"] = number(output, index)
     return found
 
 
 def _small(node: Node) -> bool:
     tensors = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
-    return all(t.numel() <= WRITTEN and not t.is_meta for t in tensors)
+    return all(t.numel() <= WRITTEN and is_real(t) for t in tensors)
 
 
 def _present(node: Node) -> list[Tensor]:
@@ -238,6 +240,45 @@ def _column(node: Node, argument: str, rule: Rule, index: Index, arguments: Mapp
         given = [c for c in cotangents if c is not None]
         found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())
     return [None if c is None else next(found, None) for c in cotangents]
+
+
+def measured(node: Node, slot: int) -> Tensor | None:
+    """Returns the measured Jacobian of a black box for one of its edges, (outputs, inputs); `None` where it is large.
+
+    A custom Function's is what its own backward gives; an operator's comes from central differences in float64, with
+    a step of about eps^(1/3), in which truncation and rounding are equally small.
+    """
+    if slot in node.jacobians:
+        return node.jacobians[slot]
+    name, output = node.edges[slot].argument, node.outputs[0] if node.outputs else None
+    value = node.arguments.get(name)
+    if node.operator is None or not isinstance(value, Tensor) or not is_real(value) or not is_real(output):
+        return None
+    assert output is not None
+    if len(node.outputs) != 1 or max(value.numel(), output.numel()) > LARGEST_MEASURED or not value.numel():
+        return None
+    exact = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in node.arguments.items()}
+    columns = []
+    with torch.no_grad():
+        for unit in torch.eye(value.numel(), dtype=torch.float64).reshape(-1, *value.shape):
+            step = 6e-6 * max(1.0, float((exact[name] * unit).abs().sum()))
+            above, below = (call(node.operator, {**exact, name: exact[name] + s * unit})[0] for s in (step, -step))
+            columns.append((above - below).flatten() / (2 * step))
+    return torch.stack(columns, 1)
+
+
+def measured_term(node: Node, jacobian: Tensor, position: int) -> Term:
+    """Returns Σᵢ gᵢ Jᵢⱼ for element j of an input, as written; terms with Jᵢⱼ = 0 are left out."""
+    cotangent = node.cotangents[0]
+    assert cotangent is not None
+    places = jacobian[:, position].nonzero().flatten().tolist()
+    g, column = cotangent.flatten(), jacobian[:, position]
+    return total(
+        [
+            product(Number(shortest(g[i].item(), g.dtype)), Number(shortest(column[i].item(), column.dtype)))
+            for i in places
+        ]
+    )
 
 
 def slope_term(node: Node, argument: str, rule: Rule, element: Index) -> Term | None:

@@ -20,6 +20,8 @@ from gradexplain.elements import (
     contribution_term,
     indices,
     is_real,
+    measured,
+    measured_term,
     number,
     parts_of,
     sent,
@@ -45,7 +47,10 @@ Shown = Mapping[tuple[int, int], tuple[Index, ...]]
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one step sends along one edge to the value `to`; `terms` counts the terms of the longest sum in it."""
+    """What one step sends along one edge to the value `to`; `terms` counts the terms of the longest sum in it.
+
+    `jacobian`, (outputs, inputs), is measured where there is no rule.
+    """
 
     to: str
     argument: str
@@ -54,6 +59,7 @@ class Contribution:
     value: Value | None
     equations: tuple[Equation, ...]
     terms: int
+    jacobian: Value | None = None
 
 
 @dataclass(frozen=True)
@@ -403,7 +409,7 @@ class _Builder:
             order=order,
             cotangent=Value(cotangent) if cotangent is not None else None,
             sums=tuple(self._sums(node.index)) if detailed else (),
-            contributions=tuple(self._contribution(node, edge, rule) for edge in node.edges),
+            contributions=tuple(self._contribution(node, slot, rule) for slot in range(len(node.edges))),
         )
 
     def _symbols(self, node: Node, rule: Rule) -> dict[str, Any]:
@@ -449,17 +455,32 @@ class _Builder:
                 label = _at(self.names.value(node.index, output), index)
                 yield equation(label, term, shortest(tensor[index].item(), tensor.dtype))
 
-    def _contribution(self, node: Node, edge: Edge, rule: Rule | None) -> Contribution:
-        equations, terms = self._taken_apart(node, edge, rule) if node.index in self.detailed else ((), 0)
+    def _contribution(self, node: Node, slot: int, rule: Rule | None) -> Contribution:
+        edge, detailed = node.edges[slot], node.index in self.detailed
+        equations, terms = self._taken_apart(node, edge, rule) if detailed else ((), 0)
+        formula = self._backward_rule(node, edge, rule)
+        jacobian = measured(node, slot) if detailed and formula is None and is_real(edge.contribution) else None
+        if jacobian is not None and node.cotangents[0] is not None:
+            equations = tuple(self._measured(node, edge, jacobian))
         return Contribution(
             to=self.names.value(edge.producer, edge.output),
             argument=edge.argument,
             producer=edge.producer,
-            rule=self._backward_rule(node, edge, rule),
+            rule=formula,
             value=Value(edge.contribution) if edge.contribution is not None else None,
             equations=equations,
             terms=terms,
+            jacobian=Value(jacobian) if jacobian is not None else None,
         )
+
+    def _measured(self, node: Node, edge: Edge, jacobian: Tensor) -> Iterator[Equation]:
+        assert edge.contribution is not None
+        shape = edge.contribution.shape
+        for position, index in enumerate(indices(shape)):
+            if index in self.shown.get((edge.producer, edge.output), ()):
+                label = f"→ {_at(self.names.value(edge.producer, edge.output), index)}"
+                value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
+                yield equation(label, measured_term(node, jacobian, position), value)
 
     def _taken_apart(self, node: Node, edge: Edge, rule: Rule | None) -> tuple[tuple[Equation, ...], int]:
         if not can_take_apart(node, edge, rule) or (rule and rule.moves):

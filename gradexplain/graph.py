@@ -42,7 +42,9 @@ class Node:
     """One recorded application of an operator, or a leaf (`leaf` is its name, `operator` is `None`).
 
     `arguments` are by the schema's names; `outputs` and `cotangents` stand in the order of the node's outputs, `None`
-    where a value was not recorded or no gradient arrived. `saved` is what torch kept for the backward pass.
+    where a value was not recorded or no gradient arrived. `saved` is what torch kept for the backward pass. A small
+    custom Function has `jacobians`: for each of its edges, (elements of its first output, elements of the input), as
+    its own backward gives them.
     """
 
     index: int
@@ -56,6 +58,7 @@ class Node:
     source: Source | None = None
     module: str = ""
     leaf: str | None = None
+    jacobians: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -274,8 +274,11 @@ class Teller:
         if sent.rule is not None:
             yield Row(self.say("rule"), sent.rule)
         else:
-            key = "black_box" if step.rule is None else "no_rule_argument"
+            key = "no_rule_argument" if step.rule is not None else "black_box"
             yield Row(self.say("rule"), self.say(key, operator=step.operator or step.node))
+        if sent.jacobian is not None:
+            way = "jacobian_own" if step.operator is None else "jacobian_measured"
+            yield Row("", self.say(way, value=self.value(sent.jacobian)))
         whole = not sent.equations or not sent.value.small
         if whole:
             yield Row(self.say("sends"), f"→ {sent.to}: {self.value(sent.value)}")
@@ -413,15 +416,21 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         yield Heading("")
-        yield Paragraph(f"{_MARKS[e.verdict]} {self.say(said[e.verdict])}", _TONES[e.verdict])
+        key = said[e.verdict]
+        if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
+            key = "judges_agree"
+        yield Paragraph(f"{_MARKS[e.verdict]} {self.say(key)}", _TONES[e.verdict])
 
 
 def elements_text(elements: Any, digits: int) -> str:
     """Returns nested lists of numbers as `[[1, 2], [3, 4]]`."""
     if isinstance(elements, list):
         return "[" + ", ".join(elements_text(e, digits) for e in elements) + "]"
-    if isinstance(elements, (bool, complex, str)):
-        return str(elements).strip("()")
+    if isinstance(elements, complex):
+        real, imaginary = (number_text(part, digits) for part in (elements.real, elements.imag))
+        return f"{real}{'' if imaginary.startswith('-') else '+'}{imaginary}j"
+    if isinstance(elements, (bool, str)):
+        return str(elements)
     return number_text(float(elements), digits)
 
 

@@ -36,6 +36,7 @@ class Run:
     names: Mapping[int, str]  # of leaves, by identity
     gradients: Mapping[str, Tensor | None]
     saved: Mapping[Any, Mapping[str, Any]]
+    jacobians: Mapping[Any, Mapping[int, Tensor]]
     sent: Mapping[Any, Sent]
 
 
@@ -63,6 +64,7 @@ def record(computation: Computation, cotangent: Tensor | None = None) -> Run:
     names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
     nodes = [node for node in nodes_below(output.grad_fn) if not is_leaf(node)]
     saved = {node: saved_by(node) for node in nodes}
+    jacobians = {node: measured for node in nodes if (measured := own_jacobians(node))}
     seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
     # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
     users = any(node._sequence_nr() < before for node in nodes)
@@ -71,7 +73,7 @@ def record(computation: Computation, cotangent: Tensor | None = None) -> Run:
     except RuntimeError as fault:
         raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
     gradients = dict(zip(wanted, found, strict=True))
-    return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, sent)
+    return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent)
 
 
 def seed_for(output: Tensor, cotangent: Tensor | None) -> Tensor:
@@ -134,6 +136,32 @@ def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
         seen[node] = Sent(tuple(received), tuple(sent))
 
     return observe
+
+
+# A custom Function with at most this many elements is measured on every one of them.
+_MEASURED = 12
+
+
+def own_jacobians(node: Any) -> dict[int, Tensor]:
+    """Returns what the backward of a small custom Function with one output makes of each unit cotangent, by edge."""
+    metadata: Any = getattr(node, "_input_metadata", ())
+    if not hasattr(node, "_forward_cls") or len(metadata) != 1:
+        return {}
+    like = torch.zeros(tuple(metadata[0].shape), dtype=metadata[0].dtype, device=metadata[0].device)
+    if not 0 < like.numel() <= _MEASURED:
+        return {}
+    try:
+        rows = [node.apply(unit.reshape(like.shape)) for unit in torch.eye(like.numel()).to(like)]
+    except Exception:  # the user's own code; the backward pass itself will say what is wrong with it
+        return {}
+    columns: list[tuple[Any, ...]] = [row if isinstance(row, tuple) else (row,) for row in rows]
+    if any(len(row) != len(node.next_functions) for row in columns):
+        return {}
+    return {
+        slot: torch.stack([row[slot].detach().flatten() for row in columns])
+        for slot in range(len(node.next_functions))
+        if all(isinstance(row[slot], Tensor) for row in columns) and columns[0][slot].numel() <= _MEASURED
+    }
 
 
 def is_leaf(node: Any) -> bool:
@@ -258,6 +286,7 @@ def _node(
         saved=run.saved[node],
         source=source_of(event.frame) if event else None,
         module=event.module if event else "",
+        jacobians=run.jacobians.get(node, {}),
     )
 
 

@@ -140,6 +140,23 @@ def test_an_operator_without_a_rule_is_a_black_box_and_says_so() -> None:
 
     found = gx.explain(lambda x: Cube.apply(x).sum(), [torch.tensor([1.0, 2.0])])
     assert "no rule for CubeBackward: a black box" in str(found)
+    assert "as its own backward gives it: [[3, 0], [0, 12]]" in str(found)
+    assert "→ x[1]: 1 × 12 = 12" in str(found)
+
+
+def test_an_operator_without_a_rule_shows_the_jacobian_that_was_measured(command) -> None:
+    found = command("explain", "sum(nan_to_num(x) * w)", "x=1,2", "w=3,4")
+    assert found.code == 0
+    text = " ".join(found.out.split())
+    assert "no rule for aten.nan_to_num.default: a black box" in text
+    assert "measured by differences in float64: [[1.0000, 0], [0, 1.0000]]" in text
+    assert "→ x[1]: 4 × 1.0000 = 4" in text
+
+
+def test_complex_values_are_shown_without_equations(command) -> None:
+    found = command("explain", "abs(z)**2", "z=1+2j,3-1j")
+    assert found.code == 0
+    assert "∂L/∂z = [2+4j, 6-2j]" in found.out  # torch's convention: the gradient of |z|² is 2 z
 
 
 # ------------------------------------------------------------------------------------------------ honest equations
