@@ -21,6 +21,11 @@ def sentences(language: str) -> dict[str, str]:
     return found
 
 
+def formula(text: str, language: str = "en") -> str:
+    """Returns a rule's formula with its words in `language`; one of symbols alone is the same in all."""
+    return sentences(language).get(f"formulas.{text}", text)
+
+
 def say(key: str, language: str = "en", **data: object) -> str:
     """Returns the sentence `key` in `language` with `data` put in; data is never read as a template."""
     return sentences(language)[key].format(**data)

@@ -95,21 +95,22 @@ def explain(
         loaded, tensors = request.load(dtype, seed)
         import gradexplain.api as api
 
-        explanation = api.explain(
-            loaded.module if loaded.module is not None else loaded.function,
-            tensors,
-            wrt=wrt or None,
-            order=order,
-            cotangent=request.cotangent_tensor(),
-            by_hand=request.formulas(),
-            dtype=_torch_dtype(dtype),
-            element=element,
-            module=module,
-            effort=effort,
-            target=target,
-            locate=loaded.locate,
-            output_name=request.output_name,
-        )
+        with _progress(language):
+            explanation = api.explain(
+                loaded.module if loaded.module is not None else loaded.function,
+                tensors,
+                wrt=wrt or None,
+                order=order,
+                cotangent=request.cotangent_tensor(),
+                by_hand=request.formulas(),
+                dtype=_torch_dtype(dtype),
+                element=element,
+                module=module,
+                effort=effort,
+                target=target,
+                locate=loaded.locate,
+                output_name=request.output_name,
+            )
         if chosen == "json":
             content = explanation.to_json(full=full) + "\n"
         else:
@@ -289,6 +290,18 @@ def _deliver(content: str, output: Path | None, language: str) -> None:
 
     write(output, content)
     sys.stdout.write(say("explanation.complete", language, path=output) + "\n")
+
+
+@contextmanager
+def _progress(language: str) -> Iterator[None]:
+    """Shows that work goes on, on a terminal alone."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(say("explanation.working", language)):
+        yield
 
 
 @contextmanager

@@ -12,6 +12,7 @@ _NEEDED = {
     "sequence_number": "autograd._get_sequence_nr",
     "dispatch_mode": "utils._python_dispatch.TorchDispatchMode",
     "without_modes": "utils._python_dispatch._disable_current_modes",
+    "is_zero_tensor": "_is_zerotensor",
     "before_forward": "nn.modules.module.register_module_forward_pre_hook",
     "after_forward": "nn.modules.module.register_module_forward_hook",
     "forward_ad": "autograd.forward_ad",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gradexplain.catalogue import say
+from gradexplain.catalogue import formula, say
 from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
 from gradexplain.elements import LONGEST
 from gradexplain.equations import EXACT, ROUNDED, recomputed
@@ -196,7 +196,7 @@ class Teller:
 
     def forward_rows(self, step: Step) -> Iterator[Row]:
         if step.rule is not None:
-            yield Row(self.say("rule"), step.rule)
+            yield Row(self.say("rule"), formula(step.rule, self.language))
         else:
             yield Row(self.say("rule"), self.say("black_box", operator=step.operator or step.node))
         if step.equations:
@@ -272,7 +272,7 @@ class Teller:
         if sent.value is None:
             return
         if sent.rule is not None:
-            yield Row(self.say("rule"), sent.rule)
+            yield Row(self.say("rule"), formula(sent.rule, self.language))
         else:
             key = "no_rule_argument" if step.rule is not None else "black_box"
             yield Row(self.say("rule"), self.say(key, operator=step.operator or step.node))

@@ -18,7 +18,7 @@ from gradexplain.computation import Computation, chosen_output
 from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError, RunError
 from gradexplain.graph import Edge, Node, Trace
-from gradexplain.internals import sequence_number
+from gradexplain.internals import internals, sequence_number
 from gradexplain.recording import Event, Held, Recorder, held_in, paths_of, source_of, watching_modules
 
 LEAF = "AccumulateGrad"
@@ -128,14 +128,22 @@ def differentiated(output: Tensor, wanted: Sequence[Tensor], seed: Tensor, **opt
     A seed of 1 for one number is left out: torch loads sympy, half a second, to compare the shape of one that is given.
     """
     plain = output.numel() == 1 and not output.is_complex() and bool((seed == 1).all())
-    return list(torch.autograd.grad(output, wanted, None if plain else seed, allow_unused=True, **options))
+    found = torch.autograd.grad(output, wanted, None if plain else seed, allow_unused=True, **options)
+    return [_materialised(gradient) for gradient in found]
 
 
 def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
     def observe(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
-        seen[node] = Sent(tuple(received), tuple(sent))
+        seen[node] = Sent(tuple(map(_materialised, received)), tuple(map(_materialised, sent)))
 
     return observe
+
+
+def _materialised(sent: Tensor | None) -> Tensor | None:
+    """Returns zeros for torch's zero tensor, which has a shape but no storage."""
+    if sent is None or not internals().is_zero_tensor(sent):
+        return sent
+    return torch.zeros(sent.shape, dtype=sent.dtype, device=sent.device)
 
 
 # A custom Function with at most this many elements is measured on every one of them.
@@ -186,6 +194,8 @@ def nodes_below(root: Any) -> list[Any]:
 
 
 def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
+    if run.output.grad_fn is None:
+        return _leaf_alone(run, modules)
     nodes_in_order = ordered(run.output.grad_fn)
     index = {node: i for i, node in enumerate(nodes_in_order)}
     owners = _owners(run.recorder.events, nodes_in_order)
@@ -196,7 +206,7 @@ def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
     )
     return Trace(
         nodes=nodes,
-        output=(index[run.output.grad_fn], run.output.output_nr) if run.output.grad_fn is not None else (0, 0),
+        output=(index[run.output.grad_fn], run.output.output_nr),
         value=run.output.detach(),
         cotangent=run.seed,
         inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
@@ -206,6 +216,16 @@ def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
         modules=modules,
         outputs=run.outputs,
     )
+
+
+def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
+    """Returns the trace of a function that gives back one of its inputs as it is."""
+    name = run.names.get(id(run.output), "leaf0")
+    gradients = {n: None if g is None else g.detach() for n, g in run.gradients.items()}
+    value = run.output.detach()
+    leaf = Node(0, LEAF, None, {}, (value,), (), (gradients.get(name),), {}, leaf=name)
+    inputs = {n: tensor.detach() for n, tensor in run.inputs.items()}
+    return Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
 
 
 def ordered(root: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from gradexplain.computation import Computation
 from gradexplain.graph import Trace
 from gradexplain.oracles import ORACLES
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
+from gradexplain.rules import rule_of
 
 __all__ = ["EFFORT", "Check", "Report", "Verdict", "verify_trace"]
 
@@ -95,7 +96,15 @@ def _asked(question: Question) -> Iterator[Check]:
 
 
 def _numbered(question: Question, check: Check) -> Check:
-    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding."""
+    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding.
+
+    An operator that reads its input as a symmetric matrix has the gradient for symmetric changes, by convention: what
+    moves one element alone cannot judge it.
+    """
+    symmetric = [n.operator for n in question.trace.nodes if (rule := rule_of(n.operator)) and rule.symmetric]
+    if symmetric and check.verdict == "differs" and check.oracle in ("finite differences", "forward mode"):
+        data = {**check.data, "operator": symmetric[0]}
+        return replace(check, verdict="cannot say", reason="symmetric", data=data)
     lost = question.lost.get(check.input)
     if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
         return check

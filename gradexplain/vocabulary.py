@@ -92,7 +92,7 @@ ONLY_METHODS = words("""
     t view view_as reshape_as expand expand_as repeat unfold contiguous size dim numel sum_to_size to type_as float
     double half bfloat16 int long bool new_zeros new_ones new_full is_floating_point""")
 NO_METHODS = words("""
-    complex polar view_as_real view_as_complex std_mean var_mean tensordot einsum cdist chain_matmul
+    cholesky complex polar view_as_real view_as_complex std_mean var_mean tensordot einsum cdist chain_matmul
     cat concat stack hstack vstack dstack broadcast_tensors meshgrid cartesian_prod block_diag
     trapezoid cumulative_trapezoid gradient searchsorted bucketize atleast_1d atleast_2d atleast_3d""")
 ATTRIBUTES = words("T mT H mH real imag shape dtype ndim device requires_grad is_leaf")

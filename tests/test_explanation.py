@@ -265,3 +265,33 @@ def test_saving_where_nothing_can_be_written_leaves_nothing(tmp_path) -> None:
     with pytest.raises(gx.InputError, match="suffix"):
         gx.explain(lambda x: x**2, [torch.tensor(1.0)]).save(tmp_path / "a.docx")
     assert list(tmp_path.iterdir()) == []
+
+
+NO_FALSE_ALARMS = [
+    # What a sweep over every published function once got wrong: a crash, or a difference where there is none.
+    ("flatten(x)", "x=1,2"),  # the output is the input itself
+    ("sgn(x)", "x=1,-2"),  # the gradient is torch's zero tensor, without storage
+    ("cholesky(x)", "x=[[0.9,0.2],[0.3,1.1]]"),  # symmetric by convention
+    ("logcumsumexp(x, 1)", "x=[[0.9,0.2],[0.3,1.1]]"),  # torch's forward formula rounds more
+    ("nanmean(x)", "x=0.3,0.7,1.2"),  # an integer count meets the rule in float64
+    ("conj(x)", "x=1,2"),
+    ("alpha_dropout(x)", "x=1,2"),
+    ("sum(fft(x).abs())", "x=1,2,3"),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), NO_FALSE_ALARMS)
+def test_a_right_gradient_is_not_called_wrong(text: str, value: str, command) -> None:
+    assert command("explain", text, value).code == 0
+
+
+def test_outside_the_domain_nothing_is_decided(command) -> None:
+    found = command("explain", "logit(x)", "x=0.3,1.2")
+    assert found.code == 3
+    assert "The output is nan" in found.out
+
+
+def test_hardsigmoid_in_float64_is_found_to_be_wrong_in_torch(command) -> None:
+    """Torch's backward uses 1/6 rounded to float32; the rule says 1/6."""
+    found = command("explain", "sum(hardsigmoid(x))", "x=0.3,0.7:float64")
+    assert found.code == 1

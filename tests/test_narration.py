@@ -11,6 +11,8 @@ from wcwidth import wcswidth
 
 from gradexplain.catalogue import LANGUAGES, LOCALE, say, sentences
 from gradexplain.equations import read_equations, unwrapped
+from gradexplain.rules import rules
+from gradexplain.terms import ARITY
 
 
 def placeholders(template: str) -> Counter[str]:
@@ -27,7 +29,28 @@ def test_there_are_two_languages() -> None:
 
 
 def test_both_languages_have_the_same_sentences() -> None:
-    assert sentences("en").keys() == sentences("zh").keys()
+    own = [{k for k in sentences(language) if not k.startswith("formulas.")} for language in LANGUAGES]
+    assert own[0] == own[1]
+
+
+def wordy(text: str) -> bool:
+    """Whether a rule's formula has words: letters in a row that are no function and no name of a number."""
+    symbols = {*ARITY, "exp", "log", "ln", "max", "min", "tr", "diag", "det", "sign", "if", "std", "padding", "median"}
+    return bool(set(re.findall(r"[A-Za-z]{2,}", text)) - symbols)
+
+
+def test_the_words_in_formulas_are_told_in_chinese() -> None:
+    shown = {
+        text
+        for rule in rules().values()
+        if not rule.elementwise
+        for text in (rule.formula, *(d.shown for d in rule.derivatives.values()))
+        if wordy(text)
+    }
+    told = {k.removeprefix("formulas."): v for k, v in sentences("zh").items() if k.startswith("formulas.")}
+    assert shown == told.keys()
+    numbers = {text: [Counter(re.findall(r"\d+", part)) for part in (text, chinese)] for text, chinese in told.items()}
+    assert [text for text, (en, zh) in numbers.items() if en != zh] == []
 
 
 @pytest.mark.parametrize("key", sorted(sentences("en")))
@@ -49,7 +72,7 @@ def test_data_is_never_read_as_a_template() -> None:
 
 def test_each_catalogue_file_exists_in_each_language() -> None:
     names = {language: sorted(p.name for p in (LOCALE / language).iterdir()) for language in LANGUAGES}
-    assert names["en"] == names["zh"]
+    assert [*names["en"], "formulas.toml"] == sorted([*names["zh"]], key=lambda n: (n == "formulas.toml", n))
 
 
 def equations(page: str) -> Counter[tuple[str, ...]]:

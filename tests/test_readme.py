@@ -78,9 +78,14 @@ def test_a_snippet_of_readme_runs_and_prints_what_it_says(
 def test_the_sample_of_readme_is_what_is_printed(command: Callable) -> None:
     ((line, shown),) = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     printed = command(*shlex.split(line)[1:]).out
-    known = re.compile(r"torch \S+\s*│|\d\.\de[+-]\d\d +|[ \t]+$", re.MULTILINE)
     assert "6 + 2 = 8" in shown
-    assert known.sub("", shown) == known.sub("", printed)
+    assert anywhere(shown) == anywhere(printed)
+
+
+def anywhere(page: str) -> str:
+    """Drops what differs from machine to machine: torch's version, and how large the rounding errors were."""
+    page = re.sub(r"torch \S+\s*│", "", page)
+    return re.sub(r"^( ✓   .{28}).*$", r"\1", page, flags=re.MULTILINE)
 
 
 def test_readme_counts_the_rules_as_they_are() -> None:

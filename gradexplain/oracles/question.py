@@ -209,7 +209,7 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
 def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
     replay = Replay(computation, found, 0.0)
     if not bool(torch.isfinite(found.value).all()):
-        return Unable("not_finite", {"value": float(found.value.abs().flatten()[0])})
+        return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
     try:
         first, seconds = _timed(replay)
         again, less = _timed(replay)

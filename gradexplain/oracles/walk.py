@@ -49,6 +49,10 @@ def ask(question: Question) -> Iterator[Check]:
     if any(t.is_complex() for t in (found.value, *found.inputs.values())):
         yield from (Check(ORACLE, n, "cannot say", reason="complex") for n in question.names)
         return
+    if not bool(found.value.isfinite().all()):
+        data = {"value": float(found.value[~found.value.isfinite()].abs()[0])}
+        yield from (Check(ORACLE, n, "cannot say", reason="not_finite", data=data) for n in question.names)
+        return
     if question.large:
         yield from _large(question)
         return

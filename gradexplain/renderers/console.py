@@ -21,6 +21,7 @@ _STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "unsure": "yello
 _KEYS = 12  # columns of the keys of an entry
 _LABELS = 5
 _GAP = 4
+_HTML = "<!doctype html>\n<meta charset='utf-8'>\n<pre style='line-height:1.25'>{code}</pre>\n"
 
 
 class Page:
@@ -51,7 +52,7 @@ def html(doc: Doc, width: int) -> str:
     """Returns the document as one `<pre>` with inline styles; every character of it is escaped."""
     console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, _environ={})
     console.print(Page(doc))
-    return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.25'>{code}</pre>")
+    return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 def _printed(doc: Doc, width: int, *, color: bool) -> str:

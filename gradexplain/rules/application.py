@@ -44,7 +44,7 @@ def slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequ
 
 def evaluated(rule: Rule, formula: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor] = ()) -> Tensor:
     """Evaluates one of the rule's own formulas; in the shape and type of the output where that is given."""
-    found = eval(compiled(formula), {"__builtins__": {}}, {**FUNCTIONS, **variables(rule, arguments, outputs)})
+    found = eval(compiled(formula), {}, {**FUNCTIONS, **variables(rule, arguments, outputs)})
     result = torch.tensor(found, dtype=_type_of(found)) if not isinstance(found, Tensor) else found
     if not outputs:
         return result
@@ -60,7 +60,15 @@ def _type_of(number: float) -> torch.dtype:
 def variables(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor] = ()) -> dict[str, Any]:
     """Returns the formula's variables; what is no number is replaced by the number that stands for it."""
     found = {name: rule.number_for(argument, arguments[argument]) for argument, name in rule.names.items()}
-    return found | ({"y": outputs[0]} if outputs else {})
+    if not outputs:
+        return found
+    return {name: _as_precise(value, outputs[0].dtype) for name, value in found.items()} | {"y": outputs[0]}
+
+
+def _as_precise(value: Any, dtype: torch.dtype) -> Any:
+    """Integers meet the formula in the output's type: torch would divide them in float32."""
+    whole = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+    return value.to(dtype) if whole and value.dtype != torch.bool and dtype.is_floating_point else value
 
 
 def _where(condition: Any, yes: Any, no: Any) -> Any:
