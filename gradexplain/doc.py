@@ -59,10 +59,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Box:
-    """A node of a diagram: lines of text."""
+    """A node of a diagram: lines of text, and the one line that stands for it where there is no room."""
 
     name: str
     lines: tuple[str, ...]
+    title: str = ""
 
 
 @dataclass(frozen=True)

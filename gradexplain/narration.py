@@ -33,6 +33,7 @@ _DIGITS = 5
 _MOST_BOXES = 12
 _LONGEST_BRIEF = 16
 _LONGEST_KEPT = 40
+_LONGEST_CODE = 24
 # More inputs than this share a line a check.
 _MOST_ROWS = 6
 _MOST_LISTED = 24
@@ -184,8 +185,7 @@ class Teller:
             yield Entry(step.label, self.head(step, name=True), self.place(step), tuple(self.forward_rows(step)))
 
     def head(self, step: Step, *, name: bool) -> str:
-        short = (step.operator or step.node).removeprefix("aten.").split(".")[0]
-        code = step.code or f"{short}({', '.join(step.inputs)})"
+        code = step.code or f"{short_operator(step)}({', '.join(step.inputs)})"
         named = name and step.name != step.label and not step.code.startswith(f"{step.name} ")
         return f"{step.name} = {code}" if named else code
 
@@ -230,21 +230,23 @@ class Teller:
             yield self.diagram(e)
 
     def diagram(self, e: Explanation) -> Diagram:
-        steps = {s.index: s for s in e.steps}
-        gradients = {g.name: g.value for g in e.by_input}
-        boxes, arrows = [], []
-        for index, name in e.names.items():
-            if index in steps:
-                step = steps[index]
-                lines = [f"{step.name} = {self._brief(step.forward)}", f"∂ {self._brief(step.cotangent)}"]
-                code = step.code if step.code and len(step.code) <= 24 else (step.operator or step.node).split(".")[1:2]
-                lines.insert(0, code if isinstance(code, str) else "".join(code))
-                arrows += [Arrow(str(c.producer), str(index), self._brief(c.value)) for c in step.contributions]
-            else:
-                lines = [f"{name} = {self._brief(e.inputs.get(name))}"]
-                lines += [f"∂ {self._brief(gradients[name])}"] if name in gradients else []
-            boxes.append(Box(str(index), tuple(lines)))
+        steps = {step.index: step for step in e.steps}
+        boxes = [self.box(e, index, name, steps.get(index)) for index, name in e.names.items()]
+        arrows = [
+            Arrow(str(c.producer), str(step.index), self._brief(c.value))
+            for step in e.steps
+            for c in step.contributions
+        ]
         return Diagram(tuple(boxes), tuple(arrows))
+
+    def box(self, e: Explanation, index: int, name: str, step: Step | None) -> Box:
+        gradients = {g.name: g.value for g in e.by_input}
+        value, cotangent = (step.forward, step.cotangent) if step else (e.inputs.get(name), gradients.get(name))
+        title, received = f"{name} = {self._brief(value)}", f"∂ {self._brief(cotangent)}"
+        if step is not None:
+            code = step.code if 0 < len(step.code) <= _LONGEST_CODE else short_operator(step)
+            return Box(str(index), (code, title, received), title)
+        return Box(str(index), (title, received) if name in gradients else (title,), title)
 
     def _brief(self, value: Value | None) -> str:
         if value is None:
@@ -420,6 +422,11 @@ class Teller:
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
             key = "judges_agree"
         yield Paragraph(f"{_MARKS[e.verdict]} {self.say(key)}", _TONES[e.verdict])
+
+
+def short_operator(step: Step) -> str:
+    """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
+    return (step.operator or step.node).removeprefix("aten.").split(".")[0]
 
 
 def elements_text(elements: Any, digits: int) -> str:

@@ -6,7 +6,7 @@ Every edge keeps an arrowhead of its own, so that a value used twice by one node
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from gradexplain.doc import Arrow, Box, Diagram
 
@@ -21,12 +21,14 @@ _LINES = {
 def drawn(diagram: Diagram, width: int) -> list[str]:
     """Returns the lines of the drawing, or one line an arrow where `width` is too narrow for it."""
     lines = _Drawing(diagram).lines()
-    return lines if max(map(cell_len, lines), default=0) <= width else _listed(diagram)
+    return lines if max(map(cell_len, lines), default=0) <= width else _listed(diagram, width)
 
 
-def _listed(diagram: Diagram) -> list[str]:
-    texts = {box.name: "  ".join(box.lines) for box in diagram.boxes}
-    return [f"[{texts[a.tail]}] ─{a.label}─▶ [{texts[a.head]}]" for a in diagram.arrows]
+def _listed(diagram: Diagram, width: int) -> list[str]:
+    """Returns one line an arrow, between the titles of its boxes; what the page has no room for ends in an ellipsis."""
+    titles = {box.name: box.title or box.lines[0] for box in diagram.boxes}
+    lines = [f"[{titles[a.tail]}] ─{a.label}─▶ [{titles[a.head]}]" for a in diagram.arrows]
+    return [line if cell_len(line) <= width else set_cell_size(line, width - 1).rstrip() + "…" for line in lines]
 
 
 @dataclass
