@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as cartesian
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def broadcast_source(index: Index, shape: Sequence[int]) -> Index:
     return tuple(0 if size == 1 else i for i, size in zip(tail, shape, strict=True))
 
 
-def is_real(tensor: Tensor | None) -> bool:
+def is_real(tensor: Tensor | None) -> TypeGuard[Tensor]:
     """Says whether a recorded value is there and can be written as real numbers."""
     return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta
 
@@ -254,7 +254,6 @@ def measured(node: Node, slot: int) -> Tensor | None:
     value = node.arguments.get(name)
     if node.operator is None or not isinstance(value, Tensor) or not is_real(value) or not is_real(output):
         return None
-    assert output is not None
     if len(node.outputs) != 1 or max(value.numel(), output.numel()) > LARGEST_MEASURED or not value.numel():
         return None
     exact = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in node.arguments.items()}

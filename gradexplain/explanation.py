@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ from gradexplain.elements import (
     number,
     parts_of,
     sent,
-    unravelled,
     written_out,
 )
 from gradexplain.equations import Equation, equation
@@ -33,6 +32,7 @@ from gradexplain.errors import InputError
 from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.grouping import Group, groups_of, inside
 from gradexplain.rules import Rule, rule_of
+from gradexplain.selection import Shown, shown_elements
 from gradexplain.summaries import Value
 from gradexplain.terms import Number, symbolic_text, total
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 # A trace of more steps than this is shown by module, or as one line a step.
 DETAILED = 40
 MOST_PATHS = 8
-Shown = Mapping[tuple[int, int], tuple[Index, ...]]
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def explain_trace(
     inner = [n for n in trace.nodes if n.leaf is None]
     opened = [n for n in inner if inside(n.module, module or "")]
     detailed = {n.index for n in opened} if len(opened) <= DETAILED else set()
-    shown = _shown_elements(trace, element, detailed)
+    shown = shown_elements(trace, element, detailed)
     builder = _Builder(trace, names, shown, detailed)
     steps = tuple(builder.step(node) for node in inner)
     kinds = dict(trace.modules)
@@ -274,13 +273,13 @@ class _Names:
             self.labels[node.index] = f"f{position}"
             target = node.source.target if node.source and last_of[node.source] == node.index else None
             if node.index == trace.output[0]:
-                target = output_name or target or next(n for n in ("y", "output", "result", "y_") if n not in taken)
+                target = output_name or target or _free("y", taken)
             name = target if target and target not in taken else f"f{position}"
             taken.add(name)
             self.of_node[node.index] = name
         self.output = self.of_node[trace.output[0]]
         one = trace.value.numel() == 1 and bool((trace.cotangent == 1).all())
-        self.scalar = self.output if one else next(n for n in ("L", "loss", "L_") if n not in taken)
+        self.scalar = self.output if one else _free("L", taken)
         used = {(e.producer, e.output) for n in trace.nodes for e in n.edges} | {trace.output}
         counts = Counter(node for node, _ in used)
         self._many = {node for node, count in counts.items() if count > 1}
@@ -294,84 +293,15 @@ class _Names:
         return f"∂{self.scalar}/∂{self.value(node, output)}"
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """Returns `name`, with as many underscores as it takes to be nobody else's."""
+    while name in taken:
+        name += "_"
+    return name
+
+
 def _at(name: str, index: Index) -> str:
     return f"{name}[{', '.join(map(str, index))}]" if index else name
-
-
-# ------------------------------------------------------------------------------------------------ which elements
-
-
-def _shown_elements(trace: Trace, element: str | None, detailed: set[int]) -> Shown:
-    """Returns which elements of which value are written out.
-
-    Small values whole; of a large one the element that carries most of the followed element's gradient. With `element`,
-    only what depends on that one.
-    """
-    shown: dict[tuple[int, int], dict[Index, None]] = {}
-    used = {(e.producer, e.output) for n in trace.nodes for e in n.edges} | {trace.output}
-    if element is None:
-        for node in trace.nodes:
-            for output, tensor in enumerate(node.outputs):
-                if is_real(tensor) and Value(tensor).small and (node.index, output) in used:  # type: ignore[arg-type]
-                    shown[node.index, output] = dict.fromkeys(indices(tensor.shape))  # type: ignore[union-attr]
-    for start, index in _followed(trace, element):
-        _follow(trace, start, index, shown, detailed)
-    return {key: tuple(sorted(found)) for key, found in shown.items()}
-
-
-def _followed(trace: Trace, element: str | None) -> list[tuple[int, Index]]:
-    leaves = {n.leaf: n for n in trace.nodes if n.leaf is not None}
-    if element is not None:
-        name, index = parse_element(element, {n: tuple(t.shape) for n, t in trace.inputs.items()})
-        return [(leaves[name].index, index)] if name in leaves else []
-    large = [
-        (leaf.index, g)
-        for name, leaf in leaves.items()
-        if (g := trace.gradients.get(name or "")) is not None and is_real(g) and not Value(g).small
-    ]
-    return [(index, unravelled(int(g.abs().argmax()), g.shape)) for index, g in large[:4]]
-
-
-def parse_element(element: str, shapes: Mapping[str, Sequence[int]]) -> tuple[str, Index]:
-    """Returns the input's name and the index of `x[1, 2]`; raises `InputError` where there is no such element."""
-    name, _, rest = element.strip().partition("[")
-    name = name.strip()
-    if name not in shapes:
-        raise InputError("unknown_element", element=element, names=", ".join(shapes) or "–")
-    try:
-        index = tuple(int(part) for part in rest.rstrip("] ").split(",") if part.strip())
-    except ValueError as fault:
-        raise InputError("bad_element", element=element, shape=tuple(shapes[name]), name=name) from fault
-    sizes = tuple(shapes[name])
-    if len(index) != len(sizes) or any(not -size <= i < size for i, size in zip(index, sizes, strict=True)):
-        raise InputError("bad_element", element=element, shape=sizes, name=name)
-    return name, tuple(i % size for i, size in zip(index, sizes, strict=True))
-
-
-def _follow(
-    trace: Trace,
-    start: int,
-    index: Index,
-    shown: dict[tuple[int, int], dict[Index, None]],
-    detailed: set[int],
-) -> None:
-    """Marks what one element goes into, step by step up to the output; of a large fan-out only its largest part."""
-    consumers = trace.consumers()
-    stack: list[tuple[tuple[int, int], Index]] = [((start, 0), index)]
-    while stack:
-        key, at = stack.pop()
-        if at in shown.setdefault(key, {}) and key != (start, 0):
-            continue
-        shown[key][at] = None
-        for consumer, slot in consumers.get(key[0], ()):
-            node, edge = trace.nodes[consumer], trace.nodes[consumer].edges[slot]
-            rule = rule_of(node.operator)
-            if edge.output != key[1] or consumer not in detailed or not can_take_apart(node, edge, rule):
-                continue
-            assert rule is not None
-            parts = sorted(parts_of(node, edge.argument, rule, at).parts, key=lambda p: -abs(p.value))
-            whole = sum(t.numel() for t in node.outputs if t is not None) <= 4 * DETAILED
-            stack.extend(((consumer, p.output), p.element) for p in (parts if whole else parts[:1]))
 
 
 # --------------------------------------------------------------------------------------------------------- steps
@@ -450,7 +380,6 @@ class _Builder:
         for output, tensor in enumerate(node.outputs):
             if not is_real(tensor):
                 continue
-            assert tensor is not None
             for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
                 label = _at(self.names.value(node.index, output), index)
                 yield equation(label, term, shortest(tensor[index].item(), tensor.dtype))
@@ -570,8 +499,3 @@ def _paths(trace: Trace, leaf: int) -> Iterator[tuple[tuple[int, int], ...]]:
         for slot, edge in reversed(list(enumerate(trace.nodes[index].edges))):
             if edge.contribution is not None:
                 stack.append((edge.producer, (*path, (index, slot))))
-
-
-def with_higher(explanation: Explanation, higher: Sequence[Explanation]) -> Explanation:
-    """Returns the explanation with those of its further derivatives."""
-    return replace(explanation, higher=tuple(higher))

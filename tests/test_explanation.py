@@ -295,3 +295,9 @@ def test_hardsigmoid_in_float64_is_found_to_be_wrong_in_torch(command) -> None:
     """Torch's backward uses 1/6 rounded to float32; the rule says 1/6."""
     found = command("explain", "sum(hardsigmoid(x))", "x=0.3,0.7:float64")
     assert found.code == 1
+
+
+def test_inputs_may_have_the_names_that_we_would_choose(command) -> None:
+    found = command("explain", "y*L*output", "y=1,2", "L=3", "output=4")
+    assert found.code == 0
+    assert "∂L_/∂y = [12, 12]" in found.out
