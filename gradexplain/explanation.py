@@ -229,7 +229,8 @@ def explain_trace(
     opened = [n for n in inner if inside(n.module, module or "")]
     detailed = {n.index for n in opened} if len(opened) <= DETAILED else set()
     shown = shown_elements(trace, element, detailed)
-    builder = _Builder(trace, names, shown, detailed)
+    order = {index: place for place, index in enumerate(trace.order, 1)}
+    builder = _Builder(trace, names, shown, detailed, order)
     steps = tuple(builder.step(node) for node in inner)
     kinds = dict(trace.modules)
     by_input = tuple(builder.gradient(name) for name in trace.gradients)
@@ -313,10 +314,10 @@ class _Builder:
     names: _Names
     shown: Shown
     detailed: set[int]
+    order: Mapping[int, int]  # of the backward pass
 
     def step(self, node: Node) -> Step:
         rule = rule_of(node.operator)
-        order = {index: place for place, index in enumerate(self.trace.order, 1)}.get(node.index)
         main = next((i for i, c in enumerate(node.cotangents) if c is not None), 0)
         detailed = node.index in self.detailed
         cotangent = node.cotangents[main] if main < len(node.cotangents) else None
@@ -336,7 +337,7 @@ class _Builder:
             forward=Value(forward) if forward is not None else None,
             equations=tuple(self._forward(node, rule)) if detailed else (),
             kept=node.saved,
-            order=order,
+            order=self.order.get(node.index),
             cotangent=Value(cotangent) if cotangent is not None else None,
             sums=tuple(self._sums(node.index)) if detailed else (),
             contributions=tuple(self._contribution(node, slot, rule) for slot in range(len(node.edges))),
@@ -347,7 +348,7 @@ class _Builder:
         used = {e.argument: self.names.value(e.producer, e.output) for e in node.edges}
         found: dict[str, Any] = {"y": self.names.value(node.index, 0)}
         for argument, variable in rule.names.items():
-            value = node.arguments.get(argument)
+            value = rule.number_for(argument, node.arguments.get(argument))
             if isinstance(value, Tensor):
                 found[variable] = used.get(argument) or (
                     number(value, ()).value if value.dim() == 0 and is_real(value) else variable

@@ -268,7 +268,7 @@ def _text(term: Term, digits: int) -> tuple[str, int]:
         case Symbol(name):
             return name, _ATOM
         case Apply("where", (condition, yes, no)):
-            return f"{text(yes, digits)} if {text(condition, digits)} else {text(no, digits)}", 0
+            return f"{_wrapped(yes, digits, 1)} if {text(condition, digits)} else {text(no, digits)}", 0
         case Apply(operator, (left, right)) if operator in _COMPARING:
             return f"{text(left, digits)} {operator} {text(right, digits)}", 0
         case Apply("neg", (inner,)):

@@ -16,6 +16,7 @@ FORMULAS = [
     ("x + alpha*z", {"alpha": 1.0}, "x + z"),
     ("x + alpha*z", {"alpha": 2.0}, "x + 2·z"),
     ("where(x > 0, 1, 0)", {}, "1 if x > 0 else 0"),
+    ("where(x >= 0, where(x <= 1, 1, 0), 0)", {}, "(1 if x ≤ 1 else 0) if x ≥ 0 else 0"),
     ("a - (b - c)", {}, "a - (b - c)"),
     ("a / (b * c)", {}, "a / (b·c)"),
     ("(a / b) * c", {}, "(a / b)·c"),
