@@ -3,7 +3,8 @@
 An equation is `label: expression = result`. `=` stands only where the displayed digits give the result exactly, `≈`
 only where they give it within rounding: where the interval of the displayed operands (half a unit of the last digit
 either way) meets the interval of the displayed result, and is narrow enough to say something about it. `↦` marks what
-is not an equation: the machine's own number where its arithmetic rounds, overflows or underflows.
+is not an equation: the machine's own number where its arithmetic rounds, overflows or underflows. `≠` is a
+contradiction: no rounding makes this number of these operands, so that either the rule or torch is wrong.
 """
 
 import math
@@ -18,7 +19,7 @@ from mpmath import mpf
 from gradexplain.terms import Term, number_text, text
 
 DIGITS = (5, 6, 7, 9, 12, 17)
-EXACT, ROUNDED, STORED = "=", "≈", "↦"
+EXACT, ROUNDED, STORED, CONTRADICTED = "=", "≈", "↦", "≠"
 _WORKING = mpmath.mp.clone() if hasattr(mpmath.mp, "clone") else mpmath.MPContext()
 _WORKING.dps = 50
 # Below this many digits a displayed number is exact, by the convention of `number_text`.
@@ -42,13 +43,33 @@ class Equation:
 
 
 def equation(label: str, term: Term, value: float) -> Equation:
-    """Returns `label: term = value`, with as many digits as the equation needs to hold; `↦` where none do."""
+    """Returns `label: term = value`, with as many digits as the equation needs to hold; `↦` or `≠` where none do."""
     for digits in DIGITS:
         expression, result = text(term, digits), number_text(value, digits)
         for relation in (EXACT, ROUNDED):
             if holds(expression, relation, result):
                 return Equation(label, expression, relation, result, value)
-    return Equation(label, text(term, DIGITS[2]), STORED, number_text(value, DIGITS[2]), value)
+    expression, result = text(term, DIGITS[2]), number_text(value, DIGITS[2])
+    relation = STORED if _explained(expression, value) else CONTRADICTED
+    return Equation(label, expression, relation, result, value)
+
+
+# Rounding in the coarsest type, bfloat16, is a 256th of what is rounded; a few such errors may add up.
+_COARSEST = 0.05
+# The largest number of the narrowest type, float16.
+_NARROWEST = 65504
+
+
+def _explained(expression: str, value: float) -> bool:
+    """Says whether rounding or overflow of a machine type can make `value` of `expression`."""
+    try:
+        reader = _Reader(expression)
+        right = reader.whole().middle
+    except (SyntaxError, ArithmeticError, ValueError):
+        return False
+    if not math.isfinite(value) or not _finite(right):
+        return bool(reader.largest >= _NARROWEST)
+    return bool(abs(right - value) <= _COARSEST * reader.largest)
 
 
 def recomputed(equations: Sequence[Equation], page: str) -> int:
@@ -179,6 +200,7 @@ class _Reader:
     """Recursive descent over one displayed expression."""
 
     def __init__(self, expression: str) -> None:
+        self.largest = _WORKING.mpf(0)  # of the numbers and the intermediate results
         self.tokens: list[tuple[str, str]] = []
         position = 0
         while position < len(expression):
@@ -206,14 +228,19 @@ class _Reader:
         if not self._next(sign):
             raise SyntaxError(f"{sign} expected")
 
+    def _seen(self, result: _Interval) -> _Interval:
+        if not mpmath.isnan(result.middle):
+            self.largest = max(self.largest, abs(result.middle))
+        return result
+
     def _sum(self) -> _Interval:
-        result = self._product()
+        result = self._seen(self._product())
         while sign := self._next("+", "-"):
-            result = _apply(_add if sign == "+" else _subtract, result, self._product())
+            result = _apply(_add if sign == "+" else _subtract, result, self._seen(self._product()))
         return result
 
     def _product(self) -> _Interval:
-        result = self._signed()
+        result = self._seen(self._signed())
         while sign := self._next("×", "·", "/"):
             result = _apply(_divide if sign == "/" else _multiply, result, self._signed())
         return result

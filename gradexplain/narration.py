@@ -13,7 +13,7 @@ from torch import Tensor
 from gradexplain.catalogue import formula, say
 from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
 from gradexplain.elements import LONGEST
-from gradexplain.equations import EXACT, ROUNDED, recomputed
+from gradexplain.equations import STORED, recomputed
 from gradexplain.errors import InputError
 from gradexplain.graph import Source
 from gradexplain.renderers import RENDERERS
@@ -82,7 +82,7 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
     parts = [explanation, *explanation.higher]
     for part in parts[1:]:
         body += teller.higher(part)
-    shown = [e for part in parts for e in part.equations if e.relation in (EXACT, ROUNDED)]
+    shown = [e for part in parts for e in part.equations if e.relation != STORED]
     page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
     return Doc((*body, *teller.closing(explanation, recomputed(shown, page), len(shown))))
 

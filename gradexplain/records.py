@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.doc import Doc
-from gradexplain.equations import EXACT, ROUNDED, Equation, recomputed
+from gradexplain.equations import STORED, Equation, recomputed
 from gradexplain.narration import Teller
 from gradexplain.renderers import RENDERERS
 from gradexplain.summaries import Value
@@ -21,7 +21,7 @@ def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
     """Returns the explanation as plain data for JSON, numbers at full precision."""
     e = explanation
     packed: Callable[[Value | None], Any] = lambda v: _packed(v, full)  # noqa: E731  # a local shorthand
-    shown = [q for part in (e, *e.higher) for q in part.equations if q.relation in (EXACT, ROUNDED)]
+    shown = [q for part in (e, *e.higher) for q in part.equations if q.relation != STORED]
     teller = Teller("en")
     page = RENDERERS["text"](Doc(tuple(b for part in (e, *e.higher) for b in teller.body(part))), 100)
     return {

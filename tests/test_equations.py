@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradexplain.equations import EXACT, ROUNDED, STORED, equation, holds, read_equations, recomputed, unwrapped
+from gradexplain.equations import (
+    CONTRADICTED,
+    EXACT,
+    ROUNDED,
+    STORED,
+    equation,
+    holds,
+    read_equations,
+    recomputed,
+    unwrapped,
+)
 from gradexplain.terms import Apply, Constant, Number, Term, product, total
 
 NEGATIVE_CONTROLS = [
@@ -74,6 +84,23 @@ def test_cancellation_is_shown_with_the_digits_that_it_needs() -> None:
 def test_what_the_machine_rounds_away_is_no_equation() -> None:
     assert equation("s", Number(1e8) + Number(1.0), 1e8).relation == STORED
     assert equation("o", Apply("exp", (Number(1000.0),)), math.inf).relation == STORED
+
+
+CONTRADICTIONS = [
+    (Number(3.0) ** 2, 8.0),
+    (Number(3.0) * Number(2.0), -6.0),
+    (Number(3.0) * Number(2.0), math.nan),
+    (Number(3.0) * Number(2.0), math.inf),
+    (Number(1e8) - Number(1.0), 0.0),
+    (Apply("exp", (Number(1.0),)), 5.4366),
+]
+
+
+@pytest.mark.parametrize(("term", "value"), CONTRADICTIONS)
+def test_what_no_rounding_makes_is_a_contradiction_and_not_recomputed(term: Term, value: float) -> None:
+    found = equation("x", term, value)
+    assert found.relation == CONTRADICTED
+    assert recomputed([found], str(found)) == 0
 
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-6)

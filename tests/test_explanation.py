@@ -4,12 +4,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from examples import EXAMPLES
 
 import gradexplain as gx
+from gradexplain import rules as registry
 from gradexplain.equations import holds, read_equations, unwrapped
 
 Command = Callable[..., "object"]
@@ -172,6 +174,25 @@ def test_every_displayed_equation_holds_when_read_back_from_the_page(name: str, 
     assert shown
     assert shown[1] == shown[2]
     assert len(found) == int(shown[2])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_only_rounding_that_shows_is_no_equation_and_nothing_contradicts(name: str, command) -> None:
+    page = command("explain", *EXAMPLES[name]).out
+    assert "≠" not in page
+    assert "↦" not in page or name in ("overflow", "bfloat16")
+
+
+def test_a_wrong_rule_cannot_be_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted rule says 3·x for the slope of x²: the page contradicts itself, and says so."""
+    square = registry.rules()["aten.pow.Tensor_Scalar"]
+    planted = replace(square, slopes={**square.slopes, "self": "(n + 1)*x**(n - 1)"})
+    monkeypatch.setitem(registry._RULES, square.operator, planted)
+    found = gx.explain(lambda x: (x**2).sum(), [torch.tensor([1.0, 2.0, 3.0])])
+    page = found.render("text")
+    assert "→ x[2]: 1 × 3 × 3 ≠ 6" in page
+    assert "7 of 10 displayed equations" in page
+    assert found.verdict == "differs"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

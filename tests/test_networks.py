@@ -20,7 +20,7 @@ def test_a_network_is_explained_and_agrees(make: Callable, seed: int) -> None:
     assert found.verdict == "agrees"
     assert all(step.rule is not None for step in found.steps)
     page = found.render("text")
-    assert f"{len(found.equations)}" in page
+    assert "≠" not in page
     leaves = [i.clone().requires_grad_(i.is_floating_point()) for i in inputs]
     expected = torch.autograd.grad(loss(*leaves), [leaf for leaf in leaves if leaf.requires_grad])
     own = [g for name, g in found.gradients.items() if "." not in name]
