@@ -60,6 +60,10 @@ _COARSEST = 0.05
 _NARROWEST = 65504
 
 
+# Rounded digits cannot tell on which side of a step these stand.
+_STEPS = ("floor(", "ceil(", "round(", "trunc(")
+
+
 def _explained(expression: str, value: float) -> bool:
     """Says whether rounding or overflow of a machine type can make `value` of `expression`."""
     try:
@@ -67,6 +71,8 @@ def _explained(expression: str, value: float) -> bool:
         right = reader.whole().middle
     except (SyntaxError, ArithmeticError, ValueError):
         return False
+    if any(step in expression for step in _STEPS):
+        return True
     if not math.isfinite(value) or not _finite(right):
         return bool(reader.largest >= _NARROWEST)
     return bool(abs(right - value) <= _COARSEST * reader.largest)

@@ -184,9 +184,22 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 
 def _compare(operator: str, left: Term, right: Term) -> "Term | bool":
-    if isinstance(left, (Number, Constant)) and isinstance(right, (Number, Constant)):
-        return _COMPARISONS[operator](left.value, right.value)
-    return Apply(operator, (left, right))
+    one, other = _value(left), _value(right)
+    if one is None or other is None:
+        return Apply(operator, (left, right))
+    return _COMPARISONS[operator](one, other)
+
+
+def _value(term: Term) -> float | None:
+    """Returns the number that a term is, where it has no symbols and only arithmetic, to decide a condition."""
+    if isinstance(term, (Number, Constant)):
+        return term.value
+    if not isinstance(term, Apply) or term.operator not in (*_ARITHMETIC, "abs"):
+        return None
+    values = [value for argument in term.arguments if (value := _value(argument)) is not None]
+    if len(values) < len(term.arguments):
+        return None
+    return abs(values[0]) if term.operator == "abs" else _ARITHMETIC[term.operator](*values)
 
 
 def _where(condition: object, yes: object, no: object) -> Any:

@@ -44,6 +44,11 @@ def test_a_condition_on_numbers_picks_its_branch() -> None:
     assert [text(t, 5) for t in found if isinstance(t, Term)] == ["2", "0.1 × (-2)"]
 
 
+def test_a_condition_on_what_is_computed_from_numbers_picks_its_branch_too() -> None:
+    found = [terms_of("where(abs(x) > l, x, 0)", {"x": Number(v), "l": Constant(0.5)}) for v in (-1.2, 0.3)]
+    assert [text(t, 5) for t in found if isinstance(t, Term)] == ["(-1.2)", "0"]
+
+
 def test_arrays_of_terms_multiply_as_matrices_do() -> None:
     a = np.array([[Number(1.0), Number(2.0)]], dtype=object)
     b = np.array([[Number(3.0)], [Number(4.0)]], dtype=object)
