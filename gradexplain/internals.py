@@ -34,7 +34,8 @@ def internals() -> Any:
             found[name] = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError):
             missing.append(f"torch.{path}")
-    node = torch.ones((), requires_grad=True).sin().grad_fn
+    with torch.enable_grad():
+        node = torch.ones((), requires_grad=True).sin().grad_fn
     missing += [f"grad_fn.{a}" for a in ("_sequence_nr", "next_functions", "register_hook") if not hasattr(node, a)]
     if missing:
         raise RunError("torch_lacks", version=torch.__version__, missing=", ".join(missing))

@@ -1,6 +1,8 @@
 """Recording: what torch did is joined rightly, and the user's run is left as it was."""
 
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -221,8 +223,12 @@ def test_gradients_random_states_modes_and_hooks_are_left_as_found() -> None:
     np.random.seed(1)
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
     hooks = [dict(m._forward_hooks) for m in net.modules()]
+
+    def noisy(x: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(net(x), t) * (1 + 0 * random.random() + 0 * np.random.rand())
+
     with torch.no_grad():
-        gx.explain(lambda x: nn.functional.cross_entropy(net(x), t), {"x": x})
+        gx.explain(noisy, {"x": x})
         assert not torch.is_grad_enabled()
     after = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
     assert torch.equal(before[0], after[0])
@@ -331,3 +337,22 @@ def test_a_saved_tensor_changed_in_place_is_torchs_error_in_a_sentence() -> None
 
     with pytest.raises(gx.RunError, match="modified by an inplace operation"):
         gx.explain(broken, [torch.ones(2)])
+
+
+def test_no_hook_stays_on_a_graph_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[object] = []
+    monkeypatch.setattr("gradexplain.tracing._observer", lambda node, seen: lambda sent, received: called.append(node))
+    x = torch.ones(2, requires_grad=True)
+    y = (x**2).sum()
+    nodes, _ = y.grad_fn, gx.explain(y)
+    assert called
+    called.clear()
+    y.backward()
+    assert called == []
+    assert nodes is y.grad_fn
+
+
+def test_the_first_use_may_be_under_no_grad() -> None:
+    code = "import torch, gradexplain as gx\nwith torch.no_grad(): print(gx.explain(lambda x: x**2, [torch.ones(())]).verdict)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "agrees\n", done.stderr
