@@ -353,6 +353,10 @@ def test_no_hook_stays_on_a_graph_of_the_users(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_first_use_may_be_under_no_grad() -> None:
-    code = "import torch, gradexplain as gx\nwith torch.no_grad(): print(gx.explain(lambda x: x**2, [torch.ones(())]).verdict)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = [
+        "import torch, gradexplain as gx",
+        "with torch.no_grad():",
+        "    print(gx.explain(lambda x: x**2, [torch.ones(())]).verdict)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
     assert done.stdout == "agrees\n", done.stderr
