@@ -339,7 +339,8 @@ def number_text(value: float, digits: int) -> str:
         return str(int(value))
     if float(f"{value:.{digits}g}") == value:
         return _plain(f"{value:.{digits}g}", value)
-    return f"{value:#.{digits}g}"
+    shown = f"{value:#.{digits}g}"
+    return f"{value:.1f}" if shown.endswith(".") else shown
 
 
 def _plain(shown: str, value: float) -> str:

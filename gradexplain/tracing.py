@@ -239,11 +239,24 @@ def ordered(root: Any) -> list[Any]:
 
 
 def _owners(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:
-    """Returns for each autograd node the operator that it was made for, or the first one inside a custom Function."""
+    """Returns for each autograd node the operator that it was made for, or the first one inside a custom Function.
+
+    Before `mul_` overwrites its input, torch copies it, under the next number: the second operator of a number that
+    writes in place has the number before.
+    """
     first: dict[int, Event] = {}
+    first_recorded: dict[int, Event] = {}
     for event in events:
         first.setdefault(event.sequence, event)
-    return {n: first[n._sequence_nr()] for n in nodes if not is_leaf(n) and n._sequence_nr() in first}
+        if event.recorded:
+            copied = event.sequence in first_recorded and event.operator._schema.is_mutable
+            first_recorded.setdefault(event.sequence - copied, event)
+    owners: dict[Any, Event] = {}
+    for node in nodes:
+        known = first if hasattr(node, "_forward_cls") else first_recorded
+        if not is_leaf(node) and node._sequence_nr() in known:
+            owners[node] = known[node._sequence_nr()]
+    return owners
 
 
 def _values(events: Sequence[Event], owners: Mapping[Any, Event], output: Tensor) -> dict[tuple[Any, int], Tensor]:

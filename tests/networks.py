@@ -35,4 +35,9 @@ def attention_head() -> tuple[object, list[Tensor]]:
     return loss, [torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 4)]
 
 
-NETWORKS = [perceptron, convolutional, lstm_cell, attention_head]
+def recurrent() -> tuple[object, list[Tensor]]:
+    net = nn.GRU(3, 2, batch_first=True)
+    return lambda x: net(x)[0].pow(2).sum(), [torch.randn(2, 2, 3)]
+
+
+NETWORKS = [perceptron, convolutional, lstm_cell, attention_head, recurrent]

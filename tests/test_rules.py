@@ -468,6 +468,7 @@ def lowered(value: Any, dtype: torch.dtype) -> Any:
 def test_an_operator_in_place_has_the_rule_of_its_twin() -> None:
     assert rule_of("aten.add_.Tensor") is RULES["aten.add.Tensor"]
     assert rule_of("aten.relu_.default") is RULES["aten.relu.default"]
+    assert rule_of("aten.transpose_.default") is RULES["aten.transpose.int"]
     assert rule_of("aten.no_such_operator.default") is None
     assert rule_of(None) is None
 

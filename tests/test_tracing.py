@@ -76,6 +76,7 @@ PROGRAMS: dict[str, Callable[[Tensor], Tensor]] = {
     "custom Function": lambda x: Twice.apply(x).sum(),
     "custom Function last": lambda x: Twice.apply(x.sum()),
     "in place": in_place,
+    "in place on what is saved": lambda x: (x * 1).mul_(x.sigmoid()).sum(),
     "writes through a view": views,
     "data-dependent branch": branching,
     "composite": lambda x: nn.functional.cross_entropy(x[None], torch.tensor([1])),
@@ -360,3 +361,13 @@ def test_the_first_use_may_be_under_no_grad() -> None:
     ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
     assert done.stdout == "agrees\n", done.stderr
+
+
+def test_an_operator_in_place_whose_input_torch_copies_owns_its_node() -> None:
+    found = traced(lambda x: (x * 1).mul_(x.sigmoid()).sum(), x=torch.tensor([1.0, 2.0]))
+    assert [n.operator for n in inner(found)] == [
+        "aten.mul.Tensor",
+        "aten.sigmoid.default",
+        "aten.mul_.Tensor",
+        "aten.sum.default",
+    ]

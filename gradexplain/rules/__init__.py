@@ -96,7 +96,12 @@ def rule_of(operator: str | None) -> Rule | None:
         return None
     known = rules()
     name, _, overload = operator.rpartition(".")
-    return known.get(operator) or known.get(f"{name.removesuffix('_')}.{overload}")
+    twin = name.removesuffix("_")
+    found = known.get(operator) or known.get(f"{twin}.{overload}")
+    if found is None and twin != name:  # transpose_ has no overload name where transpose.int has one
+        twins = [rule for key, rule in known.items() if key.startswith(f"{twin}.")]
+        found = twins[0] if len(twins) == 1 else None
+    return found
 
 
 @cache
