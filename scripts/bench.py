@@ -153,9 +153,12 @@ def process(arguments: Sequence[str]) -> Callable[[], object]:
 
 
 def paired(act: Callable[[], object], floor: Callable[[], object], runs: int, name: str) -> tuple[float, float]:
-    """Returns the median of the ratios act/floor, taken in turn after one warm-up, and the floor's median seconds."""
-    seconds(act)
+    """Returns the median of the ratios act/floor, taken in turn after one warm-up, and the floor's median seconds.
+
+    What takes milliseconds is taken up to a hundred times: a single pair of it says little.
+    """
     seconds(floor)
+    runs = max(runs, min(100, int(1 / seconds(act))))
     pairs = [
         (seconds(act), seconds(floor))
         for _ in track(range(runs), description=name, console=Console(stderr=True), transient=True)
