@@ -112,6 +112,17 @@ def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.detach().to(dtype) if value.is_floating_point() else value
 
 
+def all_outputs(computation: Computation) -> Computation:
+    """Returns the computation with all its outputs that carry a gradient joined into one vector, if they are several."""
+
+    def call(given: Mapping[str, Any]) -> object:
+        result = computation.call(given)
+        found = [t for t in _tensors(result) if t.requires_grad]
+        return torch.cat([t.reshape(-1) for t in found]) if len(found) > 1 else result
+
+    return replace(computation, call=call)
+
+
 def differentiable(value: object) -> bool:
     """Says whether a value is a tensor of a type that can carry a gradient."""
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
