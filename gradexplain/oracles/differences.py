@@ -15,11 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from gradexplain.errors import RunError
 from gradexplain.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -32,7 +34,6 @@ from gradexplain.oracles.question import (
     pair,
     plain,
     scales,
-    weighed,
 )
 from gradexplain.oracles.search import singled_out
 
@@ -237,10 +238,10 @@ class _Probe:
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
 
-    @property
+    @cached_property
     def floor(self) -> float:
         """The noise that rounding makes of ⟨v, y⟩: m rounded terms, each wrong by eps/2, with a margin of three."""
-        return 1.5 * self.replay.eps * weighed(self.replay.trace.cotangent, self.replay.trace.value)
+        return max(1.5 * self.replay.eps * self.question.value, self.replay.jitter)
 
     def ladder(self, u: Direction, steps: Sequence[float]) -> Ladder:
         """Runs the function at both ends of each step."""
@@ -251,7 +252,7 @@ class _Probe:
             behind = {n: self.x[n] - h * d for n, d in u.items()}
             right.append(self.slope(ahead, h))
             left.append(-self.slope(behind, h))
-            moved.append(sum(pair(self.claim[n], (ahead[n] - behind[n]) / (2 * h)) for n in u))
+            moved.append(sum(pair(self.claim[n], _made(ahead[n] - behind[n]) / (2 * h)) for n in u))
         products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
         return Ladder(steps, right, left, moved, self.floor, MARGIN * self.replay.eps * products)
 
@@ -262,7 +263,10 @@ class _Probe:
 
     def slope(self, values: Mapping[str, Tensor], h: float) -> float:
         """(⟨v, f(values)⟩ − ⟨v, f(x)⟩) / h, nan where the step leaves the domain."""
-        y = self.output(values)
+        try:
+            y = self.output(values)
+        except RunError:
+            return math.nan
         if y.shape != self.replay.trace.value.shape:
             return math.nan
         return pair(self.replay.trace.cotangent, y - self.replay.trace.value) / h
@@ -296,7 +300,7 @@ class _Probe:
 
     def _broken(self, name: str) -> Place | None:
         """The first element whose claimed gradient is nan or infinite."""
-        wrong = ~self.claimed[name].isfinite().flatten()
+        wrong = (~self.claimed[name].isfinite() & self.x[name].isfinite()).flatten()
         return index_of(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
 
     def _elements(self, name: str, bad: Sequence[Tried]) -> Iterator[tuple[Place, object, object]]:
@@ -325,6 +329,11 @@ def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[T
     """Returns all that was tried for one input; where every element was taken alone, they speak for themselves."""
     whole = len(alone) >= x.numel()
     return [*(t for t in tried if not (whole and t.finding.verdict == "cannot say")), *alone]
+
+
+def _made(change: Tensor) -> Tensor:
+    """Returns the step that the inputs really made; what is infinite stays where it is."""
+    return change if bool(change.isfinite().all()) else change.nan_to_num(0.0)
 
 
 def _gravity(finding: Finding) -> float:
@@ -474,7 +483,7 @@ def _special(ladder: Ladder) -> Finding | None:
     """Recognises a kink, a jump or a singularity at the point itself, by the one-sided slopes at the finest steps."""
     bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
     sigma = 4 * max(ladder.floor, _quiet(ladder))
-    resolved = [abs(b) >= 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
+    resolved = [abs(b) > 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
     finest = max((i for i, r in enumerate(resolved) if r), default=-1)
     if _grows(ladder):
         return _grown(ladder)
