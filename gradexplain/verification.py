@@ -6,7 +6,7 @@ that cannot judge says so, and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -86,8 +86,7 @@ class Report:
         if any(check.verdict == "differs" for check in checks):
             return "differs"
         agreeing = [c for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION]
-        by_rule = any(c.oracle == RULES for c in agreeing)
-        doubt = any(c.reason in DOUBTS or (c.reason in CONVENTIONS and not by_rule) for c in checks)
+        doubt = any(_doubts(check, {c.oracle for c in agreeing}) for check in checks)
         return "agrees" if agreeing and not doubt else "cannot say"
 
     def is_refuted(self, check: Check) -> bool:
@@ -104,6 +103,13 @@ class Report:
     def conventions(self) -> Sequence[Check]:
         """Returns the checks that met a kink or the edge of the domain, where torch's gradient is a convention."""
         return tuple(c for c in self.checks if c.reason in CONVENTIONS)
+
+
+def _doubts(check: Check, agreeing: Set[str]) -> bool:
+    """Says whether what kept one oracle from judging casts doubt on those that agree."""
+    if check.reason == "cancelled":  # finite differences see what is left after a cancellation
+        return DIFFERENCES not in agreeing
+    return check.reason in DOUBTS or (check.reason in CONVENTIONS and RULES not in agreeing)
 
 
 def _relative(check: Check) -> float:

@@ -40,12 +40,14 @@ from gradexplain.oracles.search import singled_out
 ORACLE = "finite differences"
 # From an eighth of the input's own size down to where float64 has about four digits left.
 STEPS = tuple(2.0**-e for e in range(3, 42, 3))
+# What settles most directions; where it does not, the whole ladder is climbed.
+USUAL = STEPS[1:5]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
 RUNS, CLOSER = 104, 100
 # Directions for a single input, and for each of several; more inputs than APART are moved together.
-DIRECTIONS, SEVERAL, APART = 4, 2, 8
+DIRECTIONS, SEVERAL, APART = 3, 2, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
 EACH, FOUND, OTHERS = 12, 3, 2
 
@@ -72,7 +74,10 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot."""
+    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot.
+
+    `chosen` is the order of extrapolation that gave c, and the coarsest of the `STEPS` in it.
+    """
 
     verdict: Verdict
     lacking: float
@@ -122,7 +127,8 @@ class _Probe:
         self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
-        self.first: Finding | None = None
+        self.steps: Sequence[float] = USUAL
+        self.noise = 0.0
 
     def checks(self) -> Iterator[Check]:
         """Gives one check for each input."""
@@ -137,8 +143,7 @@ class _Probe:
         found: list[list[Tried]] = [[] for _ in groups]
         for number in range(DIRECTIONS if len(groups) == 1 else SEVERAL):
             for group, tried in zip(groups, found, strict=True):
-                steps = STEPS if self.first is None else _useful(self.first)
-                more = number < self.size(group) and self.runs >= 2 * len(steps)
+                more = number < self.size(group) and self.runs >= 2 * len(self.steps)
                 if not tried or more:
                     tried.append(self.tried(self.random(group)))
         return found
@@ -146,7 +151,7 @@ class _Probe:
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
         if all(t.finding.verdict == "agrees" for t in tried):
-            yield from (self.check(name, tried) for name in group)
+            yield from (self.check(name, self.apart(name, tried)) for name in group)
             return
         self.runs = max(self.runs, 0) + CLOSER
         closer = self.closer(group, tried)
@@ -156,6 +161,13 @@ class _Probe:
         for name in group:
             alone = [t for t in closer if t.at and t.at[0] == name]
             yield self.check(name, _joined(tried if name in suspects or not suspects else cleared, alone, self.x[name]))
+
+    def apart(self, name: str, tried: list[Tried]) -> list[Tried]:
+        """Tries an input by itself where, moved with others, it is seen too coarsely."""
+        coarse = max(t.finding.bound for t in tried) > RESOLUTION * self.question.scale(name)
+        if not coarse or len(tried[0].direction) == 1 or self.runs < 2 * len(self.steps):
+            return tried
+        return [self.tried(self.random([name]))]
 
     def cleared(self, names: Sequence[str]) -> list[Tried]:
         """Tries the inputs of a group again without those that are wrong."""
@@ -218,13 +230,12 @@ class _Probe:
         return {name: u}
 
     def tried(self, u: Direction, at: tuple[str, Place] | None = None) -> Tried:
-        """Judges one direction, by the steps that settled the first, or by all where these cannot settle it."""
-        if self.first is not None:
-            finding = self.judged(u, _useful(self.first), self.first.noise)
-            if self.is_settled(finding, u) or self.runs < 2 * len(STEPS):
-                return Tried(u, finding, at)
-        finding = self.judged(u, STEPS, 0.0)
-        self.first = self.first or finding
+        """Judges one direction, by the steps that settled the one before, or by all where these cannot settle it."""
+        finding = self.judged(u, self.steps, self.noise)
+        if not self.is_settled(finding, u) and self.runs >= 2 * len(STEPS):
+            finding = self.judged(u, STEPS, 0.0)
+            self.noise = max(self.noise, finding.noise)
+            self.steps = _useful(finding)
         return Tried(u, finding, at)
 
     def is_settled(self, finding: Finding, u: Direction) -> bool:
@@ -362,11 +373,11 @@ def _restricted(u: Direction, names: Sequence[str], x: Mapping[str, Tensor], sta
     return kept
 
 
-def _useful(first: Finding) -> Sequence[float]:
-    """The steps that settled the first direction: those of the chosen estimate and one more, to see that it holds."""
-    if first.verdict == "cannot say":
+def _useful(settled: Finding) -> Sequence[float]:
+    """The steps that settled a direction: those of the chosen estimate and one more, to see that it holds."""
+    if settled.verdict == "cannot say":
         return FINE
-    order, index = first.chosen
+    order, index = settled.chosen
     start = max(min(index, len(STEPS) - order - 2), 0)
     return STEPS[start : start + order + 2]
 
@@ -391,7 +402,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     luck = max(abs(c.value - best.value) for c in candidates if c.bound <= MARGIN * best.bound or c is best)
     bound = best.bound + luck + ladder.rounding
     finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
-    finding = replace(finding, chosen=(best.order, kept[best.index]))
+    finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))
     if abs(best.value) <= 4 * bound:
         return finding
     if best.persists and not _fits_above(steps, residuals, sigma, best.value):

@@ -144,7 +144,12 @@ class Question:
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
         """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
-        return jittered(self.replay) if isinstance(self.replay, Replay) else {}
+        if not isinstance(self.replay, Replay):
+            return {}
+        try:
+            return jittered(self.replay)
+        except (GradexplainError, RuntimeError):  # an operator that refuses a number next to the one it was given
+            return {}
 
     def rounding(self, name: str) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""
@@ -181,8 +186,8 @@ class Question:
             return own
         if own == 0.0:
             return value
-        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of about 1000 of them.
-        digits = 1e3 * epsilon(self.judged) / RESOLUTION
+        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some thousands of them.
+        digits = 1e5 * epsilon(self.judged) / RESOLUTION
         return min(digits, 1.0) * value if self._is_rounding(name, gradient, own, value) else own
 
     def _is_rounding(self, name: str, gradient: Tensor, own: float, value: float) -> bool:
