@@ -35,7 +35,7 @@ DOUBTS = frozenset(
     }
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
-CONVENTIONS = frozenset({"kink", "edge"})
+CONVENTIONS = frozenset({"kink", "edge", "selects"})
 RULES, DIFFERENCES, BY_HAND = "rules", "finite differences", "by hand"
 
 

@@ -41,13 +41,13 @@ ORACLE = "finite differences"
 # From an eighth of the input's own size down to where float64 has about four digits left.
 STEPS = tuple(2.0**-e for e in range(3, 42, 3))
 # What settles most directions; where it does not, the whole ladder is climbed.
-USUAL = STEPS[1:5]
+USUAL = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
 RUNS, CLOSER = 104, 100
-# Directions for a single input, and for each of several; more inputs than APART are moved together.
-DIRECTIONS, SEVERAL, APART = 3, 2, 8
+# Directions for each input, and for one that they see no better than SHARP; more inputs than APART move together.
+DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
 EACH, FOUND, OTHERS = 12, 3, 2
 
@@ -141,12 +141,17 @@ class _Probe:
     def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
         """Tries random directions for every group in turn, while there are runs left."""
         found: list[list[Tried]] = [[] for _ in groups]
-        for number in range(DIRECTIONS if len(groups) == 1 else SEVERAL):
+        for number in range(MORE):
             for group, tried in zip(groups, found, strict=True):
-                more = number < self.size(group) and self.runs >= 2 * len(self.steps)
-                if not tried or more:
+                if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
                     tried.append(self.tried(self.random(group)))
         return found
+
+    def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
+        """A sharp estimate sees any error in nearly any direction; a coarse one may miss it in one or two."""
+        worst = max(t.finding.bound for t in tried)
+        sharp = worst <= SHARP * min(map(self.question.scale, group))
+        return number < min(self.size(group), DIRECTIONS if sharp else MORE)
 
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
@@ -301,6 +306,9 @@ class _Probe:
         return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
 
     def _verdict(self, name: str, found: Finding, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+        if found.reason == "step":
+            path = self.replay.trace.gradients[name] is not None
+            return "cannot say", "jump" if path else "selects"
         if found.verdict == "cannot say":
             return "cannot say", found.reason
         if broken:
@@ -539,9 +547,17 @@ def _ends(ladder: Ladder) -> list[float]:
 
 def _grown(ladder: Ladder) -> Finding:
     ends = _ends(ladder)
-    jump = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
-    size, reason = ends[-1] * ladder.steps[-1], "jump" if jump else "singular"
+    jumps = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
+    size, reason = ends[-1] * ladder.steps[-1], "singular"
+    if jumps:
+        reason = "step" if _is_flat(ladder, ladder.right) and _is_flat(ladder, ladder.left) else "jump"
     return Finding("cannot say", size, size, reason, ladder.left[-1], ladder.right[-1], ladder.moved[0], size)
+
+
+def _is_flat(ladder: Ladder, slopes: Sequence[float]) -> bool:
+    """Says whether f is constant on one side of the point, up to a step that is not small: it is all in the jump."""
+    changes = [slope * h for slope, h in zip(slopes, ladder.steps, strict=True)][-8:]
+    return max(changes) - min(changes) <= 8 * ladder.floor
 
 
 def _edge(ladder: Ladder) -> Finding:

@@ -186,7 +186,7 @@ class Question:
             return own
         if own == 0.0:
             return value
-        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some thousands of them.
+        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some of them.
         digits = 1e5 * epsilon(self.judged) / RESOLUTION
         return min(digits, 1.0) * value if self._is_rounding(name, gradient, own, value) else own
 
@@ -243,18 +243,15 @@ def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
         return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
     try:
         with replay.running() as output:
-            (first, seconds), (again, less) = _timed(output), _timed(output)
+            again, seconds = _timed(output)
     except GradexplainError as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    jitter = 0.0
-    for other in (first, again):
-        if other.shape != found.value.shape:
-            return Unable("not_deterministic", {"amplitude": math.inf})
-        apart = other - found.value
-        if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
-            return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
-        jitter = max(jitter, weighed(found.cotangent, apart))
-    return replace(replay, seconds=min(seconds, less), jitter=jitter)
+    if again.shape != found.value.shape:
+        return Unable("not_deterministic", {"amplitude": math.inf})
+    apart = again - found.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
+        return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
+    return replace(replay, seconds=seconds, jitter=weighed(found.cotangent, apart))
 
 
 def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
