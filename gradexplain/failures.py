@@ -78,7 +78,7 @@ def _overwritten(
         user = own.get(node) or owners[node]
         source = source_of(user.frame)
         storages = _storages(user, kept)
-        start = user.event if isinstance(user, Application) else events.index(user) + 1
+        start = user.inside.stop if isinstance(user, Application) else events.index(user) + 1
         writer = next((e for e in events[start:] if any(h.storage in storages for h in written_by(e))), None)
         edit = source_of(writer.frame) if writer else None
         yield RunError(

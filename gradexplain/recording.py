@@ -76,11 +76,11 @@ class Application:
     keywords: Mapping[str, Any]
     outputs: Any
     node: Any
-    kept: Mapping[str, Tensor]  # what forward left on its context, as it was then: saved tensors and attributes
+    kept: Mapping[str, Held]  # what forward left on its context: saved tensors and attributes
     dirty: frozenset[int]  # positions of the arguments that forward wrote into
     frame: tuple[CodeType, int] | Source | None
     module: str
-    event: int  # how many operators had been dispatched when it was over
+    inside: range  # which of the recorded events ran inside it
     random_states: tuple[Tensor, ...]
 
 
@@ -294,7 +294,7 @@ def watching_functions(recorder: Recorder) -> Iterator[None]:
 
 def _noted(recorder: Recorder, function: Any, apply: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     with internals().without_modes():
-        states = random_states() if recorder.copying else ()
+        start, states = len(recorder.events), random_states() if recorder.copying else ()
         held = tuple(recorder.hold(a) for a in args), {k: recorder.hold(v) for k, v in keywords.items()}
     versions = [_version(a) for a in args]
     outputs = apply(*args, **keywords)
@@ -302,10 +302,12 @@ def _noted(recorder: Recorder, function: Any, apply: Any, args: tuple[Any, ...],
     if node is not None:
         dirty = frozenset(i for i, a in enumerate(args) if _version(a) != versions[i])
         with internals().without_modes():
-            kept = {k: recorder.copied(t) for k, t in kept_on(node).items()} if recorder.copying else {}
-            made, at = recorder.hold(outputs), len(recorder.events)
+            kept = {k: recorder.hold(t) for k, t in kept_on(node).items()} if recorder.copying else {}
+            made, inside = recorder.hold(outputs), range(start, len(recorder.events))
         frame, module = recorder.frame(), recorder.module[-1]
-        recorder.applications.append(Application(function, *held, made, node, kept, dirty, frame, module, at, states))
+        recorder.applications.append(
+            Application(function, *held, made, node, kept, dirty, frame, module, inside, states)
+        )
     return outputs
 
 

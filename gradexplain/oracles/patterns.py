@@ -18,7 +18,7 @@ from torch import Tensor
 from gradexplain.oracles.question import index_of, plain
 
 # A pattern with a tensor in it needs this many elements that tell: with fewer, too many tensors fit by chance.
-TELLING = 3
+TELLING = 2
 # Plain numbers as people write them into formulas: p/q up to here, or 1/n for a forgotten mean.
 SIMPLE, LARGEST_MEAN = 12, 100_000
 
@@ -102,7 +102,7 @@ def pattern(found: Beside, shape: torch.Size, positions: Tensor | None = None) -
     if bool(found.seen.isfinite().all() & found.right.isfinite().all()):
         for recognise in (_zero, _factor, _transposed, _some, _tensor_factor, _term, _offset):
             for kind, more in recognise(found):
-                return Pattern(kind, data | more, place)
+                return Pattern(kind, {**data, **more}, place)
     return Pattern("elements", data, place)
 
 
@@ -195,7 +195,7 @@ def _ratio(found: Beside) -> float | None:
 
 
 def _quotient(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
-    """Returns above / below, the simplest number that the slack allows, at the element with the least relative slack."""
+    """Returns above / below, the simplest number that the slack allows, at the element that resolves it best."""
     relative = torch.where(below != 0, slack / below.abs(), torch.inf)
     at = int(relative.argmin()) if relative.numel() else 0
     if not relative.numel() or not bool(relative[at].isfinite()):
