@@ -26,7 +26,8 @@ from gradexplain.tracing import Run, bound, is_leaf, ordered, saved_by
 def edits(alone: Alone, run: Run) -> Iterator[Finding]:
     """Yields what a node keeps for its backward and what was changed since, with who changed it."""
     for name, now, then in _kept(alone):
-        if now.shape == then.tensor.shape and now.dtype == then.tensor.dtype and not same(then.tensor, now):
+        alike = now.shape == then.tensor.shape and now.dtype == then.tensor.dtype
+        if alike and not then.used_up and not same(then.tensor, now):
             yield _edit(alone, run.recorder.events, name, now, then)
 
 
@@ -165,7 +166,8 @@ def draws(run: Run) -> dict[int, list[Finding]]:
     drawn: dict[int, Event] = {}
     found: dict[int, list[Finding]] = {}
     for event in run.recorder.events:
-        origins = {id(e): e for h in held_in([event.arguments, event.keywords]) if (e := drawn.get(h.storage))}
+        used = [h for h in held_in([event.arguments, event.keywords]) if not h.tracked]
+        origins = {id(e): e for h in used if (e := drawn.get(h.storage))}
         if event.random_states:
             origins[id(event)] = event
         found[id(event)] = [_drawn(origin) for origin in origins.values()]

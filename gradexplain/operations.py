@@ -22,13 +22,15 @@ from gradexplain.graph import Node, Trace
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
-from gradexplain.oracles.slopes import slopes
+from gradexplain.oracles.slopes import fits_kinks, slopes
 from gradexplain.recording import Application
 from gradexplain.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
 from gradexplain.verification import Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 EACH, SAMPLED = 48, 24
+# What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
+EXCUSES = ("surrogate", "kinks")
 # Reasons that speak of the recording, not of an oracle.
 RECORDING, SAVED = "recording", "saved tensors"
 
@@ -235,9 +237,10 @@ def _same(asked: _Asked, name: str) -> bool:
 
 def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
     """Returns the check as one on the node: with the node's own number and line, and an intended estimate as such."""
-    if check.verdict == "differs" and check.input in looks and looks[check.input].kind == "surrogate":
+    look = looks.get(check.input)
+    if check.verdict == "differs" and look is not None and look.kind in EXCUSES:
         verdict: Verdict = "cannot say"
-        return replace(check, verdict=verdict, reason="surrogate", data={**check.data, **looks[check.input].data})
+        return replace(check, verdict=verdict, reason=look.kind, data={**check.data, **look.data})
     if "node" not in check.data:
         return check
     node, source = asked.alone.recorded, asked.alone.recorded.source
@@ -252,14 +255,13 @@ def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
 
 def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
     """Returns what the error in one argument's gradient looks like."""
-    x, sent = asked.own.inputs[name], dense(asked.own.gradients[name], asked.own.inputs[name])
-    data = {"argument": name, "label": asked.operator.label, "size": x.numel()}
+    data = {"argument": name, "label": asked.operator.label, "size": asked.own.inputs[name].numel()}
     if _ignores_cotangent(asked, name):
         return Finding("cotangent_ignored", data)
     found = _pattern(asked, report, name, effort)
     if found is None:
-        return Finding("wrong", data)
-    if _is_surrogate(asked, name, sent):
+        return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
+    if _is_surrogate(asked, name):
         return Finding("surrogate", data)
     spread = _unsummed(asked, name, found)
     kind, more = spread or (found.kind, {})
@@ -271,16 +273,24 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     replay = question.replay
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
         return None
-    sent = dense(asked.own.gradients[name], asked.own.inputs[name]).to(replay.trace.inputs[name].dtype)
+    sent = question.gradient(name)
     known = slopes(replay, name, sent, _positions(report, name, sent))
     if known is None or not bool(known.differs.any()):
         return None
-    eps = torch.finfo(asked.own.inputs[name].dtype).eps
-    slack = 4 * known.bound + MARGIN * eps * known.right.abs()
+    slack = 4 * known.bound + MARGIN * replay.eps * known.right.abs()
     found = beside(
         sent, known.right, slack, known.differs, positions=known.positions, tensors=_tensors(asked, replay.trace)
     )
     return pattern(found, sent.shape, known.positions)
+
+
+def _has_kinks(asked: _Asked, name: str, effort: float) -> bool:
+    """Says whether kinks at this very point explain a gradient that no single element refutes."""
+    question = Question(asked.own, asked.computation, effort=effort)
+    replay = question.replay
+    if isinstance(replay, Unable) or asked.own.inputs[name].is_complex() or asked.own.value.is_complex():
+        return False
+    return fits_kinks(replay, name, question.gradient(name))
 
 
 def _positions(report: Report, name: str, sent: Tensor) -> list[int]:
@@ -335,7 +345,7 @@ def _sees_only(asked: _Asked, name: str, axis: int, index: int) -> bool:
     return whole is not None and part is not None and torch.equal(whole, part)
 
 
-def _is_surrogate(asked: _Asked, name: str, sent: Tensor) -> bool:
+def _is_surrogate(asked: _Asked, name: str) -> bool:
     """Says whether the operator is piecewise constant in an argument, so that its derivative carries nothing.
 
     It is, if small steps change nothing at points drawn from far around, and yet these points differ in value.

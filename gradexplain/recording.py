@@ -37,6 +37,7 @@ class Held:
     tracked: bool
     storage: int  # of the tensor as it was recorded
     live: Tensor  # the tensor itself, whatever was written into it since
+    used_up: bool = False  # changed by the operator that it was an argument of
 
 
 @dataclass(slots=True)
@@ -194,8 +195,8 @@ def _mode_class() -> Any:
                 if recorder.copying:
                     _complete(event, operator, args, keywords, recorder)
                 outputs = operator(*args, **keywords)
-                if event.rewritten is not None:
-                    event.rewritten.after = recorder.copied(event.rewritten.before.live)
+                if recorder.copying:
+                    _look_again(event, recorder)
                 event.outputs = recorder.hold(outputs)
                 recorder.events.append(event)
                 return outputs
@@ -232,6 +233,14 @@ def _complete(event: Event, operator: Any, args: Any, keywords: Mapping[str, Any
             before = recorder.hold(written._base)
             offset = int(written.storage_offset())
             event.rewritten = Rewritten(before, before.tensor, tuple(written.shape), written.stride(), offset)
+
+
+def _look_again(event: Event, recorder: Recorder) -> None:
+    """Notes what an operator did to its arguments: to running averages without saying so in its schema, for one."""
+    if event.rewritten is not None:
+        event.rewritten.after = recorder.copied(event.rewritten.before.live)
+    for held in held_in([event.arguments, event.keywords]):
+        held.used_up = not held.tracked and not same(held.tensor, held.live)
 
 
 def _written(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Tensor]:

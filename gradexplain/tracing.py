@@ -281,21 +281,46 @@ def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]
     """Returns for each autograd node the operator that it was made for, or the first one inside a custom Function.
 
     Before `mul_` overwrites its input, torch copies it, under the next number: the second operator of a number that
-    writes in place has the number before.
+    writes in place has the number before. A conjugate is copied under the number of the operator that needs it.
     """
     first: dict[int, Event] = {}
-    first_recorded: dict[int, Event] = {}
+    recorded: dict[int, list[Event]] = {}
     for event in events:
         first.setdefault(event.sequence, event)
         if event.recorded:
-            copied = event.sequence in first_recorded and event.operator._schema.is_mutable
-            first_recorded.setdefault(event.sequence - copied, event)
+            copied = event.sequence in recorded and event.operator._schema.is_mutable
+            recorded.setdefault(event.sequence - copied, []).append(event)
+    inner = [node for node in nodes if not is_leaf(node)]
+    _behind_views(recorded, inner)
     owners: dict[Any, Event] = {}
-    for node in nodes:
-        known = first if hasattr(node, "_forward_cls") else first_recorded
-        if not is_leaf(node) and node._sequence_nr() in known:
-            owners[node] = known[node._sequence_nr()]
+    for node in inner:
+        number = node._sequence_nr()
+        if hasattr(node, "_forward_cls"):
+            own = [first[number]] if number in first else []
+        else:
+            own = recorded.get(number, [])
+        if own:
+            owners[node] = next((e for e in own if _is_named_alike(e, node)), own[0])
     return owners
+
+
+def _behind_views(recorded: dict[int, list[Event]], nodes: Sequence[Any]) -> None:
+    """Gives operators back the number that they lost to AsStrided nodes.
+
+    The input of an operator may be a view of what was written into since: then torch, when it has made the operator's
+    node already, makes one that looks at the view again.
+    """
+    again = [n for n in nodes if n.name() == "AsStridedBackward0"]
+    for node in sorted(again, key=lambda n: n._sequence_nr(), reverse=True):
+        number = node._sequence_nr()
+        if number in recorded and not any(_is_named_alike(e, node) for e in recorded[number]):
+            recorded.setdefault(number - 1, recorded.pop(number))
+
+
+def _is_named_alike(event: Event, node: Any) -> bool:
+    """Says whether a node has the name that torch makes of an operator's: MulBackward0 for aten::mul_."""
+    name: str = event.operator._schema.name.partition("::")[2].replace("_", "")
+    return bool(node.name().lower().startswith(f"{name}backward"))
 
 
 def _values(

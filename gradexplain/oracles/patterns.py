@@ -100,7 +100,7 @@ def pattern(found: Beside, shape: torch.Size, positions: Tensor | None = None) -
         "right": plain(found.right[first]),
     }
     if bool(found.seen.isfinite().all() & found.right.isfinite().all()):
-        for recognise in (_zero, _factor, _transposed, _some, _tensor_factor, _term, _offset):
+        for recognise in (_zero, _factor, _transposed, _some, _mask, _tensor_factor, _term, _offset):
             for kind, more in recognise(found):
                 return Pattern(kind, {**data, **more}, place)
     return Pattern("elements", data, place)
@@ -139,10 +139,20 @@ def _some(found: Beside) -> Recognised:
         yield "elements", {}
 
 
+def _mask(found: Beside) -> Recognised:
+    """Some elements are zero that should not be, or the other way round; all others are right."""
+    seen, right, slack = (t[found.wrong] for t in (found.seen, found.right, found.slack))
+    if bool((right.abs() <= slack).all()):
+        yield "unmasked", {}
+    elif bool((seen == 0).all()):
+        yield "masked", {}
+
+
 def _offset(found: Beside) -> Recognised:
     offset = (found.seen - found.right)[0]
     if found.seen.numel() > 1 and found.fits(found.right + offset):
-        yield "offset", {"offset": plain(offset)}
+        number = simplest(float(offset), float(found.slack.max())) if not offset.is_complex() else plain(offset)
+        yield "offset", {"offset": number}
 
 
 def _tensor_factor(found: Beside) -> Recognised:
@@ -234,9 +244,9 @@ def _as_fraction(value: float) -> Fraction | None:
 def shown(factor: float) -> str:
     """Returns a number as a fraction if it is a simple one (1/3), else in decimals."""
     fraction = _as_fraction(factor)
-    if fraction is not None:
-        return str(fraction)
     short = f"{factor:.7g}"
+    if fraction is not None:
+        return min(str(fraction), short if float(short) == factor else str(fraction), key=len)
     if float(short) == factor:
         return short
     beyond_one = abs(factor - 1.0)

@@ -47,6 +47,34 @@ def slopes(replay: Replay, name: str, claimed: Tensor, positions: Sequence[int])
     )
 
 
+def fits_kinks(replay: Replay, name: str, claimed: Tensor, directions: int = 4) -> bool:
+    """Says whether f has kinks here that leave room for the gradient under test.
+
+    At a kink an output y has two slopes along u, on the right r and on the left l, and any convention lies between. So
+    ⟨G, u⟩ lies between Σ min(v r, v l) and Σ max(v r, v l) over all outputs; their sums alone, ⟨v, r⟩ and ⟨v, l⟩, say
+    nothing, as kinks weighted with different signs cancel.
+    """
+    generator = torch.Generator().manual_seed(13)
+    with replay.running() as output:
+        return all(_has_room(replay, output, name, claimed, generator) for _ in range(directions))
+
+
+def _has_room(
+    replay: Replay,
+    output: Callable[[Mapping[str, Tensor]], Tensor],
+    name: str,
+    claimed: Tensor,
+    generator: torch.Generator,
+) -> bool:
+    x, y, v = replay.trace.inputs[name], replay.trace.value, replay.trace.cotangent
+    u = (torch.rand(x.shape, generator=generator, dtype=torch.float64) * 2 - 1).to(x) * scales(x)
+    h = STEPS[len(STEPS) // 2]  # truncation is about h, noise about eps / h
+    right, left = v * (output({name: x + h * u}) - y) / h, v * (y - output({name: x - h * u})) / h
+    low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
+    slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())
+    return high - low > slack and low - slack <= pair(claimed, u) <= high + slack
+
+
 def _along(
     replay: Replay,
     output: Callable[[Mapping[str, Tensor]], Tensor],
