@@ -13,7 +13,8 @@ from functools import cached_property
 from torch import Tensor
 
 from gradexplain.computation import Computation
-from gradexplain.graph import Node, Trace
+from gradexplain.diagnosis import Finding
+from gradexplain.graph import Node, Source, Trace
 from gradexplain.oracles import ORACLES
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.rules import rule_of
@@ -43,11 +44,15 @@ RULES, DIFFERENCES, BY_HAND = "rules", "finite differences", "by hand"
 class Operation:
     """One node of the graph checked alone: its own backward against its own operator, at its recorded inputs.
 
-    The inputs of `report` are the operator's arguments.
+    The inputs of `report` are the operator's arguments. `label` is the operator's name, or the custom Function's, whose
+    backward is written at `backward`. `findings` say what an error looks like, and what only looks like one.
     """
 
     node: Node
     report: Report
+    label: str = ""
+    backward: Source | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
