@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradexplain.oracles import differences, formulas, tangents, walk
+from gradexplain.oracles import analytic, differences, formulas, tangents, walk
 from gradexplain.oracles.question import Check, Oracle, Question, Verdict
 
 __all__ = ["ORACLES", "Check", "Oracle", "Question", "Verdict"]
@@ -16,6 +16,7 @@ __all__ = ["ORACLES", "Check", "Oracle", "Question", "Verdict"]
 ORACLES: Mapping[str, Oracle] = {
     "finite differences": differences.ask,
     "forward mode": tangents.ask,
+    "complex step": analytic.ask,
     "rules": walk.ask,
     "by hand": formulas.ask,
 }
