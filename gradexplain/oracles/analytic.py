@@ -177,8 +177,9 @@ def _bound(
 
 def _continued(replay: Replay, u: Mapping[str, Tensor]) -> Tensor | Unable:
     """Returns f(x + ihu), or which operator is in the way."""
-    values = replay.computation.leaf_values()
-    values |= {n: torch.complex(values[n].detach(), STEP * d).requires_grad_() for n, d in u.items()}
+    own = replay.computation.leaf_values()
+    moved = {n: torch.complex(x.detach(), STEP * u[n]) if n in u else _complex(x.detach()) for n, x in own.items()}
+    values = {n: z.requires_grad_(own[n].requires_grad) for n, z in moved.items()}
     continuation = _continuation()
     try:
         with torch.enable_grad(), continuation:  # the output that is explained may be chosen by `requires_grad`
