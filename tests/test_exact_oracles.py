@@ -23,7 +23,7 @@ from gradexplain.live import trace_live
 from gradexplain.oracles import ORACLES, REFEREES, analytic, definitions, exact, tape
 from gradexplain.oracles.question import Check, Question
 from gradexplain.oracles.tape import Tape
-from gradexplain.rules import Rule, rules
+from gradexplain.rules import Rule, application, rules
 from gradexplain.rules.application import call
 from gradexplain.rules.samples import examples
 from gradexplain.terms import ARITY
@@ -364,6 +364,24 @@ def test_a_gradient_is_contradicted_only_if_more_digits_say_the_same(
     monkeypatch.setattr(exact, "_derived", lossy)
     found = next(iter(exact.ask(question(smooth, POINT))))
     assert (found.verdict, found.reason) == (verdict, why)
+
+
+def test_neither_the_rules_derivatives_nor_torchs_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    known = asked(lambda x: F.layer_norm(x.exp() @ x.T, (2,)).relu().log_softmax(0), POINT)
+    assert known.changes  # what rounding does to torch's gradient is measured by running torch
+    for name in ("vjp", "slope", "evaluated"):
+        monkeypatch.setattr(application, name, refused)
+    monkeypatch.setattr(torch.autograd, "grad", refused)
+    assert next(iter(exact.ask(known))).verdict == "agrees"
+
+
+def test_mpmaths_precision_is_left_as_it_was() -> None:
+    with mpmath.workdps(23):
+        judged(exact, smooth, POINT)
+        assert mpmath.mp.dps == 23
 
 
 # fmt: off

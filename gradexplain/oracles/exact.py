@@ -10,16 +10,15 @@ A mask that was computed before is a constant to it, as to torch: a kink behind 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gradexplain.graph import Node, Trace
+from gradexplain.graph import Trace
 from gradexplain.oracles.question import (
-    MARGIN,
     RESOLUTION,
     Check,
     Question,
@@ -35,10 +34,7 @@ from gradexplain.oracles.question import (
 )
 
 if TYPE_CHECKING:
-    from gradexplain.oracles.tape import Tape
-
-# For each input its exact gradient, and how far torch's is from it, both rounded to float64.
-_Derived = Mapping[str, tuple[Tensor, Tensor]]
+    from gradexplain.oracles.derivation import Derived
 
 ORACLE = "symbolic"
 DIGITS = 50
@@ -60,13 +56,13 @@ def ask(question: Question) -> Iterator[Check]:
     yield from checks
 
 
-def _checks(question: Question, derived: _Derived | Unable) -> list[Check]:
+def _checks(question: Question, derived: Derived | Unable) -> list[Check]:
     if isinstance(derived, Unable):
         return [Check(ORACLE, n, "cannot say", reason=derived.reason, data=derived.data) for n in question.names]
     return [_compared(question, name, *derived[name]) for name in question.names]
 
 
-def _settled(check: Check, first: _Derived | Unable, second: _Derived | Unable) -> Check:
+def _settled(check: Check, first: Derived | Unable, second: Derived | Unable) -> Check:
     """Returns the check, withdrawn if the exact derivative moved with the digits: cancellation has eaten them."""
     if check.verdict != "differs" or isinstance(first, Unable) or isinstance(second, Unable):
         return check
@@ -77,9 +73,8 @@ def _settled(check: Check, first: _Derived | Unable, second: _Derived | Unable) 
 
 
 def _obstacle(found: Trace) -> Unable | None:
-    tensors = [
-        t for t in (found.value, *found.inputs.values(), *(y for n in found.nodes for y in n.outputs)) if t is not None
-    ]
+    made = [y for node in found.nodes for y in node.outputs if y is not None]
+    tensors = [found.value, *found.inputs.values(), *made]
     if any(t.is_complex() for t in tensors):
         return Unable("complex")
     if not bool(found.value.isfinite().all()):
@@ -92,120 +87,13 @@ def _too_large(found: Trace) -> Unable:
     return Unable("too_large_to_write_out", {"nodes": len(found.nodes), "elements": elements})
 
 
-# ------------------------------------------------------------------------------------------------------- writing it out
+def _derived(question: Question, digits: int) -> Derived | Unable:
+    from gradexplain.oracles.derivation import TooLarge, derived  # sympy loads only where it is asked
 
-
-def _derived(question: Question, digits: int) -> _Derived | Unable:
-    """Writes the graph out and differentiates it."""
-    import mpmath
-
-    from gradexplain.oracles.tape import Tape, number
-
-    found, tape = question.judged, Tape(SECONDS)
-    with mpmath.workdps(digits):
-        values = _written(found, tape)
-        if isinstance(values, Unable):
-            return values
-        output = values[found.output]
-        if output is None:
-            return Unable("no_symbol", {"operator": found.nodes[found.output[0]].operator})
-        seeds = list(zip(output.flat, map(number, found.cotangent.flatten().tolist()), strict=True))
-        adjoints = tape.adjoints(seeds)
-        if unlike := _unlike(found, tape, seeds, adjoints):
-            return unlike
-        leaves = {node.leaf: values[node.index, 0] for node in found.nodes if node.leaf is not None}
-        return {n: _beside(question.gradient(n), leaves.get(n), adjoints) for n in question.names}
-
-
-def _beside(torchs: Tensor, leaf: Any, adjoints: Mapping[int, Any]) -> tuple[Tensor, Tensor]:
-    from gradexplain.oracles.tape import number
-
-    claimed = torchs.flatten().tolist()
-    right = [0] * len(claimed) if leaf is None else [adjoints.get(id(cell), 0) for cell in leaf.flat]
-    apart = [abs(exact - number(claim)) for exact, claim in zip(right, claimed, strict=True)]
-    exactly, difference = (torch.tensor([float(x) for x in part], dtype=torch.float64) for part in (right, apart))
-    return exactly.reshape(torchs.shape), difference.reshape(torchs.shape)
-
-
-def _written(found: Trace, tape: Tape) -> dict[tuple[int, int], Any] | Unable:
-    """Returns every value of the graph as an array of cells."""
-    from gradexplain.oracles.tape import TooLarge
-
-    values: dict[tuple[int, int], Any] = {}
     try:
-        for node in found.nodes:
-            made = _made(node, values, tape)
-            if isinstance(made, Unable):
-                return made
-            values |= {(node.index, number): y for number, y in enumerate(made)}
+        return derived(question, digits, SECONDS)
     except TooLarge:
-        return _too_large(found)
-    return values
-
-
-def _made(node: Node, values: Mapping[tuple[int, int], Any], tape: Tape) -> tuple[Any, ...] | Unable:
-    from gradexplain.oracles.definitions import written_out
-    from gradexplain.oracles.tape import Tie, TooLarge
-
-    if node.leaf is not None:
-        return (tape.leaves(_numbers(node.outputs[0])),)
-    operator = node.operator or node.name
-    try:
-        terms = written_out(operator, _arguments(node, values, tape), node.outputs)
-        made = tuple(None if t is None else tape.evaluated(t) for t in terms)
-        if any(
-            y is not None and like is not None and y.shape != like.shape
-            for y, like in zip(made, node.outputs, strict=False)
-        ):
-            return Unable("no_symbol", {"operator": operator})
-    except TooLarge:
-        raise
-    except Tie:
-        return Unable("tie", {"operator": operator})
-    except Exception:  # a definition is only knowledge: what it does not cover is no verdict on torch
-        return Unable("no_symbol", {"operator": operator})
-    return made
-
-
-def _arguments(node: Node, values: Mapping[tuple[int, int], Any], tape: Tape) -> dict[str, Any]:
-    """Returns the arguments with floating tensors as arrays of cells: those that made them, else constants."""
-    sources = {edge.argument: values[edge.producer, edge.output] for edge in node.edges}
-
-    def given(name: str, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return sources.pop(name) if name in sources else tape.constants(_numbers(value))
-        if isinstance(value, (list, tuple)):
-            return [given(f"{name}[{place}]", part) for place, part in enumerate(value)]
-        return value
-
-    arguments = {name: given(name, value) for name, value in node.arguments.items()}
-    assert not sources  # every edge is one of the arguments
-    return arguments
-
-
-def _numbers(tensor: Any) -> Any:
-    return tensor.detach().double().cpu().numpy()
-
-
-def _unlike(found: Trace, tape: Tape, seeds: Any, adjoints: Mapping[int, Any]) -> Unable | None:
-    """Returns that what was written out is not what ran, if its value is not torch's but for rounding.
-
-    One rounding error of a cell changes ⟨v, f⟩ by eps × its value × the derivative of ⟨v, f⟩ by it.
-    """
-    import mpmath
-
-    from gradexplain.oracles.tape import number
-
-    written = sum(seed * cell.value for cell, seed in seeds)
-    if not mpmath.isfinite(written):
-        return Unable("exact_not_finite")
-    torchs = [seed * number(y) for (_, seed), y in zip(seeds, found.value.flatten().tolist(), strict=True)]
-    parts = (abs(adjoints.get(id(cell), 0) * cell.value) for cell in tape.cells)
-    size = sum(map(abs, torchs)) + sum(part for part in parts if mpmath.isfinite(part))
-    smallest = torch.finfo(found.value.dtype).tiny * sum(abs(seed) for _, seed in seeds)
-    if abs(written - sum(torchs)) <= MARGIN * epsilon(found) * size + smallest:
-        return None
-    return Unable("other_value", {"seen": float(sum(torchs)), "right": float(written)})
+        return _too_large(question.judged)
 
 
 # --------------------------------------------------------------------------------------------------------- the verdict
