@@ -40,7 +40,11 @@ class Run:
     sent: Mapping[Any, Sent]
 
 
-def trace(computation: Computation, *, cotangent: Tensor | None = None) -> Trace:
+# What a backward pass starts from: a tensor, a function of the output that makes one, or ones.
+Cotangent = Tensor | Callable[[Tensor], Tensor] | None
+
+
+def trace(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
     """Runs `computation` forward and backward once and returns what torch did.
 
     `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
@@ -50,7 +54,7 @@ def trace(computation: Computation, *, cotangent: Tensor | None = None) -> Trace
     return _joined(record(computation, cotangent), modules)
 
 
-def record(computation: Computation, cotangent: Tensor | None = None) -> Run:
+def record(computation: Computation, cotangent: Cotangent = None) -> Run:
     """Runs `computation` forward under a recorder and backward under hooks."""
     leaves = computation.leaf_values()
     before = sequence_number()()
@@ -76,13 +80,29 @@ def record(computation: Computation, cotangent: Tensor | None = None) -> Run:
     return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent)
 
 
-def seed_for(output: Tensor, cotangent: Tensor | None) -> Tensor:
+def generic(output: Tensor) -> Tensor:
+    """Returns a cotangent in which no two elements are alike by design: ±[½, 1] in 256ths, exact in every type.
+
+    Ones would hide errors that cancel in a sum; so would a cotangent with small entries.
+    """
+    generator = torch.Generator().manual_seed(11)
+
+    def draw() -> Tensor:
+        size = torch.randint(128, 256, output.shape, generator=generator) / 256
+        return size * (torch.randint(0, 2, output.shape, generator=generator) * 2 - 1)
+
+    return (torch.complex(draw(), draw()) if output.is_complex() else draw()).to(output.dtype).to(output.device)
+
+
+def seed_for(output: Tensor, cotangent: Cotangent) -> Tensor:
     """Returns the cotangent that the backward pass starts from: ones where none is given.
 
     Raises `InputError` where the given one cannot take the output's shape.
     """
     if cotangent is None:
         return torch.ones_like(output)
+    if not isinstance(cotangent, Tensor):
+        return cotangent(output.detach())
     try:
         return cotangent.detach().to(output.dtype).to(output.device).expand(output.shape).clone()
     except RuntimeError as fault:

@@ -13,7 +13,7 @@ from functools import cached_property
 from torch import Tensor
 
 from gradexplain.computation import Computation
-from gradexplain.graph import Trace
+from gradexplain.graph import Node, Trace
 from gradexplain.oracles import ORACLES
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.rules import rule_of
@@ -40,10 +40,32 @@ RULES = "rules"
 
 
 @dataclass(frozen=True)
+class Operation:
+    """One node of the graph checked alone: its own backward against its own operator, at its recorded inputs.
+
+    The inputs of `report` are the operator's arguments.
+    """
+
+    node: Node
+    report: Report
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all gradients that the node sends."""
+        return self.report.verdict
+
+
+@dataclass(frozen=True)
 class Report:
-    """What all oracles said. `verdict` is over all inputs, `of(name)` for one of them."""
+    """What all oracles said. `verdict` is over all inputs, `of(name)` for one of them.
+
+    `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
+    second derivatives, where they were asked for.
+    """
 
     checks: tuple[Check, ...]
+    operations: tuple[Operation, ...] = ()
+    second: Report | None = None
 
     @property
     def inputs(self) -> Sequence[str]:

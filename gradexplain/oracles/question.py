@@ -8,7 +8,8 @@ type the user runs in as near to it as rounding explains? That is measured here,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, with_dtype
+from gradexplain.computation import Computation, chosen_output, with_dtype
 from gradexplain.errors import GradexplainError
 from gradexplain.graph import Trace
 from gradexplain.internals import internals
@@ -75,13 +76,20 @@ class Replay:
         """The relative rounding error of the replay's type."""
         return epsilon(self.trace)
 
-    def output(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Runs the function with `values` in place of its inputs and returns the output, detached."""
-        own = {n: v.detach().clone() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
-        wanted = self.computation.wrt
-        given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**own, **values}.items()}
-        with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
-            return self.computation.output(given).detach()
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], Tensor]]:
+        """Yields a function that runs the computation with some of its inputs replaced and returns its output."""
+        own = {n: v.detach() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
+        wanted = frozenset(self.computation.wrt)
+
+        def output(values: Mapping[str, Tensor]) -> Tensor:
+            fixed = {n: v.clone() for n, v in own.items() if n not in values}
+            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
+            with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+                return chosen_output(run(given), self.computation.name)[0].detach()
+
+        with self.computation.running() as run:
+            yield output
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ class Question:
         x = self.judged.inputs[name]
         return self.changes.get(name, torch.zeros_like(x, dtype=scales(x).dtype))
 
-    @property
+    @cached_property
     def value(self) -> float:
         """The size of the output, as the cotangent weighs it."""
         return weighed(self.judged.cotangent, self.judged.value)
@@ -148,11 +156,19 @@ class Question:
         effect = difference * scales(self.judged.inputs[name])
         return effect <= MARGIN / 2 * eps * max(self.scale(name), self.value)
 
-    def scale(self, name: str) -> float:
-        """Returns the size of the gradient, in what a relative change of the input's size makes of the output.
+    @cached_property
+    def sizes(self) -> Mapping[str, float]:
+        """The size of each gradient, in what a relative change of the input's size makes of the output.
 
         A gradient that is zero, or nothing but rounding, is measured by the output's own size.
         """
+        return {name: self._scale(name) for name in self.names}
+
+    def scale(self, name: str) -> float:
+        """Returns one of `sizes`."""
+        return self.sizes[name]
+
+    def _scale(self, name: str) -> float:
         gradient, size = self.gradient(name).abs(), scales(self.judged.inputs[name])
         own = largest((gradient * size).nan_to_num(0.0, 0.0, 0.0))
         value = self.value or 1.0
@@ -211,8 +227,8 @@ def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
     if not bool(torch.isfinite(found.value).all()):
         return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
     try:
-        first, seconds = _timed(replay)
-        again, less = _timed(replay)
+        with replay.running() as output:
+            (first, seconds), (again, less) = _timed(output), _timed(output)
     except GradexplainError as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
     for other in (first, again):
@@ -221,9 +237,9 @@ def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
     return replace(replay, seconds=min(seconds, less))
 
 
-def _timed(replay: Replay) -> tuple[Tensor, float]:
+def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
     start = time.perf_counter()
-    return replay.output({}), time.perf_counter() - start
+    return output({}), time.perf_counter() - start
 
 
 def _amplitude(one: Tensor, other: Tensor) -> float:
