@@ -88,10 +88,12 @@ def _expands(x: Tensor, shape: torch.Size) -> bool:
         return False
 
 
-def _element(factor: float) -> Callable[[Tensor, int], Tensor]:
-    def change(gradient: Tensor, element: int) -> Tensor:
+def element(factor: float) -> Callable[[Tensor, int], Tensor]:
+    """Returns the change that multiplies one element by `factor`."""
+
+    def change(gradient: Tensor, position: int) -> Tensor:
         flat = gradient.flatten().clone()
-        flat[element] *= factor
+        flat[position] *= factor
         return flat.reshape(gradient.shape)
 
     return change
@@ -107,13 +109,13 @@ KINDS: Mapping[str, Gradient] = {
     "scaled by 1.001": spoiled(lambda g, _: g * 1.001),
     "scaled by 1.00001": spoiled(lambda g, _: g * 1.00001),
     "sign flipped": spoiled(lambda g, _: -g),
-    "one element zeroed": spoiled(_element(0.0)),
-    "one element off by 1e-4": spoiled(_element(1.0001)),
+    "one element zeroed": spoiled(element(0.0)),
+    "one element off by 1e-4": spoiled(element(1.0001)),
     "permuted or transposed": spoiled(_permuted),
     "broadcast not summed": not_summed,
 }
 # Nothing wrong: the wrapping alone must not alarm anybody.
-CONTROL: Gradient = spoiled(lambda g, _: g)
+CONTROL = "right, in a custom Function"
 
 
 class Planted(torch.autograd.Function):
@@ -153,6 +155,16 @@ class Mutant:
     def inputs(self) -> list[Tensor]:
         """The arguments at the sample, as fresh leaves that require grad."""
         return self.case.inputs
+
+    @property
+    def number(self) -> int:
+        """The number of the sample."""
+        return self.case.number
+
+
+def wrapped(case: Case) -> Mutant:
+    """Returns the case in the same custom Function, with nothing wrong."""
+    return Mutant(case, CONTROL, spoiled(lambda g, _: g), Target(0, 0))
 
 
 def mutants_of(cases: Sequence[Case]) -> Iterator[tuple[str, Mutant | None]]:
