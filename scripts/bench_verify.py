@@ -1,8 +1,8 @@
 """Verifying, measured beside torch's gradcheck: what is called wrong that is right, what is missed, and what it costs.
 
-    .venv/bin/python scripts/bench.py verify                     # all of it, about a quarter of an hour on two cores
-    .venv/bin/python scripts/bench.py verify --part operators    # one part
-    .venv/bin/python scripts/bench.py verify --quick             # a small sample of each part
+.venv/bin/python scripts/bench.py verify                     # all of it, about a quarter of an hour on two cores
+.venv/bin/python scripts/bench.py verify --part operators    # one part
+.venv/bin/python scripts/bench.py verify --quick             # a small sample of each part
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import operator_survey
-import torch_is_wrong
+import bench_cost
+import bench_operators
 from checkers import prepare
-from operator_database import operators
 from sheets import Sheet, show
 
-
-def operators_part(quick: bool, workers: int) -> Iterator[Sheet]:
-    """Torch's operator database; quick takes every twentieth operator."""
-    names = list(operators())
-    yield from operator_survey.sheets(operator_survey.survey(names[::20] if quick else names, workers))
-    yield from torch_is_wrong.sheets()
-
-
-PARTS: Mapping[str, Callable[[bool, int], Iterator[Sheet]]] = {"operators": operators_part}
+# Each takes whether to be quick, and how many processes to use.
+PARTS: Mapping[str, Callable[[bool, int], Iterator[Sheet]]] = {
+    "operators": bench_operators.part,
+    "cost": bench_cost.part,
+    "needle": bench_cost.needle,
+}
 
 
 def add_to(commands: Any) -> None:

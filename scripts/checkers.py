@@ -1,4 +1,4 @@
-"""The gradient checkers that are measured side by side: one function each, from a function and its inputs to an answer."""
+"""The gradient checkers that are measured side by side, each a function from a function and its inputs to an answer."""
 
 from __future__ import annotations
 
@@ -64,4 +64,5 @@ def prepare() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # gradcheck warns of every type but float64
     for ask in CHECKERS.values():
-        ask(lambda x: x.sin(), [torch.ones(2, dtype=torch.float64, requires_grad=True)])
+        for function in (torch.sin, torch.sum):
+            ask(function, [torch.ones(2, dtype=torch.float64, requires_grad=True)])

@@ -7,6 +7,7 @@ or expect to fail, and what gradcheck slow would take minutes over.
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,9 +135,15 @@ def _called(op: Any, sample: Any) -> Callable[..., Any]:
     return lambda input, args, kwargs: processed(wrapper(run, input, *args, **kwargs))
 
 
-def _differentiable(case: Case) -> Iterator[Case]:
+def _differentiable(case: Case, largest: float = LARGEST) -> Iterator[Case]:
     """Gives the case with its differentiable outputs, where it has some and not too many."""
     found = outputs_of(case, case.inputs)
     kept = [i for i, y in enumerate(found) if isinstance(y, Tensor) and y.requires_grad and _plain(y)]
-    if 0 < sum(found[i].numel() for i in kept) <= LARGEST:
+    if 0 < sum(found[i].numel() for i in kept) <= largest:
         yield replace(case, kept=kept)
+
+
+def case_of(name: str, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Case:
+    """Returns any function of real tensors as a case."""
+    leaves, structure = pytree.tree_flatten(tuple(inputs))
+    return next(_differentiable(Case(name, 0, function, leaves, structure, range(len(leaves))), math.inf))

@@ -23,6 +23,7 @@ class Target:
 
     input: int
     element: int
+    repeated: torch.Size | None = None  # the shape that the operator repeats the input to, where it is about that
 
 
 Gradient = Callable[[Case, Target, Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
@@ -48,37 +49,39 @@ def spoiled(change: Callable[[Tensor, int], Tensor]) -> Gradient:
 
 
 def not_summed(case: Case, target: Target, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the right gradients, but of the first input that is repeated to the output's shape one repetition only."""
-    found = right(case, inputs, cotangents)
-    repeated = _repeated(case, inputs)
-    if repeated is None:
-        return found
-    position, shape = repeated
-    x = inputs[position]
-    wide = [x.expand(shape) if i == position else other for i, other in enumerate(inputs)]
-    each = right(case, wide, cotangents)[position]
-    first = each[(0,) * (each.dim() - x.dim())]
-    for axis, length in enumerate(x.shape):
-        first = first.narrow(axis, 0, length)
-    found[position] = first
+    """Returns the right gradients, but of an input that is repeated to the output's shape that of one repetition."""
+    found, x = right(case, inputs, cotangents), inputs[target.input]
+    if target.repeated is not None:
+        each = right(case, _repeating(inputs, target), cotangents)[target.input]
+        first = each[(0,) * (each.dim() - x.dim())]
+        for axis, length in enumerate(x.shape):
+            first = first.narrow(axis, 0, length)
+        found[target.input] = first
     return found
 
 
-def _repeated(case: Case, inputs: Sequence[Tensor]) -> tuple[int, torch.Size] | None:
-    """Returns the first input that the operator repeats to the shape of its one output, and that shape."""
-    outputs = outputs_of(case, inputs)
-    shape = outputs[0].shape
-    for position, x in enumerate(inputs):
-        if len(outputs) > 1 or x.shape == shape or x.numel() == outputs[0].numel() or not _expands(x, shape):
-            continue
-        wide = [x.detach().expand(shape) if i == position else other.detach() for i, other in enumerate(inputs)]
-        try:
-            (same,) = outputs_of(case, wide)
-        except Exception:  # not an operator that repeats this input
-            continue
-        if same.shape == shape and torch.equal(same, outputs[0]):
-            return position, shape
+def _repeating(inputs: Sequence[Tensor], target: Target) -> list[Tensor]:
+    assert target.repeated is not None
+    return [x.detach().expand(target.repeated if i == target.input else x.shape) for i, x in enumerate(inputs)]
+
+
+def _broadcast(case: Case) -> Target | None:
+    """Returns the first input that the operator repeats to the shape of its one output."""
+    outputs = outputs_of(case, case.inputs)
+    for position, x in enumerate(case.inputs):
+        if len(outputs) == 1 and x.numel() < outputs[0].numel() and _expands(x, outputs[0].shape):
+            target = Target(position, 0, outputs[0].shape)
+            if _same(case, target, outputs[0]):
+                return target
     return None
+
+
+def _same(case: Case, target: Target, output: Tensor) -> bool:
+    try:
+        found = outputs_of(case, _repeating(case.inputs, target))
+    except Exception:  # not an operator that repeats this input
+        return False
+    return torch.equal(found[0], output)
 
 
 def _expands(x: Tensor, shape: torch.Size) -> bool:
@@ -173,9 +176,10 @@ def mutants_of(cases: Sequence[Case]) -> Iterator[tuple[str, Mutant | None]]:
     It is made of an operator's first case; where a broadcast goes wrong, of the first in which there is one.
     """
     target = _target(right(cases[0], cases[0].inputs, cotangents_of(cases[0], 0)))
+    repeated = [(case, where) for case in cases if (where := _broadcast(case)) is not None]
     for kind, gradient in KINDS.items():
-        tried = cases if gradient is not_summed else cases[:1]
-        mutants = (Mutant(case, kind, gradient, target) for case in tried)
+        tried = repeated if gradient is not_summed else [(cases[0], target)]
+        mutants = (Mutant(case, kind, gradient, where) for case, where in tried)
         yield kind, next((mutant for mutant in mutants if _changes(mutant)), None)
 
 

@@ -21,7 +21,7 @@ class Sheet:
 
 def show(sheets: Iterable[Sheet], *, markdown: bool) -> None:
     """Prints sheets as they come."""
-    console = Console(width=200 if markdown else None)
+    console = Console(width=250 if markdown else None)
     for sheet in sheets:
         table = Table(*sheet.columns, box=box.MARKDOWN if markdown else box.HEAVY_HEAD)
         for row in sheet.rows:
@@ -32,5 +32,6 @@ def show(sheets: Iterable[Sheet], *, markdown: bool) -> None:
 
 
 def share(part: int, whole: int) -> str:
-    """Returns "3 (1.5 %)", or just "0"."""
-    return f"{part} ({100 * part / whole:.2g} %)" if part else "0"
+    """Returns "3 (1.50 %)", or just "0"."""
+    percent = 100 * part / whole if whole else 0.0
+    return f"{part} ({percent:.2f} %)" if part else "0"

@@ -1,22 +1,22 @@
-"""Every checker asked about every operator: right gradients, wrapped ones, and mutants, in three types."""
+"""Every checker asked about every operator: right gradients, the same in a custom Function, mutants; in three types."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import torch
+import torch_is_wrong
 from checkers import CHECKERS, OURS, SLOW, Answer, prepare
 from operator_database import Case, able_in, cases_of, left_out, operators
 from planted import CONTROL, KINDS, Mutant, mutants_of, wrapped
 from rich.console import Console
 from rich.progress import track
 from sheets import Sheet, share
-from torch_is_wrong import excuses
 
 # How many of an operator's samples are checked as they are; mutants are made of the first.
 SAMPLES = 3
@@ -38,21 +38,26 @@ class Outcome:
     seconds: float
 
     @property
-    def verdict(self) -> str:
-        """"agrees", "differs", "cannot say" or "error"."""
-        return self.answer.verdict
-
-    @property
     def wrong(self) -> bool:
         """Whether it is a false alarm or a miss. An alarm where torch is known to be wrong is neither."""
         if self.kind in SOUND:
-            return self.verdict == "differs" and not self.excused
-        return self.verdict == "agrees"
+            return self.answer.verdict == "differs" and not self.excused
+        return self.answer.verdict == "agrees"
+
+    @property
+    def open(self) -> bool:
+        """Whether there is no verdict."""
+        return self.answer.verdict in ("cannot say", "error")
 
     @property
     def excused(self) -> bool:
         """Whether torch itself is wrong here."""
-        return excuses(self.operator, self.dtype)
+        return torch_is_wrong.excuses(self.operator, self.dtype)
+
+    @property
+    def type(self) -> str:
+        """The name of the type."""
+        return str(self.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,13 @@ class Survey:
     outcomes: Sequence[Outcome] = ()
     without: str = ""
     equivalent: Sequence[str] = ()
+
+
+def part(quick: bool, workers: int) -> Iterator[Sheet]:
+    """Gives the tables; quick takes every twentieth operator."""
+    names = list(operators())
+    yield from sheets(survey(names[::20] if quick else names, workers))
+    yield torch_is_wrong.sheet()
 
 
 # ------------------------------------------------------------------------------------------------------- asking
@@ -128,13 +140,13 @@ def sheets(surveys: Sequence[Survey]) -> Iterator[Sheet]:
     outcomes = [outcome for found in surveys for outcome in found.outcomes]
     yield _cases(surveys)
     for dtype in TYPES:
-        yield _figures(dtype, [o for o in outcomes if o.dtype == dtype], outcomes)
+        yield _figures([o for o in outcomes if o.dtype == dtype], _seconds_of_slow(outcomes))
     ours = [o for o in outcomes if o.checker == OURS]
-    yield _reasons([o for o in ours if o.verdict in ("cannot say", "error")])
-    yield _named("gradexplain: false alarms and misses", [o for o in ours if o.wrong])
-    yield _named("gradexplain: undecided, and errors", [o for o in ours if o.verdict in ("cannot say", "error")])
-    excused = [o for o in ours if o.kind in SOUND and o.verdict == "differs" and o.excused]
-    yield _named("gradexplain: alarms where torch itself is wrong", excused)
+    yield _reasons([o for o in ours if o.open])
+    yield _named("false alarms and misses", [o for o in ours if o.wrong])
+    yield _named("undecided, and errors", [o for o in ours if o.open])
+    excused = [o for o in ours if o.kind in SOUND and o.answer.verdict == "differs" and o.excused]
+    yield _named("alarms where torch itself is wrong", excused)
     yield _slowest(outcomes)
 
 
@@ -144,64 +156,67 @@ def _cases(surveys: Sequence[Survey]) -> Sheet:
     same = Counter(kind for found in surveys for kind in found.equivalent)
     used = sum(bool(found.outcomes) for found in surveys)
     rows = [["operators", str(used)], *([f"left out: {why}", str(n)] for why, n in without.items())]
-    rows += [[f"not planted: {kind} (changes nothing there)", str(same[kind])] for kind in KINDS]
+    rows += [[f"not planted, as it would change nothing: {kind}", str(same[kind])] for kind in KINDS]
     return Sheet("Cases: torch's operator database on the CPU", ["what", "number"], rows)
 
 
-def _figures(dtype: torch.dtype, outcomes: Sequence[Outcome], every: Sequence[Outcome]) -> Sheet:
+def _figures(outcomes: Sequence[Outcome], slow: dict[tuple[str, int], float]) -> Sheet:
     """The table of one type. Times are relative to gradcheck slow over the same cases in float64."""
-    by_checker = {c: [o for o in outcomes if o.checker == c] for c in CHECKERS}
     rows = []
     for kind in (*SOUND, *KINDS):
-        found = {c: [o for o in own if o.kind == kind] for c, own in by_checker.items()}
-        n = len(found[OURS])
-        what = f"false alarms: {kind}" if kind in SOUND else f"missed: {kind}"
-        rows.append([what, str(n), *(share(sum(o.wrong for o in own), n) for own in found.values())])
-    n = len(by_checker[OURS])
-    for verdict in ("cannot say", "error"):
-        counts = [sum(o.verdict == verdict for o in own) for own in by_checker.values()]
-        rows.append(["undecided" if verdict == "cannot say" else "raised an error", str(n), *(share(c, n) for c in counts)])
-    right = {c: [o for o in own if o.kind == RIGHT] for c, own in by_checker.items()}
-    base = _seconds_of_slow(every, {(o.operator, o.number) for o in right[OURS]})
-    times = [f"{sum(o.seconds for o in own) / base:.2f}" for own in right.values()]
-    rows.append(["time over the right ones (gradcheck slow in float64 = 1)", f"{base:.1f} s", *times])
-    return Sheet(_name(dtype), ["", "of", *CHECKERS], rows)
+        found = [o for o in outcomes if o.kind == kind]
+        rows.append(
+            _counted(f"{'false alarms' if kind in SOUND else 'missed'}: {kind}", found, [o.wrong for o in found])
+        )
+    for kind in (*SOUND, "wrong"):
+        found = [o for o in outcomes if o.kind == kind or (kind == "wrong" and o.kind in KINDS)]
+        rows.append(_counted(f"undecided: {kind}", found, [o.answer.verdict == "cannot say" for o in found]))
+    rows.append(_counted("raised an error", outcomes, [o.answer.verdict == "error" for o in outcomes]))
+    right = [o for o in outcomes if o.kind == RIGHT]
+    base = sum(slow[o.operator, o.number] for o in right if o.checker == OURS)
+    times = [sum(o.seconds for o in right if o.checker == checker) / base for checker in CHECKERS]
+    rows.append(["time, right (gradcheck slow in float64 = 1)", f"{base:.1f} s", *(f"{t:.2f}" for t in times)])
+    return Sheet(outcomes[0].type, ["", "of", *CHECKERS], rows)
 
 
-def _seconds_of_slow(every: Sequence[Outcome], cases: Collection[tuple[str, int]]) -> float:
-    slow = (o for o in every if o.checker == SLOW and o.kind == RIGHT and o.dtype == torch.float64)
-    return sum(o.seconds for o in slow if (o.operator, o.number) in cases)
+def _counted(what: str, outcomes: Sequence[Outcome], marks: Sequence[bool]) -> list[str]:
+    """A row: how many of each checker's outcomes are marked."""
+    marked = Counter(o.checker for o, mark in zip(outcomes, marks, strict=True) if mark)
+    number = sum(o.checker == OURS for o in outcomes)
+    return [what, str(number), *(share(marked[checker], number) for checker in CHECKERS)]
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _seconds_of_slow(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], float]:
+    """Returns what gradcheck slow took for each right case in float64."""
+    found = (o for o in outcomes if o.checker == SLOW and o.kind == RIGHT and o.dtype == torch.float64)
+    return {(o.operator, o.number): o.seconds for o in found}
 
 
 def _reasons(undecided: Sequence[Outcome]) -> Sheet:
-    found: Mapping[tuple[str, str], list[Outcome]] = {}
+    found: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in undecided:
-        found.setdefault((_name(outcome.dtype), ", ".join(outcome.answer.reasons)), []).append(outcome)
+        found.setdefault((outcome.type, ", ".join(outcome.answer.reasons)), []).append(outcome)
     rows = [
         [dtype, reason, str(len(of)), ", ".join(dict.fromkeys(o.operator for o in of))]
         for (dtype, reason), of in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1])))
     ]
-    return Sheet("gradexplain: undecided, by reason", ["type", "reason", "cases", "operators"], rows)
+    return Sheet(f"{OURS}: undecided, by reason", ["type", "reason", "cases", "operators"], rows)
 
 
 def _named(title: str, outcomes: Sequence[Outcome]) -> Sheet:
     rows = [
-        [f"{o.operator} #{o.number}", o.kind, _name(o.dtype), o.verdict, ", ".join(o.answer.reasons)] for o in outcomes
+        [f"{o.operator} #{o.number}", o.kind, o.type, o.answer.verdict, ", ".join(o.answer.reasons)] for o in outcomes
     ]
-    return Sheet(f"{title}: {len(rows)}", ["operator", "case", "type", "verdict", "because of"], rows)
+    return Sheet(f"{OURS}: {title}: {len(rows)}", ["operator", "case", "type", "verdict", "because of"], rows)
 
 
 def _slowest(outcomes: Sequence[Outcome]) -> Sheet:
     """Names the right cases in float64 that take us longest."""
     right = [o for o in outcomes if o.kind == RIGHT and o.dtype == torch.float64]
-    slow = {(o.operator, o.number): o.seconds for o in right if o.checker == SLOW}
+    slow = _seconds_of_slow(right)
     longest = sorted((o for o in right if o.checker == OURS), key=lambda o: -o.seconds)[:10]
     rows = [
         [f"{o.operator} #{o.number}", f"{1e3 * o.seconds:.0f} ms", f"{o.seconds / slow[o.operator, o.number]:.1f}"]
         for o in longest
     ]
-    return Sheet("gradexplain: the slowest, float64", ["operator", "time", "of gradcheck slow's"], rows)
+    return Sheet(f"{OURS}: the slowest, float64", ["operator", "time", "of gradcheck slow's"], rows)
