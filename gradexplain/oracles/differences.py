@@ -15,11 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from gradexplain.errors import RunError
 from gradexplain.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -32,19 +34,20 @@ from gradexplain.oracles.question import (
     pair,
     plain,
     scales,
-    weighed,
 )
 from gradexplain.oracles.search import singled_out
 
 ORACLE = "finite differences"
 # From an eighth of the input's own size down to where float64 has about four digits left.
 STEPS = tuple(2.0**-e for e in range(3, 42, 3))
+# What settles most directions; where it does not, the whole ladder is climbed.
+USUAL = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
 RUNS, CLOSER = 104, 100
-# Directions for a single input, and for each of several; more inputs than APART are moved together.
-DIRECTIONS, SEVERAL, APART = 4, 2, 8
+# Directions for each input, and for one that they see no better than SHARP; more inputs than APART move together.
+DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
 EACH, FOUND, OTHERS = 12, 3, 2
 
@@ -71,7 +74,10 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot."""
+    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot.
+
+    `chosen` is the order of extrapolation that gave c, and the coarsest of the `STEPS` in it.
+    """
 
     verdict: Verdict
     lacking: float
@@ -121,7 +127,8 @@ class _Probe:
         self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
-        self.first: Finding | None = None
+        self.steps: Sequence[float] = USUAL
+        self.noise = 0.0
 
     def checks(self) -> Iterator[Check]:
         """Gives one check for each input."""
@@ -134,18 +141,22 @@ class _Probe:
     def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
         """Tries random directions for every group in turn, while there are runs left."""
         found: list[list[Tried]] = [[] for _ in groups]
-        for number in range(DIRECTIONS if len(groups) == 1 else SEVERAL):
+        for number in range(MORE):
             for group, tried in zip(groups, found, strict=True):
-                steps = STEPS if self.first is None else _useful(self.first)
-                more = number < self.size(group) and self.runs >= 2 * len(steps)
-                if not tried or more:
+                if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
                     tried.append(self.tried(self.random(group)))
         return found
+
+    def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
+        """A sharp estimate sees any error in nearly any direction; a coarse one may miss it in one or two."""
+        worst = max(t.finding.bound for t in tried)
+        sharp = worst <= SHARP * min(map(self.question.scale, group))
+        return number < min(self.size(group), DIRECTIONS if sharp else MORE)
 
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
         if all(t.finding.verdict == "agrees" for t in tried):
-            yield from (self.check(name, tried) for name in group)
+            yield from (self.check(name, self.apart(name, tried)) for name in group)
             return
         self.runs = max(self.runs, 0) + CLOSER
         closer = self.closer(group, tried)
@@ -155,6 +166,13 @@ class _Probe:
         for name in group:
             alone = [t for t in closer if t.at and t.at[0] == name]
             yield self.check(name, _joined(tried if name in suspects or not suspects else cleared, alone, self.x[name]))
+
+    def apart(self, name: str, tried: list[Tried]) -> list[Tried]:
+        """Tries an input by itself where, moved with others, it is seen too coarsely."""
+        coarse = max(t.finding.bound for t in tried) > RESOLUTION * self.question.scale(name)
+        if not coarse or len(tried[0].direction) == 1 or self.runs < 2 * len(self.steps):
+            return tried
+        return [self.tried(self.random([name]))]
 
     def cleared(self, names: Sequence[str]) -> list[Tried]:
         """Tries the inputs of a group again without those that are wrong."""
@@ -217,13 +235,12 @@ class _Probe:
         return {name: u}
 
     def tried(self, u: Direction, at: tuple[str, Place] | None = None) -> Tried:
-        """Judges one direction, by the steps that settled the first, or by all where these cannot settle it."""
-        if self.first is not None:
-            finding = self.judged(u, _useful(self.first), self.first.noise)
-            if self.is_settled(finding, u) or self.runs < 2 * len(STEPS):
-                return Tried(u, finding, at)
-        finding = self.judged(u, STEPS, 0.0)
-        self.first = self.first or finding
+        """Judges one direction, by the steps that settled the one before, or by all where these cannot settle it."""
+        finding = self.judged(u, self.steps, self.noise)
+        if not self.is_settled(finding, u) and self.runs >= 2 * len(STEPS):
+            finding = self.judged(u, STEPS, 0.0)
+            self.noise = max(self.noise, finding.noise)
+            self.steps = _useful(finding)
         return Tried(u, finding, at)
 
     def is_settled(self, finding: Finding, u: Direction) -> bool:
@@ -237,10 +254,10 @@ class _Probe:
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
 
-    @property
+    @cached_property
     def floor(self) -> float:
         """The noise that rounding makes of ⟨v, y⟩: m rounded terms, each wrong by eps/2, with a margin of three."""
-        return 1.5 * self.replay.eps * weighed(self.replay.trace.cotangent, self.replay.trace.value)
+        return max(1.5 * self.replay.eps * self.question.value, self.replay.jitter)
 
     def ladder(self, u: Direction, steps: Sequence[float]) -> Ladder:
         """Runs the function at both ends of each step."""
@@ -251,7 +268,7 @@ class _Probe:
             behind = {n: self.x[n] - h * d for n, d in u.items()}
             right.append(self.slope(ahead, h))
             left.append(-self.slope(behind, h))
-            moved.append(sum(pair(self.claim[n], (ahead[n] - behind[n]) / (2 * h)) for n in u))
+            moved.append(sum(pair(self.claim[n], _made(ahead[n] - behind[n]) / (2 * h)) for n in u))
         products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
         return Ladder(steps, right, left, moved, self.floor, MARGIN * self.replay.eps * products)
 
@@ -262,7 +279,10 @@ class _Probe:
 
     def slope(self, values: Mapping[str, Tensor], h: float) -> float:
         """(⟨v, f(values)⟩ − ⟨v, f(x)⟩) / h, nan where the step leaves the domain."""
-        y = self.output(values)
+        try:
+            y = self.output(values)
+        except RunError:
+            return math.nan
         if y.shape != self.replay.trace.value.shape:
             return math.nan
         return pair(self.replay.trace.cotangent, y - self.replay.trace.value) / h
@@ -286,6 +306,9 @@ class _Probe:
         return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
 
     def _verdict(self, name: str, found: Finding, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+        if found.reason == "step":
+            path = self.replay.trace.gradients[name] is not None
+            return "cannot say", "jump" if path else "selects"
         if found.verdict == "cannot say":
             return "cannot say", found.reason
         if broken:
@@ -296,7 +319,7 @@ class _Probe:
 
     def _broken(self, name: str) -> Place | None:
         """The first element whose claimed gradient is nan or infinite."""
-        wrong = ~self.claimed[name].isfinite().flatten()
+        wrong = (~self.claimed[name].isfinite() & self.x[name].isfinite()).flatten()
         return index_of(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
 
     def _elements(self, name: str, bad: Sequence[Tried]) -> Iterator[tuple[Place, object, object]]:
@@ -327,6 +350,11 @@ def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[T
     return [*(t for t in tried if not (whole and t.finding.verdict == "cannot say")), *alone]
 
 
+def _made(change: Tensor) -> Tensor:
+    """Returns the step that the inputs really made; what is infinite stays where it is."""
+    return change if bool(change.isfinite().all()) else change.nan_to_num(0.0)
+
+
 def _gravity(finding: Finding) -> float:
     return math.inf if math.isnan(finding.lacking) else abs(finding.lacking)
 
@@ -353,11 +381,11 @@ def _restricted(u: Direction, names: Sequence[str], x: Mapping[str, Tensor], sta
     return kept
 
 
-def _useful(first: Finding) -> Sequence[float]:
-    """The steps that settled the first direction: those of the chosen estimate and one more, to see that it holds."""
-    if first.verdict == "cannot say":
+def _useful(settled: Finding) -> Sequence[float]:
+    """The steps that settled a direction: those of the chosen estimate and one more, to see that it holds."""
+    if settled.verdict == "cannot say":
         return FINE
-    order, index = first.chosen
+    order, index = settled.chosen
     start = max(min(index, len(STEPS) - order - 2), 0)
     return STEPS[start : start + order + 2]
 
@@ -382,7 +410,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     luck = max(abs(c.value - best.value) for c in candidates if c.bound <= MARGIN * best.bound or c is best)
     bound = best.bound + luck + ladder.rounding
     finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
-    finding = replace(finding, chosen=(best.order, kept[best.index]))
+    finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))
     if abs(best.value) <= 4 * bound:
         return finding
     if best.persists and not _fits_above(steps, residuals, sigma, best.value):
@@ -474,7 +502,7 @@ def _special(ladder: Ladder) -> Finding | None:
     """Recognises a kink, a jump or a singularity at the point itself, by the one-sided slopes at the finest steps."""
     bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
     sigma = 4 * max(ladder.floor, _quiet(ladder))
-    resolved = [abs(b) >= 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
+    resolved = [abs(b) > 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
     finest = max((i for i, r in enumerate(resolved) if r), default=-1)
     if _grows(ladder):
         return _grown(ladder)
@@ -519,9 +547,17 @@ def _ends(ladder: Ladder) -> list[float]:
 
 def _grown(ladder: Ladder) -> Finding:
     ends = _ends(ladder)
-    jump = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
-    size, reason = ends[-1] * ladder.steps[-1], "jump" if jump else "singular"
+    jumps = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
+    size, reason = ends[-1] * ladder.steps[-1], "singular"
+    if jumps:
+        reason = "step" if _is_flat(ladder, ladder.right) and _is_flat(ladder, ladder.left) else "jump"
     return Finding("cannot say", size, size, reason, ladder.left[-1], ladder.right[-1], ladder.moved[0], size)
+
+
+def _is_flat(ladder: Ladder, slopes: Sequence[float]) -> bool:
+    """Says whether f is constant on one side of the point, up to a step that is not small: it is all in the jump."""
+    changes = [slope * h for slope, h in zip(slopes, ladder.steps, strict=True)][-8:]
+    return max(changes) - min(changes) <= 8 * ladder.floor
 
 
 def _edge(ladder: Ladder) -> Finding:

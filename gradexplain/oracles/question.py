@@ -7,6 +7,7 @@ type the user runs in as near to it as rounding explains? That is measured here,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,11 +66,15 @@ class Unable:
 
 @dataclass(frozen=True)
 class Replay:
-    """A computation that has been run again in float64, twice with one result."""
+    """A computation that has been run again in float64, with one result but for rounding.
+
+    `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
+    """
 
     computation: Computation
     trace: Trace
     seconds: float
+    jitter: float = 0.0
 
     @property
     def eps(self) -> float:
@@ -139,7 +144,12 @@ class Question:
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
         """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
-        return jittered(self.replay) if isinstance(self.replay, Replay) else {}
+        if not isinstance(self.replay, Replay):
+            return {}
+        try:
+            return jittered(self.replay)
+        except (GradexplainError, RuntimeError):  # an operator that refuses a number next to the one it was given
+            return {}
 
     def rounding(self, name: str) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""
@@ -176,11 +186,16 @@ class Question:
             return own
         if own == 0.0:
             return value
-        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of about 1000 of them.
-        digits = 1e3 * epsilon(self.judged) / RESOLUTION
+        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some of them.
+        digits = 1e5 * epsilon(self.judged) / RESOLUTION
+        return min(digits, 1.0) * value if self._is_rounding(name, gradient, own, value) else own
+
+    def _is_rounding(self, name: str, gradient: Tensor, own: float, value: float) -> bool:
+        """Says whether a gradient is nothing but rounding: below the output's last digits, or what rounding made."""
+        if own <= MARGIN / 2 * epsilon(self.judged) * value:
+            return True
         changes = self.rounding(name)
-        nothing = bool((gradient <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all())
-        return min(digits, 1.0) * value if nothing else own
+        return bool((gradient <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all())
 
     def blur(self, name: str) -> str:
         """Returns why a method resolves the gradient too coarsely: its own error, or the gradient's own rounding."""
@@ -228,22 +243,20 @@ def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
         return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
     try:
         with replay.running() as output:
-            (first, seconds), (again, less) = _timed(output), _timed(output)
+            again, seconds = _timed(output)
     except GradexplainError as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    for other in (first, again):
-        if other.shape != found.value.shape or not torch.equal(other, found.value):
-            return Unable("not_deterministic", {"amplitude": _amplitude(other, found.value)})
-    return replace(replay, seconds=min(seconds, less))
+    if again.shape != found.value.shape:
+        return Unable("not_deterministic", {"amplitude": math.inf})
+    apart = again - found.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
+        return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
+    return replace(replay, seconds=seconds, jitter=weighed(found.cotangent, apart))
 
 
 def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
     start = time.perf_counter()
     return output({}), time.perf_counter() - start
-
-
-def _amplitude(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max()) if one.shape == other.shape else float("inf")
 
 
 def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
@@ -306,10 +319,16 @@ def weighed(cotangent: Tensor, value: Tensor) -> float:
 
 
 def scales(x: Tensor) -> Tensor:
-    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1."""
+    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1.
+
+    An element that is infinite or nan cannot be moved: its step is 0.
+    """
     size = x.detach().abs()
     size = size.double() if size.numel() <= LARGE else size
     typical = float(size.square().mean().sqrt()) if size.numel() else 1.0
+    if not math.isfinite(typical):
+        finite = size.isfinite()
+        return torch.where(finite, scales(torch.where(finite, size, 0.0)), 0.0)
     return size.clamp_min(min(typical, 1.0) if typical > 0.0 else 1.0)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from gradexplain.computation import chosen_output
 from gradexplain.errors import GradexplainError
 from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair, scales
 
@@ -19,6 +20,8 @@ ORACLE = "forward mode"
 FORWARD = 1e4
 # More inputs than this are moved together.
 APART = 8
+
+Run = Callable[[Mapping[str, Tensor]], object]
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -28,18 +31,20 @@ def ask(question: Question) -> Iterator[Check]:
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
     names = list(question.names)
-    for group in [names] if len(names) > APART else [[n] for n in names]:
-        yield from _group(question, replay, group, 1 if len(group) < len(names) else 2)
+    groups = [names] if len(names) > APART else [[n] for n in names]
+    with replay.computation.running() as run:
+        checks = [check for g in groups for check in _group(question, replay, run, g, 2 if len(groups) == 1 else 1)]
+    yield from checks
 
 
-def _group(question: Question, replay: Replay, names: list[str], directions: int) -> Iterator[Check]:
+def _group(question: Question, replay: Replay, run: Run, names: list[str], directions: int) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
     tried: list[tuple[float, float, float]] = []
     for number in range(directions):
         u = {n: _direction(replay.trace.inputs[n], claimed[n], generator, number == 0) for n in names}
         try:
-            slope = _slope(replay, u)
+            slope = _slope(replay, run, u)
         except GradexplainError as fault:
             unable = _refusal(fault)
             yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
@@ -95,17 +100,17 @@ def _own_rounding(question: Question, u: Mapping[str, Tensor]) -> float:
     return MARGIN * sum(float((question.rounding(n) * d.abs()).sum()) for n, d in u.items())
 
 
-def _slope(replay: Replay, u: Mapping[str, Tensor]) -> float:
+def _slope(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
     """Returns ⟨v, J u⟩; where torch lacks an operator, its slower decompositions are loaded first."""
     try:
-        return _run(replay, u)
+        return _carried(replay, run, u)
     except GradexplainError as fault:
         if not isinstance(fault.__cause__, NotImplementedError) or not _decompositions():
             raise
-    return _run(replay, u)
+    return _carried(replay, run, u)
 
 
-def _run(replay: Replay, u: Mapping[str, Tensor]) -> float:
+def _carried(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
     # torch._VF: what forward_ad.make_dual calls, without its import of the decompositions, which takes 0.3 s.
     from torch import _VF
     from torch.autograd import forward_ad
@@ -114,7 +119,7 @@ def _run(replay: Replay, u: Mapping[str, Tensor]) -> float:
     with forward_ad.dual_level():
         duals = {n: _VF._make_dual(values[n], u[n], level=0) if n in u else t for n, t in values.items()}
         with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
-            output = replay.computation.output(duals)
+            output = chosen_output(run(duals), replay.computation.name)[0]
         tangent = _VF._unpack_dual(output, level=0)[1]
         return 0.0 if tangent is None else pair(replay.trace.cotangent, tangent.detach())
 
