@@ -65,7 +65,8 @@ FUNCTIONS: Mapping[str, Callable[[int], Callable[[Tensor], Tensor]]] = {
 }
 
 
-def _inputs(n: int) -> Tensor:
+def inputs(n: int) -> Tensor:
+    """Returns n random numbers."""
     return _normal(n, seed=n + 1).requires_grad_()
 
 
@@ -95,7 +96,7 @@ def _rows(name: str, n: int) -> Iterator[list[str]]:
     base: float | None = None
     for checker in (SLOW, FAST, OURS):
         counted = Counted(FUNCTIONS[name](n))
-        if checker == SLOW and n > DENSE and counted.function(_inputs(n)).numel() > DENSE:
+        if checker == SLOW and n > DENSE and counted.function(inputs(n)).numel() > DENSE:
             continue
         seconds, verdict = _timed(checker, counted, n)
         base = seconds if checker == SLOW else base
@@ -110,7 +111,7 @@ def _timed(checker: str, counted: Counted, n: int) -> tuple[float, str]:
     while len(times) < 3 and sum(times) < LONG:
         subject = counted if not times else counted.function
         start = time.perf_counter()
-        verdict = CHECKERS[checker](subject, [_inputs(n)]).verdict
+        verdict = CHECKERS[checker](subject, [inputs(n)]).verdict
         times.append(time.perf_counter() - start)
     return min(times), verdict
 
@@ -131,12 +132,12 @@ def needle(quick: bool, workers: int) -> Iterator[Sheet]:
 
 def _searched(name: str, kind: str, change: Callable[[Tensor, int], Tensor], n: int) -> list[str]:
     places = torch.randperm(n, generator=torch.Generator().manual_seed(5))[:NEEDLES].tolist()
-    case = case_of(name, FUNCTIONS[name](n), [_inputs(n)])
+    case = case_of(name, FUNCTIONS[name](n), [inputs(n)])
     fast = seen = named = most = 0
     for place in places:
         mutant = Counted(Mutant(case, kind, spoiled(change), Target(0, place)))
-        fast += CHECKERS[FAST](mutant.function, [_inputs(n)]).verdict == "differs"
-        report = gx.verify(mutant, [_inputs(n)])
+        fast += CHECKERS[FAST](mutant.function, [inputs(n)]).verdict == "differs"
+        report = gx.verify(mutant, [inputs(n)])
         seen += report.verdict == "differs"
         named += any(check.verdict == "differs" and check.place == (place,) for check in report.checks)
         most = max(most, mutant.evaluations)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from sheets import Sheet, share
 
-# How many of an operator's samples are checked as they are; mutants are made of the first.
+# How many of an operator's samples are checked as they are.
 SAMPLES = 3
 TYPES = (torch.float64, torch.float32, torch.bfloat16)
 RIGHT = "right"

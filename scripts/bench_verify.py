@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import bench_bounds
 import bench_cost
 import bench_operators
+import bench_place
 from checkers import prepare
 from sheets import Sheet, show
 
@@ -22,6 +24,8 @@ PARTS: Mapping[str, Callable[[bool, int], Iterator[Sheet]]] = {
     "operators": bench_operators.part,
     "cost": bench_cost.part,
     "needle": bench_cost.needle,
+    "bounds": bench_bounds.part,
+    "place": bench_place.part,
 }
 
 

@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 DIGITS = 64
 # An element smaller than this part of its gradient is not where an error is planted.
 NEGLIGIBLE = 1e-3
+# How many of an operator's cases are tried for an error that changes something.
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -173,12 +175,13 @@ def wrapped(case: Case) -> Mutant:
 def mutants_of(cases: Sequence[Case]) -> Iterator[tuple[str, Mutant | None]]:
     """Gives a mutant of each kind, `None` where it would leave the Jacobian as it is.
 
-    It is made of an operator's first case; where a broadcast goes wrong, of the first in which there is one.
+    It is made of the first case whose Jacobian it changes, of an operator's first few; a broadcast that goes wrong, of
+    the first in which there is one.
     """
-    target = _target(right(cases[0], cases[0].inputs, cotangents_of(cases[0], 0)))
+    few = [(case, _target(right(case, case.inputs, cotangents_of(case, 0)))) for case in cases[:FEW]]
     repeated = [(case, where) for case in cases if (where := _broadcast(case)) is not None]
     for kind, gradient in KINDS.items():
-        tried = repeated if gradient is not_summed else [(cases[0], target)]
+        tried = repeated if gradient is not_summed else few
         mutants = (Mutant(case, kind, gradient, where) for case, where in tried)
         yield kind, next((mutant for mutant in mutants if _changes(mutant)), None)
 

@@ -18,6 +18,8 @@ from sheets import Sheet
 from torch import Tensor
 from torch.autograd import forward_ad
 
+What = Literal["backward", "forward mode", "value"]
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -25,7 +27,7 @@ class Fault:
 
     operator: str
     dtype: torch.dtype
-    what: Literal["backward", "forward mode", "value"]
+    what: What
     words: str
     measure: Callable[[], float]
 
