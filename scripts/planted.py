@@ -16,7 +16,7 @@ DIGITS = 64
 # An element smaller than this part of its gradient is not where an error is planted.
 NEGLIGIBLE = 1e-3
 # How many of an operator's cases are tried for an error that changes something.
-FEW = 3
+FEW = 10
 
 
 @dataclass(frozen=True)
