@@ -23,6 +23,7 @@ from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwis
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes
+from gradexplain.progress import followed
 from gradexplain.recording import Application
 from gradexplain.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
 from gradexplain.verification import Check, Operation, Report, verify_trace
@@ -54,7 +55,7 @@ def check_operations(
     chosen = [a for a in nodes_alone(run, found) if only is None or only(a.recorded)]
     notes = _Notes.of(run, found)
     share = effort / max(len(chosen), 1)
-    return tuple(_operation(alone, run, notes, share) for alone in chosen)
+    return tuple(_operation(alone, run, notes, share) for alone in followed(chosen, "operations"))
 
 
 @dataclass(frozen=True)
