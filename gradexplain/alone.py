@@ -17,7 +17,7 @@ from gradexplain.computation import Computation
 from gradexplain.computation import _random_states as random_states
 from gradexplain.functions import arguments_of, fitted, given_back
 from gradexplain.graph import Node, Trace
-from gradexplain.recording import Application, Event, Held, held_in, tensors_in
+from gradexplain.recording import Application, Event, Held, held_in, is_repeatable, tensors_in
 from gradexplain.tracing import Run, argument_names, bound, is_leaf, ordered, owners_of, tensor_names
 
 Values = Mapping[str, Any]
@@ -270,14 +270,23 @@ def sent_alone(alone: Alone, operator: Operator, cotangents: Sequence[Tensor | N
     """Returns what the node makes of a cotangent for each output, without hooks."""
     inputs = dict(_tensors(operator.arguments))
     if isinstance(alone.origin, Application):
-        names = list(operator.arguments)[: len(alone.origin.arguments)]
-        raw = dict(zip(names, given_back(alone.node, cotangents), strict=False))
+        raw = dict(zip(operator.arguments, given_back(_speaking(alone, operator), cotangents), strict=False))
     else:
         with torch.no_grad():
             found = alone.node(*cotangents)
         raw = dict(zip(operator.slots, found if isinstance(found, tuple) else (found,), strict=False))
     fit = {n: fitted(g, inputs[n]) for n, g in raw.items() if n in inputs and isinstance(g, Tensor)}
     return Sent({name: fit.get(name) for name in operator.slots if name}, raw)
+
+
+def _speaking(alone: Alone, operator: Operator) -> Any:
+    """Returns the custom Function's node, or a new one of its operator where the node gives out what it saved once."""
+    if is_repeatable(alone.node._forward_cls):
+        return alone.node
+    tracked = {n: t.clone().requires_grad_(n in operator.slots) for n, t in _tensors(operator.arguments)}
+    with torch.enable_grad():
+        made = tensors_in(operator.run(_filled(operator.arguments, tracked)))
+        return next(t.grad_fn for t in made if t.grad_fn is not None)
 
 
 def cotangents_from(alone: Alone, joined: Tensor) -> list[Tensor | None]:

@@ -26,7 +26,7 @@ from gradexplain.oracles.slopes import fits_kinks, slopes
 from gradexplain.recording import Application, Event
 from gradexplain.rules import rule_of
 from gradexplain.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
-from gradexplain.verification import Check, Operation, Report, verify_trace
+from gradexplain.verification import RULES, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 EACH, SAMPLED = 48, 24
@@ -48,7 +48,8 @@ def check_operations(
     """Returns the nodes of the graph that `computation` makes, in the order of the forward pass, each checked alone.
 
     `cotangent` starts the backward pass in which hooks are looked for; `only` chooses among the nodes. `effort` is the
-    time in seconds that one oracle may take: half of it for the nodes whose operator has a rule, half for the others.
+    time in seconds that one oracle may take for an operator without a rule; those that have one share as much, as the
+    rules judge them without running anything.
     """
     run = record(computation, cotangent, again=True)
     if run.output.grad_fn is None:
@@ -57,7 +58,8 @@ def check_operations(
     chosen = [a for a in nodes_alone(run, found) if only is None or only(a.recorded)]
     notes = _Notes.of(run, found)
     known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
-    return tuple(_operation(a, run, notes, effort / 2 / known.count(k)) for a, k in zip(chosen, known, strict=True))
+    share = effort / max(sum(known), 1)
+    return tuple(_operation(a, run, notes, share if ruled else effort) for a, ruled in zip(chosen, known, strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float) -> Operatio
     looks = {name: _look(asked, report, name, effort) for name in wrong}
     found += sent_otherwise(alone, asked.operator, run)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
-    kinks = [Finding("kink", {**c.data, "argument": c.input}) for c in report.conventions()]
+    kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
     return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *found])
 
 
@@ -241,7 +243,8 @@ def _same(asked: _Asked, name: str) -> bool:
 def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
     """Returns the check as one on the node: with the node's own number and line, and an intended estimate as such."""
     look = looks.get(check.input)
-    if check.verdict == "differs" and look is not None and look.kind in EXCUSES:
+    # Forward mode follows torch's conventions: that it agrees is no evidence here. The rules know the conventions.
+    if look is not None and look.kind in EXCUSES and check.verdict != "cannot say" and check.oracle != RULES:
         verdict: Verdict = "cannot say"
         return replace(check, verdict=verdict, reason=look.kind, data={**check.data, **look.data})
     if "node" not in check.data:
