@@ -37,7 +37,7 @@ DOUBTS = frozenset(
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
 CONVENTIONS = frozenset({"kink", "edge", "selects"})
-RULES, DIFFERENCES, BY_HAND = "rules", "finite differences", "by hand"
+RULES, DIFFERENCES, FORWARD = "rules", "finite differences", "forward mode"
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,11 @@ class Report:
         return "agrees" if agreeing and not doubt else "cannot say"
 
     def is_refuted(self, check: Check) -> bool:
-        """Says whether finite differences, which share nothing but the function, contradict a difference.
+        """Says whether finite differences, which share nothing but the function, contradict forward mode's difference.
 
-        They do where they agree with the gradient to less than half of it: then it is the other oracle that is wrong,
-        such as a forward mode of torch's own that has an error.
+        They do where they agree with the gradient to less than half of it: then torch's own forward mode is wrong.
         """
-        if check.verdict != "differs" or check.oracle in (DIFFERENCES, BY_HAND):
+        if (check.oracle, check.verdict) != (FORWARD, "differs"):
             return False
         judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
         return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradexplain.oracles import differences, formulas, tangents, walk
+from gradexplain.oracles import analytic, differences, exact, formulas, tangents, walk
 from gradexplain.oracles.question import Check, Oracle, Question, Verdict
 
-__all__ = ["ORACLES", "Check", "Oracle", "Question", "Verdict"]
+__all__ = ["ORACLES", "REFEREES", "Check", "Oracle", "Question", "Verdict"]
 
 ORACLES: Mapping[str, Oracle] = {
     "finite differences": differences.ask,
     "forward mode": tangents.ask,
+    "complex step": analytic.ask,
     "rules": walk.ask,
     "by hand": formulas.ask,
 }
+
+# Asked where the others are not of one mind, or on request: they take more time than all of those.
+REFEREES: Mapping[str, Oracle] = {"symbolic": exact.ask}
