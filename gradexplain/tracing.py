@@ -27,6 +27,7 @@ from gradexplain.recording import (
     Held,
     Recorder,
     held_in,
+    is_repeatable,
     paths_of,
     source_of,
     watching_functions,
@@ -189,7 +190,7 @@ _MEASURED = 12
 def own_jacobians(node: Any) -> dict[int, Tensor]:
     """Returns what the backward of a small custom Function with one output makes of each unit cotangent, by edge."""
     metadata: Any = getattr(node, "_input_metadata", ())
-    if not hasattr(node, "_forward_cls") or len(metadata) != 1:
+    if len(metadata) != 1 or not (hasattr(node, "_forward_cls") and is_repeatable(node._forward_cls)):
         return {}
     like = torch.zeros(tuple(metadata[0].shape), dtype=metadata[0].dtype, device=metadata[0].device)
     if not 0 < like.numel() <= _MEASURED:
@@ -471,7 +472,7 @@ def saved_by(node: Any) -> dict[str, Any]:
                 continue
             kept[name.removeprefix("_saved_")] = value.detach() if isinstance(value, Tensor) else value
     own = getattr(node, "_forward_cls", None)
-    if not kept and own is not None and not getattr(own, "clear_saved_tensors_on_access", False):
+    if not kept and own is not None and is_repeatable(own):
         try:
             kept = {str(i): t.detach() for i, t in enumerate(node.saved_tensors) if t is not None}
         except RuntimeError:
