@@ -130,6 +130,27 @@ def verify(
     return replace(report, subject=subject, findings=findings_of(question.trace))
 
 
+def assert_gradients(
+    function: Callable[..., object],
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    undecided: bool = False,
+    **options: Any,
+) -> Report:
+    """Raises `AssertionError`, in words that can be acted on, unless `verify` says that the gradients are right.
+
+    `undecided=True` lets "cannot say" pass (a point exactly at a kink, for one). The other options are those of
+    `verify`, whose report is returned.
+    """
+    __tracebackhide__ = True  # pytest shows the caller's line
+    report = verify(function, inputs, **options)
+    if report.verdict == "agrees" or (undecided and report.verdict == "cannot say"):
+        return report
+    from gradexplain.reporting import summary
+
+    raise AssertionError(summary(report))
+
+
 def _computation(
     function: Callable[..., object],
     inputs: Any,

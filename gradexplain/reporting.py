@@ -115,6 +115,8 @@ class ReportTeller(Teller):
                 return self.say("verification.differs_inside")
             return self.say("verification.differs", names=", ".join(names))
         names = [n for n in report.inputs if report.of(n) == "cannot say"]
+        if not names:
+            return self.say("verification.cannot_say_second")
         return self.say("verification.cannot_say", names=", ".join(names))
 
     def why(self, report: Report) -> Iterator[str]:
