@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradexplain.api import explain as explain
+    from gradexplain.api import verify as verify
     from gradexplain.errors import GradexplainError as GradexplainError
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
     from gradexplain.explanation import Explanation as Explanation
+    from gradexplain.verification import Report as Report
 
 __version__ = "0.1.0"
 _HOMES = {
     "explain": "api",
+    "verify": "api",
     "Explanation": "explanation",
     "GradexplainError": "errors",
     "InputError": "errors",
     "RunError": "errors",
+    "Report": "verification",
 }
-__all__ = ["Explanation", "GradexplainError", "InputError", "RunError", "explain"]
+__all__ = ["Explanation", "GradexplainError", "InputError", "Report", "RunError", "explain", "verify"]
 
 
 def __getattr__(name: str) -> Any:

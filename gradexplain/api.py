@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, chosen_output, computation_of, with_dtype
+from gradexplain.computation import Computation, all_outputs, chosen_output, computation_of, with_dtype
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
 from gradexplain.live import trace_live
 from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
-from gradexplain.tracing import differentiated, trace
-from gradexplain.verification import EFFORT, verify_trace
+from gradexplain.tracing import differentiated, generic, trace
+from gradexplain.verification import EFFORT, Report, verify_trace
 
 _HIGHEST = 6
 
@@ -82,6 +82,26 @@ def explain(
         parameters=tuple(computation.parameters),
     )
     return replace(first, higher=tuple(_higher(computation, first, seed, order, effort)))
+
+
+def verify(
+    function: Callable[..., object],
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    wrt: str | Sequence[str] | None = None,
+    by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
+    dtype: torch.dtype | None = None,
+    effort: float = EFFORT,
+    target: str | None = None,
+    locate: Callable[[], Source | None] | None = None,
+) -> Report:
+    """Says whether the gradient of `function` at `inputs` is right."""
+    names = [wrt] if isinstance(wrt, str) else wrt
+    given: Any = {} if inputs is None else inputs
+    computation = all_outputs(computation_of(function, given, wrt=names, name=target, locate=locate))
+    computation = with_dtype(computation, dtype) if dtype is not None else computation
+    recorded = trace(computation, cotangent=generic)
+    return verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradexplain.containers import taken_apart
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.graph import Source
 
@@ -40,9 +42,20 @@ class Computation:
 
     def run(self, values: Mapping[str, Tensor]) -> object:
         """Runs the function once with `values` in place of the inputs of these names, in the caller's grad mode."""
+        with self.running() as run:
+            return run(values)
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], object]]:
+        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block."""
+        with _untouched(self.random_states) as begin:
+            yield lambda values: self._once(values, begin)
+
+    def _once(self, values: Mapping[str, Tensor], begin: Callable[[], None]) -> object:
         given = {**self.inputs, **values}
         swapped = {id(own): given[name] for name, own in self.parameters.items()}
-        with _untouched(self.random_states), _swapped(self.modules.values(), swapped):
+        begin()
+        with _swapped(self.modules.values(), swapped) if self.modules else nullcontext():
             try:
                 return self.call({n: v for n, v in given.items() if n not in self.parameters})
             except GradexplainError:
@@ -75,11 +88,13 @@ def computation_of(
 ) -> Computation:
     """Returns the computation of calling `function` with `inputs`, by name or by position.
 
+    Inputs that hold tensors inside, such as lists and sparse tensors, are taken apart: see `containers`.
     The parameters of an `nn.Module`, and of the modules that a function reaches through its closure or its globals, are
     inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that
     do; where no input requires grad, for every input of floating or complex type.
     """
-    names, call = _calling(function, inputs)
+    whole, call_whole = _calling(function, inputs)
+    names, rebuilt = taken_apart(whole)
     modules, leaves = _reached(function)
     parameters = {
         f"{owner}.{path}" if owner else path: parameter
@@ -90,7 +105,7 @@ def computation_of(
     given = {**names, **parameters}
     return Computation(
         name=name or str(getattr(function, "__name__", type(function).__name__)),
-        call=call,
+        call=lambda values: call_whole(rebuilt(values)),
         inputs=given,
         wrt=_asked(given, parameters, wrt),
         parameters=parameters,
@@ -110,6 +125,17 @@ def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
     if value.is_complex():
         return value.detach().to(torch.complex128 if dtype == torch.float64 else torch.complex64)
     return value.detach().to(dtype) if value.is_floating_point() else value
+
+
+def all_outputs(computation: Computation) -> Computation:
+    """Returns the computation with its outputs that carry a gradient joined into one vector, where they are several."""
+
+    def call(given: Mapping[str, Any]) -> object:
+        result = computation.call(given)
+        found = [t if t.layout == torch.strided else t.to_dense() for t in _tensors(result) if t.requires_grad]
+        return result if not found else found[0] if len(found) == 1 else torch.cat([t.reshape(-1) for t in found])
+
+    return replace(computation, call=call)
 
 
 def differentiable(value: object) -> bool:
@@ -176,6 +202,7 @@ def _asked(
 ) -> tuple[str, ...]:
     able = [n for n, v in given.items() if differentiable(v)]
     if wrt is not None:
+        wrt = [part for name in wrt for part in _parts_of(name, able)]
         for name in wrt:
             if name not in given:
                 raise InputError("unknown_wrt", name=name, names=", ".join(able) or "–")
@@ -185,6 +212,11 @@ def _asked(
     flagged = [n for n in able if n not in parameters and given[n].requires_grad]
     own = flagged or [n for n in able if n not in parameters]
     return (*own, *parameters)
+
+
+def _parts_of(name: str, able: Sequence[str]) -> Sequence[str]:
+    """Returns the parts of an input that was taken apart, or the name itself."""
+    return [part for part in able if part.startswith(f"{name}[")] or [name]
 
 
 def _dtype_text(value: object) -> str:
@@ -251,20 +283,53 @@ def _random_states() -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def _untouched(random_states: Sequence[Tensor]) -> Iterator[None]:
-    """Runs from `random_states` and gives back every generator as it was."""
-    numpy = sys.modules.get("numpy")
-    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng(devices=range(len(random_states) - 1)):
+def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
+    """Yields `begin`, to be called before each run: it sets every generator to where the first run found it.
+
+    Torch's generators start from `random_states`; all of them are given back as they were.
+    """
+    others = _other_generators()
+    drawn: list[_Generator] = []  # those that the function draws from, as its first run shows
+    runs = count()
+
+    def begin() -> None:
         torch.set_rng_state(random_states[0])
         for device, state in enumerate(random_states[1:]):
             torch.cuda.set_rng_state(state, device)
+        if next(runs) == 1:
+            drawn.extend(generator for generator in others if generator.moved())
+        for generator in drawn:
+            generator.give_back()
+
+    with torch.random.fork_rng(devices=range(len(random_states) - 1)):
         try:
-            yield
+            yield begin
         finally:
-            random.setstate(python_state)
-            if numpy and numpy_state is not None:
-                numpy.random.set_state(numpy_state)
+            for generator in others:
+                generator.give_back()
+
+
+@dataclass(frozen=True)
+class _Generator:
+    """Python's or numpy's random generator, and where it was: `state[position:]` moves with every draw."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], None]
+    state: Any
+    position: int
+
+    def moved(self) -> bool:
+        return bool(self.get()[self.position :] != self.state[self.position :])
+
+    def give_back(self) -> None:
+        self.put(self.state)
+
+
+def _other_generators() -> list[_Generator]:
+    found = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
+    if numpy := sys.modules.get("numpy"):
+        found.append(_Generator(numpy.random.get_state, numpy.random.set_state, numpy.random.get_state(), 2))
+    return found
 
 
 @contextmanager

@@ -6,14 +6,15 @@ that cannot judge says so, and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
 from gradexplain.computation import Computation
-from gradexplain.graph import Trace
+from gradexplain.diagnosis import Finding
+from gradexplain.graph import Node, Source, Trace
 from gradexplain.oracles import ORACLES
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.rules import rule_of
@@ -35,15 +36,41 @@ DOUBTS = frozenset(
     }
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
-CONVENTIONS = frozenset({"kink", "edge"})
-RULES = "rules"
+CONVENTIONS = frozenset({"kink", "edge", "selects"})
+RULES, DIFFERENCES, FORWARD = "rules", "finite differences", "forward mode"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One node of the graph checked alone: its own backward against its own operator, at its recorded inputs.
+
+    The inputs of `report` are the operator's arguments. `label` is the operator's name, or the custom Function's, whose
+    backward is written at `backward`. `findings` say what an error looks like, and what only looks like one.
+    """
+
+    node: Node
+    report: Report
+    label: str = ""
+    backward: Source | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all gradients that the node sends."""
+        return self.report.verdict
 
 
 @dataclass(frozen=True)
 class Report:
-    """What all oracles said. `verdict` is over all inputs, `of(name)` for one of them."""
+    """What all oracles said. `verdict` is over all inputs, `of(name)` for one of them.
+
+    `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
+    second derivatives, where they were asked for.
+    """
 
     checks: tuple[Check, ...]
+    operations: tuple[Operation, ...] = ()
+    second: Report | None = None
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -60,17 +87,40 @@ class Report:
 
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
-        checks = [check for check in self.checks if check.input == name]
+        checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
         agreeing = [c for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION]
-        by_rule = any(c.oracle == RULES for c in agreeing)
-        doubt = any(c.reason in DOUBTS or (c.reason in CONVENTIONS and not by_rule) for c in checks)
+        doubt = any(_doubts(check, {c.oracle for c in agreeing}) for check in checks)
         return "agrees" if agreeing and not doubt else "cannot say"
+
+    def is_refuted(self, check: Check) -> bool:
+        """Says whether finite differences, which share nothing but the function, contradict forward mode's difference.
+
+        They do where they agree with the gradient to less than half of it: then torch's own forward mode is wrong.
+        """
+        if (check.oracle, check.verdict) != (FORWARD, "differs"):
+            return False
+        judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
+        return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
 
     def conventions(self) -> Sequence[Check]:
         """Returns the checks that met a kink or the edge of the domain, where torch's gradient is a convention."""
         return tuple(c for c in self.checks if c.reason in CONVENTIONS)
+
+
+def _doubts(check: Check, agreeing: Set[str]) -> bool:
+    """Says whether what kept one oracle from judging casts doubt on those that agree."""
+    if check.reason == "cancelled":  # finite differences see what is left after a cancellation
+        return DIFFERENCES not in agreeing
+    return check.reason in DOUBTS or (check.reason in CONVENTIONS and RULES not in agreeing)
+
+
+def _relative(check: Check) -> float:
+    """Returns a difference relative to the gradient, as the resolution is."""
+    if check.worst is None or not check.bound or check.resolution is None:
+        return 0.0
+    return check.worst / check.bound * check.resolution
 
 
 def verify_trace(
