@@ -446,6 +446,7 @@ NO_TIES: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
     "equal constants":        (lambda x: torch.cat([x, x.new_zeros(2)]).topk(2)[0], at(1.0, 0.3)),
     "a bound that is far":    (lambda x: x.clamp(max=5.0),                     at(1.0, 0.3)),
     "near a kink":            (lambda x: x.relu(),                             at(1e-30, -1e-30)),
+    "a subnormal number":     (lambda x: x.sigmoid(),                          at(-710.0)),
     "a constant's sign":      (lambda x: x * torch.zeros(2).double().sign(),   at(1.0, 0.3)),
 }
 # fmt: on
