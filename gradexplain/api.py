@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, all_outputs, chosen_output, computation_of, with_dtype
+from gradexplain.computation import Computation, all_outputs, computation_of, with_dtype
+from gradexplain.derivatives import HIGHEST, derivative_of
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
 from gradexplain.live import trace_live
-from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
-from gradexplain.tracing import differentiated, generic, trace
+from gradexplain.tracing import generic, trace
 from gradexplain.verification import EFFORT, Report, verify_trace
-
-_HIGHEST = 6
 
 
 def explain(
@@ -60,8 +58,8 @@ def explain(
         if inputs is not None and not isinstance(inputs, Mapping):
             raise InputError("live_inputs")
         return _explain_live(function, inputs, seed, element=element, target=target)
-    if not 1 <= order <= _HIGHEST:
-        raise InputError("bad_order", order=order, highest=_HIGHEST)
+    if not 1 <= order <= HIGHEST:
+        raise InputError("bad_order", order=order, highest=HIGHEST)
     names = [wrt] if isinstance(wrt, str) else wrt
     given: Any = {} if inputs is None else inputs
     computation = computation_of(function, given, wrt=names, name=target, locate=locate)
@@ -122,36 +120,6 @@ def _explain_live(
 # ------------------------------------------------------------------------------------------- higher derivatives
 
 
-@dataclass
-class _Derivative:
-    """The function's gradient by one input, as a function; while it differentiates, no source line is current."""
-
-    below: Computation
-    wrt: str
-    seed: Tensor | None
-    name: str
-    differentiating: bool = False
-
-    def __call__(self, given: Mapping[str, Any]) -> Tensor:
-        output, _ = chosen_output(self.below.call(given), self.below.name)
-        seed = torch.ones_like(output) if self.seed is None else self.seed.to(output).expand(output.shape)
-        if not output.requires_grad:
-            raise RunError("constant_derivative")
-        self.differentiating = True
-        try:
-            (found,) = differentiated(output, [given[self.wrt]], seed, create_graph=True)
-        finally:
-            self.differentiating = False
-        if found is None or not found.requires_grad:
-            raise RunError("constant_derivative")
-        return found
-
-    def locate(self) -> Source | None:
-        if self.differentiating:
-            return None
-        return self.below.locate() if self.below.locate is not None else user_source()
-
-
 def _higher(
     computation: Computation, first: Explanation, seed: Tensor | None, order: int, effort: float
 ) -> list[Explanation]:
@@ -163,8 +131,7 @@ def _higher(
     below, above = computation, first
     for k in range(2, order + 1):
         assert wrt is not None
-        call = _Derivative(below, wrt, seed if k == 2 else None, f"{first.scalar}{_PRIMES[k - 1]}")
-        below = replace(below, call=call, locate=call.locate, name=call.name)
+        below = derivative_of(below, wrt, first.scalar, k, seed if k == 2 else None)
         try:
             recorded = trace(below)
         except RunError as fault:
@@ -174,14 +141,11 @@ def _higher(
             found.append(replace(above, order=k, steps=(), by_input=(), findings=(), groups=(), higher=(), extra=extra))
             break
         above = explain_trace(
-            recorded, verify_trace(recorded, below, effort=effort), target=call.name, output_name=call.name
+            recorded, verify_trace(recorded, below, effort=effort), target=below.name, output_name=below.name
         )
         extra = {"wrt": wrt} | ({"hessian": _hessian(below, wrt)} if k == 2 else {})
         found.append(replace(above, order=k, extra={n: v for n, v in extra.items() if v is not None}))
     return found
-
-
-_PRIMES = ("", "′", "″", "‴", "⁗", "⁽⁵⁾", "⁽⁶⁾")
 
 
 def _hessian(gradient: Computation, wrt: str) -> list[Any] | None:

@@ -31,6 +31,7 @@ from gradexplain.equations import Equation, equation
 from gradexplain.errors import InputError
 from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.grouping import Group, groups_of, inside
+from gradexplain.origin import Origin
 from gradexplain.rules import Rule, rule_of
 from gradexplain.selection import Shown, shown_elements
 from gradexplain.summaries import Value
@@ -114,7 +115,7 @@ class Explanation:
 
     `gradients` maps each input to its gradient (`None`: no influence). `scalar` is the name of what is differentiated:
     the output, or L = ⟨cotangent, output⟩ where that is not one number. `higher` holds the explanations of the second
-    and further derivatives.
+    and further derivatives. `origin` is what was typed, where that is how the explanation was asked for.
     """
 
     target: str
@@ -141,6 +142,7 @@ class Explanation:
     higher: tuple[Explanation, ...] = ()
     order: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def verdict(self) -> str:

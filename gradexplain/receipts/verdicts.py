@@ -1,0 +1,139 @@
+"""A receipt's checks and verdicts, held against those of every oracle asked again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gradexplain.oracles.question import Check
+from gradexplain.receipts.consistency import report_of, restored
+from gradexplain.receipts.derivation import Derived
+from gradexplain.receipts.ledger import Ledger
+from gradexplain.verification import Report
+
+# Numbers of a search that time cut short elsewhere are evidence of the same kind within this factor.
+_ALIKE = 10.0
+# A function of which this many runs fit into the effort is never cut short by time.
+_MANY = 1000
+_COSTLY = "too_costly"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Holds checks against fresh ones; `repeated` says that the same numbers must come out.
+
+    `formulas` are the gradients by hand that the receipt has as text.
+    """
+
+    ledger: Ledger
+    repeated: bool
+    formulas: Mapping[str, str]
+
+    def report(self, record: Mapping[str, Any], path: str, fresh: Report) -> None:
+        """Checks every check, and that none was left out."""
+        derived = {(c.oracle, c.input): c for c in fresh.checks}
+        for place, claimed in enumerate(record["checks"]):
+            self.check(claimed, f"{path}.checks[{place}]", derived.pop((claimed["oracle"], claimed["input"]), None))
+        for oracle, name in derived:
+            self.ledger.claim("check", False, f"{path}.checks", "check_missing", oracle=oracle, input=name)
+        self.operations(record, path, fresh)
+        seen, right = report_of(record).verdict, fresh.verdict
+        if not self.ledger.undecided:
+            self.ledger.claim("verdict", seen == right, f"{path}.verdict", "verdict_other", seen=seen, right=right)
+
+    def operations(self, record: Mapping[str, Any], path: str, fresh: Report) -> None:
+        """Checks the operations that were checked alone, and the second derivatives."""
+        derived = {o.node.index: o for o in fresh.operations}
+        for place, claimed in enumerate(record.get("operations", ())):
+            own, found = f"{path}.operations[{place}]", derived.get(claimed["index"])
+            if found is None:
+                self.ledger.leave_open(own, "operation_not_derived")
+                continue
+            named = (claimed["operator"], claimed["node"])
+            right = (found.node.operator, found.node.name)
+            self.ledger.claim("operation", named == right, own, "operation_other", seen=named, right=right)
+            self.report(claimed, own, found.report)
+        if record.get("second") is not None:
+            if fresh.second is None:
+                self.ledger.leave_open(f"{path}.second", "operation_not_derived")
+            else:
+                self.report(record["second"], f"{path}.second", fresh.second)
+
+    def check(self, claimed: Mapping[str, Any], path: str, fresh: Check | None) -> None:
+        """Checks one check: its verdict, its reason, its numbers."""
+        if fresh is None and claimed["oracle"] == "by hand" and claimed["input"] not in self.formulas:
+            self.ledger.leave_open(path, "formula_not_kept")
+        elif fresh is None:
+            data = {"oracle": claimed["oracle"], "input": claimed["input"]}
+            self.ledger.claim("check", False, path, "check_invented", **data)
+        elif claimed["verdict"] != fresh.verdict:
+            self._other_verdict(claimed, path, fresh)
+        elif self._reason(claimed, path, fresh):
+            self._numbers(claimed, path, fresh)
+
+    def _other_verdict(self, claimed: Mapping[str, Any], path: str, fresh: Check) -> None:
+        data = {"seen": claimed["verdict"], "right": fresh.verdict}
+        mute = "cannot say" in (claimed["verdict"], fresh.verdict)
+        if mute and (not self.repeated or _COSTLY in (claimed["key"], fresh.reason)):
+            self.ledger.leave_open(path, "check_open", **data)
+        else:
+            self.ledger.claim("check", False, f"{path}.verdict", "check_verdict", **data)
+
+    def _reason(self, claimed: Mapping[str, Any], path: str, fresh: Check) -> bool:
+        data = {"seen": claimed["key"] or "null", "right": fresh.reason or "null"}
+        return self.ledger.claim("check", claimed["key"] == fresh.reason, f"{path}.key", "check_reason", **data)
+
+    def _numbers(self, claimed: Mapping[str, Any], path: str, fresh: Check) -> None:
+        """The same numbers, or, where time or another machine decides, numbers of the same kind."""
+        pairs = {name: (restored(claimed[name]), getattr(fresh, name)) for name in ("worst", "bound", "resolution")}
+        if not self.repeated:
+            apart = [name for name in ("bound", "resolution") if not _alike(*pairs[name])]
+            worst, bound = pairs["worst"][0], pairs["bound"][0]
+            apart += ["worst"] if claimed["verdict"] == "agrees" and not (worst or 0.0) <= (bound or 0.0) else []
+            for name in apart:
+                self.ledger.leave_open(f"{path}.{name}", "evidence_apart", seen=pairs[name][0], right=pairs[name][1])
+            self.ledger.claims["check"] += 1
+            return
+        for name, (seen, right) in pairs.items():
+            data = {"seen": seen, "right": right}
+            self.ledger.claim("check", _same(seen, right), f"{path}.{name}", "check_numbers", **data)
+        place = None if fresh.place is None else list(fresh.place)
+        data = {"seen": claimed["place"], "right": place}
+        self.ledger.claim("check", claimed["place"] == place, f"{path}.place", "check_numbers", **data)
+        for name, right in fresh.data.items():
+            seen, right = restored(claimed["data"].get(name)), _plain(right)
+            data = {"seen": seen, "right": right}
+            self.ledger.claim("check", repr(seen) == repr(right), f"{path}.data.{name}", "check_numbers", **data)
+
+
+def _same(seen: Any, right: Any) -> bool:
+    return bool(seen == right) or repr(float(seen or 0)) == repr(float(right or 0))
+
+
+def _alike(seen: Any, right: Any) -> bool:
+    if seen is None or right is None or not (math.isfinite(seen) and math.isfinite(right)):
+        return seen is right or repr(seen) == repr(right)
+    return bool(max(abs(seen), abs(right)) <= _ALIKE * min(abs(seen), abs(right))) or max(seen, right) <= 1e-9
+
+
+def _plain(value: Any) -> Any:
+    """Returns data as they are after a way through JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(v) for v in value)
+    if isinstance(value, Tensor) or not isinstance(value, (str, int, float, complex, bool, type(None))):
+        return str(value)
+    return restored(value)
+
+
+def is_cheap(derived: Derived, effort: float) -> bool:
+    """Says whether so many runs of the function fit into the effort that time never decides what an oracle does."""
+    start = time.perf_counter()
+    derived.computation.output(derived.computation.leaf_values())
+    return (time.perf_counter() - start) * _MANY < effort
