@@ -160,16 +160,21 @@ class _Steps:
         return _same(self.compared.ledger, kind, path, key, seen, right)
 
     def _source(self, fresh: Source | None, claimed: Mapping[str, Any] | None, path: str) -> None:
-        seen = None if claimed is None else (claimed["line"], claimed["code"])
-        right = None if fresh is None else (fresh.line, fresh.code)
-        self._same("step", f"{path}.source", "step_source", seen, right)
-        if fresh is not None and claimed is not None:
-            same = claimed["file"] == fresh.file or self._moved(claimed["file"], fresh.file)
-            data = {"seen": claimed["file"], "right": fresh.file}
-            self.compared.ledger.claim("step", same, f"{path}.source.file", "step_source", **data)
+        seen = None if claimed is None else f"{claimed['file']}:{claimed['line']} ({claimed['code']})"
+        right = None if fresh is None else f"{fresh} ({fresh.code})"
+        if claimed is None or fresh is None or self._is_file(claimed["file"], fresh.file):
+            place = None if fresh is None else {"line": fresh.line, "code": fresh.code}
+            same = claimed is place is None or (claimed or {}) == {**(claimed or {}), **(place or {"line": None})}
+            self.compared.ledger.claim("step", same, f"{path}.source", "step_source", seen=seen, right=right)
+        elif self.typed:
+            self.compared.ledger.claim("step", False, f"{path}.source.file", "step_source", seen=seen, right=right)
+        else:  # a callable under the title of another text that computes the same
+            self.compared.ledger.note("$.target", "source_elsewhere", file=claimed["file"])
 
-    def _moved(self, claimed: str, fresh: str) -> bool:
-        """Says whether a file is the same one in another place."""
+    def _is_file(self, claimed: str, fresh: str) -> bool:
+        """Says whether a file is the same one, in the same place or in another."""
+        if claimed == fresh:
+            return True
         known = claimed in self.files and Path(claimed).name == Path(fresh).name and Path(fresh).is_file()
         return known and self.files[claimed] == file_digest(Path(fresh))
 
@@ -446,7 +451,8 @@ def _along(compared: Comparison, claimed: Any, path: str, trace: Trace, route: S
         sizes.append(cotangent)
     like = trace.nodes[trace.nodes[route[-1][0]].edges[route[-1][1]].producer].outputs[0]
     rounded = cotangent.to(trace.value.dtype if like is None else like.dtype)
-    Comparison(compared.ledger, exact=False, elsewhere=False).tensor("path", path, "path_value", claimed, rounded, *sizes)
+    rounding = Comparison(compared.ledger, exact=False, elsewhere=False)
+    rounding.tensor("path", path, "path_value", claimed, rounded, *sizes)
 
 
 # -------------------------------------------------------------------------------------------------------------- files
