@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -40,9 +41,20 @@ class Computation:
 
     def run(self, values: Mapping[str, Tensor]) -> object:
         """Runs the function once with `values` in place of the inputs of these names, in the caller's grad mode."""
+        with self.running() as run:
+            return run(values)
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], object]]:
+        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block."""
+        with _untouched(self.random_states) as begin:
+            yield lambda values: self._once(values, begin)
+
+    def _once(self, values: Mapping[str, Tensor], begin: Callable[[], None]) -> object:
         given = {**self.inputs, **values}
         swapped = {id(own): given[name] for name, own in self.parameters.items()}
-        with _untouched(self.random_states), _swapped(self.modules.values(), swapped):
+        begin()
+        with _swapped(self.modules.values(), swapped) if self.modules else nullcontext():
             try:
                 return self.call({n: v for n, v in given.items() if n not in self.parameters})
             except GradexplainError:
@@ -113,7 +125,7 @@ def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def all_outputs(computation: Computation) -> Computation:
-    """Returns the computation with all its outputs that carry a gradient joined into one vector, if they are several."""
+    """Returns the computation with its outputs that carry a gradient joined into one vector, where they are several."""
 
     def call(given: Mapping[str, Any]) -> object:
         result = computation.call(given)
@@ -262,20 +274,53 @@ def _random_states() -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def _untouched(random_states: Sequence[Tensor]) -> Iterator[None]:
-    """Runs from `random_states` and gives back every generator as it was."""
-    numpy = sys.modules.get("numpy")
-    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng(devices=range(len(random_states) - 1)):
+def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
+    """Yields `begin`, to be called before each run: it sets every generator to where the first run found it.
+
+    Torch's generators start from `random_states`; all of them are given back as they were.
+    """
+    others = _other_generators()
+    drawn: list[_Generator] = []  # those that the function draws from, as its first run shows
+    runs = count()
+
+    def begin() -> None:
         torch.set_rng_state(random_states[0])
         for device, state in enumerate(random_states[1:]):
             torch.cuda.set_rng_state(state, device)
+        if next(runs) == 1:
+            drawn.extend(generator for generator in others if generator.moved())
+        for generator in drawn:
+            generator.give_back()
+
+    with torch.random.fork_rng(devices=range(len(random_states) - 1)):
         try:
-            yield
+            yield begin
         finally:
-            random.setstate(python_state)
-            if numpy and numpy_state is not None:
-                numpy.random.set_state(numpy_state)
+            for generator in others:
+                generator.give_back()
+
+
+@dataclass(frozen=True)
+class _Generator:
+    """Python's or numpy's random generator, and where it was: `state[position:]` moves with every draw."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], None]
+    state: Any
+    position: int
+
+    def moved(self) -> bool:
+        return bool(self.get()[self.position :] != self.state[self.position :])
+
+    def give_back(self) -> None:
+        self.put(self.state)
+
+
+def _other_generators() -> list[_Generator]:
+    found = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
+    if numpy := sys.modules.get("numpy"):
+        found.append(_Generator(numpy.random.get_state, numpy.random.set_state, numpy.random.get_state(), 2))
+    return found
 
 
 @contextmanager

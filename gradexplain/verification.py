@@ -6,7 +6,7 @@ that cannot judge says so, and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,8 +35,8 @@ DOUBTS = frozenset(
     }
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
-CONVENTIONS = frozenset({"kink", "edge"})
-RULES = "rules"
+CONVENTIONS = frozenset({"kink", "edge", "selects"})
+RULES, DIFFERENCES, BY_HAND = "rules", "finite differences", "by hand"
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,41 @@ class Report:
 
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
-        checks = [check for check in self.checks if check.input == name]
+        checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
         agreeing = [c for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION]
-        by_rule = any(c.oracle == RULES for c in agreeing)
-        doubt = any(c.reason in DOUBTS or (c.reason in CONVENTIONS and not by_rule) for c in checks)
+        doubt = any(_doubts(check, {c.oracle for c in agreeing}) for check in checks)
         return "agrees" if agreeing and not doubt else "cannot say"
+
+    def is_refuted(self, check: Check) -> bool:
+        """Says whether finite differences, which share nothing but the function, contradict a difference.
+
+        They do where they agree with the gradient to less than half of it: then it is the other oracle that is wrong,
+        such as a forward mode of torch's own that has an error.
+        """
+        if check.verdict != "differs" or check.oracle in (DIFFERENCES, BY_HAND):
+            return False
+        judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
+        return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
 
     def conventions(self) -> Sequence[Check]:
         """Returns the checks that met a kink or the edge of the domain, where torch's gradient is a convention."""
         return tuple(c for c in self.checks if c.reason in CONVENTIONS)
+
+
+def _doubts(check: Check, agreeing: Set[str]) -> bool:
+    """Says whether what kept one oracle from judging casts doubt on those that agree."""
+    if check.reason == "cancelled":  # finite differences see what is left after a cancellation
+        return DIFFERENCES not in agreeing
+    return check.reason in DOUBTS or (check.reason in CONVENTIONS and RULES not in agreeing)
+
+
+def _relative(check: Check) -> float:
+    """Returns a difference relative to the gradient, as the resolution is."""
+    if check.worst is None or not check.bound or check.resolution is None:
+        return 0.0
+    return check.worst / check.bound * check.resolution
 
 
 def verify_trace(

@@ -74,7 +74,7 @@ def test_an_oracle_catches_an_error(oracle: str, error: str) -> None:
 # How to break each oracle so that it says what torch says, or something false.
 BROKEN: dict[str, tuple[Any, str, Any]] = {
     "finite differences": (differences, "judge", lambda ladder, noise=0.0: differences.Finding("agrees", 0.0, 0.0)),
-    "forward mode": (tangents, "_bound", lambda *given: math.inf),
+    "forward mode": (tangents, "_products", lambda *given: math.inf),
     "rules": (walk, "_sent", lambda node, given, exact: ([e.contribution for e in node.edges], frozenset())),
 }
 
@@ -175,8 +175,8 @@ LADDERS: dict[str, tuple[Callable[[float], float], float, str, str | None]] = {
     "outside a kink":        (lambda x: max(x, 0.0), 1.5, "differs", "slope"),
     "a kink nearby":         (lambda x: max(x + 1e-6, 0.0), 1.0, "agrees", None),
     "wrong near a kink":     (lambda x: max(x + 1e-6, 0.0), 0.9, "differs", None),
-    "a jump":                (lambda x: float(x >= 0), 0.0, "cannot say", "jump"),
-    "a lonely point":        (lambda x: float(x == 0), 0.0, "cannot say", "jump"),
+    "a jump":                (lambda x: float(x >= 0), 0.0, "cannot say", "step"),
+    "a lonely point":        (lambda x: float(x == 0), 0.0, "cannot say", "step"),
     "a root":                (lambda x: math.copysign(abs(x) ** 0.5, x), 0.0, "cannot say", "singular"),
     "an edge":               (lambda x: x**1.5 if x >= 0 else math.nan, 0.0, "cannot say", "edge"),
     "a constant":            (lambda x: 3.0, 0.0, "agrees", None),

@@ -13,13 +13,15 @@ stops by itself before a kink or a wiggle, so that there is no constant to tune.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from gradexplain.errors import RunError
 from gradexplain.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -32,26 +34,25 @@ from gradexplain.oracles.question import (
     pair,
     plain,
     scales,
-    weighed,
 )
+from gradexplain.oracles.search import singled_out
 
 ORACLE = "finite differences"
 # From an eighth of the input's own size down to where float64 has about four digits left.
 STEPS = tuple(2.0**-e for e in range(3, 42, 3))
+# What settles most directions; where it does not, the whole ladder is climbed.
+USUAL = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
-# Up to this many elements, each is moved by itself; then more directions see no more.
-EACH = 32
-DIRECTIONS = 4
-# More inputs than this are moved together.
-APART = 16
-# Runs of the function in all: more of them where one takes less than a millisecond. Steps, so that the time measured,
-# which is never the same twice, seldom decides what is done.
-RUNS, MANY, CHEAP = 120, 400, 1e-3
-# Directions that a short ladder left open may have a whole one beyond the runs.
-GRACE = 3
+# Runs of the function for the random directions, and for a closer look where they do not simply agree.
+RUNS, CLOSER = 104, 100
+# Directions for each input, and for one that they see no better than SHARP; more inputs than APART move together.
+DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
+# Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
+EACH, FOUND, OTHERS = 12, 3, 2
 
 Direction = Mapping[str, Tensor]
+Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot."""
+    """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot.
+
+    `chosen` is the order of extrapolation that gave c, and the coarsest of the `STEPS` in it.
+    """
 
     verdict: Verdict
     lacking: float
@@ -86,57 +90,134 @@ class Finding:
     chosen: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A direction and what it says; `at` is the element that it moves alone."""
+
+    direction: Direction
+    finding: Finding
+    at: tuple[str, Place] | None = None
+
+
 def ask(question: Question) -> Iterator[Check]:
     """Compares the gradient of each input with differences of the function, rerun in float64."""
     replay = question.replay
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
-    runs = int(min(question.effort / max(replay.seconds, 1e-9), MANY if replay.seconds < CHEAP else RUNS))
+    runs = int(min(question.effort / max(replay.seconds, 1e-9), RUNS))
     if runs < len(STEPS):
         data = {"elements": question.elements}
         yield from (Check(ORACLE, n, "cannot say", reason="too_costly", data=data) for n in question.names)
         return
-    names = question.names
-    apart = len(names) <= APART and runs >= len(names) * len(STEPS)
-    for group in [[n] for n in names] if apart else [list(names)]:
-        yield from _Probe(question, replay, group, runs // len(names) if apart else runs).checks()
+    with replay.running() as output:
+        checks = list(_Probe(question, replay, output, runs).checks())
+    yield from checks
 
 
 class _Probe:
-    """The directions tried for one group of inputs, with the runs that are left for it."""
+    """The directions tried for one question; `runs` are left for it."""
 
-    def __init__(self, question: Question, replay: Replay, names: Sequence[str], runs: int) -> None:
-        self.question, self.replay, self.names, self.runs = question, replay, names, runs
-        self.x = {n: replay.trace.inputs[n] for n in names}
+    def __init__(
+        self, question: Question, replay: Replay, output: Callable[[Mapping[str, Tensor]], Tensor], runs: int
+    ) -> None:
+        self.question, self.replay, self.output, self.runs = question, replay, output, runs
+        self.x = {n: replay.trace.inputs[n] for n in question.names}
         self.scale = {n: scales(x) for n, x in self.x.items()}
-        self.claimed = {n: question.gradient(n) for n in names}
+        self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
-        self.grace = GRACE
+        self.steps: Sequence[float] = USUAL
+        self.noise = 0.0
 
     def checks(self) -> Iterator[Check]:
-        """Gives one check for each input of the group."""
-        elements = sum(x.numel() for x in self.x.values())
-        if elements == 0:
-            yield from (Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0) for n in self.names)
-            return
-        found: list[tuple[Finding, tuple[int, ...] | None]] = []
-        first = self.tried(self.random(), STEPS)
-        steps = _useful(first)
-        found.append((first, None))
-        if len(self.names) == 1 and elements <= EACH and elements * 2 * len(steps) <= self.runs:
-            found += [(self.tried(u, steps, first), place) for place, u in self.elements(self.names[0])]
-            if elements > 1 or first.verdict == "agrees":
-                found = found if first.verdict != "cannot say" else found[1:]
-        else:
-            more = min(DIRECTIONS - 1, self.runs // (2 * len(steps)))
-            found += [(self.tried(self.random(), steps, first), None) for _ in range(more)]
-        yield from (self.check(name, found) for name in self.names)
+        """Gives one check for each input."""
+        moving = [n for n, x in self.x.items() if x.numel()]
+        yield from (Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0) for n, x in self.x.items() if not x.numel())
+        groups = [[n] for n in moving] if len(moving) <= APART else [moving]
+        for group, tried in zip(groups, self.directions(groups), strict=True):
+            yield from self.settled(group, tried)
 
-    def random(self) -> Direction:
+    def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
+        """Tries random directions for every group in turn, while there are runs left."""
+        found: list[list[Tried]] = [[] for _ in groups]
+        for number in range(MORE):
+            for group, tried in zip(groups, found, strict=True):
+                if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
+                    tried.append(self.tried(self.random(group)))
+        return found
+
+    def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
+        """A sharp estimate sees any error in nearly any direction; a coarse one may miss it in one or two."""
+        worst = max(t.finding.bound for t in tried)
+        sharp = worst <= SHARP * min(map(self.question.scale, group))
+        return number < min(self.size(group), DIRECTIONS if sharp else MORE)
+
+    def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
+        """Gives the checks of a group, after a closer look where its directions do not simply agree."""
+        if all(t.finding.verdict == "agrees" for t in tried):
+            yield from (self.check(name, self.apart(name, tried)) for name in group)
+            return
+        self.runs = max(self.runs, 0) + CLOSER
+        closer = self.closer(group, tried)
+        suspects = {t.at[0] for t in closer if t.at and t.finding.verdict == "differs"}
+        others = [name for name in group if name not in suspects]
+        cleared = self.cleared(others) if suspects and others else tried
+        for name in group:
+            alone = [t for t in closer if t.at and t.at[0] == name]
+            yield self.check(name, _joined(tried if name in suspects or not suspects else cleared, alone, self.x[name]))
+
+    def apart(self, name: str, tried: list[Tried]) -> list[Tried]:
+        """Tries an input by itself where, moved with others, it is seen too coarsely."""
+        coarse = max(t.finding.bound for t in tried) > RESOLUTION * self.question.scale(name)
+        if not coarse or len(tried[0].direction) == 1 or self.runs < 2 * len(self.steps):
+            return tried
+        return [self.tried(self.random([name]))]
+
+    def cleared(self, names: Sequence[str]) -> list[Tried]:
+        """Tries the inputs of a group again without those that are wrong."""
+        return [self.tried(self.random(names))]
+
+    def closer(self, group: Sequence[str], tried: Sequence[Tried]) -> list[Tried]:
+        """Tries single elements: each of a few, and those of many that a bisection of the worst direction finds."""
+        size = self.size(group)
+        if size <= EACH:
+            return [t for position in range(size) for t in self.alone(group, position)]
+        worst = max((t for t in tried if t.finding.verdict != "agrees"), key=lambda t: _gravity(t.finding))
+        found = self.bisected(group, size, worst)
+        drawn = torch.randint(0, size, (OTHERS,), generator=self.generator).tolist()
+        return [t for position in dict.fromkeys([*found, *drawn]) for t in self.alone(group, position)]
+
+    def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
+        """Returns elements of the group that make the effect seen along a direction, at a fine step that shows it."""
+        seen = worst.finding
+        order, index = seen.chosen
+        h = STEPS[max(index + order, 4)] if seen.verdict == "differs" else FINE[-1]
+
+        def measure(start: int, stop: int) -> float:
+            ladder = self.ladder(_restricted(worst.direction, group, self.x, start, stop), [h])
+            return ladder.residuals[0] if seen.verdict == "differs" else ladder.right[0] - ladder.left[0]
+
+        whole = measure(0, size)
+        noise = max(seen.noise, self.floor) / h
+        return singled_out(
+            measure, size, whole, max(8 * noise, 1e-3 * abs(whole)), tries=(self.runs - 40) // 2, most=FOUND
+        )
+
+    def size(self, group: Sequence[str]) -> int:
+        """How many numbers the inputs of a group hold."""
+        return sum(self.x[n].numel() for n in group)
+
+    def alone(self, group: Sequence[str], position: int) -> Iterator[Tried]:
+        """Tries one element by itself; a complex one moves in its real and its imaginary part."""
+        name, place = _element(group, self.x, position)
+        for turn in (1.0, 1.0j) if self.x[name].is_complex() else (1.0,):
+            if self.runs >= 2 * len(FINE):
+                yield self.tried(self.unit(name, place, turn), (name, place))
+
+    def random(self, names: Sequence[str]) -> Direction:
         """A direction with entries ±U[½, 1] in units of each element's own size: no element can hide behind others."""
-        return {n: self._signed(s, self.x[n]) * s for n, s in self.scale.items()}
+        return {n: self._signed(self.scale[n], self.x[n]) * self.scale[n] for n in names}
 
     def _signed(self, like: Tensor, x: Tensor) -> Tensor:
         shape = like.shape
@@ -147,109 +228,164 @@ class _Probe:
         turn = torch.rand(shape, generator=self.generator, dtype=torch.float64) * (2 * math.pi)
         return torch.polar(size, turn).to(x.device)
 
-    def elements(self, name: str) -> Iterator[tuple[tuple[int, ...], Direction]]:
-        """The directions that move one element alone; a complex one moves in its real and its imaginary part."""
-        x = self.x[name]
-        for position in range(x.numel()):
-            place = index_of(position, x.shape)
-            for turn in (1.0, 1.0j) if x.is_complex() else (1.0,):
-                yield place, self.unit(name, place, turn)
-
-    def unit(self, name: str, place: tuple[int, ...], turn: complex = 1.0) -> Direction:
+    def unit(self, name: str, place: Place, turn: complex = 1.0) -> Direction:
         """The direction that moves one element by its own size."""
         u = torch.zeros_like(self.x[name])
         u[place] = self.scale[name][place] * turn
         return {name: u}
 
-    def tried(self, u: Direction, steps: Sequence[float], known: Finding | None = None) -> Finding:
-        """Judges one direction; one that a short ladder cannot settle is tried again with the whole one."""
-        finding = judge(self.ladder(u, steps), known.noise if known else 0.0)
-        settled = finding.verdict == "agrees" and finding.bound <= RESOLUTION * min(map(self.question.scale, u))
-        if settled or len(steps) == len(STEPS):
+    def tried(self, u: Direction, at: tuple[str, Place] | None = None) -> Tried:
+        """Judges one direction, by the steps that settled the one before, or by all where these cannot settle it."""
+        finding = self.judged(u, self.steps, self.noise)
+        if not self.is_settled(finding, u) and self.runs >= 2 * len(STEPS):
+            finding = self.judged(u, STEPS, 0.0)
+            self.noise = max(self.noise, finding.noise)
+            self.steps = _useful(finding)
+        return Tried(u, finding, at)
+
+    def is_settled(self, finding: Finding, u: Direction) -> bool:
+        return finding.verdict == "agrees" and finding.bound <= RESOLUTION * min(map(self.question.scale, u))
+
+    def judged(self, u: Direction, steps: Sequence[float], noise: float) -> Finding:
+        """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
+        ladder = self.ladder(u, steps)
+        finding = judge(ladder, noise)
+        if finding.reason not in (None, "noise") or self.is_settled(finding, u):
             return finding
-        if self.runs < 2 * len(STEPS):
-            if self.grace == 0:
-                return finding
-            self.grace -= 1
-        return judge(self.ladder(u, STEPS))
+        return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
+
+    @cached_property
+    def floor(self) -> float:
+        """The noise that rounding makes of ⟨v, y⟩: m rounded terms, each wrong by eps/2, with a margin of three."""
+        return max(1.5 * self.replay.eps * self.question.value, self.replay.jitter)
 
     def ladder(self, u: Direction, steps: Sequence[float]) -> Ladder:
         """Runs the function at both ends of each step."""
         self.runs -= 2 * len(steps)
-        v, y = self.replay.trace.cotangent, self.replay.trace.value
         right, left, moved = [], [], []
         for h in steps:
             ahead = {n: self.x[n] + h * d for n, d in u.items()}
             behind = {n: self.x[n] - h * d for n, d in u.items()}
             right.append(self.slope(ahead, h))
             left.append(-self.slope(behind, h))
-            moved.append(sum(pair(self.claim[n], (ahead[n] - behind[n]) / (2 * h)) for n in u))
-        # A sum of m rounded terms, each wrong by eps/2 of its size, with a margin of three.
-        return Ladder(steps, right, left, moved, 1.5 * self.replay.eps * weighed(v, y), self.rounding(u))
-
-    def rounding(self, u: Direction) -> float:
-        """What rounding makes of the claim ⟨G, u⟩: of its products, and of G itself."""
+            moved.append(sum(pair(self.claim[n], _made(ahead[n] - behind[n]) / (2 * h)) for n in u))
         products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
+        return Ladder(steps, right, left, moved, self.floor, MARGIN * self.replay.eps * products)
+
+    def own_rounding(self, u: Direction) -> float:
+        """What rounding makes of ⟨G, u⟩ by way of G itself."""
         own = sum(float((self.question.rounding(n).nan_to_num(0.0) * d.abs()).square().sum()) for n, d in u.items())
-        return MARGIN * (self.replay.eps * products + math.sqrt(own))
+        return MARGIN * math.sqrt(own)
 
     def slope(self, values: Mapping[str, Tensor], h: float) -> float:
         """(⟨v, f(values)⟩ − ⟨v, f(x)⟩) / h, nan where the step leaves the domain."""
-        y = self.replay.output(values)
+        try:
+            y = self.output(values)
+        except RunError:
+            return math.nan
         if y.shape != self.replay.trace.value.shape:
             return math.nan
         return pair(self.replay.trace.cotangent, y - self.replay.trace.value) / h
 
-    def check(self, name: str, found: Sequence[tuple[Finding, tuple[int, ...] | None]]) -> Check:
+    def check(self, name: str, tried: Sequence[Tried]) -> Check:
         """Joins what the directions said into the check of one input."""
         scale = self.question.scale(name)
-        data: dict[str, object] = {"directions": len(found), "joint": len(self.names)}
-        bad = [f for f in found if f[0].verdict == "differs"]
-        mute = [f for f in found if f[0].verdict == "cannot say"]
-        worst, place = max(bad or mute or found, key=lambda f: abs(f[0].lacking))
-        resolution = max(f.bound for f, _ in found) / scale
+        bad = [t for t in tried if t.finding.verdict == "differs"]
+        mute = [t for t in tried if t.finding.verdict == "cannot say"]
+        chosen = max(bad or mute or tried, key=lambda t: (t.at is not None, _gravity(t.finding)))
+        resolution = max(t.finding.bound for t in tried) / scale
         broken = self._broken(name)
         if broken is not None:
-            worst, place = self.tried(self.unit(name, broken), STEPS), broken
-        verdict, reason = worst.verdict, worst.reason
-        if verdict != "cannot say" and broken is not None:
-            verdict, reason = "differs", "nan"
-        elif verdict == "differs":
-            reason = "cut" if self.question.trace.cuts else "slope"
-            verdict = "cannot say" if reason == "cut" else "differs"
-        elif verdict == "agrees" and not resolution <= RESOLUTION:
-            verdict, reason = "cannot say", self.question.blur(name)
-        data |= self._numbers(name, worst, place, resolution)
-        return Check(ORACLE, name, verdict, abs(worst.lacking), worst.bound, resolution, reason, data, place)
+            chosen = self.tried(self.unit(name, broken), (name, broken))
+        verdict, reason = self._verdict(name, chosen.finding, resolution, broken is not None)
+        place = chosen.at[1] if chosen.at else None
+        data = self._numbers(name, chosen.finding, place) | {"resolution": resolution, "directions": len(tried)}
+        data |= {"joint": len(chosen.direction), "elements": tuple(self._elements(name, bad))}
+        data |= {"alone": sum(t.at is not None for t in tried)}
+        found = chosen.finding
+        return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
 
-    def _broken(self, name: str) -> tuple[int, ...] | None:
+    def _verdict(self, name: str, found: Finding, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+        if found.reason == "step":
+            path = self.replay.trace.gradients[name] is not None
+            return "cannot say", "jump" if path else "selects"
+        if found.verdict == "cannot say":
+            return "cannot say", found.reason
+        if broken:
+            return "differs", "nan"
+        if found.verdict == "differs":
+            return ("cannot say", "cut") if self.question.trace.cuts else ("differs", "slope")
+        return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", self.question.blur(name))
+
+    def _broken(self, name: str) -> Place | None:
         """The first element whose claimed gradient is nan or infinite."""
-        wrong = ~self.claimed[name].isfinite().flatten()
+        wrong = (~self.claimed[name].isfinite() & self.x[name].isfinite()).flatten()
         return index_of(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
 
-    def _numbers(
-        self, name: str, worst: Finding, place: tuple[int, ...] | None, resolution: float
-    ) -> dict[str, object]:
+    def _elements(self, name: str, bad: Sequence[Tried]) -> Iterator[tuple[Place, object, object]]:
+        """The elements found wrong: place, torch's gradient, the function's slope."""
+        for t in bad:
+            if t.at is not None:
+                numbers = self._numbers(name, t.finding, t.at[1])
+                yield t.at[1], numbers["seen"], numbers["right"]
+
+    def _numbers(self, name: str, found: Finding, place: Place | None) -> dict[str, object]:
         """The slopes for a reader: of one element, or along the direction where there is none."""
         unit = float(self.scale[name][place]) if place is not None else 1.0
-        seen: object = worst.claim / unit
+        seen: object = found.claim / unit
         if place is not None and not bool(self.claimed[name][place].isfinite()):
             seen = plain(self.claimed[name][place])
         return {
             "seen": seen,
-            "right": (worst.claim + worst.lacking) / unit + 0.0,
-            "below": worst.left / unit + 0.0,  # no minus before a zero
-            "above": worst.right / unit + 0.0,
-            "resolution": resolution,
-            "noise": worst.noise,
+            "right": (found.claim + found.lacking) / unit + 0.0,
+            "below": found.left / unit + 0.0,  # no minus before a zero
+            "above": found.right / unit + 0.0,
+            "noise": found.noise,
         }
 
 
-def _useful(first: Finding) -> Sequence[float]:
-    """The steps that settled the first direction: those of the chosen estimate and one more, to see that it holds."""
-    if first.verdict == "cannot say":
+def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[Tried]:
+    """Returns all that was tried for one input; where every element was taken alone, they speak for themselves."""
+    whole = len(alone) >= x.numel()
+    return [*(t for t in tried if not (whole and t.finding.verdict == "cannot say")), *alone]
+
+
+def _made(change: Tensor) -> Tensor:
+    """Returns the step that the inputs really made; what is infinite stays where it is."""
+    return change if bool(change.isfinite().all()) else change.nan_to_num(0.0)
+
+
+def _gravity(finding: Finding) -> float:
+    return math.inf if math.isnan(finding.lacking) else abs(finding.lacking)
+
+
+def _element(names: Sequence[str], x: Mapping[str, Tensor], position: int) -> tuple[str, Place]:
+    """Returns the element at `position` of all the elements of `names`, one input after the other."""
+    for name in names:
+        if position < x[name].numel():
+            return name, index_of(position, x[name].shape)
+        position -= x[name].numel()
+    raise IndexError(position)
+
+
+def _restricted(u: Direction, names: Sequence[str], x: Mapping[str, Tensor], start: int, stop: int) -> Direction:
+    """Returns the direction with the elements outside start … stop − 1 (of all, one input after the other) at rest."""
+    kept: dict[str, Tensor] = {}
+    for name in names:
+        size = x[name].numel()
+        if start < size and stop > 0:
+            flat = torch.zeros_like(u[name]).flatten()
+            flat[max(start, 0) : stop] = u[name].flatten()[max(start, 0) : stop]
+            kept[name] = flat.reshape(u[name].shape)
+        start, stop = start - size, stop - size
+    return kept
+
+
+def _useful(settled: Finding) -> Sequence[float]:
+    """The steps that settled a direction: those of the chosen estimate and one more, to see that it holds."""
+    if settled.verdict == "cannot say":
         return FINE
-    order, index = first.chosen
+    order, index = settled.chosen
     start = max(min(index, len(STEPS) - order - 2), 0)
     return STEPS[start : start + order + 2]
 
@@ -274,7 +410,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     luck = max(abs(c.value - best.value) for c in candidates if c.bound <= MARGIN * best.bound or c is best)
     bound = best.bound + luck + ladder.rounding
     finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
-    finding = replace(finding, chosen=(best.order, kept[best.index]))
+    finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))
     if abs(best.value) <= 4 * bound:
         return finding
     if best.persists and not _fits_above(steps, residuals, sigma, best.value):
@@ -366,7 +502,7 @@ def _special(ladder: Ladder) -> Finding | None:
     """Recognises a kink, a jump or a singularity at the point itself, by the one-sided slopes at the finest steps."""
     bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
     sigma = 4 * max(ladder.floor, _quiet(ladder))
-    resolved = [abs(b) >= 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
+    resolved = [abs(b) > 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
     finest = max((i for i, r in enumerate(resolved) if r), default=-1)
     if _grows(ladder):
         return _grown(ladder)
@@ -411,9 +547,17 @@ def _ends(ladder: Ladder) -> list[float]:
 
 def _grown(ladder: Ladder) -> Finding:
     ends = _ends(ladder)
-    jump = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
-    size, reason = ends[-1] * ladder.steps[-1], "jump" if jump else "singular"
+    jumps = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
+    size, reason = ends[-1] * ladder.steps[-1], "singular"
+    if jumps:
+        reason = "step" if _is_flat(ladder, ladder.right) and _is_flat(ladder, ladder.left) else "jump"
     return Finding("cannot say", size, size, reason, ladder.left[-1], ladder.right[-1], ladder.moved[0], size)
+
+
+def _is_flat(ladder: Ladder, slopes: Sequence[float]) -> bool:
+    """Says whether f is constant on one side of the point, up to a step that is not small: it is all in the jump."""
+    changes = [slope * h for slope, h in zip(slopes, ladder.steps, strict=True)][-8:]
+    return max(changes) - min(changes) <= 8 * ladder.floor
 
 
 def _edge(ladder: Ladder) -> Finding:

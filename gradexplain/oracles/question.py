@@ -7,8 +7,10 @@ type the user runs in as near to it as rounding explains? That is measured here,
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -17,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, with_dtype
+from gradexplain.computation import Computation, chosen_output, with_dtype
 from gradexplain.errors import GradexplainError
 from gradexplain.graph import Trace
 from gradexplain.internals import internals
@@ -64,24 +66,35 @@ class Unable:
 
 @dataclass(frozen=True)
 class Replay:
-    """A computation that has been run again in float64, twice with one result."""
+    """A computation that has been run again in float64, with one result but for rounding.
+
+    `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
+    """
 
     computation: Computation
     trace: Trace
     seconds: float
+    jitter: float = 0.0
 
     @property
     def eps(self) -> float:
         """The relative rounding error of the replay's type."""
         return epsilon(self.trace)
 
-    def output(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Runs the function with `values` in place of its inputs and returns the output, detached."""
-        own = {n: v.detach().clone() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
-        wanted = self.computation.wrt
-        given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**own, **values}.items()}
-        with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
-            return self.computation.output(given).detach()
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], Tensor]]:
+        """Yields a function that runs the computation with some of its inputs replaced and returns its output."""
+        own = {n: v.detach() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
+        wanted = frozenset(self.computation.wrt)
+
+        def output(values: Mapping[str, Tensor]) -> Tensor:
+            fixed = {n: v.clone() for n, v in own.items() if n not in values}
+            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
+            with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+                return chosen_output(run(given), self.computation.name)[0].detach()
+
+        with self.computation.running() as run:
+            yield output
 
 
 @dataclass(frozen=True)
@@ -131,14 +144,19 @@ class Question:
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
         """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
-        return jittered(self.replay) if isinstance(self.replay, Replay) else {}
+        if not isinstance(self.replay, Replay):
+            return {}
+        try:
+            return jittered(self.replay)
+        except (GradexplainError, RuntimeError):  # an operator that refuses a number next to the one it was given
+            return {}
 
     def rounding(self, name: str) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""
         x = self.judged.inputs[name]
         return self.changes.get(name, torch.zeros_like(x, dtype=scales(x).dtype))
 
-    @property
+    @cached_property
     def value(self) -> float:
         """The size of the output, as the cotangent weighs it."""
         return weighed(self.judged.cotangent, self.judged.value)
@@ -148,11 +166,19 @@ class Question:
         effect = difference * scales(self.judged.inputs[name])
         return effect <= MARGIN / 2 * eps * max(self.scale(name), self.value)
 
-    def scale(self, name: str) -> float:
-        """Returns the size of the gradient, in what a relative change of the input's size makes of the output.
+    @cached_property
+    def sizes(self) -> Mapping[str, float]:
+        """The size of each gradient, in what a relative change of the input's size makes of the output.
 
         A gradient that is zero, or nothing but rounding, is measured by the output's own size.
         """
+        return {name: self._scale(name) for name in self.names}
+
+    def scale(self, name: str) -> float:
+        """Returns one of `sizes`."""
+        return self.sizes[name]
+
+    def _scale(self, name: str) -> float:
         gradient, size = self.gradient(name).abs(), scales(self.judged.inputs[name])
         own = largest((gradient * size).nan_to_num(0.0, 0.0, 0.0))
         value = self.value or 1.0
@@ -160,11 +186,16 @@ class Question:
             return own
         if own == 0.0:
             return value
-        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of about 1000 of them.
-        digits = 1e3 * epsilon(self.judged) / RESOLUTION
+        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some of them.
+        digits = 1e5 * epsilon(self.judged) / RESOLUTION
+        return min(digits, 1.0) * value if self._is_rounding(name, gradient, own, value) else own
+
+    def _is_rounding(self, name: str, gradient: Tensor, own: float, value: float) -> bool:
+        """Says whether a gradient is nothing but rounding: below the output's last digits, or what rounding made."""
+        if own <= MARGIN / 2 * epsilon(self.judged) * value:
+            return True
         changes = self.rounding(name)
-        nothing = bool((gradient <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all())
-        return min(digits, 1.0) * value if nothing else own
+        return bool((gradient <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all())
 
     def blur(self, name: str) -> str:
         """Returns why a method resolves the gradient too coarsely: its own error, or the gradient's own rounding."""
@@ -211,23 +242,21 @@ def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
     if not bool(torch.isfinite(found.value).all()):
         return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
     try:
-        first, seconds = _timed(replay)
-        again, less = _timed(replay)
+        with replay.running() as output:
+            again, seconds = _timed(output)
     except GradexplainError as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    for other in (first, again):
-        if other.shape != found.value.shape or not torch.equal(other, found.value):
-            return Unable("not_deterministic", {"amplitude": _amplitude(other, found.value)})
-    return replace(replay, seconds=min(seconds, less))
+    if again.shape != found.value.shape:
+        return Unable("not_deterministic", {"amplitude": math.inf})
+    apart = again - found.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
+        return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
+    return replace(replay, seconds=seconds, jitter=weighed(found.cotangent, apart))
 
 
-def _timed(replay: Replay) -> tuple[Tensor, float]:
+def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
     start = time.perf_counter()
-    return replay.output({}), time.perf_counter() - start
-
-
-def _amplitude(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max()) if one.shape == other.shape else float("inf")
+    return output({}), time.perf_counter() - start
 
 
 def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
@@ -290,10 +319,16 @@ def weighed(cotangent: Tensor, value: Tensor) -> float:
 
 
 def scales(x: Tensor) -> Tensor:
-    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1."""
+    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1.
+
+    An element that is infinite or nan cannot be moved: its step is 0.
+    """
     size = x.detach().abs()
     size = size.double() if size.numel() <= LARGE else size
     typical = float(size.square().mean().sqrt()) if size.numel() else 1.0
+    if not math.isfinite(typical):
+        finite = size.isfinite()
+        return torch.where(finite, scales(torch.where(finite, size, 0.0)), 0.0)
     return size.clamp_min(min(typical, 1.0) if typical > 0.0 else 1.0)
 
 

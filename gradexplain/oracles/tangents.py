@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from gradexplain.computation import chosen_output
 from gradexplain.errors import GradexplainError
 from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair, scales
 
 ORACLE = "forward mode"
 FORWARD = 1e4
 # More inputs than this are moved together.
-APART = 16
+APART = 8
+
+Run = Callable[[Mapping[str, Tensor]], object]
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -27,25 +30,30 @@ def ask(question: Question) -> Iterator[Check]:
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
-    names, together = question.names, len(question.names) > APART
-    for group in [list(names)] if together else [[n] for n in names]:
-        yield from _group(question, replay, group)
+    names = list(question.names)
+    groups = [names] if len(names) > APART else [[n] for n in names]
+    with replay.computation.running() as run:
+        checks = [check for g in groups for check in _group(question, replay, run, g, 2 if len(groups) == 1 else 1)]
+    yield from checks
 
 
-def _group(question: Question, replay: Replay, names: list[str]) -> Iterator[Check]:
+def _group(question: Question, replay: Replay, run: Run, names: list[str], directions: int) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
     tried: list[tuple[float, float, float]] = []
-    for number in range(2):
+    for number in range(directions):
         u = {n: _direction(replay.trace.inputs[n], claimed[n], generator, number == 0) for n in names}
         try:
-            slope = _slope(replay, u)
+            slope = _slope(replay, run, u)
         except GradexplainError as fault:
             unable = _refusal(fault)
             yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
             return
         claim = sum(pair(claimed[n], d) for n, d in u.items())
-        tried.append((slope, claim, _bound(question, replay, claimed, u)))
+        bound = _products(replay, claimed, u)
+        if not abs(slope - claim) <= bound:
+            bound += _own_rounding(question, u)
+        tried.append((slope, claim, bound))
     for name in names:
         yield _check(question, name, tried, len(names))
 
@@ -78,28 +86,31 @@ def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator, along: b
     return (size * scales(x)).to(x.dtype) * signs
 
 
-def _bound(question: Question, replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> float:
-    """What rounding can make of ⟨G, u⟩: an error of each product, and what it made of G.
+def _products(replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> float:
+    """What rounding can make of ⟨G, u⟩ by an error of each product.
 
     Torch's forward formulas round on their own account, up to some hundred times as much (logcumsumexp goes through
     exponentials that the backward formula does without).
     """
-    products = sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
-    own = FORWARD * replay.eps * products
-    return own + MARGIN * sum(float((question.rounding(n) * d.abs()).sum()) for n, d in u.items())
+    return FORWARD * replay.eps * sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
 
 
-def _slope(replay: Replay, u: Mapping[str, Tensor]) -> float:
+def _own_rounding(question: Question, u: Mapping[str, Tensor]) -> float:
+    """What rounding can make of ⟨G, u⟩ by way of G itself."""
+    return MARGIN * sum(float((question.rounding(n) * d.abs()).sum()) for n, d in u.items())
+
+
+def _slope(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
     """Returns ⟨v, J u⟩; where torch lacks an operator, its slower decompositions are loaded first."""
     try:
-        return _run(replay, u)
+        return _carried(replay, run, u)
     except GradexplainError as fault:
         if not isinstance(fault.__cause__, NotImplementedError) or not _decompositions():
             raise
-    return _run(replay, u)
+    return _carried(replay, run, u)
 
 
-def _run(replay: Replay, u: Mapping[str, Tensor]) -> float:
+def _carried(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
     # torch._VF: what forward_ad.make_dual calls, without its import of the decompositions, which takes 0.3 s.
     from torch import _VF
     from torch.autograd import forward_ad
@@ -108,7 +119,7 @@ def _run(replay: Replay, u: Mapping[str, Tensor]) -> float:
     with forward_ad.dual_level():
         duals = {n: _VF._make_dual(values[n], u[n], level=0) if n in u else t for n, t in values.items()}
         with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
-            output = replay.computation.output(duals)
+            output = chosen_output(run(duals), replay.computation.name)[0]
         tangent = _VF._unpack_dual(output, level=0)[1]
         return 0.0 if tangent is None else pair(replay.trace.cotangent, tangent.detach())
 

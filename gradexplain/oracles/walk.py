@@ -147,8 +147,7 @@ class _Comparison:
         difference = torch.where((ours == torchs) & ours.isinf(), 0.0, difference)
         beyond, bound = self.judged(name, difference, magnitude)
         missing = self.walked.missing.get(key, frozenset())
-        sizes = bound * scales(self.found.inputs[name])
-        resolution = largest(sizes) / self.question.scale(name)
+        resolution = largest(bound * scales(self.found.inputs[name])) / self.question.scale(name)
         verdict, reason = _verdict(missing, ours, beyond, resolution)
         reason = self.question.blur(name) if reason == "coarse" else reason
         data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
@@ -161,14 +160,22 @@ class _Comparison:
         return Check(ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place)
 
     def judged(self, name: str, difference: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns which elements differ by more than rounding explains, and what rounding explains of each."""
+        """Returns which elements differ by more than rounding explains, and what rounding explains of each.
+
+        What rounding does is measured only where the last digits of what was summed do not explain a difference.
+        """
         eps = epsilon(self.found)
-        if self.question.changes:
-            changes = self.question.rounding(name)
-        else:  # nothing can be run: the largest element's last digits stand for what rounding does
-            changes = torch.full_like(difference, eps * largest(magnitude))
+        if bool(unexplained(difference, 0.0, magnitude, eps).any()):
+            if self.question.changes:
+                changes: Tensor | float = self.question.rounding(name)
+            else:  # nothing can be run: the largest element's last digits stand for what rounding does
+                changes = torch.full_like(difference, eps * largest(magnitude))
+        else:
+            changes = 0.0
         # The trials may miss an element by chance; what is below the last digits of the output is rounding anyway.
-        beyond = unexplained(difference, changes, magnitude, eps) & ~self.question.below(name, difference, eps)
+        beyond = unexplained(difference, changes, magnitude, eps)
+        if bool(beyond.any()):
+            beyond = beyond & ~self.question.below(name, difference, eps)
         return beyond, allowance(changes, magnitude, eps)
 
 
