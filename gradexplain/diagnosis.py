@@ -17,6 +17,8 @@ from gradexplain.summaries import Value
 
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
+# Operators with these arguments choose more than one element along an axis: what is equal elsewhere is no tie.
+_WINDOWED = frozenset({"kernel_size", "output_size", "largest"})
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _tied_elements(node: Node, rule: Rule) -> list[Index]:
     whole, output = node.arguments.get("self"), node.outputs[0]
     if not rule.tie or not is_complete(node) or not isinstance(whole, Tensor) or output is None:
         return []
-    if "kernel_size" in node.arguments or not output.numel() < whole.numel() <= _SEARCHED:
+    if _WINDOWED & node.arguments.keys() or not output.numel() < whole.numel() <= _SEARCHED:
         return []
     dim, keepdim = node.arguments.get("dim"), bool(node.arguments.get("keepdim"))
     tied = (whole == spread(output, whole, dim, keepdim)).sum(axes(dim, whole.ndim), keepdim=keepdim) > 1

@@ -95,13 +95,12 @@ class _Checking:
         return found
 
     def _part(self, part: Mapping[str, Any], path: str, derived: Derived, name: str | None) -> None:
-        files = self.receipt["files"]
         if not self._answer(part, path, derived):
             return
-        names = step_claims(self.compared, part, path, derived.trace, files, name)
+        names = step_claims(self.compared, part, path, derived.trace, self.receipt, name)
         if names is None:
             return
-        input_claims(self.compared, part, path, derived.trace, names, files)
+        input_claims(self.compared, part, path, derived.trace, names, self.receipt)
         finding_claims(self.ledger, part, path, derived.trace, names)
         self._judged(part, path, derived)
 

@@ -115,7 +115,7 @@ def _contributions(trace: Trace) -> list[Tensor]:
 
 
 def step_claims(
-    compared: Comparison, part: Mapping[str, Any], path: str, trace: Trace, files: Mapping[str, str], name: str | None
+    compared: Comparison, part: Mapping[str, Any], path: str, trace: Trace, receipt: Mapping[str, Any], name: str | None
 ) -> Names | None:
     """Checks every step; returns the names it gives, `None` where there are more or fewer steps than were recorded."""
     inner = [n for n in trace.nodes if n.leaf is None]
@@ -124,7 +124,7 @@ def step_claims(
     if not compared.ledger.claim("step", len(part["steps"]) == len(inner), f"{path}.steps", key, **counted):
         return None
     names = names_of(trace, part)
-    steps = _Steps(compared, trace, names, files)
+    steps = _Steps(compared, trace, names, receipt)
     for place, (node, step) in enumerate(zip(inner, part["steps"], strict=True)):
         steps.check(node, step, f"{path}.steps[{place}]")
     steps.output_name(part, path, name)
@@ -136,7 +136,7 @@ class _Steps:
     compared: Comparison
     trace: Trace
     names: Names
-    files: Mapping[str, str]
+    receipt: Mapping[str, Any]
 
     def check(self, node: Node, step: Mapping[str, Any], path: str) -> None:
         """Checks one step against its node."""
@@ -160,23 +160,25 @@ class _Steps:
         return _same(self.compared.ledger, kind, path, key, seen, right)
 
     def _source(self, fresh: Source | None, claimed: Mapping[str, Any] | None, path: str) -> None:
-        seen = None if claimed is None else f"{claimed['file']}:{claimed['line']} ({claimed['code']})"
-        right = None if fresh is None else f"{fresh} ({fresh.code})"
-        if claimed is None or fresh is None or self._is_file(claimed["file"], fresh.file):
-            place = None if fresh is None else {"line": fresh.line, "code": fresh.code}
-            same = claimed is place is None or (claimed or {}) == {**(claimed or {}), **(place or {"line": None})}
-            self.compared.ledger.claim("step", same, f"{path}.source", "step_source", seen=seen, right=right)
-        elif self.typed:
-            self.compared.ledger.claim("step", False, f"{path}.source.file", "step_source", seen=seen, right=right)
-        else:  # a callable under the title of another text that computes the same
+        if fresh is None or claimed is None:
+            self._same("step", f"{path}.source", "step_source", claimed and claimed["code"], fresh and fresh.code)
+            return
+        if self.receipt["asked"] is None and not self._is_file(claimed["file"], fresh.file):
+            # A callable under the title of another text that computes the same.
             self.compared.ledger.note("$.target", "source_elsewhere", file=claimed["file"])
+            return
+        place = (claimed["line"], claimed["code"]) == (fresh.line, fresh.code)
+        same = place and self._is_file(claimed["file"], fresh.file)
+        seen = f"{claimed['file']}:{claimed['line']} ({claimed['code']})"
+        data = {"seen": seen, "right": f"{fresh} ({fresh.code})"}
+        self.compared.ledger.claim("step", same, f"{path}.source", "step_source", **data)
 
     def _is_file(self, claimed: str, fresh: str) -> bool:
         """Says whether a file is the same one, in the same place or in another."""
         if claimed == fresh:
             return True
-        known = claimed in self.files and Path(claimed).name == Path(fresh).name and Path(fresh).is_file()
-        return known and self.files[claimed] == file_digest(Path(fresh))
+        digest, here = self.receipt["files"].get(claimed), Path(fresh)
+        return Path(claimed).name == here.name and here.is_file() and digest == file_digest(here)
 
     def _name(self, node: Node, step: Mapping[str, Any], path: str) -> None:
         name = step["forward"]["name"]
@@ -378,11 +380,11 @@ def _written(node: Node, rule: Rule, formula: str, index: Place) -> Term | None:
 
 
 def input_claims(
-    compared: Comparison, part: Mapping[str, Any], path: str, trace: Trace, names: Names, files: Mapping[str, str]
+    compared: Comparison, part: Mapping[str, Any], path: str, trace: Trace, names: Names, receipt: Mapping[str, Any]
 ) -> None:
     """Checks for each input which steps use it, the sum over its uses, and what arrives along each path."""
     labels = {n.index: s["label"] for n, s in zip(_inner(trace), part["steps"], strict=True)}
-    steps = _Steps(compared, trace, names, files)
+    steps = _Steps(compared, trace, names, receipt)
     leaves = {n.leaf: n.index for n in trace.nodes if n.leaf is not None}
     for name, found in part["by_input"].items():
         own, leaf = below(f"{path}.by_input", name), leaves.get(name)

@@ -158,7 +158,8 @@ def _kept(receipt: Mapping[str, Any], *, parameters: bool = False) -> dict[str, 
         path = f"{below('$.inputs', name)}.value"
         if isinstance(entry["value"], dict):
             raise Stopped(Remark(path, "input_not_kept", {"name": name}), refused=False)
-        tensor = read_tensor(entry["value"], getattr(torch, entry["dtype"]), entry["shape"])
+        dtype = getattr(torch, entry["dtype"], None)
+        tensor = read_tensor(entry["value"], dtype, entry["shape"]) if isinstance(dtype, torch.dtype) else None
         if tensor is None:
             raise _refused(path, "tensor_shape", seen="?", right=str(tuple(entry["shape"])), dtype=entry["dtype"])
         found[name] = tensor

@@ -25,6 +25,8 @@ KNOWN = (
 )
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
+# Operators with these arguments choose more than one element along an axis: what is equal elsewhere is no tie.
+_WINDOWED = frozenset({"kernel_size", "output_size", "largest"})
 
 
 def finding_claims(ledger: Ledger, part: Mapping[str, Any], path: str, trace: Trace, names: Names) -> None:
@@ -133,7 +135,7 @@ def _kinked(node: Node, rule: Rule) -> Tensor | None:
         kinked = evaluated(rule, rule.kink, node.arguments, [o for o in node.outputs if o is not None])
         if bool(kinked.any()):
             return kinked
-    if not rule.tie or not isinstance(whole, Tensor) or "kernel_size" in node.arguments:
+    if not rule.tie or not isinstance(whole, Tensor) or _WINDOWED & node.arguments.keys():
         return None
     if not output.numel() < whole.numel() <= _SEARCHED or any(o is None for o in node.outputs):
         return None

@@ -13,7 +13,7 @@ from gradexplain.catalogue import sentences
 from gradexplain.origin import FORMAT
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
-from gradexplain.values import ITEMSIZE, shown
+from gradexplain.values import shown
 
 Shape = Callable[[Any, str], Iterator[Remark]]
 WORDS = ("nan", "inf", "-inf")
@@ -140,7 +140,7 @@ def numbers(value: Any, path: str) -> Iterator[Remark]:
 # ---------------------------------------------------------------------------------------------------------- receipts
 
 Fields = dict[str, Shape]
-TYPE = one_of(*ITEMSIZE)
+TYPE = scalar("dtype", lambda v: isinstance(v, str) and bool(re.fullmatch(r"(b?float|complex|u?int)\d+\w*|bool", v)))
 KIND = one_of("explanation", "verification")
 
 

@@ -17,7 +17,6 @@ from gradexplain.errors import InputError
 from gradexplain.receipts.ledger import Remark
 from gradexplain.values import LIMIT, shown, size_text
 
-
 # Tensors of more dimensions than torch has, on top of the receipt's own lists.
 _DEEPEST = 80
 
