@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradexplain.containers import taken_apart
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.graph import Source
 
@@ -87,11 +88,13 @@ def computation_of(
 ) -> Computation:
     """Returns the computation of calling `function` with `inputs`, by name or by position.
 
+    Inputs that hold tensors inside, such as lists and sparse tensors, are taken apart: see `containers`.
     The parameters of an `nn.Module`, and of the modules that a function reaches through its closure or its globals, are
     inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that
     do; where no input requires grad, for every input of floating or complex type.
     """
-    names, call = _calling(function, inputs)
+    whole, call_whole = _calling(function, inputs)
+    names, rebuilt = taken_apart(whole)
     modules, leaves = _reached(function)
     parameters = {
         f"{owner}.{path}" if owner else path: parameter
@@ -102,7 +105,7 @@ def computation_of(
     given = {**names, **parameters}
     return Computation(
         name=name or str(getattr(function, "__name__", type(function).__name__)),
-        call=call,
+        call=lambda values: call_whole(rebuilt(values)),
         inputs=given,
         wrt=_asked(given, parameters, wrt),
         parameters=parameters,
@@ -129,8 +132,8 @@ def all_outputs(computation: Computation) -> Computation:
 
     def call(given: Mapping[str, Any]) -> object:
         result = computation.call(given)
-        found = [t for t in _tensors(result) if t.requires_grad]
-        return torch.cat([t.reshape(-1) for t in found]) if len(found) > 1 else result
+        found = [t if t.layout == torch.strided else t.to_dense() for t in _tensors(result) if t.requires_grad]
+        return result if not found else found[0] if len(found) == 1 else torch.cat([t.reshape(-1) for t in found])
 
     return replace(computation, call=call)
 
@@ -199,6 +202,7 @@ def _asked(
 ) -> tuple[str, ...]:
     able = [n for n, v in given.items() if differentiable(v)]
     if wrt is not None:
+        wrt = [part for name in wrt for part in _parts_of(name, able)]
         for name in wrt:
             if name not in given:
                 raise InputError("unknown_wrt", name=name, names=", ".join(able) or "–")
@@ -208,6 +212,11 @@ def _asked(
     flagged = [n for n in able if n not in parameters and given[n].requires_grad]
     own = flagged or [n for n in able if n not in parameters]
     return (*own, *parameters)
+
+
+def _parts_of(name: str, able: Sequence[str]) -> Sequence[str]:
+    """Returns the parts of an input that was taken apart, or the name itself."""
+    return [part for part in able if part.startswith(f"{name}[")] or [name]
 
 
 def _dtype_text(value: object) -> str:

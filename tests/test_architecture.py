@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors origin terms equations doc renderers graph internals sources digits rules symbolic computation
-    recording cuts tracing derivatives live elements summaries selection grouping diagnosis oracles verification
-    explanation narration values vocabulary expression loading receipts records api cli
+    catalogue errors origin terms equations doc renderers graph internals sources digits progress rules symbolic
+    containers computation recording cuts tracing derivatives live elements summaries selection grouping diagnosis
+    oracles verification explanation narration values vocabulary expression loading receipts records api cli
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {("explanation", "narration"), ("explanation", "records")}

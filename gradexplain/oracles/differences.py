@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ USUAL = STEPS[1:4]
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
 RUNS, CLOSER = 104, 100
-# Directions for each input, and for one that they see no better than SHARP; more inputs than APART move together.
+# A direction that is resolved to less than SHARP of the gradient needs no closer steps. Directions for each input, and
+# for one that they see no better; more inputs than APART move together.
 DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
 EACH, FOUND, OTHERS = 12, 3, 2
@@ -244,13 +246,13 @@ class _Probe:
         return Tried(u, finding, at)
 
     def is_settled(self, finding: Finding, u: Direction) -> bool:
-        return finding.verdict == "agrees" and finding.bound <= RESOLUTION * min(map(self.question.scale, u))
+        return finding.verdict == "agrees" and finding.bound <= SHARP * min(map(self.question.scale, u))
 
     def judged(self, u: Direction, steps: Sequence[float], noise: float) -> Finding:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
         ladder = self.ladder(u, steps)
         finding = judge(ladder, noise)
-        if finding.reason not in (None, "noise") or self.is_settled(finding, u):
+        if finding.verdict == "agrees" or finding.reason not in (None, "noise"):
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
 
@@ -411,7 +413,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     bound = best.bound + luck + ladder.rounding
     finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
     finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))
-    if abs(best.value) <= 4 * bound:
+    if abs(best.value) <= 4 * (best.bound + luck) + ladder.rounding:
         return finding
     if best.persists and not _fits_above(steps, residuals, sigma, best.value):
         return replace(finding, verdict="differs")
@@ -452,13 +454,16 @@ def _noise(steps: Sequence[float], residuals: Sequence[float]) -> float:
 
     Truncation is removed by extrapolation, noise is not: the smallest disagreement of the three orders is noise.
     """
-    levels = [residuals, *(_extrapolated(residuals, order)[0] for order in (1, 2))]
+    levels = [residuals, *(extrapolated(residuals, order)[0] for order in (1, 2))]
     found = [[abs(a - b) for a, b in pairwise(level)] for level in levels]
     count = min(5, len(residuals) - 1)
     return max((2 * min(d[-k] for d in found if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0)
 
 
-def _extrapolated(estimates: Sequence[float], order: int) -> tuple[list[float], list[float]]:
+Number = TypeVar("Number", float, Tensor)
+
+
+def extrapolated(estimates: Sequence[Number], order: int) -> tuple[list[Number], list[float]]:
     """Returns `estimates` with `order` even powers of the step removed, and by how much that raises their noise.
 
     R(h) = (w R(h/r) − R(h)) / (w − 1) with w = r^2k removes the power 2k, where r is the ratio of the ladder.
@@ -474,7 +479,7 @@ def _extrapolated(estimates: Sequence[float], order: int) -> tuple[list[float], 
 def _candidates(residuals: Sequence[float], noises: Sequence[float]) -> Iterator[_Estimate]:
     """Gives the estimate of each order of extrapolation that the ladder is long enough for."""
     for order in range(min(3, len(residuals))):
-        values, gains = _extrapolated(residuals, order)
+        values, gains = extrapolated(residuals, order)
         # The noise of an extrapolated value is that of its finest step, nearly.
         raised = [gain * noise for gain, noise in zip(gains, noises[order:], strict=True)]
         yield _Estimate(order, values, raised, _lepski(values, raised))

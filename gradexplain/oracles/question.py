@@ -34,6 +34,8 @@ LARGE = 5_000_000
 EFFORT = 2.0
 # Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
 MARGIN = 32
+# An operator that cancels inside leaves of zero some hundred last digits of what it summed, and no trial shows them.
+HIDDEN = 1e3
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,22 @@ class Question:
 
     def below(self, name: str, difference: Tensor, eps: float) -> Tensor:
         """Returns where a difference makes less than the last digits of the output, or of the largest part of it."""
-        effect = difference * scales(self.judged.inputs[name])
-        return effect <= MARGIN / 2 * eps * max(self.scale(name), self.value)
+        return difference * scales(self.judged.inputs[name]) <= self.slight(name, eps)
+
+    def slight(self, name: str, eps: float) -> float:
+        """Returns what can be made of the output by rounding somewhere on the way, where no number shows it."""
+        if self.is_slight(self.effect(name)):
+            return HIDDEN * eps * self.value
+        return MARGIN / 2 * eps * max(self.scale(name), self.value)
+
+    def is_slight(self, effect: float) -> bool:
+        """Says whether a gradient as a whole makes no more than what rounding inside an operator can leave of zero."""
+        return effect <= HIDDEN * epsilon(self.judged) * self.value
+
+    def effect(self, name: str) -> float:
+        """Returns what a relative change of the input's own size makes of the output, by the gradient."""
+        size = scales(self.judged.inputs[name])
+        return largest((self.gradient(name).abs() * size).nan_to_num(0.0, 0.0, 0.0))
 
     @cached_property
     def sizes(self) -> Mapping[str, float]:
@@ -179,23 +195,21 @@ class Question:
         return self.sizes[name]
 
     def _scale(self, name: str) -> float:
-        gradient, size = self.gradient(name).abs(), scales(self.judged.inputs[name])
-        own = largest((gradient * size).nan_to_num(0.0, 0.0, 0.0))
-        value = self.value or 1.0
+        own, value = self.effect(name), self.value or 1.0
         if own > 1e-8 * value:  # far above what rounding of the output could make
             return own
         if own == 0.0:
             return value
         # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some of them.
         digits = 1e5 * epsilon(self.judged) / RESOLUTION
-        return min(digits, 1.0) * value if self._is_rounding(name, gradient, own, value) else own
+        return min(digits, 1.0) * value if self.is_slight(own) or self._is_rounding(name) else own
 
-    def _is_rounding(self, name: str, gradient: Tensor, own: float, value: float) -> bool:
-        """Says whether a gradient is nothing but rounding: below the output's last digits, or what rounding made."""
-        if own <= MARGIN / 2 * epsilon(self.judged) * value:
-            return True
+    def _is_rounding(self, name: str) -> bool:
+        """Says whether a gradient is no larger than what rounding makes of it."""
         changes = self.rounding(name)
-        return bool((gradient <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all())
+        return bool(
+            (self.gradient(name).abs() <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all()
+        )
 
     def blur(self, name: str) -> str:
         """Returns why a method resolves the gradient too coarsely: its own error, or the gradient's own rounding."""

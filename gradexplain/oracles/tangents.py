@@ -52,7 +52,7 @@ def _group(question: Question, replay: Replay, run: Run, names: list[str], direc
         claim = sum(pair(claimed[n], d) for n, d in u.items())
         bound = _products(replay, claimed, u)
         if not abs(slope - claim) <= bound:
-            bound += _own_rounding(question, u)
+            bound += _own_rounding(question, u) + sum(question.slight(n, replay.eps) for n in names)
         tried.append((slope, claim, bound))
     for name in names:
         yield _check(question, name, tried, len(names))
