@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from gradexplain import __version__
@@ -81,6 +82,7 @@ def _header(kind: str, target: str, origin: Origin | None, sources: Sequence[Sou
         "kind": kind,
         "target": target,
         "asked": None if origin is None else jsonable(asdict(origin)),
+        "torch": torch.__version__,
         "machine": machine(),
         "files": {str(path): file_digest(path) for path in _files(target, sources)},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,7 @@ class _Checking:
     def explanation(self, derived: Derived) -> None:
         """Checks an explanation and those of its higher derivatives."""
         self._parameters(derived)
+        self._followed(derived)
         self._part(self.receipt, "$", derived, derived.output_name)
         self._orders()
         below, seed = derived, derived.trace.cotangent if self.receipt["cotangent"]["given"] else None
@@ -115,6 +117,16 @@ class _Checking:
         seen, right = self.receipt["parameters"], list(derived.computation.parameters)
         data = {"seen": ", ".join(seen) or "–", "right": ", ".join(right) or "–"}
         self.ledger.claim("input", seen == right, "$.parameters", "input_names", **data)
+
+    def _followed(self, derived: Derived) -> None:
+        """An element or a module that alone is shown must be there."""
+        asked = self.receipt["asked"] or {"element": None, "module": None}
+        element, module, inputs = asked["element"], asked["module"], derived.trace.inputs
+        found = element is None or re.split(r"\s*\[", element.strip())[0] in inputs
+        self.ledger.claim("input", found, "$.asked.element", "followed_missing", seen=element)
+        paths = [f"{node.module}." for node in derived.trace.nodes]
+        found = module is None or any(path.startswith(f"{module}.") for path in paths)
+        self.ledger.claim("input", found, "$.asked.module", "followed_missing", seen=module)
 
     def _orders(self) -> None:
         """An order was asked for: all up to it are there, or the last says that nothing is left to differentiate."""

@@ -82,9 +82,10 @@ def answer_claims(compared: Comparison, part: Mapping[str, Any], path: str, trac
     compared.tensor("output", at, "cotangent_value", given, trace.cotangent)
     gradients = part["gradients"]
     _same(ledger, "gradient", f"{path}.gradients", "gradient_names", list(gradients), list(trace.gradients))
+    leaves = {n.leaf: n.index for n in trace.nodes if n.leaf is not None}
     for name in gradients.keys() & trace.gradients.keys():
-        at, sizes = below(f"{path}.gradients", name), _contributions(trace)
-        compared.tensor("gradient", at, "gradient_value", gradients[name], trace.gradients[name], *sizes)
+        at, arrived = below(f"{path}.gradients", name), _arriving(trace, (leaves.get(name, -1), 0))
+        compared.tensor("gradient", at, "gradient_value", gradients[name], trace.gradients[name], *arrived)
 
 
 def _tensor(compared: Comparison, kind: str, path: str, entry: Mapping[str, Any], fresh: Tensor) -> None:
@@ -105,10 +106,6 @@ def _listed(value: Any) -> str:
 
 def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _contributions(trace: Trace) -> list[Tensor]:
-    return [e.contribution for n in trace.nodes for e in n.edges if e.contribution is not None]
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
@@ -411,15 +408,15 @@ def _paths(
     if not claimed:
         return
     routes = _routes(trace, leaf)
-    shown = [[labels[node] for node, _ in route] for route in routes]
+    left = {place: [labels[node] for node, _ in route] for place, route in enumerate(routes)}
     data = {"seen": len(claimed), "right": len(routes)}
     compared.ledger.claim("path", len(claimed) == len(routes), path, "paths_counted", **data)
     for place, route in enumerate(claimed):
         own = f"{path}[{place}]"
-        known = route["steps"] in shown
-        if compared.ledger.claim("path", known, f"{own}.steps", "path_unknown", seen=" → ".join(route["steps"])):
-            at = shown.index(route["steps"])
-            shown[at] = []  # two uses by one step are two paths
+        at = next((n for n, steps in left.items() if steps == route["steps"]), None)
+        seen = " → ".join(route["steps"])
+        if compared.ledger.claim("path", at is not None, f"{own}.steps", "path_unknown", seen=seen) and at is not None:
+            del left[at]  # two uses by one step are two paths
             _along(compared, route["value"], f"{own}.value", trace, routes[at])
 
 

@@ -39,16 +39,44 @@ def line_of(text: str) -> Line | None:
 
 def own_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
     """Checks a receipt of either kind against itself."""
+    asked = receipt["asked"]
+    ledger.claim("input", asked is None or not receipt["live"], "$.live", "live_typed")
+    given = receipt["cotangent"]["given"]
+    fits = asked is None or given == (asked["cotangent"] is not None)
+    ledger.claim("input", fits, "$.cotangent.given", "cotangent_not_asked", seen=str(given).lower())
     if receipt["kind"] == "verification":
         report_claims(ledger, receipt, "$", receipt["gradients"])
         return
+    below_: Mapping[str, Any] = receipt
     for part, path in parts(receipt):
+        if path != "$":
+            _higher(ledger, receipt, part, path, below_)
         report_claims(ledger, part, path, part["gradients"], total=False)
         _equations(ledger, part, path)
+        _findings(ledger, part, path)
         if not part.get("constant"):
             _steps(ledger, part, path)
-        _findings(ledger, part, path)
+        below_ = part
     _total(ledger, receipt)
+
+
+def _higher(
+    ledger: Ledger, receipt: Mapping[str, Any], part: Mapping[str, Any], path: str, lower: Mapping[str, Any]
+) -> None:
+    """A derivative goes by the name of its output, is of the same torch, and starts from ones.
+
+    One that is constant has nothing of its own: it repeats what it is the derivative of, without the steps.
+    """
+    if not part["constant"]:
+        _same(ledger, "step", f"{path}.target", "higher_title", part["target"], part["output"]["name"])
+        _same(ledger, "step", f"{path}.torch", "higher_title", part["torch"], receipt["torch"])
+        _same(ledger, "step", f"{path}.cotangent.given", "higher_title", part["cotangent"]["given"], False)
+        return
+    empty: dict[str, Any] = {"steps": [], "by_input": {}, "findings": [], "higher": [], "hessian": None}
+    for name, value in part.items():
+        if name not in ("order", "wrt", "constant", "equations", "verdict"):
+            holds_ = value == (empty[name] if name in empty else lower[name])
+            ledger.claim("step", holds_, below(path, name), "constant_repeats")
 
 
 def parts(receipt: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -17,7 +17,7 @@ from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import evaluated
 from gradexplain.rules.reductions import axes, spread
 
-# What a finding says: its kind, its place, and those of its data that are looked for.
+# What a finding says: its kind, its place, its data.
 Fact = tuple[str, str, Mapping[str, Any]]
 KNOWN = (
     *("cut_detach", "cut_no_grad", "cut_integer", "no_influence", "zero_gradient"),
@@ -47,9 +47,8 @@ def finding_claims(ledger: Ledger, part: Mapping[str, Any], path: str, trace: Tr
 def _states(finding: Mapping[str, Any], fact: Fact) -> bool:
     kind, place, data = fact
     seen = restored(finding["data"])
-    return (finding["kind"], finding["place"]) == (kind, place) and all(
-        repr(seen.get(name)) == repr(value) for name, value in data.items()
-    )
+    same = seen.keys() == data.keys() and all(repr(seen[name]) == repr(value) for name, value in data.items())
+    return bool(same and (finding["kind"], finding["place"]) == (kind, place))
 
 
 def facts(trace: Trace, names: Names) -> Iterator[Fact]:
@@ -70,7 +69,8 @@ def facts(trace: Trace, names: Names) -> Iterator[Fact]:
         if rule is not None and (rule.kink or rule.tie):
             yield from _kink(node, rule, names)
         if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
-            yield "flat", str(node.source or ""), {"operator": node.operator, "name": names.of_node[node.index]}
+            data = {"operator": node.operator, "name": names.of_node[node.index], "code": _code(node)}
+            yield "flat", str(node.source or ""), data
 
 
 def _births(trace: Trace, names: Names) -> Iterator[Fact]:
@@ -107,7 +107,11 @@ def _index_text(at: Sequence[int]) -> str:
 
 def _broken(node: Node, names: Names, at: tuple[str, Any]) -> dict[str, Any]:
     element = names.of_node[node.index] + at[0]
-    return {"operator": node.operator or node.name, "element": element, "value": at[1]}
+    return {"operator": node.operator or node.name, "element": element, "value": at[1], "code": _code(node)}
+
+
+def _code(node: Node) -> str:
+    return node.source.code if node.source else ""
 
 
 def _kink(node: Node, rule: Rule, names: Names) -> Iterator[Fact]:
@@ -117,7 +121,7 @@ def _kink(node: Node, rule: Rule, names: Names) -> Iterator[Fact]:
     outputs = [o for o in node.outputs if o is not None]
     first = index_of(int(at.flatten().int().argmax()), at.shape)
     data: dict[str, Any] = {"operator": node.operator, "count": int(at.sum()), "why": rule.why}
-    data |= {"element": names.of_node[node.index] + _index_text(first)}
+    data |= {"code": _code(node), "element": names.of_node[node.index] + _index_text(first)}
     for argument, sides in list(rule.sides.items())[:1]:
         formulas = (*sides, rule.slopes[argument])
         slopes = (float(evaluated(rule, formula, node.arguments, outputs)[first]) for formula in formulas)
