@@ -9,27 +9,37 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.graph import Cut
-from gradexplain.recording import Event, Recorder, held_in, source_of, storage_of
+from gradexplain.recording import Application, Event, Recorder, held_in, source_of, storage_of
 
 # Operators whose output does not depend on the numbers of their input.
 _FRESH = ("empty", "zeros", "ones", "full", "rand", "new_", "bernoulli", "normal", "uniform", "scalar_tensor", "arange")
 
 
-def cuts_in(events: Sequence[Event], owners: Mapping[Any, Event], inputs: Sequence[Tensor]) -> Iterator[Cut]:
+def cuts_in(
+    events: Sequence[Event], applications: Sequence[Application], owners: Mapping[Any, Event], inputs: Sequence[Tensor]
+) -> Iterator[Cut]:
     """Finds the values that depend on an input and went on into a recorded operator without their gradient."""
+    reported: set[int] = set()
+    for _, reason, event in stops_in(events, applications, owners, inputs):
+        if id(event) not in reported:
+            reported.add(id(event))
+            yield _cut(reason, event)
+
+
+def stops_in(
+    events: Sequence[Event], applications: Sequence[Application], owners: Mapping[Any, Event], inputs: Sequence[Tensor]
+) -> Iterator[tuple[Event | Application, str, Event]]:
+    """Yields each use of a value that lost its gradient: who used it, why it was lost, and by which operator."""
     owning = {id(event) for event in owners.values()}
     dependent = {storage_of(t) for t in inputs if t.requires_grad}
     lost: dict[int, tuple[str, Event]] = {}
-    reported: set[int] = set()
-    for event in events:
+    for event in _in_order(events, applications):
         operands = [*held_in(event.arguments), *held_in(event.keywords)]
-        owned = id(event) in owning and event.recorded
+        owned = isinstance(event, Application) or (id(event) in owning and event.recorded)
         for held in operands if owned else ():
-            loss = lost.get(held.storage)
-            if loss and not held.tracked and held.tensor.is_floating_point() and id(loss[1]) not in reported:
-                reported.add(id(loss[1]))
-                yield _cut(*loss)
-        if _is_fresh(event) or not any(h.storage in dependent for h in operands):
+            if held.storage in lost and not held.tracked and held.tensor.is_floating_point():
+                yield event, *lost[held.storage]
+        if isinstance(event, Application) or _is_fresh(event) or not any(h.storage in dependent for h in operands):
             continue
         inherited = next((lost[h.storage] for h in operands if not h.tracked and h.storage in lost), None)
         for held in held_in([event.outputs]):
@@ -39,8 +49,14 @@ def cuts_in(events: Sequence[Event], owners: Mapping[Any, Event], inputs: Sequen
                 lost[held.storage] = loss
 
 
-# Operators whose output does not depend on the numbers of their input.
-_FRESH = ("empty", "zeros", "ones", "full", "rand", "new_", "bernoulli", "normal", "uniform", "scalar_tensor", "arange")
+def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> Iterator[Event | Application]:
+    """Yields what ran in its order, a custom Function after what ran inside it."""
+    waiting = list(applications)
+    for position, event in enumerate(events):
+        while waiting and waiting[0].inside.stop <= position:
+            yield waiting.pop(0)
+        yield event
+    yield from waiting
 
 
 def _is_fresh(event: Event) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from gradexplain.elements import Index, is_complete, unravelled
+from gradexplain.findings import Finding
 from gradexplain.graph import Node, Trace
 from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import evaluated
@@ -21,20 +21,12 @@ _SEARCHED = 2_000_000
 _WINDOWED = frozenset({"kernel_size", "output_size", "largest"})
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something worth a note. `kind` is the catalogue's key, `data` fills the sentence, `place` is a source place."""
-
-    kind: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    place: str = ""
-
-
 def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Value | None]) -> tuple[Finding, ...]:
     """Returns the findings of a trace; `names` gives each node's value its name, `gradients` sums up the gradients."""
     finite = Value(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
         *_cut(trace),
+        *_random(trace),
         *_without_influence(gradients),
         *(() if finite else _non_finite(trace, names)),
         *_kinks(trace, names),
@@ -42,10 +34,22 @@ def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Val
     )
 
 
+def findings_of(trace: Trace) -> tuple[Finding, ...]:
+    """Returns the findings of a trace whose values go by the code that made them."""
+    names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
+    return diagnose(trace, names, {n: None if g is None else Value(g) for n, g in trace.gradients.items()})
+
+
 def _cut(trace: Trace) -> Iterator[Finding]:
     for cut in trace.cuts:
         code = cut.source.code if cut.source else cut.operator
         yield Finding(f"cut_{cut.reason}", {"code": code, "operator": cut.operator}, str(cut.source or ""))
+
+
+def _random(trace: Trace) -> Iterator[Finding]:
+    for draw in trace.draws:
+        code = draw.source.code if draw.source else draw.operator
+        yield Finding("random", {"code": code, "operator": draw.operator}, str(draw.source or ""))
 
 
 def _without_influence(gradients: Mapping[str, Value | None]) -> Iterator[Finding]:

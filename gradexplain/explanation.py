@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradexplain.diagnosis import Finding, diagnose
+from gradexplain.diagnosis import diagnose
 from gradexplain.digits import shortest
 from gradexplain.elements import (
     Index,
@@ -29,6 +28,7 @@ from gradexplain.elements import (
 )
 from gradexplain.equations import Equation, equation
 from gradexplain.errors import InputError
+from gradexplain.findings import Finding
 from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.grouping import Group, groups_of, inside
 from gradexplain.origin import Origin
@@ -180,7 +180,7 @@ class Explanation:
         """Returns the explanation as one JSON object; tensors are summarised unless `full` or small."""
         from gradexplain import records
 
-        return json.dumps(records.record(self, full=full), ensure_ascii=False, indent=2)
+        return records.as_json(records.record(self, full=full))
 
     def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
         """Writes the explanation; the format follows the file's suffix (.txt, .md, .html, .json).

@@ -19,7 +19,8 @@ FORMAT = 1
 class Origin:
     """What was asked for on the command line, in the texts that were typed: enough to ask again.
 
-    `inputs` and `cotangent` are VALUE texts, `by_hand` formulas; an empty `wrt` asks for every input.
+    `inputs` and `cotangent` are VALUE texts, `by_hand` formulas; an empty `wrt` asks for every input. `order`,
+    `cotangent`, `element` and `module` belong to an explanation, the flags at the end to a verification.
     """
 
     inputs: Mapping[str, str]
@@ -32,6 +33,11 @@ class Origin:
     element: str | None = None
     module: str | None = None
     effort: float = 2.0
+    each_operation: bool = False
+    full: bool = False
+    second: bool = False
+    batched: bool = False
+    exact: bool = False
 
 
 def machine() -> str:

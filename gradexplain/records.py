@@ -6,6 +6,7 @@ here and what is read there change together, with `FORMAT`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,12 +26,13 @@ from gradexplain.loading import file_of, parse_target
 from gradexplain.narration import Teller
 from gradexplain.origin import FORMAT, Origin, file_digest, machine, tensor_digest
 from gradexplain.renderers import RENDERERS
+from gradexplain.reporting import ReportTeller
 from gradexplain.summaries import Value
 
 if TYPE_CHECKING:
-    from gradexplain.diagnosis import Finding
     from gradexplain.explanation import Contribution, Explanation, Gradient, Step
-    from gradexplain.graph import Source, Trace
+    from gradexplain.findings import Finding
+    from gradexplain.graph import Source
     from gradexplain.verification import Check, Operation, Report
 
 _Packed = Callable[[Value | None], Any]
@@ -48,28 +50,28 @@ def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
     }
 
 
-def verification_record(
-    trace: Trace,
-    report: Report,
-    *,
-    target: str,
-    origin: Origin | None = None,
-    parameters: Sequence[str] = (),
-    full: bool = False,
-) -> dict[str, Any]:
-    """Returns what was verified, and what was found, as plain data."""
-    packed = _packing(full)
+def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]:
+    """Returns what was verified and what was found as plain data; of a part of a report, what was found alone."""
+    if report.subject is None:
+        return _report(report)
+    subject, found, packed = report.subject, report.subject.trace, _packing(full)
     return {
-        **_header("verification", target, origin, [n.source for n in trace.nodes]),
-        "live": trace.live,
-        "parameters": list(parameters),
-        "dtype": Value(trace.value).dtype,
-        "inputs": _inputs({n: Value(t) for n, t in trace.inputs.items()}, packed),
-        "output": _output(None, Value(trace.value), packed),
-        "cotangent": {"given": False, "value": packed(Value(trace.cotangent))},
-        "gradients": _gradients(trace.gradients, packed),
+        **_header("verification", subject.target, report.origin, [n.source for n in found.nodes]),
+        "live": found.live,
+        "parameters": list(subject.parameters),
+        "dtype": Value(found.value).dtype,
+        "inputs": _inputs({n: Value(t) for n, t in found.inputs.items()}, packed),
+        "output": _output(None, Value(found.value), packed),
+        "cotangent": {"given": False, "value": packed(Value(found.cotangent))},
+        "gradients": _gradients(found.gradients, packed),
+        "findings": [_finding(f, Teller("en").finding) for f in report.findings],
         **_report(report),
     }
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """Returns a record as text."""
+    return json.dumps(found, ensure_ascii=False, indent=2)
 
 
 # ------------------------------------------------------------------------------------------------------- where from
@@ -123,7 +125,7 @@ def _body(e: Explanation, full: bool) -> dict[str, Any]:
         "steps": [_step(s, packed) for s in e.steps],
         "equations": {"shown": len(shown), "recomputed": recomputed(shown, page)},
         "checks": [_check(c) for c in e.report.checks],
-        "findings": [_finding(f, teller) for f in e.findings],
+        "findings": [_finding(f, teller.finding) for f in e.findings],
         "verdict": e.verdict,
         "higher": [_higher(h, full) for h in e.higher],
     }
@@ -153,7 +155,6 @@ def _by_input(gradient: Gradient, packed: _Packed) -> dict[str, Any]:
 
 
 def _step(step: Step, packed: _Packed) -> dict[str, Any]:
-    source = step.source
     return {
         "index": step.index,
         "label": step.label,
@@ -161,7 +162,7 @@ def _step(step: Step, packed: _Packed) -> dict[str, Any]:
         "node": step.node,
         "module": step.module,
         "inputs": list(step.inputs),
-        "source": None if source is None else {"file": source.file, "line": source.line, "code": source.code},
+        "source": _source(step.source),
         "forward": {"name": step.name, "value": packed(step.forward), "equations": _lines(step.equations)},
         "rule": step.rule,
         "order": step.order,
@@ -169,6 +170,10 @@ def _step(step: Step, packed: _Packed) -> dict[str, Any]:
         "sums": _lines(step.sums),
         "contributions": [_contribution(c, packed) for c in step.contributions],
     }
+
+
+def _source(source: Source | None) -> dict[str, Any] | None:
+    return None if source is None else {"file": source.file, "line": source.line, "code": source.code}
 
 
 def _contribution(sent: Contribution, packed: _Packed) -> dict[str, Any]:
@@ -181,9 +186,9 @@ def _contribution(sent: Contribution, packed: _Packed) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding, teller: Teller) -> dict[str, Any]:
+def _finding(finding: Finding, said: Callable[[Finding], str]) -> dict[str, Any]:
     data = jsonable(finding.data)
-    return {"kind": finding.kind, "place": finding.place, "data": data, "text": teller.finding(finding)}
+    return {"kind": finding.kind, "place": finding.place, "data": data, "text": said(finding)}
 
 
 def _lines(equations: Sequence[Equation]) -> list[str]:
@@ -203,8 +208,10 @@ def _report(report: Report) -> dict[str, Any]:
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
-    node = operation.node
-    return {"index": node.index, "operator": node.operator, "node": node.name, **_report(operation.report)}
+    node, said = operation.node, ReportTeller("en").incident
+    named = {"index": node.index, "operator": node.operator, "node": node.name, "label": operation.label}
+    places = {"source": _source(node.source), "backward": _source(operation.backward)}
+    return {**named, **places, "findings": [_finding(f, said) for f in operation.findings], **_report(operation.report)}
 
 
 def _check(check: Check) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import sympy as sp
 
 from gradexplain.rules import Rule
-from gradexplain.terms import names_in
+from gradexplain.terms import ARITY, names_in
 
 Point = Mapping[str, sp.Rational]
 
@@ -191,3 +191,41 @@ def _code(formula: str) -> Any:
 
 def _evaluated(formula: str, namespace: Mapping[str, Any]) -> Any:
     return eval(_code(formula), {"__builtins__": {}}, {**namespace, "_exact": sp.Rational, "_equal": sp.Eq})
+
+
+# ------------------------------------------------------------------------------------------------ elementary functions
+
+
+@dataclass(frozen=True)
+class Elementary:
+    """An elementary function and its partial derivatives, all of them functions of mpmath's numbers."""
+
+    value: Callable[..., Any]
+    partials: tuple[Callable[..., Any], ...]
+
+
+@cache
+def elementary(name: str) -> Elementary:
+    """Returns an operator ("+", "^", …) or a smooth function of `terms.ARITY`, differentiated by sympy."""
+    arity = ARITY.get(name, 1 if name == "neg" else 2)
+    variables = sp.symbols(f"x:{arity}")
+    return _differentiated({**_ARITHMETIC, **_SMOOTH}[name](*variables), variables)
+
+
+@cache
+def power(exponent: float) -> Elementary:
+    """Returns x ↦ xⁿ for one exponent: unlike that of x^y, its derivative has a value where x ≤ 0."""
+    variable = sp.Symbol("x")
+    return _differentiated(variable ** sp.Rational(exponent), (variable,))
+
+
+def _differentiated(expression: sp.Expr, variables: Sequence[sp.Symbol]) -> Elementary:
+    partials = (sp.powsimp(sp.diff(expression, variable)) for variable in variables)
+    value, *slopes = (sp.lambdify(variables, e, "mpmath") for e in (expression, *partials))
+    return Elementary(value, tuple(slopes))
+
+
+_ARITHMETIC: Mapping[str, Callable[..., Any]] = {
+    "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y, "/": lambda x, y: x / y,
+    "^": lambda x, y: x**y, "neg": lambda x: -x,
+}  # fmt: skip

@@ -2,12 +2,12 @@
 
 The join rests on torch's sequence numbers: while an operator is dispatched, the counter less one is the number of the
 autograd node that was made for it. The first operator dispatched under a number owns the node; what runs inside a
-custom `Function.forward` has grad mode off and belongs to the Function.
+custom `Function.forward` has grad mode off and belongs to the Function, whose `apply` is noted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,23 @@ from torch import Tensor
 
 from gradexplain.computation import Computation, chosen_output
 from gradexplain.cuts import cuts_in, not_differentiable
-from gradexplain.errors import InputError, RunError
-from gradexplain.graph import Edge, Node, Trace
+from gradexplain.errors import InputError
+from gradexplain.failures import backward_failure
+from gradexplain.functions import arguments_of
+from gradexplain.graph import Draw, Edge, Node, Trace
 from gradexplain.internals import internals, sequence_number
-from gradexplain.recording import Event, Held, Recorder, held_in, paths_of, source_of, watching_modules
+from gradexplain.recording import (
+    Application,
+    Event,
+    Held,
+    Recorder,
+    held_in,
+    is_repeatable,
+    paths_of,
+    source_of,
+    watching_functions,
+    watching_modules,
+)
 
 LEAF = "AccumulateGrad"
 
@@ -50,32 +63,36 @@ def trace(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
     `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
     the output cannot be differentiated, naming the place where the gradient was lost.
     """
-    modules = {path: type(module).__name__ for path, module in paths_of(computation.modules).values()}
-    return _joined(record(computation, cotangent), modules)
+    return joined(record(computation, cotangent), computation)
 
 
-def record(computation: Computation, cotangent: Cotangent = None) -> Run:
-    """Runs `computation` forward under a recorder and backward under hooks."""
+def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
+    """Runs `computation` forward under a recorder and backward under hooks.
+
+    With `again`, what is needed to run each operator and each node again is kept, and not what is only shown.
+    """
     leaves = computation.leaf_values()
     before = sequence_number()()
     with torch.enable_grad():
-        recorder = Recorder(computation.locate)
-        with watching_modules(computation.modules, recorder), recorder.recording():
+        recorder = Recorder(computation.locate, copying=again)
+        with watching_modules(computation.modules, recorder), watching_functions(recorder), recorder.recording():
             result = computation.run(leaves)
     output, outputs = chosen_output(result, computation.name)
     if not output.requires_grad:
         raise not_differentiable(recorder, leaves)
     names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
     nodes = [node for node in nodes_below(output.grad_fn) if not is_leaf(node)]
-    saved = {node: saved_by(node) for node in nodes}
-    jacobians = {node: measured for node in nodes if (measured := own_jacobians(node))}
+    saved = {} if again else {node: saved_by(node) for node in nodes}
+    jacobians = {} if again else {node: measured for node in nodes if (measured := own_jacobians(node))}
     seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
     # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
     users = any(node._sequence_nr() < before for node in nodes)
     try:
-        found, sent = backward(output, list(wanted.values()), seed, keep=users)
-    except RuntimeError as fault:
-        raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
+        found, sent = backward(output, list(wanted.values()), seed, keep=users or again)
+    except Exception as fault:  # torch's own refusal, or an error in a custom Function
+        in_order = ordered(output.grad_fn)
+        owners = owners_of(recorder.events, in_order)
+        raise backward_failure(fault, in_order, owners, recorder.applications, recorder.events) from fault
     gradients = dict(zip(wanted, found, strict=True))
     return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent)
 
@@ -173,7 +190,7 @@ _MEASURED = 12
 def own_jacobians(node: Any) -> dict[int, Tensor]:
     """Returns what the backward of a small custom Function with one output makes of each unit cotangent, by edge."""
     metadata: Any = getattr(node, "_input_metadata", ())
-    if not hasattr(node, "_forward_cls") or len(metadata) != 1:
+    if len(metadata) != 1 or not (hasattr(node, "_forward_cls") and is_repeatable(node._forward_cls)):
         return {}
     like = torch.zeros(tuple(metadata[0].shape), dtype=metadata[0].dtype, device=metadata[0].device)
     if not 0 < like.numel() <= _MEASURED:
@@ -213,15 +230,18 @@ def nodes_below(root: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------- join
 
 
-def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
+def joined(run: Run, computation: Computation) -> Trace:
+    """Returns the trace of what was recorded of a computation."""
+    modules = {path: type(module).__name__ for path, module in paths_of(computation.modules).values()}
     if run.output.grad_fn is None:
         return _leaf_alone(run, modules)
     nodes_in_order = ordered(run.output.grad_fn)
     index = {node: i for i, node in enumerate(nodes_in_order)}
-    owners = _owners(run.recorder.events, nodes_in_order)
-    values = _values(run.recorder.events, owners, run.output)
+    owners = owners_of(run.recorder.events, nodes_in_order)
+    own = {application.node: application for application in run.recorder.applications}
+    values = _values(run.recorder.events, run.recorder.applications, owners, run.output)
     nodes = tuple(
-        _leaf(node, i, run) if is_leaf(node) else _node(node, i, index, owners.get(node), values, run)
+        _leaf(node, i, run) if is_leaf(node) else _node(node, i, index, owners.get(node), own.get(node), values, run)
         for node, i in index.items()
     )
     return Trace(
@@ -232,10 +252,17 @@ def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
         inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
         gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
         order=tuple(index[node] for node in run.sent),
-        cuts=tuple(cuts_in(run.recorder.events, owners, list(run.inputs.values()))),
+        cuts=tuple(cuts_in(run.recorder.events, run.recorder.applications, owners, list(run.inputs.values()))),
+        draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,
     )
+
+
+def _draws(events: Sequence[Event]) -> Iterator[Draw]:
+    for event in events:
+        if torch.Tag.nondeterministic_seeded in event.operator.tags:
+            yield Draw(str(event.operator), source_of(event.frame), event.module)
 
 
 def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
@@ -258,32 +285,63 @@ def ordered(root: Any) -> list[Any]:
     return [*leaves, *inner] if inner else list(nodes)
 
 
-def _owners(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:
+def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:
     """Returns for each autograd node the operator that it was made for, or the first one inside a custom Function.
 
     Before `mul_` overwrites its input, torch copies it, under the next number: the second operator of a number that
-    writes in place has the number before.
+    writes in place has the number before. A conjugate is copied under the number of the operator that needs it.
     """
     first: dict[int, Event] = {}
-    first_recorded: dict[int, Event] = {}
+    recorded: dict[int, list[Event]] = {}
     for event in events:
         first.setdefault(event.sequence, event)
         if event.recorded:
-            copied = event.sequence in first_recorded and event.operator._schema.is_mutable
-            first_recorded.setdefault(event.sequence - copied, event)
+            copied = event.sequence in recorded and event.operator._schema.is_mutable
+            recorded.setdefault(event.sequence - copied, []).append(event)
+    inner = [node for node in nodes if not is_leaf(node)]
+    _behind_views(recorded, inner)
     owners: dict[Any, Event] = {}
-    for node in nodes:
-        known = first if hasattr(node, "_forward_cls") else first_recorded
-        if not is_leaf(node) and node._sequence_nr() in known:
-            owners[node] = known[node._sequence_nr()]
+    for node in inner:
+        number = node._sequence_nr()
+        if hasattr(node, "_forward_cls"):
+            own = [first[number]] if number in first else []
+        else:
+            own = recorded.get(number, [])
+        if own:
+            owners[node] = next((e for e in own if _is_named_alike(e, node)), own[0])
     return owners
 
 
-def _values(events: Sequence[Event], owners: Mapping[Any, Event], output: Tensor) -> dict[tuple[Any, int], Tensor]:
+def _behind_views(recorded: dict[int, list[Event]], nodes: Sequence[Any]) -> None:
+    """Gives operators back the number that they lost to AsStrided nodes.
+
+    The input of an operator may be a view of what was written into since: then torch, when it has made the operator's
+    node already, makes one that looks at the view again.
+    """
+    again = [n for n in nodes if n.name() == "AsStridedBackward0"]
+    for node in sorted(again, key=lambda n: n._sequence_nr(), reverse=True):
+        number = node._sequence_nr()
+        if number in recorded and not any(_is_named_alike(e, node) for e in recorded[number]):
+            recorded.setdefault(number - 1, recorded.pop(number))
+
+
+def _is_named_alike(event: Event, node: Any) -> bool:
+    """Says whether a node has the name that torch makes of an operator's: MulBackward0 for aten::mul_."""
+    name: str = event.operator._schema.name.partition("::")[2].replace("_", "")
+    return bool(node.name().lower().startswith(f"{name}backward"))
+
+
+def _values(
+    events: Sequence[Event], applications: Sequence[Application], owners: Mapping[Any, Event], output: Tensor
+) -> dict[tuple[Any, int], Tensor]:
     """Returns the recorded value of each output of each node: from its own operator, or from whoever used it."""
     found: dict[tuple[Any, int], Tensor] = {}
     if output.grad_fn is not None:
         found[output.grad_fn, output.output_nr] = output
+    for application in applications:
+        for held in held_in([application.outputs]):
+            if held.producer is not None:
+                found.setdefault((held.producer, held.number), held.tensor)
     for event in events:
         for held in (*held_in(event.arguments), *held_in(event.keywords)):
             if held.producer is not None:
@@ -315,14 +373,16 @@ def _node(
     index: int,
     positions: Mapping[Any, int],
     event: Event | None,
+    application: Application | None,
     values: Mapping[tuple[Any, int], Tensor],
     run: Run,
 ) -> Node:
     owned = event if event is not None and event.recorded else None
-    arguments = _bound(owned) if owned else {}
+    arguments = arguments_of(application) if application else bound(owned) if owned else {}
     passed = run.sent.get(node, Sent((), ()))
     producers = [(child, number) for child, number in node.next_functions]
-    used = _argument_names(producers, arguments)
+    used = tensor_names(arguments) if application else argument_names(producers, arguments)
+    made = application or event
     edges = tuple(
         Edge(positions[child], number, used[slot], passed.sent[slot] if slot < len(passed.sent) else None)
         for slot, (child, number) in enumerate(producers)
@@ -336,9 +396,9 @@ def _node(
         outputs=_outputs(node, owned, values),
         edges=edges,
         cotangents=tuple(passed.received),
-        saved=run.saved[node],
-        source=source_of(event.frame) if event else None,
-        module=event.module if event else "",
+        saved=run.saved.get(node, {}),
+        source=source_of(made.frame) if made else None,
+        module=made.module if made else "",
         jacobians=run.jacobians.get(node, {}),
     )
 
@@ -352,7 +412,7 @@ def _outputs(node: Any, owned: Event | None, values: Mapping[tuple[Any, int], Te
     return tuple(v.detach() if (v := values.get((node, n))) is not None else None for n in range(count))
 
 
-def _bound(event: Event) -> dict[str, Any]:
+def bound(event: Event) -> dict[str, Any]:
     """Returns the arguments of a recorded operator by the names of its schema, defaults filled in."""
     bound: dict[str, Any] = {}
     for position, argument in enumerate(event.operator._schema.arguments):
@@ -373,7 +433,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _argument_names(producers: Sequence[tuple[Any, int]], arguments: Mapping[str, Any]) -> list[str]:
+def tensor_names(arguments: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a custom Function's tensors: its node has an edge for each, also where nothing is sent."""
+    return [name for name, value in arguments.items() if isinstance(value, Held)]
+
+
+def argument_names(producers: Sequence[tuple[Any, int]], arguments: Mapping[str, Any]) -> list[str]:
     """Returns which argument each edge of a node belongs to, "" where it cannot be told."""
     candidates = [
         (name if isinstance(value, Held) else f"{name}[{i}]", held)
@@ -406,7 +471,8 @@ def saved_by(node: Any) -> dict[str, Any]:
             except RuntimeError:  # freed by an earlier backward pass
                 continue
             kept[name.removeprefix("_saved_")] = value.detach() if isinstance(value, Tensor) else value
-    if not kept and hasattr(node, "saved_tensors"):
+    own = getattr(node, "_forward_cls", None)
+    if not kept and own is not None and is_repeatable(own):
         try:
             kept = {str(i): t.detach() for i, t in enumerate(node.saved_tensors) if t is not None}
         except RuntimeError:

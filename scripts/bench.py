@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+import bench_verify
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -71,6 +72,7 @@ def main() -> None:
     explain.add_argument("--small", action="store_true", help="a narrower transformer")
     explain.add_argument("--runs", type=int, default=5, help="pairs of each measurement")
     explain.set_defaults(run=lambda a: bench_explain(small=a.small, runs=a.runs))
+    bench_verify.add_to(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -12,12 +12,18 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors origin terms equations doc renderers graph internals sources digits progress rules symbolic
-    containers computation recording cuts tracing derivatives live elements summaries selection grouping diagnosis
-    oracles verification explanation narration values vocabulary expression loading receipts records api cli
+    catalogue errors origin findings terms equations doc renderers graph internals sources digits progress rules
+    symbolic containers computation recording functions failures cuts tracing derivatives alone live elements
+    summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation narration
+    reporting values vocabulary expression loading receipts records api cli
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
-REACHES_UP = {("explanation", "narration"), ("explanation", "records")}
+REACHES_UP = {
+    ("explanation", "narration"),
+    ("explanation", "records"),
+    ("verification", "reporting"),
+    ("reporting", "records"),
+}
 HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "graph", "expression", "values", "loading", "cli", "__init__")
 HEAVY = {"torch", "sympy", "matplotlib"}
 

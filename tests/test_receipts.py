@@ -18,21 +18,14 @@ from examples import EXAMPLES
 
 import gradexplain as gx
 from gradexplain.catalogue import LANGUAGES, sentences
-from gradexplain.computation import all_outputs, computation_of
 from gradexplain.errors import InputError
 from gradexplain.loading import load, parse_target
-from gradexplain.oracles.question import RESOLUTION
-from gradexplain.origin import Origin, machine
 from gradexplain.receipts import ReceiptReport, check_receipt
-from gradexplain.records import verification_record
-from gradexplain.tracing import generic, trace
-from gradexplain.values import parse_value, tensor_of
-from gradexplain.verification import verify_trace
 
 Receipt = dict[str, Any]
 EXPLAINING = {
     *("explanation", "narration", "elements", "summaries", "selection", "grouping", "diagnosis", "renderers"),
-    *("records", "doc", "live", "api", "cli"),
+    *("records", "reporting", "doc", "live", "api", "cli"),
 }
 MORE = {
     "cut": ["h = x.detach(); sum(x * h)", "x=1,2"],
@@ -273,7 +266,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "coarse evidence":             (TWO, Put("checks.0.resolution", 0.01), "check_coarse"),
     "no reason given":             (TWO, Put("checks.2.verdict", "cannot say"), "check_without_reason", "checks.2.key"),
     "another sentence":            (KINK, Put("findings.0.text", "All is well."), "reason_differs"),
-    "the same check twice":        (TWO, Put("checks.1.oracle", "rules"), "check_twice", "checks.2"),
+    "the same check twice":        (TWO, Put("checks.0.oracle", "rules"), "check_twice", "checks.3"),
     "a check of nothing":          (TWO, Put("checks.0.input", "w"), "check_of_nothing"),
     "a wrong label":               (TWO, Put("steps.1.label", "f9"), "step_label"),
     "a wrong order":               (TWO, swapped, "step_order", "steps.1.index"),
@@ -294,7 +287,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "a target that fails":         (LARGE, Put("target", "sum(tanh(x @ A) * w)"), "run_fails"),
     "another wrt":                 (TWO, Put("asked.wrt", ["w"]), "text_unusable"),
     "no formula":                  (HAND, Put("asked.by_hand.x", "2*"), "text_unusable"),
-    "another formula":             (HAND, Put("asked.by_hand.x", "3*x"), "check_verdict", "checks.3.verdict"),
+    "another formula":             (HAND, Put("asked.by_hand.x", "3*x"), "check_verdict", "checks.4.verdict"),
     "a cotangent out of shape":    ("scaled", Put("asked.cotangent", "1,2,3"), "text_unusable"),
     "another seed":                (LARGE, Put("asked.seed", 1), "input_value", A),
     "another order":               (SECOND, Put("asked.order", 3), "higher_orders", "higher"),
@@ -605,10 +598,6 @@ def square(x: torch.Tensor) -> torch.Tensor:
     return (x**2).sum()
 
 
-def noisy(x: torch.Tensor) -> torch.Tensor:
-    return (x * torch.rand(3)).sum()
-
-
 X = torch.tensor([1.0, 2.0, 3.0])
 
 
@@ -625,30 +614,41 @@ def test_a_callable_without_a_target_is_refused_where_it_contradicts_itself() ->
     assert reasons(checked(found)) == ["equation_false", "equation_count"]
 
 
-def test_a_callable_with_a_target_is_derived_from_the_numbers_it_keeps() -> None:
-    found = python_receipt(square, {"x": torch.tensor([0.1, -2.5, 3.0])}, target="sum(x**2)")
-    report = checked(found)
-    assert report.outcome == "holds"
-    assert [n.key for n in report.notes] == ["source_elsewhere"]
+@pytest.fixture
+def squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes a function into the current folder and returns it."""
+    monkeypatch.chdir(tmp_path)
+    Path("squares.py").write_text("def square(x):\n    return (x**2).sum()\n")
+    return load(parse_target("squares.py:square")).function
+
+
+def test_a_callable_with_its_target_is_derived_from_the_numbers_it_keeps(squares: Any) -> None:
+    found = python_receipt(squares, {"x": torch.tensor([0.1, -2.5, 3.0])}, target="squares.py:square")
+    assert checked(found).outcome == "holds"
     Put("gradients.x.0", 0.3)(found)
     assert reasons(checked(found)) == ["gradient_value"]
 
 
-def test_a_large_input_is_kept_whole_or_leaves_the_receipt_open() -> None:
-    inputs = {"x": torch.linspace(0, 1, 20)}
-    assert reasons(checked(python_receipt(square, inputs, target="sum(x**2)"))) == ["input_not_kept"]
-    assert checked(python_receipt(square, inputs, target="sum(x**2)", full=True)).outcome == "holds"
+def test_a_callable_under_another_title_stays_open() -> None:
+    assert reasons(checked(python_receipt(square, {"x": X}, target="sum(x**2)"))) == ["source_elsewhere"]
 
 
-def test_a_formula_that_is_a_callable_stays_open() -> None:
-    found = python_receipt(square, {"x": X}, target="sum(x**2)", by_hand={"x": lambda x: 2 * x})
+def test_a_large_input_is_kept_whole_or_leaves_the_receipt_open(squares: Any) -> None:
+    inputs, target = {"x": torch.linspace(0, 1, 20)}, "squares.py:square"
+    assert reasons(checked(python_receipt(squares, inputs, target=target))) == ["input_not_kept"]
+    assert checked(python_receipt(squares, inputs, target=target, full=True)).outcome == "holds"
+
+
+def test_a_formula_that_is_a_callable_stays_open(squares: Any) -> None:
+    found = python_receipt(squares, {"x": X}, target="squares.py:square", by_hand={"x": lambda x: 2 * x})
     assert reasons(checked(found)) == ["formula_not_kept"]
 
 
 def test_random_numbers_without_a_seed_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("noisy.py").write_text("import torch\ndef noisy(x): return (x * torch.rand(3)).sum()\n")
-    found = python_receipt(noisy, {"x": X}, target="noisy.py:noisy")
+    Path("noise.py").write_text("import torch\ndef noisy(x): return (x * torch.rand(3)).sum()\n")
+    noisy = load(parse_target("noise.py:noisy")).function
+    found = python_receipt(noisy, {"x": X}, target="noise.py:noisy")
     assert reasons(checked(found)) == ["random_unseeded"]
 
 
@@ -710,40 +710,93 @@ def test_a_check_that_is_too_costly_here_leaves_the_receipt_open() -> None:
 # ------------------------------------------------------------------------------------------------------ verifications
 
 
-def verification(target: str, **inputs: str) -> Receipt:
-    """Returns what `verify` saves: a generic cotangent, all outputs joined."""
-    loaded = load(parse_target(target))
-    tensors = {n: tensor_of(parse_value(v), name=n) for n, v in inputs.items()}
-    computation = all_outputs(computation_of(loaded.function, tensors, name=target, locate=loaded.locate))
-    recorded = trace(computation, cotangent=generic)
-    report = verify_trace(recorded, computation)
-    found: Receipt = verification_record(recorded, report, target=target, origin=Origin(inputs))
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+VERIFIED = {
+    "all that can be asked": [
+        "x**2 * exp(-y)", "x=1,2,3", "y=0.5,0.1,-1",
+        *("--each-operation", "--full", "--second", "--batched", "--exact"),
+    ],
+    "a kink": ["sum(relu(x) * x)", "x=0,1,-1", "--each-operation"],
+    "a draw": ["sum(dropout(x, 0.5) * x)", "x=1,2,3", "--seed", "4"],
+    "a cut": ["sum(x * x.detach())", "x=1,2"],
+    "a wrong formula": ["sum(x**2)", "x=1,2,3", "--by-hand", "x=3*x"],
+    "outside the domain": ["sum(log(x))", "x=-1,2"],
+    "half precision": ["sum(softmax(x, 0)**2)", "x=1,2,3:float16"],
+}  # fmt: skip
 
 
-def test_the_receipt_of_a_verification_holds() -> None:
-    found = verification("x**2 * exp(-y)", x="1,2,3", y="0.5,0.1,-1")
+@cache
+def verified(*arguments: str) -> str:
+    return in_process(("verify", *arguments, "--format", "json")).out
+
+
+def verification(name: str) -> Receipt:
+    return dict(json.loads(verified(*VERIFIED[name])))
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_the_receipt_of_a_verification_holds_and_keeps_its_verdict(name: str) -> None:
+    report = checked(verification(name))
+    assert (report.kind, report.outcome, reasons(report)) == ("verification", "holds", [])
+    assert report.verdict == verification(name)["verdict"]
+
+
+def test_a_wrong_operation_is_confirmed_with_its_place_and_what_it_looks_like(program: Callable[[str], Path]) -> None:
+    program("3.003")
+    run = in_process.__wrapped__(("verify", "program.py:cube", "x=1,2,3", "--format", "json"))
+    found = json.loads(run.out)
     report = checked(found)
-    assert (report.kind, report.outcome, report.verdict) == ("verification", "holds", "agrees")
-    assert max(c["resolution"] for c in found["checks"]) <= RESOLUTION
-    assert found["machine"] == machine()
+    assert (report.outcome, report.verdict) == ("holds", "differs")
+    (wrong,) = [o for o in found["operations"] if o["verdict"] == "differs"]
+    assert (wrong["label"], wrong["findings"][0]["kind"], wrong["findings"][0]["data"]["ratio"]) == (
+        "Cube", "factor", pytest.approx(1.001),
+    )  # fmt: skip
+    found["operations"][found["operations"].index(wrong)]["findings"] = []
+    assert reasons(checked(found)) == ["operation_findings"]
+
+
+def test_a_verification_from_python_is_derived_from_the_numbers_it_keeps(squares: Any) -> None:
+    report = gx.verify(squares, {"x": X}, target="squares.py:square", each_operation=True, second=True)
+    assert checked(json.loads(report.render("json"))).outcome == "holds"
+    assert reasons(checked(json.loads(gx.verify(square, {"x": X}).render("json")))) == ["no_target"]
+
+
+WHOLE, WRONG = "all that can be asked", "a wrong formula"
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("name", "change", "key"),
     [
-        (Put("gradients.x.1", 2.5), "gradient_value"),
-        (Put("cotangent.value.0", 1.0), "cotangent_value"),
-        (Put("verdict", "differs"), "verdict_unfounded"),
-        (Drop("checks.3"), "check_missing"),
-        (Put("steps", []), "unknown_key"),
-        (Drop("operations"), "missing_key"),
+        (WHOLE, Put("gradients.x.1", 2.5), "gradient_value"),
+        (WHOLE, Put("cotangent.value.0", 1.0), "cotangent_value"),
+        (WHOLE, Put("verdict", "differs"), "verdict_unfounded"),
+        (WHOLE, Drop("checks.3"), "check_missing"),
+        (WHOLE, Put("steps", []), "unknown_key"),
+        (WHOLE, Drop("operations"), "missing_key"),
+        (WHOLE, Put("operations", []), "operations_counted"),
+        (WHOLE, Drop("operations.1"), "operations_counted"),
+        (WHOLE, Put("operations.1.label", "aten.exp"), "operation_other"),
+        (WHOLE, Put("operations.0.source.line", 3), "operation_other"),
+        (WHOLE, Put("operations.0.checks.0.worst", 1e-30), "check_numbers"),
+        (WHOLE, Put("operations.0.verdict", "differs"), "verdict_unfounded"),
+        (WHOLE, Put("second", None), "second_missing"),
+        (WHOLE, Put("second.checks.0.bound", 2.0), "check_numbers"),
+        (WHOLE, Put("asked.second", False), "second_missing"),
+        (WHOLE, Put("asked.exact", False), "check_invented"),
+        (WRONG, Put("asked.by_hand.x", "2*x + 1"), "check_reason"),
+        (WRONG, Put("asked.order", 2), "asked_of_another"),
+        ("a kink", Put("operations.0.findings", []), "operation_findings"),
+        ("a kink", Put("operations.0.findings.0.data.below", 0.5), "reason_differs"),
+        ("a draw", Put("findings", []), "finding_missing"),
+        ("a draw", Put("asked.seed", 5), "output_value"),
+        ("a cut", Put("findings.0.place", "<expression>:2"), "reason_differs"),
     ],
 )
-def test_a_broken_verification_is_refused(change: Callable[[Receipt], None], key: str) -> None:
-    found = verification("x**2 * exp(-y)", x="1,2,3", y="0.5,0.1,-1")
+def test_a_broken_verification_is_refused(name: str, change: Callable[[Receipt], None], key: str) -> None:
+    found = verification(name)
     change(found)
-    assert reasons(checked(found))[0] == key
+    report = checked(found)
+    assert report.outcome == "refused"
+    assert key in reasons(report)
 
 
 # -------------------------------------------------------------------------------------------------------------- words

@@ -373,7 +373,7 @@ def verify_complex(function: Function, x: Tensor) -> Report:
 def test_a_constant_of_another_type_is_promoted_with_the_rest() -> None:
     weight = normal(3, 3, 2, dtype=torch.float32)
     report = verified(lambda x: (x @ weight).tanh().sum(), at(1.0, 2.0, 3.0, dtype=torch.float32))
-    assert [c.verdict for c in report.checks] == ["agrees"] * 3
+    assert {c.verdict for c in report.checks} == {"agrees"}
 
 
 def test_bfloat16_agrees() -> None:

@@ -46,7 +46,7 @@ USUAL = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
-RUNS, CLOSER = 104, 100
+RUNS, CLOSER = 104, 90
 # A direction that is resolved to less than SHARP of the gradient needs no closer steps. Directions for each input, and
 # for one that they see no better; more inputs than APART move together.
 DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
@@ -94,11 +94,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tried:
-    """A direction and what it says; `at` is the element that it moves alone."""
+    """A direction and what it says; `at` is the element that it moves alone, `whole` says that no step was left out."""
 
     direction: Direction
     finding: Finding
     at: tuple[str, Place] | None = None
+    whole: bool = True
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -146,7 +147,8 @@ class _Probe:
         for number in range(MORE):
             for group, tried in zip(groups, found, strict=True):
                 if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
-                    tried.append(self.tried(self.random(group)))
+                    hasty = number == 0 and len(groups) > 1  # each has its turn before any is made sharper
+                    tried.append(self.tried(self.random(group), within=RESOLUTION if hasty else SHARP))
         return found
 
     def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
@@ -157,10 +159,12 @@ class _Probe:
 
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
+        if not all(self.is_settled(t, RESOLUTION) for t in tried):
+            self.runs = max(self.runs, 0) + CLOSER
+            tried = [t if t.whole or self.is_settled(t, RESOLUTION) else self.tried(t.direction) for t in tried]
         if all(t.finding.verdict == "agrees" for t in tried):
             yield from (self.check(name, self.apart(name, tried)) for name in group)
             return
-        self.runs = max(self.runs, 0) + CLOSER
         closer = self.closer(group, tried)
         suspects = {t.at[0] for t in closer if t.at and t.finding.verdict == "differs"}
         others = [name for name in group if name not in suspects]
@@ -236,17 +240,22 @@ class _Probe:
         u[place] = self.scale[name][place] * turn
         return {name: u}
 
-    def tried(self, u: Direction, at: tuple[str, Place] | None = None) -> Tried:
+    def tried(self, u: Direction, at: tuple[str, Place] | None = None, within: float = RESOLUTION) -> Tried:
         """Judges one direction, by the steps that settled the one before, or by all where these cannot settle it."""
-        finding = self.judged(u, self.steps, self.noise)
-        if not self.is_settled(finding, u) and self.runs >= 2 * len(STEPS):
-            finding = self.judged(u, STEPS, 0.0)
-            self.noise = max(self.noise, finding.noise)
-            self.steps = _useful(finding)
+        short = Tried(u, self.judged(u, self.steps, self.noise), at, whole=False)
+        if self.is_settled(short, within):
+            return short
+        if self.runs < 2 * len(STEPS):  # what only a few steps show is no evidence against a gradient
+            unsure = replace(short.finding, verdict="cannot say", reason="coarse")
+            return replace(short, finding=unsure) if short.finding.verdict == "differs" else short
+        finding = self.judged(u, STEPS, 0.0)
+        self.noise, self.steps = max(self.noise, finding.noise), _useful(finding)
         return Tried(u, finding, at)
 
-    def is_settled(self, finding: Finding, u: Direction) -> bool:
-        return finding.verdict == "agrees" and finding.bound <= SHARP * min(map(self.question.scale, u))
+    def is_settled(self, tried: Tried, within: float) -> bool:
+        """Says whether a direction agrees, to a part of the gradient's size."""
+        size = min(map(self.question.scale, tried.direction))
+        return tried.finding.verdict == "agrees" and tried.finding.bound <= within * size
 
     def judged(self, u: Direction, steps: Sequence[float], noise: float) -> Finding:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
@@ -298,6 +307,7 @@ class _Probe:
         resolution = max(t.finding.bound for t in tried) / scale
         broken = self._broken(name)
         if broken is not None:
+            self.runs = max(self.runs, 4 * len(STEPS))
             chosen = self.tried(self.unit(name, broken), (name, broken))
         verdict, reason = self._verdict(name, chosen.finding, resolution, broken is not None)
         place = chosen.at[1] if chosen.at else None

@@ -1,24 +1,22 @@
-"""By hand: a gradient that the user wrote down, evaluated in float64, and what an error in it looks like."""
+"""By hand: a gradient that the user wrote down, evaluated in float64."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradexplain.oracles.patterns import beside, pattern
 from gradexplain.oracles.question import (
     RESOLUTION,
     Check,
     Question,
     allowance,
     epsilon,
-    index_of,
     largest,
-    plain,
     scales,
     unexplained,
     wide,
@@ -67,8 +65,10 @@ def _compared(
     worst, most = largest(difference), largest(bound)
     resolution = largest(bound * scales(question.judged.inputs[name])) / question.scale(name)
     if bool(beyond.any()):
-        reason, data, place = _pattern(torchs, hand, beyond, difference, bound)
-        return Check(ORACLE, name, "differs", worst, most, resolution, reason, data, place)
+        tensors = {n: t for n, t in values.items() if t.is_floating_point()} | {"cotangent": question.judged.cotangent}
+        found = pattern(beside(hand, torchs, 4 * bound + 1e-10 * magnitude, beyond, tensors=tensors), hand.shape)
+        data = {**found.data, "seen": found.data["right"], "hand": found.data["seen"]}
+        return Check(ORACLE, name, "differs", worst, most, resolution, found.kind, data, found.place)
     if not bool(hand.isfinite().all()):
         return Check(ORACLE, name, "cannot say", worst, most, resolution, "hand_not_finite")
     coarse = not resolution <= RESOLUTION
@@ -123,51 +123,3 @@ def _hand_at(formula: Callable[..., Any], values: Mapping[str, Tensor], hand: Te
     except Exception:  # no number at a neighbouring point: no allowance from it
         return hand
     return hand if shaped is None else shaped
-
-
-# ------------------------------------------------------------------------------------------------------- patterns
-
-
-def _pattern(
-    torchs: Tensor, hand: Tensor, beyond: Tensor, difference: Tensor, bound: Tensor
-) -> tuple[str, dict[str, object], tuple[int, ...] | None]:
-    """Returns what the error looks like: a factor, a sign, a transposed matrix, an added constant, or some elements."""
-    position = int(beyond.flatten().int().argmax())
-    place = index_of(position, torchs.shape)
-    data: dict[str, object] = {
-        "count": int(beyond.sum()),
-        "total": beyond.numel(),
-        "place": place,
-        "seen": plain(torchs.flatten()[position]),
-        "hand": plain(hand.flatten()[position]),
-    }
-    slack = 4 * bound + 1e-10 * torch.maximum(torchs.abs(), hand.abs())
-
-    def near(one: Tensor, other: Tensor) -> bool:
-        return bool(((one - other).abs() <= slack).all())
-
-    if near(hand, -torchs):
-        return "sign", data, place
-    factor = _factor(torchs, hand)
-    if factor is not None and near(hand, factor * torchs):
-        return "factor", data | {"factor": _shown(factor), "ratio": factor}, place
-    if torchs.dim() == 2 and torchs.shape[0] == torchs.shape[1] and near(hand.mT, torchs):
-        return "transposed", data, place
-    offset = plain((hand - torchs).flatten()[0])
-    if torchs.numel() > 1 and near(hand, torchs + offset):
-        return "offset", data | {"offset": offset}, place
-    return "elements", data, place
-
-
-def _factor(torchs: Tensor, hand: Tensor) -> float | None:
-    """Returns hand / torch where that could be one number: at the largest element of torch's gradient."""
-    if torchs.is_complex() or not bool(torchs.isfinite().all() & hand.isfinite().all()):
-        return None
-    position = int(torchs.abs().argmax())
-    seen = float(torchs.flatten()[position])
-    return float(hand.flatten()[position]) / seen if seen != 0.0 else None
-
-
-def _shown(factor: float) -> str:
-    simple = Fraction(factor).limit_denominator(1000)
-    return str(simple) if abs(float(simple) - factor) <= 1e-10 * abs(factor) else f"{factor:.6g}"

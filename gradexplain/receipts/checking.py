@@ -14,7 +14,14 @@ from gradexplain.derivatives import derivative_of
 from gradexplain.errors import RunError
 from gradexplain.loading import file_of, parse_target
 from gradexplain.origin import machine
-from gradexplain.receipts.claims import answer_claims, file_claims, input_claims, step_claims
+from gradexplain.receipts.claims import (
+    answer_claims,
+    file_claims,
+    foreign_source,
+    input_claims,
+    names_by_code,
+    step_claims,
+)
 from gradexplain.receipts.derivation import Derived, Stopped, derive
 from gradexplain.receipts.findings import finding_claims
 from gradexplain.receipts.ledger import Ledger
@@ -30,6 +37,10 @@ def derived_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
         derived = derive(receipt)
     except Stopped as stop:
         (ledger.refusals if stop.refused else ledger.undecided).append(stop.remark)
+        return
+    elsewhere = foreign_source(receipt, derived.trace)
+    if receipt["asked"] is None and elsewhere is not None:  # the target is no more than a title
+        ledger.leave_open("$.target", "source_elsewhere", file=elsewhere)
         return
     if not file_claims(ledger, receipt["files"], derived, file_of(parse_target(receipt["target"]).place)):
         return
@@ -59,8 +70,9 @@ class _Checking:
     def verification(self, derived: Derived) -> None:
         """Checks a report: its inputs, its gradients, its verdicts."""
         self._parameters(derived)
-        self._answer(self.receipt, "$", derived)
-        self._judged(self.receipt, "$", derived)
+        if self._answer(self.receipt, "$", derived):
+            finding_claims(self.ledger, self.receipt, "$", derived.trace, names_by_code(derived.trace))
+            self._judged(self.receipt, "$", derived)
 
     def explanation(self, derived: Derived) -> None:
         """Checks an explanation and those of its higher derivatives."""

@@ -67,6 +67,12 @@ def names_of(trace: Trace, part: Mapping[str, Any]) -> Names:
     return Names({**leaves, **named}, used, several, part["scalar"])
 
 
+def names_by_code(trace: Trace) -> Names:
+    """Returns the names in a report, where a value goes by the code that made it."""
+    named = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
+    return Names(named, frozenset(), frozenset(), "")
+
+
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
@@ -159,10 +165,6 @@ class _Steps:
     def _source(self, fresh: Source | None, claimed: Mapping[str, Any] | None, path: str) -> None:
         if fresh is None or claimed is None:
             self._same("step", f"{path}.source", "step_source", claimed and claimed["code"], fresh and fresh.code)
-            return
-        if self.receipt["asked"] is None and not self._is_file(claimed["file"], fresh.file):
-            # A callable under the title of another text that computes the same.
-            self.compared.ledger.note("$.target", "source_elsewhere", file=claimed["file"])
             return
         place = (claimed["line"], claimed["code"]) == (fresh.line, fresh.code)
         same = place and self._is_file(claimed["file"], fresh.file)
@@ -455,6 +457,14 @@ def _along(compared: Comparison, claimed: Any, path: str, trace: Trace, route: S
 
 
 # -------------------------------------------------------------------------------------------------------------- files
+
+
+def foreign_source(receipt: Mapping[str, Any], trace: Trace) -> str | None:
+    """Returns a file that steps are said to have run from, and that is not among those that run now."""
+    claimed = [*receipt.get("steps", ()), *receipt.get("operations", ())]
+    files = [step["source"]["file"] for step in claimed if step["source"] is not None]
+    here = {Path(node.source.file).name for node in trace.nodes if node.source is not None}
+    return next((file for file in files if Path(file).name not in here), None)
 
 
 def file_claims(ledger: Ledger, files: Mapping[str, str], derived: Derived, target: Path | None) -> bool:

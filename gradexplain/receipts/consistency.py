@@ -44,8 +44,10 @@ def own_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
     given = receipt["cotangent"]["given"]
     fits = asked is None or given == (asked["cotangent"] is not None)
     ledger.claim("input", fits, "$.cotangent.given", "cotangent_not_asked", seen=str(given).lower())
+    _asked(ledger, receipt)
     if receipt["kind"] == "verification":
         report_claims(ledger, receipt, "$", receipt["gradients"])
+        _findings(ledger, receipt, "$")
         return
     below_: Mapping[str, Any] = receipt
     for part, path in parts(receipt):
@@ -58,6 +60,20 @@ def own_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
             _steps(ledger, part, path)
         below_ = part
     _total(ledger, receipt)
+
+
+# What is asked of an explanation alone, and of a verification alone, where nothing is asked.
+_OTHERS: Mapping[str, Mapping[str, Any]] = {
+    "verification": {"order": 1, "cotangent": None, "element": None, "module": None},
+    "explanation": dict.fromkeys(("each_operation", "full", "second", "batched", "exact"), False),
+}
+
+
+def _asked(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
+    """Nothing is asked of one kind that belongs to the other."""
+    for name, value in _OTHERS[receipt["kind"]].items() if receipt["asked"] is not None else ():
+        same = receipt["asked"][name] == value
+        ledger.claim("input", same, f"$.asked.{name}", "asked_of_another", kind_=receipt["kind"])
 
 
 def _higher(
@@ -102,6 +118,7 @@ def report_claims(
         seen.add(key)
     for place, operation in enumerate(record.get("operations", ())):
         report_claims(ledger, operation, f"{path}.operations[{place}]", None)
+        _findings(ledger, operation, f"{path}.operations[{place}]", "operations")
     if record.get("second") is not None:
         report_claims(ledger, record["second"], f"{path}.second", None)
     if total:
@@ -127,10 +144,7 @@ def _is_said(check: Mapping[str, Any]) -> bool:
     """Says whether a check's sentence is the one that its key and its data make."""
     if check["key"] is None:
         return check["reason"] is None
-    try:
-        return bool(check["reason"] == say(f"verdicts.{check['key']}", **restored(check["data"])))
-    except (KeyError, ValueError, TypeError, IndexError):
-        return False
+    return check["reason"] is not None and check["reason"] == _said(f"verdicts.{check['key']}", restored(check["data"]))
 
 
 def restored(value: Any) -> Any:
@@ -235,20 +249,26 @@ def _listed(value: Any) -> Any:
     return (", ".join(map(str, value)) or "–") if isinstance(value, list) else value
 
 
-def _findings(ledger: Ledger, part: Mapping[str, Any], path: str) -> None:
+def _findings(ledger: Ledger, part: Mapping[str, Any], path: str, table: str = "findings") -> None:
     for place, finding in enumerate(part["findings"]):
-        said = _finding_text(finding)
-        holds_ = finding["text"] == said
-        ledger.claim("finding", holds_, f"{path}.findings[{place}].text", "reason_differs", seen=finding["text"])
+        data = restored(finding["data"])
+        said = _finding_text(finding, data) if table == "findings" else _said(f"{table}.{finding['kind']}", data)
+        file = finding["place"].replace("\\", "/").rpartition("/")[2]
+        said = None if said is None else said + (f" ({file})" if file else "")
+        own, seen = f"{path}.findings[{place}].text", finding["text"]
+        ledger.claim("finding", finding["text"] == said, own, "reason_differs", seen=seen)
 
 
-def _finding_text(finding: Mapping[str, Any]) -> str | None:
-    data = restored(finding["data"])
+def _finding_text(finding: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
     shown = {k: number_text(v + 0.0, 5) if isinstance(v, float) else v for k, v in data.items()}
     key = "kink_plain" if finding["kind"] == "kink" and "left" not in data else finding["kind"]
-    file = finding["place"].replace("\\", "/").rpartition("/")[2]
+    said, why = _said(f"findings.{key}", shown), _said(f"rules.{data['why']}", {}) if data.get("why") else ""
+    return None if said is None or why is None else f"{said} {why}".rstrip()
+
+
+def _said(key: str, data: Mapping[str, Any]) -> str | None:
+    """Returns the sentence, `None` where there is no such one or the data do not fit it."""
     try:
-        why = f" {say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return say(f"findings.{key}", **shown) + why + (f" ({file})" if file else "")
+        return say(key, "en", **data)
     except (KeyError, ValueError, TypeError, IndexError):
         return None

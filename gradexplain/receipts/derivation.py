@@ -14,7 +14,9 @@ from gradexplain.computation import Computation, all_outputs, computation_of, wi
 from gradexplain.errors import InputError, RunError
 from gradexplain.expression import Program, Runner, parse_formula
 from gradexplain.graph import Trace
+from gradexplain.inquiry import inquire
 from gradexplain.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
+from gradexplain.oracles import REFEREE
 from gradexplain.origin import file_digest
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
@@ -22,6 +24,15 @@ from gradexplain.receipts.tensors import read_tensor
 from gradexplain.tracing import generic, trace
 from gradexplain.values import parse_value, tensor_of
 from gradexplain.verification import EFFORT, Report, verify_trace
+
+# The options of a verification, and the oracle that is asked for by each.
+OPTIONS = {
+    "each_operation": None,
+    "second": None,
+    "full": "every element",
+    "batched": "batched gradients",
+    "exact": REFEREE,
+}
 
 
 class Stopped(Exception):
@@ -73,18 +84,31 @@ def derive(receipt: Mapping[str, Any]) -> Derived:
 
 
 def _derived(computation: Computation, cotangent: Any, receipt: Mapping[str, Any], name: str | None) -> Derived:
-    asked = receipt["asked"] or {}
+    by_hand = {n: _formula(n, text) for n, text in (receipt["asked"] or {}).get("by_hand", {}).items()}
+    effort = (receipt["asked"] or {}).get("effort", EFFORT)
     try:
         recorded = trace(computation, cotangent=cotangent)
     except InputError as fault:
         raise _refused("$.asked.cotangent", "text_unusable", fault=fault) from fault
     except RunError as fault:
         raise _refused("$.target", "run_fails", fault=fault) from fault
-    if not asked and _is_random(computation, recorded):
+    if receipt["asked"] is None and _is_random(computation, recorded):
         raise Stopped(Remark("$.asked", "random_unseeded"), refused=False)
-    by_hand = {n: _formula(n, text) for n, text in asked.get("by_hand", {}).items()}
-    report = verify_trace(recorded, computation, by_hand=by_hand, effort=asked.get("effort", EFFORT))
+    if receipt["kind"] == "verification":
+        options = {name: value for name, value in _options(receipt).items() if name in OPTIONS}
+        report = inquire(computation, target=receipt["target"], by_hand=by_hand, effort=effort, **options)
+    else:
+        report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
     return Derived(computation, recorded, report, name)
+
+
+def _options(receipt: Mapping[str, Any]) -> Mapping[str, bool]:
+    """Returns what was asked for besides the usual; where that is not said, what is there was asked for."""
+    if receipt["asked"] is not None:
+        return dict(receipt["asked"])
+    asked = {check["oracle"] for check in receipt["checks"]}
+    named = {name: oracle in asked for name, oracle in OPTIONS.items() if oracle is not None}
+    return {**named, "each_operation": bool(receipt["operations"]), "second": receipt["second"] is not None}
 
 
 def _refused(path: str, key: str, **data: object) -> Stopped:

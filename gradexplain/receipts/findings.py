@@ -20,7 +20,7 @@ from gradexplain.rules.reductions import axes, spread
 # What a finding says: its kind, its place, its data.
 Fact = tuple[str, str, Mapping[str, Any]]
 KNOWN = (
-    *("cut_detach", "cut_no_grad", "cut_integer", "no_influence", "zero_gradient"),
+    *("cut_detach", "cut_no_grad", "cut_integer", "random", "no_influence", "zero_gradient"),
     *("non_finite_forward", "non_finite_backward", "kink", "flat"),
 )
 # Kinks are looked for in tensors up to this size.
@@ -56,6 +56,9 @@ def facts(trace: Trace, names: Names) -> Iterator[Fact]:
     for cut in trace.cuts:
         code = cut.source.code if cut.source else cut.operator
         yield f"cut_{cut.reason}", str(cut.source or ""), {"operator": cut.operator, "code": code}
+    for draw in trace.draws:
+        code = draw.source.code if draw.source else draw.operator
+        yield "random", str(draw.source or ""), {"operator": draw.operator, "code": code}
     for name, gradient in trace.gradients.items():
         if gradient is None:
             yield "no_influence", "", {"name": name}

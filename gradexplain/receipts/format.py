@@ -118,9 +118,16 @@ REAL = scalar("number", lambda v: _is_number(v) or v in WORDS)
 SECONDS = scalar("number", lambda v: _is_number(v) and v > 0)
 DIGEST = scalar("digest", lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{64}", v)))
 VERSION = scalar("version", lambda v: isinstance(v, str) and bool(re.match(r"\d+\.\d+", v)))
-FOUND = scalar("finding", lambda v: isinstance(v, str) and f"findings.{v}" in sentences("en"))
 REASON = scalar("reason", lambda v: isinstance(v, str) and f"verdicts.{v}" in sentences("en"))
 VERDICT = one_of(*VERDICTS)
+
+
+def found(table: str) -> Shape:
+    """A finding whose sentence stands in a table of the catalogue."""
+    kind = scalar("finding", lambda v: isinstance(v, str) and f"{table}.{v}" in sentences("en"))
+    return entries(kind=kind, place=TEXT, data=mapping(anything), text=TEXT)
+
+
 SUMMARY = entries(
     shape=listing(COUNT), min=nullable(REAL), max=nullable(REAL), norm=REAL, nan=COUNT, inf=COUNT, sha256=DIGEST
 )
@@ -149,7 +156,7 @@ def _higher(value: Any, path: str) -> Iterator[Remark]:
 
 
 def _operation(value: Any, path: str) -> Iterator[Remark]:
-    yield from entries(index=COUNT, operator=nullable(TEXT), node=TEXT, **REPORT)(value, path)
+    yield from entries(**OPERATION)(value, path)
 
 
 def _second(value: Any, path: str) -> Iterator[Remark]:
@@ -160,7 +167,9 @@ def _second(value: Any, path: str) -> Iterator[Remark]:
 ASKED = entries(
     inputs=mapping(TEXT), seed=COUNT, dtype=nullable(one_of(*FLOATING)), wrt=listing(TEXT), order=COUNT,
     cotangent=nullable(TEXT), by_hand=mapping(TEXT), element=nullable(TEXT), module=nullable(TEXT), effort=SECONDS,
+    each_operation=FLAG, full=FLAG, second=FLAG, batched=FLAG, exact=FLAG,
 )
+SOURCE = entries(file=TEXT, line=COUNT, code=TEXT)
 INPUT = entries(shape=listing(COUNT), dtype=TYPE, value=numbers)
 OUTPUT = entries(name=nullable(TEXT), shape=listing(COUNT), dtype=TYPE, value=numbers)
 CHECK = entries(
@@ -170,14 +179,13 @@ CHECK = entries(
 CONTRIBUTION = entries(to=TEXT, argument=TEXT, rule=nullable(TEXT), value=nullable(numbers), equations=listing(TEXT))
 STEP = entries(
     index=COUNT, label=TEXT, operator=nullable(TEXT), node=TEXT, module=TEXT, inputs=listing(TEXT),
-    source=nullable(entries(file=TEXT, line=COUNT, code=TEXT)),
+    source=nullable(SOURCE),
     forward=entries(name=TEXT, value=nullable(numbers), equations=listing(TEXT)),
     rule=nullable(TEXT), order=nullable(COUNT), cotangent=nullable(numbers), sums=listing(TEXT),
     contributions=listing(CONTRIBUTION),
 )
 PATH = entries(steps=listing(TEXT), value=numbers)
 BY_INPUT = entries(uses=listing(TEXT), sums=listing(TEXT), paths=listing(PATH))
-FINDING = entries(kind=FOUND, place=TEXT, data=mapping(anything), text=TEXT)
 
 HEADER: Fields = {
     "gradexplain": VERSION, "format": COUNT, "kind": KIND, "target": TEXT, "asked": nullable(ASKED), "torch": VERSION,
@@ -189,15 +197,20 @@ ANSWER: Fields = {
 }
 EXPLANATION: Fields = ANSWER | {
     "target": TEXT, "torch": VERSION, "scalar": TEXT, "by_input": mapping(BY_INPUT), "steps": listing(STEP),
-    "equations": entries(shown=COUNT, recomputed=COUNT), "findings": listing(FINDING), "higher": listing(_higher),
+    "equations": entries(shown=COUNT, recomputed=COUNT), "findings": listing(found("findings")),
+    "higher": listing(_higher),
 }
 HIGHER = entries(order=COUNT, wrt=TEXT, constant=FLAG, hessian=nullable(listing(listing(REAL))), **EXPLANATION)
 REPORT: Fields = {
     "checks": listing(CHECK), "operations": listing(_operation), "second": _second, "verdict": VERDICT,
 }
+OPERATION: Fields = REPORT | {
+    "index": COUNT, "operator": nullable(TEXT), "node": TEXT, "label": TEXT, "source": nullable(SOURCE),
+    "backward": nullable(SOURCE), "findings": listing(found("operations")),
+}
 KINDS = {
     "explanation": entries(**(HEADER | EXPLANATION)),
-    "verification": entries(**(HEADER | ANSWER | REPORT)),
+    "verification": entries(**(HEADER | ANSWER | REPORT | {"findings": listing(found("findings"))})),
 }
 # fmt: on
 

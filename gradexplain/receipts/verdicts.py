@@ -6,16 +6,18 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from gradexplain.graph import Source
 from gradexplain.oracles.question import Check
 from gradexplain.receipts.consistency import report_of, restored
 from gradexplain.receipts.derivation import Derived
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.receipts.reading import below
-from gradexplain.verification import Report
+from gradexplain.verification import Operation, Report
 
 # Numbers of a search that time cut short elsewhere are evidence of the same kind within this factor.
 _ALIKE = 10.0
@@ -54,21 +56,33 @@ class Judging:
 
     def operations(self, record: Mapping[str, Any], path: str, fresh: Report) -> None:
         """Checks the operations that were checked alone, and the second derivatives."""
-        derived = {o.node.index: o for o in fresh.operations}
-        for place, claimed in enumerate(record.get("operations", ())):
-            own, found = f"{path}.operations[{place}]", derived.get(claimed["index"])
-            if found is None:
-                self.ledger.leave_open(own, "operation_not_derived")
-                continue
-            named = (claimed["operator"], claimed["node"])
-            right = (found.node.operator, found.node.name)
-            self.ledger.claim("operation", named == right, own, "operation_other", seen=named, right=right)
-            self.report(claimed, own, found.report)
-        if record.get("second") is not None:
-            if fresh.second is None:
-                self.ledger.leave_open(f"{path}.second", "operation_not_derived")
-            else:
-                self.report(record["second"], f"{path}.second", fresh.second)
+        claimed, derived = record.get("operations", []), fresh.operations
+        same = [o["index"] for o in claimed] == [o.node.index for o in derived]
+        data = {"seen": len(claimed), "right": len(derived)}
+        if self.ledger.claim("operation", same, f"{path}.operations", "operations_counted", **data):
+            for place, (one, other) in enumerate(zip(claimed, derived, strict=True)):
+                self.operation(one, f"{path}.operations[{place}]", other)
+        second = record.get("second")
+        stated = str(second is not None).lower()
+        same = (second is None) == (fresh.second is None)
+        if self.ledger.claim("operation", same, f"{path}.second", "second_missing", seen=stated) and fresh.second:
+            self.report(record["second"], f"{path}.second", fresh.second)
+
+    def operation(self, claimed: Mapping[str, Any], path: str, fresh: Operation) -> None:
+        """Checks one operation: which it is, what the oracles say of it, and what it looks like."""
+        node = fresh.node
+        right = {"operator": node.operator, "node": node.name, "label": fresh.label}
+        right |= {"source": _place(node.source), "backward": _place(fresh.backward)}
+        for name, value in right.items():
+            seen = _place_of(claimed[name]) if name in ("source", "backward") else claimed[name]
+            data = {"seen": seen, "right": value}
+            self.ledger.claim("operation", seen == value, f"{path}.{name}", "operation_other", **data)
+        self.report(claimed, path, fresh.report)
+        if self.repeated:
+            found = [(f["kind"], f["place"], repr(_sorted(restored(f["data"])))) for f in claimed["findings"]]
+            expected = [(f.kind, f.place, repr(_sorted(_plain(f.data)))) for f in fresh.findings]
+            data = {"seen": ", ".join(f[0] for f in found) or "–", "right": ", ".join(f[0] for f in expected) or "–"}
+            self.ledger.claim("finding", found == expected, f"{path}.findings", "operation_findings", **data)
 
     def check(self, claimed: Mapping[str, Any], path: str, fresh: Check | None) -> None:
         """Checks one check: its verdict, its reason, its numbers."""
@@ -123,6 +137,18 @@ class Judging:
             data = {"seen": seen.get(name, "–"), "right": right.get(name, "–")}
             same = name in seen and name in right and repr(seen[name]) == repr(right[name])
             self.ledger.claim("check", same, below(f"{path}.data", name), "check_numbers", **data)
+
+
+def _place(source: Source | None) -> str | None:
+    return None if source is None else f"{Path(source.file).name}:{source.line} ({source.code})"
+
+
+def _place_of(claimed: Mapping[str, Any] | None) -> str | None:
+    return None if claimed is None else f"{Path(claimed['file']).name}:{claimed['line']} ({claimed['code']})"
+
+
+def _sorted(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(data.items())
 
 
 def _alike(seen: Any, right: Any) -> bool:
