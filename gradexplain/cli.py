@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,6 +115,8 @@ def explain(
                 output_name=request.output_name,
             )
         if chosen == "json":
+            asked = request.origin(seed, dtype, wrt, order=order, element=element, module=module, effort=effort)
+            explanation = replace(explanation, origin=asked)
             content = explanation.to_json(full=full) + "\n"
         else:
             content = explanation.render(chosen, language=language, width=width or _page_width())
@@ -187,6 +190,18 @@ def verify(
                 target=target,
                 locate=loaded.locate,
             )
+        asked = request.origin(
+            seed,
+            dtype,
+            wrt,
+            effort=effort,
+            each_operation=each_operation,
+            full=full,
+            second=second,
+            batched=batched,
+            exact=exact,
+        )
+        report = replace(report, origin=asked)
         _deliver(report.render(chosen, language=language, width=width or _page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -240,6 +255,20 @@ class _Request:
         generator = torch.Generator().manual_seed(seed)
         tensors = {n: tensor_of(v, name=n, dtype=dtype, generator=generator) for n, v in self.values.items()}
         return loaded, tensors
+
+    def origin(self, seed: int, dtype: str | None, wrt: Sequence[str] | None, **asked: Any) -> Any:
+        """Returns what was typed, for the receipt."""
+        from gradexplain.origin import Origin
+
+        return Origin(
+            inputs={name: value.text for name, value in self.values.items()},
+            seed=seed,
+            dtype=dtype,
+            wrt=tuple(wrt or ()),
+            cotangent=None if self._cotangent is None else self._cotangent.text,
+            by_hand={name: program.text for name, program in self._formulas.items()},
+            **asked,
+        )
 
     def cotangent_tensor(self) -> Any:
         """Returns the cotangent, `None` where none was given."""
