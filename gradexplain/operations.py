@@ -23,6 +23,7 @@ from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwis
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes
+from gradexplain.progress import followed
 from gradexplain.recording import Application, Event
 from gradexplain.rules import rule_of
 from gradexplain.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
@@ -59,7 +60,8 @@ def check_operations(
     notes = _Notes.of(run, found)
     known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
     share = effort / max(sum(known), 1)
-    return tuple(_operation(a, run, notes, share if ruled else effort) for a, ruled in zip(chosen, known, strict=True))
+    budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
+    return tuple(_operation(alone, run, notes, budget) for alone, budget in followed(budgets, "operations"))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError
 from gradexplain.failures import backward_failure
 from gradexplain.functions import arguments_of
-from gradexplain.graph import Edge, Node, Trace
+from gradexplain.graph import Draw, Edge, Node, Trace
 from gradexplain.internals import internals, sequence_number
 from gradexplain.recording import (
     Application,
@@ -253,9 +253,16 @@ def joined(run: Run, computation: Computation) -> Trace:
         gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
         order=tuple(index[node] for node in run.sent),
         cuts=tuple(cuts_in(run.recorder.events, run.recorder.applications, owners, list(run.inputs.values()))),
+        draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,
     )
+
+
+def _draws(events: Sequence[Event]) -> Iterator[Draw]:
+    for event in events:
+        if torch.Tag.nondeterministic_seeded in event.operator.tags:
+            yield Draw(str(event.operator), source_of(event.frame), event.module)
 
 
 def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
