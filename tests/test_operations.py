@@ -1,5 +1,6 @@
 """Each node checked alone: planted errors are named with place and pattern, and nothing that is right is accused."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -202,29 +203,30 @@ def one(g: Tensor, factor: float) -> Tensor:
     return g
 
 
+NAN = math.nan
 # fmt: off
 WRONG: dict[str, tuple[Function, Backward, str, object]] = {
-    "a half":        (lambda x: x**2,             lambda g, x: g * x,                        "factor",            "1/2"),
-    "twice":         (lambda x: x**2,             lambda g, x: 4 * g * x,                    "factor",            "2"),
-    "1.001":         (lambda x: x.sin(),          lambda g, x: 1.001 * g * x.cos(),          "factor",            "1.001"),
-    "one element":   (lambda x: x.sin(),          lambda g, x: one(g * x.cos(), 1.001),      "one_factor",        "1.001"),
-    "one zeroed":    (lambda x: x.sin(),          lambda g, x: one(g * x.cos(), 0.0),        "one_factor",        "0"),
-    "the sign":      (lambda x: x.cos(),          lambda g, x: g * x.sin(),                  "sign",              None),
-    "mean for sum":  (lambda x: (x**2).sum(),     lambda g, x: g * 2 * x / 16,               "factor",            "1/16"),
-    "sum for mean":  (lambda x: x.mean(),         lambda g, x: g.expand(x.shape),            "factor",            "16"),
-    "the argument":  (lambda x: x**3,             lambda g, x: 3 * g * x,                    "missing",           "x"),
-    "one too many":  (lambda x: 2 * x,            lambda g, x: 2 * g * x,                    "superfluous",       "x"),
-    "the chain":     (lambda x: x.sin(),          lambda g, x: x.cos(),                      "cotangent_ignored", None),
-    "zero":          (lambda x: x.sin(),          lambda g, x: torch.zeros_like(g),          "zero",              None),
-    "nothing":       (lambda x: x.sin(),          lambda g, x: None,                         "zero",              None),
-    "a term":        (lambda x: x**2 + x,         lambda g, x: g * 2 * x,                    "term_missing",      "cotangent"),
-    "a term with x": (lambda x: x**2 + x.sin(),   lambda g, x: g * x.cos(),                  "term_missing",      "2*x*cotangent"),
-    "a term more":   (lambda x: x.sin(),          lambda g, x: g * x.cos() + g,              "term_extra",        "cotangent"),
-    "a constant":    (lambda x: x**2,             lambda g, x: g * 2 * x + 1,                "offset",            1.0),
-    "the mask":      (lambda x: x.clamp(min=0),   lambda g, x: g,                            "unmasked",          None),
-    "a mask more":   (lambda x: x**2,             lambda g, x: 2 * g * x * (x > 0),          "masked",            None),
-    "transposed":    (lambda x: x @ x,            lambda g, x: (g @ x.mT + x.mT @ g).mT,     "transposed",        None),
-    "nan":           (lambda x: x.sin(),          lambda g, x: one(g * x.cos(), float("nan")), "elements",          None),
+    "a half":        (lambda x: x**2,           lambda g, x: g * x,                   "factor",            "1/2"),
+    "twice":         (lambda x: x**2,           lambda g, x: 4 * g * x,               "factor",            "2"),
+    "1.001":         (lambda x: x.sin(),        lambda g, x: 1.001 * g * x.cos(),     "factor",            "1.001"),
+    "one element":   (lambda x: x.sin(),        lambda g, x: one(g * x.cos(), 1.001), "one_factor",        "1.001"),
+    "one zeroed":    (lambda x: x.sin(),        lambda g, x: one(g * x.cos(), 0.0),   "masked",            None),
+    "the sign":      (lambda x: x.cos(),        lambda g, x: g * x.sin(),             "sign",              None),
+    "mean for sum":  (lambda x: (x**2).sum(),   lambda g, x: g * 2 * x / 16,          "factor",            "1/16"),
+    "sum for mean":  (lambda x: x.mean(),       lambda g, x: g.expand(x.shape),       "factor",            "16"),
+    "the argument":  (lambda x: x**3,           lambda g, x: 3 * g * x,               "missing",           "x"),
+    "one too many":  (lambda x: 2 * x,          lambda g, x: 2 * g * x,               "superfluous",       "x"),
+    "the chain":     (lambda x: x.sin(),        lambda g, x: x.cos(),                 "cotangent_ignored", None),
+    "zero":          (lambda x: x.sin(),        lambda g, x: torch.zeros_like(g),     "zero",              None),
+    "nothing":       (lambda x: x.sin(),        lambda g, x: None,                    "zero",              None),
+    "a term":        (lambda x: x**2 + x,       lambda g, x: g * 2 * x,               "term_missing",      "cotangent"),
+    "a term with x": (lambda x: x**2 + x.sin(), lambda g, x: g * x.cos(),             "term_missing",  "2*x*cotangent"),
+    "a term more":   (lambda x: x.sin(),        lambda g, x: g * x.cos() + g,         "term_extra",        "cotangent"),
+    "a constant":    (lambda x: x**2,           lambda g, x: g * 2 * x + 1,           "offset",            1.0),
+    "the mask":      (lambda x: x.clamp(min=0), lambda g, x: g,                       "unmasked",          None),
+    "a mask more":   (lambda x: x**2,           lambda g, x: 2 * g * x * (x > 0),     "masked",            None),
+    "transposed":    (lambda x: x @ x,          lambda g, x: x @ g.mT + g.mT @ x,     "transposed",        None),
+    "nan":           (lambda x: x.sin(),        lambda g, x: one(g * x.cos(), NAN),   "elements",          None),
 }
 # fmt: on
 
