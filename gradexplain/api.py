@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, all_outputs, chosen_output, computation_of, with_dtype
+from gradexplain.computation import (
+    Computation,
+    all_outputs,
+    chosen_output,
+    computation_of,
+    kept_generators,
+    with_dtype,
+)
 from gradexplain.derivatives import gradient_of
 from gradexplain.diagnosis import findings_of
 from gradexplain.errors import InputError, RunError
@@ -27,6 +34,7 @@ from gradexplain.verification import EFFORT, Question, Report, Subject, answered
 _HIGHEST = 6
 
 
+@kept_generators()
 def explain(
     function: Callable[..., object] | Tensor,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -84,6 +92,7 @@ def explain(
     return replace(first, higher=tuple(_higher(computation, first, seed, order, effort)))
 
 
+@kept_generators()
 def verify(
     function: Callable[..., object],
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -123,7 +132,7 @@ def verify(
     if each_operation or report.verdict != "agrees":
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
-        report = replace(report, operations=check_operations(again, effort=effort))
+        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
     if second:
         report = replace(report, second=_second(question, computation, effort))
     subject = Subject(target or computation.name, question.trace, tuple(computation.parameters))

@@ -10,8 +10,8 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 import torch
@@ -288,25 +288,33 @@ def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
 
     Torch's generators start from `random_states`; all of them are given back as they were.
     """
-    others = _other_generators()
-    drawn: list[_Generator] = []  # those that the function draws from, as its first run shows
-    runs = count()
+    shared = _KEPT.get()
+    kept = shared or _Kept()
 
     def begin() -> None:
         torch.set_rng_state(random_states[0])
         for device, state in enumerate(random_states[1:]):
             torch.cuda.set_rng_state(state, device)
-        if next(runs) == 1:
-            drawn.extend(generator for generator in others if generator.moved())
-        for generator in drawn:
-            generator.give_back()
+        kept.begin()
 
     with torch.random.fork_rng(devices=range(len(random_states) - 1)):
         try:
             yield begin
         finally:
-            for generator in others:
-                generator.give_back()
+            if shared is None:
+                kept.give_back()
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there."""
+    kept = _Kept()
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        kept.give_back()
 
 
 @dataclass(frozen=True)
@@ -325,11 +333,30 @@ class _Generator:
         self.put(self.state)
 
 
-def _other_generators() -> list[_Generator]:
-    found = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
-    if numpy := sys.modules.get("numpy"):
-        found.append(_Generator(numpy.random.get_state, numpy.random.set_state, numpy.random.get_state(), 2))
-    return found
+class _Kept:
+    """Where Python's generator was, and numpy's if it is loaded; those that a function draws from, by its first run."""
+
+    def __init__(self) -> None:
+        self.generators = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
+        if numpy := sys.modules.get("numpy"):
+            own = numpy.random
+            self.generators.append(_Generator(own.get_state, own.set_state, own.get_state(), 2))
+        self.drawn: list[_Generator] = []
+        self.runs = 0
+
+    def begin(self) -> None:
+        if self.runs == 1:
+            self.drawn = [generator for generator in self.generators if generator.moved()]
+        self.runs += 1
+        for generator in self.drawn:
+            generator.give_back()
+
+    def give_back(self) -> None:
+        for generator in self.generators:
+            generator.give_back()
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 
 @contextmanager

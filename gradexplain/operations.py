@@ -44,13 +44,15 @@ def check_operations(
     *,
     cotangent: Cotangent = generic,
     effort: float = EFFORT,
+    coarsest: float = 0.0,
     only: Callable[[Node], bool] | None = None,
 ) -> tuple[Operation, ...]:
     """Returns the nodes of the graph that `computation` makes, in the order of the forward pass, each checked alone.
 
     `cotangent` starts the backward pass in which hooks are looked for; `only` chooses among the nodes. `effort` is the
     time in seconds that one oracle may take for an operator without a rule; those that have one share as much, as the
-    rules judge them without running anything.
+    rules judge them without running anything. `coarsest` is the
+    rounding error of the type that the user runs in, if that is another than the computation's.
     """
     run = record(computation, cotangent, again=True)
     if run.output.grad_fn is None:
@@ -61,7 +63,7 @@ def check_operations(
     known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
     share = effort / max(sum(known), 1)
     budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
-    return tuple(_operation(alone, run, notes, budget) for alone, budget in followed(budgets, "operations"))
+    return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in followed(budgets, "operations"))
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class _Asked:
         return sent_alone(self.alone, self.operator, cotangents_from(self.alone, cotangent)).gradients
 
 
-def _operation(alone: Alone, run: Run, notes: _Notes, effort: float) -> Operation:
+def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: float) -> Operation:
     found = list(notes.on(alone))
     try:
         asked = _asked(alone)
@@ -125,7 +127,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float) -> Operatio
     if isinstance(asked, Unable):
         return _concluded(alone, _mute(alone, asked), found)
     changed = list(edits(alone, run))
-    report = _report(asked, changed, effort)
+    report = _report(asked, changed, effort, coarsest)
     wrong = [name for name in report.inputs if report.of(name) == "differs" and not _blames_edit(report, name)]
     looks = {name: _look(asked, report, name, effort) for name in wrong}
     found += sent_otherwise(alone, asked.operator, run)
@@ -219,11 +221,11 @@ def _type(tensor: Tensor) -> str:
 # -------------------------------------------------------------------------------------------------------- judging
 
 
-def _report(asked: _Asked, changed: Sequence[Finding], effort: float) -> Report:
+def _report(asked: _Asked, changed: Sequence[Finding], effort: float, coarsest: float) -> Report:
     """Returns what the oracles say of what the node sent; where an edit explains that, of its formula, and the edit."""
     edited = [n for n in asked.own.gradients if changed and not _same(asked, n)]
     judged = asked.fresh if edited else asked.own
-    report = verify_trace(judged, asked.computation, effort=effort)
+    report = verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
     data = {**changed[0].data, "line": changed[0].place} if changed else {}
     blame = [Check(SAVED, n, "differs", reason=changed[0].kind, data=data) for n in edited]
     return Report((*report.checks, *blame))

@@ -20,7 +20,7 @@ from gradexplain import symbolic
 from gradexplain.catalogue import LANGUAGES, say
 from gradexplain.computation import computation_of
 from gradexplain.live import trace_live
-from gradexplain.oracles import ORACLES, REFEREES, analytic, definitions, exact, tape
+from gradexplain.oracles import ON_REQUEST, ORACLES, analytic, definitions, exact, tape
 from gradexplain.oracles.question import Check, Question
 from gradexplain.oracles.tape import Tape
 from gradexplain.rules import Rule, application, rules
@@ -512,8 +512,8 @@ def test_a_sum_of_a_thousand_terms_is_no_recursion() -> None:
 def test_sympy_waits_until_the_referee_is_asked() -> None:
     code = (
         "import sys, torch\n"
-        "from gradexplain.oracles import ORACLES, REFEREES\n"
-        "assert 'symbolic' in REFEREES and 'symbolic' not in ORACLES\n"
+        "from gradexplain.oracles import ORACLES, ON_REQUEST\n"
+        "assert 'symbolic' in ON_REQUEST and 'symbolic' not in ORACLES\n"
         "assert 'sympy' not in sys.modules and 'gradexplain.symbolic' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -562,7 +562,7 @@ def test_every_reason_can_be_said_in_every_language() -> None:
         assert not any("{" in sentence for sentence in said)
 
 
-@pytest.mark.parametrize("oracle", [*ORACLES, *REFEREES])
+@pytest.mark.parametrize("oracle", [*ORACLES, *ON_REQUEST])
 def test_every_oracle_has_a_name_in_every_language(oracle: str) -> None:
     names = {say(f"oracles.{oracle.replace(' ', '_')}", language) for language in LANGUAGES}
     assert len(names) == len(LANGUAGES)

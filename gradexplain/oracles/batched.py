@@ -19,7 +19,6 @@ from gradexplain.oracles.question import (
     index_of,
     largest,
     plain,
-    scales,
     unexplained,
 )
 from gradexplain.tracing import differentiated
@@ -62,7 +61,7 @@ def _check(question: Question, replay: Replay, name: str, alone: Tensor, batched
     difference, size = (batched - alone).abs(), alone.abs()
     bound = allowance(question.rounding(name) if bool((difference > 0).any()) else 0.0, size, replay.eps)
     beyond = unexplained(difference, 0.0, bound / replay.eps, replay.eps) & ~(difference <= bound)
-    resolution = largest((bound * scales(replay.trace.inputs[name])).flatten()) / question.scale(name)
+    resolution = largest((bound * question.units[name]).flatten()) / question.scale(name)
     if not bool(beyond.any()):
         good = resolution <= RESOLUTION
         return Check(

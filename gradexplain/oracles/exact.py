@@ -28,7 +28,6 @@ from gradexplain.oracles.question import (
     index_of,
     largest,
     plain,
-    scales,
     unexplained,
     wide,
 )
@@ -105,7 +104,7 @@ def _compared(question: Question, name: str, right: Tensor, difference: Tensor) 
         if not bool(gradient.isfinite().all()):
             return Check(ORACLE, name, "cannot say", reason=reason)
     beyond, bound = _judged(question, name, difference, right.abs())
-    resolution = largest(bound * scales(question.judged.inputs[name])) / question.scale(name)
+    resolution = largest(bound * question.units[name]) / question.scale(name)
     worst, most = largest(difference), largest(bound)
     beyond = beyond & bound.isfinite()  # where rounding can make anything, nothing is said
     if bool(beyond.any()):
