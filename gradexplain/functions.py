@@ -116,7 +116,8 @@ def fitted(gradient: Tensor, argument: Tensor) -> Tensor | None:
             gradient = gradient.sum_to_size(argument.shape)
         except RuntimeError:
             return None
-    return gradient.to(argument.dtype)
+    real = gradient.is_complex() and not argument.is_complex()
+    return (gradient.real if real else gradient).to(argument.dtype)
 
 
 def expected(name: str, argument: Any) -> str:

@@ -211,7 +211,7 @@ def _quotient(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
     if not relative.numel() or not bool(relative[at].isfinite()):
         return None
     value = float(above[at] / below[at])
-    return simplest(value, 2 * float(relative[at]) * max(abs(value), 1.0))
+    return simplest(value, float(relative[at]) / 2 * max(abs(value), 1.0))
 
 
 def _constant(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
