@@ -88,7 +88,7 @@ def _same(case: Case, target: Target, output: Tensor) -> bool:
 
 def _expands(x: Tensor, shape: torch.Size) -> bool:
     try:
-        return torch.broadcast_shapes(x.shape, shape) == shape
+        return bool(torch.broadcast_shapes(x.shape, shape) == shape)
     except RuntimeError:
         return False
 
