@@ -17,7 +17,7 @@ from gradexplain.computation import Computation
 from gradexplain.computation import _random_states as random_states
 from gradexplain.functions import arguments_of, fitted, given_back
 from gradexplain.graph import Node, Trace
-from gradexplain.recording import Application, Event, Held, held_in, tensors_in
+from gradexplain.recording import Application, Event, Held, held_in, is_repeatable, tensors_in
 from gradexplain.tracing import Run, argument_names, bound, is_leaf, ordered, owners_of, tensor_names
 
 Values = Mapping[str, Any]
@@ -106,8 +106,23 @@ def _application(origin: Application) -> Operator:
 
 def _event(node: Any, origin: Event) -> Operator:
     arguments = bound(origin)
-    slots = tuple(argument_names(node.next_functions, arguments))
-    return Operator(_label(origin), plain(arguments), slots, lambda given: _called(origin, given), origin.random_states)
+    slots = _completed(argument_names(node.next_functions, arguments), node, arguments)
+    return Operator(_label(origin), plain(arguments), slots, lambda g: _called(origin, g), origin.random_states)
+
+
+def _completed(slots: Sequence[str], node: Any, arguments: Values) -> tuple[str, ...]:
+    """Fills in names that the recorded tensors do not tell: torch gave the operator a copy (of a conjugate)."""
+    left = {n: v.tensor.shape for n, v in arguments.items() if isinstance(v, Held) and n not in slots}
+    found: list[str] = []
+    for known, (child, number) in zip(slots, node.next_functions, strict=True):
+        alike = (n for n, shape in left.items() if child is not None and shape == _shape_of(child, number))
+        found.append(known or next(alike, ""))
+        left.pop(found[-1], None)
+    return tuple(found)
+
+
+def _shape_of(node: Any, number: int) -> torch.Size:
+    return node.variable.shape if is_leaf(node) else torch.Size(node._input_metadata[number].shape)
 
 
 def _rewriting(node: Any, origin: Event) -> Operator | None:
@@ -179,11 +194,20 @@ def plain(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ run again
 
 
-def rerun(alone: Alone, operator: Operator) -> Computation | None:
-    """Returns the operator as a computation of its tensor arguments, `None` where its outputs carry no gradient.
+@dataclass(frozen=True)
+class Again:
+    """An operator as a computation of its tensor arguments: items of lists are inputs of their own (`tensors[2]`).
 
-    Items of lists are inputs of their own (`tensors[2]`); several outputs that are used are joined into one vector.
+    The outputs that are used stand at `positions` among all tensors that it gives; several are joined into one vector.
     """
+
+    computation: Computation
+    positions: tuple[int, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def rerun(alone: Alone, operator: Operator) -> Again | None:
+    """Returns the operator as a computation, `None` where its outputs carry no gradient when it is run alone."""
     inputs = dict(_tensors(operator.arguments))
     states = operator.random_states or random_states()
     wrt = tuple(n for n, (child, _) in zip(operator.slots, alone.node.next_functions, strict=False) if n and child)
@@ -200,7 +224,9 @@ def rerun(alone: Alone, operator: Operator) -> Computation | None:
     chosen = sorted((t.output_nr, i) for i, t in enumerate(made) if t.requires_grad and t.output_nr in alone.used)
     if not chosen or [number for number, _ in chosen] != list(alone.used):
         return None
-    return replace(whole, call=lambda given: _joined(whole.call(given), [i for _, i in chosen]))
+    positions = tuple(i for _, i in chosen)
+    joined = replace(whole, call=lambda given: _joined(whole.call(given), positions))
+    return Again(joined, positions, tuple(made[i].detach() for i in positions))
 
 
 def _tensors(arguments: Values) -> Iterator[tuple[str, Tensor]]:
@@ -244,14 +270,23 @@ def sent_alone(alone: Alone, operator: Operator, cotangents: Sequence[Tensor | N
     """Returns what the node makes of a cotangent for each output, without hooks."""
     inputs = dict(_tensors(operator.arguments))
     if isinstance(alone.origin, Application):
-        names = list(operator.arguments)[: len(alone.origin.arguments)]
-        raw = dict(zip(names, given_back(alone.node, cotangents), strict=False))
+        raw = dict(zip(operator.arguments, given_back(_speaking(alone, operator), cotangents), strict=False))
     else:
         with torch.no_grad():
             found = alone.node(*cotangents)
         raw = dict(zip(operator.slots, found if isinstance(found, tuple) else (found,), strict=False))
     fit = {n: fitted(g, inputs[n]) for n, g in raw.items() if n in inputs and isinstance(g, Tensor)}
     return Sent({name: fit.get(name) for name in operator.slots if name}, raw)
+
+
+def _speaking(alone: Alone, operator: Operator) -> Any:
+    """Returns the custom Function's node, or a new one of its operator where the node gives out what it saved once."""
+    if is_repeatable(alone.node._forward_cls):
+        return alone.node
+    tracked = {n: t.clone().requires_grad_(n in operator.slots) for n, t in _tensors(operator.arguments)}
+    with torch.enable_grad():
+        made = tensors_in(operator.run(_filled(operator.arguments, tracked)))
+        return next(t.grad_fn for t in made if t.grad_fn is not None)
 
 
 def cotangents_from(alone: Alone, joined: Tensor) -> list[Tensor | None]:
@@ -279,13 +314,12 @@ def unused(alone: Alone, number: int) -> Tensor | None:
     return torch.zeros_like(held.tensor) if isinstance(held, Held) else None
 
 
-def recorded_outputs(alone: Alone) -> list[Tensor | None]:
-    """Returns the recorded values of the outputs that are used."""
+def recorded_outputs(alone: Alone, again: Again) -> list[Tensor] | None:
+    """Returns the recorded values of the outputs that are used, `None` where they were not recorded."""
     origin = alone.origin
+    if origin is None:
+        return None
     if isinstance(origin, Event) and origin.rewritten is not None and alone.node.name().endswith("CopySlices"):
         return [origin.rewritten.after]
-    if isinstance(origin, Application):
-        found = {held.number: held.tensor for held in held_in([origin.outputs]) if held.producer == alone.node}
-        return [found.get(number) for number in alone.used]
-    outputs = alone.recorded.outputs
-    return [outputs[number] if number < len(outputs) else None for number in alone.used]
+    made = [held.tensor for held in held_in([origin.outputs])]
+    return [made[i] for i in again.positions] if max(again.positions) < len(made) else None

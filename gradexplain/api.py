@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 from gradexplain.computation import Computation, all_outputs, chosen_output, computation_of, with_dtype
+from gradexplain.derivatives import gradient_of
+from gradexplain.diagnosis import findings_of
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
 from gradexplain.live import trace_live
+from gradexplain.operations import check_operations
+from gradexplain.oracles import REFEREE
+from gradexplain.oracles.question import Replay
 from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
 from gradexplain.tracing import differentiated, generic, trace
-from gradexplain.verification import EFFORT, Report, verify_trace
+from gradexplain.verification import EFFORT, Question, Report, Subject, answered, verify_trace
 
 _HIGHEST = 6
 
@@ -62,13 +67,8 @@ def explain(
         return _explain_live(function, inputs, seed, element=element, target=target)
     if not 1 <= order <= _HIGHEST:
         raise InputError("bad_order", order=order, highest=_HIGHEST)
-    names = [wrt] if isinstance(wrt, str) else wrt
-    given: Any = {} if inputs is None else inputs
-    computation = computation_of(function, given, wrt=names, name=target, locate=locate)
-    computation = with_dtype(computation, dtype) if dtype is not None else computation
-    unknown = [name for name in by_hand or {} if name not in computation.wrt]
-    if unknown:
-        raise InputError("unknown_by_hand", name=unknown[0], names=", ".join(computation.wrt))
+    computation = _computation(function, inputs, wrt, dtype, target, locate)
+    _check_names(by_hand or {}, computation)
     recorded = trace(computation, cotangent=seed)
     report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
     first = explain_trace(
@@ -91,17 +91,69 @@ def verify(
     wrt: str | Sequence[str] | None = None,
     by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
     dtype: torch.dtype | None = None,
+    each_operation: bool = False,
+    full: bool = False,
+    second: bool = False,
+    batched: bool = False,
+    exact: bool = False,
     effort: float = EFFORT,
     target: str | None = None,
     locate: Callable[[], Source | None] | None = None,
 ) -> Report:
-    """Says whether the gradient of `function` at `inputs` is right."""
+    """Says whether the gradient of `function` at `inputs` is right, and where it is not, which operation is wrong.
+
+    `function` is a callable or an `nn.Module`; it may return several tensors, and all that carry a gradient are
+    verified together, along a generic cotangent. `inputs` is a mapping by name or a sequence by position, of tensors or
+    of lists, tuples and mappings that hold tensors; of a sparse tensor, the values are the input. The parameters of the
+    modules that it uses are inputs as well. There is no tolerance: see `Report` and `Check` for what is found.
+
+    `each_operation` checks every node of the graph alone, as is done anyway where the whole does not agree; `full`
+    compares every element of the Jacobian; `second` verifies the second derivatives too, as derivatives of the gradient
+    by the inputs and by the cotangent; `batched` compares several gradients at once (`vmap`) with one by one; `exact`
+    asks sympy for the derivative with 50 digits. For `wrt`, `by_hand`, `dtype` and `effort` see `explain`.
+
+    Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
+    function fails or its output cannot be differentiated.
+    """
+    computation = all_outputs(_computation(function, inputs, wrt, dtype, target, locate))
+    _check_names(by_hand or {}, computation)
+    question = Question(trace(computation, cotangent=generic), computation, by_hand or {}, effort)
+    wanted = {REFEREE: exact, "every element": full, "batched gradients": batched}
+    report = answered(question, [name for name, on in wanted.items() if on])
+    if each_operation or report.verdict != "agrees":
+        replay = question.replay
+        again = replay.computation if isinstance(replay, Replay) else computation
+        report = replace(report, operations=check_operations(again, effort=effort))
+    if second:
+        report = replace(report, second=_second(question, computation, effort))
+    subject = Subject(target or computation.name, question.trace, tuple(computation.parameters))
+    return replace(report, subject=subject, findings=findings_of(question.trace))
+
+
+def _computation(
+    function: Callable[..., object],
+    inputs: Any,
+    wrt: str | Sequence[str] | None,
+    dtype: torch.dtype | None,
+    target: str | None,
+    locate: Callable[[], Source | None] | None,
+) -> Computation:
     names = [wrt] if isinstance(wrt, str) else wrt
-    given: Any = {} if inputs is None else inputs
-    computation = all_outputs(computation_of(function, given, wrt=names, name=target, locate=locate))
-    computation = with_dtype(computation, dtype) if dtype is not None else computation
-    recorded = trace(computation, cotangent=generic)
-    return verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
+    found = computation_of(function, {} if inputs is None else inputs, wrt=names, name=target, locate=locate)
+    return found if dtype is None else with_dtype(found, dtype)
+
+
+def _check_names(by_hand: Mapping[str, Any], computation: Computation) -> None:
+    unknown = [name for name in by_hand if name not in computation.wrt]
+    if unknown:
+        raise InputError("unknown_by_hand", name=unknown[0], names=", ".join(computation.wrt))
+
+
+def _second(question: Question, computation: Computation, effort: float) -> Report:
+    """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
+    gradient = gradient_of(computation, question.trace.cotangent)
+    recorded = trace(gradient, cotangent=generic)
+    return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:

@@ -27,6 +27,8 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 _LEAST_WIDTH = 40
 _USUAL_WIDTH = 100
 _WIDEST = 120
+# Seconds before work that is under way shows how far it is.
+_PATIENCE = 2.0
 
 app = typer.Typer(
     add_completion=False,
@@ -117,6 +119,76 @@ def explain(
             content = explanation.render(chosen, language=language, width=width or _page_width())
         _deliver(content, output, language)
     raise typer.Exit(EXIT_CODES[explanation.verdict])
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(help="As for explain; or a saved RECEIPT.json, to be derived again.")],
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="The inputs.")] = None,
+    wrt: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Differentiate by this input alone.")] = None,
+    by_hand: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FORMULA", help="Hold your own formula against the gradient.")
+    ] = None,
+    each_operation: Annotated[
+        bool, typer.Option("--each-operation", help="Check every operation of the graph alone, wrong or not.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Compare every element of the Jacobian.")] = False,
+    second: Annotated[bool, typer.Option("--second", help="Verify the second derivatives as well.")] = False,
+    batched: Annotated[bool, typer.Option("--batched", help="Compare gradients computed at once (vmap).")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask sympy for the derivative with 50 digits.")] = False,
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", help="Type of the floating inputs.")] = None,
+    effort: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time a check may take in running the function again.")
+    ] = 2.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of randn, rand, randint and of the run.")] = 0,
+    language: Annotated[str, typer.Option(metavar="en|zh", help="Language.")] = "en",
+    format: Annotated[str | None, typer.Option(metavar="|".join(FORMATS), help="Format.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file; its suffix tells.")] = None,
+    width: Annotated[int | None, typer.Option(metavar="N", help="Width in columns.")] = None,
+) -> None:
+    """Says whether a gradient is right, by means that share nothing with torch's backward, and names what is wrong.
+
+    There is no tolerance to choose: every difference is held against the error bounds of the methods that differ. Where
+    the whole does not agree, each operation is checked alone, and the wrong one is named with its line, input, elements
+    and what the error looks like.
+
+    \b
+    Examples:
+      gradexplain verify my_module:loss x=randn(5,3) t=0,1,2,0,1:int64
+      gradexplain verify losses.py:focal "x=randn(8):float32" --each-operation
+      gradexplain verify "sum(relu(x) * x)" x=0,1,-1
+      gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
+      gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
+      gradexplain verify my_module:loss "x=randn(5)" --format json --output receipt.json
+    """
+    with _faults_said(language):
+        _choice("--language", language, LANGUAGES)
+        chosen = _format(format, output)
+        _numbers(width, seed, effort)
+        if dtype is not None and dtype not in DTYPES:
+            raise _Usage("unknown_dtype", name=dtype, names=", ".join(DTYPES))
+        request = _request(target, inputs or [], by_hand or [], None)
+        loaded, tensors = request.load(dtype, seed)
+        import gradexplain.api as api
+
+        with _progress(language):
+            report = api.verify(
+                loaded.module if loaded.module is not None else loaded.function,
+                tensors,
+                wrt=wrt or None,
+                by_hand=request.formulas(),
+                dtype=_torch_dtype(dtype),
+                each_operation=each_operation,
+                full=full,
+                second=second,
+                batched=batched,
+                exact=exact,
+                effort=effort,
+                target=target,
+                locate=loaded.locate,
+            )
+        _deliver(report.render(chosen, language=language, width=width or _page_width()), output, language)
+    raise typer.Exit(EXIT_CODES[report.verdict])
 
 
 @app.command()
@@ -294,14 +366,30 @@ def _deliver(content: str, output: Path | None, language: str) -> None:
 
 @contextmanager
 def _progress(language: str) -> Iterator[None]:
-    """Shows that work goes on, on a terminal alone."""
+    """Shows that work goes on, and of what takes longer than two seconds how far it is; on a terminal alone."""
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
+    import time
 
-    with Console(stderr=True).status(say("explanation.working", language)):
-        yield
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from gradexplain.progress import followed_by
+
+    started, tasks = time.monotonic(), {}
+    with Progress(console=Console(stderr=True), transient=True, disable=False) as bar:
+        tasks[""] = bar.add_task(say("explanation.working", language), total=None)
+
+        def follow(what: str, done: int, total: int) -> None:
+            if time.monotonic() - started < _PATIENCE:
+                return
+            if what not in tasks:
+                tasks[what] = bar.add_task(say(f"verification.{what}", language), total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        with followed_by(follow):
+            yield
 
 
 @contextmanager

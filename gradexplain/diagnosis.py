@@ -33,6 +33,7 @@ def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Val
     finite = Value(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
         *_cut(trace),
+        *_random(trace),
         *_without_influence(gradients),
         *(() if finite else _non_finite(trace, names)),
         *_kinks(trace, names),
@@ -40,10 +41,22 @@ def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Val
     )
 
 
+def findings_of(trace: Trace) -> tuple[Finding, ...]:
+    """Returns the findings of a trace whose values go by the code that made them."""
+    names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
+    return diagnose(trace, names, {n: None if g is None else Value(g) for n, g in trace.gradients.items()})
+
+
 def _cut(trace: Trace) -> Iterator[Finding]:
     for cut in trace.cuts:
         code = cut.source.code if cut.source else cut.operator
         yield Finding(f"cut_{cut.reason}", {"code": code, "operator": cut.operator}, str(cut.source or ""))
+
+
+def _random(trace: Trace) -> Iterator[Finding]:
+    for draw in trace.draws:
+        code = draw.source.code if draw.source else draw.operator
+        yield Finding("random", {"code": code, "operator": draw.operator}, str(draw.source or ""))
 
 
 def _without_influence(gradients: Mapping[str, Value | None]) -> Iterator[Finding]:

@@ -30,9 +30,11 @@ class Breach:
 
 
 def arguments_of(application: Application) -> dict[str, Any]:
-    """Returns what `apply` was given, by the names of forward's parameters; keywords come last."""
+    """Returns what `apply` was given, by the names of forward's parameters, in the order in which backward answers."""
     names = _parameter_names(application.function, len(application.arguments))
-    return dict(zip(names, application.arguments, strict=True)) | dict(application.keywords)
+    own = list(inspect.signature(application.function.forward).parameters)
+    by_name = sorted(application.keywords.items(), key=lambda item: own.index(item[0]) if item[0] in own else len(own))
+    return dict(zip(names, application.arguments, strict=True)) | dict(by_name)
 
 
 def _parameter_names(function: Any, count: int) -> list[str]:
@@ -74,7 +76,7 @@ def breach(application: Application, returned: Sequence[Any]) -> Breach | None:
 
 def _breaches(application: Application, returned: Sequence[Any]) -> Iterator[Breach]:
     arguments = arguments_of(application)
-    names = list(arguments)[: len(application.arguments)]
+    names = list(arguments)
     data = {
         "function": application.function.__name__,
         "backward": str(backward_place(application.function) or "?"),

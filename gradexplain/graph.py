@@ -72,6 +72,15 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """A place where random numbers were drawn."""
+
+    operator: str
+    source: Source | None
+    module: str
+
+
+@dataclass(frozen=True)
 class Trace:
     """One forward and one backward pass: `nodes` with every producer before its consumers.
 
@@ -88,6 +97,7 @@ class Trace:
     gradients: Mapping[str, Tensor | None]
     order: tuple[int, ...]
     cuts: tuple[Cut, ...] = ()
+    draws: tuple[Draw, ...] = ()
     modules: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     outputs: int = 1

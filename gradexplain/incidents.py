@@ -26,9 +26,13 @@ from gradexplain.tracing import Run, bound, is_leaf, ordered, saved_by
 def edits(alone: Alone, run: Run) -> Iterator[Finding]:
     """Yields what a node keeps for its backward and what was changed since, with who changed it."""
     for name, now, then in _kept(alone):
-        alike = now.shape == then.tensor.shape and now.dtype == then.tensor.dtype
-        if alike and not then.used_up and not same(then.tensor, now):
+        if not then.used_up and _is_comparable(now, then.tensor) and not same(then.tensor, now):
             yield _edit(alone, run.recorder.events, name, now, then)
+
+
+def _is_comparable(now: Tensor, then: Tensor) -> bool:
+    plainly = now.layout == then.layout == torch.strided
+    return plainly and (now.shape, now.dtype) == (then.shape, then.dtype)
 
 
 def _kept(alone: Alone) -> Iterator[tuple[str, Tensor, Held]]:

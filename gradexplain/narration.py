@@ -37,8 +37,8 @@ _LONGEST_CODE = 24
 # More inputs than this share a line a check.
 _MOST_ROWS = 6
 _MOST_LISTED = 24
-_TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
-_MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
+TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
+MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
 
 def rendered(explanation: Explanation, format: str, *, language: str, width: int) -> str:
@@ -357,29 +357,29 @@ class Teller:
     def checks(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("checks"))
         header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
-        groups = list(self.grouped_checks(e))
+        groups = list(self.grouped(e.report.checks))
         rows = tuple(self.check_row(checks) for checks in groups)
-        yield Table(header, rows, tuple(_TONES[checks[0].verdict] for checks in groups))
+        yield Table(header, rows, tuple(TONES[checks[0].verdict] for checks in groups))
         remarks = [f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups)]
         if remarks:
             yield Notes(tuple(remarks))
 
-    def grouped_checks(self, e: Explanation) -> Iterator[list[Check]]:
+    def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
         """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
-        for oracle in dict.fromkeys(check.oracle for check in e.report.checks):
-            for verdict in _MARKS:
-                checks = [c for c in e.report.checks if c.oracle == oracle and c.verdict == verdict]
+        for oracle in dict.fromkeys(check.oracle for check in found):
+            for verdict in MARKS:
+                checks = [c for c in found if c.oracle == oracle and c.verdict == verdict]
                 yield from [checks] if len(checks) > _MOST_ROWS else ([c] for c in checks)
 
     def check_row(self, checks: Sequence[Check]) -> tuple[str, ...]:
         worst = max((c.worst for c in checks if c.worst is not None), default=None)
         bound = max((c.bound for c in checks if c.bound is not None), default=None)
         return (
-            _MARKS[checks[0].verdict],
+            MARKS[checks[0].verdict],
             self.oracle(checks[0].oracle),
             self.inputs(checks),
-            _error(worst),
-            _error(bound),
+            error_text(worst),
+            error_text(bound),
         )
 
     def inputs(self, checks: Sequence[Check]) -> str:
@@ -421,7 +421,7 @@ class Teller:
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
             key = "judges_agree"
-        yield Paragraph(f"{_MARKS[e.verdict]} {self.say(key)}", _TONES[e.verdict])
+        yield Paragraph(f"{MARKS[e.verdict]} {self.say(key)}", TONES[e.verdict])
 
 
 def short_operator(step: Step) -> str:
@@ -468,5 +468,6 @@ def _span(numbers: Sequence[float]) -> str:
     return low if low == high else f"{low} … {high}"
 
 
-def _error(value: float | None) -> str:
+def error_text(value: float | None) -> str:
+    """Returns an error in two digits, nothing where there is none."""
     return "" if value is None else ("0" if value == 0 else f"{value:.1e}")

@@ -23,14 +23,18 @@ from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwis
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes
-from gradexplain.recording import Application
+from gradexplain.progress import followed
+from gradexplain.recording import Application, Event
+from gradexplain.rules import rule_of
 from gradexplain.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
-from gradexplain.verification import Check, Operation, Report, verify_trace
+from gradexplain.verification import RULES, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 EACH, SAMPLED = 48, 24
+# Operators whose backward presumes something of what they are given, and is not their derivative without it.
+PRESUMING = {"_ctc_loss": "presumes_normalised", "linalg_pinv": "presumes_hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
-EXCUSES = ("surrogate", "kinks")
+EXCUSES = ("surrogate", "kinks", "drawn", *PRESUMING.values())
 # Reasons that speak of the recording, not of an oracle.
 RECORDING, SAVED = "recording", "saved tensors"
 
@@ -44,8 +48,9 @@ def check_operations(
 ) -> tuple[Operation, ...]:
     """Returns the nodes of the graph that `computation` makes, in the order of the forward pass, each checked alone.
 
-    `cotangent` starts the backward pass in which hooks are looked for; `only` chooses among the nodes; `effort` is the
-    time in seconds that all nodes together may take for one oracle, shared out among them.
+    `cotangent` starts the backward pass in which hooks are looked for; `only` chooses among the nodes. `effort` is the
+    time in seconds that one oracle may take for an operator without a rule; those that have one share as much, as the
+    rules judge them without running anything.
     """
     run = record(computation, cotangent, again=True)
     if run.output.grad_fn is None:
@@ -53,8 +58,10 @@ def check_operations(
     found = joined(run, computation)
     chosen = [a for a in nodes_alone(run, found) if only is None or only(a.recorded)]
     notes = _Notes.of(run, found)
-    share = effort / max(len(chosen), 1)
-    return tuple(_operation(alone, run, notes, share) for alone in chosen)
+    known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
+    share = effort / max(sum(known), 1)
+    budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
+    return tuple(_operation(alone, run, notes, budget) for alone, budget in followed(budgets, "operations"))
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float) -> Operatio
     looks = {name: _look(asked, report, name, effort) for name in wrong}
     found += sent_otherwise(alone, asked.operator, run)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
-    kinks = [Finding("kink", {**c.data, "argument": c.input}) for c in report.conventions()]
+    kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
     return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *found])
 
 
@@ -147,28 +154,28 @@ def _asked(alone: Alone) -> _Asked | Unable:
     operator = alone.operator
     if operator is None:
         return Unable("not_recorded", {"node": alone.recorded.name})
-    computation = rerun(alone, operator)
-    if computation is None or not computation.wrt:
+    again = rerun(alone, operator)
+    if again is None or not again.computation.wrt:
         return Unable("not_rerun", {"operator": operator.label})
-    fresh = replace(trace(computation, cotangent=generic), cuts=())
-    apart = _apart(alone, fresh.value)
+    if any(t.layout != torch.strided for t in (*again.computation.inputs.values(), *again.outputs)):
+        return Unable("sparse_operator", {"operator": operator.label})
+    fresh = replace(trace(again.computation, cotangent=generic), cuts=())
+    apart = _apart(recorded_outputs(alone, again), fresh.value)
     if apart is not None:
         return Unable("not_reproduced", {"operator": operator.label, "amplitude": apart})
     sent = sent_alone(alone, operator, cotangents_from(alone, fresh.cotangent))
     own = _with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
-    return _Asked(alone, operator, computation, fresh, own, tuple(_silent(alone, operator, sent.raw)))
+    return _Asked(alone, operator, again.computation, fresh, own, tuple(_silent(alone, operator, sent.raw)))
 
 
-def _apart(alone: Alone, value: Tensor) -> float | None:
+def _apart(recorded: Sequence[Tensor] | None, value: Tensor) -> float | None:
     """Returns how far the operator, run again, is from what was recorded, where rounding cannot explain it.
 
     Half of the digits: another layout in memory changes the last ones, another function more than half of them.
     """
-    recorded = recorded_outputs(alone)
-    if any(t is None for t in recorded):
+    if recorded is None or value.layout != torch.strided:
         return None
-    then = torch.cat([t.reshape(-1) for t in recorded if t is not None])
-    now = value.reshape(-1)
+    then, now = torch.cat([t.reshape(-1) for t in recorded]), value.reshape(-1)
     if then.shape != now.shape:
         return float("inf")
     if then.dtype != now.dtype or not now.numel() or torch.equal(then, now):
@@ -238,7 +245,8 @@ def _same(asked: _Asked, name: str) -> bool:
 def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
     """Returns the check as one on the node: with the node's own number and line, and an intended estimate as such."""
     look = looks.get(check.input)
-    if check.verdict == "differs" and look is not None and look.kind in EXCUSES:
+    # Forward mode follows torch's conventions: that it agrees is no evidence here. The rules know the conventions.
+    if look is not None and look.kind in EXCUSES and check.verdict != "cannot say" and check.oracle != RULES:
         verdict: Verdict = "cannot say"
         return replace(check, verdict=verdict, reason=look.kind, data={**check.data, **look.data})
     if "node" not in check.data:
@@ -256,6 +264,8 @@ def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
 def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
     """Returns what the error in one argument's gradient looks like."""
     data = {"argument": name, "label": asked.operator.label, "size": asked.own.inputs[name].numel()}
+    if asked.operator.label in PRESUMING and asked.operator.arguments.get("hermitian", True):
+        return Finding(PRESUMING[asked.operator.label], data)
     if _ignores_cotangent(asked, name):
         return Finding("cotangent_ignored", data)
     found = _pattern(asked, report, name, effort)
@@ -263,6 +273,8 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
     if _is_surrogate(asked, name):
         return Finding("surrogate", data)
+    if found.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
+        return Finding("drawn", data)
     spread = _unsummed(asked, name, found)
     kind, more = spread or (found.kind, {})
     return Finding(kind, {**data, **found.data, **more})

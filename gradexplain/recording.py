@@ -339,10 +339,15 @@ def kept_on(context: Any) -> dict[str, Tensor]:
     Nothing that can be looked at only once, or that is computed again at every look (by a checkpoint).
     """
     attributes = {f"ctx.{name}": value for name, value in vars(context).items() if isinstance(value, Tensor)}
-    if getattr(context._forward_cls, "clear_saved_tensors_on_access", False) or is_packed():
+    if not is_repeatable(context._forward_cls) or is_packed():
         return attributes
     saved = {f"saved_tensors[{i}]": t for i, t in enumerate(context.saved_tensors) if t is not None}
     return saved | attributes
+
+
+def is_repeatable(function: Any) -> bool:
+    """Says whether a custom Function gives out what it saved more than once."""
+    return not getattr(function, "clear_saved_tensors_on_access", False)
 
 
 def is_packed() -> bool:

@@ -7,7 +7,7 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError
 from gradexplain.failures import backward_failure
 from gradexplain.functions import arguments_of
-from gradexplain.graph import Edge, Node, Trace
+from gradexplain.graph import Draw, Edge, Node, Trace
 from gradexplain.internals import internals, sequence_number
 from gradexplain.recording import (
     Application,
@@ -27,6 +27,7 @@ from gradexplain.recording import (
     Held,
     Recorder,
     held_in,
+    is_repeatable,
     paths_of,
     source_of,
     watching_functions,
@@ -189,7 +190,7 @@ _MEASURED = 12
 def own_jacobians(node: Any) -> dict[int, Tensor]:
     """Returns what the backward of a small custom Function with one output makes of each unit cotangent, by edge."""
     metadata: Any = getattr(node, "_input_metadata", ())
-    if not hasattr(node, "_forward_cls") or len(metadata) != 1:
+    if len(metadata) != 1 or not (hasattr(node, "_forward_cls") and is_repeatable(node._forward_cls)):
         return {}
     like = torch.zeros(tuple(metadata[0].shape), dtype=metadata[0].dtype, device=metadata[0].device)
     if not 0 < like.numel() <= _MEASURED:
@@ -252,9 +253,16 @@ def joined(run: Run, computation: Computation) -> Trace:
         gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
         order=tuple(index[node] for node in run.sent),
         cuts=tuple(cuts_in(run.recorder.events, run.recorder.applications, owners, list(run.inputs.values()))),
+        draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,
     )
+
+
+def _draws(events: Sequence[Event]) -> Iterator[Draw]:
+    for event in events:
+        if torch.Tag.nondeterministic_seeded in event.operator.tags:
+            yield Draw(str(event.operator), source_of(event.frame), event.module)
 
 
 def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
@@ -464,7 +472,7 @@ def saved_by(node: Any) -> dict[str, Any]:
                 continue
             kept[name.removeprefix("_saved_")] = value.detach() if isinstance(value, Tensor) else value
     own = getattr(node, "_forward_cls", None)
-    if not kept and own is not None and not getattr(own, "clear_saved_tensors_on_access", False):
+    if not kept and own is not None and is_repeatable(own):
         try:
             kept = {str(i): t.detach() for i, t in enumerate(node.saved_tensors) if t is not None}
         except RuntimeError:

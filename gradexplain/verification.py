@@ -6,7 +6,7 @@ that cannot judge says so, and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from gradexplain.computation import Computation
 from gradexplain.diagnosis import Finding
 from gradexplain.graph import Node, Source, Trace
-from gradexplain.oracles import ORACLES
+from gradexplain.oracles import ON_REQUEST, ORACLES, REFEREE
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.rules import rule_of
 
-__all__ = ["EFFORT", "Check", "Report", "Verdict", "verify_trace"]
+__all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
 
 # Reasons that speak of the function at this point, not of the oracle: they cast doubt on what other oracles say.
 DOUBTS = frozenset(
@@ -37,7 +37,7 @@ DOUBTS = frozenset(
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
 CONVENTIONS = frozenset({"kink", "edge", "selects"})
-RULES, DIFFERENCES, FORWARD = "rules", "finite differences", "forward mode"
+RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,28 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What was verified: its name, what torch did for it, and which of its inputs are parameters of modules."""
+
+    target: str
+    trace: Trace
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What all oracles said. `verdict` is over all inputs, `of(name)` for one of them.
 
     `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
-    second derivatives, where they were asked for.
+    second derivatives, where they were asked for; `subject` is what was verified, and `findings` what is unusual about
+    it. A report that is part of another has neither.
     """
 
     checks: tuple[Check, ...]
     operations: tuple[Operation, ...] = ()
     second: Report | None = None
+    subject: Subject | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -80,7 +92,9 @@ class Report:
     @cached_property
     def verdict(self) -> Verdict:
         """One that differs decides; without, all must agree."""
-        found = [self.of(name) for name in self.inputs]
+        found: list[Verdict] = [self.of(name) for name in self.inputs]
+        found += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
+        found += [self.second.verdict] if self.second is not None else []
         if "differs" in found:
             return "differs"
         return "agrees" if found and all(v == "agrees" for v in found) else "cannot say"
@@ -90,8 +104,10 @@ class Report:
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
-        agreeing = [c for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION]
-        doubt = any(_doubts(check, {c.oracle for c in agreeing}) for check in checks)
+        agreeing = {c.oracle for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION}
+        if self.operations and all(operation.verdict == "agrees" for operation in self.operations):
+            agreeing.add(OPERATIONS)
+        doubt = any(_doubts(check, agreeing) for check in checks)
         return "agrees" if agreeing and not doubt else "cannot say"
 
     def is_refuted(self, check: Check) -> bool:
@@ -104,16 +120,42 @@ class Report:
         judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
         return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
 
+    def resolution(self, name: str) -> float | None:
+        """Returns how small a relative error of one gradient would have been seen, by the sharpest agreeing oracle."""
+        found = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
+        return min((r for r in found if r is not None), default=None)
+
+    def wrong(self) -> tuple[Operation, ...]:
+        """Returns the operations that differ, in the order of the forward pass."""
+        return tuple(operation for operation in self.operations if operation.verdict == "differs")
+
     def conventions(self) -> Sequence[Check]:
         """Returns the checks that met a kink or the edge of the domain, where torch's gradient is a convention."""
         return tuple(c for c in self.checks if c.reason in CONVENTIONS)
 
+    def render(self, format: str = "terminal", *, language: str = "en", width: int = 100) -> str:
+        """Returns the report as `terminal`, `text`, `markdown`, `html` or `json`; `width` in columns."""
+        from gradexplain import reporting  # the words stand above the data; only this method reaches up to them
+
+        return reporting.rendered(self, format, language=language, width=width)
+
+    def __str__(self) -> str:
+        return self.render("text")
+
+    def __repr__(self) -> str:
+        return f"<Report: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        return self.render("html")
+
 
 def _doubts(check: Check, agreeing: Set[str]) -> bool:
     """Says whether what kept one oracle from judging casts doubt on those that agree."""
+    if check.reason in ("cancelled", "noise") and REFEREE in agreeing:  # 50 digits have no noise
+        return False
     if check.reason == "cancelled":  # finite differences see what is left after a cancellation
         return DIFFERENCES not in agreeing
-    return check.reason in DOUBTS or (check.reason in CONVENTIONS and RULES not in agreeing)
+    return check.reason in DOUBTS or (check.reason in CONVENTIONS and not agreeing & {RULES, OPERATIONS})
 
 
 def _relative(check: Check) -> float:
@@ -136,13 +178,16 @@ def verify_trace(
     gradients, called with the inputs that they name. `effort` is the time in seconds that an oracle may take in running
     the function.
     """
-    question = Question(trace, computation, by_hand or {}, effort)
-    return Report(tuple(_numbered(question, check) for check in _asked(question)))
+    return answered(Question(trace, computation, by_hand or {}, effort))
 
 
-def _asked(question: Question) -> Iterator[Check]:
-    for ask in ORACLES.values():
-        yield from ask(question)
+def answered(question: Question, also: Collection[str] = ()) -> Report:
+    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
+    asked = [*ORACLES.values(), *(ON_REQUEST[name] for name in also)]
+    report = Report(tuple(_numbered(question, check) for ask in asked for check in ask(question)))
+    if report.verdict == "agrees" or REFEREE in also:
+        return report
+    return replace(report, checks=(*report.checks, *(_numbered(question, c) for c in ON_REQUEST[REFEREE](question))))
 
 
 def _numbered(question: Question, check: Check) -> Check:

@@ -14,11 +14,16 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 ORDER = """
     catalogue errors terms equations doc renderers graph internals sources digits progress rules symbolic containers
     computation recording functions failures cuts tracing derivatives alone live elements summaries selection grouping
-    diagnosis oracles incidents verification operations explanation narration records values vocabulary expression
-    loading api cli
+    diagnosis oracles incidents verification operations explanation narration reporting records values vocabulary
+    expression loading api cli
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
-REACHES_UP = {("explanation", "narration"), ("explanation", "records")}
+REACHES_UP = {
+    ("explanation", "narration"),
+    ("explanation", "records"),
+    ("verification", "reporting"),
+    ("reporting", "records"),
+}
 HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "graph", "expression", "values", "loading", "cli", "__init__")
 HEAVY = {"torch", "sympy", "matplotlib"}
 

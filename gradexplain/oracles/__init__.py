@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradexplain.oracles import analytic, differences, exact, formulas, tangents, walk
+from gradexplain.oracles import analytic, batched, differences, exact, formulas, jacobian, tangents, walk
 from gradexplain.oracles.question import Check, Oracle, Question, Verdict
 
-__all__ = ["ORACLES", "REFEREES", "Check", "Oracle", "Question", "Verdict"]
+__all__ = ["ON_REQUEST", "ORACLES", "REFEREE", "Check", "Oracle", "Question", "Verdict"]
 
 ORACLES: Mapping[str, Oracle] = {
     "finite differences": differences.ask,
@@ -21,5 +21,10 @@ ORACLES: Mapping[str, Oracle] = {
     "by hand": formulas.ask,
 }
 
-# Asked where the others are not of one mind, or on request: they take more time than all of those.
-REFEREES: Mapping[str, Oracle] = {"symbolic": exact.ask}
+# Asked on request alone; the first of them also where the others do not agree: it takes more time than all of those.
+REFEREE = "symbolic"
+ON_REQUEST: Mapping[str, Oracle] = {
+    REFEREE: exact.ask,
+    "every element": jacobian.ask,
+    "batched gradients": batched.ask,
+}
