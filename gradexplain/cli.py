@@ -438,6 +438,8 @@ def _faults_said(language: str) -> Iterator[None]:
     spoken = language if language in LANGUAGES else "en"
     try:
         yield
+    except typer.Exit:
+        raise
     except GradexplainError as fault:
         _fail(fault.sentence(spoken))
     except KeyboardInterrupt:
