@@ -194,20 +194,19 @@ class _Probe:
         return [t for position in dict.fromkeys([*found, *drawn]) for t in self.alone(group, position)]
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
-        """Returns elements of the group that make the effect seen along a direction, at a fine step that shows it."""
+        """Returns elements of the group that make the effect seen along a direction, at the finest step that shows it."""
         seen = worst.finding
-        order, index = seen.chosen
-        h = STEPS[max(index + order, 4)] if seen.verdict == "differs" else FINE[-1]
+        noise = max(seen.noise, self.floor)
+        shows = [h for h in STEPS if 1e3 * noise / h <= abs(seen.lacking)]
+        h = min(shows, default=FINE[-1]) if seen.verdict == "differs" else FINE[-1]
 
         def measure(start: int, stop: int) -> float:
             ladder = self.ladder(_restricted(worst.direction, group, self.x, start, stop), [h])
             return ladder.residuals[0] if seen.verdict == "differs" else ladder.right[0] - ladder.left[0]
 
         whole = measure(0, size)
-        noise = max(seen.noise, self.floor) / h
-        return singled_out(
-            measure, size, whole, max(8 * noise, 1e-3 * abs(whole)), tries=(self.runs - 32) // 2, most=FOUND
-        )
+        threshold = max(8 * noise / h, 1e-2 * abs(whole))
+        return singled_out(measure, size, whole, threshold, tries=(self.runs - 36) // 2, most=FOUND)
 
     def size(self, group: Sequence[str]) -> int:
         """How many numbers the inputs of a group hold."""
