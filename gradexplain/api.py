@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradexplain.computation import (
-    Computation,
-    all_outputs,
-    chosen_output,
-    computation_of,
-    kept_generators,
-    with_dtype,
-)
-from gradexplain.derivatives import gradient_of
+from gradexplain.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
+from gradexplain.derivatives import HIGHEST, derivative_of
 from gradexplain.diagnosis import findings_of
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.graph import Source
+from gradexplain.inquiry import inquire
 from gradexplain.live import trace_live
-from gradexplain.operations import check_operations
-from gradexplain.oracles import REFEREE
-from gradexplain.oracles.question import Replay
-from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
-from gradexplain.tracing import differentiated, generic, trace
-from gradexplain.verification import EFFORT, Question, Report, Subject, answered, verify_trace
-
-_HIGHEST = 6
+from gradexplain.tracing import trace
+from gradexplain.verification import EFFORT, Report, verify_trace
 
 
 @kept_generators()
@@ -73,8 +61,8 @@ def explain(
         if inputs is not None and not isinstance(inputs, Mapping):
             raise InputError("live_inputs")
         return _explain_live(function, inputs, seed, element=element, target=target)
-    if not 1 <= order <= _HIGHEST:
-        raise InputError("bad_order", order=order, highest=_HIGHEST)
+    if not 1 <= order <= HIGHEST:
+        raise InputError("bad_order", order=order, highest=HIGHEST)
     computation = _computation(function, inputs, wrt, dtype, target, locate)
     _check_names(by_hand or {}, computation)
     recorded = trace(computation, cotangent=seed)
@@ -126,17 +114,19 @@ def verify(
     """
     computation = all_outputs(_computation(function, inputs, wrt, dtype, target, locate))
     _check_names(by_hand or {}, computation)
-    question = Question(trace(computation, cotangent=generic), computation, by_hand or {}, effort)
-    wanted = {REFEREE: exact, "every element": full, "batched gradients": batched}
-    report = answered(question, [name for name, on in wanted.items() if on])
-    if each_operation or report.verdict != "agrees":
-        replay = question.replay
-        again = replay.computation if isinstance(replay, Replay) else computation
-        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
-    if second:
-        report = replace(report, second=_second(question, computation, effort))
-    subject = Subject(target or computation.name, question.trace, tuple(computation.parameters))
-    return replace(report, subject=subject, findings=findings_of(question.trace))
+    report = inquire(
+        computation,
+        target=target or computation.name,
+        by_hand=by_hand,
+        each_operation=each_operation,
+        full=full,
+        second=second,
+        batched=batched,
+        exact=exact,
+        effort=effort,
+    )
+    assert report.subject is not None
+    return replace(report, findings=findings_of(report.subject.trace))
 
 
 def assert_gradients(
@@ -179,13 +169,6 @@ def _check_names(by_hand: Mapping[str, Any], computation: Computation) -> None:
         raise InputError("unknown_by_hand", name=unknown[0], names=", ".join(computation.wrt))
 
 
-def _second(question: Question, computation: Computation, effort: float) -> Report:
-    """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
-    gradient = gradient_of(computation, question.trace.cotangent)
-    recorded = trace(gradient, cotangent=generic)
-    return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)
-
-
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:
     if cotangent is None or isinstance(cotangent, Tensor):
         return cotangent
@@ -204,36 +187,6 @@ def _explain_live(
 # ------------------------------------------------------------------------------------------- higher derivatives
 
 
-@dataclass
-class _Derivative:
-    """The function's gradient by one input, as a function; while it differentiates, no source line is current."""
-
-    below: Computation
-    wrt: str
-    seed: Tensor | None
-    name: str
-    differentiating: bool = False
-
-    def __call__(self, given: Mapping[str, Any]) -> Tensor:
-        output, _ = chosen_output(self.below.call(given), self.below.name)
-        seed = torch.ones_like(output) if self.seed is None else self.seed.to(output).expand(output.shape)
-        if not output.requires_grad:
-            raise RunError("constant_derivative")
-        self.differentiating = True
-        try:
-            (found,) = differentiated(output, [given[self.wrt]], seed, create_graph=True)
-        finally:
-            self.differentiating = False
-        if found is None or not found.requires_grad:
-            raise RunError("constant_derivative")
-        return found
-
-    def locate(self) -> Source | None:
-        if self.differentiating:
-            return None
-        return self.below.locate() if self.below.locate is not None else user_source()
-
-
 def _higher(
     computation: Computation, first: Explanation, seed: Tensor | None, order: int, effort: float
 ) -> list[Explanation]:
@@ -245,8 +198,7 @@ def _higher(
     below, above = computation, first
     for k in range(2, order + 1):
         assert wrt is not None
-        call = _Derivative(below, wrt, seed if k == 2 else None, f"{first.scalar}{_PRIMES[k - 1]}")
-        below = replace(below, call=call, locate=call.locate, name=call.name)
+        below = derivative_of(below, wrt, first.scalar, k, seed if k == 2 else None)
         try:
             recorded = trace(below)
         except RunError as fault:
@@ -256,14 +208,11 @@ def _higher(
             found.append(replace(above, order=k, steps=(), by_input=(), findings=(), groups=(), higher=(), extra=extra))
             break
         above = explain_trace(
-            recorded, verify_trace(recorded, below, effort=effort), target=call.name, output_name=call.name
+            recorded, verify_trace(recorded, below, effort=effort), target=below.name, output_name=below.name
         )
         extra = {"wrt": wrt} | ({"hessian": _hessian(below, wrt)} if k == 2 else {})
         found.append(replace(above, order=k, extra={n: v for n, v in extra.items() if v is not None}))
     return found
-
-
-_PRIMES = ("", "′", "″", "‴", "⁗", "⁽⁵⁾", "⁽⁶⁾")
 
 
 def _hessian(gradient: Computation, wrt: str) -> list[Any] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from gradexplain.elements import Index, is_complete, unravelled
+from gradexplain.findings import Finding
 from gradexplain.graph import Node, Trace
 from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import evaluated
@@ -17,15 +17,8 @@ from gradexplain.summaries import Value
 
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something worth a note. `kind` is the catalogue's key, `data` fills the sentence, `place` is a source place."""
-
-    kind: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    place: str = ""
+# Operators with these arguments choose more than one element along an axis: what is equal elsewhere is no tie.
+_WINDOWED = frozenset({"kernel_size", "output_size", "largest"})
 
 
 def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Value | None]) -> tuple[Finding, ...]:
@@ -138,7 +131,7 @@ def _tied_elements(node: Node, rule: Rule) -> list[Index]:
     whole, output = node.arguments.get("self"), node.outputs[0]
     if not rule.tie or not is_complete(node) or not isinstance(whole, Tensor) or output is None:
         return []
-    if "kernel_size" in node.arguments or not output.numel() < whole.numel() <= _SEARCHED:
+    if _WINDOWED & node.arguments.keys() or not output.numel() < whole.numel() <= _SEARCHED:
         return []
     dim, keepdim = node.arguments.get("dim"), bool(node.arguments.get("keepdim"))
     tied = (whole == spread(output, whole, dim, keepdim)).sum(axes(dim, whole.ndim), keepdim=keepdim) > 1

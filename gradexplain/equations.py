@@ -50,8 +50,15 @@ def equation(label: str, term: Term, value: float) -> Equation:
             if holds(expression, relation, result):
                 return Equation(label, expression, relation, result, value)
     expression, result = text(term, DIGITS[2]), number_text(value, DIGITS[2])
-    relation = STORED if _explained(expression, value) else CONTRADICTED
-    return Equation(label, expression, relation, result, value)
+    return Equation(label, expression, relation_of(expression, result, value), result, value)
+
+
+def relation_of(expression: str, result: str, value: float) -> str:
+    """Returns the strongest relation that may stand between the digits of both sides; `value` is what was captured."""
+    for relation in (EXACT, ROUNDED):
+        if holds(expression, relation, result):
+            return relation
+    return STORED if _explained(expression, value) else CONTRADICTED
 
 
 # Rounding in the coarsest type, bfloat16, is a 256th of what is rounded; a few such errors may add up.

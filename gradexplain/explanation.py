@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradexplain.diagnosis import Finding, diagnose
+from gradexplain.diagnosis import diagnose
 from gradexplain.digits import shortest
 from gradexplain.elements import (
     Index,
@@ -29,8 +28,10 @@ from gradexplain.elements import (
 )
 from gradexplain.equations import Equation, equation
 from gradexplain.errors import InputError
+from gradexplain.findings import Finding
 from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.grouping import Group, groups_of, inside
+from gradexplain.origin import Origin
 from gradexplain.rules import Rule, rule_of
 from gradexplain.selection import Shown, shown_elements
 from gradexplain.summaries import Value
@@ -114,7 +115,7 @@ class Explanation:
 
     `gradients` maps each input to its gradient (`None`: no influence). `scalar` is the name of what is differentiated:
     the output, or L = ⟨cotangent, output⟩ where that is not one number. `higher` holds the explanations of the second
-    and further derivatives.
+    and further derivatives. `origin` is what was typed, where that is how the explanation was asked for.
     """
 
     target: str
@@ -141,6 +142,7 @@ class Explanation:
     higher: tuple[Explanation, ...] = ()
     order: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def verdict(self) -> str:
@@ -178,7 +180,7 @@ class Explanation:
         """Returns the explanation as one JSON object; tensors are summarised unless `full` or small."""
         from gradexplain import records
 
-        return json.dumps(records.record(self, full=full), ensure_ascii=False, indent=2)
+        return records.as_json(records.record(self, full=full))
 
     def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
         """Writes the explanation; the format follows the file's suffix (.txt, .md, .html, .json).

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradexplain.alone import Alone, Operator, sent_alone, unused
 from gradexplain.cuts import stops_in
-from gradexplain.diagnosis import Finding
+from gradexplain.findings import Finding
 from gradexplain.functions import arguments_of
 from gradexplain.graph import Node, Trace
 from gradexplain.oracles.question import MARGIN, index_of, plain

@@ -100,6 +100,20 @@ def load(spec: TargetSpec) -> Target:
             assert_never(spec.place)
 
 
+def file_of(place: Program | FilePlace | ModulePlace) -> Path | None:
+    """Returns the file that a target names, that of a module once it is imported; `None` for an expression."""
+    match place:
+        case Program():
+            return None
+        case FilePlace(path):
+            return (Path.cwd() / path).resolve()
+        case ModulePlace(module):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            return None if file is None else Path(file)
+        case _:
+            assert_never(place)
+
+
 def match_inputs(target: Target, given: Collection[str]) -> None:
     """Refuses inputs that `target` does not take, and the lack of those it needs."""
     takes = ", ".join(target.parameters) or "–"

@@ -21,8 +21,8 @@ from gradexplain.summaries import Value
 from gradexplain.terms import number_text
 
 if TYPE_CHECKING:
-    from gradexplain.diagnosis import Finding
     from gradexplain.explanation import Contribution, Explanation, Gradient, Step
+    from gradexplain.findings import Finding
     from gradexplain.grouping import Group
     from gradexplain.verification import Check
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradexplain.alone import Alone, Operator, cotangents_from, nodes_alone, recorded_outputs, rerun, sent_alone
 from gradexplain.computation import Computation
-from gradexplain.diagnosis import Finding
+from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
 from gradexplain.graph import Node, Trace
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops

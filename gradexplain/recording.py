@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradexplain import computation
 from gradexplain.computation import _random_states as random_states
 from gradexplain.computation import is_ours_or_torchs
 from gradexplain.graph import Source
@@ -136,19 +137,23 @@ def user_source() -> Source | None:
 
 
 def _user_frame() -> tuple[CodeType, int] | None:
+    """Returns the innermost frame of the function that runs; what called us is no part of it."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _skipped(frame.f_code):
-        frame = frame.f_back
+    while frame is not None and (place := _place(frame.f_code)) != "user":
+        frame = None if place == "caller" else frame.f_back
     return (frame.f_code, frame.f_lasti) if frame is not None else None
 
 
-_SKIPPED: dict[CodeType, bool] = {}
+_PLACES: dict[CodeType, str] = {}
 
 
-def _skipped(code: CodeType) -> bool:
-    found = _SKIPPED.get(code)
+def _place(code: CodeType) -> str:
+    """Says whose code this is: `user`'s, `inner` (torch's or ours), or where we call the user's function."""
+    found = _PLACES.get(code)
     if found is None:
-        found = _SKIPPED[code] = is_ours_or_torchs(code.co_filename) or code.co_filename.endswith(("/runpy.py",))
+        inner = is_ours_or_torchs(code.co_filename) or code.co_filename.endswith(("/runpy.py",))
+        found = "caller" if code.co_filename == computation.__file__ else "inner" if inner else "user"
+        _PLACES[code] = found
     return found
 
 

@@ -26,7 +26,7 @@ from gradexplain.summaries import Value
 from gradexplain.terms import number_text
 
 if TYPE_CHECKING:
-    from gradexplain.diagnosis import Finding
+    from gradexplain.findings import Finding
     from gradexplain.graph import Node
     from gradexplain.verification import Check, Operation, Report
 

@@ -11,17 +11,20 @@ from types import CodeType
 from gradexplain.graph import Source
 
 
-@cache
 def source_at(code: CodeType, instruction: int) -> Source:
     """Returns the place of the instruction at byte offset `instruction` of `code`."""
+    return _source_in(code.co_filename, code, instruction)
+
+
+@cache
+def _source_in(file: str, code: CodeType, instruction: int) -> Source:
+    """Returns the place in `file`, by which equal code of two files is told apart: Python compares it as equal."""
     line, end_line, column, end_column = next(islice(code.co_positions(), instruction // 2, None))
     line = line or code.co_firstlineno
     if None in (end_line, column, end_column):
-        return Source(code.co_filename, line, linecache.getline(code.co_filename, line).strip(), None, code.co_name)
+        return Source(file, line, linecache.getline(file, line).strip(), None, code.co_name)
     span = (line, column, end_line, end_column)
-    return Source(
-        code.co_filename, line, _segment(code.co_filename, *span), _target(code.co_filename, span), code.co_name
-    )
+    return Source(file, line, _segment(file, *span), _target(file, span), code.co_name)
 
 
 def _segment(file: str, line: int, column: int | None, end_line: int | None, end_column: int | None) -> str:

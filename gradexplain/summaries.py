@@ -13,6 +13,8 @@ from torch import Tensor
 from gradexplain.digits import shortest
 
 SMALL = 12
+# A norm in float32 below this may lack elements whose squares are below the smallest float32.
+_LOST = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +48,12 @@ class Value:
         """The Euclidean norm over the elements; inf or nan where an element is."""
         tensor = self.tensor.to_dense() if self.tensor.layout != torch.strided else self.tensor
         tensor = tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.double()
-        # A half type overflows in its own sum of squares; float32 is accumulated in float64 only where it must be.
+        # A half type overflows in its own sum of squares; float32 is accumulated in float64 only where it must be:
+        # where squares overflow, or underflow and are lost.
         norm = torch.linalg.vector_norm(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor)
-        return float(norm) if math.isfinite(norm) else float(torch.linalg.vector_norm(tensor.to(torch.float64).abs()))
+        if _LOST < norm < math.inf:
+            return float(norm)
+        return float(torch.linalg.vector_norm(tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)))
 
     @cached_property
     def range(self) -> tuple[float, float] | None:

@@ -13,10 +13,11 @@ from functools import cached_property
 from torch import Tensor
 
 from gradexplain.computation import Computation
-from gradexplain.diagnosis import Finding
+from gradexplain.findings import Finding
 from gradexplain.graph import Node, Source, Trace
 from gradexplain.oracles import ON_REQUEST, ORACLES, REFEREE
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
+from gradexplain.origin import Origin
 from gradexplain.rules import rule_of
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
@@ -77,7 +78,7 @@ class Report:
 
     `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
     second derivatives, where they were asked for; `subject` is what was verified, and `findings` what is unusual about
-    it. A report that is part of another has neither.
+    it. A report that is part of another has neither. `origin` is what was typed, where that is how it was asked for.
     """
 
     checks: tuple[Check, ...]
@@ -85,6 +86,7 @@ class Report:
     second: Report | None = None
     subject: Subject | None = None
     findings: tuple[Finding, ...] = ()
+    origin: Origin | None = None
 
     @property
     def inputs(self) -> Sequence[str]:

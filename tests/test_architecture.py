@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors terms equations doc renderers graph internals sources digits progress rules symbolic containers
-    computation recording functions failures cuts tracing derivatives alone live elements summaries selection grouping
-    diagnosis oracles incidents verification operations explanation narration reporting records values vocabulary
-    expression loading api cli plugin plugin
+    catalogue errors origin findings terms equations doc renderers graph internals sources digits progress rules
+    symbolic containers computation recording functions failures cuts tracing derivatives alone live elements
+    summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation narration
+    reporting values vocabulary expression loading receipts records api cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {

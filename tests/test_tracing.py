@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import gradexplain as gx
 from gradexplain.computation import computation_of
 from gradexplain.graph import Node, Trace
+from gradexplain.loading import load, parse_target
 from gradexplain.tracing import trace
 
 
@@ -371,3 +373,19 @@ def test_an_operator_in_place_whose_input_torch_copies_owns_its_node() -> None:
         "aten.mul_.Tensor",
         "aten.sum.default",
     ]
+
+
+def test_what_calls_us_is_no_place_of_the_function() -> None:
+    found = trace(computation_of(torch.nn.functional.silu, {"input": torch.ones(2)}))
+    assert [n.source for n in inner(found)] == [None]
+
+
+def test_equal_code_of_two_files_is_told_apart(tmp_path: Path) -> None:
+    found = []
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text("def f(x):\n    return x * 2\n")
+        function = load(parse_target(f"{tmp_path / name}:f")).function
+        (step,) = inner(trace(computation_of(function, {"x": torch.ones(2)})))
+        assert step.source is not None
+        found.append(Path(step.source.file).name)
+    assert found == ["one.py", "two.py"]

@@ -1,0 +1,48 @@
+"""All that is asked of one computation: every oracle, each operation alone, the second derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from gradexplain.computation import Computation
+from gradexplain.derivatives import gradient_of
+from gradexplain.operations import check_operations
+from gradexplain.oracles import REFEREE
+from gradexplain.oracles.question import Replay
+from gradexplain.tracing import generic, trace
+from gradexplain.verification import EFFORT, Question, Report, Subject, answered, verify_trace
+
+
+def inquire(
+    computation: Computation,
+    *,
+    target: str,
+    by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
+    each_operation: bool = False,
+    full: bool = False,
+    second: bool = False,
+    batched: bool = False,
+    exact: bool = False,
+    effort: float = EFFORT,
+) -> Report:
+    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `verify`."""
+    question = Question(trace(computation, cotangent=generic), computation, by_hand or {}, effort)
+    wanted = {REFEREE: exact, "every element": full, "batched gradients": batched}
+    report = answered(question, [name for name, on in wanted.items() if on])
+    if each_operation or report.verdict != "agrees":
+        replay = question.replay
+        again = replay.computation if isinstance(replay, Replay) else computation
+        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
+    if second:
+        report = replace(report, second=_second(question, computation, effort))
+    return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))
+
+
+def _second(question: Question, computation: Computation, effort: float) -> Report:
+    """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
+    gradient = gradient_of(computation, question.trace.cotangent)
+    recorded = trace(gradient, cotangent=generic)
+    return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)

@@ -1,0 +1,100 @@
+"""What a receipt's check writes down: how many claims were checked, which do not hold, which stay open."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gradexplain.catalogue import say
+from gradexplain.errors import GradexplainError
+
+Outcome = Literal["refused", "holds", "open"]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing said of one place of a receipt: `key` names the sentence, `path` the place (`$.steps[2].label`)."""
+
+    path: str
+    key: str
+    data: Mapping[str, object] = field(default_factory=dict)
+
+    def sentence(self, language: str = "en") -> str:
+        """Returns the sentence, with the place."""
+        data = {k: v.sentence(language) if isinstance(v, GradexplainError) else v for k, v in self.data.items()}
+        return say("receipts.at", language, path=self.path, sentence=say(f"receipts.{self.key}", language, **data))
+
+
+@dataclass
+class Ledger:
+    """Gathers what the claims of one receipt come to."""
+
+    claims: Counter[str] = field(default_factory=Counter)
+    refusals: list[Remark] = field(default_factory=list)
+    undecided: list[Remark] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
+
+    def claim(self, kind: str, holds: bool, path: str, key: str, **data: Any) -> bool:
+        """Counts one claim; one that does not hold is refused, in the words of `key`. Returns whether it holds."""
+        self.claims[kind] += 1
+        if not holds:
+            self.refusals.append(Remark(path, key, data))
+        return holds
+
+    def refuse(self, path: str, key: str, **data: Any) -> None:
+        """Writes down a refusal that is no counted claim."""
+        self.refusals.append(Remark(path, key, data))
+
+    def leave_open(self, path: str, key: str, **data: Any) -> None:
+        """Writes down what could not be decided."""
+        self.undecided.append(Remark(path, key, data))
+
+    def note(self, path: str, key: str, **data: Any) -> None:
+        """Writes down what a reader should know; the same thing once."""
+        remark = Remark(path, key, data)
+        if remark not in self.notes:
+            self.notes.append(remark)
+
+
+@dataclass(frozen=True)
+class ReceiptReport:
+    """What became of a receipt's claims.
+
+    `claimed` is the verdict that the receipt states (`None` where it could not be read so far); `claims` counts what
+    was checked, by kind; `refusals` do not hold, `undecided` could not be decided, `notes` say under which conditions.
+    """
+
+    kind: str | None
+    target: str | None
+    claimed: str | None
+    claims: Mapping[str, int]
+    refusals: tuple[Remark, ...]
+    undecided: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the receipt is refused, holds in every claim, or stays open."""
+        if self.refusals:
+            return "refused"
+        return "open" if self.undecided else "holds"
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the gradient that may be relied on: `differs` as well where the receipt is refused."""
+        by_outcome = {"refused": "differs", "open": "cannot say"}
+        return by_outcome.get(self.outcome, self.claimed or "cannot say")
+
+    def render(self, language: str = "en") -> str:
+        """Returns the outcome in words, a line each for what is refused, open or to be known."""
+        counted = ", ".join(f"{say(f'receipt_claims.{k}', language)} {n}" for k, n in self.claims.items())
+        verdict = say(f"receipt_verdicts.{(self.claimed or 'none').replace(' ', '_')}", language)
+        count = len(self.refusals) or len(self.undecided)
+        lines = [say(f"receipt_outcomes.{self.outcome}", language, count=count, verdict=verdict)]
+        lines += [f"  ✗ {r.sentence(language)}" for r in self.refusals]
+        lines += [f"  ? {r.sentence(language)}" for r in self.undecided]
+        lines += [f"  · {r.sentence(language)}" for r in self.notes]
+        lines += [say("receipt_outcomes.counted", language, counted=counted)] if counted else []
+        return "\n".join(lines)
