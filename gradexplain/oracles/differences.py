@@ -194,7 +194,7 @@ class _Probe:
         return [t for position in dict.fromkeys([*found, *drawn]) for t in self.alone(group, position)]
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
-        """Returns elements of the group that make the effect seen along a direction, at the finest step that shows it."""
+        """Returns elements that make the effect seen along a direction, at the finest step that shows it."""
         seen = worst.finding
         noise = max(seen.noise, self.floor)
         shows = [h for h in STEPS if 1e3 * noise / h <= abs(seen.lacking)]
@@ -259,9 +259,27 @@ class _Probe:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
         ladder = self.ladder(u, steps)
         finding = judge(ladder, noise)
+        if finding.reason == "slope" and self.encloses(u):
+            return replace(finding, verdict="cannot say", reason="kink")
         if finding.verdict == "agrees" or finding.reason not in (None, "noise"):
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
+
+    def encloses(self, u: Direction) -> bool:
+        """Says whether kinks of single outputs leave room for the claim.
+
+        Along u, an output y has a slope r on the right and l on the left, and a convention takes any number between. So
+        ⟨G, u⟩ is between Σ min(v r, v l) and Σ max(v r, v l), which the sums of all, ⟨v, r⟩ and ⟨v, l⟩, need not show.
+        """
+        h, v, y = FINE[-1], self.replay.trace.cotangent, self.replay.trace.value
+        if y.numel() == 1 or y.is_complex():
+            return False
+        self.runs -= 2
+        right = v * (self.output({n: self.x[n] + h * d for n, d in u.items()}) - y) / h
+        left = v * (y - self.output({n: self.x[n] - h * d for n, d in u.items()})) / h
+        low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
+        slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())  # the truncation of one-sided slopes
+        return low - slack <= sum(pair(self.claim[n], d) for n, d in u.items()) <= high + slack
 
     @cached_property
     def floor(self) -> float:
@@ -363,9 +381,16 @@ class _Probe:
 
 
 def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[Tried]:
-    """Returns all that was tried for one input; where every element was taken alone, they speak for themselves."""
+    """Returns what counts of all that was tried for one input: single elements speak before random directions.
+
+    Where every element was taken alone, directions that cannot judge add nothing. Where elements have kinks of their
+    own and none of them contradicts, a direction that moves many across their kinks is no contradiction either.
+    """
     whole = len(alone) >= x.numel()
-    return [*(t for t in tried if not (whole and t.finding.verdict == "cannot say")), *alone]
+    bent = any(t.finding.reason in ("kink", "jump") for t in alone)
+    clear = not any(t.finding.verdict == "differs" for t in alone)
+    joint = [t for t in tried if not (whole and t.finding.verdict == "cannot say")]
+    return [*(t for t in joint if not (bent and clear and t.finding.verdict == "differs")), *alone]
 
 
 def _made(change: Tensor) -> Tensor:
