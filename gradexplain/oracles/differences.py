@@ -126,6 +126,7 @@ class _Probe:
         self.question, self.replay, self.output, self.runs = question, replay, output, runs
         self.x = {n: replay.trace.inputs[n] for n in question.names}
         self.scale = question.units
+        self.movable = {n: bool(x.isfinite().all()) for n, x in self.x.items()}
         self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
@@ -295,9 +296,13 @@ class _Probe:
             behind = {n: self.x[n] - h * d for n, d in u.items()}
             right.append(self.slope(ahead, h))
             left.append(-self.slope(behind, h))
-            moved.append(sum(pair(self.claim[n], _made(ahead[n] - behind[n]) / (2 * h)) for n in u))
+            moved.append(sum(pair(self.claim[n], self.made(n, ahead[n] - behind[n])) for n in u) / (2 * h))
         products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
         return Ladder(steps, right, left, moved, self.floor, MARGIN * self.replay.eps * products)
+
+    def made(self, name: str, change: Tensor) -> Tensor:
+        """Returns the change that was really made; what is infinite stays where it is."""
+        return change if self.movable[name] else change.nan_to_num(0.0)
 
     def own_rounding(self, u: Direction) -> float:
         """What rounding makes of ⟨G, u⟩ by way of G itself."""
@@ -391,11 +396,6 @@ def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[T
     clear = not any(t.finding.verdict == "differs" for t in alone)
     joint = [t for t in tried if not (whole and t.finding.verdict == "cannot say")]
     return [*(t for t in joint if not (bent and clear and t.finding.verdict == "differs")), *alone]
-
-
-def _made(change: Tensor) -> Tensor:
-    """Returns the step that the inputs really made; what is infinite stays where it is."""
-    return change if bool(change.isfinite().all()) else change.nan_to_num(0.0)
 
 
 def _gravity(finding: Finding) -> float:
