@@ -12,10 +12,10 @@ from torch import Tensor
 from gradexplain.computation import Computation, chosen_output, computation_of, with_dtype
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
-from gradexplain.graph import Source
 from gradexplain.live import trace_live
 from gradexplain.recording import user_source
 from gradexplain.summaries import SMALL
+from gradexplain.traces import Source
 from gradexplain.tracing import differentiated, trace
 from gradexplain.verification import EFFORT, verify_trace
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain.errors import GradexplainError, InputError, RunError
-from gradexplain.graph import Source
+from gradexplain.traces import Source
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.graph import Cut
 from gradexplain.recording import Event, Recorder, held_in, source_of, storage_of
+from gradexplain.traces import Cut
 
 # Operators whose output does not depend on the numbers of their input.
 _FRESH = ("empty", "zeros", "ones", "full", "rand", "new_", "bernoulli", "normal", "uniform", "scalar_tensor", "arange")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.digits import shortest
-from gradexplain.graph import Edge, Node
 from gradexplain.rules import Rule
 from gradexplain.rules.application import call, slope, vjp, written
 from gradexplain.terms import Constant, Number, Term, names_in, product, terms_of, total
+from gradexplain.traces import Edge, Node
 
 Index = tuple[int, ...]
 # Operators on tensors up to this size are written out.

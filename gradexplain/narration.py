@@ -15,10 +15,10 @@ from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Not
 from gradexplain.elements import LONGEST
 from gradexplain.equations import STORED, recomputed
 from gradexplain.errors import InputError
-from gradexplain.graph import Source
 from gradexplain.renderers import RENDERERS
 from gradexplain.summaries import Value
 from gradexplain.terms import number_text
+from gradexplain.traces import Source
 
 if TYPE_CHECKING:
     from gradexplain.diagnosis import Finding

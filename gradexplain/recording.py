@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain.computation import is_ours_or_torchs
-from gradexplain.graph import Source
 from gradexplain.internals import internals, sequence_number
 from gradexplain.sources import source_at
+from gradexplain.traces import Source
 
 
 @dataclass(slots=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 from gradexplain.computation import Computation, chosen_output
 from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError, RunError
-from gradexplain.graph import Edge, Node, Trace
 from gradexplain.internals import internals, sequence_number
 from gradexplain.recording import Event, Held, Recorder, held_in, paths_of, source_of, watching_modules
+from gradexplain.traces import Edge, Node, Trace
 
 LEAF = "AccumulateGrad"
 

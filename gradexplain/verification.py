@@ -13,10 +13,10 @@ from functools import cached_property
 from torch import Tensor
 
 from gradexplain.computation import Computation
-from gradexplain.graph import Trace
 from gradexplain.oracles import ORACLES
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.rules import rule_of
+from gradexplain.traces import Trace
 
 __all__ = ["EFFORT", "Check", "Report", "Verdict", "verify_trace"]
 

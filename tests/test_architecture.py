@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors terms equations doc renderers graph internals sources digits rules symbolic computation recording
+    catalogue errors terms equations doc renderers traces internals sources digits rules symbolic computation recording
     cuts tracing live elements summaries selection grouping diagnosis oracles verification explanation narration records
     values vocabulary expression loading api cli
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {("explanation", "narration"), ("explanation", "records")}
-HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "graph", "expression", "values", "loading", "cli", "__init__")
+HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "traces", "expression", "values", "loading", "cli", "__init__")
 HEAVY = {"torch", "sympy", "matplotlib"}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.computation import computation_of
-from gradexplain.graph import Node, Trace
+from gradexplain.traces import Node, Trace
 from gradexplain.tracing import trace
 
 
