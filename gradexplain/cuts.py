@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -15,9 +14,12 @@ from gradexplain.traces import Cut
 _FRESH = ("empty", "zeros", "ones", "full", "rand", "new_", "bernoulli", "normal", "uniform", "scalar_tensor", "arange")
 
 
-def cuts_in(events: Sequence[Event], owners: Mapping[Any, Event], inputs: Sequence[Tensor]) -> Iterator[Cut]:
-    """Finds the values that depend on an input and went on into a recorded operator without their gradient."""
-    owning = {id(event) for event in owners.values()}
+def cuts_in(events: Sequence[Event], owners: Mapping[int, Event], inputs: Sequence[Tensor]) -> Iterator[Cut]:
+    """Finds the values that depend on an input and went on into a recorded operator without their gradient.
+
+    `owners` has the event of each node by the node's number, which becomes the cut's `consumer`.
+    """
+    owning = {id(event): number for number, event in owners.items()}
     dependent = {storage_of(t) for t in inputs if t.requires_grad}
     lost: dict[int, tuple[str, Event]] = {}
     reported: set[int] = set()
@@ -28,7 +30,7 @@ def cuts_in(events: Sequence[Event], owners: Mapping[Any, Event], inputs: Sequen
             loss = lost.get(held.storage)
             if loss and not held.tracked and held.tensor.is_floating_point() and id(loss[1]) not in reported:
                 reported.add(id(loss[1]))
-                yield _cut(*loss)
+                yield _cut(*loss, consumer=owning[id(event)])
         if _is_fresh(event) or not any(h.storage in dependent for h in operands):
             continue
         inherited = next((lost[h.storage] for h in operands if not h.tracked and h.storage in lost), None)
@@ -63,8 +65,8 @@ def _loss(event: Event) -> tuple[str, Event] | None:
     return None if continuous else ("integer", event)
 
 
-def _cut(reason: str, event: Event) -> Cut:
-    return Cut(reason, str(event.operator), source_of(event.frame), event.module)
+def _cut(reason: str, event: Event, consumer: int | None = None) -> Cut:
+    return Cut(reason, str(event.operator), source_of(event.frame), event.module, consumer)
 
 
 def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> RunError:

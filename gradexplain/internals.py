@@ -13,6 +13,7 @@ _NEEDED = {
     "dispatch_mode": "utils._python_dispatch.TorchDispatchMode",
     "without_modes": "utils._python_dispatch._disable_current_modes",
     "is_zero_tensor": "_is_zerotensor",
+    "is_transformed": "_C._functorch.is_functorch_wrapped_tensor",
     "before_forward": "nn.modules.module.register_module_forward_pre_hook",
     "after_forward": "nn.modules.module.register_module_forward_hook",
     "forward_ad": "autograd.forward_ad",

@@ -212,7 +212,7 @@ def _joined(run: Run, modules: Mapping[str, str]) -> Trace:
         inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
         gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
         order=tuple(index[node] for node in run.sent),
-        cuts=tuple(cuts_in(run.recorder.events, owners, list(run.inputs.values()))),
+        cuts=tuple(cuts_in(run.recorder.events, {index[n]: e for n, e in owners.items()}, list(run.inputs.values()))),
         modules=modules,
         outputs=run.outputs,
     )
