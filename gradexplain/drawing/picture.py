@@ -143,7 +143,8 @@ class Note:
 class Picture:
     """A graph: `nodes` with every producer before its consumers, `edges` by consumer, one for each use of a value.
 
-    `whole` is how many nodes and edges there were before anything was folded or left out.
+    `again` are the edges by which one block of a repeat feeds the next, where only one block is drawn; `cuts` are no
+    nodes of torch's. `whole` is how many nodes and edges there were before anything was folded or left out.
     """
 
     title: str
@@ -153,6 +154,7 @@ class Picture:
     outputs: tuple[Output, ...]
     torch: str = ""
     shown: frozenset[str] = frozenset()
+    again: tuple[Edge, ...] = ()
     cuts: tuple[CutAt, ...] = ()
     groups: tuple[Group, ...] = ()
     notes: tuple[Note, ...] = ()
