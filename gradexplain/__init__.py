@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradexplain.api import explain as explain
+    from gradexplain.api import graph as graph
+    from gradexplain.drawing.picture import Picture as Picture
     from gradexplain.errors import GradexplainError as GradexplainError
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "explain": "api",
+    "graph": "api",
+    "Picture": "drawing.picture",
     "Explanation": "explanation",
     "GradexplainError": "errors",
     "InputError": "errors",
     "RunError": "errors",
 }
-__all__ = ["Explanation", "GradexplainError", "InputError", "RunError", "explain"]
+__all__ = ["Explanation", "GradexplainError", "InputError", "Picture", "RunError", "explain", "graph"]
 
 
 def __getattr__(name: str) -> Any:

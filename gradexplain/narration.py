@@ -64,11 +64,11 @@ def save(explanation: Explanation, path: Path, *, language: str, width: int) -> 
     write(path, rendered(explanation, SUFFIXES[path.suffix], language=language, width=width))
 
 
-def write(path: Path, content: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Writes `content` to `path`, whole or not at all; raises `InputError` where that cannot be."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(content, encoding="utf-8")
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
         part.replace(path)
     except OSError as fault:
         part.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 ORDER = """
     catalogue errors terms equations doc renderers traces internals sources digits rules symbolic computation recording
     cuts tracing live elements summaries selection grouping diagnosis oracles verification explanation narration records
-    values vocabulary expression loading api cli
+    drawing values vocabulary expression loading api cli
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {("explanation", "narration"), ("explanation", "records")}

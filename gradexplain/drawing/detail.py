@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from gradexplain.drawing.picture import CutAt, Edge, Facts, Node, Numbers, Output, Passed, Picture, Saved
+from gradexplain.drawing.picture import CutAt, Edge, Facts, Kind, Node, Numbers, Output, Passed, Picture, Saved
 from gradexplain.explanation import Explanation
 from gradexplain.summaries import Value
 from gradexplain.traces import Cut, Source, Trace
@@ -52,10 +52,10 @@ class _Maker:
         dtype = "" if known is None else str(known.dtype).removeprefix("torch.")
         label = self.names.get(node.index, "")
         if node.leaf is not None:
-            kind = "parameter" if node.leaf in self.parameters else "input"
-            return Node(node.leaf, kind, shapes, dtype, "", facts=self.facts(node))
+            leaf: Kind = "parameter" if node.leaf in self.parameters else "input"
+            return Node(node.leaf, leaf, shapes, dtype, "", facts=self.facts(node))
         self.source = node.source or self.source
-        kind = "operation" if node.name.startswith("torch::") or node.name[-1:].isdigit() else "function"
+        kind: Kind = "operation" if node.name.startswith("torch::") or node.name[-1:].isdigit() else "function"
         operator = node.operator or ""
         return Node(node.name, kind, shapes, dtype, label, operator, self.source, node.module, -1, self.facts(node))
 

@@ -370,7 +370,7 @@ class _Drawn:
             facts = replace(last.facts or Facts(), weights=tuple(self.nodes[i].name for i in weights))
             return last._replace(facts=facts) if weights else last
         first, final = self.names(item)
-        members = tuple(self.whole.inner[item.start : min(item.stop, item.start + 10_000)])
+        members = (self.whole.inner[item.start], self.whole.inner[item.start + item.block - 1] + 1)
         folded = Fold(item.how, first, final, item.times, item.stop - item.start, *self.amount(weights), members)
         facts = replace(last.facts or Facts(), fold=folded, saved=None, weights=())
         same_line = len({self.whole.places[p] for p in range(item.start, item.stop)}) == 1

@@ -14,7 +14,7 @@ from gradexplain.computation import Computation, computation_of
 from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.drawing.detail import detailed, placed
 from gradexplain.drawing.naming import leaf_names, named_outputs, visible
-from gradexplain.drawing.picture import VIEWS, Picture
+from gradexplain.drawing.picture import SHOWN, USUAL, VIEWS, Picture
 from gradexplain.drawing.views import elements_of, viewed
 from gradexplain.drawing.walk import Leaf, Mark, walked
 from gradexplain.errors import InputError
@@ -26,9 +26,6 @@ from gradexplain.traces import Source, Trace
 from gradexplain.tracing import trace
 from gradexplain.verification import Report, verify_trace
 
-# What can be asked for on top of names; the first two are shown without being asked for.
-SHOWN = ("shapes", "sources", "values", "gradients", "derivatives", "norms", "verdicts", "dtypes", "saved", "bytes")
-USUAL = ("shapes", "sources")
 # What only a recorded backward pass knows.
 _NUMBERS = frozenset({"values", "gradients", "derivatives", "norms", "verdicts"})
 _KEEPS = frozenset({"saved", "bytes"})
@@ -51,7 +48,7 @@ def picture_of(
     _known("show", show, SHOWN)
     asked = frozenset(show) | (frozenset({"values", "gradients", "derivatives"}) if view == "elements" else frozenset())
     if callable(target) and not isinstance(target, Tensor):
-        given = {} if inputs is None else inputs
+        given = {} if inputs is None else [inputs] if isinstance(inputs, Tensor) else inputs
         computation = computation_of(target, given, wrt=wrt, name=title, locate=locate)
         found = _of_function(computation, asked, view, output_name)
     else:

@@ -10,10 +10,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from gradexplain.traces import Source
 
 Shape: TypeAlias = tuple[int, ...]
-# What a node stands for. A fold stands for several nodes.
-Kind = Literal["input", "parameter", "constant", "operation", "function", "fold", "element", "gradient"]
-LEAVES = ("input", "parameter", "constant")
+# What a node stands for. A fold stands for several nodes; `outside` is
+# a node whose own inputs are left out.
+Kind = Literal["input", "parameter", "outside", "operation", "function", "fold", "element", "gradient"]
+LEAVES = ("input", "parameter", "outside")
 VIEWS = ("backward", "forward", "both", "elements")
+# What can be asked for on nodes and edges; the first two stand there without being asked for.
+SHOWN = ("shapes", "sources", "values", "gradients", "derivatives", "norms", "verdicts", "dtypes", "saved", "bytes")
+USUAL = SHOWN[:2]
+# Every format, and the suffix of its files.
+SUFFIXES = {
+    "text": ".txt", "svg": ".svg", "png": ".png", "pdf": ".pdf", "dot": ".dot", "mermaid": ".mmd", "json": ".json",
+    "html": ".html",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Fold:
-    """What a folded node stands for: `nodes` nodes that `times` equal blocks are made of, and the leaves within."""
+    """What a folded node stands for: `nodes` nodes that `times` equal blocks are made of, and the leaves within.
+
+    `members` are the first node of its first block and the one behind that block, in the picture without folds.
+    """
 
     how: Literal["module", "repeat", "chain"]
     first: str
@@ -52,7 +64,7 @@ class Fold:
     nodes: int
     parameters: int = 0
     numbers: int = 0
-    members: tuple[int, ...] = ()
+    members: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -165,23 +177,47 @@ class Picture:
         """How many nodes and edges there are without any folding."""
         return self.whole or (len(self.nodes), len(self.edges))
 
-    def fold(self, **options: Any) -> Picture:
-        """Returns a smaller picture: see `folding.fold` for the options."""
-        from gradexplain.drawing.folding import fold
+    def fold(self, *, most: int | None = None, depth: int | None = None) -> Picture:
+        """Returns the picture with at most `most` nodes (25 without it), or with its modules opened to `depth`."""
+        from gradexplain.drawing.folding import MOST, fold
 
-        return fold(self, **options)
+        return fold(self, most=MOST if most is None else most, depth=depth)
 
-    def render(self, format: str = "text", *, language: str = "en", width: int = 100, **options: Any) -> str | bytes:
-        """Returns the picture in one of the formats (`png` and `pdf` as bytes)."""
+    def module(self, path: str) -> Picture:
+        """Returns the part of the picture that ran in the module at `path`."""
+        from gradexplain.drawing.parts import in_module
+
+        return in_module(self, path)
+
+    def around(self, node: str, radius: int = 2) -> Picture:
+        """Returns the nodes at most `radius` edges away from `node`, which is named as in the picture."""
+        from gradexplain.drawing.parts import around
+
+        return around(self, node, radius)
+
+    def path(self, start: str, goal: str) -> Picture:
+        """Returns the nodes on the ways that lead from `start` to `goal`."""
+        from gradexplain.drawing.parts import between
+
+        return between(self, start, goal)
+
+    def render(
+        self, format: str = "text", *, language: str = "en", width: int = 100, unfolded: bool = False
+    ) -> str | bytes:
+        """Returns the picture in one of the formats, `png` and `pdf` as bytes.
+
+        Pictures for people are folded to 25 nodes where they have not been folded yet, unless `unfolded`; JSON and DOT
+        always hold every node.
+        """
         from gradexplain.drawing.formats import rendered
 
-        return rendered(self, format, language=language, width=width, **options)
+        return rendered(self, format, language=language, width=width, unfolded=unfolded)
 
-    def save(self, path: str | Path, *, language: str = "en", **options: Any) -> None:
+    def save(self, path: str | Path, *, language: str = "en", unfolded: bool = False) -> None:
         """Writes the picture in the format of the file's suffix, whole or not at all."""
         from gradexplain.drawing.formats import save
 
-        save(self, Path(path), language=language, **options)
+        save(self, Path(path), language=language, unfolded=unfolded)
 
     def __str__(self) -> str:
         return str(self.render("text"))

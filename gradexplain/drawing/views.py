@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from gradexplain.drawing.detail import numbers
-from gradexplain.drawing.picture import Edge, Facts, Group, Node, Numbers, Output, Passed, Picture
+from gradexplain.drawing.picture import Edge, Facts, Kind, Node, Numbers, Output, Passed, Picture
 from gradexplain.elements import Index, can_take_apart, indices, is_real, measured, pieces_of
 from gradexplain.errors import InputError
 from gradexplain.explanation import Explanation
@@ -68,22 +68,20 @@ def elements_of(trace: Trace, explanation: Explanation, title: str) -> Picture:
     outputs = tuple(Output(maker.at[index, number, e], 0, maker.nodes[maker.at[index, number, e]].name)
                     for e in indices(trace.value.shape))  # fmt: skip
     edges = tuple(sorted(maker.edges, key=lambda e: (e.consumer, e.slot)))
-    return Picture(title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch, groups=tuple(maker.groups))
+    return Picture(title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch)
 
 
 @dataclass
 class _Elements:
     """Gathers the elements of every value, and the local derivatives between them."""
 
-    names: dict[int, str]
+    names: Mapping[int, str]
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
     at: dict[tuple[int, int, Index], int] = field(default_factory=dict)
 
     def add(self, node: Recorded) -> None:
         name = node.leaf or self.names.get(node.index, node.name)
-        members = []
         for number, value in enumerate(node.outputs):
             if value is None or not is_real(value):
                 raise InputError("no_elements", name=name)
@@ -91,16 +89,13 @@ class _Elements:
             own = f"{name}.{number}" if len(node.outputs) > 1 else name
             for index in indices(value.shape):
                 self.at[node.index, number, index] = len(self.nodes)
-                members.append(len(self.nodes))
                 gradient = None if arriving is None else numbers(arriving[index])
                 facts = Facts(value=numbers(value[index]), gradient=gradient, link=name)
-                kind = "input" if node.leaf is not None else "element"
+                kind: Kind = "input" if node.leaf is not None else "element"
                 self.nodes.append(
                     Node(_subscripted(own, index), kind, ((),), str(value.dtype)[6:], "", node.operator or "",
                          node.source, node.module, -1, facts)
                 )  # fmt: skip
-        if len(members) > 1:
-            self.groups.append(Group(name, 1, frozenset(members)))
 
     def connect(self, node: Recorded, slot: int, use: Use) -> None:
         for producer, output, consumer, slope, sent in _slopes(node, slot, use):
@@ -134,6 +129,6 @@ def _slopes(node: Recorded, slot: int, use: Use) -> Iterator[tuple[Index, int, I
         return
     for i, index in enumerate(indices(use.contribution.shape)):
         for j, element in enumerate(indices(value.shape)):
-            slope = None if jacobian is None else float(jacobian[j, i])
-            if slope != 0:
-                yield index, 0, element, slope, None
+            own = None if jacobian is None else float(jacobian[j, i])
+            if own != 0:
+                yield index, 0, element, own, None

@@ -162,7 +162,8 @@ class _Describer:
         sequence = node._sequence_nr()
         operator, source, module = self.marked(sequence) if self.marks else _UNMARKED
         facts = Facts(saved=self.saved(node, number)) if self.keeps else None
-        return _new(Node, (name, kind, shapes, dtype, "", operator, source, module, sequence, facts))
+        found: Node = _new(Node, (name, kind, shapes, dtype, "", operator, source, module, sequence, facts))
+        return found
 
     def kind(self, node: Any) -> tuple[str, Kind]:
         """Returns a node's name and kind; torch has a type of its own for every kind of node, but for a few helpers."""
@@ -178,7 +179,7 @@ class _Describer:
             self.unnamed += 1
             known = Leaf(f"leaf{self.unnamed}", isinstance(tensor, torch.nn.Parameter))
         hooks = hooks_of(tensor)
-        kind = "parameter" if known.parameter else "input"
+        kind: Kind = "parameter" if known.parameter else "input"
         facts = Facts(hooks=hooks) if hooks else None
         return Node(known.name, kind, (tuple(tensor.shape),), self.dtype(tensor.dtype), facts=facts)
 

@@ -1,0 +1,65 @@
+"""Every format of a picture: one entry, a function of the picture, its words and a width in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradexplain.drawing.folding import fold
+from gradexplain.drawing.formats.dot import dot
+from gradexplain.drawing.formats.html import html
+from gradexplain.drawing.formats.json import json
+from gradexplain.drawing.formats.mermaid import mermaid
+from gradexplain.drawing.formats.paper import pdf, png
+from gradexplain.drawing.formats.svg import svg
+from gradexplain.drawing.formats.text import text
+from gradexplain.drawing.layout import laid_out
+from gradexplain.drawing.picture import SUFFIXES, Picture
+from gradexplain.drawing.words import Words
+from gradexplain.errors import InputError
+from gradexplain.narration import write
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a picture: `folds` says whether people look at it, and it has to be small."""
+
+    write: Callable[[Picture, Words, int], str | bytes]
+    folds: bool
+
+
+FORMATS: Mapping[str, Format] = {
+    "text": Format(text, folds=True),
+    "svg": Format(lambda picture, words, width: svg(laid_out(picture, words), words), folds=True),
+    "png": Format(lambda picture, words, width: png(laid_out(picture, words)), folds=True),
+    "pdf": Format(lambda picture, words, width: pdf(laid_out(picture, words)), folds=True),
+    "dot": Format(lambda picture, words, width: dot(picture, words), folds=False),
+    "mermaid": Format(lambda picture, words, width: mermaid(picture, words), folds=True),
+    "json": Format(lambda picture, words, width: json(picture), folds=False),
+    "html": Format(lambda picture, words, width: html(picture, words), folds=False),
+}
+
+
+def rendered(
+    picture: Picture, format: str, *, language: str = "en", width: int = 100, unfolded: bool = False
+) -> str | bytes:
+    """Returns the picture in `format`; raises `InputError` for one that does not exist."""
+    if format not in FORMATS:
+        raise InputError("unknown_format", name=format, names=", ".join(FORMATS))
+    chosen = FORMATS[format]
+    shown = fold(picture) if chosen.folds and not unfolded and picture.whole is None else picture
+    return chosen.write(shown, Words(shown, language), width)
+
+
+def format_of(path: Path) -> str:
+    """Returns the format of a file's suffix; raises `InputError` for a suffix without one."""
+    names = {suffix: name for name, suffix in SUFFIXES.items()}
+    if path.suffix not in names:
+        raise InputError("unknown_suffix", path=path, names=", ".join(names))
+    return names[path.suffix]
+
+
+def save(picture: Picture, path: Path, *, language: str = "en", unfolded: bool = False) -> None:
+    """Writes the picture in the format of the file's suffix, whole or not at all."""
+    write(path, rendered(picture, format_of(path), language=language, unfolded=unfolded))

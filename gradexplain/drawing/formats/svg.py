@@ -1,0 +1,210 @@
+"""SVG of our own: one file without scripts, light and dark, with tooltips, and the same bytes each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, Drawing, Frame, Place, Point, Route
+from gradexplain.drawing.picture import Picture
+from gradexplain.drawing.words import Words
+
+_LIGHT = (
+    "--page:#fff;--ink:#1f2328;--soft:#59636e;--line:#8b949e;--operation:#f6f8fa;--operation-b:#afb8c1;"
+    "--input:#dafbe1;--input-b:#2da44e;--parameter:#ddf4ff;--parameter-b:#218bff;--function:#fbefff;"
+    "--function-b:#a475f9;--fold:#fff8c5;--fold-b:#bf8700;--gradient:#fff1e5;--gradient-b:#e16f24;--bad:#ffebe9;"
+    "--bad-b:#cf222e;--back:#bc4c00"
+)
+_DARK = (
+    "--page:#0d1117;--ink:#e6edf3;--soft:#9198a1;--line:#6e7681;--operation:#161b22;--operation-b:#484f58;"
+    "--input:#12361f;--input-b:#3fb950;--parameter:#0c2d6b;--parameter-b:#58a6ff;--function:#3c1e70;"
+    "--function-b:#bc8cff;--fold:#3b2300;--fold-b:#d29922;--gradient:#3d1300;--gradient-b:#f0883e;--bad:#490202;"
+    "--bad-b:#ff7b72;--back:#f0883e"
+)
+_FONT = 'ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,"Noto Sans Mono CJK SC",monospace'
+_RULES = {
+    ".page": "fill:var(--page)",
+    "text": "fill:var(--soft);white-space:pre",
+    ".t,.g .h": "fill:var(--ink);font-size:12px;font-weight:600",
+    ".f": "font-weight:600",
+    ".l": "fill:var(--back);text-anchor:middle;stroke:var(--page);stroke-width:3px;paint-order:stroke",
+    ".b": "stroke-width:1.2",
+    **{
+        f".{kind} .b": f"fill:var(--{colour});stroke:var(--{colour}-b)"
+        for kind, colour in {
+            "operation": "operation", "element": "operation", "input": "input",
+            "parameter": "parameter", "function": "function", "fold": "fold", "gradient": "gradient",
+        }.items()
+    },
+    ".cut .b,.g .outside .b": "fill:none;stroke:var(--line);stroke-dasharray:2 3",
+    ".output .b": "stroke:var(--ink);stroke-width:2.2",
+    ".bad .b": "fill:var(--bad);stroke:var(--bad-b);stroke-width:2.2",
+    ".frame": "fill:none;stroke:var(--line);stroke-dasharray:6 4",
+    "path": "fill:none;stroke:var(--line);stroke-width:1.3",
+    ".again": "stroke-dasharray:5 4",
+    ".keeps": "stroke-dasharray:2 3",
+    ".back": "stroke:var(--back)",
+    ".a": "fill:var(--line);stroke:none",
+    ".back+.a": "fill:var(--back)",
+}  # fmt: skip
+STYLE = (
+    f".g{{{_LIGHT};font-family:{_FONT};font-size:10.5px}}"
+    f"@media (prefers-color-scheme:dark){{.g{{{_DARK}}}}}"
+    + "".join(f".g {selector}{{{rule}}}" for selector, rule in _RULES.items())
+)
+_ARROW = 7.0
+_BEND = 6.0
+
+
+def svg(drawing: Drawing, words: Words) -> str:
+    """Returns the drawing as one SVG file."""
+    return "\n".join(lines_of(drawing, words)) + "\n"
+
+
+def lines_of(drawing: Drawing, words: Words) -> Iterator[str]:
+    width, height = number(drawing.width), number(drawing.height)
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="g" role="img" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}">'
+    )
+    yield f"<title>{escaped(drawing.heading)}</title>"
+    yield f"<style>{STYLE}</style>"
+    yield f'<rect class="page" width="{width}" height="{height}"/>'
+    yield f'<text class="h" x="{number(MARGIN)}" y="22">{escaped(drawing.heading)}</text>'
+    yield from body(drawing, words)
+    below = drawing.height - LEGEND * len(drawing.notes)
+    for k, note in enumerate(drawing.notes):
+        yield f'<text x="{number(MARGIN)}" y="{number(below + LEGEND * k)}">{escaped(note)}</text>'
+    yield "</svg>"
+
+
+def body(drawing: Drawing, words: Words) -> Iterator[str]:
+    """Yields frames, lines and boxes, in the order in which they are painted."""
+    for frame in drawing.frames:
+        yield _frame(frame)
+    thickest = _thickest(drawing.picture)
+    for route in drawing.routes:
+        yield _route(route, drawing, words, thickest)
+    outputs = {output.node for output in drawing.picture.outputs}
+    for place in drawing.places:
+        yield _box(place, drawing, place.node in outputs)
+    for route in drawing.routes:
+        x, y = route.at
+        first = y + 4 - LINE * (len(route.text) - 1) / 2
+        for k, text in enumerate(route.text):
+            yield f'<text class="l" x="{number(x)}" y="{number(first + LINE * k)}">{escaped(text)}</text>'
+
+
+def _frame(frame: Frame) -> str:
+    box = f'x="{number(frame.x)}" y="{number(frame.y)}" width="{number(frame.width)}" height="{number(frame.height)}"'
+    title = f'<text class="f" x="{number(frame.x + 8)}" y="{number(frame.y + 14)}">{escaped(frame.title)}</text>'
+    return f'<rect class="frame" rx="8" {box}/>{title}'
+
+
+def _box(place: Place, drawing: Drawing, output: bool) -> str:
+    caption = drawing.captions[place.node]
+    x, y, middle = place.x, place.y, number(place.x + place.width / 2)
+    parts = [
+        f'<g class="{kind_of(place, drawing.picture, output)}" data-n="{place.node}">',
+        f"<title>{escaped(chr(10).join(caption.details))}</title>",
+        f'<rect class="b" rx="5" x="{number(x)}" y="{number(y)}" width="{number(place.width)}" '
+        f'height="{number(place.height)}"/>',
+        f'<text class="t" text-anchor="middle" x="{middle}" y="{number(y + HEAD)}">{escaped(caption.title)}</text>',
+    ]
+    for k, line in enumerate(caption.lines):
+        parts.append(f'<text x="{number(x + PAD)}" y="{number(y + HEAD + LINE * (k + 1))}">{escaped(line)}</text>')
+    return "".join([*parts, "</g>"])
+
+
+def kind_of(place: Place, picture: Picture, output: bool) -> str:
+    """Returns the classes of a box."""
+    if place.node < 0:
+        return "cut"
+    node = picture.nodes[place.node]
+    bad = node.facts is not None and node.facts.verdict == "differs"
+    return node.kind + (" output" if output else "") + (" bad" if bad else "")
+
+
+def _route(route: Route, drawing: Drawing, words: Words, thickest: float) -> str:
+    edge = route.edge
+    kind = "again" if route.again else ""
+    tip = ""
+    width = ""
+    if edge is not None:
+        both = drawing.picture.view == "both"
+        if both and edge.slot == -1:
+            kind = "keeps"
+        elif both and drawing.picture.nodes[edge.producer].kind == "gradient":
+            kind = "back"
+        tip = f"<title>{escaped(words.edge_details(edge))}</title>"
+        if thickest and edge.passed is not None and edge.passed.contribution is not None:
+            share = (edge.passed.contribution.norm or 0.0) / thickest
+            width = f' style="stroke-width:{number(0.8 + 4.2 * share)}"'
+    classes = f' class="{kind}"' if kind else ""
+    return f'<path{classes}{width} d="{path_of(route.points)}">{tip}</path>{_arrow(route.points)}'
+
+
+def _thickest(picture: Picture) -> float:
+    """Returns the largest norm of a contribution where gradients are shown as the width of edges, and 0 otherwise."""
+    if "norms" not in picture.shown:
+        return 0.0
+    passed = (e.passed.contribution for e in picture.edges if e.passed is not None)
+    return max((p.norm or 0.0 for p in passed if p is not None), default=0.0)
+
+
+def path_of(points: tuple[Point, ...]) -> str:
+    """Returns the path of a line, its bends rounded; it ends where its arrowhead starts."""
+    ends = _shortened(points)
+    steps = [f"M{_at(ends[0])}"]
+    for before, bend, after in zip(ends, ends[1:], ends[2:], strict=False):
+        room = min(_BEND, _distance(before, bend) / 2, _distance(bend, after) / 2)
+        steps.append(f"L{_at(_towards(bend, before, room))}Q{_at(bend)} {_at(_towards(bend, after, room))}")
+    steps.append(f"L{_at(ends[-1])}")
+    return "".join(steps)
+
+
+def _shortened(points: tuple[Point, ...]) -> list[Point]:
+    distinct = [points[0], *(q for p, q in pairwise(points) if p != q)]
+    if len(distinct) < 2:
+        return [points[0], points[0]]
+    room = min(_ARROW - 1, _distance(distinct[-2], distinct[-1]))
+    return [*distinct[:-1], _towards(distinct[-1], distinct[-2], room)]
+
+
+def _arrow(points: tuple[Point, ...]) -> str:
+    """Returns the arrowhead at a line's end."""
+    tip = points[-1]
+    before = next((p for p in reversed(points[:-1]) if p != tip), (tip[0], tip[1] - 1))
+    length = _distance(before, tip) or 1.0
+    dx, dy = (tip[0] - before[0]) / length, (tip[1] - before[1]) / length
+    base = (tip[0] - dx * _ARROW, tip[1] - dy * _ARROW)
+    left, right = (base[0] - dy * 3.5, base[1] + dx * 3.5), (base[0] + dy * 3.5, base[1] - dx * 3.5)
+    return f'<path class="a" d="M{_at(tip)}L{_at(left)}L{_at(right)}Z"/>'
+
+
+def _distance(p: Point, q: Point) -> float:
+    return float(((p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2) ** 0.5)
+
+
+def _towards(start: Point, goal: Point, room: float) -> Point:
+    length = _distance(start, goal) or 1.0
+    return start[0] + (goal[0] - start[0]) * room / length, start[1] + (goal[1] - start[1]) * room / length
+
+
+def _at(point: Point) -> str:
+    return f"{number(point[0])} {number(point[1])}"
+
+
+def number(value: float) -> str:
+    """Returns a coordinate with at most one decimal."""
+    return (
+        f"{value:.1f}".removesuffix(".0").replace("-0", "0", 1)
+        if abs(value) < 0.05
+        else f"{value:.1f}".removesuffix(".0")
+    )
+
+
+def escaped(text: str) -> str:
+    """Returns text that is safe in XML, as content and as an attribute."""
+    table = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
+    return "".join(table.get(c, c) for c in text)
