@@ -42,7 +42,9 @@ def _painted(drawing: Drawing, scale: float, **options: Any) -> bytes:
     from matplotlib.figure import Figure
 
     size = (drawing.width * _PIXEL * scale, drawing.height * _PIXEL * scale)
-    with mpl.rc_context({"font.family": list(_fonts()), "pdf.fonttype": 42, "text.usetex": False}):
+    with mpl.rc_context(
+        {"font.family": list(_fonts()), "pdf.fonttype": 42, "text.usetex": False, "text.hinting": "none"}
+    ):
         figure = Figure(figsize=size, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, drawing.width), ylim=(drawing.height, 0))
@@ -109,7 +111,7 @@ class _Painter:
         xs, ys = [p[0] for p in route.points], [p[1] for p in route.points]
         style = (0, (4, 3)) if dashed else "solid"
         self.axes.plot(xs, ys, color=colour, linewidth=1.0 * self.scale, linestyle=style, solid_joinstyle="round")
-        arrow = {"arrowstyle": "-|>,head_width=0.18,head_length=0.36", "color": colour, "lw": 0, "shrinkA": 0}
+        arrow = {"arrowstyle": "-|>,head_width=0.26,head_length=0.52", "color": colour, "lw": 0, "shrinkA": 0}
         before = next((p for p in reversed(route.points[:-1]) if p != route.points[-1]), route.points[0])
         self.axes.annotate("", route.points[-1], before, arrowprops={**arrow, "shrinkB": 0})
 
