@@ -52,7 +52,8 @@ def picture_of(
         computation = computation_of(target, given, wrt=wrt, name=title, locate=locate)
         found = _of_function(computation, asked, view, output_name)
     else:
-        found = _of_tensors(_live(target, output_name, visible(frame)), asked, view, visible(frame), inputs, title)
+        scope = visible(frame)
+        found = _of_tensors(_live(target, output_name, scope), asked, view, scope, inputs, title)
     return replace(viewed(found, view), shown=asked)
 
 

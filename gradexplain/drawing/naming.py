@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -13,7 +15,12 @@ from gradexplain.drawing.walk import Leaf
 
 def visible(frame: FrameType | None) -> dict[str, Any]:
     """Returns what a frame's code sees by name: its variables, then the globals."""
-    return {} if frame is None else {**frame.f_globals, **frame.f_locals}
+    if frame is None:
+        return {}
+    found = {**frame.f_globals, **frame.f_locals}
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        frame.f_locals.clear()  # the frame's copy of its variables, which would keep their values alive
+    return found
 
 
 def leaf_names(scope: Mapping[str, Any]) -> dict[int, Leaf]:

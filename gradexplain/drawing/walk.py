@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from gradexplain.drawing.anchors import anchor
 from gradexplain.drawing.picture import Edge, Facts, Kind, Node, Note, Output, Picture, Saved, Shape
 from gradexplain.traces import Source
 from gradexplain.tracing import saved_by
@@ -62,6 +63,7 @@ def walked(
         )
         outputs = tuple(Output(number[found.index(end.node)], end.output_nr, name) for name, end in ends)
     notes = tuple(_notes(found, keeps))
+    anchor([found[i] for i in reversed(order)])
     return Picture(title, "backward", nodes, edges, outputs, torch.__version__, notes=notes)
 
 
