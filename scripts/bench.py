@@ -2,6 +2,7 @@
 
     .venv/bin/python scripts/bench.py explain            # all of it, some minutes
     .venv/bin/python scripts/bench.py explain --small    # the 12-layer transformer at an eighth of its width
+    .venv/bin/python scripts/bench.py graph              # graphs, against torchviz, torchview and torchlens
 
 Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's
 speed may drift, the ratio does not.
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+import bench_graph
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -71,6 +73,13 @@ def main() -> None:
     explain.add_argument("--small", action="store_true", help="a narrower transformer")
     explain.add_argument("--runs", type=int, default=5, help="pairs of each measurement")
     explain.set_defaults(run=lambda a: bench_explain(small=a.small, runs=a.runs))
+    graph = commands.add_parser("graph", help="drawing graphs, beside other drawers that are installed")
+    graph.add_argument("--only", help="the cases whose name holds this")
+    graph.set_defaults(run=lambda a: bench_graph.bench_graph(a.only))
+    one = commands.add_parser("graph-cell", help="one figure of it, as JSON")
+    one.add_argument("case")
+    one.add_argument("subject")
+    one.set_defaults(run=lambda a: bench_graph.cell(a.case, a.subject))
     arguments = parser.parse_args()
     arguments.run(arguments)
 
