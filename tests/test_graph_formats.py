@@ -22,6 +22,7 @@ import gradexplain as gx
 from gradexplain.drawing.layout import Drawing, laid_out
 from gradexplain.drawing.picture import SUFFIXES, Picture
 from gradexplain.drawing.words import Words, clean
+from pictures import FOLDER, PICTURES
 
 ROOT = Path(__file__).parent.parent
 MERMAID = ROOT / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
@@ -122,6 +123,12 @@ def test_svg_has_every_node_with_a_tooltip_and_no_script() -> None:
     assert all(box[0].tag.endswith("title") and box[0].text for box in boxes)
     assert not [e for e in root.iter() if e.tag.endswith(("script", "foreignObject", "image"))]
     assert not [k for e in root.iter() for k in e.attrib if k.startswith("on") or k.endswith("href")]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_of_readme_are_made_again(name: str) -> None:
+    assert f"pictures/{name}.svg" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (FOLDER / f"{name}.svg").read_text(encoding="utf-8") == PICTURES[name]().render("svg")
 
 
 def test_the_same_graph_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from math import prod
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ class _Whole:
         self.inner = [i for i, n in enumerate(nodes) if n.kind not in LEAVES]
         self.position = np.full(len(nodes), -1, dtype=np.int64)
         self.position[self.inner] = np.arange(len(self.inner))
-        self.paths = [tuple(nodes[i].module.split(".")) if nodes[i].module else () for i in self.inner]
+        self.paths = _paths(picture, self.inner)
         kinds: dict[Any, int] = {}
         self.kinds = np.array([kinds.setdefault((nodes[i].name, nodes[i].shapes), len(kinds)) for i in self.inner])
         places: dict[Any, int] = {}
@@ -128,6 +129,40 @@ class _Whole:
             return int(self.kinds[item.start]), self.places[item.start]
         own = item.path[-1]
         return ("" if own.isdigit() else own), self.kinds[item.start : item.stop].tobytes()
+
+
+def _paths(picture: Picture, inner: Sequence[int]) -> list[tuple[str, ...]]:
+    """Returns the module of each operation: the recorded one, or for tensors that were not recorded, by the parameters.
+
+    What uses a parameter is in the parameter's module. What stands between two such is in the innermost module of both,
+    or still in the block of a numbered list that the second has left.
+    """
+    nodes = picture.nodes
+    if any(nodes[i].module for i in inner):
+        return [tuple(nodes[i].module.split(".")) if nodes[i].module else () for i in inner]
+    owners = {
+        edge.consumer: tuple(nodes[edge.producer].name.split(".")[:-1])
+        for edge in picture.edges
+        if nodes[edge.producer].kind == "parameter" and "." in nodes[edge.producer].name
+    }
+    after: list[tuple[str, ...]] = []
+    following: tuple[str, ...] = ()
+    for i in reversed(inner):
+        following = owners.get(i, following)
+        after.append(following)
+    found: list[tuple[str, ...]] = []
+    before: tuple[str, ...] = ()
+    for i, coming in zip(inner, reversed(after), strict=True):
+        before = owners.get(i, before)
+        found.append(before if i in owners else _between(before, coming))
+    return found
+
+
+def _between(before: tuple[str, ...], coming: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the module of what stands between what uses parameters of two modules."""
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, coming, strict=False)))
+    block = (k for k in range(shared + 1, len(before)) if before[k - 1].isdigit())
+    return before[: next(block, shared)]
 
 
 def _line(node: Node) -> Any:

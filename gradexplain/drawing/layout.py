@@ -31,8 +31,8 @@ _OPTIONS: Mapping[str, Any] = {
     "direction": "topbottom",
     "labels": {"reservation": "always", "placement": "gap_centre"},
     "spacing": {
-        "layer_gap": 26.0, "node_gap": 22.0, "dummy_gap": 16.0, "port_gap": 14.0, "compound_padding": 16.0,
-        "compound_header": 14.0, "stub": 10.0,
+        "layer_gap": 26.0, "node_gap": 22.0, "dummy_gap": 16.0, "port_gap": 14.0, "compound_padding": 10.0,
+        "compound_header": 0.0, "stub": 10.0,
     },
 }  # fmt: skip
 

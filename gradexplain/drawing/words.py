@@ -81,7 +81,7 @@ class Words:
         result = ", ".join(self.outputs.get(number, ()))
         if not result or node.kind in ("element", "input", "parameter", "gradient") or result == own:
             return own
-        return f"{own} → {result}" if node.kind != "fold" else own
+        return f"{own} → {result}"
 
     def _name(self, node: Node) -> str:
         folded = node.facts.fold if node.facts else None

@@ -76,9 +76,10 @@ class _Painter:
         self.text(MARGIN, 22, drawing.heading, TITLE, _INK, weight="bold")
         for frame in drawing.frames:
             self.box((frame.x, frame.y, frame.width, frame.height), "none", _LINE, dashed=True)
-            self.text(frame.x + 8, frame.y + 14, frame.title, TEXT, _SOFT, weight="bold")
         for route in drawing.routes:
             self.route(route, drawing)
+        for frame in drawing.frames:
+            self.text(frame.x + 8, frame.y + 14, frame.title, TEXT, _SOFT, backed=True, weight="bold")
         outputs = {output.node for output in drawing.picture.outputs}
         for place in drawing.places:
             self.place(place, drawing, place.node in outputs)

@@ -26,8 +26,9 @@ _RULES = {
     ".page": "fill:var(--page)",
     "text": "fill:var(--soft);white-space:pre",
     ".t,.g .h": "fill:var(--ink);font-size:12px;font-weight:600",
+    ".f,.g .l": "stroke:var(--page);stroke-width:4px;paint-order:stroke",
     ".f": "font-weight:600",
-    ".l": "fill:var(--back);text-anchor:middle;stroke:var(--page);stroke-width:3px;paint-order:stroke",
+    ".l": "fill:var(--back);text-anchor:middle",
     ".b": "stroke-width:1.2",
     **{
         f".{kind} .b": f"fill:var(--{colour});stroke:var(--{colour}-b)"
@@ -86,6 +87,7 @@ def body(drawing: Drawing, words: Words) -> Iterator[str]:
     for route in drawing.routes:
         yield _route(route, drawing, words, thickest)
     outputs = {output.node for output in drawing.picture.outputs}
+    yield from map(_frame_title, drawing.frames)
     for place in drawing.places:
         yield _box(place, drawing, place.node in outputs)
     for route in drawing.routes:
@@ -97,8 +99,11 @@ def body(drawing: Drawing, words: Words) -> Iterator[str]:
 
 def _frame(frame: Frame) -> str:
     box = f'x="{number(frame.x)}" y="{number(frame.y)}" width="{number(frame.width)}" height="{number(frame.height)}"'
-    title = f'<text class="f" x="{number(frame.x + 8)}" y="{number(frame.y + 14)}">{escaped(frame.title)}</text>'
-    return f'<rect class="frame" rx="8" {box}/>{title}'
+    return f'<rect class="frame" rx="8" {box}/>'
+
+
+def _frame_title(frame: Frame) -> str:
+    return f'<text class="f" x="{number(frame.x + 8)}" y="{number(frame.y + 14)}">{escaped(frame.title)}</text>'
 
 
 def _box(place: Place, drawing: Drawing, output: bool) -> str:
