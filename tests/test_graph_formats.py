@@ -26,6 +26,7 @@ from pictures import FOLDER, PICTURES
 
 ROOT = Path(__file__).parent.parent
 MERMAID = ROOT / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
+SVG = "{http://www.w3.org/2000/svg}"
 PAGES = ROOT / "tests" / "pages"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
@@ -116,9 +117,17 @@ def test_no_name_runs_as_a_script_in_svg_or_html(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- SVG
 
 
+def test_elements_and_their_tensors_lead_to_each_other() -> None:
+    picture = gx.graph(lambda x: (x**2).sum(), {"x": torch.tensor([1.0, 2.0])}, view="elements")
+    links = {a.attrib["id"]: a.attrib["href"] for a in ET.fromstring(str(picture.render("svg"))).iter(SVG + "a")}
+    assert links == {
+        "e0": "#t0", "e1": "#t0", "e2": "#t1", "e3": "#t1", "e4": "#t2", "t0": "#e0", "t1": "#e2", "t2": "#e4",
+    }  # fmt: skip
+
+
 def test_svg_has_every_node_with_a_tooltip_and_no_script() -> None:
     root = ET.fromstring(str(small().render("svg")))
-    boxes = [g for g in root.iter("{http://www.w3.org/2000/svg}g") if "data-n" in g.attrib]
+    boxes = [g for g in root.iter(SVG + "g") if "data-n" in g.attrib]
     assert len(boxes) == 4
     assert all(box[0].tag.endswith("title") and box[0].text for box in boxes)
     assert not [e for e in root.iter() if e.tag.endswith(("script", "foreignObject", "image"))]

@@ -25,6 +25,8 @@ LINE, HEAD, PAD = 14.0, 16.0, 10.0
 LEGEND = 16.0
 MARGIN = 16.0
 _INNER = 12.0
+# The widths of the thinnest edge, and how much wider the thickest is.
+_THIN, _MORE = 0.8, 4.2
 # Larger pictures have shared leaves drawn beside each of their users.
 _SMALL = 60
 _OPTIONS: Mapping[str, Any] = {
@@ -53,7 +55,8 @@ class Place(NamedTuple):
 class Route:
     """The line of an edge, from its producer's border to its consumer's, and where its text stands.
 
-    `again` marks one by which a block feeds the next; `edge` is `None` for the line of a cut.
+    `again` marks one by which a block feeds the next; `edge` is `None` for the line of a cut; `width` tells the norm of
+    the gradient that comes back, 0 where that is not asked for.
     """
 
     edge: Edge | None
@@ -61,6 +64,7 @@ class Route:
     text: tuple[str, ...] = ()
     at: Point = (0.0, 0.0)
     again: bool = False
+    width: float = 0.0
 
 
 class Frame(NamedTuple):
@@ -357,8 +361,9 @@ def _trimmed(
     right, bottom = max(x for x, _ in spots), max(y for _, y in spots)
     said = max([text_width(t, TEXT) for t in notes] + [text_width(heading, TITLE)], default=0.0)
     moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 2), round(p[1] - top, 2))  # noqa: E731
+    width = _widths(picture)
     routes = tuple(
-        Route(line.edge, tuple(moved(p) for p in points), line.text, moved(middle), line.again)
+        Route(line.edge, tuple(moved(p) for p in points), line.text, moved(middle), line.again, width(line.edge))
         for line, points, middle in zip(found.lines, found.routes, middles, strict=True)
     )
     return Drawing(
@@ -372,6 +377,18 @@ def _trimmed(
         heading,
         notes,
     )
+
+
+def _widths(picture: Picture) -> Callable[[Edge | None], float]:
+    """Returns how wide an edge is drawn: by the norm of what comes back, where norms are shown."""
+    norms = [_norm(edge) for edge in picture.edges] if "norms" in picture.shown else []
+    largest = max(norms, default=0.0)
+    return lambda edge: _THIN + _MORE * _norm(edge) / largest if edge is not None and largest else 0.0
+
+
+def _norm(edge: Edge) -> float:
+    sent = edge.passed.contribution if edge.passed is not None else None
+    return sent.norm or 0.0 if sent is not None else 0.0
 
 
 def _middle(points: Sequence[Point]) -> Point:

@@ -122,9 +122,8 @@ def _numbered(
     found: Trace, report: Report, title: str, output: str | None, asked: frozenset[str], view: str, own: frozenset[str]
 ) -> Picture:
     explanation = explain_trace(found, report, target=title, output_name=output)
-    if view == "elements":
-        return elements_of(found, explanation, title)
-    return detailed(found, explanation, asked, own)
+    tensors = detailed(found, explanation, asked, own)
+    return elements_of(found, explanation, title, tensors) if view == "elements" else tensors
 
 
 # ----------------------------------------------------------------------------------------------------- functions

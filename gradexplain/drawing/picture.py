@@ -69,7 +69,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one node beyond its name and shape. `weights` names the leaves that were drawn into it."""
+    """What is known of one node beyond its name and shape.
+
+    `weights` names the leaves that were drawn into it; `link` is the node of the tensor that an element belongs to.
+    """
 
     value: Numbers | None = None
     gradient: Numbers | None = None
@@ -78,7 +81,7 @@ class Facts:
     hooks: int = 0
     fold: Fold | None = None
     weights: tuple[str, ...] = ()
-    link: str = ""
+    link: int = -1
 
 
 class Node(NamedTuple):
@@ -156,7 +159,8 @@ class Picture:
     """A graph: `nodes` with every producer before its consumers, `edges` by consumer, one for each use of a value.
 
     `again` are the edges by which one block of a repeat feeds the next, where only one block is drawn; `cuts` are no
-    nodes of torch's. `whole` is how many nodes and edges there were before anything was folded or left out.
+    nodes of torch's. `tensors` is, for a picture of elements, the picture of the tensors. `whole` is how many nodes and
+    edges there were before anything was folded or left out.
     """
 
     title: str
@@ -170,6 +174,7 @@ class Picture:
     cuts: tuple[CutAt, ...] = ()
     groups: tuple[Group, ...] = ()
     notes: tuple[Note, ...] = ()
+    tensors: Picture | None = None
     whole: tuple[int, int] | None = None
 
     @property

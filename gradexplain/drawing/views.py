@@ -52,9 +52,9 @@ def _part(facts: Facts | None, *, forward: bool) -> Facts | None:
 # ------------------------------------------------------------------------------------------------------ elements
 
 
-def elements_of(trace: Trace, explanation: Explanation, title: str) -> Picture:
+def elements_of(trace: Trace, explanation: Explanation, title: str, tensors: Picture) -> Picture:
     """Returns the picture of single elements: one node an element, one edge a local derivative that is not
-    structurally zero. Raises `InputError` where there are too many."""
+    structurally zero. `tensors` is the picture of the same trace. Raises `InputError` where there are too many."""
     count = sum(t.numel() for n in trace.nodes for t in n.outputs if t is not None)
     if count > MOST_ELEMENTS:
         raise InputError("too_many_elements", count=count, most=MOST_ELEMENTS)
@@ -68,7 +68,7 @@ def elements_of(trace: Trace, explanation: Explanation, title: str) -> Picture:
     outputs = tuple(Output(maker.at[index, number, e], 0, maker.nodes[maker.at[index, number, e]].name)
                     for e in indices(trace.value.shape))  # fmt: skip
     edges = tuple(sorted(maker.edges, key=lambda e: (e.consumer, e.slot)))
-    return Picture(title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch)
+    return Picture(title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch, tensors=tensors)
 
 
 @dataclass
@@ -90,7 +90,7 @@ class _Elements:
             for index in indices(value.shape):
                 self.at[node.index, number, index] = len(self.nodes)
                 gradient = None if arriving is None else numbers(arriving[index])
-                facts = Facts(value=numbers(value[index]), gradient=gradient, link=name)
+                facts = Facts(value=numbers(value[index]), gradient=gradient, link=node.index)
                 kind: Kind = "input" if node.leaf is not None else "element"
                 self.nodes.append(
                     Node(_subscripted(own, index), kind, ((),), str(value.dtype)[6:], "", node.operator or "",

@@ -11,7 +11,7 @@ from gradexplain.drawing.formats.dot import dot
 from gradexplain.drawing.formats.html import html
 from gradexplain.drawing.formats.json import json
 from gradexplain.drawing.formats.mermaid import mermaid
-from gradexplain.drawing.formats.paper import pdf, png
+from gradexplain.drawing.formats.paper import pdf, png, printable
 from gradexplain.drawing.formats.svg import svg
 from gradexplain.drawing.formats.text import text
 from gradexplain.drawing.layout import laid_out
@@ -31,9 +31,9 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "text": Format(text, folds=True),
-    "svg": Format(lambda picture, words, width: svg(laid_out(picture, words), words), folds=True),
-    "png": Format(lambda picture, words, width: png(laid_out(picture, words)), folds=True),
-    "pdf": Format(lambda picture, words, width: pdf(laid_out(picture, words)), folds=True),
+    "svg": Format(lambda picture, words, width: svg(picture, words), folds=True),
+    "png": Format(lambda picture, words, width: png(laid_out(picture, printable(words))), folds=True),
+    "pdf": Format(lambda picture, words, width: pdf(laid_out(picture, printable(words))), folds=True),
     "dot": Format(lambda picture, words, width: dot(picture, words), folds=False),
     "mermaid": Format(lambda picture, words, width: mermaid(picture, words), folds=True),
     "json": Format(lambda picture, words, width: json(picture), folds=False),

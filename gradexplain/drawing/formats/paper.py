@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from gradexplain.drawing.formats.dot import COLOURS
-from gradexplain.drawing.formats.svg import kind_of
+from gradexplain.drawing.formats.svg import kind_of, line_of
 from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, TEXT, TITLE, Drawing, Place, Route
+from gradexplain.drawing.picture import Note
+from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError
 
 _INK, _SOFT, _LINE, _BACK = "#1f2328", "#59636e", "#8b949e", "#bc4c00"
@@ -19,6 +22,14 @@ _MOST_DOTS = 65000
 _MOST_INCHES = 199.0
 _PIXEL = 1 / 96
 _CHINESE = ("Noto Sans Mono CJK SC", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
+
+
+def printable(words: Words) -> Words:
+    """Returns the words of a page: English, and a remark, where the machine has no font for another language."""
+    if words.language == "en" or len(_fonts()) > 1:
+        return words
+    picture = words.picture
+    return Words(replace(picture, notes=(*picture.notes, Note("no_font"))), "en")
 
 
 def png(drawing: Drawing) -> bytes:
@@ -105,13 +116,12 @@ class _Painter:
             self.text(place.x + PAD, place.y + HEAD + LINE * (k + 1), line, TEXT, _SOFT)
 
     def route(self, route: Route, drawing: Drawing) -> None:
-        edge, nodes = route.edge, drawing.picture.nodes
-        back = edge is not None and edge.slot != -1 and nodes[edge.producer].kind == "gradient"
-        dashed = route.again or edge is None or edge.slot == -1
-        colour = _BACK if back else _LINE
-        xs, ys = [p[0] for p in route.points], [p[1] for p in route.points]
-        style = (0, (4, 3)) if dashed else "solid"
-        self.axes.plot(xs, ys, color=colour, linewidth=1.0 * self.scale, linestyle=style, solid_joinstyle="round")
+        kind = line_of(route, drawing.picture)
+        colour = _BACK if kind == "back" else _LINE
+        style = (0, (4, 3)) if kind in ("again", "keeps") else "solid"
+        xs, ys = zip(*route.points, strict=True)
+        width = (route.width or 1.3) * 0.75 * self.scale
+        self.axes.plot(xs, ys, color=colour, linewidth=width, linestyle=style, solid_joinstyle="round")
         arrow = {"arrowstyle": "-|>,head_width=0.26,head_length=0.52", "color": colour, "lw": 0, "shrinkA": 0}
         before = next((p for p in reversed(route.points[:-1]) if p != route.points[-1]), route.points[0])
         self.axes.annotate("", route.points[-1], before, arrowprops={**arrow, "shrinkB": 0})
@@ -128,10 +138,7 @@ class _Painter:
         )  # fmt: skip
 
     def text(self, x: float, y: float, text: str, size: float, colour: str, backed: bool = False, **more: Any) -> None:
-        from matplotlib import patheffects
-
-        shown = self.axes.text(
-            x, y, text, fontsize=size * 0.75 * self.scale, color=colour, va="baseline", parse_math=False, **more
-        )
         if backed:
-            shown.set_path_effects([patheffects.withStroke(linewidth=3 * self.scale, foreground="white")])
+            more["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": self.scale}
+        points = size * 0.75 * self.scale
+        self.axes.text(x, y, text, fontsize=points, color=colour, va="baseline", parse_math=False, **more)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
+from types import MappingProxyType
 
-from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, Drawing, Frame, Place, Point, Route
+from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, Drawing, Frame, Place, Point, Route, laid_out
 from gradexplain.drawing.picture import Picture
 from gradexplain.drawing.words import Words
 
@@ -39,6 +41,7 @@ _RULES = {
     },
     ".cut .b,.g .outside .b": "fill:none;stroke:var(--line);stroke-dasharray:2 3",
     ".output .b": "stroke:var(--ink);stroke-width:2.2",
+    ":target .b": "stroke-width:4",
     ".bad .b": "fill:var(--bad);stroke:var(--bad-b);stroke-width:2.2",
     ".frame": "fill:none;stroke:var(--line);stroke-dasharray:6 4",
     "path": "fill:none;stroke:var(--line);stroke-width:1.3",
@@ -53,43 +56,71 @@ STYLE = (
     f"@media (prefers-color-scheme:dark){{.g{{{_DARK}}}}}"
     + "".join(f".g {selector}{{{rule}}}" for selector, rule in _RULES.items())
 )
+_NONE: Mapping[int, str] = MappingProxyType({})
 _ARROW = 7.0
 _BEND = 6.0
 
 
-def svg(drawing: Drawing, words: Words) -> str:
-    """Returns the drawing as one SVG file."""
-    return "\n".join(lines_of(drawing, words)) + "\n"
+def svg(picture: Picture, words: Words) -> str:
+    """Returns the picture as one SVG file; elements stand beside their tensors, each a link to the other."""
+    drawn = [(laid_out(picture, words), words)]
+    if picture.tensors is not None:
+        tensors = replace(picture.tensors, shown=picture.shown)
+        beside = Words(tensors, words.language)
+        drawn.append((laid_out(tensors, beside), beside))
+    return "\n".join(_file(drawn, _links(picture))) + "\n"
 
 
-def lines_of(drawing: Drawing, words: Words) -> Iterator[str]:
-    width, height = number(drawing.width), number(drawing.height)
+def _file(drawn: Sequence[tuple[Drawing, Words]], links: Sequence[Mapping[int, str]]) -> Iterator[str]:
+    width, height = number(sum(d.width for d, _ in drawn)), number(max(d.height for d, _ in drawn))
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="g" role="img" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">'
     )
-    yield f"<title>{escaped(drawing.heading)}</title>"
+    yield f"<title>{escaped(drawn[0][0].heading)}</title>"
     yield f"<style>{STYLE}</style>"
     yield f'<rect class="page" width="{width}" height="{height}"/>'
-    yield f'<text class="h" x="{number(MARGIN)}" y="22">{escaped(drawing.heading)}</text>'
-    yield from body(drawing, words)
-    below = drawing.height - LEGEND * len(drawing.notes)
-    for k, note in enumerate(drawing.notes):
-        yield f'<text x="{number(MARGIN)}" y="{number(below + LEGEND * k)}">{escaped(note)}</text>'
+    x = 0.0
+    for k, (drawing, words) in enumerate(drawn):
+        yield f'<g transform="translate({number(x)} 0)">' if x else "<g>"
+        yield from _page(drawing, words, "et"[k], links[k] if links else {})
+        yield "</g>"
+        x += drawing.width
     yield "</svg>"
 
 
-def body(drawing: Drawing, words: Words) -> Iterator[str]:
-    """Yields frames, lines and boxes, in the order in which they are painted."""
+def _links(picture: Picture) -> Sequence[Mapping[int, str]]:
+    """Returns where each element leads, its tensor, and where each tensor leads, its first element."""
+    if picture.tensors is None:
+        return ()
+    tensors = {i: n.facts.link for i, n in enumerate(picture.nodes) if n.facts is not None and n.facts.link >= 0}
+    elements = {tensor: element for element, tensor in reversed(tensors.items())}
+    return {i: f"t{tensor}" for i, tensor in tensors.items()}, {i: f"e{element}" for i, element in elements.items()}
+
+
+def _page(drawing: Drawing, words: Words, own: str, links: Mapping[int, str]) -> Iterator[str]:
+    yield f'<text class="h" x="{number(MARGIN)}" y="22">{escaped(drawing.heading)}</text>'
+    yield from body(drawing, words, own, links)
+    below = drawing.height - LEGEND * len(drawing.notes)
+    for k, note in enumerate(drawing.notes):
+        yield f'<text x="{number(MARGIN)}" y="{number(below + LEGEND * k)}">{escaped(note)}</text>'
+
+
+def body(drawing: Drawing, words: Words, own: str = "", links: Mapping[int, str] = _NONE) -> Iterator[str]:
+    """Yields frames, lines and boxes, in the order in which they are painted.
+
+    A box in `links` leads to the box of that name; its own name is `own` with its number.
+    """
     for frame in drawing.frames:
         yield _frame(frame)
-    thickest = _thickest(drawing.picture)
     for route in drawing.routes:
-        yield _route(route, drawing, words, thickest)
+        yield _route(route, drawing, words)
     outputs = {output.node for output in drawing.picture.outputs}
     yield from map(_frame_title, drawing.frames)
     for place in drawing.places:
-        yield _box(place, drawing, place.node in outputs)
+        box = _box(place, drawing, place.node in outputs)
+        goal = links.get(place.node)
+        yield box if goal is None else f'<a id="{own}{place.node}" href="#{goal}">{box}</a>'
     for route in drawing.routes:
         x, y = route.at
         first = y + 4 - LINE * (len(route.text) - 1) / 2
@@ -130,31 +161,23 @@ def kind_of(place: Place, picture: Picture, output: bool) -> str:
     return node.kind + (" output" if output else "") + (" bad" if bad else "")
 
 
-def _route(route: Route, drawing: Drawing, words: Words, thickest: float) -> str:
+def _route(route: Route, drawing: Drawing, words: Words) -> str:
     edge = route.edge
-    kind = "again" if route.again else ""
-    tip = ""
-    width = ""
-    if edge is not None:
-        both = drawing.picture.view == "both"
-        if both and edge.slot == -1:
-            kind = "keeps"
-        elif both and drawing.picture.nodes[edge.producer].kind == "gradient":
-            kind = "back"
-        tip = f"<title>{escaped(words.edge_details(edge))}</title>"
-        if thickest and edge.passed is not None and edge.passed.contribution is not None:
-            share = (edge.passed.contribution.norm or 0.0) / thickest
-            width = f' style="stroke-width:{number(0.8 + 4.2 * share)}"'
+    kind = line_of(route, drawing.picture)
     classes = f' class="{kind}"' if kind else ""
+    width = f' style="stroke-width:{number(route.width)}"' if route.width else ""
+    tip = f"<title>{escaped(words.edge_details(edge))}</title>" if edge is not None else ""
     return f'<path{classes}{width} d="{path_of(route.points)}">{tip}</path>{_arrow(route.points)}'
 
 
-def _thickest(picture: Picture) -> float:
-    """Returns the largest norm of a contribution where gradients are shown as the width of edges, and 0 otherwise."""
-    if "norms" not in picture.shown:
-        return 0.0
-    passed = (e.passed.contribution for e in picture.edges if e.passed is not None)
-    return max((p.norm or 0.0 for p in passed if p is not None), default=0.0)
+def line_of(route: Route, picture: Picture) -> str:
+    """Returns the class of a line: whether a block feeds the next, something is kept, or a gradient goes back."""
+    edge = route.edge
+    if route.again or edge is None:
+        return "again" if route.again else "keeps"
+    if picture.view != "both":
+        return ""
+    return "keeps" if edge.slot == -1 else "back" if picture.nodes[edge.producer].kind == "gradient" else ""
 
 
 def path_of(points: tuple[Point, ...]) -> str:
