@@ -410,6 +410,12 @@ def test_gradient_norms_are_the_width_of_edges() -> None:
     assert min(widths) < 1
 
 
+def test_a_norm_that_is_not_finite_does_not_make_a_line_without_width() -> None:
+    picture = gx.graph(lambda x: (x.log() * x).sum(), [torch.tensor([-1.0, 0.0, 1.0])], show=["norms", "gradients"])
+    assert "stroke-width:nan" not in str(picture.render("svg"))
+    assert isinstance(picture.render("pdf"), bytes)
+
+
 def test_json_tells_what_flows_along_each_edge() -> None:
     kept = json.loads(str(small().render("json")))
     assert {n["name"] for n in kept["nodes"]} == {"x", "ExpBackward0", "MulBackward0", "SumBackward0"}

@@ -8,7 +8,7 @@ its frame.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -338,7 +338,7 @@ class _Drawn:
             groups=tuple(self.frame(f) for f in self.cut.frames),
             whole=old.size,
         )
-        return replace(picture, notes=(*old.notes, _told(picture)))
+        return replace(picture, notes=(*old.notes, *_told(picture)))
 
     def drawn(self, node: int) -> int:
         owner = int(self.cut._owners(np.array([node]))[0])
@@ -435,6 +435,13 @@ class _Drawn:
         return Group(title, frame.item.times, members, frame.inside)
 
 
-def _told(picture: Picture) -> Note:
+def _told(picture: Picture) -> Iterator[Note]:
+    """Yields what was folded, as remarks."""
     nodes, edges = picture.size
-    return Note("folded", {"nodes": nodes, "edges": edges, "shown": len(picture.nodes)})
+    folds = [n.facts.fold for n in picture.nodes if n.kind == "fold" and n.facts is not None and n.facts.fold]
+    yield Note("folded", {"nodes": nodes, "edges": edges, "shown": len(picture.nodes)})
+    if folds:
+        yield Note("folds", {"count": len(folds), "operations": sum(f.nodes for f in folds)})
+    for group in picture.groups:
+        if group.times > 1:
+            yield Note("repeated", {"times": group.times, "title": group.title or "–"})

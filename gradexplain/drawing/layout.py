@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len
@@ -388,7 +389,8 @@ def _widths(picture: Picture) -> Callable[[Edge | None], float]:
 
 def _norm(edge: Edge) -> float:
     sent = edge.passed.contribution if edge.passed is not None else None
-    return sent.norm or 0.0 if sent is not None else 0.0
+    norm = sent.norm if sent is not None else None
+    return norm if norm is not None and isfinite(norm) else 0.0
 
 
 def _middle(points: Sequence[Point]) -> Point:

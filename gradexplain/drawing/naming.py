@@ -41,15 +41,12 @@ def leaf_names(scope: Mapping[str, Any]) -> dict[int, Leaf]:
 
 def _tensors(scope: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yields the tensors of `scope`, and those one level down in its lists, tuples and dicts."""
-    later: list[tuple[str, Any]] = []
+    yield from ((name, value) for name, value in scope.items() if isinstance(value, Tensor))
     for name, value in scope.items():
-        if isinstance(value, Tensor):
-            yield name, value
-        elif type(value) in (list, tuple):
-            later += [(f"{name}[{i}]", item) for i, item in enumerate(value)]
-        elif type(value) is dict and name.isidentifier():
-            later += [(f"{name}[{key!r}]", item) for key, item in value.items()]
-    yield from ((name, item) for name, item in later if isinstance(item, Tensor))
+        if type(value) in (list, tuple):
+            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, Tensor))
+        elif type(value) is dict:
+            yield from ((f"{name}[{key!r}]", item) for key, item in value.items() if isinstance(item, Tensor))
 
 
 def named_outputs(result: object, name: str) -> list[tuple[str, Tensor]]:

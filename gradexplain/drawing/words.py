@@ -117,7 +117,8 @@ class Words:
         """Returns the code that a node comes from, or its module where several modules ran in one expression."""
         if node.source is None or (node.module and len(self.modules.get(node.source, ())) > 1):
             return node.module
-        return f"{node.label} = {node.source.code}" if node.label else node.source.code
+        name = node.label or node.source.target
+        return f"{name} = {node.source.code}" if name else node.source.code
 
     def fold(self, node: Node, folded: Fold) -> Iterator[str]:
         if node.kind == "fold" and not (folded.how == "chain" and node.source is None):
