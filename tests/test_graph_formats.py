@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 import gradexplain as gx
 from gradexplain.drawing.layout import Drawing, laid_out
-from gradexplain.drawing.picture import SUFFIXES, Picture
+from gradexplain.drawing.picture import SHOWN, SUFFIXES, Facts, Numbers, Picture, Saved
 from gradexplain.drawing.words import Words, clean
 from pictures import FOLDER, PICTURES
 
@@ -235,6 +236,18 @@ def long_transformer() -> Picture:
     return gx.graph(loss)
 
 
+def tall_leaves() -> Picture:
+    """A chain whose leaves are far taller than its operations."""
+    y = leaf(2)
+    for _ in range(40):
+        y = y * leaf(2)
+    picture = gx.graph(y.sum())
+    one = Numbers((), "float64", 1.0, 1.0)
+    facts = Facts(value=one, gradient=one, saved=(Saved("self", (2,), "float64", 16),), hooks=2, weights=("w",))
+    nodes = tuple(n._replace(facts=facts) if n.kind == "input" else n for n in picture.nodes)
+    return replace(picture, nodes=nodes, shown=frozenset(SHOWN))
+
+
 DRAWN: list[tuple[str, Callable[[], Picture]]] = [
     ("small", small),
     ("gpt folded", lambda: gpt().fold()),
@@ -242,6 +255,7 @@ DRAWN: list[tuple[str, Callable[[], Picture]]] = [
     ("resnet folded", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)]).fold()),
     ("resnet", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)])),
     ("rnn", lambda: gx.graph(unrolled(60))),
+    ("tall leaves", tall_leaves),
     ("transformer of 190 blocks", long_transformer),
     *((program.__name__, lambda program=program: gx.graph(program())) for program in PROGRAMS),
 ]
