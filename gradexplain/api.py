@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gradexplain.computation import Computation, chosen_output, computation_of, with_dtype
 from gradexplain.drawing.making import picture_of
-from gradexplain.drawing.picture import USUAL, Picture
+from gradexplain.drawing.options import USUAL
+from gradexplain.drawing.picture import Picture
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.live import trace_live

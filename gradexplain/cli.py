@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradexplain.catalogue import LANGUAGES, say
-from gradexplain.drawing.picture import SHOWN, SUFFIXES, VIEWS
+from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS
 from gradexplain.errors import GradexplainError, InputError
 
 if TYPE_CHECKING:

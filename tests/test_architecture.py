@@ -83,7 +83,16 @@ def test_heavy_libraries_are_not_loaded_with(module: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["explain", "--help"], ["explain"], ["explain", "sum(x**2)"], ["explain", "__import__('os')"]],
+    [
+        ["--help"],
+        ["explain", "--help"],
+        ["explain"],
+        ["explain", "sum(x**2)"],
+        ["explain", "__import__('os')"],
+        ["graph", "--help"],
+        ["graph", "sum(x**2)"],
+        ["graph", "sum(x**2)", "x=1", "--view", "sideways"],
+    ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (

@@ -21,7 +21,8 @@ from torch import Tensor
 
 import gradexplain as gx
 from gradexplain.drawing.layout import Drawing, laid_out
-from gradexplain.drawing.picture import SHOWN, SUFFIXES, Facts, Numbers, Picture, Saved
+from gradexplain.drawing.options import SHOWN, SUFFIXES
+from gradexplain.drawing.picture import Facts, Numbers, Picture, Saved
 from gradexplain.drawing.words import Words, clean
 from pictures import FOLDER, PICTURES
 

@@ -14,7 +14,8 @@ from gradexplain.computation import Computation, computation_of
 from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.drawing.detail import detailed, placed
 from gradexplain.drawing.naming import leaf_names, named_outputs, visible
-from gradexplain.drawing.picture import SHOWN, USUAL, VIEWS, Picture
+from gradexplain.drawing.options import SHOWN, USUAL, VIEWS
+from gradexplain.drawing.picture import Picture
 from gradexplain.drawing.views import elements_of, viewed
 from gradexplain.drawing.walk import Leaf, Mark, walked
 from gradexplain.errors import InputError

@@ -14,15 +14,6 @@ Shape: TypeAlias = tuple[int, ...]
 # a node whose own inputs are left out.
 Kind = Literal["input", "parameter", "outside", "operation", "function", "fold", "element", "gradient"]
 LEAVES = ("input", "parameter", "outside")
-VIEWS = ("backward", "forward", "both", "elements")
-# What can be asked for on nodes and edges; the first two stand there without being asked for.
-SHOWN = ("shapes", "sources", "values", "gradients", "derivatives", "norms", "verdicts", "dtypes", "saved", "bytes")
-USUAL = SHOWN[:2]
-# Every format, and the suffix of its files.
-SUFFIXES = {
-    "text": ".txt", "svg": ".svg", "png": ".png", "pdf": ".pdf", "dot": ".dot", "mermaid": ".mmd", "json": ".json",
-    "html": ".html",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from gradexplain.drawing.formats.paper import pdf, png, printable
 from gradexplain.drawing.formats.svg import svg
 from gradexplain.drawing.formats.text import text
 from gradexplain.drawing.layout import laid_out
-from gradexplain.drawing.picture import SUFFIXES, Picture
+from gradexplain.drawing.options import SUFFIXES
+from gradexplain.drawing.picture import Picture
 from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError
 from gradexplain.narration import write
