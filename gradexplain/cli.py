@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradexplain.catalogue import LANGUAGES, say
-from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS
+from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS, WHOLE
 from gradexplain.errors import GradexplainError, InputError
 
 if TYPE_CHECKING:
+    from gradexplain.drawing.picture import Picture
     from gradexplain.expression import Program
     from gradexplain.loading import Target
     from gradexplain.values import ValueSpec
@@ -181,10 +182,8 @@ def graph(
                 locate=loaded.locate,
                 output_name=request.output_name,
             )
-            picture = picture.module(module) if module is not None else picture
-            picture = picture.around(around, radius) if around is not None else picture
-            picture = picture.path(*path) if path is not None else picture
-            if not unfolded and (depth is not None or chosen not in ("json", "dot", "html")):
+            picture = _part(picture, module, around, radius, path)
+            if not unfolded and (depth is not None or chosen not in WHOLE):
                 picture = picture.fold(most=max_nodes, depth=depth)
             content = picture.render(chosen, language=language, width=width or _page_width(), unfolded=True)
         _deliver(content, output, language)
@@ -323,6 +322,15 @@ def _format(format: str | None, output: Path | None) -> str:
     if output.suffix not in suffixes:
         raise InputError("unknown_suffix", path=output, names=", ".join(suffixes))
     return suffixes[output.suffix]
+
+
+def _part(
+    picture: "Picture", module: str | None, around: str | None, radius: int, path: tuple[str, str] | None
+) -> "Picture":
+    """Returns the part of a picture that was asked for."""
+    picture = picture.module(module) if module is not None else picture
+    picture = picture.around(around, radius) if around is not None else picture
+    return picture.path(*path) if path is not None else picture
 
 
 def _at_least(numbers: Mapping[str, tuple[int, int]]) -> None:

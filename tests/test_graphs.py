@@ -101,6 +101,14 @@ def test_parameters_have_their_paths_and_items_their_places() -> None:
     assert names == {"inputs[0]": "input", "0.weight": "parameter", "0.bias": "parameter"}
 
 
+def test_parameters_are_parameters_in_a_picture_with_numbers_too() -> None:
+    net = nn.Linear(2, 2)
+    picture = gx.graph(net(torch.ones(1, 2)).sum(), show=["gradients"])
+    assert {n.name: n.kind for n in picture.nodes if n.name in ("weight", "bias")} == {
+        "weight": "parameter", "bias": "parameter",
+    }  # fmt: skip
+
+
 def test_names_can_be_given() -> None:
     def hidden() -> tuple[Tensor, Tensor]:
         x = leaf(2)

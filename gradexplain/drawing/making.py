@@ -24,7 +24,7 @@ from gradexplain.internals import internals, sequence_number
 from gradexplain.live import trace_live
 from gradexplain.recording import Event, Recorder, source_of, watching_modules
 from gradexplain.traces import Source, Trace
-from gradexplain.tracing import trace
+from gradexplain.tracing import is_leaf, nodes_below, trace
 from gradexplain.verification import Report, verify_trace
 
 # What only a recorded backward pass knows.
@@ -106,15 +106,14 @@ def _of_tensors(
     name, first = roots[0]
     shown = title or f"{name} {tuple(first.shape)}"
     if asked & _NUMBERS:
-        known = {leaf.name: t for leaf, t in _leaf_tensors(first, leaves)}
-        found = trace_live(first, names=known)
-        return _numbered(found, verify_trace(found, None), shown, name, asked, view, frozenset())
+        known = _leaf_tensors(first, leaves)
+        found = trace_live(first, names={leaf.name: tensor for leaf, tensor in known})
+        own = frozenset(leaf.name for leaf, _ in known if leaf.parameter)
+        return _numbered(found, verify_trace(found, None), shown, name, asked, view, own)
     return walked(roots, leaves, title=shown, keeps=bool(asked & _KEEPS))
 
 
 def _leaf_tensors(root: Tensor, leaves: Mapping[int, Leaf]) -> list[tuple[Leaf, Tensor]]:
-    from gradexplain.tracing import is_leaf, nodes_below
-
     found = {id(n.variable): n.variable for n in nodes_below(root.grad_fn) if is_leaf(n)}
     return [(leaves.get(k, Leaf(f"leaf{i}")), t) for i, (k, t) in enumerate(found.items(), 1)]
 

@@ -9,3 +9,5 @@ SUFFIXES = {
     "text": ".txt", "svg": ".svg", "png": ".png", "pdf": ".pdf", "dot": ".dot", "mermaid": ".mmd", "json": ".json",
     "html": ".html",
 }  # fmt: skip
+# Formats that hold the whole graph without being asked to.
+WHOLE = ("json", "dot", "html")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from gradexplain.drawing.folding import fold
@@ -15,30 +14,21 @@ from gradexplain.drawing.formats.paper import pdf, png, printable
 from gradexplain.drawing.formats.svg import svg
 from gradexplain.drawing.formats.text import text
 from gradexplain.drawing.layout import laid_out
-from gradexplain.drawing.options import SUFFIXES
+from gradexplain.drawing.options import SUFFIXES, WHOLE
 from gradexplain.drawing.picture import Picture
 from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError
 from gradexplain.narration import write
 
-
-@dataclass(frozen=True)
-class Format:
-    """A way to write a picture: `folds` says whether people look at it, and it has to be small."""
-
-    write: Callable[[Picture, Words, int], str | bytes]
-    folds: bool
-
-
-FORMATS: Mapping[str, Format] = {
-    "text": Format(text, folds=True),
-    "svg": Format(lambda picture, words, width: svg(picture, words), folds=True),
-    "png": Format(lambda picture, words, width: png(laid_out(picture, printable(words))), folds=True),
-    "pdf": Format(lambda picture, words, width: pdf(laid_out(picture, printable(words))), folds=True),
-    "dot": Format(lambda picture, words, width: dot(picture, words), folds=False),
-    "mermaid": Format(lambda picture, words, width: mermaid(picture, words), folds=True),
-    "json": Format(lambda picture, words, width: json(picture), folds=False),
-    "html": Format(lambda picture, words, width: html(picture, words), folds=False),
+FORMATS: Mapping[str, Callable[[Picture, Words, int], str | bytes]] = {
+    "text": text,
+    "svg": lambda picture, words, width: svg(picture, words),
+    "png": lambda picture, words, width: png(laid_out(picture, printable(words))),
+    "pdf": lambda picture, words, width: pdf(laid_out(picture, printable(words))),
+    "dot": lambda picture, words, width: dot(picture, words),
+    "mermaid": lambda picture, words, width: mermaid(picture, words),
+    "json": lambda picture, words, width: json(picture),
+    "html": lambda picture, words, width: html(picture, words),
 }
 
 
@@ -48,9 +38,9 @@ def rendered(
     """Returns the picture in `format`; raises `InputError` for one that does not exist."""
     if format not in FORMATS:
         raise InputError("unknown_format", name=format, names=", ".join(FORMATS))
-    chosen = FORMATS[format]
-    shown = fold(picture) if chosen.folds and not unfolded and picture.whole is None else picture
-    return chosen.write(shown, Words(shown, language), width)
+    as_it_is = unfolded or format in WHOLE or picture.whole is not None
+    shown = picture if as_it_is else fold(picture)
+    return FORMATS[format](shown, Words(shown, language), width)
 
 
 def format_of(path: Path) -> str:
