@@ -257,6 +257,7 @@ DRAWN: list[tuple[str, Callable[[], Picture]]] = [
     ("resnet", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)])),
     ("rnn", lambda: gx.graph(unrolled(60))),
     ("tall leaves", tall_leaves),
+    ("three graphs", lambda: gx.graph([program() for program in PROGRAMS[:3]])),
     ("transformer of 190 blocks", long_transformer),
     *((program.__name__, lambda program=program: gx.graph(program())) for program in PROGRAMS),
 ]

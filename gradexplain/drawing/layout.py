@@ -8,9 +8,10 @@ nodes that everything passes, each kind of piece laid out once.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -243,62 +244,72 @@ def _corner(centre: Mapping[str, float], size: Mapping[str, float]) -> tuple[flo
 
 def _by_segments(boxes: Sequence[_Box], lines: Sequence[_Line]) -> _Found:
     """Lays out each piece between two waists, equal pieces once, and puts the pieces below each other."""
-    centres: list[Point] = [(0.0, 0.0)] * len(boxes)
-    routes: list[Any] = [None] * len(lines)
-    anchors: list[Point | None] = [None] * len(lines)
+    stack = _Stack(boxes, lines)
     known: dict[Any, _Found] = {}
-    entering: list[int] = []
     for start, stop, own in _segments(len(boxes), lines):
         piece = boxes[start : stop + 1]
         local = [line._replace(tail=line.tail - start, head=line.head - start) for line in (lines[k] for k in own)]
         key = (tuple(b[1:] for b in piece), tuple((line.tail, line.head, line.text) for line in local))
-        found = known.get(key)
-        if found is None:
-            found = known[key] = _engine(piece, local)
-        top = min(c[1] - b.height / 2 for c, b in zip(found.centres, piece, strict=True))
-        shift = (0.0, 0.0)
-        if entering or start:
-            waist, box = centres[start], boxes[start]
-            sunk = found.centres[0][1] - box.height / 2 - top
-            shift = (waist[0] - found.centres[0][0], waist[1] - found.centres[0][1] + sunk)
-            for k in entering:
-                routes[k] = [*routes[k][:-1], (routes[k][-1][0], routes[k][-1][1] + sunk)]
-        for i, centre in enumerate(found.centres):
-            centres[start + i] = (centre[0] + shift[0], centre[1] + shift[1])
+        if key not in known:
+            known[key] = _engine(piece, local)
+        stack.add(start, stop, own, known[key])
+    return _Found(boxes, lines, stack.centres, stack.routes, {}, stack.anchors)
+
+
+class _Stack:
+    """Pieces below each other, neighbours sharing the waist between them."""
+
+    def __init__(self, boxes: Sequence[_Box], lines: Sequence[_Line]) -> None:
+        self.boxes, self.lines = boxes, lines
+        self.centres: list[Point] = [(0.0, 0.0)] * len(boxes)
+        self.routes: list[Any] = [None] * len(lines)
+        self.anchors: list[Point | None] = [None] * len(lines)
+        self.entering: list[int] = []
+
+    def add(self, start: int, stop: int, own: Sequence[int], found: _Found) -> None:
+        """Adds the piece of the boxes from `start` to `stop` and the lines `own`."""
+        dx, dy = self.joined(start, found) if start else (0.0, 0.0)
+        for i, (x, y) in enumerate(found.centres, start):
+            self.centres[i] = (x + dx, y + dy)
         for k, points, anchor in zip(own, found.routes, found.anchors, strict=True):
-            routes[k] = [(x + shift[0], y + shift[1]) for x, y in points]
-            anchors[k] = None if anchor is None else (anchor[0] + shift[0], anchor[1] + shift[1])
-        entering = [k for k in own if lines[k].head == stop]
-    return _Found(boxes, lines, centres, routes, {}, anchors)
+            self.routes[k] = [(x + dx, y + dy) for x, y in points]
+            self.anchors[k] = None if anchor is None else (anchor[0] + dx, anchor[1] + dy)
+        self.entering = [k for k in own if self.lines[k].head == stop]
+
+    def joined(self, start: int, found: _Found) -> Point:
+        """Returns how far a piece is moved to join the one above at its waist.
+
+        A box beside the waist that is taller reaches above it; then the waist sinks, and the lines into it are longer.
+        """
+        x, y = found.centres[0]
+        boxes = self.boxes[start : start + len(found.centres)]
+        top = min(c[1] - b.height / 2 for c, b in zip(found.centres, boxes, strict=True))
+        sunk = y - self.boxes[start].height / 2 - top
+        for k in self.entering:
+            *points, (end_x, end_y) = self.routes[k]
+            self.routes[k] = [*points, (end_x, end_y + sunk)]
+        return self.centres[start][0] - x, self.centres[start][1] - y + sunk
 
 
 def _segments(count: int, lines: Sequence[_Line]) -> Iterator[tuple[int, int, list[int]]]:
     """Yields (first, last, lines within) between neighbouring waists; a waist ends one piece and starts the next."""
+    bounds = sorted({0, *_waists(count, lines), count - 1})
+    own: list[list[int]] = [[] for _ in bounds]
+    for n, line in enumerate(lines):
+        own[bisect_right(bounds, line.tail) - 1].append(n)
+    yield from zip(bounds, bounds[1:] or bounds, own, strict=False)
+
+
+def _waists(count: int, lines: Sequence[_Line]) -> Iterator[int]:
+    """Yields the boxes that no line goes past, in the order of the boxes."""
     change = [0] * (count + 1)
+    linked = [False] * count
     for line in lines:
         change[line.tail + 1] += 1
         change[line.head] -= 1
-    over, waists = 0, []
-    linked = [False] * count
-    for line in lines:
         linked[line.tail] = linked[line.head] = True
-    for i in range(count):
-        over += change[i]
-        if over == 0 and linked[i]:
-            waists.append(i)
-    bounds = sorted({0, *waists, count - 1})
-    of_bound = {first: k for k, first in enumerate(bounds[:-1])}
-    own: list[list[int]] = [[] for _ in bounds]
-    at, k = [0] * count, 0
-    for i in range(count):
-        k = of_bound.get(i, k)
-        at[i] = k
-    for n, line in enumerate(lines):
-        own[at[line.tail]].append(n)
-    if len(bounds) == 1:
-        yield 0, 0, []
-    for k in range(len(bounds) - 1):
-        yield bounds[k], bounds[k + 1], own[k]
+    over = accumulate(change)
+    return (i for i, (past, on) in enumerate(zip(over, linked, strict=False)) if past == 0 and on)
 
 
 # --------------------------------------------------------------------------------------------------- the drawing

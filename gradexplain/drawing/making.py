@@ -104,7 +104,7 @@ def _of_tensors(
     given = {id(t): Leaf(n, isinstance(t, torch.nn.Parameter)) for n, t in (names or {}).items()}
     leaves = {**leaf_names(scope), **given}
     name, first = roots[0]
-    shown = title or f"{name} {tuple(first.shape)}"
+    shown = title or (f"{name} {tuple(first.shape)}" if len(roots) == 1 else f"{name} … {roots[-1][0]}")
     if asked & _NUMBERS:
         known = _leaf_tensors(first, leaves)
         found = trace_live(first, names={leaf.name: tensor for leaf, tensor in known})
