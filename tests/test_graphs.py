@@ -169,7 +169,7 @@ def _without_grad(x: Tensor) -> Tensor:
 def test_hooks_on_a_leaf_are_counted() -> None:
     x = leaf(3)
     x.register_hook(lambda g: g * 2)
-    assert "1 hooks" in str(gx.graph((x * x).sum()))
+    assert "hooks: 1" in str(gx.graph((x * x).sum()))
 
 
 # ------------------------------------------------------------------------------------------------------- numbers
@@ -337,7 +337,7 @@ def test_gpt_2_small_folds_to_a_page_with_its_layers_as_one() -> None:
     assert len(folded.nodes) <= 25 < len(picture.nodes)
     assert [(g.title, g.times) for g in folded.groups] == [("layers.0 … layers.11", 12)]
     assert folded.size == (len(picture.nodes), len(picture.edges))
-    assert f"{len(picture.nodes)} nodes" in str(picture)
+    assert f"Nodes: {len(picture.nodes)}" in str(picture)
 
 
 def test_a_loop_of_fifty_steps_folds_to_ten_nodes() -> None:

@@ -77,7 +77,6 @@ class Frame(NamedTuple):
     y: float
     width: float
     height: float
-    depth: int
 
 
 @dataclass(frozen=True)
@@ -333,20 +332,13 @@ def _frames(found: _Found, picture: Picture, words: Words) -> list[Frame]:
         left, right = max(left - _INNER, own[0]), min(right + _INNER, own[0] + own[2])
         top, bottom = max(top - _INNER - HEAD, own[1]), min(bottom + _INNER, own[1] + own[3])
         width = max(right - left, min(text_width(title, TEXT) + 2 * _INNER, own[2]))
-        frames.append(Frame(title, left, top, width, bottom - top, _depth(picture, k)))
+        frames.append(Frame(title, left, top, width, bottom - top))
     return frames
 
 
 def _around(centre: Point, box: _Box) -> tuple[Point, Point]:
     (x, y), (_, width, height) = centre, box
     return (x - width / 2, y - height / 2), (x + width / 2, y + height / 2)
-
-
-def _depth(picture: Picture, k: int) -> int:
-    depth, inside = 0, picture.groups[k].inside
-    while inside is not None:
-        depth, inside = depth + 1, picture.groups[inside].inside
-    return depth
 
 
 def _trimmed(
