@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradexplain.api import assert_gradients as assert_gradients
     from gradexplain.api import explain as explain
+    from gradexplain.api import graph as graph
     from gradexplain.api import verify as verify
+    from gradexplain.drawing.picture import Picture as Picture
     from gradexplain.errors import GradexplainError as GradexplainError
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
@@ -20,6 +22,8 @@ _HOMES = {
     "assert_gradients": "api",
     "explain": "api",
     "verify": "api",
+    "graph": "api",
+    "Picture": "drawing.picture",
     "Explanation": "explanation",
     "GradexplainError": "errors",
     "InputError": "errors",
@@ -30,10 +34,12 @@ __all__ = [
     "Explanation",
     "GradexplainError",
     "InputError",
+    "Picture",
     "Report",
     "RunError",
     "assert_gradients",
     "explain",
+    "graph",
     "verify",
 ]
 

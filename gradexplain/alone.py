@@ -16,8 +16,8 @@ from torch import Tensor
 from gradexplain.computation import Computation
 from gradexplain.computation import _random_states as random_states
 from gradexplain.functions import arguments_of, fitted, given_back
-from gradexplain.graph import Node, Trace
 from gradexplain.recording import Application, Event, Held, held_in, is_repeatable, tensors_in
+from gradexplain.traces import Node, Trace
 from gradexplain.tracing import Run, argument_names, bound, is_leaf, ordered, owners_of, tensor_names
 
 Values = Mapping[str, Any]

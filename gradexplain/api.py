@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,15 @@ from torch import Tensor
 from gradexplain.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
 from gradexplain.derivatives import HIGHEST, derivative_of
 from gradexplain.diagnosis import findings_of
+from gradexplain.drawing.making import picture_of
+from gradexplain.drawing.options import USUAL
+from gradexplain.drawing.picture import Picture
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
-from gradexplain.graph import Source
 from gradexplain.inquiry import inquire
 from gradexplain.live import trace_live
 from gradexplain.summaries import SMALL
+from gradexplain.traces import Source
 from gradexplain.tracing import trace
 from gradexplain.verification import EFFORT, Report, verify_trace
 
@@ -167,6 +171,43 @@ def _check_names(by_hand: Mapping[str, Any], computation: Computation) -> None:
     unknown = [name for name in by_hand if name not in computation.wrt]
     if unknown:
         raise InputError("unknown_by_hand", name=unknown[0], names=", ".join(computation.wrt))
+
+
+def graph(
+    target: Callable[..., object] | Tensor | Sequence[Tensor] | Mapping[str, Any],
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    view: str = "backward",
+    show: Sequence[str] = USUAL,
+    wrt: str | Sequence[str] | None = None,
+    title: str | None = None,
+    output_name: str | None = None,
+    locate: Callable[[], Source | None] | None = None,
+) -> Picture:
+    """Returns the picture of the graph that torch built: frozen data, which holds no tensor.
+
+    `target` is a callable or an `nn.Module`, run once with `inputs`; or tensors with a graph (one, or a list, tuple or
+    dict of them), which is walked as it is; their leaves have the names of the caller's variables and parameters, and
+    `inputs` may map further names to leaves.
+
+    `view` is "backward" (torch's nodes), "forward" (operators), "both" (joined) or "elements" (of small tensors).
+    `show` names what stands on the nodes and edges: shapes, sources, values, gradients, derivatives, norms (as the
+    width of edges), verdicts, dtypes, saved, bytes. `wrt` names the inputs whose gradient is asked for.
+
+    Raises `InputError` for a target without a graph and for options that do not exist, `RunError` where the function
+    fails or its output cannot be differentiated.
+    """
+    return picture_of(
+        target,
+        inputs,
+        view=view,
+        show=show,
+        wrt=[wrt] if isinstance(wrt, str) else wrt,
+        title=title,
+        output_name=output_name,
+        locate=locate,
+        frame=sys._getframe(1),
+    )
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:

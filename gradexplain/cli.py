@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradexplain.catalogue import LANGUAGES, say
+from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS, WHOLE
 from gradexplain.errors import GradexplainError, InputError
 
 if TYPE_CHECKING:
+    from gradexplain.drawing.picture import Picture
     from gradexplain.expression import Program
     from gradexplain.loading import Target
     from gradexplain.values import ValueSpec
@@ -206,6 +208,74 @@ def verify(
 
 
 @app.command()
+def graph(
+    target: Annotated[str, typer.Argument(help="An expression, package.module:function, or path/file.py:function.")],
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="The inputs.")] = None,
+    view: Annotated[str, typer.Option(metavar="|".join(VIEWS), help="What the nodes are.")] = "backward",
+    show: Annotated[
+        str, typer.Option(metavar="WHAT,...", help=f"What stands on them: {', '.join(SHOWN)}.")
+    ] = "shapes,sources",
+    depth: Annotated[int | None, typer.Option(metavar="N", help="Open modules to this depth.")] = None,
+    module: Annotated[str | None, typer.Option(metavar="PATH", help="One module alone.")] = None,
+    around: Annotated[str | None, typer.Option(metavar="NODE", help="What lies around one node.")] = None,
+    radius: Annotated[int, typer.Option(metavar="N", help="How far around it.")] = 2,
+    path: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="FROM TO", help="What lies between two nodes.")
+    ] = None,
+    max_nodes: Annotated[int, typer.Option(metavar="N", help="Fold to at most so many nodes.")] = 25,
+    unfolded: Annotated[bool, typer.Option("--unfolded", help="Draw every node.")] = False,
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", help="Type of the floating inputs.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of randn, rand, randint and of the run.")] = 0,
+    language: Annotated[str, typer.Option(metavar="en|zh", help="Language.")] = "en",
+    format: Annotated[str | None, typer.Option(metavar="|".join(SUFFIXES), help="Format.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file; its suffix tells.")] = None,
+    width: Annotated[int | None, typer.Option(metavar="N", help="Width in columns.")] = None,
+) -> None:
+    """Draws the graph that torch built for a gradient.
+
+    \b
+    Large graphs are folded: modules, equal blocks to one with its number, chains. JSON and DOT hold every node.
+
+    \b
+    Examples:
+      gradexplain graph "sum(x**2)" x=1,2,3
+      gradexplain graph "sum(x * exp(x))" x=1,2 --show shapes,values,gradients --output graph.svg
+      gradexplain graph "sum(x**2)" x=1,2,3 --view elements --output elements.pdf
+      gradexplain graph network.py:loss x=randn(8,3) --module layers.0 --output block.html
+    """
+    with _faults_said(language):
+        _choice("--language", language, LANGUAGES)
+        _choice("--view", view, VIEWS)
+        asked = [word.strip() for word in show.split(",") if word.strip()]
+        for word in asked:
+            _choice("--show", word, SHOWN)
+        chosen = _graph_format(format, output)
+        _numbers(width, seed, 1.0)
+        _at_least({"--max-nodes": (max_nodes, 1), "--radius": (radius, 0), "--depth": (depth or 0, 0)})
+        if dtype is not None and dtype not in DTYPES:
+            raise _Usage("unknown_dtype", name=dtype, names=", ".join(DTYPES))
+        request = _request(target, inputs or [], [], None)
+        loaded, tensors = request.load(dtype, seed)
+        import gradexplain.api as api
+
+        with _progress(language):
+            picture = api.graph(
+                loaded.module if loaded.module is not None else loaded.function,
+                tensors,
+                view=view,
+                show=asked,
+                title=target,
+                locate=loaded.locate,
+                output_name=request.output_name,
+            )
+            picture = _part(picture, module, around, radius, path)
+            if not unfolded and (depth is not None or chosen not in WHOLE):
+                picture = picture.fold(most=max_nodes, depth=depth)
+            content = picture.render(chosen, language=language, width=width or _page_width(), unfolded=True)
+        _deliver(content, output, language)
+
+
+@app.command()
 def functions() -> None:
     """Lists the functions, methods, attributes and constants that an expression may use."""
     import textwrap
@@ -366,6 +436,35 @@ def _format(format: str | None, output: Path | None) -> str:
     return suffixes[output.suffix]
 
 
+def _part(
+    picture: "Picture", module: str | None, around: str | None, radius: int, path: tuple[str, str] | None
+) -> "Picture":
+    """Returns the part of a picture that was asked for."""
+    picture = picture.module(module) if module is not None else picture
+    picture = picture.around(around, radius) if around is not None else picture
+    return picture.path(*path) if path is not None else picture
+
+
+def _at_least(numbers: Mapping[str, tuple[int, int]]) -> None:
+    for option, (number, least) in numbers.items():
+        if number < least:
+            raise _Usage("too_small", option=option, number=number, least=least)
+
+
+def _graph_format(format: str | None, output: Path | None) -> str:
+    if format is None and output is None:
+        return "text"
+    if format is None:
+        found = next((name for name, suffix in SUFFIXES.items() if output and output.suffix == suffix), None)
+        if found is None:
+            raise InputError("unknown_suffix", path=output, names=", ".join(SUFFIXES.values()))
+        return found
+    _choice("--format", format, tuple(SUFFIXES))
+    if format in ("png", "pdf") and output is None and sys.stdout.isatty():
+        raise _Usage("bytes_to_terminal", format=format)
+    return format
+
+
 def _numbers(width: int | None, seed: int, effort: float) -> None:
     if not 0 < effort < float("inf"):
         raise _Usage("bad_effort", effort=effort)
@@ -393,9 +492,12 @@ def _page_width() -> int:
 # -------------------------------------------------------------------------------------------------------- output
 
 
-def _deliver(content: str, output: Path | None, language: str) -> None:
+def _deliver(content: str | bytes, output: Path | None, language: str) -> None:
     if output is None:
-        sys.stdout.write(content)
+        if isinstance(content, bytes):
+            sys.stdout.buffer.write(content)
+        else:
+            sys.stdout.write(content)
         sys.stdout.flush()
         return
     from gradexplain.narration import write

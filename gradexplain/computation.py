@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from gradexplain.containers import taken_apart
 from gradexplain.errors import GradexplainError, InputError, RunError
-from gradexplain.graph import Source
 from gradexplain.internals import internals
+from gradexplain.traces import Source
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,29 @@ from typing import Any
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.graph import Cut
 from gradexplain.recording import Application, Event, Recorder, held_in, source_of, storage_of
+from gradexplain.traces import Cut
 
 # Operators whose output does not depend on the numbers of their input.
 _FRESH = ("empty", "zeros", "ones", "full", "rand", "new_", "bernoulli", "normal", "uniform", "scalar_tensor", "arange")
 
 
 def cuts_in(
-    events: Sequence[Event], applications: Sequence[Application], owners: Mapping[Any, Event], inputs: Sequence[Tensor]
+    events: Sequence[Event],
+    applications: Sequence[Application],
+    owners: Mapping[Any, Event],
+    inputs: Sequence[Tensor],
+    numbers: Mapping[int, int],
 ) -> Iterator[Cut]:
-    """Finds the values that depend on an input and went on into a recorded operator without their gradient."""
+    """Finds the values that depend on an input and went on into a recorded operator without their gradient.
+
+    `numbers` has, by the identity of an event or application, the number of its node: the cut's `consumer`.
+    """
     reported: set[int] = set()
-    for _, reason, event in stops_in(events, applications, owners, inputs):
+    for user, reason, event in stops_in(events, applications, owners, inputs):
         if id(event) not in reported:
             reported.add(id(event))
-            yield _cut(reason, event)
+            yield _cut(reason, event, numbers.get(id(user)))
 
 
 def stops_in(
@@ -89,8 +96,8 @@ def _loss(event: Event) -> tuple[str, Event] | None:
     return None if continuous else ("integer", event)
 
 
-def _cut(reason: str, event: Event) -> Cut:
-    return Cut(reason, str(event.operator), source_of(event.frame), event.module)
+def _cut(reason: str, event: Event, consumer: int | None = None) -> Cut:
+    return Cut(reason, str(event.operator), source_of(event.frame), event.module, consumer)
 
 
 def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> RunError:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradexplain.computation import Computation, chosen_output
 from gradexplain.errors import RunError
-from gradexplain.graph import Source
 from gradexplain.recording import user_source
+from gradexplain.traces import Source
 from gradexplain.tracing import differentiated
 
 COTANGENT = "cotangent"

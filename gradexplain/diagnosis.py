@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gradexplain.elements import Index, is_complete, unravelled
 from gradexplain.findings import Finding
-from gradexplain.graph import Node, Trace
 from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import evaluated
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.summaries import Value
+from gradexplain.traces import Node, Trace
 
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.digits import shortest
-from gradexplain.graph import Edge, Node
 from gradexplain.rules import Rule
 from gradexplain.rules.application import call, slope, vjp, written
 from gradexplain.terms import Constant, Number, Term, names_in, product, terms_of, total
+from gradexplain.traces import Edge, Node
 
 Index = tuple[int, ...]
 # Operators on tensors up to this size are written out.
@@ -164,7 +164,7 @@ def _present(node: Node) -> list[Tensor]:
 
 def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
     """Returns what `node` sends to element `index` of `argument`, taken apart."""
-    pieces = (_elementwise_pieces if rule.elementwise else _general_pieces)(node, argument, rule, index)
+    pieces = pieces_of(node, argument, rule, index)
     sent = [(number_, element, g * slope) for number_, element, g, slope in pieces]
     ranked = sorted(range(len(sent)), key=lambda i: -abs(sent[i][2]))
     count = len(ranked)
@@ -175,6 +175,11 @@ def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
 
 # One term before it is written out: output number, element, cotangent there, slope there.
 _Piece = tuple[int, Index, float, float]
+
+
+def pieces_of(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
+    """Returns every term of what `node` sends to element `index` of `argument`."""
+    return (_elementwise_pieces if rule.elementwise else _general_pieces)(node, argument, rule, index)
 
 
 def _part(piece: _Piece) -> Part:

@@ -29,13 +29,13 @@ from gradexplain.elements import (
 from gradexplain.equations import Equation, equation
 from gradexplain.errors import InputError
 from gradexplain.findings import Finding
-from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.grouping import Group, groups_of, inside
 from gradexplain.origin import Origin
 from gradexplain.rules import Rule, rule_of
 from gradexplain.selection import Shown, shown_elements
 from gradexplain.summaries import Value
 from gradexplain.terms import Number, symbolic_text, total
+from gradexplain.traces import Edge, Node, Source, Trace
 
 if TYPE_CHECKING:
     from gradexplain.verification import Report

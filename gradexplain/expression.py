@@ -43,7 +43,7 @@ from gradexplain.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from gradexplain.graph import Source
+    from gradexplain.traces import Source
 
 MAX_LENGTH = 10_000  # characters
 MAX_DEPTH = 100  # nested operations
@@ -414,7 +414,7 @@ class Runner:
 
     def locate(self) -> Source:
         """Returns the piece of text whose operation runs now, or ran last."""
-        from gradexplain.graph import Source
+        from gradexplain.traces import Source
 
         targets, node = self._statement.targets, self._node
         target = targets[0] if len(targets) == 1 and node is self._statement.value else None

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from gradexplain.computation import forward_names
-from gradexplain.graph import Source
 from gradexplain.recording import Application, Held, source_of
+from gradexplain.traces import Source
 
 
 @dataclass(frozen=True)

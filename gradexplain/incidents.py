@@ -15,9 +15,9 @@ from gradexplain.alone import Alone, Operator, sent_alone, unused
 from gradexplain.cuts import stops_in
 from gradexplain.findings import Finding
 from gradexplain.functions import arguments_of
-from gradexplain.graph import Node, Trace
 from gradexplain.oracles.question import MARGIN, index_of, plain
 from gradexplain.recording import Application, Event, Held, held_in, kept_on, same, source_of, written_by
+from gradexplain.traces import Node, Trace
 from gradexplain.tracing import Run, bound, is_leaf, ordered, saved_by
 
 # ---------------------------------------------------------------------------------------------------- saved numbers

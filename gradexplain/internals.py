@@ -16,6 +16,7 @@ _NEEDED = {
     "transforms_active": "_C._are_functorch_transforms_active",
     "saved_tensors_hooks": "_C._autograd._top_saved_tensors_default_hooks",
     "is_zero_tensor": "_is_zerotensor",
+    "is_transformed": "_C._functorch.is_functorch_wrapped_tensor",
     "before_forward": "nn.modules.module.register_module_forward_pre_hook",
     "after_forward": "nn.modules.module.register_module_forward_hook",
     "forward_ad": "autograd.forward_ad",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
-from gradexplain.graph import Edge, Node, Trace
 from gradexplain.internals import internals
 from gradexplain.rules import overload, rule_of
 from gradexplain.rules.nodes import operators_by_node
+from gradexplain.traces import Edge, Node, Trace
 from gradexplain.tracing import LEAF, Sent, backward, is_leaf, ordered, saved_by, seed_for
 
 _Key = tuple[Any, int]

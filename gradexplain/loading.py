@@ -23,7 +23,7 @@ from gradexplain.values import first_line, shown
 if TYPE_CHECKING:
     import torch
 
-    from gradexplain.graph import Source
+    from gradexplain.traces import Source
 
 NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 FILE_TARGET = re.compile(rf"(?P<path>.+\.py)\s*:\s*(?P<name>{NAME})", re.DOTALL)

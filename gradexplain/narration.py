@@ -15,10 +15,10 @@ from gradexplain.doc import Arrow, Block, Box, Diagram, Doc, Entry, Heading, Not
 from gradexplain.elements import LONGEST
 from gradexplain.equations import STORED, recomputed
 from gradexplain.errors import InputError
-from gradexplain.graph import Source
 from gradexplain.renderers import RENDERERS
 from gradexplain.summaries import Value
 from gradexplain.terms import number_text
+from gradexplain.traces import Source
 
 if TYPE_CHECKING:
     from gradexplain.explanation import Contribution, Explanation, Gradient, Step
@@ -66,11 +66,11 @@ def save(explanation: Explanation, path: Path, *, language: str, width: int) -> 
     write(path, rendered(explanation, SUFFIXES[path.suffix], language=language, width=width))
 
 
-def write(path: Path, content: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Writes `content` to `path`, whole or not at all; raises `InputError` where that cannot be."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(content, encoding="utf-8")
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
         part.replace(path)
     except OSError as fault:
         part.unlink(missing_ok=True)

@@ -18,7 +18,6 @@ from gradexplain.alone import Alone, Operator, cotangents_from, nodes_alone, rec
 from gradexplain.computation import Computation
 from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
-from gradexplain.graph import Node, Trace
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.oracles.differences import STEPS
 from gradexplain.oracles.patterns import Pattern, beside, pattern
@@ -27,6 +26,7 @@ from gradexplain.oracles.slopes import fits_kinks, slopes
 from gradexplain.progress import followed
 from gradexplain.recording import Application, Event
 from gradexplain.rules import rule_of
+from gradexplain.traces import Node, Trace
 from gradexplain.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
 from gradexplain.verification import RULES, Check, Operation, Report, verify_trace
 

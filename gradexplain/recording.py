@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from gradexplain import computation
 from gradexplain.computation import _random_states as random_states
 from gradexplain.computation import is_ours_or_torchs
-from gradexplain.graph import Source
 from gradexplain.internals import internals, sequence_number
 from gradexplain.sources import source_at
+from gradexplain.traces import Source
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from gradexplain.summaries import Value
 if TYPE_CHECKING:
     from gradexplain.explanation import Contribution, Explanation, Gradient, Step
     from gradexplain.findings import Finding
-    from gradexplain.graph import Source
+    from gradexplain.traces import Source
     from gradexplain.verification import Check, Operation, Report
 
 _Packed = Callable[[Value | None], Any]

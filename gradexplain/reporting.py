@@ -27,7 +27,7 @@ from gradexplain.terms import number_text
 
 if TYPE_CHECKING:
     from gradexplain.findings import Finding
-    from gradexplain.graph import Node
+    from gradexplain.traces import Node
     from gradexplain.verification import Check, Operation, Report
 
 # Operations that are listed one by one; more of them are counted.

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from gradexplain.elements import Index, can_take_apart, indices, is_real, parts_of, unravelled
 from gradexplain.errors import InputError
-from gradexplain.graph import Trace
 from gradexplain.rules import rule_of
 from gradexplain.summaries import Value
+from gradexplain.traces import Trace
 
 # By (node, output): the elements of that value.
 Shown = Mapping[tuple[int, int], tuple[Index, ...]]

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 from types import CodeType
 
-from gradexplain.graph import Source
+from gradexplain.traces import Source
 
 
 def source_at(code: CodeType, instruction: int) -> Source:

@@ -20,7 +20,6 @@ from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError
 from gradexplain.failures import backward_failure
 from gradexplain.functions import arguments_of
-from gradexplain.graph import Draw, Edge, Node, Trace
 from gradexplain.internals import internals, sequence_number
 from gradexplain.recording import (
     Application,
@@ -34,6 +33,7 @@ from gradexplain.recording import (
     watching_functions,
     watching_modules,
 )
+from gradexplain.traces import Draw, Edge, Node, Trace
 
 LEAF = "AccumulateGrad"
 
@@ -253,7 +253,15 @@ def joined(run: Run, computation: Computation) -> Trace:
         inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
         gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
         order=tuple(index[node] for node in run.sent),
-        cuts=tuple(cuts_in(run.recorder.events, run.recorder.applications, owners, list(run.inputs.values()))),
+        cuts=tuple(
+            cuts_in(
+                run.recorder.events,
+                run.recorder.applications,
+                owners,
+                list(run.inputs.values()),
+                {id(user): index[node] for known in (owners, own) for node, user in known.items() if node in index},
+            )
+        ),
         draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from gradexplain.computation import Computation
 from gradexplain.findings import Finding
-from gradexplain.graph import Node, Source, Trace
 from gradexplain.oracles import ON_REQUEST, ORACLES, REFEREE
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.origin import Origin
 from gradexplain.rules import rule_of
+from gradexplain.traces import Node, Source, Trace
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
 

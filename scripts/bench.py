@@ -2,6 +2,7 @@
 
     .venv/bin/python scripts/bench.py explain            # all of it, some minutes
     .venv/bin/python scripts/bench.py explain --small    # the 12-layer transformer at an eighth of its width
+    .venv/bin/python scripts/bench.py graph              # graphs, against torchviz, torchview and torchlens
 
 Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's
 speed may drift, the ratio does not.
@@ -16,8 +17,10 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+import bench_graph
 import bench_verify
 import torch
+from models import Perceptron, Transformer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,41 +33,6 @@ from gradexplain.tracing import record, trace
 Row = tuple[str, str, float, float, str]
 
 
-class Transformer(nn.Module):
-    """A decoder of GPT-2-small's shape: 12 layers, 12 heads, width 768, 50,257 tokens, tied ends, 124 M parameters."""
-
-    def __init__(self, width: int = 768, tokens: int = 50257, layers: int = 12, context: int = 1024) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(tokens, width)
-        self.positions = nn.Embedding(context, width)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 12, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, tokens, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, ids: Tensor) -> Tensor:
-        h = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
-        for layer in self.layers:
-            h = layer(h, src_mask=mask, is_causal=True)
-        logits = self.head(self.norm(h))
-        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-
-
-class Perceptron(nn.Module):
-    """Three layers, 784 to 512 to 512 to 10, with cross-entropy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(self.net(x), t)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     commands = parser.add_subparsers(required=True)
@@ -73,6 +41,13 @@ def main() -> None:
     explain.add_argument("--runs", type=int, default=5, help="pairs of each measurement")
     explain.set_defaults(run=lambda a: bench_explain(small=a.small, runs=a.runs))
     bench_verify.add_to(commands)
+    graph = commands.add_parser("graph", help="drawing graphs, beside other drawers that are installed")
+    graph.add_argument("--only", help="the cases whose name holds this")
+    graph.set_defaults(run=lambda a: bench_graph.bench_graph(a.only))
+    one = commands.add_parser("graph-cell", help="one figure of it, as JSON")
+    one.add_argument("case")
+    one.add_argument("subject")
+    one.set_defaults(run=lambda a: bench_graph.cell(a.case, a.subject))
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -1,7 +1,7 @@
 """The networks that the tests explain."""
 
 import torch
-from bench import Transformer as Transformer
+from models import Transformer as Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,3 +41,45 @@ def recurrent() -> tuple[object, list[Tensor]]:
 
 
 NETWORKS = [perceptron, convolutional, lstm_cell, attention_head, recurrent]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a shortcut, as in ResNet-18."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        narrows = stride != 1 or inputs != outputs
+        shortcut = [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)] if narrows else []
+        self.downsample = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + self.downsample(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 as He et al. describe it: 11.7 M parameters at 1,000 classes."""
+
+    def __init__(self, classes: int = 1000, width: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        sizes = [width, width, 2 * width, 4 * width, 8 * width]
+        for k in (1, 2, 3, 4):
+            blocks = [ResidualBlock(sizes[k - 1], sizes[k], 1 if k == 1 else 2), ResidualBlock(sizes[k], sizes[k], 1)]
+            setattr(self, f"layer{k}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for k in (1, 2, 3, 4):
+            x = getattr(self, f"layer{k}")(x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))

@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors origin findings terms equations doc renderers graph internals sources digits progress rules
+    catalogue errors origin findings terms equations doc renderers traces internals sources digits progress rules
     symbolic containers computation recording functions failures cuts tracing derivatives alone live elements
     summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation narration
-    reporting values vocabulary expression loading receipts records api cli plugin
+    reporting values vocabulary expression loading receipts records drawing api cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {
@@ -24,7 +24,7 @@ REACHES_UP = {
     ("verification", "reporting"),
     ("reporting", "records"),
 }
-HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "graph", "expression", "values", "loading", "cli", "__init__")
+HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "traces", "expression", "values", "loading", "cli", "__init__")
 HEAVY = {"torch", "sympy", "matplotlib"}
 
 
@@ -89,7 +89,16 @@ def test_heavy_libraries_are_not_loaded_with(module: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["explain", "--help"], ["explain"], ["explain", "sum(x**2)"], ["explain", "__import__('os')"]],
+    [
+        ["--help"],
+        ["explain", "--help"],
+        ["explain"],
+        ["explain", "sum(x**2)"],
+        ["explain", "__import__('os')"],
+        ["graph", "--help"],
+        ["graph", "sum(x**2)"],
+        ["graph", "sum(x**2)", "x=1", "--view", "sideways"],
+    ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (

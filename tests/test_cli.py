@@ -57,6 +57,21 @@ BAD = [
     (["explain", "no.such.module:f"], "no.such.module"),
     (["explain", "missing.py:f"], "missing.py"),
     (["explain", "x**2", "x=1,2", "--nonsense"], "--nonsense"),
+    (["graph"], "TARGET"),
+    (["graph", "sum(x**2)"], "x"),
+    (["graph", "sum(x**2)", "x=1", "--view", "sideways"], "backward, forward"),
+    (["graph", "sum(x**2)", "x=1", "--show", "colours"], "shapes"),
+    (["graph", "sum(x**2)", "x=1", "--format", "docx"], "mermaid"),
+    (["graph", "sum(x**2)", "x=1", "--output", "a.docx"], "suffix"),
+    (["graph", "sum(x**2)", "x=1", "--output", "/nowhere/at/all.svg"], "cannot be written"),
+    (["graph", "sum(x**2)", "x=1", "--max-nodes", "0"], "--max-nodes"),
+    (["graph", "sum(x**2)", "x=1", "--radius", "-1"], "--radius"),
+    (["graph", "sum(x**2)", "x=1", "--around", "nothing"], "nothing"),
+    (["graph", "sum(x**2)", "x=1", "--module", "layers"], "layers"),
+    (["graph", "sum(x**2)", "x=1", "--path", "y", "x"], "earlier"),
+    (["graph", "x.detach()", "x=1"], "detach"),
+    (["graph", "argmax(x)", "x=1,2"], "integers"),
+    (["graph", "x", "x=1:int64"], "floating"),
     (["nonsense"], "nonsense"),
 ]
 
@@ -238,3 +253,32 @@ def test_a_real_terminal_gets_colours_and_its_own_width(tmp_path: Path) -> None:
     assert "\x1b[" in shown.stdout
     assert "6 + 2 = 8" in shown.stdout
     assert "前向传播" in shown.stdout
+
+
+@pytest.mark.parametrize("suffix", ["txt", "svg", "png", "pdf", "dot", "mmd", "json", "html"])
+def test_a_graph_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: Path, command: Callable) -> None:
+    path = tmp_path / f"graph.{suffix}"
+    found = command("graph", "sum(x * exp(x))", "x=1,2", "--show", "shapes,values,gradients", "--output", str(path))
+    assert (found.code, found.err) == (0, "")
+    assert path.stat().st_size > 100
+    assert str(path) in found.out
+
+
+def test_a_graph_is_drawn_in_the_terminal_with_both_uses_of_a_value(command: Callable) -> None:
+    drawn = command("graph", "sum(x*x)", "x=1,2,3").out
+    assert "MulBackward0" in drawn
+    assert drawn.count("▶") == 3
+
+
+def test_the_parts_of_a_graph_can_be_asked_for(command: Callable) -> None:
+    near = command("graph", "sum(tanh(sin(x)))", "x=1", "--around", "x", "--radius", "1").out
+    assert "SinBackward0" in near
+    assert "TanhBackward0" not in near
+    way = command("graph", "sum(tanh(sin(x)) + y)", "x=1", "y=2", "--path", "SinBackward0", "TanhBackward0").out
+    assert "AddBackward0" not in way
+    assert "≤" not in command("graph", "sum(x**2)", "x=1,2", "--view", "elements", "--language", "zh").err
+
+
+def test_a_graph_that_goes_elsewhere_as_bytes_is_those_bytes(process: Callable) -> None:
+    run = [sys.executable, "-m", "gradexplain", "graph", "sum(x**2)", "x=1,2", "--format", "png"]
+    assert subprocess.run(run, check=True, capture_output=True).stdout.startswith(b"\x89PNG")

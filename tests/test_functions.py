@@ -12,7 +12,7 @@ from gradexplain.catalogue import LANGUAGES
 from gradexplain.computation import computation_of
 from gradexplain.errors import RunError
 from gradexplain.functions import fitted
-from gradexplain.graph import Node
+from gradexplain.traces import Node
 from gradexplain.tracing import trace
 
 X, T, W = torch.ones(3, 4), torch.tensor([1, 2]), torch.ones(4)

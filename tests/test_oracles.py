@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gradexplain.catalogue import say
 from gradexplain.computation import computation_of
-from gradexplain.graph import Edge
 from gradexplain.oracles import ORACLES, differences, tangents, walk
 from gradexplain.oracles.question import Check, Question, jittered, unexplained
+from gradexplain.traces import Edge
 from gradexplain.tracing import trace
 
 

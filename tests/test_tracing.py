@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.computation import computation_of
-from gradexplain.graph import Node, Trace
 from gradexplain.loading import load, parse_target
+from gradexplain.traces import Node, Trace
 from gradexplain.tracing import trace
 
 

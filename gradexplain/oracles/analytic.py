@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import GradexplainError
-from gradexplain.graph import Trace
 from gradexplain.internals import internals
 from gradexplain.oracles.question import (
     MARGIN,
@@ -29,6 +28,7 @@ from gradexplain.oracles.question import (
     pair,
     scales,
 )
+from gradexplain.traces import Trace
 
 ORACLE = "complex step"
 # About 1e-50: h² is nothing beside 1, and rounding that a kernel puts into an imaginary part is 1e34 times too large.

@@ -9,10 +9,10 @@ import mpmath
 import torch
 from torch import Tensor
 
-from gradexplain.graph import Node, Trace
 from gradexplain.oracles.definitions import written_out
 from gradexplain.oracles.question import MARGIN, Question, Unable, epsilon
 from gradexplain.oracles.tape import Cell, Tape, Tie, TooLarge, number
+from gradexplain.traces import Node, Trace
 
 __all__ = ["Derived", "TooLarge", "derived"]
 

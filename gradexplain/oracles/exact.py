@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradexplain.graph import Trace
 from gradexplain.oracles.question import (
     RESOLUTION,
     Check,
@@ -31,6 +30,7 @@ from gradexplain.oracles.question import (
     unexplained,
     wide,
 )
+from gradexplain.traces import Trace
 
 if TYPE_CHECKING:
     from gradexplain.oracles.derivation import Derived

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from gradexplain.computation import Computation, chosen_output, with_dtype
 from gradexplain.errors import GradexplainError
-from gradexplain.graph import Trace
 from gradexplain.internals import internals
+from gradexplain.traces import Trace
 from gradexplain.tracing import differentiated, trace
 
 Verdict = Literal["agrees", "differs", "cannot say"]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.graph import Edge, Node, Trace
 from gradexplain.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -28,6 +27,7 @@ from gradexplain.oracles.question import (
     unexplained,
     wide,
 )
+from gradexplain.traces import Edge, Node, Trace
 
 ORACLE = "rules"
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from gradexplain.digits import shortest
 from gradexplain.equations import DIGITS, relation_of, rounds
-from gradexplain.graph import Edge, Node, Source, Trace
 from gradexplain.oracles.question import MARGIN, wide
 from gradexplain.origin import file_digest
 from gradexplain.receipts.consistency import Line, line_of
@@ -28,6 +27,7 @@ from gradexplain.receipts.tensors import Comparison
 from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import vjp
 from gradexplain.terms import Constant, Number, Term, names_in, product, symbolic_text, terms_of, text, total
+from gradexplain.traces import Edge, Node, Source, Trace
 
 Place = tuple[int, ...]
 Value = tuple[int, int]  # node, output

@@ -13,7 +13,6 @@ from torch import Tensor
 from gradexplain.computation import Computation, all_outputs, computation_of, with_dtype
 from gradexplain.errors import InputError, RunError
 from gradexplain.expression import Program, Runner, parse_formula
-from gradexplain.graph import Trace
 from gradexplain.inquiry import inquire
 from gradexplain.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
 from gradexplain.oracles import REFEREE
@@ -21,6 +20,7 @@ from gradexplain.origin import file_digest
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.tensors import read_tensor
+from gradexplain.traces import Trace
 from gradexplain.tracing import generic, trace
 from gradexplain.values import parse_value, tensor_of
 from gradexplain.verification import EFFORT, Report, verify_trace

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.graph import Node, Trace
 from gradexplain.oracles.question import index_of
 from gradexplain.receipts.claims import Names
 from gradexplain.receipts.consistency import restored
@@ -16,6 +15,7 @@ from gradexplain.receipts.ledger import Ledger
 from gradexplain.rules import Rule, rule_of
 from gradexplain.rules.application import evaluated
 from gradexplain.rules.reductions import axes, spread
+from gradexplain.traces import Node, Trace
 
 # What a finding says: its kind, its place, its data.
 Fact = tuple[str, str, Mapping[str, Any]]

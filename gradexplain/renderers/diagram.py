@@ -20,8 +20,13 @@ _LINES = {
 
 def drawn(diagram: Diagram, width: int) -> list[str]:
     """Returns the lines of the drawing, or one line an arrow where `width` is too narrow for it."""
-    lines = _Drawing(diagram).lines()
+    lines = boxed(diagram)
     return lines if max(map(cell_len, lines), default=0) <= width else _listed(diagram, width)
+
+
+def boxed(diagram: Diagram) -> list[str]:
+    """Returns the lines of the drawing, however wide."""
+    return _Drawing(diagram).lines()
 
 
 def _listed(diagram: Diagram, width: int) -> list[str]:

@@ -63,12 +63,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Cut:
-    """A place where a value went on without its gradient. `reason` is detach, no_grad, integer or constant."""
+    """A place where a value went on without its gradient. `reason` is detach, no_grad, integer or constant.
+
+    `consumer` is the index of the node that used the value as a constant.
+    """
 
     reason: str
     operator: str
     source: Source | None
     module: str
+    consumer: int | None = None
 
 
 @dataclass(frozen=True)

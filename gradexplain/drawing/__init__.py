@@ -1,0 +1,1 @@
+"""Pictures of graphs: the walk, the data, folding, layout, and one module per format."""

@@ -1,0 +1,30 @@
+// Uses the viewer as a reader would and writes down what happens, in the page's title.
+const said = [], stage = document.getElementById("stage");
+const at = () => stage.querySelector("svg").getAttribute("viewBox");
+const box = word => [...stage.querySelectorAll("g[data-n]")].find(g => g.textContent.includes(word));
+const fire = (where, kind, x = 50, y = 50) =>
+  where.dispatchEvent(new MouseEvent(kind, {bubbles: true, clientX: x, clientY: y}));
+said.push(stage.querySelectorAll("g[data-n]").length);
+fire(box("self_attn"), "click");
+said.push(document.getElementById("details").textContent.includes("29"));
+fire(box("self_attn"), "dblclick");
+said.push(!!box("BmmBackward0") || !!box("ScaledDotProduct"));
+said.push(document.querySelectorAll("#trail button").length);
+window.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape"}));
+said.push(!!box("self_attn"));
+let before = at();
+stage.dispatchEvent(new WheelEvent("wheel", {deltaY: -300, bubbles: true, cancelable: true}));
+said.push(at() !== before);
+before = at();
+fire(stage, "pointerdown", 10, 10);
+fire(stage, "pointermove", 90, 60);
+fire(window, "pointerup");
+said.push(at() !== before);
+const search = document.getElementById("search");
+search.value = "positions.weight";
+search.dispatchEvent(new Event("input"));
+const hits = document.querySelectorAll("#hits button");
+said.push(hits.length > 0);
+hits[0].click();
+said.push(!!stage.querySelector(".chosen"));
+document.title = JSON.stringify(said);
