@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gradexplain.containers import taken_apart
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.graph import Source
+from gradexplain.internals import internals
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,10 @@ def _calling(
 def _positional_names(function: Callable[..., object], count: int) -> list[str]:
     import inspect
 
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        known = forward_names(owner)
+        return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
     called = function.forward if isinstance(function, nn.Module) else function
     try:
         known = [
@@ -195,6 +200,16 @@ def _positional_names(function: Callable[..., object], count: int) -> list[str]:
     except (TypeError, ValueError):
         known = []
     return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
+
+
+def forward_names(function: type[torch.autograd.Function]) -> list[str]:
+    """Returns the names of the arguments of a custom Function, as its forward has them; the context is none."""
+    import inspect
+
+    parameters = list(inspect.signature(function.forward).parameters.values())
+    if function.setup_context is internals().single_level_function.setup_context:
+        parameters = parameters[1:]
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def _asked(

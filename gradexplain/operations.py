@@ -20,6 +20,7 @@ from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
 from gradexplain.graph import Node, Trace
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
+from gradexplain.oracles.differences import STEPS
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes
@@ -31,6 +32,8 @@ from gradexplain.verification import RULES, Check, Operation, Report, verify_tra
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 EACH, SAMPLED = 48, 24
+# Runs of the operator that an element takes; so many elements are measured however long that takes.
+COST, LEAST = 2 * len(STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes_normalised", "linalg_pinv": "presumes_hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
@@ -288,7 +291,8 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
         return None
     sent = question.gradient(name)
-    known = slopes(replay, name, sent, _positions(report, name, sent))
+    affordable = max(int(effort / (COST * max(replay.seconds, 1e-9))), LEAST)
+    known = slopes(replay, name, sent, _positions(report, name, sent)[:affordable])
     if known is None or not bool(known.differs.any()):
         return None
     slack = 4 * known.bound + MARGIN * replay.eps * known.right.abs()

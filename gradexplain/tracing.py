@@ -7,8 +7,9 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -461,16 +462,20 @@ def _made_by(held: Held, node: Any, number: int) -> bool:
     return held.producer is not None and held.producer == node and held.number == number
 
 
+@cache
+def _saved_names(kind: Hashable) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
+
+
 def saved_by(node: Any) -> dict[str, Any]:
     """Returns what a node keeps for the backward pass: `_saved_self` as `self`; `ctx.saved_tensors` by position."""
     kept: dict[str, Any] = {}
-    for name in dir(node):
-        if name.startswith("_saved_"):
-            try:
-                value = getattr(node, name)
-            except RuntimeError:  # freed by an earlier backward pass
-                continue
-            kept[name.removeprefix("_saved_")] = value.detach() if isinstance(value, Tensor) else value
+    for name in _saved_names(node.__class__):
+        try:
+            value = getattr(node, name)
+        except RuntimeError:  # freed by an earlier backward pass
+            continue
+        kept[name.removeprefix("_saved_")] = value.detach() if isinstance(value, Tensor) else value
     own = getattr(node, "_forward_cls", None)
     if not kept and own is not None and is_repeatable(own):
         try:

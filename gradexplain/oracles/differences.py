@@ -126,6 +126,7 @@ class _Probe:
         self.question, self.replay, self.output, self.runs = question, replay, output, runs
         self.x = {n: replay.trace.inputs[n] for n in question.names}
         self.scale = question.units
+        self.movable = {n: bool(x.isfinite().all()) for n, x in self.x.items()}
         self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
@@ -194,20 +195,19 @@ class _Probe:
         return [t for position in dict.fromkeys([*found, *drawn]) for t in self.alone(group, position)]
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
-        """Returns elements of the group that make the effect seen along a direction, at a fine step that shows it."""
+        """Returns elements that make the effect seen along a direction, at the finest step that shows it."""
         seen = worst.finding
-        order, index = seen.chosen
-        h = STEPS[max(index + order, 4)] if seen.verdict == "differs" else FINE[-1]
+        noise = max(seen.noise, self.floor)
+        shows = [h for h in STEPS if 1e3 * noise / h <= abs(seen.lacking)]
+        h = min(shows, default=FINE[-1]) if seen.verdict == "differs" else FINE[-1]
 
         def measure(start: int, stop: int) -> float:
             ladder = self.ladder(_restricted(worst.direction, group, self.x, start, stop), [h])
             return ladder.residuals[0] if seen.verdict == "differs" else ladder.right[0] - ladder.left[0]
 
         whole = measure(0, size)
-        noise = max(seen.noise, self.floor) / h
-        return singled_out(
-            measure, size, whole, max(8 * noise, 1e-3 * abs(whole)), tries=(self.runs - 32) // 2, most=FOUND
-        )
+        threshold = max(8 * noise / h, 1e-2 * abs(whole))
+        return singled_out(measure, size, whole, threshold, tries=(self.runs - 36) // 2, most=FOUND)
 
     def size(self, group: Sequence[str]) -> int:
         """How many numbers the inputs of a group hold."""
@@ -260,9 +260,27 @@ class _Probe:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
         ladder = self.ladder(u, steps)
         finding = judge(ladder, noise)
+        if finding.reason == "slope" and self.encloses(u):
+            return replace(finding, verdict="cannot say", reason="kink")
         if finding.verdict == "agrees" or finding.reason not in (None, "noise"):
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
+
+    def encloses(self, u: Direction) -> bool:
+        """Says whether kinks of single outputs leave room for the claim.
+
+        Along u, an output y has a slope r on the right and l on the left, and a convention takes any number between. So
+        ⟨G, u⟩ is between Σ min(v r, v l) and Σ max(v r, v l), which the sums of all, ⟨v, r⟩ and ⟨v, l⟩, need not show.
+        """
+        h, v, y = FINE[-1], self.replay.trace.cotangent, self.replay.trace.value
+        if y.numel() == 1 or y.is_complex():
+            return False
+        self.runs -= 2
+        right = v * (self.output({n: self.x[n] + h * d for n, d in u.items()}) - y) / h
+        left = v * (y - self.output({n: self.x[n] - h * d for n, d in u.items()})) / h
+        low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
+        slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())  # the truncation of one-sided slopes
+        return low - slack <= sum(pair(self.claim[n], d) for n, d in u.items()) <= high + slack
 
     @cached_property
     def floor(self) -> float:
@@ -278,9 +296,13 @@ class _Probe:
             behind = {n: self.x[n] - h * d for n, d in u.items()}
             right.append(self.slope(ahead, h))
             left.append(-self.slope(behind, h))
-            moved.append(sum(pair(self.claim[n], _made(ahead[n] - behind[n]) / (2 * h)) for n in u))
+            moved.append(sum(pair(self.claim[n], self.made(n, ahead[n] - behind[n])) for n in u) / (2 * h))
         products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
         return Ladder(steps, right, left, moved, self.floor, MARGIN * self.replay.eps * products)
+
+    def made(self, name: str, change: Tensor) -> Tensor:
+        """Returns the change that was really made; what is infinite stays where it is."""
+        return change if self.movable[name] else change.nan_to_num(0.0)
 
     def own_rounding(self, u: Direction) -> float:
         """What rounding makes of ⟨G, u⟩ by way of G itself."""
@@ -364,14 +386,16 @@ class _Probe:
 
 
 def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[Tried]:
-    """Returns all that was tried for one input; where every element was taken alone, they speak for themselves."""
+    """Returns what counts of all that was tried for one input: single elements speak before random directions.
+
+    Where every element was taken alone, directions that cannot judge add nothing. Where elements have kinks of their
+    own and none of them contradicts, a direction that moves many across their kinks is no contradiction either.
+    """
     whole = len(alone) >= x.numel()
-    return [*(t for t in tried if not (whole and t.finding.verdict == "cannot say")), *alone]
-
-
-def _made(change: Tensor) -> Tensor:
-    """Returns the step that the inputs really made; what is infinite stays where it is."""
-    return change if bool(change.isfinite().all()) else change.nan_to_num(0.0)
+    bent = any(t.finding.reason in ("kink", "jump") for t in alone)
+    clear = not any(t.finding.verdict == "differs" for t in alone)
+    joint = [t for t in tried if not (whole and t.finding.verdict == "cannot say")]
+    return [*(t for t in joint if not (bent and clear and t.finding.verdict == "differs")), *alone]
 
 
 def _gravity(finding: Finding) -> float:

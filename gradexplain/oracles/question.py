@@ -335,8 +335,9 @@ def epsilon(found: Trace) -> float:
 
 def pair(a: Tensor, b: Tensor) -> float:
     """Returns ⟨a, b⟩ = Re Σ conj(a) b, torch's own pairing of a cotangent with a tangent."""
-    product = a.conj() * b
-    return float((product.real if product.is_complex() else product).sum())
+    if not (a.is_complex() or b.is_complex()):
+        return float((a * b).sum())
+    return float((a.conj() * b).real.sum())
 
 
 def weighed(cotangent: Tensor, value: Tensor) -> float:
