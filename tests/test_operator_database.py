@@ -12,6 +12,7 @@ import torch_is_wrong
 from bench_bounds import POINTS, Point, stated
 from bench_cost import FUNCTIONS, Counted, inputs
 from bench_operators import RIGHT, SOUND, Outcome, surveyed
+from bench_place import blamed, planted, start
 from checkers import CHECKERS, FAST, OURS, SLOW, Answer
 from operator_database import Case, able_in, case_of, cases_of, left_out, operators
 from planted import CONTROL, KINDS, Mutant, Target, cotangents_of, element, mutants_of, right, seen_in, spoiled, wrapped
@@ -76,6 +77,15 @@ def test_one_wrong_entry_of_ten_thousand_is_seen_and_named(name: str, factor: fl
     report = gx.verify(mutant, [inputs(n)])
     assert [c.place for c in report.checks if c.verdict == "differs"] == [(place,)]
     assert mutant.evaluations <= 150
+
+
+@pytest.mark.parametrize(("size", "kind"), [(20, "scaled by 1.001"), (60, "permuted or transposed")])
+def test_the_wrong_node_of_a_network_is_named_and_no_other(size: int, kind: str) -> None:
+    network, wrong = planted(size, kind, seed=2)
+    report = gx.verify(network, [start(2)])
+    assert report.verdict == "differs"
+    assert len(network.custom) > size // 5
+    assert blamed(report) == [wrong]
 
 
 # ------------------------------------------------------------------------------------- the bench itself can fail
