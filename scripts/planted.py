@@ -119,6 +119,8 @@ KINDS: Mapping[str, Gradient] = {
     "permuted or transposed": spoiled(_permuted),
     "broadcast not summed": not_summed,
 }
+# How large the error is, relative to what it is in; those not listed are as large as the gradient.
+SIZES = {"scaled by 1.01": 1e-2, "scaled by 1.001": 1e-3, "scaled by 1.00001": 1e-5, "one element off by 1e-4": 1e-4}
 # Nothing wrong: the wrapping alone must not alarm anybody.
 CONTROL = "right, in a custom Function"
 
@@ -172,6 +174,11 @@ def wrapped(case: Case) -> Mutant:
     return Mutant(case, CONTROL, spoiled(lambda g, _: g), Target(0, 0))
 
 
+def seen_in(kind: str, dtype: torch.dtype) -> bool:
+    """Says whether an error of this kind is larger than what rounding to `dtype` makes of a number."""
+    return SIZES.get(kind, 1.0) > torch.finfo(dtype).eps
+
+
 def mutants_of(cases: Sequence[Case]) -> Iterator[tuple[str, Mutant | None]]:
     """Gives a mutant of each kind, `None` where it would leave the Jacobian as it is.
 
@@ -195,7 +202,7 @@ def _differs(mutant: Mutant, v: Sequence[Tensor]) -> bool:
     """Says whether an error is more than the last digits of the gradient, and than those of the output make of it."""
     case, inputs = mutant.case, mutant.case.inputs
     digits = DIGITS * torch.finfo(case.dtype).eps
-    output = max(float((a * b).abs().max()) for a, b in zip(v, outputs_of(case, inputs), strict=True))
+    output = max(float((a * b).detach().abs().max()) for a, b in zip(v, outputs_of(case, inputs), strict=True))
     triples = zip(inputs, mutant.gradient(case, mutant.target, inputs, v), right(case, inputs, v), strict=True)
     return any(
         bool((wrong - good).abs().max() > digits * good.abs().max())
