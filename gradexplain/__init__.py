@@ -6,6 +6,7 @@ Names are loaded when they are first used, so that `import gradexplain` does not
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradexplain.api import assert_gradients as assert_gradients
     from gradexplain.api import explain as explain
     from gradexplain.api import verify as verify
     from gradexplain.errors import GradexplainError as GradexplainError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "assert_gradients": "api",
     "explain": "api",
     "verify": "api",
     "Explanation": "explanation",
@@ -24,7 +26,16 @@ _HOMES = {
     "RunError": "errors",
     "Report": "verification",
 }
-__all__ = ["Explanation", "GradexplainError", "InputError", "Report", "RunError", "explain", "verify"]
+__all__ = [
+    "Explanation",
+    "GradexplainError",
+    "InputError",
+    "Report",
+    "RunError",
+    "assert_gradients",
+    "explain",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, all_outputs, computation_of, with_dtype
+from gradexplain.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
 from gradexplain.derivatives import HIGHEST, derivative_of
 from gradexplain.diagnosis import findings_of
 from gradexplain.errors import InputError, RunError
@@ -22,6 +22,7 @@ from gradexplain.tracing import trace
 from gradexplain.verification import EFFORT, Report, verify_trace
 
 
+@kept_generators()
 def explain(
     function: Callable[..., object] | Tensor,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -79,6 +80,7 @@ def explain(
     return replace(first, higher=tuple(_higher(computation, first, seed, order, effort)))
 
 
+@kept_generators()
 def verify(
     function: Callable[..., object],
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -125,6 +127,27 @@ def verify(
     )
     assert report.subject is not None
     return replace(report, findings=findings_of(report.subject.trace))
+
+
+def assert_gradients(
+    function: Callable[..., object],
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    undecided: bool = False,
+    **options: Any,
+) -> Report:
+    """Raises `AssertionError`, in words that can be acted on, unless `verify` says that the gradients are right.
+
+    `undecided=True` lets "cannot say" pass (a point exactly at a kink, for one). The other options are those of
+    `verify`, whose report is returned.
+    """
+    __tracebackhide__ = True  # pytest shows the caller's line
+    report = verify(function, inputs, **options)
+    if report.verdict == "agrees" or (undecided and report.verdict == "cannot say"):
+        return report
+    from gradexplain.reporting import summary
+
+    raise AssertionError(summary(report))
 
 
 def _computation(

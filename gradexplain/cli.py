@@ -162,7 +162,11 @@ def verify(
       gradexplain verify "sum(relu(x) * x)" x=0,1,-1
       gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
       gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
-      gradexplain verify my_module:loss "x=randn(5)" --format json --output receipt.json
+      gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
+      gradexplain verify receipt.json
+
+    A receipt is an explanation or a verification saved as JSON. Every claim in it is derived again from its target,
+    which is loaded and run, and nothing else: exit code 1 if the receipt is refused or its gradient is wrong.
     """
     with _faults_said(language):
         _choice("--language", language, LANGUAGES)
@@ -170,10 +174,21 @@ def verify(
         _numbers(width, seed, effort)
         if dtype is not None and dtype not in DTYPES:
             raise _Usage("unknown_dtype", name=dtype, names=", ".join(DTYPES))
+        if target.endswith(".json"):
+            verdict = _receipt(Path(target), inputs or [], output, language)
+            raise typer.Exit(EXIT_CODES[verdict])
         request = _request(target, inputs or [], by_hand or [], None)
         loaded, tensors = request.load(dtype, seed)
         import gradexplain.api as api
 
+        asked: dict[str, Any] = {
+            "each_operation": each_operation,
+            "full": full,
+            "second": second,
+            "batched": batched,
+            "exact": exact,
+            "effort": effort,
+        }
         with _progress(language):
             report = api.verify(
                 loaded.module if loaded.module is not None else loaded.function,
@@ -181,27 +196,11 @@ def verify(
                 wrt=wrt or None,
                 by_hand=request.formulas(),
                 dtype=_torch_dtype(dtype),
-                each_operation=each_operation,
-                full=full,
-                second=second,
-                batched=batched,
-                exact=exact,
-                effort=effort,
                 target=target,
                 locate=loaded.locate,
+                **asked,
             )
-        asked = request.origin(
-            seed,
-            dtype,
-            wrt,
-            effort=effort,
-            each_operation=each_operation,
-            full=full,
-            second=second,
-            batched=batched,
-            exact=exact,
-        )
-        report = replace(report, origin=asked)
+        report = replace(report, origin=request.origin(seed, dtype, wrt, **asked))
         _deliver(report.render(chosen, language=language, width=width or _page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -217,6 +216,18 @@ def functions() -> None:
         sys.stdout.write(
             f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
         )
+
+
+def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: str) -> str:
+    """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
+    if inputs:
+        raise _Usage("receipt_inputs", text=inputs[0])
+    from gradexplain.receipts import check_receipt
+
+    with _progress(language):
+        found = check_receipt(path)
+    _deliver(found.render(language) + "\n", output, language)
+    return found.verdict
 
 
 # ------------------------------------------------------------------------------------------------------- request
@@ -427,6 +438,8 @@ def _faults_said(language: str) -> Iterator[None]:
     spoken = language if language in LANGUAGES else "en"
     try:
         yield
+    except typer.Exit:
+        raise
     except GradexplainError as fault:
         _fail(fault.sentence(spoken))
     except KeyboardInterrupt:

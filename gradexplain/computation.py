@@ -10,8 +10,8 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gradexplain.containers import taken_apart
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.graph import Source
+from gradexplain.internals import internals
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,10 @@ def _calling(
 def _positional_names(function: Callable[..., object], count: int) -> list[str]:
     import inspect
 
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        known = forward_names(owner)
+        return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
     called = function.forward if isinstance(function, nn.Module) else function
     try:
         known = [
@@ -195,6 +200,16 @@ def _positional_names(function: Callable[..., object], count: int) -> list[str]:
     except (TypeError, ValueError):
         known = []
     return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
+
+
+def forward_names(function: type[torch.autograd.Function]) -> list[str]:
+    """Returns the names of the arguments of a custom Function, as its forward has them; the context is none."""
+    import inspect
+
+    parameters = list(inspect.signature(function.forward).parameters.values())
+    if function.setup_context is internals().single_level_function.setup_context:
+        parameters = parameters[1:]
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def _asked(
@@ -288,25 +303,33 @@ def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
 
     Torch's generators start from `random_states`; all of them are given back as they were.
     """
-    others = _other_generators()
-    drawn: list[_Generator] = []  # those that the function draws from, as its first run shows
-    runs = count()
+    shared = _KEPT.get()
+    kept = shared or _Kept()
 
     def begin() -> None:
         torch.set_rng_state(random_states[0])
         for device, state in enumerate(random_states[1:]):
             torch.cuda.set_rng_state(state, device)
-        if next(runs) == 1:
-            drawn.extend(generator for generator in others if generator.moved())
-        for generator in drawn:
-            generator.give_back()
+        kept.begin()
 
     with torch.random.fork_rng(devices=range(len(random_states) - 1)):
         try:
             yield begin
         finally:
-            for generator in others:
-                generator.give_back()
+            if shared is None:
+                kept.give_back()
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there."""
+    kept = _Kept()
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        kept.give_back()
 
 
 @dataclass(frozen=True)
@@ -325,11 +348,30 @@ class _Generator:
         self.put(self.state)
 
 
-def _other_generators() -> list[_Generator]:
-    found = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
-    if numpy := sys.modules.get("numpy"):
-        found.append(_Generator(numpy.random.get_state, numpy.random.set_state, numpy.random.get_state(), 2))
-    return found
+class _Kept:
+    """Where Python's generator was, and numpy's if it is loaded; those that a function draws from, by its first run."""
+
+    def __init__(self) -> None:
+        self.generators = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
+        if numpy := sys.modules.get("numpy"):
+            own = numpy.random
+            self.generators.append(_Generator(own.get_state, own.set_state, own.get_state(), 2))
+        self.drawn: list[_Generator] = []
+        self.runs = 0
+
+    def begin(self) -> None:
+        if self.runs == 1:
+            self.drawn = [generator for generator in self.generators if generator.moved()]
+        self.runs += 1
+        for generator in self.drawn:
+            generator.give_back()
+
+    def give_back(self) -> None:
+        for generator in self.generators:
+            generator.give_back()
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 
 @contextmanager

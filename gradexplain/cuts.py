@@ -39,6 +39,8 @@ def stops_in(
         for held in operands if owned else ():
             if held.storage in lost and not held.tracked and held.tensor.is_floating_point():
                 yield event, *lost[held.storage]
+        if isinstance(event, Event) and _pads(event):
+            yield event, "padding", event
         if isinstance(event, Application) or _is_fresh(event) or not any(h.storage in dependent for h in operands):
             continue
         inherited = next((lost[h.storage] for h in operands if not h.tracked and h.storage in lost), None)
@@ -57,6 +59,14 @@ def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> I
             yield waiting.pop(0)
         yield event
     yield from waiting
+
+
+def _pads(event: Event) -> bool:
+    """Says whether an embedding looks up the row that by its own definition gets no gradient."""
+    if _short_name(event) != "embedding" or len(event.arguments) < 3:
+        return False
+    indices, padding = event.arguments[1:3]
+    return padding >= 0 and bool((indices.tensor == padding).any())
 
 
 def _is_fresh(event: Event) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradexplain.computation import forward_names
 from gradexplain.graph import Source
-from gradexplain.internals import internals
 from gradexplain.recording import Application, Held, source_of
 
 
@@ -38,11 +38,9 @@ def arguments_of(application: Application) -> dict[str, Any]:
 
 
 def _parameter_names(function: Any, count: int) -> list[str]:
-    parameters = list(inspect.signature(function.forward).parameters.values())
-    if function.setup_context is internals().single_level_function.setup_context:
-        parameters = parameters[1:]  # the context
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "input")
+    names = forward_names(function)
+    variadic = (p.name for p in inspect.signature(function.forward).parameters.values() if p.kind is p.VAR_POSITIONAL)
+    rest = next(variadic, "input")
     return [*names, *(f"{rest}[{i}]" for i in range(count - len(names)))][:count]
 
 
@@ -116,7 +114,8 @@ def fitted(gradient: Tensor, argument: Tensor) -> Tensor | None:
             gradient = gradient.sum_to_size(argument.shape)
         except RuntimeError:
             return None
-    return gradient.to(argument.dtype)
+    real = gradient.is_complex() and not argument.is_complex()
+    return (gradient.real if real else gradient).to(argument.dtype)
 
 
 def expected(name: str, argument: Any) -> str:

@@ -35,7 +35,7 @@ def inquire(
     if each_operation or report.verdict != "agrees":
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
-        report = replace(report, operations=check_operations(again, effort=effort))
+        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
     if second:
         report = replace(report, second=_second(question, computation, effort))
     return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))

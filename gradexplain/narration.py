@@ -37,6 +37,8 @@ _LONGEST_CODE = 24
 # More inputs than this share a line a check.
 _MOST_ROWS = 6
 _MOST_LISTED = 24
+# What an oracle says where it does not apply: no doubt about the gradient.
+NOT_APPLICABLE = frozenset({"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule"})
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -357,12 +359,21 @@ class Teller:
     def checks(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("checks"))
         header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
-        groups = list(self.grouped(e.report.checks))
+        groups = list(self.grouped(judging(e.report.checks)))
         rows = tuple(self.check_row(checks) for checks in groups)
         yield Table(header, rows, tuple(TONES[checks[0].verdict] for checks in groups))
-        remarks = [f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups)]
+        remarks = [*self.said(groups), *self.aside(e.report.checks)]
         if remarks:
             yield Notes(tuple(remarks))
+
+    def said(self, groups: Sequence[Sequence[Check]]) -> Iterator[str]:
+        """Yields why the checks in the table differ or cannot judge."""
+        yield from (f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups))
+
+    def aside(self, found: Sequence[Check]) -> Iterator[str]:
+        """Yields, one a line, the oracles that do not apply here, and why."""
+        for check in {(c.oracle, c.reason): c for c in found if c.reason in NOT_APPLICABLE}.values():
+            yield self.say("not_applicable", oracle=self.oracle(check.oracle), reason=self.reason(check))
 
     def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
         """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
@@ -466,6 +477,11 @@ def _span(numbers: Sequence[float]) -> str:
         return ""
     low, high = number_text(min(numbers), 3), number_text(max(numbers), 3)
     return low if low == high else f"{low} … {high}"
+
+
+def judging(found: Sequence[Check]) -> list[Check]:
+    """Returns the checks of the oracles that apply."""
+    return [c for c in found if c.reason not in NOT_APPLICABLE]
 
 
 def error_text(value: float | None) -> str:

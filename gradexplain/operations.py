@@ -20,6 +20,7 @@ from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
 from gradexplain.graph import Node, Trace
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
+from gradexplain.oracles.differences import STEPS
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes
@@ -31,6 +32,8 @@ from gradexplain.verification import RULES, Check, Operation, Report, verify_tra
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 EACH, SAMPLED = 48, 24
+# Runs of the operator that an element takes; so many elements are measured however long that takes.
+COST, LEAST = 2 * len(STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes_normalised", "linalg_pinv": "presumes_hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
@@ -44,13 +47,15 @@ def check_operations(
     *,
     cotangent: Cotangent = generic,
     effort: float = EFFORT,
+    coarsest: float = 0.0,
     only: Callable[[Node], bool] | None = None,
 ) -> tuple[Operation, ...]:
     """Returns the nodes of the graph that `computation` makes, in the order of the forward pass, each checked alone.
 
     `cotangent` starts the backward pass in which hooks are looked for; `only` chooses among the nodes. `effort` is the
     time in seconds that one oracle may take for an operator without a rule; those that have one share as much, as the
-    rules judge them without running anything.
+    rules judge them without running anything. `coarsest` is the
+    rounding error of the type that the user runs in, if that is another than the computation's.
     """
     run = record(computation, cotangent, again=True)
     if run.output.grad_fn is None:
@@ -61,7 +66,7 @@ def check_operations(
     known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
     share = effort / max(sum(known), 1)
     budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
-    return tuple(_operation(alone, run, notes, budget) for alone, budget in followed(budgets, "operations"))
+    return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in followed(budgets, "operations"))
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class _Asked:
         return sent_alone(self.alone, self.operator, cotangents_from(self.alone, cotangent)).gradients
 
 
-def _operation(alone: Alone, run: Run, notes: _Notes, effort: float) -> Operation:
+def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: float) -> Operation:
     found = list(notes.on(alone))
     try:
         asked = _asked(alone)
@@ -125,7 +130,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float) -> Operatio
     if isinstance(asked, Unable):
         return _concluded(alone, _mute(alone, asked), found)
     changed = list(edits(alone, run))
-    report = _report(asked, changed, effort)
+    report = _report(asked, changed, effort, coarsest)
     wrong = [name for name in report.inputs if report.of(name) == "differs" and not _blames_edit(report, name)]
     looks = {name: _look(asked, report, name, effort) for name in wrong}
     found += sent_otherwise(alone, asked.operator, run)
@@ -219,11 +224,11 @@ def _type(tensor: Tensor) -> str:
 # -------------------------------------------------------------------------------------------------------- judging
 
 
-def _report(asked: _Asked, changed: Sequence[Finding], effort: float) -> Report:
+def _report(asked: _Asked, changed: Sequence[Finding], effort: float, coarsest: float) -> Report:
     """Returns what the oracles say of what the node sent; where an edit explains that, of its formula, and the edit."""
     edited = [n for n in asked.own.gradients if changed and not _same(asked, n)]
     judged = asked.fresh if edited else asked.own
-    report = verify_trace(judged, asked.computation, effort=effort)
+    report = verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
     data = {**changed[0].data, "line": changed[0].place} if changed else {}
     blame = [Check(SAVED, n, "differs", reason=changed[0].kind, data=data) for n in edited]
     return Report((*report.checks, *blame))
@@ -286,7 +291,8 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
         return None
     sent = question.gradient(name)
-    known = slopes(replay, name, sent, _positions(report, name, sent))
+    affordable = max(int(effort / (COST * max(replay.seconds, 1e-9))), LEAST)
+    known = slopes(replay, name, sent, _positions(report, name, sent)[:affordable])
     if known is None or not bool(known.differs.any()):
         return None
     slack = 4 * known.bound + MARGIN * replay.eps * known.right.abs()

@@ -10,7 +10,17 @@ import torch
 
 from gradexplain.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
 from gradexplain.errors import InputError
-from gradexplain.narration import FORMATS, MARKS, TONES, Teller, error_text, shape_text, short_place, short_place_text
+from gradexplain.narration import (
+    FORMATS,
+    MARKS,
+    TONES,
+    Teller,
+    error_text,
+    judging,
+    shape_text,
+    short_place,
+    short_place_text,
+)
 from gradexplain.renderers import RENDERERS
 from gradexplain.summaries import Value
 from gradexplain.terms import number_text
@@ -105,6 +115,8 @@ class ReportTeller(Teller):
                 return self.say("verification.differs_inside")
             return self.say("verification.differs", names=", ".join(names))
         names = [n for n in report.inputs if report.of(n) == "cannot say"]
+        if not names:
+            return self.say("verification.cannot_say_second")
         return self.say("verification.cannot_say", names=", ".join(names))
 
     def why(self, report: Report) -> Iterator[str]:
@@ -153,12 +165,15 @@ class ReportTeller(Teller):
     def evidence(self, report: Report) -> Iterator[Block]:
         yield Heading(self.say("checks"))
         keys = ("oracle", "input", "worst", "bound", "verification.resolution", "verification.element")
-        groups = list(self.grouped(report.checks))
+        groups = list(self.grouped(judging(report.checks)))
         rows = tuple((*self.check_row(checks), _resolution(checks), self.element(checks)) for checks in groups)
         yield Table(("", *(self.say(k) for k in keys)), rows, tuple(TONES[checks[0].verdict] for checks in groups))
-        remarks = [f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups)]
-        if remarks:
-            yield Notes(tuple(remarks))
+        yield Notes((*self.said(groups), *self.aside(report.checks), *self.weights(report)))
+
+    def weights(self, report: Report) -> Iterator[str]:
+        """What the slopes are slopes of."""
+        if report.subject is not None:
+            yield self.say("verification.weighted", value=self.brief(report.subject.trace.cotangent))
 
     def element(self, checks: Sequence[Check]) -> str:
         place = checks[0].place if len(checks) == 1 else None

@@ -34,10 +34,12 @@ DOUBTS = frozenset(
         "rounding",
         "tangent_not_finite",
         "rule_not_finite",
+        "gradient_not_finite",
+        "exact_not_finite",
     }
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
-CONVENTIONS = frozenset({"kink", "edge", "selects"})
+CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
 
 
@@ -173,14 +175,15 @@ def verify_trace(
     *,
     by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
     effort: float = EFFORT,
+    coarsest: float = 0.0,
 ) -> Report:
     """Returns what every oracle says about the gradients of `trace`.
 
     `computation` is what was traced, to be run again, or `None` for a live tensor. `by_hand` has formulas for
     gradients, called with the inputs that they name. `effort` is the time in seconds that an oracle may take in running
-    the function.
+    the function; `coarsest` the rounding error of the type that the user runs in, if it is not that of the trace.
     """
-    return answered(Question(trace, computation, by_hand or {}, effort))
+    return answered(Question(trace, computation, by_hand or {}, effort, coarsest))
 
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:

@@ -150,7 +150,7 @@ def stated(point: Point) -> Stated:
 
 
 def part(quick: bool, workers: int) -> Iterator[Sheet]:
-    """Gives the table of coverage, and names what is not covered; quick takes every fifth point."""
+    """Gives the table of coverage, and names what is not judged or not covered; quick takes every fifth point."""
     every = [(kind, point) for kind, points in POINTS.items() for point in (points[::5] if quick else points)]
     shown = track(every, "bounds", console=Console(stderr=True), transient=True)
     found = [(kind, stated(point)) for kind, point in shown]
@@ -169,12 +169,14 @@ def part(quick: bool, workers: int) -> Iterator[Sheet]:
         columns,
         [_row(kind, [s for k, s in found if k == kind]) for kind in POINTS],
     )
-    worse = [s for _, s in found if not s.covers() or s.verdict == "differs"]
+    worse = [s for _, s in found if not (s.judged and s.covers()) or s.verdict == "differs"]
     rows = [
         [s.point.name, f"{s.point.x:g}", s.verdict, s.reason or "", f"{s.error:.1e}", f"{s.bound:.1e}"] for s in worse
     ]
     yield Sheet(
-        f"Not covered, or called wrong: {len(rows)}", ["function", "at", "verdict", "reason", "error", "bound"], rows
+        f"Declined, not covered, or called wrong: {len(rows)}",
+        ["function", "at", "verdict", "reason", "error", "bound"],
+        rows,
     )
 
 

@@ -107,7 +107,8 @@ def _rows(name: str, n: int) -> Iterator[list[str]]:
 
 def _timed(checker: str, counted: Counted, n: int) -> tuple[float, str]:
     """Returns the seconds of one verdict, the least of three where that is not too long; only the first is counted."""
-    times, verdict = [], ""
+    times: list[float] = []
+    verdict = ""
     while len(times) < 3 and sum(times) < LONG:
         subject = counted if not times else counted.function
         start = time.perf_counter()

@@ -15,7 +15,7 @@ ORDER = """
     catalogue errors origin findings terms equations doc renderers graph internals sources digits progress rules
     symbolic containers computation recording functions failures cuts tracing derivatives alone live elements
     summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation narration
-    reporting values vocabulary expression loading receipts records api cli
+    reporting values vocabulary expression loading receipts records api cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {

@@ -230,7 +230,7 @@ BY_HAND: dict[str, tuple[Any, Tensor, str, str | None, dict[str, object]]] = {
     "irrational":  (lambda x: math.pi * x,       X,         "differs",    "factor",      {"factor": "1.5708"}),
     "sign":        (lambda x: -2 * x,            X,         "differs",    "sign",        {}),
     "offset":      (lambda x: 2 * x + 1,         X,         "differs",    "offset",      {}),
-    "element":     (lambda x: 2 * x * (x > 0),   X,         "differs",    "elements",    {"count": 1, "place": (2,)}),
+    "element":     (lambda x: 2 * x * (x > 0),   X,         "differs",    "masked",      {"count": 1, "place": (2,)}),
     "transposed":  (lambda x: (2 * x).T,         M,         "differs",    "transposed",  {}),
     "shape":       (lambda x: x[:2],             X,         "differs",    "hand_shape",  {}),
     "failing":     (lambda x: x.nothing,         X,         "cannot say", "hand_failed", {}),

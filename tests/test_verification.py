@@ -269,6 +269,26 @@ def test_two_conventions_that_contradict_the_function_differ() -> None:
     assert verified(lambda x: (x.relu() - (-x).relu()).sum(), at(0.0, 1.0, -1.0)).verdict == "differs"
 
 
+KINKS: dict[str, tuple[Function, Tensor]] = {
+    "several zeros of relu": (lambda x: x.relu(), at(0.0, 0.0, 1.0, 0.0, -1.0, 0.0)),
+    "a difference of relus": (lambda x: x[0].relu() - x[1].relu(), at(0.0, 0.0)),
+    "both signs of one element": (lambda x: torch.stack([x.relu(), (-x).relu()]), at(0.0, 1.0)),
+    "max pool after relu": (lambda x: F.max_pool1d(x.relu()[None], 2), at(-1.0, -2.0, 0.5, 1.0, -0.3, -0.7)),
+    "many zeros": (lambda x: x.relu() * x.cos(), torch.zeros(40, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_kinks_that_move_together_are_no_mismatch(name: str) -> None:
+    function, x = KINKS[name]
+    assert verified(function, x).verdict == "agrees"
+
+
+def test_kinks_do_not_hide_a_wrong_element() -> None:
+    wrong = planted(lambda g: changed(g, 1.01))
+    assert verified(lambda x: wrong(x).relu(), at(0.3, 0.0, 2.0, 1.1)).verdict == "differs"
+
+
 def test_near_a_kink_the_right_gradient_agrees() -> None:
     assert verified(lambda x: x.relu().sum(), at(1e-7, 1.2, -1e-9)).verdict == "agrees"
 

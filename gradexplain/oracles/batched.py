@@ -19,7 +19,6 @@ from gradexplain.oracles.question import (
     index_of,
     largest,
     plain,
-    scales,
     unexplained,
 )
 from gradexplain.tracing import differentiated
@@ -54,15 +53,19 @@ def _both(replay: Replay) -> tuple[list[Tensor], list[Tensor]]:
     stacked = [
         torch.stack([dense(g, x) for g in parts]) for parts, x in zip(zip(*alone, strict=True), wanted, strict=True)
     ]
-    found = torch.autograd.grad(output, wanted, cotangents, allow_unused=True, is_grads_batched=True)
-    return stacked, [torch.zeros_like(s) if g is None else g for g, s in zip(found, stacked, strict=True)]
+
+    def at_once(cotangent: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(output, wanted, cotangent, retain_graph=True, allow_unused=True)
+        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, wanted, strict=True))
+
+    return stacked, list(torch.func.vmap(at_once)(cotangents))
 
 
 def _check(question: Question, replay: Replay, name: str, alone: Tensor, batched: Tensor) -> Check:
     difference, size = (batched - alone).abs(), alone.abs()
     bound = allowance(question.rounding(name) if bool((difference > 0).any()) else 0.0, size, replay.eps)
     beyond = unexplained(difference, 0.0, bound / replay.eps, replay.eps) & ~(difference <= bound)
-    resolution = largest((bound * scales(replay.trace.inputs[name])).flatten()) / question.scale(name)
+    resolution = largest((bound * question.units[name]).flatten()) / question.scale(name)
     if not bool(beyond.any()):
         good = resolution <= RESOLUTION
         return Check(

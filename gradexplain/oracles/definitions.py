@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.oracles.tape import Cell, Tie
+from gradexplain.oracles.tape import Cell, Tie, TooLarge
 from gradexplain.rules import Rule, parameters, rule_of
 from gradexplain.rules.application import call, has_one_output
 from gradexplain.rules.reductions import axes
@@ -39,6 +39,8 @@ def written_out(operator: str, arguments: Mapping[str, Any], outputs: Sequence[T
     if rule is None:
         raise Undefined
     name = rule.operator.removeprefix("aten.").partition(".")[0]
+    if name in _UNDEFINED:
+        raise Undefined
     recorded = {n: _described(y) for n, y in _named(rule, outputs).items()}
     if name in DEFINITIONS:
         return _called(DEFINITIONS[name], arguments, recorded)
@@ -98,6 +100,8 @@ def _elementwise(rule: Rule, arguments: Mapping[str, Any]) -> Any:
 
 # ----------------------------------------------------------------------------------------- moving and choosing elements
 
+# These read memory, or count: a rank in the place of an element does not tell what they do.
+_UNDEFINED = frozenset({"as_strided", "as_strided_scatter", "_reshape_alias", "mode"})
 # The largest, the smallest, the middle: one of the elements.
 _CHOOSING = frozenset({"max", "min", "median", "nanmedian", "amax", "amin", "aminmax"})
 
@@ -213,6 +217,9 @@ def _group_norm(input: Any, weight: Any, bias: Any, group: int, eps: float) -> A
 #
 # By Cramer's rule: no pivot has to be chosen, and every element is a polynomial, or a quotient of two.
 
+# The minors of larger matrices are too many.
+_ROWS = 8
+
 
 def _matrices(function: Callable[..., Any], *stacks: Any) -> Any:
     """Applies a function to each matrix of a batch."""
@@ -223,6 +230,8 @@ def _matrices(function: Callable[..., Any], *stacks: Any) -> Any:
 
 def _determinant(A: Any) -> Any:
     """Laplace's expansion by rows; the minors of the lower rows are shared."""
+    if len(A) > _ROWS:
+        raise TooLarge
 
     @cache
     def minor(columns: tuple[int, ...]) -> Any:
@@ -330,8 +339,8 @@ def _dropout(input: Any, p: float, train: bool | None, y1: Any) -> Any:
 def _distances(x1: Any, x2: Any, p: float) -> Any:
     if p == 0 or math.isinf(p):
         return None
-    d = _abs(np.expand_dims(x1, -2) - np.expand_dims(x2, -3))
-    return _sqrt(np.sum(d**2, axis=-1)) if p == 2 else np.sum(d**p, axis=-1) ** (1 / p)
+    d = np.expand_dims(x1, -2) - np.expand_dims(x2, -3)
+    return _sqrt(np.sum(d**2, axis=-1)) if p == 2 else np.sum(_abs(d) ** p, axis=-1) ** (1 / p)
 
 
 def _average_pool(
@@ -368,10 +377,6 @@ def _negative_log_likelihood(self: Any, target: Any, weight: Any, reduction: int
     return (loss.reshape(target.shape) if reduction == 0 else loss), None
 
 
-def _undefined(**_: Any) -> None:
-    return None
-
-
 DEFINITIONS: Mapping[str, Callable[..., Any]] = {
     "_to_copy": lambda self: self,
     "var_mean": _var_mean,
@@ -398,6 +403,4 @@ DEFINITIONS: Mapping[str, Callable[..., Any]] = {
     "avg_pool2d": _average_pool,
     "embedding": _embedding,
     "nll_loss2d_forward": _negative_log_likelihood,
-    # These read memory, or count: a rank in the place of an element does not tell what they do.
-    "as_strided": _undefined, "as_strided_scatter": _undefined, "_reshape_alias": _undefined, "mode": _undefined,
-}  # fmt: skip
+}

@@ -34,7 +34,6 @@ from gradexplain.oracles.question import (
     index_of,
     pair,
     plain,
-    scales,
 )
 from gradexplain.oracles.search import singled_out
 
@@ -46,12 +45,12 @@ USUAL = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
-RUNS, CLOSER = 104, 90
+RUNS, CLOSER = 104, 78
 # A direction that is resolved to less than SHARP of the gradient needs no closer steps. Directions for each input, and
 # for one that they see no better; more inputs than APART move together.
 DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
-EACH, FOUND, OTHERS = 12, 3, 2
+EACH, FOUND, OTHERS = 8, 3, 2
 
 Direction = Mapping[str, Tensor]
 Place = tuple[int, ...]
@@ -126,7 +125,7 @@ class _Probe:
     ) -> None:
         self.question, self.replay, self.output, self.runs = question, replay, output, runs
         self.x = {n: replay.trace.inputs[n] for n in question.names}
-        self.scale = {n: scales(x) for n, x in self.x.items()}
+        self.scale = question.units
         self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
@@ -160,7 +159,7 @@ class _Probe:
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
         if not all(self.is_settled(t, RESOLUTION) for t in tried):
-            self.runs = max(self.runs, 0) + CLOSER
+            self.runs = CLOSER
             tried = [t if t.whole or self.is_settled(t, RESOLUTION) else self.tried(t.direction) for t in tried]
         if all(t.finding.verdict == "agrees" for t in tried):
             yield from (self.check(name, self.apart(name, tried)) for name in group)
@@ -195,20 +194,19 @@ class _Probe:
         return [t for position in dict.fromkeys([*found, *drawn]) for t in self.alone(group, position)]
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
-        """Returns elements of the group that make the effect seen along a direction, at a fine step that shows it."""
+        """Returns elements that make the effect seen along a direction, at the finest step that shows it."""
         seen = worst.finding
-        order, index = seen.chosen
-        h = STEPS[max(index + order, 4)] if seen.verdict == "differs" else FINE[-1]
+        noise = max(seen.noise, self.floor)
+        shows = [h for h in STEPS if 1e3 * noise / h <= abs(seen.lacking)]
+        h = min(shows, default=FINE[-1]) if seen.verdict == "differs" else FINE[-1]
 
         def measure(start: int, stop: int) -> float:
             ladder = self.ladder(_restricted(worst.direction, group, self.x, start, stop), [h])
             return ladder.residuals[0] if seen.verdict == "differs" else ladder.right[0] - ladder.left[0]
 
         whole = measure(0, size)
-        noise = max(seen.noise, self.floor) / h
-        return singled_out(
-            measure, size, whole, max(8 * noise, 1e-3 * abs(whole)), tries=(self.runs - 40) // 2, most=FOUND
-        )
+        threshold = max(8 * noise / h, 1e-2 * abs(whole))
+        return singled_out(measure, size, whole, threshold, tries=(self.runs - 36) // 2, most=FOUND)
 
     def size(self, group: Sequence[str]) -> int:
         """How many numbers the inputs of a group hold."""
@@ -261,9 +259,27 @@ class _Probe:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
         ladder = self.ladder(u, steps)
         finding = judge(ladder, noise)
+        if finding.reason == "slope" and self.encloses(u):
+            return replace(finding, verdict="cannot say", reason="kink")
         if finding.verdict == "agrees" or finding.reason not in (None, "noise"):
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
+
+    def encloses(self, u: Direction) -> bool:
+        """Says whether kinks of single outputs leave room for the claim.
+
+        Along u, an output y has a slope r on the right and l on the left, and a convention takes any number between. So
+        ⟨G, u⟩ is between Σ min(v r, v l) and Σ max(v r, v l), which the sums of all, ⟨v, r⟩ and ⟨v, l⟩, need not show.
+        """
+        h, v, y = FINE[-1], self.replay.trace.cotangent, self.replay.trace.value
+        if y.numel() == 1 or y.is_complex():
+            return False
+        self.runs -= 2
+        right = v * (self.output({n: self.x[n] + h * d for n, d in u.items()}) - y) / h
+        left = v * (y - self.output({n: self.x[n] - h * d for n, d in u.items()})) / h
+        low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
+        slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())  # the truncation of one-sided slopes
+        return low - slack <= sum(pair(self.claim[n], d) for n, d in u.items()) <= high + slack
 
     @cached_property
     def floor(self) -> float:
@@ -310,9 +326,12 @@ class _Probe:
             self.runs = max(self.runs, 4 * len(STEPS))
             chosen = self.tried(self.unit(name, broken), (name, broken))
         verdict, reason = self._verdict(name, chosen.finding, resolution, broken is not None)
+        wrong = tuple(self._elements(name, bad))
+        if reason == "slope" and self._beneath(wrong):
+            verdict, reason = "agrees", "beneath"
         place = chosen.at[1] if chosen.at else None
         data = self._numbers(name, chosen.finding, place) | {"resolution": resolution, "directions": len(tried)}
-        data |= {"joint": len(chosen.direction), "elements": tuple(self._elements(name, bad))}
+        data |= {"joint": len(chosen.direction), "elements": wrong}
         data |= {"alone": sum(t.at is not None for t in tried)}
         found = chosen.finding
         return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
@@ -341,6 +360,11 @@ class _Probe:
                 numbers = self._numbers(name, t.finding, t.at[1])
                 yield t.at[1], numbers["seen"], numbers["right"]
 
+    def _beneath(self, wrong: Sequence[tuple[Place, object, object]]) -> bool:
+        """Says whether all that is wrong is less than the last digit of the type that the user runs in."""
+        pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in wrong]
+        return bool(pairs) and all(abs(a - b) <= self.question.precision * abs(b) for a, b in pairs)
+
     def _numbers(self, name: str, found: Finding, place: Place | None) -> dict[str, object]:
         """The slopes for a reader: of one element, or along the direction where there is none."""
         unit = float(self.scale[name][place]) if place is not None else 1.0
@@ -357,9 +381,16 @@ class _Probe:
 
 
 def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[Tried]:
-    """Returns all that was tried for one input; where every element was taken alone, they speak for themselves."""
+    """Returns what counts of all that was tried for one input: single elements speak before random directions.
+
+    Where every element was taken alone, directions that cannot judge add nothing. Where elements have kinks of their
+    own and none of them contradicts, a direction that moves many across their kinks is no contradiction either.
+    """
     whole = len(alone) >= x.numel()
-    return [*(t for t in tried if not (whole and t.finding.verdict == "cannot say")), *alone]
+    bent = any(t.finding.reason in ("kink", "jump") for t in alone)
+    clear = not any(t.finding.verdict == "differs" for t in alone)
+    joint = [t for t in tried if not (whole and t.finding.verdict == "cannot say")]
+    return [*(t for t in joint if not (bent and clear and t.finding.verdict == "differs")), *alone]
 
 
 def _made(change: Tensor) -> Tensor:

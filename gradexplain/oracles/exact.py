@@ -28,7 +28,6 @@ from gradexplain.oracles.question import (
     index_of,
     largest,
     plain,
-    scales,
     unexplained,
     wide,
 )
@@ -41,9 +40,9 @@ DIGITS = 50
 # Before a gradient is contradicted: numbers that 50 digits may have lost, such as the 1e-60 in log(1 + 1e-60).
 MORE_DIGITS = 200
 # Values of more elements than this are not written out.
-ELEMENTS = 4096
-# The most that `tape.CELLS` take, at some 40 μs each, on a slow machine.
-SECONDS = 10.0
+ELEMENTS = 1024
+# Some times what `tape.CELLS` take at 40 μs each: it decides only on a machine that is busy or slow.
+SECONDS = 5.0
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -105,7 +104,7 @@ def _compared(question: Question, name: str, right: Tensor, difference: Tensor) 
         if not bool(gradient.isfinite().all()):
             return Check(ORACLE, name, "cannot say", reason=reason)
     beyond, bound = _judged(question, name, difference, right.abs())
-    resolution = largest(bound * scales(question.judged.inputs[name])) / question.scale(name)
+    resolution = largest(bound * question.units[name]) / question.scale(name)
     worst, most = largest(difference), largest(bound)
     beyond = beyond & bound.isfinite()  # where rounding can make anything, nothing is said
     if bool(beyond.any()):
@@ -126,4 +125,5 @@ def _judged(question: Question, name: str, difference: Tensor, magnitude: Tensor
         # Where nothing can be run again, the largest element's last digits stand for what rounding does.
         changes = question.rounding(name) if question.changes else changes + eps * largest(magnitude)
     beyond = unexplained(difference, changes, magnitude, eps) & ~question.below(name, difference, eps)
+    beyond &= difference > torch.finfo(question.gradient(name).dtype).tiny  # below this, torch has fewer digits or none
     return beyond, allowance(changes, magnitude, eps)

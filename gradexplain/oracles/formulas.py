@@ -17,7 +17,6 @@ from gradexplain.oracles.question import (
     allowance,
     epsilon,
     largest,
-    scales,
     unexplained,
     wide,
 )
@@ -63,7 +62,7 @@ def _compared(
         beyond = unexplained(difference, changes, magnitude, eps)
     bound = allowance(changes, magnitude, eps)
     worst, most = largest(difference), largest(bound)
-    resolution = largest(bound * scales(question.judged.inputs[name])) / question.scale(name)
+    resolution = largest(bound * question.units[name]) / question.scale(name)
     if bool(beyond.any()):
         tensors = {n: t for n, t in values.items() if t.is_floating_point()} | {"cotangent": question.judged.cotangent}
         found = pattern(beside(hand, torchs, 4 * bound + 1e-10 * magnitude, beyond, tensors=tensors), hand.shape)

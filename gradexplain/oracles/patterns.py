@@ -100,7 +100,7 @@ def pattern(found: Beside, shape: torch.Size, positions: Tensor | None = None) -
         "right": plain(found.right[first]),
     }
     if bool(found.seen.isfinite().all() & found.right.isfinite().all()):
-        for recognise in (_zero, _factor, _transposed, _some, _mask, _tensor_factor, _term, _offset):
+        for recognise in (_zero, _factor, _transposed, _mask, _some, _tensor_factor, _term, _offset):
             for kind, more in recognise(found):
                 return Pattern(kind, {**data, **more}, place)
     return Pattern("elements", data, place)
@@ -127,13 +127,13 @@ def _transposed(found: Beside) -> Recognised:
 
 def _some(found: Beside) -> Recognised:
     """A few elements that are wrong among many that are right say more than a formula that covers them all."""
-    wrong = found.wrong
-    if 4 * int(wrong.sum()) > wrong.numel():
+    wrong, count = found.wrong, int(found.wrong.sum())
+    if wrong.numel() == 1 or (count > 1 and 4 * count > wrong.numel()):
         return
     those = Beside(found.seen[wrong], found.right[wrong], found.slack[wrong], wrong[wrong])
     ratio = _ratio(those)
     if ratio is not None and those.fits(ratio * those.right, ratio):
-        one = "one_factor" if int(wrong.sum()) == 1 else "some_factor"
+        one = "one_factor" if count == 1 else "some_factor"
         yield one, {"factor": shown(ratio), "ratio": ratio}
     else:
         yield "elements", {}
@@ -211,7 +211,7 @@ def _quotient(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
     if not relative.numel() or not bool(relative[at].isfinite()):
         return None
     value = float(above[at] / below[at])
-    return simplest(value, 2 * float(relative[at]) * max(abs(value), 1.0))
+    return simplest(value, float(relative[at]) / 2 * max(abs(value), 1.0))
 
 
 def _constant(above: Tensor, below: Tensor, slack: Tensor) -> float | None:

@@ -101,12 +101,22 @@ class Replay:
 
 @dataclass(frozen=True)
 class Question:
-    """What an oracle is given. `effort` is the time in seconds that one oracle may take in running the function."""
+    """What an oracle is given. `effort` is the time in seconds that one oracle may take in running the function.
+
+    `coarsest` is the rounding error of the type that the user runs in, where the trace does not show it.
+    """
 
     trace: Trace
     computation: Computation | None
     by_hand: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     effort: float = EFFORT
+    coarsest: float = 0.0
+
+    @property
+    def precision(self) -> float:
+        """The relative error below which a number is as good as the user's own type can hold it; 0 in float64."""
+        own = epsilon(self.trace) if self.judged is not self.trace else 0.0
+        return max(own, self.coarsest) / 2
 
     @property
     def names(self) -> Sequence[str]:
@@ -139,6 +149,11 @@ class Question:
         """The trace whose gradient the oracles judge: that of the replay, or the user's own where there is none."""
         return self.replay.trace if isinstance(self.replay, Replay) else self.trace
 
+    @cached_property
+    def units(self) -> Mapping[str, Tensor]:
+        """The size of a natural step for each element of each input: see `scales`."""
+        return {name: scales(self.judged.inputs[name]) for name in self.names}
+
     def gradient(self, name: str) -> Tensor:
         """Returns the gradient that is judged, dense, and zero where the output does not depend on the input."""
         return dense(self.judged.gradients[name], self.judged.inputs[name])
@@ -156,7 +171,7 @@ class Question:
     def rounding(self, name: str) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""
         x = self.judged.inputs[name]
-        return self.changes.get(name, torch.zeros_like(x, dtype=scales(x).dtype))
+        return self.changes.get(name, torch.zeros_like(x, dtype=self.units[name].dtype))
 
     @cached_property
     def value(self) -> float:
@@ -165,7 +180,7 @@ class Question:
 
     def below(self, name: str, difference: Tensor, eps: float) -> Tensor:
         """Returns where a difference makes less than the last digits of the output, or of the largest part of it."""
-        return difference * scales(self.judged.inputs[name]) <= self.slight(name, eps)
+        return difference * self.units[name] <= self.slight(name, eps)
 
     def slight(self, name: str, eps: float) -> float:
         """Returns what can be made of the output by rounding somewhere on the way, where no number shows it."""
@@ -179,8 +194,7 @@ class Question:
 
     def effect(self, name: str) -> float:
         """Returns what a relative change of the input's own size makes of the output, by the gradient."""
-        size = scales(self.judged.inputs[name])
-        return largest((self.gradient(name).abs() * size).nan_to_num(0.0, 0.0, 0.0))
+        return largest((self.gradient(name).abs() * self.units[name]).nan_to_num(0.0, 0.0, 0.0))
 
     @cached_property
     def sizes(self) -> Mapping[str, float]:
@@ -213,7 +227,7 @@ class Question:
 
     def blur(self, name: str) -> str:
         """Returns why a method resolves the gradient too coarsely: its own error, or the gradient's own rounding."""
-        effect = MARGIN * largest(self.rounding(name) * scales(self.judged.inputs[name]))
+        effect = MARGIN * largest(self.rounding(name) * self.units[name])
         return "coarse" if effect <= RESOLUTION * self.scale(name) else "cancelled"
 
     @cached_property
@@ -339,11 +353,16 @@ def scales(x: Tensor) -> Tensor:
     """
     size = x.detach().abs()
     size = size.double() if size.numel() <= LARGE else size
-    typical = float(size.square().mean().sqrt()) if size.numel() else 1.0
+    typical = _typical(size) if size.numel() else 1.0
     if not math.isfinite(typical):
         finite = size.isfinite()
-        return torch.where(finite, scales(torch.where(finite, size, 0.0)), 0.0)
+        rest = torch.where(finite, size, 0.0)
+        return torch.where(finite, rest.clamp_min(min(float(rest.max()), 1.0) or 1.0), 0.0)
     return size.clamp_min(min(typical, 1.0) if typical > 0.0 else 1.0)
+
+
+def _typical(size: Tensor) -> float:
+    return float(size.square().mean().sqrt())
 
 
 def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
@@ -456,7 +475,7 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
     difference = torch.where(difference.isnan() & seen.isnan() & right.isnan(), 0.0, difference)
     if not bool(unexplained(difference, 0.0, right.abs(), own.eps).any()):
         return None
-    effect = difference * scales(question.judged.inputs[name])
+    effect = difference * question.units[name]
     small = question.below(name, difference, own.eps)
     beyond = unexplained(difference, own.changes[name], right.abs(), own.eps) & ~small
     accurate = largest(torch.where(small, 0.0, effect)) <= max(RESOLUTION, MARGIN * own.eps) * question.scale(name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradexplain.oracles.differences import STEPS, Finding, Ladder, judge
+from gradexplain.oracles.differences import SHARP, STEPS, USUAL, Finding, Ladder, judge
 from gradexplain.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
 
 
@@ -89,15 +89,21 @@ def _along(
     def slope(values: Tensor, h: float) -> float:
         return pair(found.cotangent, output({name: values}) - found.value) / h
 
+    def ladder(u: Tensor, place: tuple[int, ...], claim: float, steps: Sequence[float]) -> Ladder:
+        ends = [(x + h * u, x - h * u, h) for h in steps]
+        right = [slope(ahead, h) for ahead, _, h in ends]
+        left = [-slope(behind, h) for _, behind, h in ends]
+        # The claim is ⟨G, u_h⟩ with the step that was really made, as x + hu is rounded.
+        moved = [claim * float((a - b)[place] / (2 * h * u[place])) for a, b, h in ends]
+        return Ladder(steps, right, left, moved, floor, MARGIN * replay.eps * abs(claim))
+
     for position in positions:
         place = index_of(position, x.shape)
         u = torch.zeros_like(x)
         u[place] = sizes[place]
         claim = float(claimed[place] * sizes[place])
         claim = claim if math.isfinite(claim) else 0.0
-        ends = [(x + h * u, x - h * u, h) for h in STEPS]
-        right = [slope(ahead, h) for ahead, _, h in ends]
-        left = [-slope(behind, h) for _, behind, h in ends]
-        # The claim is ⟨G, u_h⟩ with the step that was really made, as x + hu is rounded.
-        moved = [claim * float((a - b)[place] / (2 * h * u[place])) for a, b, h in ends]
-        yield position, judge(Ladder(STEPS, right, left, moved, floor, MARGIN * replay.eps * abs(claim)))
+        finding = judge(ladder(u, place, claim, USUAL))
+        if finding.verdict != "agrees" or finding.bound > SHARP * abs(claim):
+            finding = judge(ladder(u, place, claim, STEPS))
+        yield position, finding

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from gradexplain.computation import chosen_output
 from gradexplain.errors import GradexplainError
-from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair, scales
+from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair
 
 ORACLE = "forward mode"
 FORWARD = 1e4
@@ -25,7 +25,7 @@ Run = Callable[[Mapping[str, Tensor]], object]
 
 
 def ask(question: Question) -> Iterator[Check]:
-    """Compares ⟨v, J u⟩ from dual numbers with ⟨G, u⟩, for random directions u."""
+    """Compares ⟨v, J u⟩ from dual numbers with ⟨G, u⟩, for a random direction u of each input."""
     replay = question.replay
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
@@ -33,57 +33,52 @@ def ask(question: Question) -> Iterator[Check]:
     names = list(question.names)
     groups = [names] if len(names) > APART else [[n] for n in names]
     with replay.computation.running() as run:
-        checks = [check for g in groups for check in _group(question, replay, run, g, 2 if len(groups) == 1 else 1)]
+        checks = [check for group in groups for check in _group(question, replay, run, group)]
     yield from checks
 
 
-def _group(question: Question, replay: Replay, run: Run, names: list[str], directions: int) -> Iterator[Check]:
+def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
-    tried: list[tuple[float, float, float]] = []
-    for number in range(directions):
-        u = {n: _direction(replay.trace.inputs[n], claimed[n], generator, number == 0) for n in names}
-        try:
-            slope = _slope(replay, run, u)
-        except GradexplainError as fault:
-            unable = _refusal(fault)
-            yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
-            return
-        claim = sum(pair(claimed[n], d) for n, d in u.items())
-        bound = _products(replay, claimed, u)
-        if not abs(slope - claim) <= bound:
-            bound += _own_rounding(question, u) + sum(question.slight(n, replay.eps) for n in names)
-        tried.append((slope, claim, bound))
-    for name in names:
-        yield _check(question, name, tried, len(names))
+    u = {n: _direction(question, n, generator) for n in names}
+    try:
+        slope = _slope(replay, run, u)
+    except GradexplainError as fault:
+        unable = _refusal(fault)
+        yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
+        return
+    claim = sum(pair(claimed[n], d) for n, d in u.items())
+    bound = _products(replay, claimed, u)
+    if not abs(slope - claim) <= bound:
+        bound += _own_rounding(question, u) + sum(question.slight(n, replay.eps) for n in names)
+    yield from (_check(question, name, slope, claim, bound, len(names)) for name in names)
 
 
-def _check(question: Question, name: str, tried: Sequence[tuple[float, float, float]], joint: int) -> Check:
-    slope, claim, bound = max(tried, key=lambda t: abs(t[0] - t[1]) - t[2])
+def _check(question: Question, name: str, slope: float, claim: float, bound: float, joint: int) -> Check:
     worst, resolution = abs(slope - claim), bound / question.scale(name)
     data: dict[str, object] = {"seen": claim, "right": slope, "resolution": resolution, "joint": joint}
-    verdict, reason = _verdict(question, name, tried, worst <= bound, resolution)
+    verdict, reason = _verdict(question, name, worst, bound, resolution)
     return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)
 
 
 def _verdict(
-    question: Question, name: str, tried: Sequence[tuple[float, float, float]], explained: bool, resolution: float
+    question: Question, name: str, worst: float, bound: float, resolution: float
 ) -> tuple[Verdict, str | None]:
-    if not all(math.isfinite(slope) and math.isfinite(claim) for slope, claim, _ in tried):
+    if not math.isfinite(worst):
         return "cannot say", "tangent_not_finite"
-    if not explained and not all(math.isfinite(bound) for *_, bound in tried):
+    if worst <= bound:
+        return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", question.blur(name))
+    if not math.isfinite(bound):
         return "cannot say", "coarse"
-    if not explained:
-        return ("cannot say", "cut") if question.trace.cuts else ("differs", "tangent")
-    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", question.blur(name))
+    return ("cannot say", "cut") if question.trace.cuts else ("differs", "tangent")
 
 
-def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator, along: bool) -> Tensor:
-    """Returns ±U[½, 1] in units of each element's size; `along` takes the gradient's signs, so that nothing cancels."""
-    size = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x.device, scales(x).dtype) / 2 + 0.5
+def _direction(question: Question, name: str, generator: torch.Generator) -> Tensor:
+    """Returns ±U[½, 1] in units of each element's size, with the gradient's signs, so that nothing cancels."""
+    x, gradient, unit = question.judged.inputs[name], question.gradient(name), question.units[name]
+    size = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x.device, unit.dtype) / 2 + 0.5
     signs = torch.randint(0, 2, x.shape, generator=generator).to(x.device, x.dtype) * 2 - 1
-    signs = torch.where(gradient == 0, signs, gradient.sgn()) if along else signs
-    return (size * scales(x)).to(x.dtype) * signs
+    return (size * unit).to(x.dtype) * torch.where(gradient == 0, signs, gradient.sgn())
 
 
 def _products(replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> float:

@@ -19,8 +19,8 @@ import numpy as np
 from gradexplain.symbolic import elementary, power
 from gradexplain.terms import Apply, Constant, Number, Term
 
-# More cells than this take seconds.
-CELLS = 100_000
+# More cells than this take more than a second or two.
+CELLS = 30_000
 # Numbers that agree to this many digits are taken for equal: what was meant to be 0 comes out as a rounding error.
 EQUAL = 1e-40
 

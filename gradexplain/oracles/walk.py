@@ -25,7 +25,6 @@ from gradexplain.oracles.question import (
     index_of,
     largest,
     plain,
-    scales,
     unexplained,
     wide,
 )
@@ -147,15 +146,18 @@ class _Comparison:
         difference = torch.where((ours == torchs) & ours.isinf(), 0.0, difference)
         beyond, bound = self.judged(name, difference, magnitude)
         missing = self.walked.missing.get(key, frozenset())
-        resolution = largest(bound * scales(self.found.inputs[name])) / self.question.scale(name)
-        verdict, reason = _verdict(missing, ours, beyond, resolution)
+        resolution = largest(bound * self.question.units[name]) / self.question.scale(name)
+        beneath = bool(beyond.any()) and bool((difference <= self.question.precision * ours.abs())[beyond].all())
+        verdict, reason = _verdict(missing, ours, beyond & (not beneath), resolution)
+        reason = "beneath" if beneath and verdict == "agrees" else reason
         reason = self.question.blur(name) if reason == "coarse" else reason
         data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
         place = None
-        if verdict == "differs":
+        if verdict == "differs" or beneath:
             position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax())
             place = index_of(position, torchs.shape)
             data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place]), **_where(self.walked)}
+        if verdict == "differs":
             reason = "node" if self.walked.first is not None else "total"
         return Check(ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place)
 

@@ -81,7 +81,7 @@ def _plain(value: Any) -> bool:
 
 
 _RULES: dict[str, Rule] = {}
-FAMILIES = ("elementwise", "reductions", "linear", "shapes", "indexing", "networks", "convolution", "losses")
+FAMILIES = ("pointwise", "reductions", "linear", "shapes", "indexing", "networks", "convolution", "losses")
 
 
 def rules() -> Mapping[str, Rule]:

@@ -1,0 +1,426 @@
+"""`gx.verify` as it is used: what may be given, the place, the whole Jacobian, second derivatives, words and pytest."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_verification import at, changed, normal, planted
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+import gradexplain as gx
+from gradexplain.catalogue import LANGUAGES
+from gradexplain.oracles import batched, jacobian
+from gradexplain.oracles.search import singled_out
+from gradexplain.reporting import rendered
+from gradexplain.verification import Report
+
+# Each on a line of its own, so that the line of the wrong operation can be told.
+scaled = planted(lambda g: 1.001 * g)
+
+
+def wrong_loss(x: Tensor) -> Tensor:
+    h = torch.tanh(x)
+    h = scaled(h)
+    return (h**2).sum()
+
+
+def of(report: Report, oracle: str) -> dict[str, str]:
+    """Returns the verdicts of one oracle by input."""
+    return {c.input: c.verdict for c in report.checks if c.oracle == oracle}
+
+
+# ------------------------------------------------------------------------------------------------ what may be given
+
+
+def test_all_outputs_that_carry_a_gradient_are_verified_together() -> None:
+    report = gx.verify(lambda x: (x.sin(), x > 0, {"more": x.exp().sum()}), [normal(0, 3)])
+    assert report.verdict == "agrees"
+    assert report.subject is not None
+    assert report.subject.trace.value.shape == (4,)
+
+
+def test_a_wrong_second_output_is_found() -> None:
+    assert gx.verify(lambda x: (x.sin(), scaled(x)), [normal(0, 3)]).verdict == "differs"
+
+
+def test_inputs_may_hold_tensors_inside() -> None:
+    batch = {"a": normal(0, 3), "pair": (normal(1, 3), normal(2, 2)), "kind": "plain"}
+
+    def function(batch: Mapping[str, Any]) -> Tensor:
+        assert batch["kind"] == "plain"
+        assert isinstance(batch["pair"], tuple)
+        return (batch["a"] * batch["pair"][0]).sum() + batch["pair"][1].exp().sum()
+
+    report = gx.verify(function, {"batch": batch})
+    assert report.verdict == "agrees"
+    assert list(report.inputs) == ["batch['a']", "batch['pair'][0]", "batch['pair'][1]"]
+    assert list(gx.verify(function, {"batch": batch}, wrt="batch").inputs) == list(report.inputs)
+
+
+SPARSE: dict[str, Callable[[Tensor], Tensor]] = {
+    "coo": lambda t: t.to_sparse(),
+    "csr": lambda t: t.to_sparse_csr(),
+    "csc": lambda t: t.to_sparse_csc(),
+}
+
+
+@pytest.mark.parametrize("layout", SPARSE)
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_of_a_sparse_input_the_values_are_verified(layout: str) -> None:
+    matrix = SPARSE[layout](torch.tensor([[1.0, 0, 2], [0, 3, 0]], dtype=torch.float64))
+    report = gx.verify(lambda S, x: (S @ x).sin(), {"S": matrix, "x": normal(0, 3, 2)})
+    assert report.verdict == "agrees"
+    assert report.subject is not None
+    assert report.subject.trace.inputs["S"].shape == (3,)
+
+
+def test_a_module_is_verified_by_all_its_parameters() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    report = gx.verify(net, [normal(0, 5, 3, dtype=torch.float32)])
+    assert report.verdict == "agrees"
+    assert set(report.inputs) == {"input", "0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+def test_the_number_of_runs_does_not_grow_with_the_inputs() -> None:
+    """At most 120 runs of the function and 12 backward passes, for one input of 2 elements or 7 of 10,000."""
+    for count, size in ((1, 2), (1, 10_000), (3, 50), (7, 10_000), (20, 5)):
+        runs, backwards = [0], [0]
+
+        class Counting(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                runs[0] += 1  # noqa: B023  # used in this turn of the loop alone
+                ctx.save_for_backward(x)
+                return x.sin()
+
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Tensor:
+                backwards[0] += 1  # noqa: B023
+                return g * ctx.saved_tensors[0].cos()
+
+        names = [f"x{i}" for i in range(count)]
+        function = eval(f"lambda {', '.join(names)}: f(sum(({', '.join(names)},)))", {"f": Counting.apply})
+        assert gx.verify(function, [normal(i, size) for i in range(count)]).verdict == "agrees"
+        assert runs[0] <= 120
+        assert backwards[0] <= 12
+
+
+# ------------------------------------------------------------------------------------------------------- the place
+
+
+def test_where_the_whole_differs_the_operation_is_named_with_its_line() -> None:
+    report = gx.verify(wrong_loss, [normal(0, 4)])
+    (operation,) = report.wrong()
+    assert operation.label == "Planted"
+    assert operation.node.source is not None
+    assert operation.node.source.line == wrong_loss.__code__.co_firstlineno + 2
+    assert operation.findings[0].data["factor"] == "1.001"
+
+
+def test_in_float32_the_same_is_named() -> None:
+    (operation,) = gx.verify(wrong_loss, [normal(0, 4, dtype=torch.float32)]).wrong()
+    assert operation.label == "Planted"
+    assert operation.findings[0].data["factor"] == "1.001"
+
+
+def test_each_operation_is_listed_on_request() -> None:
+    report = gx.verify(lambda x: (x.sin() * x).sum(), [normal(0, 4)], each_operation=True)
+    assert [o.verdict for o in report.operations] == ["agrees"] * 3
+    assert not gx.verify(lambda x: (x.sin() * x).sum(), [normal(0, 4)]).operations
+
+
+def test_a_detach_beside_a_right_custom_function_agrees_as_every_operation_does() -> None:
+    right = planted(lambda g: g)
+    report = gx.verify(lambda x: (right(x) * x.detach()).sum(), [normal(0, 4)])
+    assert report.verdict == "agrees"
+    assert {f.kind for f in report.findings} == {"cut_detach"}
+
+
+def test_a_detach_does_not_hide_a_wrong_custom_function() -> None:
+    report = gx.verify(lambda x: (scaled(x) * x.detach()).sum(), [normal(0, 4)])
+    assert report.verdict == "differs"
+    assert [o.label for o in report.wrong()] == ["Planted"]
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "kind"),
+    [
+        (lambda x: F.relu(x).sum(), at(0.0, 1.0), "kink"),
+        (lambda x: F.dropout(x, 0.5).sin().sum(), at(0.3, 1.0, 2.0), "random"),
+        (lambda x: (x * x.detach()).sum(), at(0.3, 1.0), "cut_detach"),
+        (lambda x: F.embedding(torch.tensor([0, 1]), x, padding_idx=0).sum(), normal(0, 2, 2), "cut_padding"),
+    ],
+)
+def test_what_only_looks_like_an_error_has_a_name_of_its_own(
+    function: Callable[[Tensor], Tensor], x: Tensor, kind: str
+) -> None:
+    report = gx.verify(function, [x])
+    assert report.verdict == "agrees"
+    assert kind in {f.kind for f in report.findings}
+
+
+def test_an_error_of_one_element_in_ten_thousand_is_seen_and_placed() -> None:
+    for position in (0, 17, 4321, 9999):
+
+        def wrong(g: Tensor, position: int = position) -> Tensor:
+            return g.index_put((torch.tensor([position]),), g[position] * 1.01)
+
+        report = gx.verify(planted(wrong), [normal(3, 10_000)])
+        assert report.checks[0].place == (position,)
+        assert report.wrong()[0].findings[0].data["place"] == (position,)
+
+
+# -------------------------------------------------------------------------------------------------- every element
+
+
+def test_every_element_of_the_jacobian_agrees() -> None:
+    report = gx.verify(lambda x, A: (A @ x).tanh(), [normal(0, 3), normal(1, 4, 3)], full=True)
+    assert of(report, "every element") == {"x": "agrees", "A": "agrees"}
+
+
+def test_every_element_of_a_complex_jacobian_agrees() -> None:
+    x = torch.complex(normal(0, 3), normal(1, 3))
+    assert of(gx.verify(lambda z: z.exp() * z, [x], full=True), "every element") == {"z": "agrees"}
+
+
+def test_a_wrong_element_of_the_jacobian_is_named_by_output_and_input() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * torch.arange(1.0, 5.0, dtype=x.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            sent = g * torch.arange(1.0, 5.0, dtype=g.dtype)
+            return sent + 1e-3 * torch.tensor([0.0, 0, 1, 0], dtype=g.dtype) * g[1]
+
+    report = gx.verify(cast(Any, Wrong.apply), [normal(0, 4)], full=True)
+    check = next(c for c in report.checks if c.oracle == "every element")
+    assert (check.verdict, check.place, check.data["output"], check.data["count"]) == ("differs", (2,), (1,), 1)
+    assert check.data["seen"] == pytest.approx(1e-3)
+    assert check.data["right"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_without_batched_rows_the_jacobian_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jacobian, "BATCH", 1)
+    assert of(gx.verify(lambda x: x.cumprod(0), [normal(0, 4)], full=True), "every element") == {"x": "agrees"}
+
+
+def test_batched_gradients_agree_and_a_backward_that_mixes_the_batch_differs() -> None:
+    assert of(gx.verify(lambda x: x.sin() * x, [normal(0, 4)], batched=True), "batched gradients") == {"x": "agrees"}
+
+    class Mixing(torch.autograd.Function):
+        generate_vmap_rule = False
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.sin()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return Cosine.apply(g, ctx.saved_tensors[0])
+
+    class Cosine(torch.autograd.Function):
+        """g cos x, whose rule for a batch of g gives every member what the first gets."""
+
+        @staticmethod
+        def forward(g: Tensor, x: Tensor) -> Tensor:
+            return g * x.cos()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def vmap(info: Any, dims: Any, g: Tensor, x: Tensor) -> tuple[Tensor, int]:
+            return (g[:1] * x.cos()).expand(g.shape).clone(), 0
+
+    report = gx.verify(cast(Any, Mixing.apply), [normal(0, 4)], batched=True)
+    assert of(report, "batched gradients") == {"x": "differs"}
+    assert of(report, "finite differences") == {"x": "agrees"}
+
+
+def test_where_nothing_can_be_batched_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> Any:
+        raise RuntimeError("no batching rule")
+
+    monkeypatch.setattr(batched, "_both", fail)
+    report = gx.verify(lambda x: x.sin(), [normal(0, 4)], batched=True)
+    assert of(report, "batched gradients") == {"x": "cannot say"}
+    assert report.verdict == "agrees"
+
+
+def test_the_exact_derivative_is_asked_on_request_and_where_the_others_do_not_agree() -> None:
+    assert of(gx.verify(lambda x: x.sin(), [at(0.3)], exact=True), "symbolic") == {"x": "agrees"}
+    assert not of(gx.verify(lambda x: x.sin(), [at(0.3)]), "symbolic")
+    assert of(gx.verify(lambda x: x.round() * x, [at(0.5)]), "symbolic")
+
+
+# ------------------------------------------------------------------------------------------------ second derivatives
+
+
+class Square(torch.autograd.Function):
+    """x², whose backward cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+class Cube(torch.autograd.Function):
+    """x³, whose backward uses a detached copy of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.x = x.detach()
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 3 * ctx.x**2 * g
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Square.apply, lambda x: Square.apply(x) * x, Cube.apply, lambda x: Cube.apply(x) * x],
+    ids=["once", "once, second path", "detached", "detached, second path"],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_second_derivative_that_is_lost_without_a_word_is_caught(
+    function: Callable[..., Tensor], dtype: torch.dtype
+) -> None:
+    report = gx.verify(function, [at(2.0, -0.7, dtype=dtype)], second=True)
+    assert Report(report.checks).verdict == "agrees"
+    assert report.second is not None
+    assert report.second.verdict == "differs"
+    assert report.verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x.sin() * x, lambda x: (3 * x).sum(), lambda x: x.softmax(0), lambda x: x.prod()]
+)
+def test_right_second_derivatives_agree_in_forward_over_reverse_as_well(function: Callable[..., Tensor]) -> None:
+    report = gx.verify(function, [normal(0, 3)], second=True)
+    assert report.second is not None
+    assert report.verdict == "agrees"
+    assert set(of(report.second, "forward mode").values()) == {"agrees"}
+
+
+def test_second_derivatives_by_the_parameters_of_a_module() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
+    report = gx.verify(net, [normal(0, 3, dtype=torch.float32)], second=True)
+    assert report.second is not None
+    assert {report.second.of(n) for n in ("0.weight", "0.bias", "input", "cotangent")} == {"agrees"}
+
+
+# -------------------------------------------------------------------------------------------------------- searching
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 10_000])
+def test_bisection_finds_the_elements_that_have_an_effect(size: int) -> None:
+    for wrong in ({size // 3}, {0, size - 1}, {size // 2, size - 1, 0}):
+        asked = itertools.count()
+
+        def measure(start: int, stop: int, wrong: set[int] = wrong, asked: Any = asked) -> float:
+            next(asked)
+            return sum(1.0 + 0.1 * w / size for w in wrong if start <= w < stop)
+
+        found = singled_out(measure, size, measure(0, size), 1e-3, tries=200, most=3)
+        assert set(found) == wrong
+        assert next(asked) <= 1 + len(wrong) * (size.bit_length() + 1)
+
+
+def test_a_search_ends_when_its_tries_do() -> None:
+    assert singled_out(lambda start, stop: 1.0, 1000, 1.0, 1e-3, tries=3, most=2) == []
+
+
+def test_a_search_follows_what_is_not_a_number() -> None:
+    found = singled_out(lambda a, b: float("nan") if a <= 5 < b else 0.0, 8, float("nan"), 1e-3, tries=20, most=1)
+    assert found == [5]
+
+
+# -------------------------------------------------------------------------------------------------- words and pytest
+
+
+@pytest.mark.parametrize("format", ["text", "terminal", "markdown", "html"])
+def test_a_report_is_rendered_in_every_format_and_language(format: str) -> None:
+    report = gx.verify(wrong_loss, [normal(0, 4)], second=True, full=True, batched=True, exact=True)
+    pages = {language: report.render(format, language=language) for language in LANGUAGES}
+    assert len(set(pages.values())) == len(LANGUAGES)
+    for page in pages.values():
+        assert "1.001" in page
+        assert "test_verify.py" in page
+
+
+def test_a_report_shows_itself() -> None:
+    report = gx.verify(lambda x: x.sin().sum(), [normal(0, 3)])
+    assert str(report) == report.render("text")
+    assert repr(report) == "<Report: agrees>"
+    assert "<pre" in report._repr_html_()
+    with pytest.raises(gx.InputError, match="no format papyrus"):
+        rendered(report, "papyrus")
+
+
+def test_a_report_says_how_small_an_error_would_have_been_seen() -> None:
+    report = gx.verify(planted(lambda g: g), [normal(0, 4)])
+    resolution = report.resolution("x")
+    assert resolution is not None
+    assert 0 < resolution < 1e-7
+    assert f"{resolution:.0e}" in str(report)
+    seen = planted(lambda g: (1 + 1e3 * resolution) * g)
+    assert gx.verify(seen, [normal(0, 4)]).verdict == "differs"
+
+
+def test_assert_gradients_says_what_can_be_acted_on() -> None:
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(wrong_loss, [normal(0, 4)])
+    text = str(failure.value)
+    line = wrong_loss.__code__.co_firstlineno + 2
+    for part in ("The gradient of x is wrong", "Planted", f"test_verify.py:{line}", "1.001 times"):
+        assert part in text
+
+
+def test_assert_gradients_lets_the_undecided_pass_only_if_asked_to() -> None:
+    jump: Callable[[Tensor], Tensor] = lambda x: (x.round() * x).sum()  # noqa: E731
+    with pytest.raises(AssertionError, match="cannot be said"):
+        gx.assert_gradients(jump, [at(0.5)])
+    assert gx.assert_gradients(jump, [at(0.5)], undecided=True).verdict == "cannot say"
+
+
+def test_the_plugin_gives_the_fixture(assert_gradients: Callable[..., Report]) -> None:
+    assert assert_gradients is gx.assert_gradients
+    assert assert_gradients(lambda x: x.sin(), [normal(0, 3)]).verdict == "agrees"
+
+
+def test_an_unknown_name_is_said() -> None:
+    with pytest.raises(gx.InputError, match="no gradient of w"):
+        gx.verify(lambda x: x.sin(), [normal(0, 3)], by_hand={"w": lambda x: x})
+    with pytest.raises(gx.InputError, match="no input w"):
+        gx.verify(lambda x: x.sin(), [normal(0, 3)], wrt="w")
+
+
+def test_one_element_alone_wrong_is_told_from_all() -> None:
+    report = gx.verify(planted(lambda g: changed(g, 1.001)), [normal(0, 40)])
+    (operation,) = report.wrong()
+    assert operation.findings[0].kind == "one_factor"
+    assert operation.findings[0].data["place"] == (21,)
