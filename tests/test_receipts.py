@@ -771,6 +771,7 @@ WHOLE, WRONG = "all that can be asked", "a wrong formula"
         (WHOLE, Put("verdict", "differs"), "verdict_unfounded"),
         (WHOLE, Drop("checks.3"), "check_missing"),
         (WHOLE, Put("steps", []), "unknown_key"),
+        (WHOLE, Put("output.name", "y"), "output_name"),
         (WHOLE, Drop("operations"), "missing_key"),
         (WHOLE, Put("operations", []), "operations_counted"),
         (WHOLE, Drop("operations.1"), "operations_counted"),

@@ -46,6 +46,7 @@ def own_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
     ledger.claim("input", fits, "$.cotangent.given", "cotangent_not_asked", seen=str(given).lower())
     _asked(ledger, receipt)
     if receipt["kind"] == "verification":
+        _same(ledger, "output", "$.output.name", "output_name", receipt["output"]["name"], None)
         report_claims(ledger, receipt, "$", receipt["gradients"])
         _findings(ledger, receipt, "$")
         return
