@@ -424,3 +424,23 @@ def test_one_element_alone_wrong_is_told_from_all() -> None:
     (operation,) = report.wrong()
     assert operation.findings[0].kind == "one_factor"
     assert operation.findings[0].data["place"] == (21,)
+
+
+def test_an_operation_that_refuses_numbers_nearby_is_judged_all_the_same() -> None:
+    """Steps of an element beyond 1 are outside of what the function accepts."""
+
+    class Bounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, p: Tensor) -> Tensor:
+            if not bool(((p >= 0) & (p <= 1)).all()):
+                raise ValueError("probabilities are between 0 and 1")
+            ctx.save_for_backward(p)
+            return p**2
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 2.02 * g * ctx.saved_tensors[0]
+
+    report = gx.verify(cast(Any, Bounded.apply), [at(0.999999, 0.5, 1e-7)])
+    assert report.verdict == "differs"
+    assert [o.label for o in report.wrong()] == ["Bounded"]

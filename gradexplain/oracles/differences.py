@@ -276,8 +276,11 @@ class _Probe:
         if y.numel() == 1 or y.is_complex():
             return False
         self.runs -= 2
-        right = v * (self.output({n: self.x[n] + h * d for n, d in u.items()}) - y) / h
-        left = v * (y - self.output({n: self.x[n] - h * d for n, d in u.items()})) / h
+        try:
+            right = v * (self.output({n: self.x[n] + h * d for n, d in u.items()}) - y) / h
+            left = v * (y - self.output({n: self.x[n] - h * d for n, d in u.items()})) / h
+        except RunError:  # outside of what the function accepts
+            return False
         low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
         slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())  # the truncation of one-sided slopes
         return low - slack <= sum(pair(self.claim[n], d) for n, d in u.items()) <= high + slack

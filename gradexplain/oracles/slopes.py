@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradexplain.errors import RunError
 from gradexplain.oracles.differences import SHARP, STEPS, USUAL, Finding, Ladder, judge
 from gradexplain.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
 
@@ -56,7 +57,10 @@ def fits_kinks(replay: Replay, name: str, claimed: Tensor, directions: int = 4) 
     """
     generator = torch.Generator().manual_seed(13)
     with replay.running() as output:
-        return all(_has_room(replay, output, name, claimed, generator) for _ in range(directions))
+        try:
+            return all(_has_room(replay, output, name, claimed, generator) for _ in range(directions))
+        except RunError:  # outside of what the function accepts
+            return False
 
 
 def _has_room(
@@ -87,7 +91,10 @@ def _along(
     floor = 1.5 * replay.eps * weighed(found.cotangent, found.value)
 
     def slope(values: Tensor, h: float) -> float:
-        return pair(found.cotangent, output({name: values}) - found.value) / h
+        try:
+            return pair(found.cotangent, output({name: values}) - found.value) / h
+        except RunError:  # outside of what the function accepts
+            return math.nan
 
     def ladder(u: Tensor, place: tuple[int, ...], claim: float, steps: Sequence[float]) -> Ladder:
         ends = [(x + h * u, x - h * u, h) for h in steps]
