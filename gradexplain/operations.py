@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradexplain.alone import Alone, Operator, cotangents_from, nodes_alone, recorded_outputs, rerun, sent_alone
 from gradexplain.computation import Computation
+from gradexplain.errors import RunError
 from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
@@ -375,7 +376,10 @@ def _is_surrogate(asked: _Asked, name: str) -> bool:
         for _ in range(4):
             size = x.detach().abs().max().clamp_min(1.0)
             point = x + 3 * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-            near, far = run({name: point}), run({name: point + 1e-6 * size})
+            try:
+                near, far = run({name: point}), run({name: point + 1e-6 * size})
+            except RunError:  # what has a domain is not made of steps
+                return False
             if not (isinstance(near, Tensor) and isinstance(far, Tensor) and torch.equal(near, far)):
                 return False
             values.append(near)
