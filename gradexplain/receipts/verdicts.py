@@ -56,17 +56,19 @@ class Judging:
 
     def operations(self, record: Mapping[str, Any], path: str, fresh: Report) -> None:
         """Checks the operations that were checked alone, and the second derivatives."""
-        claimed, derived = record.get("operations", []), fresh.operations
+        if "operations" not in record:  # an explanation
+            return
+        claimed, derived = record["operations"], fresh.operations
         same = [o["index"] for o in claimed] == [o.node.index for o in derived]
         data = {"seen": len(claimed), "right": len(derived)}
         if self.ledger.claim("operation", same, f"{path}.operations", "operations_counted", **data):
             for place, (one, other) in enumerate(zip(claimed, derived, strict=True)):
                 self.operation(one, f"{path}.operations[{place}]", other)
-        second = record.get("second")
+        second = record["second"]
         stated = str(second is not None).lower()
         same = (second is None) == (fresh.second is None)
         if self.ledger.claim("operation", same, f"{path}.second", "second_missing", seen=stated) and fresh.second:
-            self.report(record["second"], f"{path}.second", fresh.second)
+            self.report(second, f"{path}.second", fresh.second)
 
     def operation(self, claimed: Mapping[str, Any], path: str, fresh: Operation) -> None:
         """Checks one operation: which it is, what the oracles say of it, and what it looks like."""
