@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from gradexplain.computation import Computation
 from gradexplain.derivatives import gradient_of
 from gradexplain.operations import check_operations
-from gradexplain.oracles import REFEREE
-from gradexplain.oracles.question import Replay
+from gradexplain.oracles import REFEREE, formulas
+from gradexplain.oracles.question import Check, Replay
 from gradexplain.tracing import generic, trace
 from gradexplain.verification import EFFORT, Question, Report, Subject, answered, verify_trace
 
@@ -29,9 +29,11 @@ def inquire(
     effort: float = EFFORT,
 ) -> Report:
     """Returns the report on the gradients of a computation along a generic cotangent; for the options see `verify`."""
-    question = Question(trace(computation, cotangent=generic), computation, by_hand or {}, effort)
+    question = Question(trace(computation, cotangent=generic), computation, effort=effort)
     wanted = {REFEREE: exact, "every element": full, "batched gradients": batched}
     report = answered(question, [name for name, on in wanted.items() if on])
+    if by_hand:
+        report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, effort)))
     if each_operation or report.verdict != "agrees":
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
@@ -39,6 +41,11 @@ def inquire(
     if second:
         report = replace(report, second=_second(question, computation, effort))
     return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))
+
+
+def _by_hand(computation: Computation, by_hand: Mapping[str, Callable[..., Tensor]], effort: float) -> Iterable[Check]:
+    """Holds formulas against what they are the gradient of: the output itself, or the sum of its elements."""
+    return formulas.ask(Question(trace(computation), computation, by_hand, effort))
 
 
 def _second(question: Question, computation: Computation, effort: float) -> Report:

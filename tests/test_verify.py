@@ -444,3 +444,13 @@ def test_an_operation_that_refuses_numbers_nearby_is_judged_all_the_same() -> No
     report = gx.verify(cast(Any, Bounded.apply), [at(0.999999, 0.5, 1e-7)])
     assert report.verdict == "differs"
     assert [o.label for o in report.wrong()] == ["Bounded"]
+
+
+@pytest.mark.parametrize(("formula", "verdict"), [(lambda x: 2 * x, "agrees"), (lambda x: 3 * x, "differs")])
+def test_a_formula_by_hand_is_that_of_the_output_without_weights(
+    formula: Callable[[Tensor], Tensor], verdict: str
+) -> None:
+    for function in (lambda x: (x**2).sum(), lambda x: x**2):
+        report = gx.verify(function, [normal(0, 3, dtype=torch.float32)], by_hand={"x": formula})
+        assert report.verdict == verdict
+        assert of(report, "by hand") == {"x": verdict}

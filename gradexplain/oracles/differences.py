@@ -45,7 +45,7 @@ USUAL = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
-RUNS, CLOSER = 104, 78
+RUNS, CLOSER = 104, 86
 # A direction that is resolved to less than SHARP of the gradient needs no closer steps. Directions for each input, and
 # for one that they see no better; more inputs than APART move together.
 DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
@@ -152,7 +152,12 @@ class _Probe:
         return found
 
     def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
-        """A sharp estimate sees any error in nearly any direction; a coarse one may miss it in one or two."""
+        """A sharp estimate sees any error in nearly any direction; a coarse one may miss it in one or two.
+
+        One direction that does not agree is enough to look closer.
+        """
+        if any(t.whole and t.finding.verdict != "agrees" for t in tried):
+            return False
         worst = max(t.finding.bound for t in tried)
         sharp = worst <= SHARP * min(map(self.question.scale, group))
         return number < min(self.size(group), DIRECTIONS if sharp else MORE)
@@ -191,8 +196,14 @@ class _Probe:
             return [t for position in range(size) for t in self.alone(group, position)]
         worst = max((t for t in tried if t.finding.verdict != "agrees"), key=lambda t: _gravity(t.finding))
         found = self.bisected(group, size, worst)
-        drawn = torch.randint(0, size, (OTHERS,), generator=self.generator).tolist()
-        return [t for position in dict.fromkeys([*found, *drawn]) for t in self.alone(group, position)]
+        first, *others = self.drawn(group)
+        return [t for position in dict.fromkeys([first, *found, *others]) for t in self.alone(group, position)]
+
+    def drawn(self, group: Sequence[str]) -> list[int]:
+        """Draws a few elements, of those that have a gradient: where it is zero by convention, an error hides."""
+        claims = torch.cat([self.claim[n].flatten() != 0 for n in group])
+        able = claims.nonzero().flatten() if bool(claims.any()) else torch.arange(len(claims))
+        return able[torch.randint(0, len(able), (OTHERS,), generator=self.generator).to(able.device)].tolist()
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
         """Returns elements that make the effect seen along a direction, at the finest step that shows it."""
@@ -207,7 +218,7 @@ class _Probe:
 
         whole = measure(0, size)
         threshold = max(8 * noise / h, 1e-2 * abs(whole))
-        return singled_out(measure, size, whole, threshold, tries=(self.runs - 36) // 2, most=FOUND)
+        return singled_out(measure, size, whole, threshold, tries=(self.runs - 52) // 2, most=FOUND)
 
     def size(self, group: Sequence[str]) -> int:
         """How many numbers the inputs of a group hold."""

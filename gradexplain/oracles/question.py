@@ -114,9 +114,12 @@ class Question:
 
     @property
     def precision(self) -> float:
-        """The relative error below which a number is as good as the user's own type can hold it; 0 in float64."""
+        """The relative error below which a number is as good as the user's own type can hold it; 0 in float64.
+
+        Half of float32's last digit, for shorter types as well: their operators compute in float32.
+        """
         own = epsilon(self.trace) if self.judged is not self.trace else 0.0
-        return max(own, self.coarsest) / 2
+        return min(max(own, self.coarsest), torch.finfo(torch.float32).eps) / 2
 
     @property
     def names(self) -> Sequence[str]:
