@@ -20,7 +20,7 @@ from gradexplain.errors import RunError
 from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
-from gradexplain.oracles.differences import STEPS
+from gradexplain.oracles.differences import USUAL
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes
@@ -34,7 +34,7 @@ from gradexplain.verification import RULES, Check, Operation, Report, verify_tra
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 EACH, SAMPLED = 48, 24
 # Runs of the operator that an element takes; so many elements are measured however long that takes.
-COST, LEAST = 2 * len(STEPS), 4
+COST, LEAST = 2 * len(USUAL), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes_normalised", "linalg_pinv": "presumes_hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.

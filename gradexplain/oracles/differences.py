@@ -46,9 +46,10 @@ USUAL = STEPS[1:4]
 FINE = STEPS[3:7]
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
 RUNS, CLOSER = 104, 86
-# A direction that is resolved to less than SHARP of the gradient needs no closer steps. Directions for each input, and
-# for one that they see no better; more inputs than APART move together.
-DIRECTIONS, MORE, SHARP, APART = 2, 4, 1e-7, 8
+# A direction that is resolved to less than SHARP of the gradient needs no closer steps. An error of relative size e is
+# missed by a random direction with resolution r with a probability of about r / e: one that is resolved to KEEN is
+# enough, of sharp ones two, of others four. More inputs than APART move together.
+KEEN, SHARP, DIRECTIONS, APART = 1e-11, 1e-7, 4, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
 EACH, FOUND, OTHERS = 8, 3, 2
 
@@ -144,7 +145,7 @@ class _Probe:
     def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
         """Tries random directions for every group in turn, while there are runs left."""
         found: list[list[Tried]] = [[] for _ in groups]
-        for number in range(MORE):
+        for number in range(DIRECTIONS):
             for group, tried in zip(groups, found, strict=True):
                 if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
                     hasty = number == 0 and len(groups) > 1  # each has its turn before any is made sharper
@@ -152,15 +153,12 @@ class _Probe:
         return found
 
     def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
-        """A sharp estimate sees any error in nearly any direction; a coarse one may miss it in one or two.
-
-        One direction that does not agree is enough to look closer.
-        """
+        """Says whether a group needs one more direction; one that does not agree is enough to look closer."""
         if any(t.whole and t.finding.verdict != "agrees" for t in tried):
             return False
-        worst = max(t.finding.bound for t in tried)
-        sharp = worst <= SHARP * min(map(self.question.scale, group))
-        return number < min(self.size(group), DIRECTIONS if sharp else MORE)
+        resolution = max(t.finding.bound for t in tried) / min(map(self.question.scale, group))
+        wanted = 1 if resolution <= KEEN else 2 if resolution <= SHARP else DIRECTIONS
+        return number < min(self.size(group), wanted)
 
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
