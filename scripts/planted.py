@@ -202,7 +202,8 @@ def _differs(mutant: Mutant, v: Sequence[Tensor]) -> bool:
     """Says whether an error is more than the last digits of the gradient, and than those of the output make of it."""
     case, inputs = mutant.case, mutant.case.inputs
     digits = DIGITS * torch.finfo(case.dtype).eps
-    output = max(float((a * b).detach().abs().max()) for a, b in zip(v, outputs_of(case, inputs), strict=True))
+    weighed = [(a * b).detach().flatten() for a, b in zip(v, outputs_of(case, inputs), strict=True)]
+    output = torch.cat(weighed).abs().max()
     triples = zip(inputs, mutant.gradient(case, mutant.target, inputs, v), right(case, inputs, v), strict=True)
     return any(
         bool((wrong - good).abs().max() > digits * good.abs().max())
