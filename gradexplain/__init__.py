@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
     from gradexplain.explanation import Explanation as Explanation
+    from gradexplain.receipts import check_receipt as check_receipt
     from gradexplain.verification import Report as Report
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOMES = {
     "InputError": "errors",
     "RunError": "errors",
     "Report": "verification",
+    "check_receipt": "receipts",
 }
 __all__ = [
     "Explanation",
@@ -38,6 +40,7 @@ __all__ = [
     "Report",
     "RunError",
     "assert_gradients",
+    "check_receipt",
     "explain",
     "graph",
     "verify",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,17 +76,38 @@ def test_a_snippet_of_readme_runs_and_prints_what_it_says(
         assert expected.startswith("the ") or expected in printed.getvalue()
 
 
-def test_the_sample_of_readme_is_what_is_printed(command: Callable) -> None:
-    ((line, shown),) = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    printed = command(*shlex.split(line)[1:]).out
-    assert "6 + 2 = 8" in shown
-    assert anywhere(shown) == anywhere(printed)
+def test_the_test_of_readme_fails_and_names_what_is_wrong() -> None:
+    import gradexplain as gx
+
+    (snippet,) = (s for s in SNIPPETS if "def test_weighted" in s)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    with pytest.raises(AssertionError, match=r"Weighted.*mistakes\.py:15"):
+        names["test_weighted"](gx.assert_gradients)
+    assert len(snippet.strip().splitlines()) == 6
+
+
+SAMPLES = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("line", "shown"), SAMPLES, ids=[line for line, _ in SAMPLES])
+def test_a_sample_of_readme_is_what_is_printed(
+    line: str, shown: str, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert anywhere(shown) == anywhere(command(*shlex.split(line)[1:]).out)
+
+
+def test_the_samples_of_readme_show_a_sum_and_a_wrong_operation() -> None:
+    explained, verified = (shown for _, shown in SAMPLES)
+    assert "6 + 2 = 8" in explained
+    assert "1.001 times" in verified
 
 
 def anywhere(page: str) -> str:
     """Drops what differs from machine to machine: torch's version, and how large the rounding errors were."""
     page = re.sub(r"torch \S+\s*│", "", page)
-    return re.sub(r"^( ✓   .{28}).*$", r"\1", page, flags=re.MULTILINE)
+    return re.sub(r"^( [✓✗]   .{28}).*$", r"\1", page, flags=re.MULTILINE).rstrip()
 
 
 def test_readme_counts_the_rules_as_they_are() -> None:
