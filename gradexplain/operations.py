@@ -20,7 +20,7 @@ from gradexplain.errors import RunError
 from gradexplain.findings import Finding
 from gradexplain.functions import backward_place
 from gradexplain.incidents import changed_gradients, draws, edits, sent_otherwise, stops
-from gradexplain.oracles.differences import USUAL
+from gradexplain.oracles.ladders import USUAL
 from gradexplain.oracles.patterns import Pattern, beside, pattern
 from gradexplain.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.oracles.slopes import fits_kinks, slopes

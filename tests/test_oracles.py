@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradexplain.catalogue import say
 from gradexplain.computation import computation_of
-from gradexplain.oracles import ORACLES, differences, tangents, walk
+from gradexplain.oracles import ORACLES, differences, ladders, tangents, walk
 from gradexplain.oracles.question import Check, Question, jittered, unexplained
 from gradexplain.traces import Edge
 from gradexplain.tracing import trace
@@ -73,7 +73,7 @@ def test_an_oracle_catches_an_error(oracle: str, error: str) -> None:
 
 # How to break each oracle so that it says what torch says, or something false.
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "finite differences": (differences, "judge", lambda ladder, noise=0.0: differences.Finding("agrees", 0.0, 0.0)),
+    "finite differences": (differences, "judge", lambda ladder, noise=0.0: ladders.Finding("agrees", 0.0, 0.0)),
     "forward mode": (tangents, "_products", lambda *given: math.inf),
     "rules": (walk, "_sent", lambda node, given, exact: ([e.contribution for e in node.edges], frozenset())),
 }
@@ -151,11 +151,11 @@ def test_forward_mode_says_which_operator_it_lacks() -> None:
 # ----------------------------------------------------------------------------------------------- finite differences
 
 
-def ladder(f: Callable[[float], float], claim: float, floor: float = 1e-16) -> differences.Ladder:
+def ladder(f: Callable[[float], float], claim: float, floor: float = 1e-16) -> ladders.Ladder:
     """Returns the ladder of a function of one number about 0."""
-    steps = differences.STEPS
+    steps = ladders.STEPS
     right, left = [(f(h) - f(0)) / h for h in steps], [(f(0) - f(-h)) / h for h in steps]
-    return differences.Ladder(steps, right, left, [claim] * len(steps), floor, 1e-16)
+    return ladders.Ladder(steps, right, left, [claim] * len(steps), floor, 1e-16)
 
 
 def wobble(x: float) -> float:
@@ -188,7 +188,7 @@ LADDERS: dict[str, tuple[Callable[[float], float], float, str, str | None]] = {
 @pytest.mark.parametrize("name", LADDERS)
 def test_a_ladder_is_judged(name: str) -> None:
     f, claim, verdict, why = LADDERS[name]
-    found = differences.judge(ladder(f, claim))
+    found = ladders.judge(ladder(f, claim))
     assert (found.verdict, found.reason) == (verdict, why)
 
 
@@ -200,13 +200,13 @@ def test_the_claimed_bound_covers_the_true_error(noise: float, speed: float) -> 
     def f(x: float) -> float:
         return math.sin(speed * x + 1) / speed + noise * wobble(x)
 
-    found = differences.judge(ladder(f, 0.0, 1e-16 / min(speed, 1.0)))
+    found = ladders.judge(ladder(f, 0.0, 1e-16 / min(speed, 1.0)))
     assert abs(found.lacking - math.cos(1)) <= 4 * found.bound
 
 
 def test_a_rule_that_stays_behind_the_noise_chooses_a_fine_step_near_a_kink() -> None:
-    far = differences.judge(ladder(lambda x: abs(x + 1), 1.0))
-    near = differences.judge(ladder(lambda x: abs(x + 1e-5), 1.0))
+    far = ladders.judge(ladder(lambda x: abs(x + 1), 1.0))
+    near = ladders.judge(ladder(lambda x: abs(x + 1e-5), 1.0))
     assert far.bound < near.bound < 1e-8
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradexplain.computation import chosen_output
 from gradexplain.errors import RunError
-from gradexplain.oracles.differences import STEPS, USUAL, Finding, Ladder, extrapolated, judge
+from gradexplain.oracles.ladders import STEPS, USUAL, Finding, Ladder, extrapolated, judge
 from gradexplain.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, index_of, scales
 from gradexplain.progress import followed
 

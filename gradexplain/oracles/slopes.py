@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.oracles.differences import SHARP, STEPS, USUAL, Finding, Ladder, judge
+from gradexplain.oracles.ladders import SHARP, STEPS, USUAL, Finding, Ladder, judge
 from gradexplain.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
 
 
