@@ -16,6 +16,7 @@ import pytest
 import torch
 from graphs import PROGRAMS, leaf, unrolled
 from networks import ResNet18, Transformer
+from pictures import FOLDER, PICTURES
 from rich.cells import cell_len
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from gradexplain.drawing.layout import Drawing, laid_out
 from gradexplain.drawing.options import SHOWN, SUFFIXES
 from gradexplain.drawing.picture import Facts, Numbers, Picture, Saved
 from gradexplain.drawing.words import Words, clean
-from pictures import FOLDER, PICTURES
 
 ROOT = Path(__file__).parent.parent
 MERMAID = ROOT / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
