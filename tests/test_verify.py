@@ -18,7 +18,7 @@ from gradexplain.catalogue import LANGUAGES
 from gradexplain.oracles import batched, jacobian
 from gradexplain.oracles.search import singled_out
 from gradexplain.reporting import rendered
-from gradexplain.verification import Report
+from gradexplain.verification import Check, Report
 
 # Each on a line of its own, so that the line of the wrong operation can be told.
 scaled = planted(lambda g: 1.001 * g)
@@ -454,3 +454,33 @@ def test_a_formula_by_hand_is_that_of_the_output_without_weights(
         report = gx.verify(function, [normal(0, 3, dtype=torch.float32)], by_hand={"x": formula})
         assert report.verdict == verdict
         assert of(report, "by hand") == {"x": verdict}
+
+
+def test_a_number_outside_both_slopes_of_a_kink_is_no_convention() -> None:
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.relu()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return g * torch.where(x == 0, 3.0, (x > 0).to(g.dtype))
+
+    assert of(gx.verify(cast(Any, Steep.apply), [at(0.0, 1.0)]), "finite differences") == {"x": "differs"}
+
+
+@pytest.mark.parametrize(("apart", "verdict"), [(1e-3, "agrees"), (1e-9, "differs")])
+def test_forward_mode_is_refuted_only_by_differences_that_resolve_what_it_says(apart: float, verdict: str) -> None:
+    differences = Check("finite differences", "x", "agrees", 0.0, 1e-8, 1e-8)
+    forward = Check("forward mode", "x", "differs", apart, 1e-12, 1e-12, "tangent", {"seen": 1.0, "right": 2.0})
+    assert Report((differences, forward)).verdict == verdict
+
+
+def test_torchs_own_wrong_forward_mode_is_told_from_a_wrong_gradient() -> None:
+    """x₀ · s₀ moves along both, and torch's forward mode of scatter_reduce says that it does not."""
+    function = lambda x, s: x.scatter_reduce(0, torch.tensor([0]), s, "prod")  # noqa: E731
+    report = gx.verify(function, [at(2.0), at(3.0)])
+    assert report.verdict == "agrees"
+    assert "forward mode gives 0" in " ".join(str(report).split())
