@@ -13,11 +13,26 @@ from rich.panel import Panel
 from rich.table import Table as Grid
 from rich.text import Text
 
-from gradexplain.doc import Block, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
+from gradexplain.doc import (
+    Block,
+    Diagram,
+    Doc,
+    Entry,
+    Heading,
+    Image,
+    Listing,
+    Notes,
+    Paragraph,
+    Row,
+    Table,
+    Title,
+    Tone,
+)
 from gradexplain.equations import CONTINUATION
 from gradexplain.renderers.diagram import drawn
 
 _STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
+_MARGINS = {"code": "  │ ", "output": "  › ", "error": "  ✗ "}
 _KEYS = 12  # columns of the keys of an entry
 _LABELS = 5
 _GAP = 4
@@ -84,6 +99,12 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
             yield _table(block)
         case Diagram():
             yield Text("\n".join("  " + line for line in drawn(block, width - 2)), no_wrap=True, overflow="ignore")
+        case Listing(content, kind):
+            style = {"code": "cyan", "output": "", "error": "red"}[kind]
+            for line in content.splitlines():
+                yield _hanging(_MARGINS[kind], Text(line, style=style))
+        case Image(caption, file, command):
+            yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
         case Notes(items):
             for item in items:
                 yield _hanging("  • ", Text(item))
