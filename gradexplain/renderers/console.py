@@ -117,7 +117,7 @@ def _indented(content: Text) -> Grid:
 def _hanging(mark: str, content: Text) -> Grid:
     grid = Grid.grid(padding=0)
     grid.add_column(width=cell_len(mark), no_wrap=True)
-    grid.add_column()
+    grid.add_column(overflow="fold")
     grid.add_row(Text(mark), content)
     return grid
 
@@ -138,7 +138,7 @@ def _row(row: Row, width: int) -> Grid:
     grid = Grid.grid(padding=0)
     grid.add_column(width=_LABELS)
     grid.add_column(width=_KEYS, no_wrap=True)
-    grid.add_column(width=width)
+    grid.add_column(width=width, overflow="fold")
     content = Text("\n".join(flowed(row.equations, width))) if row.equations else Text(row.text)
     grid.add_row("", Text(row.key, style="dim"), content)
     return grid
@@ -168,7 +168,7 @@ def _broken(equation: str, width: int) -> list[str]:
 def _table(table: Table) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for title in table.header:
-        grid.add_column(Text(title))
+        grid.add_column(Text(title), overflow="fold")
     for i, row in enumerate(table.rows):
         style = _STYLES[table.tones[i]] if i < len(table.tones) else ""
         grid.add_row(*(Text(cell, style=style) for cell in row))
