@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradexplain.catalogue import LANGUAGES, say
+from gradexplain.commands import Offer, group
 from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS, WHOLE
 from gradexplain.errors import GradexplainError, InputError
 
@@ -286,6 +287,36 @@ def functions() -> None:
         sys.stdout.write(
             f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
         )
+
+
+def _figures() -> Iterator[Offer]:
+    """Yields what the command line says of every figure."""
+    from gradexplain.figures.design import SUFFIXES as suffixes
+    from gradexplain.figures.design import common, designs
+
+    for design in designs().values():
+        yield Offer(design.name, design.compute, common, tuple(suffixes), design.commands)
+
+
+def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+    """Draws one figure into a file, or as bytes into a pipe."""
+    language = texts.get("language") or "en"
+    with _faults_said(language):
+        from gradexplain.figures.design import designs, drawn, format_of, rendered
+        from gradexplain.parameters import read_all
+
+        if output is None and (format is None or sys.stdout.isatty()):
+            raise _Usage("no_output", name=offer.name, formats=", ".join(offer.formats))
+        if format is not None:
+            _choice("--format", format, offer.formats)
+        chosen = format or format_of(output or Path())
+        values, shared = read_all(offer.function, texts), read_all(offer.common, texts)
+        with _progress(language):
+            content = rendered(drawn(designs()[offer.name], values, **shared), chosen)
+        _deliver(content, output, language)
+
+
+app.add_typer(group(_figures, _figure), name="figure", help="Draws a figure of gradients, computed by torch.")
 
 
 def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: str) -> str:
