@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from rich import box
 from rich.cells import cell_len
@@ -20,6 +21,7 @@ from gradexplain.doc import (
     Entry,
     Heading,
     Image,
+    Link,
     Listing,
     Notes,
     Paragraph,
@@ -105,6 +107,8 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
                 yield _hanging(_MARGINS[kind], Text(line, style=style))
         case Image(caption, file, command):
             yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
+        case Link(content, file, remark):
+            yield _hanging("  → ", Text.assemble((content, f"link {quote(file)}"), f"  {remark}" if remark else ""))
         case Notes(items):
             for item in items:
                 yield _hanging("  • ", Text(item))
