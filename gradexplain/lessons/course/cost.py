@@ -23,14 +23,14 @@ _EPS = torch.finfo(torch.float64).eps
 def lesson(
     *,
     n: Annotated[int, "How many inputs the largest function has.", Range(least=50, most=2000)] = 1000,
-    width: Annotated[int, "The width of the layers whose operations are counted.", Range(least=8, most=512)] = 256,
+    size: Annotated[int, "The width of the layers whose operations are counted.", Range(least=8, most=512)] = 256,
     outputs: Annotated[int, "How many outputs, for the price of a Jacobian.", Range(least=2, most=20)] = 5,
 ) -> Iterator[Part]:
     """Yields the lesson."""
     yield head("counting")
     yield from _counted(n)
     yield head("price")
-    yield from _operations(width)
+    yield from _operations(size)
     yield head("jacobian")
     yield from _jacobian(outputs)
     yield exercise("ex-network", 2 * _parameters(nn.Linear(28, 10)), inputs=28, outputs=10)
@@ -122,18 +122,18 @@ def _best(way: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor], x: Tensor
 # ------------------------------------------------------------------------------------------------------- operations
 
 
-def _operations(width: int) -> Iterator[Part]:
-    net = nn.Sequential(nn.Linear(width, width, bias=False), nn.Tanh(), nn.Linear(width, width, bias=False))
-    x = torch.randn(width, width, requires_grad=True)
+def _operations(size: int) -> Iterator[Part]:
+    net = nn.Sequential(nn.Linear(size, size, bias=False), nn.Tanh(), nn.Linear(size, size, bias=False))
+    x = torch.randn(size, size, requires_grad=True)
     with FlopCounterMode(display=False) as ahead:
         loss = net(x).square().sum()
     with FlopCounterMode(display=False) as back:
         loss.backward()
     one, other, weights = ahead.get_total_flops(), back.get_total_flops(), _parameters(net)
-    yield text("matrix-products", width=width)
+    yield text("matrix-products", size=size)
     yield Table(("pass", "multiplications"), [(Text("ahead", {}), one), (Text("back", {}), other)])
     # A product of two (n, n) matrices has n³ multiplications, each with an addition; there are two layers.
-    yield claim("ahead-is", one, "=", 2 * 2 * width**3, "A5")
+    yield claim("ahead-is", one, "=", 2 * 2 * size**3, "A5")
     yield claim("back-is", other, "=", 2 * one, "A5")
     # The bound of Baur and Strassen's theorem, as Griewank states it: five times the operations of the function.
     yield claim("whole-price", (one + other) / one, "<", 5.0, "A5", weights=weights)
@@ -172,6 +172,6 @@ def _carried_along(t: Tensor, outputs: int) -> Tensor:
     powers = torch.arange(1, outputs + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own use of torch.jit
-        _, slopes = torch.func.jvp(lambda t: t**powers, (t,), (torch.ones_like(t),))
+        slopes = torch.func.jvp(lambda t: t**powers, (t,), (torch.ones_like(t),))[1]
     assert isinstance(slopes, Tensor)
     return slopes
