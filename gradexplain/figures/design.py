@@ -32,7 +32,8 @@ _METADATA: Mapping[str, Mapping[str, None]] = MappingProxyType({
 })  # fmt: skip
 # Twice a screen's usual density.
 _DOTS = 192
-_NOTE = 8.5
+_NOTE = 8.5  # points
+_COLUMN = 0.52  # of a letter's size: how wide letters are in the middle
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _composed(design: Design, data: Any, style: Style, size: Sequence[float]) ->
     if style.spoken != style.language:
         notes.append(style.say("no_font"))
     if notes:
-        columns_there = int((size[0] - 0.3) * 72 / (_NOTE * 0.58))
+        columns_there = int((size[0] - 0.3) * 72 / (_NOTE * _COLUMN))
         text = "\n".join(wrapped(note, columns_there) for note in notes)
         figure.supxlabel(text, x=0.012, ha="left", fontsize=_NOTE, color=style.palette.soft, linespacing=1.35)
     return figure

@@ -85,6 +85,21 @@ def at_points(of: Formula, points: Sequence[Tensor]) -> tuple[Tensor, tuple[Tens
     return found.detach(), tuple(g.detach() for g in slopes(of, found, leaves))
 
 
+def gradient(of: Formula, x: Tensor) -> Tensor:
+    """Returns the gradient of one number by a whole tensor, detached; raises `InputError` where it is not finite."""
+    import torch
+
+    leaf = x.detach().clone().requires_grad_()
+    value = Runner(of.program)(**{of.variables[0]: leaf})
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.is_complex():
+        shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InputError("figure_not_one_number", text=shown(of.text), shape=shape)
+    (found,) = slopes(of, value.reshape(1), [leaf])
+    if not bool(found.isfinite().all() & value.detach().isfinite().all()):
+        raise InputError("figure_gradient_not_finite", text=shown(of.text), x=of.variables[0])
+    return found.detach()
+
+
 def finite(of: Formula, found: Tensor, points: Sequence[Tensor]) -> Tensor:
     """Returns values that are all finite; raises `InputError` that names the first point where one is not."""
     bad = ~found.isfinite()

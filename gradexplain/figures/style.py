@@ -21,6 +21,8 @@ MARKS = "osD^vPX*"
 # What a title and a legend have room for, in columns.
 _TITLE = 44
 _DIGITS = 4
+# What is smaller is written with a power of ten.
+_SMALL = 1e-3
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -106,8 +108,11 @@ def number(value: float, digits: int = _DIGITS) -> str:
     """Returns a number as it is read: a minus, and powers of ten with raised digits."""
     if not isfinite(value):
         return str(value).replace("-", "−").replace("inf", "∞")
-    text = number_text(float(f"{value:.{digits}g}"), digits)
+    small = 0 < abs(value) < _SMALL
+    text = f"{value:.{digits}g}" if small else number_text(float(f"{value:.{digits}g}"), digits)
+    text = f"{value:.{digits - 1}e}" if small and "e" not in text else text
     mantissa, _, exponent = text.partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if small else mantissa
     if not exponent:
         return text.replace("-", "−")
     return (
@@ -140,7 +145,7 @@ def plain(axis: Any) -> None:
     """Writes the numbers of an axis whole, never as a difference from one that stands elsewhere."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+    axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
 
 
