@@ -115,5 +115,5 @@ def paint(data: Curve, axes: Sequence[Any], style: Style) -> list[str]:
 
 DESIGN = Design(
     "curve", curve, paint, (("",),), (7.8, 4.6),
-    ("", '"x**2 + 2*x" --at 3 --order 1 --ends=-4,4', '"sin(x)*exp(-x/2)" --order 3 --ends 0,8 --at 2 --language zh'),
+    ("", '"x**2 + 2*x" --at 3 --order 1 --ends -4,4', '"sin(x)*exp(-x/2)" --order 3 --ends 0,8 --at 2 --language zh'),
 )  # fmt: skip

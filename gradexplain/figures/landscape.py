@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import Formula, at_points, finite, formula, interval, slopes, values
-from gradexplain.figures.style import Style, number, plain, titled
+from gradexplain.figures.style import Style, below, number, plain, titled
 from gradexplain.parameters import Count, Range
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
 
     x, y = np.meshgrid(data.x, data.y)
     axes.computed_zorder = False  # the plane and the point are drawn over the surface that they touch
-    every = max(1, (len(data.x) - 1) // 32)
+    every = max(1, (len(data.x) - 1) // 25)
     axes.plot_surface(
         x, y, data.heights, cmap=style.palette.scale, rstride=every, cstride=every, linewidth=0.2,
         edgecolor=style.palette.paper, alpha=0.88, zorder=1,
@@ -321,7 +321,7 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
     axes.set_ylabel(data.variables[1])
     axes.set_title(style.say("surface_title", expression=titled(data.expression, 36)))
     axes.view_init(elev=28, azim=-58)
-    axes.set_box_aspect(None, zoom=1.0)
+    axes.set_box_aspect(None, zoom=1.12)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         plain(axis)
         axis.set_pane_color(style.palette.paper)
@@ -390,7 +390,7 @@ def _said(data: Surface, style: Style) -> Any:
     dots = [a.dot for a in data.arrows if a.dot is not None]
     if dots:
         longest = max(a.norm for a in data.arrows)
-        yield style.say("surface_dot", count=len(dots), most=number(max(dots), 2), longest=number(longest, 3))
+        yield style.say("surface_dot", count=len(dots), most=below(max(dots)), longest=number(longest, 3))
     if data.stationary and data.curvature:
         place = ", ".join(f"{n} = {number(p)}" for n, p in zip(data.variables, data.stationary, strict=True))
         low, high = (number(c) for c in data.curvature)
@@ -407,10 +407,11 @@ def _term(slope: float, name: str, at: float) -> str:
 
 
 DESIGN = Design(
-    "surface", surface, paint, (("3d", ""),), (10.6, 5.0),
+    "surface", surface, paint, (("3d", ""),),
+    (9.8, 5.2),
     (
         "",
         '"x**2 + 4*y**2" --at 1.5,1 --descent 0.1',
-        '"sin(x)*cos(y)" --x-ends 0,6 --y-ends=-3,3 --style dark --language zh',
+        '"sin(x)*cos(y)" --x-ends 0,6 --y-ends -3,3 --style dark --language zh',
     ),
 )  # fmt: skip

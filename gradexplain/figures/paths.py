@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import Formula, at_points, finite, formula, symbolic
-from gradexplain.figures.style import MARKS, Style, beside, logarithmic, number, plain, titled
+from gradexplain.figures.style import MARKS, Style, below, beside, logarithmic, number, plain, titled
 from gradexplain.parameters import Count, Range
 
 # A path that leaves the others this many times behind would flatten them to a line.
@@ -197,7 +197,7 @@ def _said(data: Descent, style: Style) -> Any:
         yield style.say("descent_minimum", x=f"{data.variable}* = {number(x)}", y=number(y))
     apart = [path.apart for path in data.paths if path.apart is not None]
     if apart:
-        yield style.say("descent_apart", most=number(max(apart), 2))
+        yield style.say("descent_apart", most=below(max(apart)))
     for path in data.paths:
         if len(path.points) <= data.steps:
             yield style.say("descent_left", lr=number(path.lr), step=len(path.points))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, at_points, finite, formula, symbolic, values
+from gradexplain.figures.expressions import Formula, at_points, finite, formula, interval, symbolic, values
 from gradexplain.figures.style import Style, logarithmic, number, titled
 from gradexplain.parameters import Count, Range
 from gradexplain.values import shown
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 METHODS = ("forward", "central")
 _DIGITS = 60
-_DECADES = (-16, 0)
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,13 @@ class StepError:
 
 
 def step_error(
-    expression: Annotated[str, "A function of one variable that sympy can differentiate."] = "sin(x)*exp(x)",
+    expression: Annotated[str, "A function of one variable that sympy can differentiate."] = "x**3",
     *,
-    at: Annotated[float, "The point."] = 1.0,
+    at: Annotated[float, "The point."] = 0.7,
     dtypes: Annotated[
         tuple[Literal["float64", "float32"], ...], "The types that torch computes in, two of them.", Count(2, 2)
     ] = ("float64", "float32"),
+    powers: Annotated[tuple[int, ...], "The steps, as powers of ten.", Range(-30, 6), Count(2, 2)] = (-16, 0),
     density: Annotated[int, "Steps for each power of ten.", Range(1, 40)] = 6,
 ) -> StepError:
     """Error of numerical differentiation against step size, beside automatic differentiation.
@@ -87,8 +87,8 @@ def step_error(
     at the number that the type really holds. No step makes a difference as exact as torch's gradient.
     """
     f = formula(expression, 1)
-    low, high = _DECADES
-    steps = tuple(10.0 ** (k / density) for k in range(low * density, high * density + 1))
+    low, high = interval("--powers", powers)
+    steps = tuple(10.0 ** (k / density) for k in range(int(low) * density, int(high) * density + 1))
     exact = _exact(f)
     return StepError(f.text, f.variables[0], at, steps, tuple(_precision(f, at, d, steps, exact) for d in dtypes))
 
@@ -218,5 +218,5 @@ def _said(data: StepError, style: Style) -> Any:
 
 DESIGN = Design(
     "step-error", step_error, paint, (("", ""),), (10.6, 4.6),
-    ("", '"x**3" --at 3', '"x**2 + 2*x" --at 3 --style dark --language zh'),
+    ("", '"sin(x)*exp(x)" --at 1', '"x**2 + 2*x" --at 3 --style dark --language zh'),
 )  # fmt: skip

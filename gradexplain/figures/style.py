@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite, log10
+from math import floor, isfinite, log10
 from types import MappingProxyType
 from typing import Any
 
@@ -120,6 +120,11 @@ def number(value: float, digits: int = _DIGITS) -> str:
         if mantissa == "1"
         else f"{mantissa.replace('-', '−')}·{power_of_ten(int(exponent))}"
     )
+
+
+def below(value: float) -> str:
+    """Returns what a rounding error lies below: its last digits differ from machine to machine, its power hardly."""
+    return f"< {power_of_ten(floor(log10(value)) + 1)}" if value > 0 else "= 0"
 
 
 def power_of_ten(exponent: int) -> str:
