@@ -116,7 +116,8 @@ def test_derivatives_of_every_order_are_those_of_mpmath() -> None:
 
 def test_a_point_that_cannot_tell_two_derivatives_apart_is_named() -> None:
     assert derivatives.curve("x**3", at=2.0, ends=(-1.0, 3.0)).coincide == ((1, 2),)  # 3·2² = 6·2 = 12
-    assert derivatives.curve("x**3", at=3.0, ends=(-1.0, 4.0)).coincide == ()
+    assert derivatives.curve("x**3", at=3.0, ends=(-1.0, 4.0)).coincide == ((0, 1),)  # 3³ = 3·3² = 27
+    assert derivatives.curve("x**3", at=1.5).coincide == ()
     assert derivatives.curve("x**2", at=0.0, order=3).coincide == ()  # zeros tell no coincidence
     assert derivatives.curve("x**2", at=0.0, order=4).there == (0.0, 0.0, 2.0, 0.0, 0.0)
 
@@ -235,10 +236,12 @@ def test_errors_of_differences_fall_and_rise_as_taylor_and_rounding_say() -> Non
 def test_the_best_steps_are_where_mathematics_puts_them() -> None:
     for precision in numbers("step-error").precisions:
         for slope in precision.slopes:
-            best = numbers("step-error").steps[slope.best]
+            # an error may be small by luck, not seven in a row
+            runs = [max(slope.errors[max(k - 3, 0) : k + 4]) for k in range(len(slope.errors))]
+            best = numbers("step-error").steps[runs.index(min(runs))]
             expected = (precision.noise / slope.coefficient) ** (1 / (slope.power + 1))
             assert expected / 30 <= best <= expected * 30
-            assert slope.errors[slope.best] > precision.automatic
+            assert min(runs) > 10 * precision.automatic
 
 
 def test_the_true_derivative_is_mathematics_and_not_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,7 +578,7 @@ BAD = [
     (["proportional", "--at", "3,3", "--output", "a.svg"], "equal"),
     (["proportional", "--at", "randn(3,3)", "--output", "a.svg"], "in a row"),
     (["proportional", "sum(sqrt(x))", "--output", "a.svg"], "not finite"),
-    (["step-error", "relu(x)*digamma(x)*sort(x).values", "--output", "a.svg"], "sympy"),
+    (["step-error", "relu(x)*digamma(x)*sort(x).values", "--output", "a.svg"], "Sympy"),
     (["step-error", "sqrt(x)", "--at", "0", "--output", "a.svg"], "not finite"),
     (["step-error", "--powers", "0,-3", "--output", "a.svg"], "empty"),
     (["gradient-flow", "--networks", "relu,relu", "--output", "a.svg"], "twice"),

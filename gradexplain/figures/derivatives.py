@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, finite, formula, interval, slopes, values
+from gradexplain.figures.expressions import Formula, finite, formula, interval, slopes, spaced, values
 from gradexplain.figures.style import DASHES, Style, beside, number, plain, titled
 from gradexplain.parameters import Count, Range
 
@@ -62,7 +62,7 @@ def curve(
     low, high = interval("--ends", ends)
     if not low <= at <= high:
         raise InputError("figure_point_outside", name="--at", point=number(at), low=number(low), high=number(high))
-    x = torch.linspace(low, high, points, dtype=torch.float64)
+    x = spaced(low, high, points)
     rows = _derivatives(f, torch.cat([x, torch.tensor([at], dtype=torch.float64)]), order)
     there = tuple(row[-1] for row in rows)
     return Curve(f.text, f.variables[0], tuple(x.tolist()), tuple(row[:-1] for row in rows), at, there)

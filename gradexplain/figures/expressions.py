@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,14 @@ def interval(name: str, ends: Sequence[float]) -> tuple[float, float]:
     if not low < high:
         raise InputError("figure_empty_range", name=name, low=number(low), high=number(high))
     return low, high
+
+
+def spaced(low: float, high: float, count: int) -> Tensor:
+    """Returns evenly spaced points without the rounding errors of their sums: 0 is 0, and a pole is met."""
+    import torch
+
+    points = torch.linspace(low, high, count, dtype=torch.float64)
+    return points.round(decimals=12 - math.ceil(math.log10(high - low)))
 
 
 # -------------------------------------------------------------------------------------------------------------- sympy

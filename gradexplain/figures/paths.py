@@ -14,6 +14,8 @@ from gradexplain.parameters import Count, Range
 
 # A path that leaves the others this many times behind would flatten them to a line.
 _FAR = 3.0
+# The largest loss that is drawn; of an axis that ends near 1e308, matplotlib cannot compute the next tick.
+_MOST = 1e200
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ def _paint_losses(data: Descent, axes: Any, style: Style) -> None:
             color=style.colour(k), markersize=4.5,
         )  # fmt: skip
     if positive:
+        heights = [loss - base for path in data.paths for loss in path.losses if loss > base] or [1.0]
+        axes.set_ylim(min(heights) / 3, min(max(heights), _MOST) * 3)
         axes.set_yscale("log")
         logarithmic(axes.yaxis)
     else:
