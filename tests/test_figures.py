@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -317,8 +318,7 @@ LONGEST: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-@pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("kind", ["usual", "long"])
+@pytest.mark.parametrize(("language", "kind"), [("en", "usual"), ("zh", "usual"), ("en", "long")])
 def test_no_text_is_cut_off_or_lies_on_another(name: str, language: str, kind: str) -> None:
     make = getattr(gx.figures, name.replace("-", "_"))
     figure = painted(name, language) if kind == "usual" else make(language=language, **LONGEST[name])
@@ -536,6 +536,14 @@ def test_python_and_the_command_line_make_one_figure(command: Callable, tmp_path
     assert command("figure", "curve", "x**2", "--at", "0.5", "--style", "dark", "--output", str(path)).code == 0
     gx.figures.save(gx.figures.curve("x**2", at=0.5, style="dark"), other)
     assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs pdftotext; apt-get install poppler-utils")
+def test_the_words_of_a_pdf_can_be_read_and_its_fonts_are_sound(tmp_path: Path) -> None:
+    gx.figures.save(painted("descent", "zh"), tmp_path / "a.pdf")
+    done = subprocess.run(["pdftotext", tmp_path / "a.pdf", "-"], check=True, capture_output=True, text=True)
+    assert "梯度下降" in done.stdout
+    assert done.stderr == ""
 
 
 def test_the_size_is_in_inches() -> None:
