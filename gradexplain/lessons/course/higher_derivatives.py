@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, count
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from torch import Tensor
 
 from gradexplain.api import explain, graph
+from gradexplain.expression import Runner, parse
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
 from gradexplain.parameters import Range
@@ -40,6 +40,7 @@ x = torch.tensor([2.0], requires_grad=True)
 grad_1 = torch.autograd.grad(2 * x, x, create_graph=True)
 grad_2 = torch.autograd.grad(grad_1[0], x)
 """
+_CUBE: Any = Runner(parse("x**3"))
 _ORDERS = ("f", "f′", "f″", "f‴")
 
 
@@ -55,10 +56,6 @@ def lesson(*, x: Annotated[float, "Where x³ is differentiated.", Range(-1000, 1
     yield from _stacked(x)
     yield exercise("ex-fourth", _exactly(_symbols("x**4")[2], 5), at=5)
     yield exercise("ex-type", "tuple")
-
-
-def _cube(x: Tensor) -> Tensor:
-    return x**3
 
 
 def _symbols(written: str) -> list[sympy.Expr]:
@@ -80,7 +77,7 @@ def _exactly(expression: sympy.Expr, at: float) -> float:
 def _derivatives(at: float) -> list[float]:
     """Returns x³ and its first three derivatives, each by torch from the one before."""
     x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-    found = [_cube(x)]
+    found = [_CUBE(x=x)]
     for _ in _ORDERS[1:]:
         found += torch.autograd.grad(found[-1], x, create_graph=True)
     return [f.item() for f in found]
@@ -137,7 +134,7 @@ def _toggled() -> Iterator[Part]:
     rows = []
     for kept in (False, True):
         x = torch.tensor([2.0], requires_grad=True)
-        (first,) = torch.autograd.grad(_cube(x), x, create_graph=kept)
+        (first,) = torch.autograd.grad(_CUBE(x=x), x, create_graph=kept)
         nodes = len(graph(first).nodes) if first.grad_fn is not None else 0
         rows.append((f"create_graph={kept}", first.detach(), first.requires_grad, nodes))
     yield text("what-it-keeps")
@@ -145,7 +142,7 @@ def _toggled() -> Iterator[Part]:
     yield claim("same-value", rows[0][1], "=", rows[1][1], "A23")
     yield claim("needs-graph", [row[2] for row in rows], "=", [False, True], "A23")
     x = torch.tensor([2.0], requires_grad=True)
-    without = run_listing(_WITHOUT, {"torch": torch, "x": x, "y": _cube(x)})
+    without = run_listing(_WITHOUT, {"torch": torch, "x": x, "y": _CUBE(x=x)})
     yield text("without")
     yield without
     yield claim("fails", without.fault, "=", "RuntimeError", "A23")
@@ -157,13 +154,13 @@ def _toggled() -> Iterator[Part]:
 
 def _stacked(x: float) -> Iterator[Part]:
     point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    values = [_cube(point)]
+    values = [_CUBE(x=point)]
     for _ in range(2):
         values += torch.autograd.grad(values[-1], point, create_graph=True)
     yield text("three-graphs")
     for key, name, value in zip(("graph-0", "graph-1", "graph-2"), _ORDERS, values, strict=False):
         yield Pictured(key, graph(value, {"x": point}, title=name, output_name=name))
-    found = explain(_cube, {"x": point.detach()}, order=2, target="x**3")
+    found = explain(_CUBE, {"x": point.detach()}, order=2, target="x**3", locate=_CUBE.locate)
     yield text("chain-rule-again")
     yield Explained(found.higher[0], ("forward", "backward"))
     yield claim("verified", found.verdict, "=", "agrees", "A21")
