@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradexplain.figures.design import computed, designs
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
 from gradexplain.parameters import Range
@@ -137,6 +138,8 @@ def _overlap(results: Sequence[Any]) -> Iterator[Part]:
     yield claim("flat", flat, "=", [0.0] * n, "B9", "B17", low=low, high=high)
     yield text("axis", low=low, high=high)
     yield Drawn("figure-ones", "dimensions", {"n": n})
+    (group,) = computed(designs()["dimensions"], {"n": n}).identical
+    yield claim("figure-says", group, "=", sorted({d for pair in pairs for d in pair}), "B9", count=len(group))
 
 
 # ---------------------------------------------------------------------------------------------------------- proportion
