@@ -1,4 +1,7 @@
-"""Every sentence we say, by key and language. A language is a folder of TOML files beside this module, in `locale/`."""
+"""Every sentence we say, by key and language. A language is a folder of TOML files beside this module, in `locale/`.
+
+A key is `table.key`, or `chapter/table.key` for the files of a folder within it, which are read only when asked for.
+"""
 
 import tomllib
 from functools import cache
@@ -9,10 +12,10 @@ LANGUAGES = tuple(sorted(folder.name for folder in LOCALE.iterdir() if folder.is
 
 
 @cache
-def sentences(language: str) -> dict[str, str]:
-    """Returns all templates of `language`, by `table.key`; raises `ValueError` where one key is given twice."""
+def sentences(language: str, chapter: str = "") -> dict[str, str]:
+    """Returns the templates of `language`, by `table.key`; raises `ValueError` where one key is given twice."""
     found: dict[str, str] = {}
-    for file in sorted((LOCALE / language).glob("*.toml")):
+    for file in sorted((LOCALE / language / chapter).glob("*.toml")):
         for table, entries in tomllib.loads(file.read_text(encoding="utf-8")).items():
             for key, template in entries.items():
                 if f"{table}.{key}" in found:
@@ -28,4 +31,5 @@ def formula(text: str, language: str = "en") -> str:
 
 def say(key: str, language: str = "en", **data: object) -> str:
     """Returns the sentence `key` in `language` with `data` put in; data is never read as a template."""
-    return sentences(language)[key].format(**data)
+    chapter, _, entry = key.rpartition("/")
+    return sentences(language, chapter)[entry].format(**data)

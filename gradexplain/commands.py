@@ -6,6 +6,7 @@ other, in the language asked for.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,26 +21,38 @@ from gradexplain.parameters import Parameter, parameters_of, written
 
 @dataclass(frozen=True)
 class Offer:
-    """One command: `function` has its own options, `common` those of the whole group; `examples` are whole
-    command lines."""
+    """One command: `load()` gives the function that has its own options, `common` has those of the whole group.
+
+    `help` says what it does, first in one line; `examples` are command lines; `output` says what `--output` names.
+    """
 
     name: str
-    function: Callable[..., object]
+    help: str
+    load: Callable[[], Callable[..., object]]
     common: Callable[..., object]
     formats: tuple[str, ...]
     examples: tuple[str, ...] = ()
+    output: tuple[str, str] = ("FILE", "The file to write; its suffix tells the format.")
 
     @property
     def summary(self) -> str:
-        """The first line of the function's docstring."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+        """What it does, in one line."""
+        return self.help.partition("\n")[0]
+
+    @property
+    def function(self) -> Callable[..., object]:
+        """The function whose parameters are the options."""
+        return self.load()
 
 
 Run = Callable[[Offer, Mapping[str, Any], Path | None, str | None], None]
 
 
-def group(offers: Callable[[], Iterable[Offer]], run: Run) -> typer.Typer:
-    """Returns the commands that `offers()` gives, each of which calls `run(offer, texts, output, format)`."""
+def group(offers: Callable[[], Iterable[Offer]], run: Run, whole: Callable[..., None] | None = None) -> typer.Typer:
+    """Returns the commands that `offers()` gives, each of which calls `run(offer, texts, output, format)`.
+
+    `whole` is what the group does by itself; without it, it shows its help.
+    """
 
     class Group(TyperGroup):
         """Knows its commands only when it is asked for one of them."""
@@ -51,8 +64,21 @@ def group(offers: Callable[[], Iterable[Offer]], run: Run) -> typer.Typer:
             found = next((offer for offer in offers() if offer.name == cmd_name), None)
             return None if found is None else _command(found, run)
 
-    made = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None)
-    made.callback()(lambda: None)
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            there = self.list_commands(ctx)
+            if args[0] not in there and not args[0].startswith("-"):
+                close = difflib.get_close_matches(args[0], there, n=1, cutoff=0)[0]
+                ctx.fail(f"There is no '{args[0]}'. Did you mean '{close}'? There are: {', '.join(there)}.")
+            return super().resolve_command(ctx, args)
+
+        def format_commands(self, ctx: Any, formatter: Any) -> None:
+            with formatter.section("Commands"):
+                formatter.write_dl([(offer.name, offer.summary) for offer in offers()])
+
+    made = typer.Typer(
+        cls=Group, no_args_is_help=whole is None, invoke_without_command=whole is not None, rich_markup_mode=None
+    )
+    made.callback()(whole or (lambda: None))
     return made
 
 
@@ -73,7 +99,7 @@ def _command(offer: Offer, run: Run) -> Any:
 
 def _help(offer: Offer) -> str:
     lines = [f"  {line}" for line in offer.examples]
-    return "\n".join([inspect.getdoc(offer.function) or "", "", *(["\b", "Examples:", *lines] if lines else [])])
+    return "\n".join([offer.help, "", *(["\b", "Examples:", *lines] if lines else [])])
 
 
 def _option(parameter: Parameter) -> inspect.Parameter:
@@ -92,7 +118,7 @@ def _option(parameter: Parameter) -> inspect.Parameter:
 
 
 def _own(offer: Offer) -> list[inspect.Parameter]:
-    output = typer.Option("--output", metavar="FILE", help="The file to write; its suffix tells the format.")
+    output = typer.Option("--output", metavar=offer.output[0], help=offer.output[1])
     format = typer.Option("--format", metavar="|".join(offer.formats), help="Format, also of what goes into a pipe.")
     return [_parameter("output", Path | None, output, None), _parameter("format", str | None, format, None)]
 

@@ -289,7 +289,7 @@ def is_ours_or_torchs(file: str) -> bool:
 
 
 def _on_gpu() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's own
+    return bool(torch.cuda.is_initialized())
 
 
 def _random_states() -> tuple[Tensor, ...]:

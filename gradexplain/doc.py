@@ -84,13 +84,39 @@ class Diagram:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Text that keeps its lines: code, or what it printed."""
+
+    text: str
+    kind: Literal["code", "output", "error"] = "code"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture in a file beside the document; where there is none, its caption and the command that makes it."""
+
+    caption: str
+    file: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A line that leads to another document beside this one, and a remark on it."""
+
+    text: str
+    file: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Notes:
     """Remarks, each a sentence."""
 
     items: tuple[str, ...]
 
 
-Block = Title | Heading | Paragraph | Entry | Table | Diagram | Notes
+Block = Title | Heading | Paragraph | Entry | Table | Diagram | Listing | Image | Link | Notes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ ORDER = """
     catalogue errors parameters origin findings terms equations doc renderers fonts traces internals sources digits
     progress rules symbolic containers computation recording functions failures cuts tracing derivatives alone live
     elements summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation
-    narration reporting values vocabulary expression loading receipts records drawing figures api commands cli plugin
+    narration reporting values vocabulary expression loading receipts records drawing figures api lessons commands
+    cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.
 REACHES_UP = {

@@ -3,7 +3,21 @@
 import pytest
 from wcwidth import wcswidth
 
-from gradexplain.doc import Arrow, Box, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
+from gradexplain.doc import (
+    Arrow,
+    Box,
+    Diagram,
+    Doc,
+    Entry,
+    Heading,
+    Image,
+    Listing,
+    Notes,
+    Paragraph,
+    Row,
+    Table,
+    Title,
+)
 from gradexplain.renderers import RENDERERS
 from gradexplain.renderers.console import flowed
 from gradexplain.renderers.diagram import drawn
@@ -97,3 +111,35 @@ def test_wide_characters_keep_the_boxes_straight() -> None:
     lines = drawn(Diagram((Box("x", ("值 = 3", "∂ 1")), Box("y", ("y",))), (Arrow("x", "y"),)), 80)
     left = [line for line in lines if "│" in line or "┌" in line]
     assert wcswidth(lines[0].split("┐")[0]) == wcswidth(left[1].split("│", 2)[1]) + 1
+
+
+def test_nothing_that_is_said_is_cut_on_a_narrow_page() -> None:
+    words = "梯度" * 40
+    page = RENDERERS["text"](Doc((Notes((words,)), Paragraph(words), Table((words, "b"), ((words, words),)))), 40)
+    assert "…" not in page
+    assert page.count("梯") == 5 * 40
+
+
+def test_code_keeps_its_lines_and_cannot_close_its_fence() -> None:
+    code = "a = '```'\nif a:\n    b = 1"
+    page = RENDERERS["markdown"](Doc((Listing(code), Listing("1", "output"), Listing("Fault: no", "error"))), 60)
+    assert page == f"````python\n{code}\n````\n\n```text\n1\n```\n\n```text\nFault: no\n```\n"
+    console = RENDERERS["text"](Doc((Listing(code),)), 60)
+    assert console.splitlines() == ["  │ a = '```'", "  │ if a:", "  │     b = 1"]
+
+
+def test_an_image_is_its_file_or_the_command_that_makes_it() -> None:
+    there, wanted = Image("A [curve]", "a b(1).svg"), Image("A curve", command="make `it`")
+    assert RENDERERS["markdown"](Doc((there,)), 60) == "![A \\[curve\\]](a%20b%281%29.svg)\n"
+    assert RENDERERS["markdown"](Doc((wanted,)), 60) == "A curve `` make `it` ``\n"
+    assert "make `it`" in RENDERERS["text"](Doc((wanted,)), 60)
+    page = RENDERERS["html"](Doc((Paragraph("before"), Image("A <curve> 'x'", "a'b.svg"), wanted)), 60)
+    assert "<img src='a%27b.svg' alt='A &lt;curve&gt; &#x27;x&#x27;'" in page
+    assert page.count("<pre") == 2
+
+
+def test_code_spans_stay_code_and_all_else_is_escaped() -> None:
+    page = RENDERERS["markdown"](Doc((Paragraph("`a_b` <i> `x|y` ``c`` `"), Table(("`p|q`",), (("a|b",),)))), 60)
+    assert page.splitlines()[0] == "`a_b` \\<i\\> `x|y` \\`\\`c\\`\\` \\`"
+    assert "| `p\\|q` |" in page
+    assert "| a\\|b |" in page

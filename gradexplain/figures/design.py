@@ -53,9 +53,9 @@ class Design:
     examples: tuple[str, ...] = ()
 
     @property
-    def summary(self) -> str:
-        """What the figure shows, in one line."""
-        return (inspect.getdoc(self.compute) or "").partition("\n")[0]
+    def help(self) -> str:
+        """What the figure shows, first in one line."""
+        return inspect.getdoc(self.compute) or ""
 
     @property
     def commands(self) -> tuple[str, ...]:

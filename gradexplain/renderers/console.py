@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+from urllib.parse import quote
 
 from rich import box
 from rich.cells import cell_len
@@ -13,15 +16,32 @@ from rich.panel import Panel
 from rich.table import Table as Grid
 from rich.text import Text
 
-from gradexplain.doc import Block, Diagram, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
+from gradexplain.doc import (
+    Block,
+    Diagram,
+    Doc,
+    Entry,
+    Heading,
+    Image,
+    Link,
+    Listing,
+    Notes,
+    Paragraph,
+    Row,
+    Table,
+    Title,
+    Tone,
+)
 from gradexplain.equations import CONTINUATION
 from gradexplain.renderers.diagram import drawn
 
 _STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
+_MARGINS = {"code": "  │ ", "output": "  › ", "error": "  ✗ "}
 _KEYS = 12  # columns of the keys of an entry
 _LABELS = 5
 _GAP = 4
-_HTML = "<!doctype html>\n<meta charset='utf-8'>\n<pre style='line-height:1.25'>{code}</pre>\n"
+_HEAD = "<!doctype html>\n<meta charset='utf-8'>\n"
+_HTML = "<pre style='line-height:1.25'>{code}</pre>\n"
 
 
 class Page:
@@ -49,10 +69,24 @@ def text(doc: Doc, width: int) -> str:
 
 
 def html(doc: Doc, width: int) -> str:
-    """Returns the document as one `<pre>` with inline styles; every character of it is escaped."""
+    """Returns the document as text with inline styles, and its pictures; every character of it is escaped."""
+    runs = groupby(doc.blocks, lambda block: isinstance(block, Image) and bool(block.file))
+    parts = [(pictures, tuple(blocks)) for pictures, blocks in runs]
+    return _HEAD + "".join(
+        "".join(map(_figure, blocks)) if pictures else _text_html(Doc(blocks), width) for pictures, blocks in parts
+    )
+
+
+def _text_html(doc: Doc, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, _environ={})
     console.print(Page(doc))
     return console.export_html(inline_styles=True, code_format=_HTML)
+
+
+def _figure(image: Block) -> str:
+    assert isinstance(image, Image)
+    source, caption = quote(image.file), escape(image.caption)
+    return f"<figure><img src='{source}' alt='{caption}' style='max-width:100%'><br>{caption}</figure>\n"
 
 
 def _printed(doc: Doc, width: int, *, color: bool) -> str:
@@ -84,6 +118,14 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
             yield _table(block)
         case Diagram():
             yield Text("\n".join("  " + line for line in drawn(block, width - 2)), no_wrap=True, overflow="ignore")
+        case Listing(content, kind):
+            style = {"code": "cyan", "output": "", "error": "red"}[kind]
+            for line in content.splitlines():
+                yield _hanging(_MARGINS[kind], Text(line, style=style))
+        case Image(caption, file, command):
+            yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
+        case Link(content, file, remark):
+            yield _hanging("  → ", Text.assemble((content, f"link {quote(file)}"), f"  {remark}" if remark else ""))
         case Notes(items):
             for item in items:
                 yield _hanging("  • ", Text(item))
@@ -96,7 +138,7 @@ def _indented(content: Text) -> Grid:
 def _hanging(mark: str, content: Text) -> Grid:
     grid = Grid.grid(padding=0)
     grid.add_column(width=cell_len(mark), no_wrap=True)
-    grid.add_column()
+    grid.add_column(overflow="fold")
     grid.add_row(Text(mark), content)
     return grid
 
@@ -117,7 +159,7 @@ def _row(row: Row, width: int) -> Grid:
     grid = Grid.grid(padding=0)
     grid.add_column(width=_LABELS)
     grid.add_column(width=_KEYS, no_wrap=True)
-    grid.add_column(width=width)
+    grid.add_column(width=width, overflow="fold")
     content = Text("\n".join(flowed(row.equations, width))) if row.equations else Text(row.text)
     grid.add_row("", Text(row.key, style="dim"), content)
     return grid
@@ -147,7 +189,7 @@ def _broken(equation: str, width: int) -> list[str]:
 def _table(table: Table) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for title in table.header:
-        grid.add_column(Text(title))
+        grid.add_column(Text(title), overflow="fold")
     for i, row in enumerate(table.rows):
         style = _STYLES[table.tones[i]] if i < len(table.tones) else ""
         grid.add_row(*(Text(cell, style=style) for cell in row))

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
-from gradexplain.doc import Block, Diagram, Doc, Entry, Heading, Notes, Paragraph, Table, Title
+from gradexplain.doc import Block, Diagram, Doc, Entry, Heading, Image, Link, Listing, Notes, Paragraph, Table, Title
 from gradexplain.renderers.diagram import drawn
 
 
@@ -25,7 +26,7 @@ def _block(block: Block, width: int) -> Iterator[str]:
             yield ""
         case Paragraph(content):
             yield ""
-            yield _escaped(content)
+            yield _prose(content)
         case Entry():
             yield from _entry(block)
         case Table(header, rows):
@@ -36,9 +37,17 @@ def _block(block: Block, width: int) -> Iterator[str]:
                 yield "| " + " | ".join(map(_cell, row)) + " |"
         case Diagram():
             yield from ("```text", *drawn(block, width), "```")
+        case Listing(content, kind):
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", content)), default=0))
+            yield from ("", fence + ("python" if kind == "code" else "text"), *content.splitlines(), fence)
+        case Image(caption, file, command):
+            yield ""
+            yield f"![{_escaped(caption)}]({quote(file)})" if file else f"{_escaped(caption)} {_code(command)}"
+        case Link(content, file, remark):
+            yield f"- [{_escaped(content)}]({quote(file)})" + (f" {_prose(remark)}" if remark else "")
         case Notes(items):
             for item in items:
-                yield f"- {_escaped(item)}"
+                yield f"- {_prose(item)}"
 
 
 def _entry(entry: Entry) -> Iterator[str]:
@@ -63,7 +72,13 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return _escaped(text).replace("\n", " ")
+    return re.sub(r"(?<!\\)\|", r"\\|", _prose(text)).replace("\n", " ")
+
+
+def _prose(text: str) -> str:
+    """Returns running text: code spans stay what they are, all else is escaped."""
+    parts = re.split(r"(?<!`)(`[^`\n]+`)(?!`)", text)
+    return "".join(part if k % 2 else _escaped(part) for k, part in enumerate(parts))
 
 
 def _escaped(text: str) -> str:

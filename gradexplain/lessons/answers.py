@@ -1,0 +1,55 @@
+"""Whether an answer to an exercise is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gradexplain.errors import InputError
+from gradexplain.lessons.claims import plain
+from gradexplain.lessons.parts import Exercise, Lesson
+from gradexplain.values import Numbers, parse_value
+
+# What an answer without a number of digits may differ by: nothing but how it was typed.
+_TYPED = 1e-9
+
+
+def exercise_of(lesson: Lesson, number: int | None) -> Exercise:
+    """Returns exercise `number`, from 1; raises `InputError` where there is none, or none is named of several."""
+    count = len(lesson.exercises)
+    if number is None and count > 1:
+        raise InputError("which_exercise", name=lesson.name, count=count)
+    if not 1 <= (number or 1) <= count:
+        raise InputError("no_exercise", name=lesson.name, number=number or 1, count=count)
+    return lesson.exercises[(number or 1) - 1]
+
+
+def is_right(exercise: Exercise, text: str) -> bool:
+    """Says whether `text` is the answer; raises `InputError` where numbers are asked for and it holds none."""
+    answer = plain(exercise.answer)
+    if isinstance(answer, str):
+        return text.strip().casefold() == answer.casefold()
+    source = parse_value(text).source
+    if not isinstance(source, Numbers):
+        raise InputError("answer_no_number", text=text)
+    numbers, shape = list(_flat(answer)), _shape(answer)
+    alike = source.shape == shape or len(numbers) == len(source.flat) == 1
+    return alike and all(_equal(a, g, exercise.digits) for a, g in zip(numbers, source.flat, strict=True))
+
+
+def _equal(answer: Any, given: Any, digits: int | None) -> bool:
+    if digits is None:
+        return bool(abs(answer - given) <= _TYPED * abs(answer))
+    return f"{float(answer):.{digits - 1}e}" == f"{float(given):.{digits - 1}e}"
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return (len(value), *_shape(value[0])) if isinstance(value, list) and value else ()

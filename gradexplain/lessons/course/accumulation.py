@@ -1,0 +1,115 @@
+"""`.grad` is a ledger: every backward pass adds to it, and a freed graph cannot be walked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Part, Table, claim, exercise, head, text
+from gradexplain.parameters import Range
+
+TOPIC = "gradients"
+PLACE = 1
+
+_TWICE = """
+x = torch.tensor([1.], requires_grad=True)
+y = x**2
+y.backward()
+print(x.grad)
+y.backward()
+print(x.grad)
+"""
+_AGAIN = """
+x = torch.tensor([1.], requires_grad=True)
+for _ in range(2):
+    y = x**2
+    y.backward()
+    print(x.grad)
+"""
+_RETAINED = """
+x = torch.tensor([1.], requires_grad=True)
+y = x**2
+y.backward(retain_graph=True)
+print(x.grad)
+y.backward()
+print(x.grad)
+"""
+_NOTHING_SAVED = """
+x = torch.tensor([1.], requires_grad=True)
+y = x + 1
+y.backward()
+y.backward()
+print(x.grad)
+"""
+
+
+def lesson(
+    *,
+    x: Annotated[float, "The input."] = 1.0,
+    passes: Annotated[int, "How many backward passes.", Range(least=2, most=20)] = 3,
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield head("ledger")
+    yield from _ledger(x, passes)
+    yield head("second")
+    yield from _second()
+    yield head("clearing")
+    yield from _clearing(x)
+    yield exercise("ex-passes", 2 * x * (passes + 1), x=x, passes=passes + 1)
+    yield exercise("ex-none", "None")
+
+
+def _ledger(x: float, passes: int) -> Iterator[Part]:
+    leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    rows, before = [], 0.0
+    for k in range(1, passes + 1):
+        (leaf**2).backward()
+        assert leaf.grad is not None
+        after = leaf.grad.item()
+        rows.append((k, before, after - before, after))
+        before = after
+    yield text("adds", x=x)
+    yield Table(("pass", "before", "contribution", "after"), rows)
+    one = 2 * x
+    yield claim("contributions", [row[2] for row in rows], "=", [one] * passes, "A18", "B35", one=one)
+    yield claim("sum", before, "=", passes * one, "A18", passes=passes)
+
+
+def _second() -> Iterator[Part]:
+    tried = run_listing(_TWICE, {"torch": torch})
+    x = tried.names["x"]
+    yield text("as-written")
+    yield tried
+    yield claim("fails", tried.fault, "=", "RuntimeError", "A20")
+    yield claim("stays", x.grad, "=", 2 * x.detach(), "A20")
+    yield text("why-freed", node=tried.names["y"].grad_fn.name())
+    for key, code in (("cure-forward", _AGAIN), ("cure-retain", _RETAINED)):
+        cured = run_listing(code, {"torch": torch})
+        yield text(key)
+        yield cured
+        x = cured.names["x"]
+        yield claim("cured", x.grad, "=", 2 * (2 * x.detach()), "A20")
+    silent = run_listing(_NOTHING_SAVED, {"torch": torch})
+    yield text("silent")
+    yield silent
+    grad = silent.names["x"].grad
+    yield claim("nothing-saved", (silent.fault, grad), "=", ("", 2 * torch.ones(1)), "A20", grad=grad)
+
+
+def _clearing(x: float) -> Iterator[Part]:
+    leaf = torch.tensor(x, requires_grad=True)
+    optimizer = torch.optim.SGD([leaf], lr=0.1)
+    found = {}
+    for name, options in (("zero_grad()", {}), ("zero_grad(set_to_none=False)", {"set_to_none": False})):
+        (leaf**2).backward()
+        optimizer.zero_grad(**options)
+        found[name] = None if leaf.grad is None else leaf.grad.item()
+    yield text("two-ways")
+    yield Table(("call", "grad-after"), list(found.items()))
+    yield claim("cleared", list(found.values()), "=", [None, 0.0], "A19")
+    leaf.grad = None
+    (leaf**2).backward()
+    yield claim("starts-again", leaf.grad, "=", 2 * leaf.detach(), "A19", "B35")

@@ -1,0 +1,33 @@
+"""Runs the code that a lesson shows, as it stands, and keeps what it did."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from typing import Any
+
+from gradexplain.lessons.parts import Listing
+
+
+def run_listing(code: str, names: Mapping[str, Any] | None = None) -> Listing:
+    """Runs `code`, which is the lesson's own, with `names` as its globals; a fault ends it and is kept."""
+    code = textwrap.dedent(code).strip()
+    scope: dict[str, Any] = {"__name__": "lesson", **(names or {})}
+    fault, printed = None, io.StringIO()
+    with redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            exec(compile(code, "<lesson>", "exec"), scope)
+        except Exception as raised:
+            fault = raised
+    return Listing(
+        code=code,
+        printed=printed.getvalue(),
+        fault="" if fault is None else type(fault).__name__,
+        message="" if fault is None else str(fault).strip().split("\n", 1)[0],
+        warnings=tuple(str(w.message).strip().split("\n", 1)[0] for w in warned),
+        names=scope,
+    )

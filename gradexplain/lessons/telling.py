@@ -1,0 +1,276 @@
+"""From a lesson that has run to a document in words, its figures, and files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, assert_never
+
+from gradexplain import doc
+from gradexplain.catalogue import say
+from gradexplain.doc import Block, Doc
+from gradexplain.equations import STORED, Equation, recomputed
+from gradexplain.errors import InputError
+from gradexplain.lessons.claims import Claim, plain
+from gradexplain.lessons.parts import Drawn, Exercise, Explained, Lesson, Listing, Pictured, Table, Text, Verified
+from gradexplain.narration import MARKS, TONES, Teller, elements_text, write
+from gradexplain.parameters import written
+from gradexplain.renderers import RENDERERS
+from gradexplain.reporting import ReportTeller
+
+if TYPE_CHECKING:
+    from gradexplain.explanation import Explanation
+    from gradexplain.lessons.parts import Part
+
+SUFFIXES = {"markdown": ".md", "html": ".html", "text": ".txt", "terminal": ".txt"}
+_DIGITS = 5
+
+
+def rendered(
+    lesson: Lesson, format: str, *, language: str = "en", width: int = 100, files: Mapping[int, str] | None = None
+) -> str:
+    """Returns the lesson in one of the formats of `RENDERERS`; `files` names the picture of each part that has one."""
+    if format not in RENDERERS:
+        raise InputError("unknown_format", name=format, names=", ".join(RENDERERS))
+    return RENDERERS[format](Doc(tuple(LessonTeller(language, lesson, width, files or {}).page())), width)
+
+
+def save(lesson: Lesson, folder: Path, format: str = "markdown", *, language: str = "en", width: int = 100) -> Path:
+    """Writes the lesson and its pictures (`NAME-1.svg`, …) into `folder`, and returns the file of its text.
+
+    Raises `InputError` where that cannot be written; every file is written whole or not at all, the text last.
+    """
+    make_folder(folder)
+    files = {}
+    for number, (place, part) in enumerate(_pictures(lesson), 1):
+        files[place] = f"{lesson.name}-{number}.svg"
+        write(folder / files[place], drawing(part, language))
+    page = folder / f"{lesson.name}{SUFFIXES[format]}"
+    write(page, rendered(lesson, format, language=language, width=width, files=files))
+    return page
+
+
+def save_contents(
+    lessons: Sequence[Lesson],
+    topics: Mapping[str, Sequence[str]],
+    folder: Path,
+    format: str = "markdown",
+    *,
+    language: str = "en",
+    width: int = 100,
+) -> Path:
+    """Writes the table of contents of a course: its lessons by topic, and which claims settle which row."""
+    page = folder / f"README{SUFFIXES[format]}"
+    write(page, RENDERERS[format](Doc(tuple(_contents(lessons, topics, language, SUFFIXES[format]))), width))
+    return page
+
+
+def _contents(
+    lessons: Sequence[Lesson], topics: Mapping[str, Sequence[str]], language: str, suffix: str
+) -> Iterator[Block]:
+    tellers = {lesson.name: LessonTeller(language, lesson, 100, {}) for lesson in lessons}
+    yield doc.Title(say("teaching.course", language), ("gradexplain lesson --all",))
+    for topic, names in topics.items():
+        yield doc.Heading(say(f"teaching.topic_{topic}", language))
+        for name in names:
+            yield doc.Link(tellers[name].say("title"), name + suffix, tellers[name].score())
+    yield doc.Heading(say("teaching.rows", language))
+    header = tuple(say(f"teaching.{key}", language) for key in ("row", "lesson", "checked_there"))
+    yield doc.Table(header, tuple(sorted(_by_row(tellers.values()), key=lambda r: (r[0][0], int(r[0][1:])))))
+
+
+def _by_row(tellers: Iterable[LessonTeller]) -> Iterator[tuple[str, str, str]]:
+    """Yields each row of the tutorials with the lesson and the claims that settle it."""
+    for teller in tellers:
+        found: dict[str, list[str]] = {}
+        for claim in teller.lesson.claims:
+            for row in claim.rows:
+                found.setdefault(row, []).append(teller.sentence(claim))
+        yield from ((row, teller.lesson.name, " ".join(said)) for row, said in found.items())
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write to; raises `InputError` where there cannot be one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError("cannot_write", path=folder, reason=fault.strerror or type(fault).__name__) from fault
+
+
+def drawing(part: Drawn | Pictured, language: str) -> str | bytes:
+    """Returns the picture of a part as SVG."""
+    if isinstance(part, Pictured):
+        return part.picture.render("svg", language=language)
+    from gradexplain import figures
+    from gradexplain.figures.design import rendered as painted
+
+    figure = getattr(figures, part.figure.replace("-", "_"))(language=language, **part.options)
+    return painted(figure, "svg")
+
+
+def _pictures(lesson: Lesson) -> Iterator[tuple[int, Drawn | Pictured]]:
+    for place, part in enumerate(lesson.parts):
+        if isinstance(part, (Drawn, Pictured)):
+            yield place, part
+
+
+def judgement(lesson: Lesson, exercise: Exercise, right: bool, language: str) -> str:
+    """Returns what is said of an answer."""
+    return RENDERERS["text"](LessonTeller(language, lesson, 100, {}).judged(exercise, right), 100)
+
+
+@dataclass(frozen=True)
+class LessonTeller:
+    """Tells a lesson in one language."""
+
+    language: str
+    lesson: Lesson
+    width: int
+    files: Mapping[int, str]
+
+    def say(self, key: str, **data: Any) -> str:
+        """Returns a sentence of this lesson."""
+        told = {name: self.shown(value) for name, value in data.items()}
+        return say(f"lessons/{self.lesson.name}.{key}", self.language, **told)
+
+    def common(self, key: str, **data: Any) -> str:
+        """Returns a sentence that all lessons share."""
+        return say(f"teaching.{key}", self.language, **data)
+
+    def shown(self, value: Any) -> str:
+        """Returns a value as it stands in a sentence or a table."""
+        if isinstance(value, Text):
+            return self.say(value.key, **value.data)
+        value = plain(value)
+        if isinstance(value, list):
+            return "[" + ", ".join(map(self.shown, value)) + "]"
+        if isinstance(value, dict):
+            return ", ".join(f"{key}: {self.shown(item)}" for key, item in value.items())
+        number = isinstance(value, (int, float, complex)) and not isinstance(value, bool)
+        return elements_text(value, _DIGITS) if number else str(value)
+
+    def command(self, *more: str) -> str:
+        """Returns the command that runs this lesson with these options."""
+        return " ".join(("gradexplain lesson", self.lesson.name, *_options(self.lesson.options), *more))
+
+    # ---------------------------------------------------------------------------------------------------- the page
+
+    def page(self) -> Iterator[Block]:
+        """Yields the whole lesson, and at the end what its claims came to."""
+        yield doc.Title(self.say("title"), (self.command(),))
+        yield doc.Paragraph(self.say("question"))
+        for place, part in enumerate(self.lesson.parts):
+            if part is next(iter(self.lesson.exercises), None):
+                yield doc.Heading(self.common("exercises"))
+            yield from self.part(place, part)
+        yield from self.closing()
+
+    def part(self, place: int, part: Part) -> Iterator[Block]:
+        match part:
+            case Text(key, data, heading):
+                yield (doc.Heading if heading else doc.Paragraph)(self.say(key, **data))
+            case Listing():
+                yield from self.listing(part)
+            case Table(header, rows):
+                yield doc.Table(tuple(map(self.say, header)), tuple(tuple(map(self.shown, row)) for row in rows))
+            case Claim():
+                yield self.claim(part)
+            case Explained(explanation, sections):
+                yield from self.explained(explanation, sections)
+            case Verified(report):
+                teller = ReportTeller(self.language)
+                yield doc.Paragraph(f"{MARKS[report.verdict]} {teller.verdict(report)}", TONES[report.verdict])
+                yield from teller.where(report)
+            case Drawn(key, figure, options):
+                command = " ".join(("gradexplain figure", figure, *_options(options), f"--output {figure}.svg"))
+                yield doc.Image(self.say(key), self.files.get(place, ""), command)
+            case Pictured(key, picture):
+                if place in self.files:
+                    yield doc.Image(self.say(key), self.files[place])
+                else:
+                    yield doc.Paragraph(self.say(key))
+                    yield doc.Listing(str(picture.render("text", language=self.language, width=self.width)), "output")
+            case Exercise():
+                yield doc.Paragraph(self.exercise(part))
+            case _:
+                assert_never(part)
+
+    def listing(self, part: Listing) -> Iterator[Block]:
+        yield doc.Listing(part.code)
+        if part.printed:
+            yield doc.Listing(part.printed.rstrip("\n"), "output")
+        for warning in part.warnings:
+            yield doc.Listing(warning, "error")
+        if part.fault:
+            yield doc.Listing(f"{part.fault}: {part.message}", "error")
+
+    def sentence(self, part: Claim) -> str:
+        """Returns what is claimed."""
+        told = {"measured": part.measured, "expected": part.expected, "within": part.within, **part.data}
+        return self.say(part.key, **told)
+
+    def claim(self, part: Claim) -> Block:
+        sentence = self.sentence(part)
+        if part.holds:
+            return doc.Paragraph(f"✓ {sentence}", "good")
+        seen = f"{self.shown(part.measured)} {part.relation} {self.shown(part.expected)}"
+        return doc.Paragraph(f"✗ {sentence} {self.common('false', seen=seen)}", "bad")
+
+    def explained(self, e: Explanation, sections: tuple[str, ...]) -> Iterator[Block]:
+        teller = Teller(self.language)
+        body = [block for section in sections for block in getattr(teller, section)(e)]
+        shown = list(_equations(e, sections))
+        page = RENDERERS["text"](Doc(tuple(body)), self.width)
+        yield from body
+        if shown:
+            read = recomputed(shown, page)
+            mark, tone = ("✓", TONES["agrees"]) if read == len(shown) else ("✗", TONES["differs"])
+            yield doc.Paragraph(f"{mark} {teller.say('equations', recomputed=read, shown=len(shown))}", tone)
+
+    # ----------------------------------------------------------------------------------------------- its exercises
+
+    def exercise(self, part: Exercise) -> str:
+        number = self.lesson.exercises.index(part) + 1
+        option = ("--exercise", str(number)) if len(self.lesson.exercises) > 1 else ()
+        question = self.say(part.key, **part.data)
+        return self.common("exercise", number=number, text=question, command=self.command(*option, "--answer …"))
+
+    def judged(self, part: Exercise, right: bool) -> Doc:
+        """Returns what is said of an answer: that it is right, or the hint."""
+        key, tone = ("right", TONES["agrees"]) if right else ("not_right", TONES["differs"])
+        hint = self.say(f"{part.key}-hint", **part.data)
+        said = self.common(key, question=self.say(part.key, **part.data), hint=hint)
+        return Doc((doc.Paragraph(f"{'✓' if right else '✗'} {said}", tone),))
+
+    def score(self) -> str:
+        """Returns how many of the claims hold."""
+        claims = self.lesson.claims
+        true = sum(claim.holds for claim in claims)
+        return f"{'✓' if true == len(claims) else '✗'} {self.common('claims', true=true, count=len(claims))}"
+
+    def closing(self) -> Iterator[Block]:
+        yield doc.Heading(self.common("checked"))
+        yield doc.Paragraph(self.score(), TONES["agrees" if self.lesson.holds else "differs"])
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    """Returns options as the command line takes them."""
+    return [f"--{name.replace('_', '-')} {shlex.quote(written(value))}" for name, value in options.items()]
+
+
+def _equations(e: Explanation, sections: tuple[str, ...]) -> Iterator[Equation]:
+    """Yields the equations that stand in `sections`."""
+    found: list[Equation] = []
+    for step in e.detailed:
+        if "forward" in sections:
+            found += step.equations
+        if "backward" in sections and step.order is not None:
+            found += step.sums
+            for contribution in step.contributions:
+                found += contribution.equations
+    if "gradients" in sections:
+        for gradient in e.by_input:
+            found += gradient.sums
+    yield from (equation for equation in found if equation.relation != STORED)
