@@ -171,7 +171,7 @@ def _rates(lr: float, steps: int, x0: float) -> Iterator[Part]:
     apart = [abs(w.points[-1] - _exact(w.lr, x0, w.steps)) / (_bounds(w)[-1] or 1) for w in walks]
     yield claim("all-ends", max(apart), "<", 1.0, "A30", steps=steps)
     half = _walk(0.5, 1, x0)
-    yield claim("half", half.points[-1], "≈", -1.0, "A30", within=_bounds(half)[-1], x0=x0)
+    yield claim("half", half.points[-1] + 1, "≈", 0.0, "A30", within=_bounds(half)[-1], x0=x0)
     one = _walk(1.0, 2, x0)
     yield claim("swings", one.points, "≈", [x0, -2 - x0, x0], "A30", within=_bounds(one)[-1])
     yield text("limit")
