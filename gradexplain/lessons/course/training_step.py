@@ -178,7 +178,7 @@ def _trained(lr: float, order: tuple[str, ...], steps: int = 3) -> Tensor:
     lines: dict[str, Callable[[], object]] = {
         "zero": optimizer.zero_grad,
         "loss": lambda: state.update(loss=nn.functional.mse_loss(model(batch), target)),
-        "backward": lambda: state["loss"].backward(),  # type: ignore[no-untyped-call]
+        "backward": lambda: state["loss"].backward(),
         "step": optimizer.step,
     }
     for _ in range(steps):
