@@ -6,6 +6,7 @@ Names are loaded when they are first used, so that `import gradexplain` does not
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradexplain import figures as figures
     from gradexplain.api import assert_gradients as assert_gradients
     from gradexplain.api import explain as explain
     from gradexplain.api import graph as graph
@@ -48,12 +49,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'gradexplain' has no attribute '{name}'")
     import importlib
 
+    if name == "figures":
+        return importlib.import_module("gradexplain.figures")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gradexplain' has no attribute '{name}'")
     return getattr(importlib.import_module(f"gradexplain.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, "figures"})

@@ -8,14 +8,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gradexplain.catalogue import LANGUAGES, say
+from gradexplain.commands import Offer, group
 from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS, WHOLE
 from gradexplain.errors import GradexplainError, InputError
+from gradexplain.parameters import Range
 
 if TYPE_CHECKING:
     from gradexplain.drawing.picture import Picture
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"agrees": 0, "differs": 1, "cannot say": 3}
 USAGE = 2
-FORMATS = ("terminal", "text", "markdown", "html", "json")
+PAGES = ("terminal", "text", "markdown", "html")
+FORMATS = (*PAGES, "json")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 _LEAST_WIDTH = 40
 _USUAL_WIDTH = 100
@@ -286,6 +290,135 @@ def functions() -> None:
         sys.stdout.write(
             f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
         )
+
+
+def _figures() -> Iterator[Offer]:
+    """Yields what the command line says of every figure."""
+    from gradexplain.figures.design import SUFFIXES as suffixes
+    from gradexplain.figures.design import common, designs
+
+    for design in designs().values():
+        load = partial(getattr, design, "compute")
+        yield Offer(design.name, design.help, load, common, tuple(suffixes), design.commands)
+
+
+def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+    """Draws one figure into a file, or as bytes into a pipe."""
+    language = texts.get("language") or "en"
+    with _faults_said(language):
+        from gradexplain.figures.design import designs, drawn, format_of, rendered
+        from gradexplain.parameters import read_all
+
+        if output is None and (format is None or sys.stdout.isatty()):
+            raise _Usage("no_output", name=offer.name, formats=", ".join(offer.formats))
+        if format is not None:
+            _choice("--format", format, offer.formats)
+        chosen = format or format_of(output or Path())
+        values, shared = read_all(offer.function, texts), read_all(offer.common, texts)
+        with _progress(language):
+            content = rendered(drawn(designs()[offer.name], values, **shared), chosen)
+        _deliver(content, output, language)
+
+
+app.add_typer(group(_figures, _figure), name="figure", help="Draws a figure of gradients, computed by torch.")
+
+
+def _lessons() -> Iterator[Offer]:
+    """Yields what the command line says of every lesson."""
+    from gradexplain import lessons
+
+    for name in lessons.names():
+        help = f"{lessons.told(name, 'title')}\n\n{lessons.told(name, 'question')}"
+        examples = ("", " --language zh", " --output course", " --exercise 1 --answer 8")
+        yield Offer(
+            name,
+            help,
+            partial(lessons.function_of, name),
+            _lesson_options,
+            PAGES,
+            tuple(f"gradexplain lesson {name}{options}" for options in examples),
+            ("DIR", "Write the lesson and its figures into this folder."),
+        )
+
+
+def _lesson_options(
+    *,
+    language: Annotated[Literal["en", "zh"], "Language of the words."] = "en",
+    answer: Annotated[str | None, "Check your answer to an exercise."] = None,
+    exercise: Annotated[int | None, "Which exercise it answers, where there are several.", Range(least=1)] = None,
+    width: Annotated[int | None, "Width in columns."] = None,
+) -> None:
+    """The options of every lesson."""
+
+
+def _lesson(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+    """Runs one lesson and shows it, writes it, or judges an answer."""
+    language = texts.get("language") or "en"
+    with _faults_said(language):
+        _choice("--language", language, LANGUAGES)
+        if format is not None:
+            _choice("--format", format, PAGES)
+        from gradexplain import lessons
+        from gradexplain.parameters import read_all
+
+        options, shared = read_all(offer.function, texts), read_all(offer.common, texts)
+        width = shared.get("width")
+        _numbers(width, 0, 1.0)
+        with _progress(language):
+            found = lessons.run(offer.name, **options)
+        if shared.get("answer") is not None:
+            right, page = lessons.judge(found, shared["answer"], shared.get("exercise"), language=language)
+            sys.stdout.write(page)
+            raise typer.Exit(0 if right else 1)
+        if output is None:
+            chosen = format or ("terminal" if sys.stdout.isatty() else "text")
+            _deliver(found.render(chosen, language=language, width=width or _page_width()), None, language)
+        else:
+            written = lessons.save(found, output, format or "markdown", language=language)
+            sys.stdout.write(say("explanation.complete", language, path=written) + "\n")
+    raise typer.Exit(0 if found.holds else 1)
+
+
+def _course(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Run every lesson, and write the course.")] = False,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write it into.")] = None,
+    format: Annotated[str | None, typer.Option(metavar="|".join(PAGES), help="Format.")] = None,
+    language: Annotated[str | None, typer.Option(metavar="en|zh", help="Language.")] = None,
+) -> None:
+    """Teaches automatic differentiation: every number of a lesson is computed while it runs, every claim checked.
+
+    \b
+    Examples:
+      gradexplain lesson
+      gradexplain lesson chain-rule
+      gradexplain lesson descent --lr 1.01 --steps 50 --language zh
+      gradexplain lesson chain-rule --answer 8
+      gradexplain lesson --all --output course
+    """
+    with _faults_said(language or "en"):
+        if context.invoked_subcommand is not None:
+            if everything or output is not None or format is not None or language is not None:
+                raise _Usage("before_the_name", name=context.invoked_subcommand)
+            return
+        chosen = language or "en"
+        _choice("--language", chosen, LANGUAGES)
+        if format is not None:
+            _choice("--format", format, PAGES)
+        from gradexplain import lessons
+
+        if not everything:
+            sys.stdout.write(lessons.listing(chosen, _page_width()))
+            return
+        if output is None:
+            raise _Usage("no_folder")
+        with _progress(chosen):
+            found = lessons.save_course(output, format or "markdown", language=chosen)
+        sys.stdout.write(say("explanation.complete", chosen, path=output) + "\n")
+    raise typer.Exit(0 if all(lesson.holds for lesson in found) else 1)
+
+
+app.add_typer(group(_lessons, _lesson, _course), name="lesson")
 
 
 def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: str) -> str:

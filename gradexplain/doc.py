@@ -101,13 +101,22 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A line that leads to another document beside this one, and a remark on it."""
+
+    text: str
+    file: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Notes:
     """Remarks, each a sentence."""
 
     items: tuple[str, ...]
 
 
-Block = Title | Heading | Paragraph | Entry | Table | Diagram | Listing | Image | Notes
+Block = Title | Heading | Paragraph | Entry | Table | Diagram | Listing | Image | Link | Notes
 
 
 @dataclass(frozen=True)

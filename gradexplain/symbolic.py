@@ -170,6 +170,12 @@ _SMOOTH: Mapping[str, Any] = {
 # fmt: on
 
 
+def smooth(name: str) -> Callable[..., Any] | None:
+    """Returns sympy's counterpart of a smooth function of torch's, or `None`."""
+    found: Callable[..., Any] | None = _SMOOTH.get(name) if callable(_SMOOTH.get(name)) else None
+    return found
+
+
 class _Exact(ast.NodeTransformer):
     """Numbers become exact (1/2 is not 0.5), and `==` an equation (sympy's own compares the writing)."""
 

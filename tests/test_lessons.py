@@ -2,8 +2,10 @@
 
 import re
 import string
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ from gradexplain.errors import InputError
 from gradexplain.lessons.answers import exercise_of, is_right
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Lesson
+from gradexplain.lessons.parts import Drawn, Lesson, Pictured
 from gradexplain.terms import number_text
 
 # The rows of the two tutorials: A1 to A39, B1 to B35.
@@ -172,7 +174,7 @@ def test_both_languages_show_the_same_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_is_shown_in_every_format(name: str) -> None:
     for format in ("text", "terminal", "html"):
-        assert lessons.title(name).split()[0] in ran(name).render(format)
+        assert lessons.told(name, "title").split()[0] in ran(name).render(format)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -251,3 +253,66 @@ def test_an_option_changes_what_is_computed() -> None:
         lessons.run("accumulation", steps=1)
     with pytest.raises(InputError, match="Did you mean 'accumulation'"):
         lessons.run("acumulation")
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+def test_lessons_are_listed_by_topic_without_waiting_for_torch(process: Callable) -> None:
+    code = (
+        "import sys; from gradexplain import lessons; assert lessons.listing('zh'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    listed = process(["lesson"])
+    assert all(f" {name} " in listed.out for name in NAMES)
+    assert listed.code == 0
+
+
+def test_a_lesson_is_written_with_its_figures(command: Callable, tmp_path: Path) -> None:
+    for name in NAMES:
+        assert command("lesson", name, "--output", str(tmp_path), "--language", "zh").code == 0
+        page = (tmp_path / f"{name}.md").read_text()
+        files = re.findall(r"^!\[[^\]]*\]\((\S+)\)$", page, re.MULTILINE)
+        assert len(files) == sum(isinstance(part, Drawn | Pictured) for part in ran(name).parts)
+        assert all((tmp_path / file).read_text().rstrip().endswith("</svg>") for file in files)
+
+
+def test_the_course_is_written_whole(tmp_path: Path) -> None:
+    found = lessons.save_course(tmp_path / "course")
+    contents = (tmp_path / "course" / "README.md").read_text()
+    assert all(f"]({lesson.name}.md)" in contents and lesson.holds for lesson in found)
+    assert {row for row in ROWS if f"\n| {row} |" in contents} == {r for x in found for c in x.claims for r in c.rows}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["accumulation", "--exercise", "1", "--answer", "8"], 0, "✓ Right."),
+        (["accumulation", "--exercise", "1", "--answer", "2"], 1, "Hint"),
+        (["accumulation", "--exercise", "2", "--answer", "None"], 0, "✓ Right."),
+        (["accumulation", "--answer", "8"], 2, "--exercise N"),
+        (["accumulation", "--exercise", "3", "--answer", "8"], 2, "it has 2"),
+        (["accumulation", "--exercise", "1", "--answer", "eight"], 2, "numbers such as 3"),
+        (["accumulation", "--passes", "1"], 2, "--passes"),
+        (["accumulation", "--format", "json"], 2, "markdown"),
+        (["accumulation", "--width", "3"], 2, "3"),
+        (["accumulatoin"], 2, "Did you mean 'accumulation'?"),
+        (["--language", "zh", "accumulation"], 2, "课名之后"),
+        (["--all"], 2, "--output DIR"),
+        (["--all", "--output", "/proc/course"], 2, "cannot be written"),
+        (["accumulation", "--x", "3", "--width", "60"], 0, "at x = 3"),
+    ],
+)
+def test_the_command_says_what_came_of_it(command: Callable, arguments: list[str], code: int, said: str) -> None:
+    found = command("lesson", *arguments)
+    assert found.code == code
+    assert said in (found.err if code == 2 else found.out)
+
+
+def test_a_lesson_with_a_claim_that_fails_ends_with_one(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = replace(ran("accumulation"), parts=(Claim("sum", 5, "=", 6, data={"passes": 3}),))
+    monkeypatch.setattr(lessons, "run", lambda name, **options: wrong)
+    found = command("lesson", "accumulation", "--width", "99")
+    assert found.code == 1
+    assert "✗ After 3 passes" in found.out
+    assert "Not true here: 5 = 6" in " ".join(found.out.split())

@@ -133,6 +133,9 @@ def test_an_image_is_its_file_or_the_command_that_makes_it() -> None:
     assert RENDERERS["markdown"](Doc((there,)), 60) == "![A \\[curve\\]](a%20b%281%29.svg)\n"
     assert RENDERERS["markdown"](Doc((wanted,)), 60) == "A curve `` make `it` ``\n"
     assert "make `it`" in RENDERERS["text"](Doc((wanted,)), 60)
+    page = RENDERERS["html"](Doc((Paragraph("before"), Image("A <curve> 'x'", "a'b.svg"), wanted)), 60)
+    assert "<img src='a%27b.svg' alt='A &lt;curve&gt; &#x27;x&#x27;'" in page
+    assert page.count("<pre") == 2
 
 
 def test_code_spans_stay_code_and_all_else_is_escaped() -> None:

@@ -6,8 +6,8 @@ parts whose keyword parameters are the options that a reader may change.
 
 from __future__ import annotations
 
+import ast
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,16 +20,17 @@ from gradexplain.lessons import course
 from gradexplain.lessons.parts import TOPICS, Lesson, Part
 from gradexplain.progress import followed
 
-__all__ = ["Lesson", "function_of", "names", "run", "save", "save_course", "title", "topics"]
+__all__ = ["Lesson", "function_of", "judge", "listing", "names", "run", "save", "save_course", "told", "topics"]
+_ABOUT = ("TOPIC", "PLACE")
 
 
 @cache
 def topics() -> dict[str, tuple[str, ...]]:
-    """Returns the names of the lessons by topic, in the order of the course."""
+    """Returns the names of the lessons by topic, in the order of the course; no lesson is loaded for it."""
     found: dict[str, list[tuple[int, str]]] = {topic: [] for topic in TOPICS}
-    for module in pkgutil.iter_modules(course.__path__):
-        place = importlib.import_module(f"{course.__name__}.{module.name}")
-        found[place.TOPIC].append((place.PLACE, module.name.replace("_", "-")))
+    for file in Path(course.__path__[0]).glob("[!_]*.py"):
+        about = _constants(file)
+        found[about["TOPIC"]].append((about["PLACE"], file.stem.replace("_", "-")))
     return {topic: tuple(name for _, name in sorted(lessons)) for topic, lessons in found.items()}
 
 
@@ -38,9 +39,23 @@ def names() -> tuple[str, ...]:
     return tuple(name for lessons in topics().values() for name in lessons)
 
 
-def title(name: str, language: str = "en") -> str:
-    """Returns a lesson's title."""
-    return say(f"lessons/{name}.title", language)
+def told(name: str, key: str, language: str = "en") -> str:
+    """Returns a lesson's `title` or `question`."""
+    return say(f"lessons/{name}.{key}", language)
+
+
+def listing(language: str = "en", width: int = 100) -> str:
+    """Returns the lessons by topic, each with its title."""
+    from gradexplain.doc import Doc, Heading, Paragraph, Table
+    from gradexplain.renderers import RENDERERS
+
+    blocks: list[Heading | Paragraph | Table] = []
+    for topic, lessons in topics().items():
+        blocks.append(Heading(say(f"teaching.topic_{topic}", language)))
+        header = (say("teaching.lesson", language), say("teaching.about", language))
+        blocks.append(Table(header, tuple((name, told(name, "title", language)) for name in lessons)))
+    blocks.append(Paragraph(say("teaching.how", language)))
+    return RENDERERS["text"](Doc(tuple(blocks)), width)
 
 
 def function_of(name: str) -> Callable[..., Iterator[Part]]:
@@ -89,6 +104,28 @@ def save_course(folder: str | Path, format: str = "markdown", *, language: str =
         telling.save(found[-1], Path(folder), format, language=language)
     telling.save_contents(found, topics(), Path(folder), format, language=language)
     return tuple(found)
+
+
+def judge(lesson: Lesson, answer: str, number: int | None = None, *, language: str = "en") -> tuple[bool, str]:
+    """Says whether `answer` is right for exercise `number` (from 1; the only one by default), and what is said of it.
+
+    Raises `InputError` where there is no such exercise, or where numbers are asked for and `answer` holds none.
+    """
+    from gradexplain.lessons import answers, telling
+
+    exercise = answers.exercise_of(lesson, number)
+    right = answers.is_right(exercise, answer)
+    return right, telling.judgement(lesson, exercise, right, language)
+
+
+def _constants(file: Path) -> dict[str, Any]:
+    """Returns the constants at the top of a module without running it: torch would load with it."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in _ABOUT
+    }
 
 
 def _module(name: str) -> ModuleType:

@@ -74,9 +74,8 @@ def _contents(
     yield doc.Title(say("teaching.course", language), ("gradexplain lesson --all",))
     for topic, names in topics.items():
         yield doc.Heading(say(f"teaching.topic_{topic}", language))
-        header = tuple(say(f"teaching.{key}", language) for key in ("lesson", "about", "claims_true"))
-        rows = [(f"{n}{suffix}", tellers[n].say("title"), tellers[n].score()) for n in names]
-        yield doc.Table(header, tuple(rows))
+        for name in names:
+            yield doc.Link(tellers[name].say("title"), name + suffix, tellers[name].score())
     yield doc.Heading(say("teaching.rows", language))
     header = tuple(say(f"teaching.{key}", language) for key in ("row", "lesson", "checked_there"))
     yield doc.Table(header, tuple(sorted(_by_row(tellers.values()), key=lambda r: (r[0][0], int(r[0][1:])))))
@@ -115,6 +114,11 @@ def _pictures(lesson: Lesson) -> Iterator[tuple[int, Drawn | Pictured]]:
     for place, part in enumerate(lesson.parts):
         if isinstance(part, (Drawn, Pictured)):
             yield place, part
+
+
+def judgement(lesson: Lesson, exercise: Exercise, right: bool, language: str) -> str:
+    """Returns what is said of an answer."""
+    return RENDERERS["text"](LessonTeller(language, lesson, 100, {}).judged(exercise, right), 100)
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ class LessonTeller:
         yield doc.Title(self.say("title"), (self.command(),))
         yield doc.Paragraph(self.say("question"))
         for place, part in enumerate(self.lesson.parts):
+            if part is next(iter(self.lesson.exercises), None):
+                yield doc.Heading(self.common("exercises"))
             yield from self.part(place, part)
         yield from self.closing()
 
@@ -187,7 +193,7 @@ class LessonTeller:
                     yield doc.Paragraph(self.say(key))
                     yield doc.Listing(str(picture.render("text", language=self.language, width=self.width)), "output")
             case Exercise():
-                yield doc.Paragraph(f"? {self.exercise(part)}")
+                yield doc.Paragraph(self.exercise(part))
             case _:
                 assert_never(part)
 
@@ -239,16 +245,14 @@ class LessonTeller:
         return Doc((doc.Paragraph(f"{'✓' if right else '✗'} {said}", tone),))
 
     def score(self) -> str:
-        """Returns how many claims hold, of how many."""
-        claims = self.lesson.claims
-        return f"{sum(claim.holds for claim in claims)} / {len(claims)}"
-
-    def closing(self) -> Iterator[Block]:
+        """Returns how many of the claims hold."""
         claims = self.lesson.claims
         true = sum(claim.holds for claim in claims)
-        mark, tone = ("✓", TONES["agrees"]) if true == len(claims) else ("✗", TONES["differs"])
+        return f"{'✓' if true == len(claims) else '✗'} {self.common('claims', true=true, count=len(claims))}"
+
+    def closing(self) -> Iterator[Block]:
         yield doc.Heading(self.common("checked"))
-        yield doc.Paragraph(f"{mark} {self.common('claims', true=true, count=len(claims))}", tone)
+        yield doc.Paragraph(self.score(), TONES["agrees" if self.lesson.holds else "differs"])
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:

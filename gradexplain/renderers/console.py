@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+from urllib.parse import quote
 
 from rich import box
 from rich.cells import cell_len
@@ -20,6 +23,7 @@ from gradexplain.doc import (
     Entry,
     Heading,
     Image,
+    Link,
     Listing,
     Notes,
     Paragraph,
@@ -36,7 +40,8 @@ _MARGINS = {"code": "  │ ", "output": "  › ", "error": "  ✗ "}
 _KEYS = 12  # columns of the keys of an entry
 _LABELS = 5
 _GAP = 4
-_HTML = "<!doctype html>\n<meta charset='utf-8'>\n<pre style='line-height:1.25'>{code}</pre>\n"
+_HEAD = "<!doctype html>\n<meta charset='utf-8'>\n"
+_HTML = "<pre style='line-height:1.25'>{code}</pre>\n"
 
 
 class Page:
@@ -64,10 +69,24 @@ def text(doc: Doc, width: int) -> str:
 
 
 def html(doc: Doc, width: int) -> str:
-    """Returns the document as one `<pre>` with inline styles; every character of it is escaped."""
+    """Returns the document as text with inline styles, and its pictures; every character of it is escaped."""
+    runs = groupby(doc.blocks, lambda block: isinstance(block, Image) and bool(block.file))
+    parts = [(pictures, tuple(blocks)) for pictures, blocks in runs]
+    return _HEAD + "".join(
+        "".join(map(_figure, blocks)) if pictures else _text_html(Doc(blocks), width) for pictures, blocks in parts
+    )
+
+
+def _text_html(doc: Doc, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, _environ={})
     console.print(Page(doc))
     return console.export_html(inline_styles=True, code_format=_HTML)
+
+
+def _figure(image: Block) -> str:
+    assert isinstance(image, Image)
+    source, caption = quote(image.file), escape(image.caption)
+    return f"<figure><img src='{source}' alt='{caption}' style='max-width:100%'><br>{caption}</figure>\n"
 
 
 def _printed(doc: Doc, width: int, *, color: bool) -> str:
@@ -105,6 +124,8 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
                 yield _hanging(_MARGINS[kind], Text(line, style=style))
         case Image(caption, file, command):
             yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
+        case Link(content, file, remark):
+            yield _hanging("  → ", Text.assemble((content, f"link {quote(file)}"), f"  {remark}" if remark else ""))
         case Notes(items):
             for item in items:
                 yield _hanging("  • ", Text(item))

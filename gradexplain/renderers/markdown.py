@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from gradexplain.doc import Block, Diagram, Doc, Entry, Heading, Image, Listing, Notes, Paragraph, Table, Title
+from gradexplain.doc import Block, Diagram, Doc, Entry, Heading, Image, Link, Listing, Notes, Paragraph, Table, Title
 from gradexplain.renderers.diagram import drawn
 
 
@@ -43,6 +43,8 @@ def _block(block: Block, width: int) -> Iterator[str]:
         case Image(caption, file, command):
             yield ""
             yield f"![{_escaped(caption)}]({quote(file)})" if file else f"{_escaped(caption)} {_code(command)}"
+        case Link(content, file, remark):
+            yield f"- [{_escaped(content)}]({quote(file)})" + (f" {_prose(remark)}" if remark else "")
         case Notes(items):
             for item in items:
                 yield f"- {_prose(item)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from gradexplain.drawing.formats.dot import COLOURS
@@ -14,6 +13,7 @@ from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, TEXT, TI
 from gradexplain.drawing.picture import Note
 from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError
+from gradexplain.fonts import chinese
 
 _INK, _SOFT, _LINE, _BACK = "#1f2328", "#59636e", "#8b949e", "#bc4c00"
 _DOTS = 192
@@ -21,12 +21,11 @@ _DOTS = 192
 _MOST_DOTS = 65000
 _MOST_INCHES = 199.0
 _PIXEL = 1 / 96
-_CHINESE = ("Noto Sans Mono CJK SC", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
 def printable(words: Words) -> Words:
     """Returns the words of a page: English, and a remark, where the machine has no font for another language."""
-    if words.language == "en" or len(_fonts()) > 1:
+    if words.language == "en" or chinese():
         return words
     picture = words.picture
     return Words(replace(picture, notes=(*picture.notes, Note("no_font"))), "en")
@@ -68,12 +67,9 @@ def _painted(drawing: Drawing, scale: float, **options: Any) -> bytes:
     return written.getvalue()
 
 
-@cache
 def _fonts() -> tuple[str, ...]:
-    from matplotlib import font_manager
-
-    there = {font.name for font in font_manager.fontManager.ttflist}
-    return ("DejaVu Sans Mono", *(name for name in _CHINESE if name in there))
+    """Returns what a page is set in; letters of one width come first, as a page is laid out in columns."""
+    return ("DejaVu Sans Mono", *sorted(chinese(), key=lambda name: "Mono" not in name))
 
 
 Area = tuple[float, float, float, float]

@@ -1,0 +1,41 @@
+"""Figures of gradients: `figures.descent(lr=(0.1, 1.01))` returns a matplotlib `Figure`; `save` writes one.
+
+Every function here is found in the modules beside this one (`design.py`); `names()` lists them. All take `language`,
+`style`, `size` and `ax`. Torch and matplotlib are loaded when a figure is drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all figures, as functions of this module."""
+    from gradexplain.figures.design import designs
+
+    return tuple(name.replace("-", "_") for name in designs())
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure as its file's suffix says (.svg, .png, .pdf), whole or not at all; the same bytes each time."""
+    from gradexplain.figures.design import format_of, rendered
+    from gradexplain.narration import write
+
+    write(Path(path), rendered(figure, format_of(Path(path))))
+
+
+def __getattr__(name: str) -> Any:
+    from gradexplain.figures.design import designs, public
+
+    design = None if name.startswith("_") else designs().get(name.replace("_", "-"))
+    if design is None or "-" in name:
+        raise AttributeError(f"module 'gradexplain.figures' has no attribute '{name}'")
+    return public(design)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *names()])
