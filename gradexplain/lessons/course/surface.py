@@ -111,7 +111,7 @@ def _gradient(points: Sequence[Point], f: Callable[[Tensor], Tensor] = _bowl) ->
 
 
 def _least(points: int) -> float:
-    """Returns the least x² + y² on a grid of so many points from −2 to 2: even numbers of points pass 0 by half a step."""
+    """Returns the least x² + y² on a grid from −2 to 2: an even number of points passes 0 by half a step."""
     return 0.0 if points % 2 else 2 * (_END / (points - 1)) ** 2
 
 
@@ -134,9 +134,8 @@ def _grid(points: int) -> Iterator[Part]:
         side = np.linspace(-_END, _END, count)
         heights = side[:, None] ** 2 + side**2
         j, i = np.unravel_index(heights.argmin(), heights.shape)
-        rows.append(
-            (count, text("yes" if (side == 0).any() else "no"), heights.min(), [side[i], side[j]], _least(count))
-        )
+        there = text("yes" if (side == 0).any() else "no")
+        rows.append((count, there, heights.min(), [side[i], side[j]], _least(count)))
     yield Table(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
     # linspace rounds each point by an ε of 2 at most, and the square of a small point so much less.
     yield claim("least", [row[2] for row in rows], "≈", [row[4] for row in rows], "B12", within=8 * _EPS)
@@ -243,15 +242,8 @@ def _contours() -> Iterator[Part]:
     away = max(max(abs(row[2] - row[0]), abs(row[3] - row[0])) for row in rows)
     # Between two grid points the plotter takes x² for a straight line, which errs by at most (step/2)².
     yield claim("constant", away, "<", (step / 2) ** 2 + 64 * _EPS, "B22", step=step)
-    exact = _circle(1.5)
-    yield claim(
-        "exactly",
-        _bowl(torch.tensor(exact, dtype=torch.float64)),
-        "≈",
-        [1.5**2] * len(exact),
-        "B22",
-        within=4 * 1.5**2 * _EPS,
-    )
+    exact = _bowl(torch.tensor(_circle(1.5), dtype=torch.float64))
+    yield claim("exactly", exact, "≈", [1.5**2] * _ANGLES, "B22", within=4 * 1.5**2 * _EPS)
     missing = [float(level) for level in levels if float(level) not in found]
     yield claim("empty-level", 0.0 in missing, "=", True, "B14", "B12", missing=missing)
     widths = [_shape(ran), _shape(_plotted((8, 5)))]
@@ -299,9 +291,8 @@ def _perpendicular(radius: float) -> Iterator[Part]:
     tangents = torch.tensor([_tangent(_bowl, radius**2, a) for a in _angles()], dtype=torch.float64)
     products = (gradients * tangents).sum(1).abs()
     yield text("independent")
-    yield Table(
-        ("point", "gradient", "tangent", "product"), list(zip(points, gradients, tangents, products, strict=True))
-    )
+    measured = list(zip(points, gradients, tangents, products, strict=True))
+    yield Table(("point", "gradient", "tangent", "product"), measured)
     # A chord differs from the tangent by the square of its half angle at most, and its ends are known to an ε or two.
     bound = 2 * radius * (_HALF**2 + 4 * _EPS / _HALF)
     yield claim("at-right-angles", products, "≈", [0.0] * _ANGLES, "B24", within=bound, most=products.max())
