@@ -156,14 +156,12 @@ def _term(p: Sequence[float], t: Sequence[float], strength: float) -> Iterator[P
     (gradient,) = found.by_input
     yield text("added", strength=strength)
     yield Explained(found, ("gradients",))
-    alone = {}
-    for name, part in (("data", lambda w: ((w - _tensor(t)) ** 2).mean()), ("l2", lambda w: strength * (w**2).sum())):
-        own = _tensor(p).requires_grad_()
-        alone[name] = _gradient(part(own), own)
+    own = _tensor(p).requires_grad_()
+    alone = _gradient(strength * (own**2).sum(), own)
     by_rule = [float(2 * Fraction(strength) * Fraction(w)) for w in p]
     # Two products, each rounded by half an ε of the result.
     size = 2 * strength * max(map(abs, p))
-    yield claim("two-lambda-w", alone["l2"], "≈", by_rule, "B25", within=2 * _EPS * size, strength=strength)
+    yield claim("two-lambda-w", alone, "≈", by_rule, "B25", within=2 * _EPS * size, strength=strength)
     assert gradient.value is not None
     both = _expected(p, t, len(p))
     both = [a + b for a, b in zip(both, by_rule, strict=True)]
