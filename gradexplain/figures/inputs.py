@@ -79,7 +79,7 @@ def paint(data: Proportional, axes: Sequence[Any], style: Style) -> list[str]:
     )  # fmt: skip
     panel.set_xlabel(style.say("input_of", name=f"{x}ᵢ"))
     panel.set_ylabel(style.say("gradient_by", name=f"∂f/∂{x}ᵢ"))
-    panel.set_title(style.say("proportional_title", expression=titled(data.expression)))
+    panel.set_title(style.say("proportional_title", expression=titled(data.expression, 34)))
     plain(panel.xaxis)
     plain(panel.yaxis)
     panel.legend(loc="upper left" if line.slope >= 0 else "upper right")

@@ -101,10 +101,7 @@ def _flow(name: str, depth: int, width: int, batch: int, seed: int) -> Flow:
     from torch import nn
 
     recipe, generator = RECIPES[name], torch.Generator().manual_seed(seed)
-    linears = [
-        nn.utils.skip_init(nn.Linear, width, width, bias=False, dtype=torch.float64)  # type: ignore[no-untyped-call]
-        for _ in range(depth)
-    ]
+    linears = [nn.utils.skip_init(nn.Linear, width, width, bias=False, dtype=torch.float64) for _ in range(depth)]
     for layer in linears:
         nn.init.normal_(layer.weight, std=recipe.spread(width), generator=generator)
     activation = getattr(nn, recipe.activation)()

@@ -148,7 +148,7 @@ def _paint_points(data: Descent, axes: Any, style: Style) -> None:
     axes.set_ylim(*_window(data))
     axes.set_xlabel(style.say("step_k"))
     axes.set_ylabel(f"{data.variable}ₖ")
-    axes.set_title(style.say("descent_points", expression=titled(data.expression, 30)))
+    axes.set_title(style.say("descent_points", expression=titled(data.expression, 24)))
     plain(axes.xaxis)
     plain(axes.yaxis)
 
@@ -203,6 +203,9 @@ def _said(data: Descent, style: Style) -> Any:
     if apart:
         yield style.say("descent_apart", most=below(max(apart)))
     for path in data.paths:
+        reached = next((k for k, loss in enumerate(path.losses) if data.minimum and loss <= data.minimum[1]), None)
+        if reached is not None:
+            yield style.say("descent_reached", lr=number(path.lr), step=reached)
         if len(path.points) <= data.steps:
             yield style.say("descent_left", lr=number(path.lr), step=len(path.points))
 

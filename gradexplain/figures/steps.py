@@ -158,7 +158,7 @@ def paint(data: StepError, axes: Sequence[Any], style: Style) -> list[str]:
         for axis in (panel.xaxis, panel.yaxis):
             logarithmic(axis)
         panel.set_xlabel(style.say("step_h"))
-        panel.set_title(f"{precision.dtype}, ε = {number(precision.epsilon, 2)}")
+        panel.set_title(f"{titled(data.expression, 20)}, {precision.dtype} (ε = {number(precision.epsilon, 2)})")
     axes[0].set_ylabel(style.say("error_of_derivative"))
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     where = f"{data.variable} = {number(data.at)}"
