@@ -415,11 +415,19 @@ class Teller:
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
         return self.say(f"findings.{key}", **data) + why + place
 
+    def findings(self, e: Explanation) -> Iterator[Block]:
+        if notes := self._found(e):
+            yield Heading(self.say("notes"))
+            yield Notes(tuple(dict.fromkeys(notes)))
+
+    def _found(self, e: Explanation) -> list[str]:
+        return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
         tone: Tone = "good" if recomputed_ == shown else "bad"
         mark = "✓" if recomputed_ == shown else "✗"
         yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
-        notes = [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+        notes = self._found(e)
         if e.element:
             notes.append(self.say("element_only", element=e.element))
         if e.outputs > 1:

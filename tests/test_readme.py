@@ -25,7 +25,10 @@ def test_readme_starts_with_the_two_commands_that_do_everything() -> None:
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith(OWN)])
-def test_a_command_of_readme_agrees(line: str, command: Callable) -> None:
+def test_a_command_of_readme_agrees(
+    line: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     words = shlex.split(line)
     found = command(*words[words.index("-m") + 2 if "-m" in words else 1 :])
     assert found.code == 0

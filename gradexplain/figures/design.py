@@ -32,7 +32,9 @@ _METADATA: Mapping[str, Mapping[str, None]] = MappingProxyType({
 })  # fmt: skip
 # Twice a screen's usual density.
 _DOTS = 192
-_NOTE = 8.5
+_ROUNDS = 2
+_NOTE = 8.5  # points
+_COLUMN = 0.52  # of a letter's size: how wide letters are in the middle
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,11 @@ def drawn(design: Design, values: Mapping[str, Any], ax: Any = None, **options: 
 
 
 def computed(design: Design, values: Mapping[str, Any]) -> Any:
-    """Returns the numbers of a figure; torch's random state is as it was."""
+    """Returns the numbers of a figure; torch's random state and modes are as they were."""
     import torch
 
     checked = checked_all(design.compute, values)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(0)
         return design.compute(**checked)
 
@@ -171,10 +173,18 @@ def _composed(design: Design, data: Any, style: Style, size: Sequence[float]) ->
     if style.spoken != style.language:
         notes.append(style.say("no_font"))
     if notes:
-        columns_there = int((size[0] - 0.3) * 72 / (_NOTE * 0.58))
+        columns_there = int((size[0] - 0.3) * 72 / (_NOTE * _COLUMN))
         text = "\n".join(wrapped(note, columns_there) for note in notes)
         figure.supxlabel(text, x=0.012, ha="left", fontsize=_NOTE, color=style.palette.soft, linespacing=1.35)
+    _settle(figure)
     return figure
+
+
+def _settle(figure: Figure) -> None:
+    """Finds the layout for good: matplotlib would find it again at each drawing, from where it stood."""
+    for _ in range(_ROUNDS):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def _given(design: Design, ax: Any) -> list[Any]:

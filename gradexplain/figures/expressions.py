@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.errors import InputError, RunError
 from gradexplain.expression import Program, Runner, function_path, parse
 from gradexplain.figures.style import number
+from gradexplain.parameters import Checked
 from gradexplain.values import shown
 
 if TYPE_CHECKING:
@@ -42,6 +45,9 @@ def formula(text: str, variables: int) -> Formula:
         names = ", ".join(program.inputs) or "–"
         raise InputError("figure_variables", text=shown(text), names=names, seen=len(program.inputs), needed=variables)
     return Formula(program)
+
+
+OF_ONE, OF_TWO = (Checked(partial(formula, variables=n)) for n in (1, 2))
 
 
 def values(of: Formula, points: Sequence[Tensor]) -> Tensor:
@@ -85,6 +91,21 @@ def at_points(of: Formula, points: Sequence[Tensor]) -> tuple[Tensor, tuple[Tens
     return found.detach(), tuple(g.detach() for g in slopes(of, found, leaves))
 
 
+def gradient(of: Formula, x: Tensor) -> Tensor:
+    """Returns the gradient of one number by a whole tensor, detached; raises `InputError` where it is not finite."""
+    import torch
+
+    leaf = x.detach().clone().requires_grad_()
+    value = Runner(of.program)(**{of.variables[0]: leaf})
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.is_complex():
+        shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InputError("figure_not_one_number", text=shown(of.text), shape=shape)
+    (found,) = slopes(of, value.reshape(1), [leaf])
+    if not bool(found.isfinite().all() & value.detach().isfinite().all()):
+        raise InputError("figure_gradient_not_finite", text=shown(of.text), x=of.variables[0])
+    return found.detach()
+
+
 def finite(of: Formula, found: Tensor, points: Sequence[Tensor]) -> Tensor:
     """Returns values that are all finite; raises `InputError` that names the first point where one is not."""
     bad = ~found.isfinite()
@@ -104,6 +125,14 @@ def interval(name: str, ends: Sequence[float]) -> tuple[float, float]:
     if not low < high:
         raise InputError("figure_empty_range", name=name, low=number(low), high=number(high))
     return low, high
+
+
+def spaced(low: float, high: float, count: int) -> Tensor:
+    """Returns evenly spaced points without the rounding errors of their sums: 0 is 0, and a pole is met."""
+    import torch
+
+    points = torch.linspace(low, high, count, dtype=torch.float64)
+    return points.round(decimals=12 - math.ceil(math.log10(high - low)))
 
 
 # -------------------------------------------------------------------------------------------------------------- sympy

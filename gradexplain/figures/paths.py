@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, at_points, finite, formula, symbolic
-from gradexplain.figures.style import MARKS, Style, beside, logarithmic, number, plain, titled
+from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, symbolic
+from gradexplain.figures.style import MARKS, Style, below, beside, logarithmic, number, plain, titled
 from gradexplain.parameters import Count, Range
 
 # A path that leaves the others this many times behind would flatten them to a line.
 _FAR = 3.0
+# The largest loss that is drawn; of an axis that ends near 1e308, matplotlib cannot compute the next tick.
+_MOST = 1e200
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Descent:
 
 
 def descent(
-    expression: Annotated[str, "A function of one variable."] = "x**2 + 2*x",
+    expression: Annotated[str, "A function of one variable.", OF_ONE] = "x**2 + 2*x",
     *,
     start: Annotated[float, "Where every path starts."] = 1.0,
     lr: Annotated[tuple[float, ...], "Learning rates.", Range(above=0), Count(most=8)] = (0.1, 0.5, 0.8, 1.0, 1.01),
@@ -146,7 +148,7 @@ def _paint_points(data: Descent, axes: Any, style: Style) -> None:
     axes.set_ylim(*_window(data))
     axes.set_xlabel(style.say("step_k"))
     axes.set_ylabel(f"{data.variable}ₖ")
-    axes.set_title(style.say("descent_points", expression=titled(data.expression, 30)))
+    axes.set_title(style.say("descent_points", expression=titled(data.expression, 24)))
     plain(axes.xaxis)
     plain(axes.yaxis)
 
@@ -180,6 +182,8 @@ def _paint_losses(data: Descent, axes: Any, style: Style) -> None:
             color=style.colour(k), markersize=4.5,
         )  # fmt: skip
     if positive:
+        heights = [loss - base for path in data.paths for loss in path.losses if loss > base] or [1.0]
+        axes.set_ylim(min(heights) / 3, min(max(heights), _MOST) * 3)
         axes.set_yscale("log")
         logarithmic(axes.yaxis)
     else:
@@ -197,8 +201,11 @@ def _said(data: Descent, style: Style) -> Any:
         yield style.say("descent_minimum", x=f"{data.variable}* = {number(x)}", y=number(y))
     apart = [path.apart for path in data.paths if path.apart is not None]
     if apart:
-        yield style.say("descent_apart", most=number(max(apart), 2))
+        yield style.say("descent_apart", most=below(max(apart)))
     for path in data.paths:
+        reached = next((k for k, loss in enumerate(path.losses) if data.minimum and loss <= data.minimum[1]), None)
+        if reached is not None:
+            yield style.say("descent_reached", lr=number(path.lr), step=reached)
         if len(path.points) <= data.steps:
             yield style.say("descent_left", lr=number(path.lr), step=len(path.points))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite, log10
+from math import floor, isfinite, log10
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,8 @@ MARKS = "osD^vPX*"
 # What a title and a legend have room for, in columns.
 _TITLE = 44
 _DIGITS = 4
+# What is smaller is written with a power of ten.
+_SMALL = 1e-3
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -96,8 +98,9 @@ class Style:
             "lines.linewidth": 1.8, "lines.markersize": 5.0,
             "legend.frameon": True, "legend.framealpha": 0.9, "legend.facecolor": colours.paper,
             "legend.edgecolor": colours.grid, "legend.fancybox": False,
-            # What is the same on every machine: letters as outlines, no hinting, names that do not change.
-            "svg.fonttype": "path", "svg.hashsalt": "gradexplain", "pdf.fonttype": 42, "text.hinting": "none",
+            # What is the same on every machine: letters as outlines, no hinting, names that do not change. In PDF,
+            # type 3 holds the letters of any font; type 42 calls those of Chinese ones TrueType, which they are not.
+            "svg.fonttype": "path", "svg.hashsalt": "gradexplain", "pdf.fonttype": 3, "text.hinting": "none",
             "text.parse_math": False, "axes.unicode_minus": True, "path.simplify": True,
         }  # fmt: skip
 
@@ -106,8 +109,11 @@ def number(value: float, digits: int = _DIGITS) -> str:
     """Returns a number as it is read: a minus, and powers of ten with raised digits."""
     if not isfinite(value):
         return str(value).replace("-", "−").replace("inf", "∞")
-    text = number_text(float(f"{value:.{digits}g}"), digits)
+    small = 0 < abs(value) < _SMALL
+    text = f"{value:.{digits}g}" if small else number_text(float(f"{value:.{digits}g}"), digits)
+    text = f"{value:.{digits - 1}e}" if small and "e" not in text else text
     mantissa, _, exponent = text.partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if small else mantissa
     if not exponent:
         return text.replace("-", "−")
     return (
@@ -115,6 +121,11 @@ def number(value: float, digits: int = _DIGITS) -> str:
         if mantissa == "1"
         else f"{mantissa.replace('-', '−')}·{power_of_ten(int(exponent))}"
     )
+
+
+def below(value: float) -> str:
+    """Returns what a rounding error lies below: its last digits differ from machine to machine, its power hardly."""
+    return f"< {power_of_ten(floor(log10(value)) + 1)}" if value > 0 else "= 0"
 
 
 def power_of_ten(exponent: int) -> str:
@@ -140,7 +151,7 @@ def plain(axis: Any) -> None:
     """Writes the numbers of an axis whole, never as a difference from one that stands elsewhere."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+    axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
 
 

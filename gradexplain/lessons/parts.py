@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Topic = Literal["differentiation", "graphs", "gradients", "training", "squares"]
 TOPICS: tuple[Topic, ...] = ("differentiation", "graphs", "gradients", "training", "squares")
-Section = Literal["result", "forward", "graph", "backward", "gradients", "checks"]
+Section = Literal["result", "forward", "graph", "backward", "gradients", "checks", "findings"]
 SECTIONS: tuple[Section, ...] = ("result", "forward", "graph", "backward", "gradients", "checks")
 
 

@@ -162,6 +162,8 @@ class LessonTeller:
         yield doc.Title(self.say("title"), (self.command(),))
         yield doc.Paragraph(self.say("question"))
         for place, part in enumerate(self.lesson.parts):
+            if part is next(iter(self.lesson.exercises), None):
+                yield doc.Heading(self.common("exercises"))
             yield from self.part(place, part)
         yield from self.closing()
 
@@ -191,7 +193,7 @@ class LessonTeller:
                     yield doc.Paragraph(self.say(key))
                     yield doc.Listing(str(picture.render("text", language=self.language, width=self.width)), "output")
             case Exercise():
-                yield doc.Paragraph(f"? {self.exercise(part)}")
+                yield doc.Paragraph(self.exercise(part))
             case _:
                 assert_never(part)
 

@@ -1,0 +1,103 @@
+"""The gradient against the input: are they proportional, and with which factor?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from gradexplain.errors import InputError
+from gradexplain.figures.design import Design
+from gradexplain.figures.expressions import OF_ONE, formula, gradient
+from gradexplain.figures.fitting import Line, fitted
+from gradexplain.figures.style import Style, number, plain, titled
+from gradexplain.parameters import Checked
+from gradexplain.values import parse_value, shown, tensor_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# More points than this are a line anyway.
+MOST = 2000
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """The gradient of an expression of one tensor, element by element, and the line through it."""
+
+    expression: str
+    variable: str
+    inputs: tuple[float, ...]
+    gradients: tuple[float, ...]
+    line: Line
+
+
+def proportional(
+    expression: Annotated[str, "A function of one tensor that gives one number.", OF_ONE] = "sum(x**2)",
+    *,
+    at: Annotated[
+        str, "The tensor: 1,2,3 or linspace(-2,2,9) or randn(20).", Checked(parse_value)
+    ] = "linspace(-2,2,9)",
+) -> Proportional:
+    """Gradient against input, element by element, with the slope that fits best.
+
+    The line is the one of least squares; it is said whether the points lie on it within rounding, and whether it goes
+    through the origin: only then is the gradient proportional to the input.
+    """
+    f = formula(expression, 1)
+    x = vector(at)
+    found = gradient(f, x)
+    line = fitted(x.tolist(), found.tolist())
+    if line is None:
+        raise InputError("figure_one_input", at=shown(at))
+    return Proportional(f.text, f.variables[0], tuple(x.tolist()), tuple(found.tolist()), line)
+
+
+def vector(text: str, most: int = MOST) -> Tensor:
+    """Returns a VALUE as a vector of float64; raises `InputError` for what is none, or too long."""
+    import torch
+
+    spec = parse_value(text)
+    found = tensor_of(spec, name="at", dtype="float64", generator=torch.Generator().manual_seed(0))
+    if found.is_complex() or found.dtype == torch.bool or found.ndim > 1 or not 1 <= found.numel() <= most:
+        raise InputError("figure_vector", text=shown(text), shape=list(found.shape), most=most)
+    found = found.reshape(-1).to(torch.float64)
+    if not bool(found.isfinite().all()):
+        raise InputError("figure_vector_finite", text=shown(text))
+    return found
+
+
+def paint(data: Proportional, axes: Sequence[Any], style: Style) -> list[str]:
+    """Paints gradients against inputs and the line through them; returns what is to be said below."""
+    (panel,) = axes
+    line, x = data.line, data.variable
+    ends = (min(data.inputs), max(data.inputs))
+    formula_ = equation(line, x)
+    panel.axhline(0, color=style.palette.soft, linewidth=0.8)
+    panel.axvline(0, color=style.palette.soft, linewidth=0.8)
+    panel.plot(ends, [line.at(e) for e in ends], color=style.colour(0), label=style.say("fit", formula=formula_))
+    panel.plot(
+        data.inputs, data.gradients, "o", color=style.colour(1), markersize=6.5,
+        label=style.say("gradient_of_element"),
+    )  # fmt: skip
+    panel.set_xlabel(style.say("input_of", name=f"{x}ᵢ"))
+    panel.set_ylabel(style.say("gradient_by", name=f"∂f/∂{x}ᵢ"))
+    panel.set_title(style.say("proportional_title", expression=titled(data.expression, 34)))
+    plain(panel.xaxis)
+    plain(panel.yaxis)
+    panel.legend(loc="upper left" if line.slope >= 0 else "upper right")
+    key = "proportional_yes" if line.proportional else "proportional_line" if line.straight else "proportional_no"
+    return [style.say(key, slope=number(line.slope), formula=formula_, residual=number(line.residual, 2))]
+
+
+def equation(line: Line, x: str) -> str:
+    """Returns a line as `2·x + 1`; what rounding left of an intercept is left out."""
+    if line.proportional or line.intercept == 0:
+        return f"{number(line.slope)}·{x}"
+    return f"{number(line.slope)}·{x} {'+' if line.intercept > 0 else '−'} {number(abs(line.intercept))}"
+
+
+DESIGN = Design(
+    "proportional", proportional, paint, (("",),), (6.4, 4.6),
+    ("", '"sum(x**3)" --at "linspace(-1,1,21)"', '"sum(x**2 + x)" --at "randn(20)" --language zh'),
+)  # fmt: skip

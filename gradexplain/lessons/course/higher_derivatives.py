@@ -1,0 +1,166 @@
+"""A gradient can be differentiated again, if the graph of its computation was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, count
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+
+from gradexplain.api import explain, graph
+from gradexplain.expression import Runner, parse
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
+from gradexplain.parameters import Range
+
+if TYPE_CHECKING:
+    import sympy
+
+TOPIC = "gradients"
+PLACE = 2
+
+_WRITTEN = """
+x = torch.tensor([2.0], requires_grad=True)
+y = x**3
+grad_1 = torch.autograd.grad(y, x, create_graph=True)
+grad_2 = torch.autograd.grad(grad_1[0], x)
+"""
+_SHOWN = """
+(first,) = torch.autograd.grad(y, x, create_graph=True)
+(second,) = torch.autograd.grad(first, x)
+print(first.item(), second.item())
+"""
+_WITHOUT = """
+grad_1 = torch.autograd.grad(y, x)
+grad_2 = torch.autograd.grad(grad_1[0], x)
+"""
+_STRAIGHT = """
+x = torch.tensor([2.0], requires_grad=True)
+grad_1 = torch.autograd.grad(2 * x, x, create_graph=True)
+grad_2 = torch.autograd.grad(grad_1[0], x)
+"""
+_CUBE: Any = Runner(parse("x**3"))
+_ORDERS = ("f", "f′", "f″", "f‴")
+
+
+def lesson(*, x: Annotated[float, "Where x³ is differentiated.", Range(-1000, 1000)] = 2.0) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield head("written")
+    yield from _as_written()
+    yield head("coincidence")
+    yield from _coincidence(x)
+    yield head("toggle")
+    yield from _toggled()
+    yield head("stacked")
+    yield from _stacked(x)
+    yield exercise("ex-fourth", _exactly(_symbols("x**4")[2], 5), at=5)
+    yield exercise("ex-type", "tuple")
+
+
+def _symbols(written: str) -> list[sympy.Expr]:
+    """Returns a function of x and its first three derivatives, by sympy."""
+    import sympy as sp
+
+    found = [sp.sympify(written)]
+    for _ in _ORDERS[1:]:
+        found.append(sp.diff(found[-1], sp.Symbol("x")))
+    return found
+
+
+def _exactly(expression: sympy.Expr, at: float) -> float:
+    import sympy as sp
+
+    return float(expression.subs(sp.Symbol("x"), sp.Rational(at)))
+
+
+def _derivatives(at: float) -> list[float]:
+    """Returns x³ and its first three derivatives, each by torch from the one before."""
+    x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    found = [_CUBE(x=x)]
+    for _ in _ORDERS[1:]:
+        found += torch.autograd.grad(found[-1], x, create_graph=True)
+    return [f.item() for f in found]
+
+
+def _as_written() -> Iterator[Part]:
+    written = run_listing(_WRITTEN, {"torch": torch})
+    yield text("tutorial")
+    yield written
+    yield claim("prints-nothing", (written.printed, written.fault), "=", ("", ""), "A21")
+    found = [written.names[name] for name in ("grad_1", "grad_2")]
+    yield claim("tuples", [type(f).__name__ for f in found], "=", ["tuple"] * 2, "A21", lengths=[len(f) for f in found])
+    yield text("why-tuples")
+    shown = run_listing(_SHOWN, written.names)
+    yield shown
+    _, first, second, _ = _symbols("x**3")
+    expected = [_exactly(first, 2), _exactly(second, 2)]
+    measured = [shown.names[name].item() for name in ("first", "second")]
+    yield claim("right", measured, "=", expected, "A21", first=first, second=second)
+
+
+def _coincidence(x: float) -> Iterator[Part]:
+    import sympy as sp
+
+    formulas = _symbols("x**3")
+    roots = [float(r) for r in sp.solve(sp.Eq(formulas[1], formulas[2]))]
+    gaps = [first - second for _, first, second, _ in map(_derivatives, roots)]
+    yield claim("same", gaps, "=", [0.0] * len(roots), "A22", roots=roots, first=formulas[1], second=formulas[2])
+    yield text("bad-example")
+    better = _telling_apart(formulas, x)
+    here, there = _derivatives(x), _derivatives(better)
+    rows = [(name, f, a, b) for name, f, a, b in zip(_ORDERS, formulas, here, there, strict=True)]
+    yield Table(("order", "formula", "at-x", "at-better"), rows)
+    yield text("here-alike" if _alike(formulas, x) else "here-apart", x=x)
+    # Every value is a product of at most four rounded factors.
+    for at, values in ((x, here), (better, there)):
+        expected = [_exactly(f, at) for f in formulas]
+        within = 4 * torch.finfo(torch.float64).eps * max(map(abs, expected))
+        yield claim("all-right", values, "≈", expected, "A21", within=within, x=at)
+    yield claim("apart", len(set(there)), "=", len(_ORDERS), "A22", better=better)
+
+
+def _alike(formulas: Sequence[sympy.Expr], at: float) -> bool:
+    """Says whether two of the derivatives have the same value at a point."""
+    return any(a == b for a, b in combinations([_exactly(f, at) for f in formulas], 2))
+
+
+def _telling_apart(formulas: Sequence[sympy.Expr], x: float) -> int:
+    """Returns the first whole number from the point on at which all the derivatives are different."""
+    return next(at for at in count(max(1, int(x))) if not _alike(formulas, at))
+
+
+def _toggled() -> Iterator[Part]:
+    rows = []
+    for kept in (False, True):
+        x = torch.tensor([2.0], requires_grad=True)
+        (first,) = torch.autograd.grad(_CUBE(x=x), x, create_graph=kept)
+        nodes = len(graph(first).nodes) if first.grad_fn is not None else 0
+        rows.append((f"create_graph={kept}", first.detach(), first.requires_grad, nodes))
+    yield text("what-it-keeps")
+    yield Table(("call", "value", "requires", "nodes"), rows)
+    yield claim("same-value", rows[0][1], "=", rows[1][1], "A23")
+    yield claim("needs-graph", [row[2] for row in rows], "=", [False, True], "A23")
+    x = torch.tensor([2.0], requires_grad=True)
+    without = run_listing(_WITHOUT, {"torch": torch, "x": x, "y": _CUBE(x=x)})
+    yield text("without")
+    yield without
+    yield claim("fails", without.fault, "=", "RuntimeError", "A23")
+    straight = run_listing(_STRAIGHT, {"torch": torch})
+    yield text("straight")
+    yield straight
+    yield claim("straight-fails", (straight.fault, straight.message), "=", (without.fault, without.message), "A23")
+
+
+def _stacked(x: float) -> Iterator[Part]:
+    point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    values = [_CUBE(x=point)]
+    for _ in range(2):
+        values += torch.autograd.grad(values[-1], point, create_graph=True)
+    yield text("three-graphs")
+    for key, name, value in zip(("graph-0", "graph-1", "graph-2"), _ORDERS, values, strict=False):
+        yield Pictured(key, graph(value, {"x": point}, title=name, output_name=name))
+    found = explain(_CUBE, {"x": point.detach()}, order=2, target="x**3", locate=_CUBE.locate)
+    yield text("chain-rule-again")
+    yield Explained(found.higher[0], ("forward", "backward"))
+    yield claim("verified", found.verdict, "=", "agrees", "A21")

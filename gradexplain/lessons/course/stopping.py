@@ -1,0 +1,175 @@
+"""Stopping a gradient: what `detach`, `no_grad` and `inference_mode` cut, share and allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from gradexplain.api import explain, graph
+from gradexplain.expression import Runner, parse
+from gradexplain.lessons.keeping import watched
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Explained, Part, Pictured, Table, Text, claim, exercise, head, text
+from gradexplain.parameters import Range
+
+TOPIC = "gradients"
+PLACE = 3
+
+_WRITTEN = """
+x = torch.tensor([2.0], requires_grad=True)
+y = x**2
+z = y.detach()
+print(z.requires_grad, z.grad_fn)
+"""
+_STOPPED = "y = x**2; y.detach() * x"
+_SHARED = """
+x = torch.tensor([2.0], requires_grad=True)
+y = x**2
+z = y.detach()
+z.add_(100)
+print(y.item())
+y.backward()
+print(x.grad.item())
+"""
+_CAUGHT = _SHARED.replace("x**2", "x.exp()")
+_CLONED = _CAUGHT.replace("y.detach()", "y.detach().clone()")
+_DATA = _CAUGHT.replace("y.detach()", "y.data")
+_WAYS = {
+    "detach": "z = (x**2).detach()",
+    "no-grad": "with torch.no_grad():\n    z = x**2",
+    "inference": "with torch.inference_mode():\n    z = x**2",
+}
+_UPDATES = {
+    "detach": "x.detach().add_(1)",
+    "no-grad": "with torch.no_grad():\n    x.add_(1)",
+    "inference": "with torch.inference_mode():\n    x.add_(1)",
+}
+_EPS = torch.finfo(torch.float64).eps
+
+
+def lesson(*, x: Annotated[float, "Where the functions are differentiated.", Range(0.1, 10)] = 2.0) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield head("cut")
+    yield from _as_written()
+    yield from _cut(x)
+    yield head("memory")
+    yield from _shared()
+    yield head("ways")
+    yield from _three_ways()
+    yield exercise("ex-half", _half_stopped(x), digits=5, x=x)
+    yield exercise("ex-error", run_listing(_CAUGHT, {"torch": torch}).fault)
+
+
+def _as_written() -> Iterator[Part]:
+    written = run_listing(_WRITTEN, {"torch": torch})
+    yield text("tutorial")
+    yield written
+    z = written.names["z"]
+    yield claim("stops", (z.requires_grad, z.grad_fn), "=", (False, None), "A24")
+
+
+def _cut(x: float) -> Iterator[Part]:
+    point, stopped = {"x": torch.tensor(x, dtype=torch.float64)}, Runner(parse(_STOPPED))
+    found = explain(stopped, point, target=_STOPPED, locate=stopped.locate, output_name="L")
+    yield text("product", x=x)
+    yield Pictured(
+        "picture", graph(stopped, point, view="both", title=_STOPPED, output_name="L", locate=stopped.locate)
+    )
+    yield Explained(found, ("backward", "findings"))
+    gradient = found.gradients["x"]
+    assert gradient is not None
+    # x³ and x₀²x have the third derivatives 6 and 0: h² and 0 are what is cut off; the rest is rounding of f over h.
+    h = _EPS ** (1 / 3) * x
+    within = h**2 + 8 * _EPS * (x + h) ** 3 / h
+    total, intended = (_slope(f, x, h) for f in (lambda t: t**2 * t, lambda t: x**2 * t))
+    yield Table(("what", "slope"), [(Text("of-torch", {}), gradient.item()), (Text("of-total", {}), total),
+                                    (Text("of-intended", {}), intended)])  # fmt: skip
+    yield claim("torch-intended", gradient.item(), "≈", intended, "A24", within=within)
+    yield claim("total", total, "≈", 3 * x**2, "A24", within=within)
+    yield claim("lost", total - gradient.item(), "≈", 2 * x * x, "A24", within=within)
+
+
+def _slope(f: Callable[[float], float], x: float, h: float) -> float:
+    """Returns the central difference of `f`."""
+    return (f(x + h) - f(x - h)) / ((x + h) - (x - h))
+
+
+def _shared() -> Iterator[Part]:
+    shared = run_listing(_SHARED, {"torch": torch})
+    x, y, z = (shared.names[name] for name in "xyz")
+    yield text("no-copy")
+    yield shared
+    yield claim("same-memory", y.data_ptr(), "=", z.data_ptr(), "A25", changed=y.detach())
+    yield claim("pow-right", x.grad, "=", 2 * x.detach(), "A25")
+    yield text("pow-saved", node=y.grad_fn.name())
+    caught = run_listing(_CAUGHT, {"torch": torch})
+    yield text("exp-saved")
+    yield caught
+    yield claim("counted", (caught.fault, caught.names["y"]._version), "=", ("RuntimeError", 1), "A25")
+    cloned = run_listing(_CLONED, {"torch": torch})
+    yield text("copy")
+    yield cloned
+    true = math.exp(2.0)
+    within = 2 * torch.finfo(torch.float32).eps * true  # exp is right to one unit in the last place, and is stored
+    yield claim("copied", cloned.names["x"].grad.item(), "≈", true, "A25", within=within)
+    silent = run_listing(_DATA, {"torch": torch})
+    yield text("data")
+    yield silent
+    wrong = silent.names["x"].grad.item()
+    yield claim("data-wrong", wrong, "≈", true + 100, "A25", within=50 * within, true=true)
+
+
+def _three_ways() -> Iterator[Part]:
+    yield text("one-table")
+    found = [_allowed(way) for way in _WAYS]
+    by = {what: [ways[what] for ways in found] for what in found[0]}
+    yield Table(("what", *_WAYS), [(Text(what, {}), *map(_word, ways)) for what, ways in by.items()])
+    yield claim("none-carries", by["carries"], "=", [False] * 3, "A26")
+    yield claim("who-records", by["recorded"], "=", [1, 0, 0], "A26", "A32")
+    later = [by[what] for what in ("later-grad", "later-saved", "later-changed")]
+    yield claim("inference-refuses", later, "=", [[True, True, False]] * 3, "A26")
+    yield claim("leaf-update", [*by["leaf-changed"], _runs("x.add_(1)")], "=", [True, True, True, False], "A26")
+    yield text("which")
+    x = _leaf()
+    with torch.inference_mode():
+        z = x**2
+    (x * z.clone()).backward()
+    yield claim("clone-works", x.grad, "=", x.detach() ** 2, "A26")
+
+
+def _allowed(way: str) -> Mapping[str, bool | int]:
+    """Returns what can be done with the `z` that was made of x in this way, and how many tensors were saved for it."""
+    code = _WAYS[way]
+    with watched() as kept:
+        made = run_listing(code, {"torch": torch, "x": _leaf()})
+    return {
+        "carries": made.names["z"].requires_grad,
+        "recorded": len(kept),
+        "later-grad": _runs(code, "z.requires_grad_()"),
+        "later-saved": _runs(code, "(x * z).backward()"),
+        "later-changed": _runs(code, "z.add_(1)"),
+        "leaf-changed": _runs(_UPDATES[way]),
+    }
+
+
+def _leaf() -> Tensor:
+    return torch.tensor([2.0], requires_grad=True)
+
+
+def _runs(code: str, then: str = "") -> bool:
+    return run_listing(f"{code}\n{then}", {"torch": torch, "x": _leaf()}).fault == ""
+
+
+def _word(value: bool | int) -> Text | int:
+    return Text("yes" if value else "no", {}) if isinstance(value, bool) else value
+
+
+def _half_stopped(x: float) -> float:
+    point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    y = point**2
+    (gradient,) = torch.autograd.grad(y.detach() * y, point)
+    return gradient.item()

@@ -1,0 +1,285 @@
+"""y = sum(x**2) from its definition to the printed gradient: steps, both graphs, the derivation, and `.data`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.api import explain, graph, verify
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import (
+    Explained,
+    Listing,
+    Part,
+    Pictured,
+    Table,
+    Verified,
+    claim,
+    exercise,
+    head,
+    text,
+)
+from gradexplain.parameters import Count, Range
+
+TOPIC = "squares"
+PLACE = 1
+
+_IMPORTS = """
+import torch
+import matplotlib.pyplot as plt
+import numpy as np
+"""
+_PART_1 = """
+x = torch.tensor([1., 2., 3.], requires_grad=True)
+y = torch.sum(x**2)
+y.backward()
+print(f"x = {x.data}")
+print(f"y = {y.data}")
+print(f"dy/dx = {x.grad}\\n")
+"""
+_WITHOUT_DATA = """
+x = torch.tensor([1., 2., 3.], requires_grad=True)
+y = torch.sum(x**2)
+y.backward()
+print(f"x = {x.detach()}")
+print(f"y = {y.item()}")
+print(f"dy/dx = {x.grad}\\n")
+"""
+_EDIT = """
+x = torch.tensor([1., 2., 3.], requires_grad=True)
+y = torch.sum(x**2)
+x{through}.fill_(10.)
+print(x._version)
+y.backward()
+print(x.grad)
+"""
+_SYMBOLIC = """
+x = sympy.IndexedBase("x")
+i, j, n = sympy.symbols("i j n", integer=True)
+y = sympy.Sum(x[j]**2, (j, 1, n))
+print(sympy.diff(y, x[i]))
+"""
+# What the tutorial says of its own output, line by line.
+_SUM = "1² + 2² + 3² = 14.0"
+_LINES = ("dy/dx₁ = 2x₁ = 2(1) = 2", "dy/dx₂ = 2x₂ = 2(2) = 4", "dy/dx₃ = 2x₃ = 2(3) = 6")
+_LARGE = 1000
+_HUGE = 100_000
+
+
+def lesson(
+    *,
+    x: Annotated[tuple[float, ...], "The elements of x.", Range(least=-1000, most=1000), Count(most=6)] = (
+        1.0,
+        2.0,
+        3.0,
+    ),
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    point = torch.tensor(x, dtype=torch.float64)
+    yield head("definition")
+    yield from _definition(x)
+    yield head("steps")
+    yield from _steps(x, point)
+    yield head("graphs")
+    yield from _graphs(x, point)
+    yield head("derivation")
+    yield from _derivation(x, point)
+    yield head("as-written")
+    yield from _as_written()
+    yield head("data")
+    yield from _data()
+    other = [e + 0.5 for e in x]
+    yield exercise("ex-gradient", [2 * e for e in other], x=other)
+    yield exercise("ex-nodes", len(_recorded(torch.ones(_HUGE))), n=_HUGE)
+
+
+def _squares(x: Tensor) -> Tensor:
+    return torch.sum(x**2)
+
+
+def _sum(x: Sequence[float]) -> Fraction:
+    """Returns Σ xᵢ², exact."""
+    return sum((Fraction(e) ** 2 for e in x), Fraction(0))
+
+
+def _rounding(x: Sequence[float]) -> float:
+    """Returns what adding n squares may round by: each of at most n roundings is ε/2 of at most the whole sum."""
+    return len(x) * 2.0**-53 * float(_sum(x))
+
+
+# ---------------------------------------------------------------------------------------------------------- the value
+
+
+def _definition(x: Sequence[float]) -> Iterator[Part]:
+    rows, sums = [], []
+    for n in range(1, len(x) + 1):
+        value = _squares(torch.tensor(x[:n], dtype=torch.float64)).item()
+        sums.append(float(_sum(x[:n])))
+        rows.append((n, list(x[:n]), value))
+    yield text("n-terms", n=len(x))
+    yield Table(("n", "x", "y"), rows)
+    yield claim("sums", [row[2] for row in rows], "≈", sums, "B1", within=_rounding(x))
+
+
+def _steps(x: Sequence[float], point: Tensor) -> Iterator[Part]:
+    found = explain(_squares, {"x": point}, target="sum(x**2)")
+    square, total = found.steps
+    assert square.forward is not None
+    assert total.forward is not None
+    squares = [float(Fraction(e) ** 2) for e in x]
+    yield text("two-steps")
+    yield Explained(found, ("forward",))
+    yield claim("squared", square.forward.tensor, "=", squares, "B3")
+    yield claim("summed", total.forward.tensor, "≈", float(_sum(x)), "B4", within=_rounding(x))
+
+
+# ---------------------------------------------------------------------------------------------------------- the graph
+
+
+def _recorded(x: Tensor) -> list[Any]:
+    """Returns the nodes that torch recorded for sum(x**2), from the output back to the leaf, without that."""
+    node, found = _squares(x.requires_grad_()).grad_fn, []
+    while node is not None and node.next_functions:
+        found.append(node)
+        ((node, _),) = node.next_functions
+    return found
+
+
+def _graphs(x: Sequence[float], point: Tensor) -> Iterator[Part]:
+    shown = ["values", "gradients", "derivatives"]
+    elements = graph(_squares, {"x": point}, view="elements", show=shown, title="sum(x**2)")
+    tensors = graph(_squares, {"x": point}, view="backward", show=["shapes", "saved"], title="sum(x**2)")
+    n = len(x)
+    yield text("one-each")
+    yield Pictured("elements", elements)
+    yield Pictured("tensors", tensors)
+    drawn = [len([node for node in elements.nodes if node.kind == kind]) for kind in ("input", "element")]
+    yield claim("element-nodes", drawn, "=", [n, n + 1], "B2", n=n, inputs=drawn[0], others=drawn[1])
+    sent = [e.passed.contribution.elements for e in elements.edges if e.passed and e.passed.contribution]
+    yield claim("element-edges", sent, "=", [2 * e for e in x] + [1.0] * n, "B2")
+    total, square = _recorded(point.clone())
+    yield claim("torch-nodes", [total.name(), square.name()], "=", ["SumBackward0", "PowBackward0"], "B2")
+    saved = {"self": square._saved_self.detach(), "exponent": square._saved_exponent}
+    yield claim("pow-saves", saved, "=", {"self": list(x), "exponent": 2}, "B2", x=list(x))
+    yield claim("sum-saves", total._saved_self_sym_sizes, "=", [n], "B2")
+    yield text("why-saves")
+    counts = [(m, 2 * m + 1, len(_recorded(torch.ones(m)))) for m in (n, _LARGE)]
+    yield text("grows")
+    yield Table(("n", "drawn-nodes", "recorded"), counts)
+    yield claim("two-nodes", [row[2] for row in counts], "=", [2, 2], "B2")
+
+
+# ----------------------------------------------------------------------------------------------------- the derivation
+
+
+def _derivation(x: Sequence[float], point: Tensor) -> Iterator[Part]:
+    import sympy
+
+    n = len(x)
+    yield text("shortcut")
+    yield run_listing(_SYMBOLIC, {"sympy": sympy})
+    yield text("delta")
+    jacobian = torch.autograd.functional.jacobian(lambda x: x**2, point)
+    yield Table(
+        ("i", "row", "total", "twice"),
+        [(i + 1, jacobian[:, i], jacobian[:, i].sum(), 2 * e) for i, e in enumerate(x)],
+    )
+    apart = [jacobian[j, i].item() for i in range(n) for j in range(n) if i != j]
+    if apart:
+        yield claim("crossed-out", apart, "=", [0.0] * len(apart), "B5", count=len(apart))
+    yield claim("diagonal", jacobian, "=", _by_sympy(x), "B5")
+    (gradient,) = torch.autograd.grad(_squares(leaf := point.clone().requires_grad_()), leaf)
+    yield claim("columns", jacobian.sum(0), "=", gradient, "B5")
+    report = verify(_squares, {"x": point}, full=True, target="sum(x**2)")
+    yield text("every-element")
+    yield Verified(report)
+    yield claim("agrees", report.verdict, "=", "agrees", "B5")
+
+
+def _by_sympy(x: Sequence[float]) -> list[list[float]]:
+    """Returns ∂(x_j²)/∂x_i for row j and column i, by sympy, at exactly these numbers."""
+    import sympy
+
+    names = sympy.symbols(f"x1:{len(x) + 1}")
+    at = {name: sympy.Rational(*e.as_integer_ratio()) for name, e in zip(names, x, strict=True)}
+    return [[float(sympy.diff(row**2, column).subs(at)) for column in names] for row in names]
+
+
+# ------------------------------------------------------------------------------------------------- the tutorial's code
+
+
+def _as_written() -> Iterator[Part]:
+    imports = run_listing(_IMPORTS)
+    yield text("imports")
+    yield imports
+    names = {name: imports.names[name] for name in ("torch", "plt", "np")}
+    modules = [module.__name__ for module in names.values()]
+    yield claim("imported", modules, "=", ["torch", "matplotlib.pyplot", "numpy"], "B6")
+    used = {node.id for node in ast.walk(ast.parse(_PART_1)) if isinstance(node, ast.Name)} & names.keys()
+    yield claim("used", sorted(used), "=", ["torch"], "B6", unused=", ".join(sorted(names.keys() - used)))
+    ran = run_listing(_PART_1, names)
+    yield text("part-1")
+    yield ran
+    x, y, gradient = _printed(ran)
+    yield claim("prints-y", y, "=", [float(_sum(x))], "B7", "B15", x=x)
+    yield claim("prints-gradient", gradient, "=", [2 * e for e in x], "B7", "B16", x=x)
+    yield text("lines")
+    rows = [(line, *_read(line), printed) for line, printed in zip(_LINES, gradient, strict=True)]
+    yield Table(("line", "said", "recomputed", "printed"), rows)
+    yield claim("three-lines", [row[1] for row in rows], "=", [row[2] for row in rows], "B16")
+    yield claim("three-prints", [row[3] for row in rows], "=", [row[2] for row in rows], "B16")
+    terms, _, said = _SUM.partition("=")
+    again = _sum([float(term) for term in re.findall(r"(\d+)²", terms)])
+    yield claim("sum-line", y, "=", [float(again)], "B15", line=_SUM)
+    yield claim("sum-said", float(said), "=", float(again), "B15", line=_SUM)
+
+
+def _printed(ran: Listing) -> list[list[float]]:
+    """Returns the numbers of each line that was printed."""
+    lines = [line.partition("=")[2] for line in ran.printed.splitlines() if "=" in line]
+    return [[float(number) for number in re.findall(r"-?\d+\.?\d*", line)] for line in lines]
+
+
+def _read(line: str) -> tuple[float, float]:
+    """Returns what a line such as `dy/dx₃ = 2x₃ = 2(3) = 6` says, and its product multiplied out again."""
+    found = re.search(r"(\d+)\((\d+)\) = (\d+)", line)
+    assert found is not None
+    factor, element, said = map(float, found.groups())
+    return said, factor * element
+
+
+def _data() -> Iterator[Part]:
+    names = {"torch": torch}
+    yield text("data-reads")
+    silent = run_listing(_EDIT.format(through=".data"), names)
+    yield silent
+    x = silent.names["x"]
+    yield claim("silent", (silent.fault, len(silent.warnings)), "=", ("", 0), "B7", fault=silent.fault or "–")
+    yield claim("wrong", x.grad, "=", 2 * x.detach(), "B7", now=x.detach()[0])
+    yield claim("not-right", x.grad, "≠", [2 * e for e in (1.0, 2.0, 3.0)], "B7")
+    caught = run_listing(_EDIT.format(through=".detach()"), names)
+    yield text("detach-counts")
+    yield caught
+    counted = [int(listing.printed.split()[0]) for listing in (silent, caught)]
+    yield claim("counted", counted, "=", [0, 1], "B7", silent=counted[0], caught=counted[1])
+    yield claim("caught", caught.fault, "=", "RuntimeError", "B7")
+    report = verify(_edited, {"x": torch.tensor([1.0, 2.0, 3.0])})
+    yield text("verify-sees")
+    yield Verified(report)
+    yield claim("verify-differs", report.verdict, "=", "differs", "B7")
+    better, as_written = run_listing(_WITHOUT_DATA, names), run_listing(_PART_1, names)
+    yield text("without-data")
+    yield better
+    yield claim("prints-the-same", better.printed, "=", as_written.printed, "B7")
+
+
+def _edited(x: Tensor) -> Tensor:
+    y = torch.sum(x**2)
+    x.data.fill_(10.0)
+    return y

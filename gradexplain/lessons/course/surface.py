@@ -1,0 +1,336 @@
+"""z = x² + y² as a surface and as contours: grid, paraboloid, minimum, level curves, and what is perpendicular."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
+from gradexplain.parameters import Count, Range
+
+TOPIC = "squares"
+PLACE = 3
+
+_GRID = """
+x = torch.tensor([1., 2., 3.], requires_grad=True)
+y = torch.sum(x**2)
+y.backward()
+before = (type(x).__name__, type(y).__name__)
+
+x = np.linspace(-2, 2, {points})
+y = np.linspace(-2, 2, {points})
+X, Y = np.meshgrid(x, y)
+Z = X**2 + Y**2
+after = (type(x).__name__, type(y).__name__)
+print(before, after)
+print(x.grad)
+"""
+_OWN_NAMES = """
+x = torch.tensor([1., 2., 3.], requires_grad=True)
+torch.sum(x**2).backward()
+
+side = np.linspace(-2, 2, {points})
+X, Y = np.meshgrid(side, side)
+Z = X**2 + Y**2
+print(type(x).__name__, x.grad)
+"""
+_FIGURE = """
+figure = Figure(figsize={size})
+FigureCanvasAgg(figure)
+ax1 = figure.add_subplot(121, projection='3d')
+surf = ax1.plot_surface(X, Y, Z, cmap='viridis')
+ax2 = figure.add_subplot(122)
+contour = ax2.contour(X, Y, Z)
+segments = contour.allsegs
+ax2.clabel(contour, inline=True)
+figure.colorbar(contour)
+{more}figure.tight_layout()
+"""
+_AS_WRITTEN = 100
+_END = 2.0
+_EPS = 2.0**-52
+_DEGREES = tuple(range(10, 370, 45))
+_ANGLES = len(_DEGREES)
+# Half the angle of a chord: ε^⅓ makes its curvature as small as what rounding leaves of its direction.
+_HALF = _EPS ** (1 / 3)
+
+Point = tuple[float, float]
+
+
+def lesson(
+    *,
+    points: Annotated[int, "Points along each side of the grid.", Range(least=10, most=301)] = _AS_WRITTEN,
+    at: Annotated[tuple[float, ...], "Where the tangent plane touches.", Range(-2, 2), Count(2, 2)] = (1.0, -0.5),
+    radius: Annotated[float, "The circle along which the gradient is measured.", Range(least=0.1, most=10)] = 1.5,
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield head("grid")
+    yield from _grid(points)
+    yield head("paraboloid")
+    yield from _paraboloid((at[0], at[1]))
+    yield head("minimum")
+    yield from _minimum()
+    yield head("contours")
+    yield from _contours()
+    yield head("uniform")
+    yield from _uniform(radius)
+    yield head("perpendicular")
+    yield from _perpendicular(radius)
+    count = 2 * (points // 4) + 10
+    yield exercise("ex-grid", _least(count), digits=3, points=count)
+    yield exercise("ex-radius", math.sqrt(radius), digits=3, level=radius)
+
+
+def _bowl(p: Tensor) -> Tensor:
+    return p[..., 0] ** 2 + p[..., 1] ** 2
+
+
+def _trough(p: Tensor) -> Tensor:
+    return p[..., 0] ** 2 + 4 * p[..., 1] ** 2
+
+
+def _saddle(p: Tensor) -> Tensor:
+    return p[..., 0] ** 2 - p[..., 1] ** 2
+
+
+def _gradient(points: Sequence[Point], f: Callable[[Tensor], Tensor] = _bowl) -> Tensor:
+    """Returns torch's gradient at each point."""
+    leaf = torch.tensor(points, dtype=torch.float64, requires_grad=True)
+    f(leaf).sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+# ----------------------------------------------------------------------------------------------------------- the grid
+
+
+def _least(points: int) -> float:
+    """Returns the least x² + y² on a grid from −2 to 2: an even number of points passes 0 by half a step."""
+    return 0.0 if points % 2 else 2 * (_END / (points - 1)) ** 2
+
+
+def _grid(points: int) -> Iterator[Part]:
+    names = {"torch": torch, "np": np}
+    ran = run_listing(_GRID.format(points=_AS_WRITTEN), names)
+    yield text("as-written")
+    yield ran
+    yield claim("before", ran.names["before"], "=", ("Tensor", "Tensor"), "B11")
+    yield claim("after", ran.names["after"], "=", ("ndarray", "ndarray"), "B11")
+    yield claim("no-grad", ran.fault, "=", "AttributeError", "B11")
+    better = run_listing(_OWN_NAMES.format(points=_AS_WRITTEN + 1), names)
+    yield text("own-names")
+    yield better
+    x = better.names["x"]
+    yield claim("keeps", (type(x).__name__, x.grad), "=", ("Tensor", [2.0, 4.0, 6.0]), "B11", gradient=x.grad)
+    yield text("misses")
+    rows = []
+    for count in dict.fromkeys((_AS_WRITTEN, _AS_WRITTEN + 1, points)):
+        side = np.linspace(-_END, _END, count)
+        heights = side[:, None] ** 2 + side**2
+        j, i = np.unravel_index(heights.argmin(), heights.shape)
+        there = text("yes" if (side == 0).any() else "no")
+        rows.append((count, there, heights.min(), [side[i], side[j]], _least(count)))
+    yield Table(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
+    # linspace rounds each point by an ε of 2 at most, and the square of a small point so much less.
+    yield claim("least", [row[2] for row in rows], "≈", [row[4] for row in rows], "B12", within=8 * _EPS)
+    yield claim("not-zero", rows[0][2], ">", 0.0, "B12", points=_AS_WRITTEN, at=rows[0][3])
+    yield claim("zero", rows[1][2], "=", 0.0, "B12", points=_AS_WRITTEN + 1)
+    yield claim("most", float(ran.names["Z"].max()), "=", 2 * _END**2, "B13")
+
+
+# --------------------------------------------------------------------------------------------------------- the surface
+
+
+def _paraboloid(at: Point) -> Iterator[Part]:
+    p = torch.tensor(at, dtype=torch.float64)
+    (g,) = _gradient([at])
+    height = float(_bowl(p))
+    rows = []
+    for d in ((1.0, 0.0), (0.0, 1.0), (-0.5, 0.25), (0.125, 0.125)):
+        step = torch.tensor(d, dtype=torch.float64)
+        surface, plane = float(_bowl(p + step)), height + float(g @ step)
+        rows.append((d, surface, plane, surface - plane, d[0] ** 2 + d[1] ** 2))
+    yield text("plane", x=at[0], y=at[1], z=height, g=g)
+    yield Drawn("figure", "surface", {"at": at})
+    yield Table(("step", "surface-there", "plane-there", "above", "length-squared"), rows)
+    # A dozen operations on numbers of at most (2 + 1)² + 2² = 13.
+    yield claim("above-plane", [row[3] for row in rows], "≈", [row[4] for row in rows], "B13", "B20", within=128 * _EPS)
+    yield claim("plane-slope", g, "=", [2 * e for e in at], "B13")
+    places = [at, (0.0, 0.0), (-1.0, 2.0)]
+    hessians = [torch.autograd.functional.hessian(_bowl, torch.tensor(q, dtype=torch.float64)) for q in places]
+    yield text("hessian")
+    yield Table(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
+    yield claim("hessian-sympy", torch.stack(hessians), "=", [_by_sympy()] * len(places), "B20", h=_by_sympy())
+    turned = [_turned(at, 2 * math.pi * k / 8) for k in range(8)]
+    heights = _bowl(torch.tensor(turned, dtype=torch.float64))
+    # The turn rounds each coordinate a few times, and the squares twice more.
+    yield claim("revolution", heights, "≈", [height] * 8, "B20", within=16 * _EPS * max(height, 1.0))
+    stretched = torch.autograd.functional.hessian(_trough, p)
+    curvatures = torch.linalg.eigvalsh(stretched)
+    yield claim("not-every-bowl", curvatures[0], "≠", curvatures[1], "B20", curvatures=curvatures)
+
+
+def _turned(p: Point, angle: float) -> Point:
+    c, s = math.cos(angle), math.sin(angle)
+    return (c * p[0] - s * p[1], s * p[0] + c * p[1])
+
+
+def _by_sympy() -> list[list[float]]:
+    import sympy
+
+    x, y = sympy.symbols("x y")
+    return [[float(e) for e in row] for row in sympy.hessian(x**2 + y**2, (x, y)).tolist()]
+
+
+def _minimum() -> Iterator[Part]:
+    (g,) = _gradient([(0.0, 0.0)])
+    eigenvalues = torch.linalg.eigvalsh(torch.autograd.functional.hessian(_bowl, torch.zeros(2, dtype=torch.float64)))
+    yield text("two-conditions")
+    yield claim("stationary", g, "=", [0.0, 0.0], "B21")
+    yield claim("definite", eigenvalues, ">", 0.0, "B21")
+    yield text("why-both")
+    saddle = torch.autograd.functional.hessian(_saddle, torch.zeros(2, dtype=torch.float64))
+    (flat,) = _gradient([(0.0, 0.0)], _saddle)
+    yield claim("saddle-flat", flat, "=", [0.0, 0.0], "B21")
+    yield claim("saddle-not", torch.linalg.eigvalsh(saddle)[0], "<", 0.0, "B21")
+
+
+# -------------------------------------------------------------------------------------------------------- the contours
+
+
+def _plotted(size: tuple[int, int], more: str = "") -> Listing:
+    """Returns the run of the plot in matplotlib's own settings, the axes laid out; the caller's are as before."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side = np.linspace(-_END, _END, _AS_WRITTEN)
+    x, y = np.meshgrid(side, side)
+    names = {"Figure": Figure, "FigureCanvasAgg": FigureCanvasAgg, "X": x, "Y": y, "Z": x**2 + y**2}
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        ran = run_listing(_FIGURE.format(size=size, more=more), names)
+        ran.names["ax2"].apply_aspect()
+    return ran
+
+
+def _shape(ran: Listing) -> float:
+    """Returns how wide a circle is drawn, for a height of one."""
+    box = ran.names["ax2"].bbox
+    return float(box.width / box.height)  # both sides of the axes are as long in x as in y
+
+
+def _contours() -> Iterator[Part]:
+    ran = _plotted((12, 5))
+    segments, levels = ran.names["segments"], ran.names["contour"].levels
+    joined = (np.concatenate([np.empty((0, 2)), *parts]) for parts in segments)
+    found = {float(level): line for level, line in zip(levels, joined, strict=True) if len(line)}
+    yield text("level-curves")
+    yield ran
+    step = 2 * _END / (_AS_WRITTEN - 1)
+    rows = []
+    for level, vertices in found.items():
+        heights = (vertices**2).sum(1)
+        rows.append((level, len(vertices), heights.min(), heights.max(), float(np.sqrt(heights).mean())))
+    yield Table(("level", "vertices", "lowest", "highest", "mean-radius"), rows)
+    away = max(max(abs(row[2] - row[0]), abs(row[3] - row[0])) for row in rows)
+    # Between two grid points the plotter takes x² for a straight line, which errs by at most (step/2)².
+    yield claim("constant", away, "<", (step / 2) ** 2 + 64 * _EPS, "B22", step=step)
+    exact = _bowl(torch.tensor(_circle(1.5), dtype=torch.float64))
+    yield claim("exactly", exact, "≈", [1.5**2] * _ANGLES, "B22", within=4 * 1.5**2 * _EPS)
+    missing = [float(level) for level in levels if float(level) not in found]
+    yield claim("empty-level", 0.0 in missing, "=", True, "B14", "B12", missing=missing)
+    widths = [_shape(ran), _shape(_plotted((8, 5)))]
+    equal = _plotted((8, 5), "ax2.set_aspect('equal')\n")
+    yield text("aspect")
+    yield claim("auto", ran.names["ax2"].get_aspect(), "=", "auto", "B14")
+    yield claim("by-luck", widths[1], "≠", widths[0], "B14", wide=widths[0], narrow=widths[1])
+    yield claim("equal", _shape(equal), "≈", 1.0, "B14", within=1e-9)
+    radii = [row[4] for row in rows]
+    yield claim("radii", radii, "≈", [math.sqrt(row[0]) for row in rows], "B23", within=(step / 2) ** 2)
+    gaps = np.diff(radii)
+    yield claim("shrink", gaps[1:], "<", gaps[:-1], "B23", gaps=gaps)
+
+
+def _circle(radius: float) -> list[Point]:
+    return [(radius * math.cos(a), radius * math.sin(a)) for a in _angles()]
+
+
+def _angles() -> list[float]:
+    return [math.radians(d) for d in _DEGREES]
+
+
+def _uniform(radius: float) -> Iterator[Part]:
+    circle = torch.tensor(_circle(radius), dtype=torch.float64)
+    slopes = _gradient(_circle(radius)).norm(dim=1)
+    yield text("two-meanings", radius=radius)
+    yield Table(("direction", "height", "steepness"), list(zip(_DEGREES, _bowl(circle), slopes, strict=True)))
+    yield claim("isotropic", _bowl(circle), "≈", [radius**2] * _ANGLES, "B23", within=4 * _EPS * radius**2)
+    yield claim("steep", slopes, "≈", [2 * radius] * _ANGLES, "B23", within=8 * _EPS * radius)
+    out = [(radius * k, 0.0) for k in (1, 2, 3, 4)]
+    heights, steepness = _bowl(torch.tensor(out, dtype=torch.float64)), _gradient(out).norm(dim=1)
+    yield text("outwards")
+    yield Table(("radius", "height", "steepness"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
+    ratios = heights / heights[0]
+    yield claim("quadratic", ratios, "≈", [1.0, 4.0, 9.0, 16.0], "B23", within=64 * _EPS)
+    yield claim("linear-slope", steepness, "≈", [2 * p[0] for p in out], "B23", within=8 * _EPS * 4 * radius)
+
+
+# ------------------------------------------------------------------------------------------------------- perpendicular
+
+
+def _perpendicular(radius: float) -> Iterator[Part]:
+    points = _circle(radius)
+    gradients = _gradient(points)
+    tangents = torch.tensor([_tangent(_bowl, radius**2, a) for a in _angles()], dtype=torch.float64)
+    products = (gradients * tangents).sum(1).abs()
+    yield text("independent")
+    measured = list(zip(points, gradients, tangents, products, strict=True))
+    yield Table(("point", "gradient", "tangent", "product"), measured)
+    # A chord differs from the tangent by the square of its half angle at most, and its ends are known to an ε or two.
+    bound = 2 * radius * (_HALF**2 + 4 * _EPS / _HALF)
+    yield claim("at-right-angles", products, "≈", [0.0] * _ANGLES, "B24", within=bound, most=products.max())
+    turned = torch.tensor([_turned((gx, gy), math.radians(1)) for gx, gy in gradients.tolist()], dtype=torch.float64)
+    wrong = (turned * tangents).sum(1).abs()
+    yield claim("would-show", wrong, ">", bound, "B24", least=wrong.min(), bound=bound)
+    yield claim("outward", _across(gradients, points), "≈", [0.0] * _ANGLES, "B24", within=8 * _EPS * radius**2)
+    yield from _stretched(radius, bound)
+    yield text("why-perpendicular")
+
+
+def _stretched(radius: float, bound: float) -> Iterator[Part]:
+    points = [_on_level(_trough, radius**2, a) for a in _angles()]
+    gradients = _gradient(points, _trough)
+    tangents = torch.tensor([_tangent(_trough, radius**2, a) for a in _angles()], dtype=torch.float64)
+    products = (gradients * tangents).sum(1).abs()
+    # The gradient is at most twice as long as on the circle. As it is followed by the angle, this ellipse's third
+    # derivative, by which a chord errs, is fewer than 32 times its first.
+    yield claim("ellipse", products, "≈", [0.0] * _ANGLES, "B24", within=64 * bound, most=products.max())
+    yield claim("ellipse-askew", max(_across(gradients, points)), ">", 64 * bound, "B24")
+
+
+def _across(gradients: Tensor, points: Sequence[Point]) -> list[float]:
+    """Returns |g × p|: 0 where the gradient points straight away from the centre."""
+    return [abs(gx * y - gy * x) for (gx, gy), (x, y) in zip(gradients.tolist(), points, strict=True)]
+
+
+def _tangent(f: Callable[[Tensor], Tensor], level: float, angle: float) -> Point:
+    """Returns the direction of the contour of `level` at an angle, from values of the function alone."""
+    (x0, y0), (x1, y1) = (_on_level(f, level, angle + turn) for turn in (-_HALF, _HALF))
+    length = math.hypot(x1 - x0, y1 - y0)
+    return ((x1 - x0) / length, (y1 - y0) / length)
+
+
+def _on_level(f: Callable[[Tensor], Tensor], level: float, angle: float) -> Point:
+    """Returns the point where a ray from the origin reaches the level, by bisection."""
+    ray = torch.tensor((math.cos(angle), math.sin(angle)), dtype=torch.float64)
+    low, high = 0.0, 2 * math.sqrt(level)
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if float(f(middle * ray)) < level else (low, middle)
+    return (low * float(ray[0]), low * float(ray[1]))
