@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import verify
-from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.lessons.parts import Drawn, Part, Table, Text, Verified, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 TOPIC = "differentiation"
@@ -93,6 +93,7 @@ def _valley(name: Function, x: float) -> Iterator[Part]:
         ("decade", "forward", "central", "automatic"),
         [(f"1e{d}", a, b, automatic) for d, a, b in zip(_DECADES, forward, central, strict=True)],
     )
+    yield Drawn("figure", "step-error", {"expression": f"{name}(x)", "at": x})
     yield text("two-errors", second=second / 2, third=third / 6)
     rounding = _EPS * (value + x * true)
     yield from _bottom("bottom-forward", forward, (2 * rounding / second) ** (1 / 2), "1/2")
@@ -175,7 +176,7 @@ def _kink() -> Iterator[Part]:
     yield claim("convention", found, "=", one + one, "A4", one=one)
     yield claim("not-true", found, "≠", _central(_even_odd, 0.0, 2.0**-10), "A4")
     yield Verified(report)
-    yield claim("seen", report.verdict, "=", "differs", "A4")
+    yield claim("seen", [report.verdict, len(report.wrong())], "=", ["differs", 0], "A4", verdict=report.verdict)
     away = [_gradient(_even_odd, x, torch.float64) for x in points.tolist() if x != 0]
     yield claim("elsewhere", away, "=", [1.0] * len(away), "A4")
     yield text("summary")
