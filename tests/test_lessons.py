@@ -236,6 +236,15 @@ def test_lessons_leave_everything_as_it_was() -> None:
     assert list(state()) == before
 
 
+def test_a_lesson_runs_the_same_whatever_the_default_type_is() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert lessons.run("weight-decay").render("text") == ran("weight-decay").render("text")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_listing_keeps_what_its_code_did() -> None:
     found = run_listing("a = 1\nprint(a)\nimport warnings; warnings.warn('careful')\nb = a / 0\nprint('never')")
     assert (found.printed, found.fault, found.warnings) == ("1\n", "ZeroDivisionError", ("careful",))

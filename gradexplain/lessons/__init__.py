@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -66,8 +67,8 @@ def function_of(name: str) -> Callable[..., Iterator[Part]]:
 def run(name: str, **options: Any) -> Lesson:
     """Runs a lesson and returns what came of it; `options` are the lesson's own, such as `lr=1.01`.
 
-    Random states, grad mode and default type are as before afterwards, and the lesson starts from a seed of its own, so
-    that it runs the same each time. Raises `InputError` for a lesson or an option that does not exist.
+    Random states, grad mode and default type are as before afterwards, and the lesson starts from a seed and a type of
+    its own, so that it runs the same each time. Raises `InputError` for a lesson or an option that does not exist.
     """
     import torch
 
@@ -76,7 +77,7 @@ def run(name: str, **options: Any) -> Lesson:
 
     function = function_of(name)
     given = checked_all(function, options)
-    with torch.random.fork_rng(devices=[]), kept_generators(), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), kept_generators(), torch.enable_grad(), _float32():
         torch.manual_seed(0)
         return Lesson(name, given, tuple(function(**given)))
 
@@ -135,3 +136,16 @@ def _module(name: str) -> ModuleType:
         close = difflib.get_close_matches(name, names(), n=1, cutoff=0)[0]
         raise InputError("unknown_lesson", name=name, close=close, names=", ".join(names()))
     return importlib.import_module(f"{course.__name__}.{name.replace('-', '_')}")
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Makes float32 the default type inside the block."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -22,6 +22,7 @@ from torch import Tensor
 from gradexplain.figures.design import computed, designs
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.plots import run_plots
 from gradexplain.parameters import Range
 
 TOPIC = "squares"
@@ -103,33 +104,34 @@ def _identical(results: Sequence[Any]) -> list[tuple[int, int]]:
 
 
 def _drawn(results: Sequence[Any]) -> tuple[Listing, Listing]:
-    """Returns the runs that draw and save the plot, in matplotlib's own settings; the caller's are as before."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        plot = run_listing(_PLOT, {"Figure": Figure, "FigureCanvasAgg": FigureCanvasAgg, "results": results})
-        plot.names["figure"].canvas.draw()
-        return plot, run_listing(_SAVE, {"io": io, "figure": plot.names["figure"]})
+    """Returns the runs that draw and that save the plot."""
+    plot, saved = run_plots(_PLOT, _SAVE, names={"results": results, "io": io})
+    return plot, saved
 
 
-def _seen(ran: Listing) -> list[bool]:
+def _dots(saved: Listing) -> Any:
+    """Returns the colour of every dot of the file, as red, green and blue from 0 to 1."""
+    from matplotlib.image import imread
+
+    picture = imread(io.BytesIO(saved.names["file"].getvalue()))
+    return picture[..., :3].reshape(-1, 3)
+
+
+def _seen(plot: Listing, saved: Listing) -> list[bool]:
     """Says for each line whether a single dot of the picture has its colour."""
     from matplotlib.colors import to_rgb
 
-    dots = np.asarray(ran.names["figure"].canvas.buffer_rgba())[..., :3].reshape(-1, 3)
-    colours = [np.round(255 * np.array(to_rgb(line.get_color()))) for line in ran.names["axes"].lines]
+    dots = np.round(255 * _dots(saved))
+    colours = [np.round(255 * np.array(to_rgb(line.get_color()))) for line in plot.names["axes"].lines]
     return [bool((dots == colour).all(1).any()) for colour in colours]
 
 
 def _overlap(results: Sequence[Any]) -> Iterator[Part]:
     n = len(results)
-    ran, _ = _drawn(results)
+    ran, saved = _drawn(results)
     yield text("plotted", n=n)
     yield ran
-    seen = _seen(ran)
+    seen = _seen(ran, saved)
     yield claim("one-colour", seen, "=", [False] * (n - 1) + [True], "B9", n=n, seen=sum(seen))
     pairs = _identical(results)
     yield claim("pairs", len(pairs), "=", n * (n - 1) // 2, "B9", "B17", n=n)
@@ -191,8 +193,6 @@ def _fitted() -> Iterator[Part]:
 
 
 def _show(results: Sequence[Any]) -> Iterator[Part]:
-    from matplotlib.image import imread
-
     code, left = _headless()
     yield text("show-nothing")
     yield Table(("what-ran", "exit-code", "files-left"), [("plt.show(), MPLBACKEND=agg", code, left)])
@@ -204,8 +204,7 @@ def _show(results: Sequence[Any]) -> Iterator[Part]:
     yield claim("signature", list(written[:8]), "=", list(_SIGNATURE), "B10")
     size = [int(inch * _DOTS) for inch in drawn.names["figure"].get_size_inches()]
     yield claim("size", list(struct.unpack(">II", written[16:24])), "=", size, "B10", bytes=len(written), dots=_DOTS)
-    picture = imread(io.BytesIO(written))
-    yield claim("not-empty", len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)), ">", 1, "B10")
+    yield claim("not-empty", len(np.unique(_dots(saved), axis=0)), ">", 1, "B10")
     _, again = _drawn(results)
     yield claim("same-bytes", again.names["file"].getvalue() == written, "=", True, "B10")
 

@@ -96,7 +96,7 @@ def _passed(layers: int, frozen: Collection[int]) -> Pass:
     net, batch = _network(layers, frozen), torch.linspace(-1, 1, _ROWS * _WIDTH).reshape(_ROWS, _WIDTH)
     with watched() as kept:
         loss = net(batch).square().sum()
-    picture, size = graph(loss, title="", output_name="loss"), bytes_of(alive(kept))
+    picture, size = graph(loss, title="sum(net(x)**2)", output_name="loss"), bytes_of(alive(kept))
     counted = operators(loss.backward)
     return Pass(picture, {name: p.grad for name, p in net.named_parameters()}, counted["mm"], size)
 

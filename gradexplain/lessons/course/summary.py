@@ -20,9 +20,9 @@ PLACE = 9
 # Where each of the four is shown at length.
 _LESSONS = {
     "simplifies": ("training-step", "accumulation"),
-    "efficient": ("three-ways", "memory"),
+    "efficient": ("cost", "memory"),
     "optimises": ("descent", "gradient-flow"),
-    "convenient": ("higher-derivatives", "stopping"),
+    "convenient": ("differentiable", "higher-derivatives"),
 }
 _ROOT = """
 def root(a):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.plots import run_plots
 from gradexplain.parameters import Count, Range
 
 TOPIC = "squares"
@@ -205,18 +206,11 @@ def _minimum() -> Iterator[Part]:
 
 
 def _plotted(size: tuple[int, int], more: str = "") -> Listing:
-    """Returns the run of the plot in matplotlib's own settings, the axes laid out; the caller's are as before."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Returns the run of the plot, its axes laid out."""
     side = np.linspace(-_END, _END, _AS_WRITTEN)
     x, y = np.meshgrid(side, side)
-    names = {"Figure": Figure, "FigureCanvasAgg": FigureCanvasAgg, "X": x, "Y": y, "Z": x**2 + y**2}
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        ran = run_listing(_FIGURE.format(size=size, more=more), names)
-        ran.names["ax2"].apply_aspect()
+    (ran,) = run_plots(_FIGURE.format(size=size, more=more), names={"X": x, "Y": y, "Z": x**2 + y**2})
+    ran.names["ax2"].apply_aspect()
     return ran
 
 
