@@ -50,6 +50,13 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Metadata: what else a value must pass, a function that raises `InputError`; before anything heavy is loaded."""
+
+    check: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One parameter that can be asked for.
 
@@ -65,6 +72,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     range: Range = Range()
     count: Count = Count()
+    checks: tuple[Checked, ...] = ()
     optional: bool = False
     positional: bool = False
 
@@ -158,6 +166,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter | None:
         choices,
         next((e for e in extra if isinstance(e, Range)), Range()),
         next((e for e in extra if isinstance(e, Count)), Count()),
+        tuple(e for e in extra if isinstance(e, Checked)),
         optional,
         parameter.kind is not inspect.Parameter.KEYWORD_ONLY,
     )
@@ -203,7 +212,7 @@ def _finite(parameter: Parameter, value: Any, called: str) -> Any:
 
 
 def _within(parameter: Parameter, value: Any, called: str) -> Any:
-    """Returns a value that lies in the parameter's range, and has as many items as it may."""
+    """Returns a value that lies in the parameter's range, has as many items as it may, and passes all else."""
     items = value if parameter.many else (value,)
     for item in items:
         if parameter.kind in (int, float) and not parameter.range.holds(item):
@@ -212,6 +221,8 @@ def _within(parameter: Parameter, value: Any, called: str) -> Any:
     if parameter.many and (len(items) < count.least or (count.most is not None and len(items) > count.most)):
         most = "…" if count.most is None else count.most
         raise InputError("parameter_count", name=called, seen=len(items), least=count.least, most=most)
+    for further in parameter.checks:
+        further.check(value)
     return value
 
 

@@ -102,6 +102,9 @@ def test_heavy_libraries_are_not_loaded_with(module: str) -> None:
         ["figure"],
         ["figure", "descent", "--help"],
         ["figure", "descent"],
+        ["figure", "descent", "--lr", "0", "--output", "a.svg"],
+        ["figure", "descent", "x**2 + y", "--output", "a.svg"],
+        ["figure", "proportional", "--at", "twos", "--output", "a.svg"],
     ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> None:

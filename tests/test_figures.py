@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import math
+import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -316,8 +318,7 @@ LONGEST: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-@pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("kind", ["usual", "long"])
+@pytest.mark.parametrize(("language", "kind"), [("en", "usual"), ("zh", "usual"), ("en", "long")])
 def test_no_text_is_cut_off_or_lies_on_another(name: str, language: str, kind: str) -> None:
     make = getattr(gx.figures, name.replace("-", "_"))
     figure = painted(name, language) if kind == "usual" else make(language=language, **LONGEST[name])
@@ -348,24 +349,20 @@ def _boxes(figure: Figure, renderer: Any) -> Iterator[tuple[tuple[int, str], Any
             yield (k, str(one)), one.get_window_extent(renderer)
 
 
-@pytest.mark.parametrize("name", ["descent", "surface"])
-def test_the_same_figure_gives_the_same_bytes_in_another_process(name: str, tmp_path: Path) -> None:
+def test_the_same_figures_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    names = ("descent", "surface")
     code = (
         "import sys, gradexplain as gx\n"
-        "f = getattr(gx.figures, sys.argv[1])()\n"
-        "for p in sys.argv[2:]: gx.figures.save(f, p)"
+        f"for name in {names}:\n"
+        "    f = getattr(gx.figures, name)()\n"
+        f"    for s in {list(SUFFIXES.values())}: gx.figures.save(f, f'{{sys.argv[1]}}/{{name}}{{s}}')\n"
     )
-    files = [str(tmp_path / f"a{suffix}") for suffix in SUFFIXES.values()]
-    subprocess.run([sys.executable, "-c", code, name, *files], check=True, env=_environment("7"))
-    figure = painted(name)
-    for format, file in zip(SUFFIXES, files, strict=True):
-        assert Path(file).read_bytes() == rendered(figure, format)
-
-
-def _environment(seed: str) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONHASHSEED": seed}
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+    for name in names:
+        figure = painted(name)
+        for format, suffix in SUFFIXES.items():
+            assert (tmp_path / f"{name}{suffix}").read_bytes() == rendered(figure, format)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -486,7 +483,7 @@ def test_without_a_chinese_font_the_words_are_english_and_this_is_said(monkeypat
     monkeypatch.setattr(style, "chinese", lambda: ())
     for name in DESIGNS:
         figure = painted(name, "zh")
-        assert rendered(figure, "png")  # a missing glyph would be a warning, and warnings are errors
+        figure.draw_without_rendering()  # a missing glyph would be a warning, and warnings are errors
         words = [t.get_text() for t in figure.findobj(Text)]
         assert not [w for w in words if any("\u4e00" <= c <= "\u9fff" for c in w)]
         assert "no font for Chinese" in figure.get_supxlabel()
@@ -539,6 +536,14 @@ def test_python_and_the_command_line_make_one_figure(command: Callable, tmp_path
     assert command("figure", "curve", "x**2", "--at", "0.5", "--style", "dark", "--output", str(path)).code == 0
     gx.figures.save(gx.figures.curve("x**2", at=0.5, style="dark"), other)
     assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs pdftotext; apt-get install poppler-utils")
+def test_the_words_of_a_pdf_can_be_read_and_its_fonts_are_sound(tmp_path: Path) -> None:
+    gx.figures.save(painted("descent", "zh"), tmp_path / "a.pdf")
+    done = subprocess.run(["pdftotext", tmp_path / "a.pdf", "-"], check=True, capture_output=True, text=True)
+    assert "梯度下降" in done.stdout
+    assert done.stderr == ""
 
 
 def test_the_size_is_in_inches() -> None:

@@ -68,6 +68,9 @@ def test_every_chinese_sentence_is_chinese() -> None:
         "graphs.times",
         "graphs.norm",
         "graphs.place",
+        "figures.comma",
+        "figures.semicolon",
+        "figures.colon",
     }
     untold = [k for k, v in sentences("zh").items() if not re.search(r"[\u4e00-\u9fff]", v)]
     assert set(untold) <= plain

@@ -6,7 +6,12 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from gradexplain.errors import InputError
-from gradexplain.parameters import Count, Range, checked, checked_all, parameters_of, read, read_all, written
+from gradexplain.parameters import Checked, Count, Range, checked, checked_all, parameters_of, read, read_all, written
+
+
+def halved(value: int) -> None:
+    if value % 2:
+        raise InputError("parameter_whole", name="even", seen=value)
 
 
 def run(
@@ -18,6 +23,7 @@ def run(
     at: Annotated[float | None, "A point."] = None,
     method: Annotated[Literal["forward", "central"], "Which difference."] = "central",
     clear: Annotated[bool, "Clear the gradient."] = True,
+    even: Annotated[int, "An even number.", Checked(halved)] = 2,
     needed: Annotated[int, "Without a default."],
 ) -> None: ...
 
@@ -26,7 +32,7 @@ KNOWN = {p.name: p for p in parameters_of(run)}
 
 
 def test_what_has_a_help_text_is_offered_in_order() -> None:
-    assert list(KNOWN) == ["expression", "steps", "lr", "at", "method", "clear", "needed"]
+    assert list(KNOWN) == ["expression", "steps", "lr", "at", "method", "clear", "even", "needed"]
     assert [KNOWN[n].option for n in ("expression", "lr")] == ["EXPRESSION", "--lr"]
     assert [KNOWN[n].metavar for n in ("steps", "lr", "method")] == ["N", "NUMBER,...", "forward|central"]
     assert [p.name for p in KNOWN.values() if p.required] == ["needed"]
@@ -65,6 +71,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("at", "1e999", float("inf"), "finite"),
     ("method", "both", "both", "forward, central"),
     ("clear", "perhaps", "perhaps", "true or false"),
+    ("even", "3", 3, "even cannot be 3"),
 ]
 
 
@@ -72,6 +79,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
 def test_what_does_not_fit_is_refused_in_a_sentence(name: str, text: str, value: Any, word: str) -> None:
     tries: list[tuple[Callable[..., Any], Any, str]] = [(read, text, KNOWN[name].option), (checked, value, name)]
     for way, given, called in tries:
+        called = called.removeprefix("--") if name == "even" else called  # its own check does not know how it is called
         with pytest.raises(InputError) as caught:
             way(KNOWN[name], given)
         assert word in str(caught.value)

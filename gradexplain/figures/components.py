@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import formula, gradient
+from gradexplain.figures.expressions import OF_ONE, formula, gradient
 from gradexplain.figures.fitting import Line, fitted
 from gradexplain.figures.inputs import equation, vector
 from gradexplain.figures.style import MARKS, Style, beside, number, plain, titled
@@ -52,7 +52,7 @@ class Dimensions:
 
 
 def dimensions(
-    expression: Annotated[str, "A function of one tensor that gives one number."] = "sum(x**2)",
+    expression: Annotated[str, "A function of one tensor that gives one number.", OF_ONE] = "sum(x**2)",
     *,
     n: Annotated[int, "The most dimensions.", Range(1, MOST)] = 5,
     at: Annotated[str, "The inputs: ones, arange (1, 2, …), or a VALUE of at least n numbers."] = "ones",
@@ -111,7 +111,7 @@ def paint(data: Dimensions, axes: Sequence[Any], style: Style) -> list[str]:
         at = [i + (d - (n + i) / 2) * apart for i in range(1, d + 1)]  # at i stand the series of i to n, about i
         panel.plot(
             at, series.gradients, MARKS[(d - 1) % len(MARKS)], color=style.colour(d - 1), markersize=7,
-            label=style.say("dimension", n=d), zorder=3,
+            label=f"n = {d}", zorder=3,
         )  # fmt: skip
     for edge in range(1, n):
         panel.axvline(edge + 0.5, color=style.palette.grid, linewidth=0.8, zorder=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, finite, formula, interval, slopes, spaced, values
+from gradexplain.figures.expressions import OF_ONE, Formula, finite, formula, interval, slopes, spaced, values
 from gradexplain.figures.style import DASHES, Style, beside, number, plain, titled
 from gradexplain.parameters import Count, Range
 
@@ -44,7 +44,7 @@ def _same(a: float, b: float) -> bool:
 
 
 def curve(
-    expression: Annotated[str, "A function of one variable."] = "x**3",
+    expression: Annotated[str, "A function of one variable.", OF_ONE] = "x**3",
     *,
     at: Annotated[float, "Where the tangent touches."] = 1.0,
     order: Annotated[int, "The highest derivative.", Range(1, HIGHEST)] = 2,
@@ -89,8 +89,7 @@ def paint(data: Curve, axes: Sequence[Any], style: Style) -> list[str]:
     for k, row in enumerate(data.rows):
         panel.plot(
             data.x, row, color=style.colour(k), linestyle=DASHES[k], linewidth=2.2 if k == 0 else 1.7,
-            label=style.say("curve_order", name=f"f{_PRIMES[k]}", x=data.variable, at=number(data.at),
-                            value=number(data.there[k])),
+            label=f"f{_PRIMES[k]}({number(data.at)}) = {number(data.there[k])}",
         )  # fmt: skip
         panel.plot([data.at], [data.there[k]], "o", color=style.colour(k), markersize=6, zorder=4)
     span = 0.3 * (data.x[-1] - data.x[0])

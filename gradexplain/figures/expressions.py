@@ -7,11 +7,13 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.errors import InputError, RunError
 from gradexplain.expression import Program, Runner, function_path, parse
 from gradexplain.figures.style import number
+from gradexplain.parameters import Checked
 from gradexplain.values import shown
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ def formula(text: str, variables: int) -> Formula:
         names = ", ".join(program.inputs) or "–"
         raise InputError("figure_variables", text=shown(text), names=names, seen=len(program.inputs), needed=variables)
     return Formula(program)
+
+
+OF_ONE, OF_TWO = (Checked(partial(formula, variables=n)) for n in (1, 2))
 
 
 def values(of: Formula, points: Sequence[Tensor]) -> Tensor:

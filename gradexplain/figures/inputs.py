@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import formula, gradient
+from gradexplain.figures.expressions import OF_ONE, formula, gradient
 from gradexplain.figures.fitting import Line, fitted
 from gradexplain.figures.style import Style, number, plain, titled
+from gradexplain.parameters import Checked
 from gradexplain.values import parse_value, shown, tensor_of
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ class Proportional:
 
 
 def proportional(
-    expression: Annotated[str, "A function of one tensor that gives one number."] = "sum(x**2)",
+    expression: Annotated[str, "A function of one tensor that gives one number.", OF_ONE] = "sum(x**2)",
     *,
-    at: Annotated[str, "The tensor: 1,2,3 or linspace(-2,2,9) or randn(20)."] = "linspace(-2,2,9)",
+    at: Annotated[
+        str, "The tensor: 1,2,3 or linspace(-2,2,9) or randn(20).", Checked(parse_value)
+    ] = "linspace(-2,2,9)",
 ) -> Proportional:
     """Gradient against input, element by element, with the slope that fits best.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, at_points, finite, formula, interval, slopes, values
+from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, slopes, values
 from gradexplain.figures.style import Style, below, number, plain, titled
 from gradexplain.parameters import Count, Range
 
@@ -87,7 +87,7 @@ class Surface:
 
 
 def surface(
-    expression: Annotated[str, "A function of two variables."] = "x**2 + y**2",
+    expression: Annotated[str, "A function of two variables.", OF_TWO] = "x**2 + y**2",
     *,
     x_ends: Annotated[tuple[float, ...], "The range of the first variable.", Count(2, 2)] = (-2.0, 2.0),
     y_ends: Annotated[tuple[float, ...], "The range of the second.", Count(2, 2)] = (-2.0, 2.0),
@@ -319,7 +319,7 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
         )
     axes.set_xlabel(data.variables[0])
     axes.set_ylabel(data.variables[1])
-    axes.set_title(style.say("surface_title", expression=titled(data.expression, 36)))
+    axes.set_title(f"z = {titled(data.expression, 36)}")
     axes.view_init(elev=28, azim=-58)
     axes.set_box_aspect(None, zoom=1.12)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, at_points, finite, formula, symbolic
+from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, symbolic
 from gradexplain.figures.style import MARKS, Style, below, beside, logarithmic, number, plain, titled
 from gradexplain.parameters import Count, Range
 
@@ -53,7 +53,7 @@ class Descent:
 
 
 def descent(
-    expression: Annotated[str, "A function of one variable."] = "x**2 + 2*x",
+    expression: Annotated[str, "A function of one variable.", OF_ONE] = "x**2 + 2*x",
     *,
     start: Annotated[float, "Where every path starts."] = 1.0,
     lr: Annotated[tuple[float, ...], "Learning rates.", Range(above=0), Count(most=8)] = (0.1, 0.5, 0.8, 1.0, 1.01),

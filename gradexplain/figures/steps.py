@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import Formula, at_points, finite, formula, interval, symbolic, values
+from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, interval, symbolic, values
 from gradexplain.figures.style import Style, logarithmic, number, titled
 from gradexplain.parameters import Count, Range
 from gradexplain.values import shown
@@ -72,7 +72,7 @@ class StepError:
 
 
 def step_error(
-    expression: Annotated[str, "A function of one variable that sympy can differentiate."] = "x**3",
+    expression: Annotated[str, "A function of one variable that sympy can differentiate.", OF_ONE] = "x**3",
     *,
     at: Annotated[float, "The point."] = 0.7,
     dtypes: Annotated[

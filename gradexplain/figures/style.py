@@ -98,8 +98,9 @@ class Style:
             "lines.linewidth": 1.8, "lines.markersize": 5.0,
             "legend.frameon": True, "legend.framealpha": 0.9, "legend.facecolor": colours.paper,
             "legend.edgecolor": colours.grid, "legend.fancybox": False,
-            # What is the same on every machine: letters as outlines, no hinting, names that do not change.
-            "svg.fonttype": "path", "svg.hashsalt": "gradexplain", "pdf.fonttype": 42, "text.hinting": "none",
+            # What is the same on every machine: letters as outlines, no hinting, names that do not change. In PDF,
+            # type 3 holds the letters of any font; type 42 calls those of Chinese ones TrueType, which they are not.
+            "svg.fonttype": "path", "svg.hashsalt": "gradexplain", "pdf.fonttype": 3, "text.hinting": "none",
             "text.parse_math": False, "axes.unicode_minus": True, "path.simplify": True,
         }  # fmt: skip
 

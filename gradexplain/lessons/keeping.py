@@ -24,7 +24,7 @@ def watched() -> Iterator[list[weakref.ref[Kept]]]:
     found: list[weakref.ref[Kept]] = []
 
     def pack(tensor: Tensor) -> Kept:
-        box = Kept(tensor)
+        box = Kept(tensor.detach())  # the tensor itself leads back to the node that keeps it, and both would stay
         found.append(weakref.ref(box))
         return box
 

@@ -116,13 +116,18 @@ def _constant(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sent:
-    """What one line sends back to a name that it reads: what arrives there times the line's own derivative."""
+    """What one line sends back to a name that it reads: what arrives there times `here`, its own derivative."""
 
     line: str
     operand: str
     slope: Expr
+    here: float
     arrives: float
-    value: float
+
+    @property
+    def value(self) -> float:
+        """What is sent."""
+        return self.arrives * self.here
 
 
 def walked_back(program: Straight) -> tuple[Sent, ...]:
@@ -139,7 +144,7 @@ def walked_back(program: Straight) -> tuple[Sent, ...]:
         for operand in line.operands:
             slope = sp.diff(line.formula, sp.Symbol(operand, real=True))
             here = float(slope.subs({symbol: values[str(symbol)] for symbol in slope.free_symbols}))
-            found.append(Sent(line.name, operand, slope, arrives, arrives * here))
+            found.append(Sent(line.name, operand, slope, here, arrives))
     return tuple(found)
 
 

@@ -53,7 +53,7 @@ def _painted(drawing: Drawing, scale: float, **options: Any) -> bytes:
 
     size = (drawing.width * _PIXEL * scale, drawing.height * _PIXEL * scale)
     with mpl.rc_context(
-        {"font.family": list(_fonts()), "pdf.fonttype": 42, "text.usetex": False, "text.hinting": "none"}
+        {"font.family": list(_fonts()), "pdf.fonttype": 3, "text.usetex": False, "text.hinting": "none"}
     ):
         figure = Figure(figsize=size, facecolor="white")
         FigureCanvasAgg(figure)

@@ -85,14 +85,13 @@ _TANH = _Recipe("tanh, variance 1/n (Xavier)", torch.tanh, lambda z: 1 / z.cosh(
 
 @dataclass(frozen=True)
 class _Flow:
-    """Norms by layer, the input first: of h, of ∂L/∂h, and from layer 1 on of ∂L/∂W, φ′² in the mean, and ‖W‖₂."""
+    """Norms by layer, the input first: of h, of ∂L/∂h, and from layer 1 on of ∂L/∂W; `squared` is φ′² in the mean."""
 
     signals: tuple[float, ...]
     gradients: tuple[float, ...]
     weights: tuple[float, ...]
     loss: float
     squared: tuple[float, ...]
-    spectral: tuple[float, ...]
 
     @property
     def forward(self) -> float:
@@ -131,7 +130,6 @@ def _flow(recipe: _Recipe, depth: int, dtype: torch.dtype) -> _Flow:
         tuple(found[depth + 1 :]),
         loss.item(),
         tuple(recipe.slope(z.detach()).pow(2).mean().item() for z in inner),
-        tuple(float(torch.linalg.matrix_norm(w.detach().double(), 2)) for w in weights),
     )
 
 
@@ -206,23 +204,23 @@ def _vanishing(depth: int) -> Iterator[Part]:
         "predicted", [_mean_log(f.backward) for f in flows.values()], "≈", predicted, "A34", within=_doubt(depth),
         gains=[math.exp(_mean_log(f.backward)) for f in flows.values()], foretold=list(map(math.exp, predicted)),
     )  # fmt: skip
-    yield from _bound(flows[_SIGMOID])
+    weights = _weights(_SIGMOID, depth, torch.float64)
+    yield from _bound(flows[_SIGMOID], weights)
     kept = [f.weights[0] / f.weights[-1] for f in (flows[_RELU], flows[_TANH])]
     lost = flows[_SIGMOID].weights[0] / flows[_SIGMOID].weights[-1]
     yield claim("healthy", kept, ">", math.sqrt(lost), "A34", lost=lost)
     names = ("sigmoid", "relu", "tanh", "linear")
     yield Drawn("figure", "gradient-flow", {"networks": names, "depth": depth, "width": _WIDTH})
     yield text("right")
-    weights = _weights(_SIGMOID, depth, torch.float64)
     report = verify(lambda x: _through(weights, x), {"x": _inputs(torch.float64)[:1]})
     yield Verified(report)
     yield claim("true", report.verdict, "=", "agrees", "A34")
 
 
-def _bound(flow: _Flow) -> Iterator[Part]:
+def _bound(flow: _Flow, weights: Sequence[Tensor]) -> Iterator[Part]:
     # g ← Wᵀ(σ′ ∘ g), and ‖Wᵀ v‖ ≤ ‖W‖₂ ‖v‖.
     slope = _steepest()
-    most = [slope * norm for norm in flow.spectral]
+    most = [slope * float(torch.linalg.matrix_norm(w, 2)) for w in weights]
     yield claim("bounded", flow.backward, "<", most, "A34", worst=max(flow.backward), most=max(most))
     whole = flow.gradients[0] / flow.gradients[-1]
     yield claim("all-layers", whole, "<", math.prod(most), "A34")

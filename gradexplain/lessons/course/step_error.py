@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import verify
-from gradexplain.lessons.parts import Drawn, Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 TOPIC = "differentiation"
@@ -93,7 +93,6 @@ def _valley(name: Function, x: float) -> Iterator[Part]:
         ("decade", "forward", "central", "automatic"),
         [(f"1e{d}", a, b, automatic) for d, a, b in zip(_DECADES, forward, central, strict=True)],
     )
-    yield Drawn("figure", "step-error", {"expression": f"{name}(x)", "at": x})
     yield text("two-errors", second=second / 2, third=third / 6)
     rounding = _EPS * (value + x * true)
     yield from _bottom("bottom-forward", forward, (2 * rounding / second) ** (1 / 2), "1/2")

@@ -1,0 +1,160 @@
+"""The chain rule over all paths, and the example in which one path is not enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+import mpmath
+import torch
+from torch import Tensor
+
+from gradexplain.api import explain, verify
+from gradexplain.computation import computation_of
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.symbols import Sent, straight, walked_back
+from gradexplain.parameters import Range
+from gradexplain.tracing import trace
+
+TOPIC = "graphs"
+PLACE = 2
+_EPS = torch.finfo(torch.float64).eps
+_TUTORIAL = """
+x = torch.tensor([3.0], requires_grad=True)
+y = x**2 + 2*x
+y.backward()
+print(f"dy/dx = {x.grad}")
+"""
+_TWO = _TUTORIAL.replace("[3.0]", "[3.0, 4.0]")
+_ITEM = """
+x = torch.tensor(3.0, requires_grad=True)
+y = x**2 + 2*x
+y.backward()
+print(y.shape, x.grad, x.grad.item())
+"""
+
+
+def lesson(
+    *,
+    x: Annotated[float, "Where x² + 2x is differentiated.", Range(0.5, 100)] = 3.0,
+    depth: Annotated[int, "How many times u + u² is put into itself.", Range(least=2, most=10)] = 4,
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield head("one-path")
+    yield from _one_path()
+    yield head("two-paths")
+    yield from _two_paths(x)
+    yield head("many-paths")
+    yield from _many_paths(depth)
+    yield head("as-printed")
+    yield from _as_printed()
+    yield exercise("ex-paths", 2 ** (depth + 1), depth=depth + 1)
+    yield exercise("ex-missing", 2 * (x + 1), x=x + 1)
+
+
+# ------------------------------------------------------------------------------------------------------- one path
+
+
+def _one_path() -> Iterator[Part]:
+    program = straight("sin(x**2)", torch.tensor(0.8, dtype=torch.float64))
+    (route,) = _routes(walked_back(program), program.lines[-1].name, program.variable)
+    slopes = [sent.here for sent in route]
+    found = explain(program.run, {"x": torch.tensor(0.8, dtype=torch.float64)})
+    yield text("formula", f="`sin(x**2)`", x=program.at)
+    rows = [(f"∂{s.line}/∂{s.operand}", str(s.slope), v) for s, v in zip(route, slopes, strict=True)]
+    yield Table(("factor", "is", "value"), rows)
+    with mpmath.workdps(30):
+        true = float(mpmath.diff(lambda x: mpmath.sin(x**2), program.at))
+    # Two factors and their product, each rounded.
+    within = 8 * _EPS * abs(true)
+    yield claim("product", found.gradients["x"], "≈", math.prod(slopes), "A12", within=within)
+    yield claim("one-enough", found.gradients["x"], "≈", true, "A12", within=within)
+
+
+def _routes(sent: tuple[Sent, ...], start: str, goal: str) -> list[list[Sent]]:
+    """Returns every path from `start` back to `goal`, as what is sent along it."""
+    if start == goal:
+        return [[]]
+    onward = [s for s in sent if s.line == start]
+    return [[s, *rest] for s in onward for rest in _routes(sent, s.operand, goal)]
+
+
+# ------------------------------------------------------------------------------------------------------ two paths
+
+
+def _two_paths(x: float) -> Iterator[Part]:
+    found = explain(lambda x: x**2 + 2 * x, {"x": torch.tensor(x, dtype=torch.float64)})
+    (gradient,) = found.by_input
+    program = straight("x**2 + 2*x", torch.tensor(x, dtype=torch.float64))
+    routes = _routes(walked_back(program), "y", "x")
+    products = [math.prod(s.here for s in route) for route in routes]
+    yield text("two", x=x)
+    rows = [
+        (" · ".join(f"∂{s.line}/∂{s.operand}" for s in route), " · ".join(f"({s.slope})" for s in route), product)
+        for route, product in zip(routes, products, strict=True)
+    ]
+    yield Table(("path", "factors", "product-of"), rows)
+    yield Explained(found, ("gradients",))
+    values = [float(route.value.tensor) for route in gradient.routes]
+    yield claim("routes", values, "≈", products, "A12", within=4 * _EPS * max(products))
+    total = found.gradients["x"]
+    yield claim("not-one", [abs(float(total) - v) for v in values], ">", 0.0, "A12", total=total, alone=values)  # type: ignore[arg-type]
+    yield claim("all", total, "≈", sum(products), "A12", within=4 * _EPS * sum(products), first=products[0],
+                second=products[1])  # fmt: skip
+    yield text("one-path-verified")
+    leaf = torch.tensor(x, dtype=torch.float64)
+    report = verify(lambda x: x**2 + 2 * x, {"x": leaf}, by_hand={"x": lambda x: 2 * x})
+    verdicts = [(check.oracle, check.verdict) for check in report.checks]
+    wrong = [oracle for oracle, verdict in verdicts if verdict == "differs"]
+    yield claim("one-path-wrong", wrong, "=", ["by hand"], "A12", agreeing=len(verdicts) - len(wrong))
+
+
+# ----------------------------------------------------------------------------------------------------- many paths
+
+
+def _deep(u: Tensor, depth: int) -> Tensor:
+    for _ in range(depth):
+        u = u + u**2
+    return u
+
+
+def _many_paths(depth: int) -> Iterator[Part]:
+    at = torch.tensor(0.25, dtype=torch.float64)
+    yield text("doubling", depth=depth)
+    rows = []
+    for k in range(1, depth + 1):
+        found = trace(computation_of(lambda x, k=k: _deep(x, k), {"x": at}))
+        program = straight("; ".join(["u = x", *["u = u + u**2"] * k]), at)
+        sent = walked_back(program)
+        routes = _routes(sent, "y", "x")
+        added = sum(math.prod(s.here for s in route) for route in routes)
+        rows.append((k, len(routes), len(found.order), added, float(found.gradients["x"])))  # type: ignore[arg-type]
+    yield Table(("depth", "paths", "visited", "path-sum", "torch"), rows)
+    yield claim("paths-double", [row[1] for row in rows], "=", [2 ** row[0] for row in rows], "A12")
+    yield claim("visits", [row[2] for row in rows], "=", [2 * row[0] for row in rows], "A12")
+    # Every product has at most 2·depth factors, and all of them are positive, so that nothing cancels.
+    sums, gradients = [row[3] for row in rows], [row[4] for row in rows]
+    yield claim("same-sum", gradients, "≈", sums, "A12", within=8 * depth * _EPS * max(sums))
+
+
+# --------------------------------------------------------------------------------------------------- the tutorial
+
+
+def _as_printed() -> Iterator[Part]:
+    ran = run_listing(_TUTORIAL, {"torch": torch})
+    x, y = ran.names["x"].detach(), ran.names["y"]
+    yield text("promised", comment="`8.0`")
+    yield ran
+    yield claim("printed", ran.printed.strip(), "=", f"dy/dx = {2 * x + 2}", "A13", text=f"`{ran.printed.strip()}`")
+    yield claim("shape", list(y.shape), "≠", [], "A13", shape=str(list(y.shape)))
+    two = run_listing(_TWO, {"torch": torch})
+    yield text("two-elements")
+    yield two
+    yield claim("two-fail", two.fault, "=", "RuntimeError", "A13")
+    scalar = run_listing(_ITEM, {"torch": torch})
+    yield text("scalar")
+    yield scalar
+    grad = scalar.names["x"].grad
+    yield claim("scalar-is", [list(scalar.names["y"].shape), grad], "=", [[], (2 * x + 2).sum()], "A13", grad=grad)

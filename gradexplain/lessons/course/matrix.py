@@ -1,0 +1,204 @@
+"""The gradient of a matrix product, and an example that cannot tell the rule from its mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradexplain.api import explain
+from gradexplain.errors import InputError
+from gradexplain.expression import Runner, parse
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
+from gradexplain.parameters import Count, Range, written
+
+TOPIC = "graphs"
+PLACE = 4
+# float32 holds the small whole numbers of the tutorial exactly; one unit in the last place of 10 is the room left.
+_SINGLE = 10 * torch.finfo(torch.float32).eps
+_TUTORIAL = """
+A = torch.tensor([[1., 2.],
+                  [3., 4.]], requires_grad=True)
+B = torch.tensor([[2., 0.],
+                  [0., 2.]])
+C = torch.matmul(A, B)
+D = torch.sum(C)
+D.backward()
+print(f"dD/dA = \\n{A.grad}")
+"""
+_RULE = "C̄ @ B.T"
+# Asymmetric and far from any B that commutes with it; the powers of ten show which weight went where.
+_GENERIC = torch.tensor([[1.0, 10.0], [100.0, 2000.0]], dtype=torch.float64)
+
+
+def lesson(
+    *,
+    b: Annotated[tuple[float, ...], "The elements of an asymmetric B, row by row.", Range(-9, 9), Count(4, 4)] = (
+        2.0,
+        1.0,
+        0.0,
+        3.0,
+    ),
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    if b[1] == b[2]:
+        raise InputError("symmetric", b=written(b))
+    A = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    B = torch.tensor(b, dtype=torch.float64).reshape(2, 2)
+    yield head("as-it-stands")
+    yield from _as_it_stands()
+    yield head("hides")
+    yield from _hidden(A)
+    yield head("rule-head")
+    yield from _rule(A, B)
+    yield head("tells")
+    yield from _told_apart(A, B)
+    yield head("both-head")
+    yield from _both(A, B)
+    yield exercise("ex-element", float(B[0].sum()), B=B)
+    gradient = _gradient(torch.ones(3, 2), torch.ones(2, 5), torch.ones(3, 5))
+    yield exercise("ex-shape", str(tuple(gradient.shape)))
+
+
+# ------------------------------------------------------------------------------------------------- the tutorial's code
+
+
+def _as_it_stands() -> Iterator[Part]:
+    ran = run_listing(_TUTORIAL, {"torch": torch})
+    A, B = ran.names["A"], ran.names["B"]
+    yield text("without-output")
+    yield ran
+    yield claim("product", ran.names["D"].detach(), "=", _by_hand(A.detach(), B), "A16", C=ran.names["C"].detach())
+    yield claim("grad-a", A.grad, "≈", _moved(A.detach(), B, torch.ones(2, 2)), "A16", within=_SINGLE)
+    yield claim("grad-b", B.grad is None, "=", not B.requires_grad, "A16", grad=str(B.grad))
+
+
+def _by_hand(A: Tensor, B: Tensor) -> float:
+    """Returns the sum of the elements of A·B by numpy."""
+    return float((A.numpy() @ B.numpy()).sum())
+
+
+def _moved(A: Tensor, B: Tensor, cotangent: Tensor) -> Tensor:
+    """Returns the gradient of Σ C̄·(A·B) by A, one element after the other moved by one: the sum is linear in it.
+
+    numpy multiplies, so that nothing of torch's is in it.
+    """
+    a, b, g = (t.double().numpy() for t in (A, B, cotangent))
+    found = np.empty_like(a)
+    for place in np.ndindex(*a.shape):
+        moved = a.copy()
+        moved[place] += 1
+        found[place] = (g * (moved @ b)).sum() - (g * (a @ b)).sum()
+    return torch.from_numpy(found)
+
+
+def _gradient(A: Tensor, B: Tensor, cotangent: Tensor) -> Tensor:
+    leaf = A.clone().requires_grad_()
+    (found,) = torch.autograd.grad(leaf @ B, leaf, cotangent)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- what B = 2I hides
+
+
+Candidate = Callable[[Tensor, Tensor], Tensor]
+# The rule for the gradient of A and its usual mistakes, by B and the gradient C that arrives.
+_CANDIDATES: Mapping[str, Candidate] = {
+    _RULE: lambda B, C: C @ B.T,
+    "C̄ @ B": lambda B, C: C @ B,
+    "B.T @ C̄": lambda B, C: B.T @ C,
+    "B @ C̄": lambda B, C: B @ C,
+}
+
+
+def _candidates(B: Tensor, C: Tensor) -> Mapping[str, Tensor]:
+    """Returns what the rule and its usual mistakes give."""
+    return {name: product(B, C) for name, product in _CANDIDATES.items()}
+
+
+def _right(A: Tensor, B: Tensor, C: Tensor) -> list[str]:
+    """Returns which of the candidates agree with moving the elements one by one."""
+    return [name for name, found in _candidates(B, C).items() if _agrees(found, A, B, C)]
+
+
+def _agrees(found: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
+    return float((found - _moved(A, B, C)).abs().max()) <= _slack(A, B, C)
+
+
+def _slack(A: Tensor, B: Tensor, C: Tensor) -> float:
+    """Returns what rounding may leave: the gradient was measured as a difference of two sums of weighted products."""
+    return 64 * torch.finfo(torch.float64).eps * float((C.abs() * ((A.abs() + 1) @ B.abs())).sum())
+
+
+def _table(A: Tensor, B: Tensor, C: Tensor) -> Table:
+    found = {**{f"`{name}`": one for name, one in _candidates(B, C).items()}, "torch": _gradient(A, B, C)}
+    rows = [(name, one, "✓" if _agrees(one, A, B, C) else "✗") for name, one in found.items()]
+    return Table(("candidate", "gives", "agrees"), rows)
+
+
+def _hidden(A: Tensor) -> Iterator[Part]:
+    B, ones = 2 * torch.eye(2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
+    yield text("four-rules", B=B)
+    yield _table(A, B, ones)
+    yield claim("all-agree", len(_right(A, B, ones)), "=", len(_candidates(B, ones)), "A17")
+
+
+# ------------------------------------------------------------------------------------------------------------- the rule
+
+
+def _rule(A: Tensor, B: Tensor) -> Iterator[Part]:
+    run = Runner(parse("A @ B"))
+    found = explain(run, {"A": A, "B": B}, wrt="A", cotangent=_GENERIC, locate=run.locate, output_name="C")
+    yield text("derived", C=_GENERIC, B=B)
+    yield Explained(found, ("forward", "backward"))
+    yield claim("rule-is", found.gradients["A"], "≈", _moved(A, B, _GENERIC), "A16", within=_slack(A, B, _GENERIC))
+
+
+def _told_apart(A: Tensor, B: Tensor) -> Iterator[Part]:
+    ones = torch.ones_like(_GENERIC)
+    yield text("asymmetric", B=B)
+    yield _table(A, B, ones)
+    agree = _right(A, B, ones)
+    yield claim("not-c-b", ones @ B, "≠", _moved(A, B, ones), "A17", agree=_code(agree))
+    yield text("generic", C=_GENERIC)
+    yield _table(A, B, _GENERIC)
+    yield claim("one-left", _right(A, B, _GENERIC), "=", [_RULE], "A17", rule=f"`{_RULE}`")
+    yield text("shapes")
+    fits = _fitting(torch.ones(2, 3), torch.ones(3, 4), torch.ones(2, 4))
+    yield claim("shapes-tell", fits, "=", [_RULE], "A17", rule=f"`{_RULE}`")
+
+
+def _code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _fitting(A: Tensor, B: Tensor, C: Tensor) -> list[str]:
+    """Returns the candidates that can be computed at all and have the shape of A."""
+    return [name for name, product in _CANDIDATES.items() if _shape_of(product, B, C) == A.shape]
+
+
+def _shape_of(product: Candidate, B: Tensor, C: Tensor) -> torch.Size | None:
+    try:
+        return product(B, C).shape
+    except RuntimeError:
+        return None
+
+
+# -------------------------------------------------------------------------------------------------------- both sides
+
+
+def _both(A: Tensor, B: Tensor) -> Iterator[Part]:
+    a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
+    (a @ b).sum().backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    yield text("both", A=A, B=B)
+    # The transpose of C is Bᵀ·Aᵀ, so that B stands first there, and the elements of B can be moved in the same way.
+    ones = torch.ones_like(A)
+    slack = _slack(A, B, ones)
+    yield claim("a-both", a.grad, "≈", _moved(A, B, ones), "A16", within=slack)
+    yield claim("b-both", b.grad, "≈", _moved(B.T, A.T, ones).T, "A16", within=slack)

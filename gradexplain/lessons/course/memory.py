@@ -1,0 +1,188 @@
+"""What a graph keeps, how long it keeps it, and what `no_grad` saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from time import perf_counter
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from gradexplain.api import graph
+from gradexplain.lessons.counting import operators
+from gradexplain.lessons.keeping import alive, bytes_of, watched
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Part, Pictured, Table, Text, claim, exercise, head, text
+from gradexplain.parameters import Range
+
+TOPIC = "training"
+PLACE = 3
+
+_FREED = """
+x = torch.tensor([1.0, 2.0], requires_grad=True)
+y = x.exp()
+print(y.grad_fn._saved_result)
+y.sum().backward()
+print(y.grad_fn._saved_result)
+"""
+_COLUMNS, _WIDTH = 32, 64
+_FLOAT = torch.finfo(torch.float32).bits // 8
+_REPEATS = 5
+
+
+def lesson(
+    *,
+    rows: Annotated[int, "Rows of the batch.", Range(8, 1024)] = 128,
+    steps: Annotated[int, "Steps of the loop that sums losses.", Range(1, 20)] = 3,
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    batch, weight = torch.randn(rows, _COLUMNS), (torch.randn(_COLUMNS, _WIDTH) / _COLUMNS).requires_grad_()
+    yield head("kept")
+    yield from _kept(batch, weight)
+    yield head("freed")
+    yield from _freed(batch, weight)
+    yield head("total")
+    yield from _summed(batch, weight, steps)
+    yield head("without")
+    yield from _without(batch, weight)
+    yield exercise("ex-bytes", _bytes_of_exp(8), n=8)
+    yield exercise("ex-nodes", _chain(10), steps=10)
+
+
+def _loss(batch: Tensor, weight: Tensor) -> Tensor:
+    return (torch.tanh(torch.mm(batch, weight)) ** 2).sum()
+
+
+def _kept(batch: Tensor, weight: Tensor) -> Iterator[Part]:
+    with watched() as kept:
+        loss = _loss(batch, weight)
+    picture = graph(loss, {"W": weight}, show=("shapes", "saved", "bytes"), title="sum(tanh(mm(x, W))**2)")
+    yield text("why-keep", rows=len(batch), columns=_COLUMNS, width=_WIDTH)
+    yield Pictured("picture", picture)
+    rows, total = [], 0
+    for node in picture.nodes:
+        for saved in (node.facts.saved if node.facts else None) or ():
+            own = saved.bytes if saved.shares is None else 0
+            total += own
+            rows.append((node.name, saved.name, str(saved.shape), own))
+    yield Table(("node", "keeps", "shape", "bytes"), rows)
+    yield text("shared")
+    expected = _FLOAT * len(batch) * (_COLUMNS + _WIDTH)
+    yield claim("bytes-kept", total, "=", expected, "A31", rows=len(batch), columns=_COLUMNS, width=_WIDTH)
+    yield claim("bytes-watched", bytes_of(alive(kept)), "=", expected, "A31", count=len(alive(kept)))
+
+
+def _freed(batch: Tensor, weight: Tensor) -> Iterator[Part]:
+    rows = []
+    for retained in (False, True):
+        with watched() as kept:
+            loss = _loss(batch, weight)
+        counts = [len(alive(kept))]
+        torch.autograd.grad(loss, weight, retain_graph=retained)
+        counts.append(len(alive(kept)))
+        del loss
+        counts.append(len(alive(kept)))
+        rows.append((f"retain_graph={retained}", *counts))
+    yield text("how-long")
+    yield Table(("call", "forward", "backward", "deleted"), rows)
+    count = rows[0][1]
+    yield claim("freed-by-backward", rows[0][1:], "=", (count, 0, 0), "A31")
+    yield claim("freed-by-deletion", rows[1][1:], "=", (count, count, 0), "A31")
+    freed = run_listing(_FREED, {"torch": torch})
+    yield text("asked")
+    yield freed
+    yield claim("gone", freed.fault, "=", "RuntimeError", "A31")
+
+
+def _summed(batch: Tensor, weight: Tensor, steps: int) -> Iterator[Part]:
+    ways: dict[str, Callable[[Tensor], Tensor | float]] = {
+        "total += loss": lambda loss: loss,
+        "total += loss.detach()": torch.Tensor.detach,
+        "total += loss.item()": torch.Tensor.item,
+    }
+    rows = []
+    for trains in (False, True):
+        for way, part in ways.items():
+            nodes, left = _alive_after(batch, weight, steps, part, trains=trains)
+            rows.append((way, Text("trains" if trains else "evaluates", {}), nodes, len(left), bytes_of(left)))
+    yield text("running-total", steps=steps)
+    yield Table(("line", "loop", "nodes", "tensors", "bytes"), rows)
+    each = len(graph(_loss(batch, weight)).nodes) - 1  # without W, which all steps share
+    expected = steps * (each + 1) + 1
+    yield claim("chain", [rows[0][2], rows[3][2]], "=", [expected] * 2, "A31", each=each, steps=steps)
+    with watched() as kept:
+        loss = _loss(batch, weight)
+    one = [len(alive(kept)), _FLOAT * len(batch) * _WIDTH]
+    held = [rows[0][3], rows[0][4]]
+    # The batch is one tensor for all steps; what tanh gave is kept once a step.
+    yield claim("all-alive", held, "=", [steps * one[0], steps * one[1] + bytes_of([batch])], "A31", steps=steps)
+    others = [row[2:] for row in rows if row[0] != "total += loss"]
+    yield claim("none-alive", others, "=", [(0, 0, 0)] * len(others), "A31")
+    yield text("cure", value=loss.detach())
+
+
+def _alive_after(
+    batch: Tensor, weight: Tensor, steps: int, part: Callable[[Tensor], Tensor | float], *, trains: bool
+) -> tuple[int, list[Tensor]]:
+    """Returns the nodes that the sum of the losses leads to, and the tensors that are still kept, when it is done."""
+    total: Tensor | float = 0.0
+    with watched() as kept:
+        for _ in range(steps):
+            loss = _loss(batch, weight)
+            if trains:
+                torch.autograd.grad(loss, weight)
+            total = total + part(loss)
+            del loss
+    tracked = isinstance(total, Tensor) and total.requires_grad
+    return len(graph(total).nodes) if isinstance(total, Tensor) and tracked else 0, alive(kept)
+
+
+def _without(batch: Tensor, weight: Tensor) -> Iterator[Part]:
+    modes = {"–": torch.enable_grad, "no_grad()": torch.no_grad, "inference_mode()": torch.inference_mode}
+    rows, values, counted = [], [], []
+    for name, mode in modes.items():
+        with mode(), watched() as kept:
+            value = _loss(batch, weight)
+        seconds = min(_seconds(mode, batch, weight) for _ in range(_REPEATS))
+        with mode():
+            counted.append(operators(lambda: _loss(batch, weight)))
+        rows.append((name, value.grad_fn is not None, bytes_of(alive(kept)), counted[-1].total(), 1e6 * seconds))
+        values.append(value.item())
+    yield text("not-recorded")
+    yield Table(("mode", "recorded", "bytes", "operators", "microseconds"), rows)
+    yield claim("nothing-kept", [row[2] for row in rows], "=", [rows[0][2], 0, 0], "A32")
+    yield claim("something-kept", rows[0][2], ">", 0, "A32")
+    yield claim("same-work", counted[1:], "=", [counted[0]] * 2, "A32", count=counted[0].total())
+    yield claim("same-value", values[1:], "=", values[:1] * 2, "A32")
+    plain, (gradient,) = weight.detach().double(), torch.autograd.grad(_loss(batch, weight), weight)
+    h = torch.tanh(batch.double() @ plain)
+    expected = batch.double().T @ (2 * h * (1 - h**2))
+    sizes = batch.double().abs().T @ (2 * h.abs())
+    # Sums over the columns and the rows: at most their number of roundings, of terms of at most these sizes.
+    within = float((_COLUMNS + len(batch) + 8) * torch.finfo(torch.float32).eps * sizes.max())
+    yield claim("price", float((gradient - expected).abs().max()), "<", within, "A32")
+
+
+def _seconds(mode: Callable[[], AbstractContextManager[object]], batch: Tensor, weight: Tensor) -> float:
+    start = perf_counter()
+    with mode():
+        _loss(batch, weight)
+    return perf_counter() - start
+
+
+def _bytes_of_exp(n: int) -> int:
+    with watched() as kept:
+        y = torch.ones(n, requires_grad=True).exp()
+    assert y.requires_grad
+    return bytes_of(alive(kept))
+
+
+def _chain(steps: int) -> int:
+    w = torch.ones(1, requires_grad=True)
+    total: Tensor | float = 0.0
+    for _ in range(steps):
+        total = total + w.sum()
+    assert isinstance(total, Tensor)
+    return len(graph(total).nodes)

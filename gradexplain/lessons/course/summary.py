@@ -1,0 +1,170 @@
+"""The four claims with which the first tutorial ends, each tried out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from gradexplain.api import verify
+from gradexplain.lessons.counting import operators
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.parameters import Range
+
+TOPIC = "training"
+PLACE = 9
+
+# Where each of the four is shown at length.
+_LESSONS = {
+    "simplifies": ("training-step", "accumulation"),
+    "efficient": ("cost", "memory"),
+    "optimises": ("descent", "gradient-flow"),
+    "convenient": ("differentiable", "higher-derivatives"),
+}
+_ROOT = """
+def root(a):
+    x, before = a, 0 * a
+    while abs(x - before) > 1e-12 * x:
+        x, before = (x + a / x) / 2, x
+    return x
+
+y = root(a)
+y.backward()
+print(y.item(), a.grad.item())
+"""
+_STEP = 2.0**-20
+_EPS = torch.finfo(torch.float64).eps
+
+
+def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range(1e-3, 1e6)] = 2.0) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield text("four")
+    yield Table(("claim", "lessons"), [(Text(key, {}), ", ".join(names)) for key, names in _LESSONS.items()])
+    yield claim("linked", _missing(), "=", [], "A39")
+    yield head("simplifies")
+    yield from _simplifies()
+    yield head("efficient")
+    yield from _efficient()
+    yield head("optimises")
+    yield from _optimises()
+    yield head("convenient")
+    yield from _convenient(a)
+    yield exercise("ex-differences", _by_differences(torch.ones(50))[0], n=50)
+    yield exercise("ex-root", _slope_of_root(4.0), digits=6, a=4)
+
+
+def _missing() -> list[str]:
+    """Returns the lessons named above that there are not."""
+    from gradexplain.lessons import names
+
+    return sorted({name for found in _LESSONS.values() for name in found} - {*names()})
+
+
+def _simplifies() -> Iterator[Part]:
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    inputs, target = torch.tensor(pairs, dtype=torch.float32), torch.tensor([[float(p ^ q)] for p, q in pairs])
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    report = verify(
+        lambda x: nn.functional.binary_cross_entropy_with_logits(net(x), target),
+        {"x": inputs},
+        target="loss(net(x), xor)",
+    )
+    losses = _train(net, inputs, target)
+    said = (net(inputs) > 0).int()[:, 0]
+    size = sum(p.numel() for p in net.parameters())
+    yield text("exclusive-or", size=size)
+    rows = [(p, q, p ^ q, answer) for (p, q), answer in zip(pairs, said.tolist(), strict=True)]
+    yield Table(("p", "q", "wanted", "answered"), rows)
+    yield claim("learnt", said, "=", [p ^ q for p, q in pairs], "A39", first=losses[0], last=losses[-1])
+    yield Verified(report)
+    yield claim("verified", report.verdict, "=", "agrees", "A39", size=size)
+
+
+def _train(net: nn.Module, inputs: Tensor, target: Tensor) -> list[float]:
+    """Trains the network and returns the losses."""
+    optimizer, losses = torch.optim.Adam(net.parameters(), lr=0.05), []
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(net(inputs), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _efficient() -> Iterator[Part]:
+    rows, apart = [], []
+    for n in (10, 100, 1000):
+        x = torch.linspace(1, 2, n, dtype=torch.float64, requires_grad=True)
+        counted = operators(torch.sum(x**2).backward)
+        runs, slopes = _by_differences(x.detach())
+        assert x.grad is not None
+        apart.append(float((x.grad - slopes).abs().max()))
+        rows.append((n, counted.total(), runs))
+    yield text("any-number")
+    yield Table(("inputs", "operators", "runs"), rows)
+    yield claim("same-count", [row[1] for row in rows], "=", [rows[0][1]] * len(rows), "A39")
+    # A forward difference of x² is off by the step, and by the rounding of the sums, at most one eps a term, over it.
+    n, largest = rows[-1][0], 4 * rows[-1][0]
+    yield claim("all-slopes", max(apart), "<", _STEP + 2 * n * _EPS * largest / _STEP, "A39", n=n)
+
+
+def _by_differences(x: Tensor) -> tuple[int, Tensor]:
+    """Returns how often the function ran, and its slopes by forward differences."""
+    values = [torch.sum(x**2)]
+    for i in range(len(x)):
+        moved = x.clone()
+        moved[i] += _STEP
+        values.append(torch.sum(moved**2))
+    return len(values), (torch.stack(values[1:]) - values[0]) / _STEP
+
+
+def _optimises() -> Iterator[Part]:
+    point = torch.tensor([-1.2, 1.0], dtype=torch.float64, requires_grad=True)
+    start = point.tolist()
+    optimizer = torch.optim.LBFGS(
+        [point], max_iter=200, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = _valley(point)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    runs = optimizer.state[point]["func_evals"]
+    yield text("valley", start=start)
+    # Near the minimum the distance is the gradient over the curvature, at least 0.39 there: below 3 gradients.
+    (gradient,) = torch.autograd.grad(_valley(point), point)
+    within = 3 * float(gradient.norm()) + 8 * _EPS
+    yield claim("arrives", point.detach(), "≈", [1.0, 1.0], "A39", within=max(within, 1e-9), runs=runs)
+
+
+def _valley(p: Tensor) -> Tensor:
+    """Returns Rosenbrock's function, whose minimum is at (1, 1)."""
+    return (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+
+
+def _convenient(a: float) -> Iterator[Part]:
+    found = _rooted(a)
+    yield text("loop", a=a)
+    yield found
+    slope = found.names["a"].grad.item()
+    expected = 0.5 * a**-0.5
+    # When the loop stops, x was already right to 1e-12, and what is wrong with the slope is of that order.
+    yield claim("slope", slope, "≈", expected, "A39", within=4e-12 * expected)
+    yield text("limits")
+
+
+def _rooted(a: float) -> Any:
+    return run_listing(_ROOT, {"a": torch.tensor(a, dtype=torch.float64, requires_grad=True)})
+
+
+def _slope_of_root(a: float) -> float:
+    slope: float = _rooted(a).names["a"].grad.item()
+    return slope

@@ -1,0 +1,211 @@
+"""One training step: what the tutorial's function lacks, and one weight followed through the loop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradexplain.api import verify
+from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.parameters import Range
+
+TOPIC = "training"
+PLACE = 1
+
+_WRITTEN = """
+model = torch.nn.Linear(10, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+def training_step():
+    optimizer.zero_grad()
+    output = model(input)
+    loss = criterion(output, target)
+    loss.backward()
+    optimizer.step()
+
+training_step()
+"""
+_RUNNABLE = """
+model = torch.nn.Linear(10, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+criterion = torch.nn.MSELoss()
+
+def training_step(batch, target):
+    optimizer.zero_grad()
+    output = model(batch)
+    loss = criterion(output, target)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+for _ in range(3):
+    print(training_step(torch.ones(4, 10), torch.zeros(4, 1)))
+"""
+_SHAPES = """
+output = model(batch)
+print(output.shape, target.shape)
+loss = torch.nn.functional.mse_loss(output, target)
+print(loss.item())
+"""
+_ROWS, _COLUMNS = 4, 10
+_EPS = torch.finfo(torch.float32).eps
+
+
+def lesson(
+    *,
+    lr: Annotated[float, "The learning rate.", Range(1e-6, 1)] = 0.01,
+    steps: Annotated[int, "How many steps.", Range(1, 20)] = 3,
+) -> Iterator[Part]:
+    """Yields the lesson."""
+    yield head("written")
+    yield from _as_written()
+    yield head("weight")
+    yield from _followed(lr, steps)
+    yield head("order")
+    yield from _orders(lr)
+    yield head("shapes")
+    yield from _shapes()
+    yield exercise("ex-update", 0.5 - 0.1 * -0.2, w=0.5, g=-0.2, lr=0.1, digits=2)
+    yield exercise("ex-pairs", (torch.zeros(6, 1) - torch.zeros(6)).numel(), n=6)
+
+
+def _batch() -> tuple[Tensor, Tensor]:
+    """Returns a batch and its targets, whose law has a weight of its own for each column."""
+    batch = torch.randn(_ROWS, _COLUMNS, generator=torch.Generator().manual_seed(1))
+    return batch, batch @ torch.linspace(-1, 1, _COLUMNS)[:, None] + 0.5
+
+
+def _model() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(_COLUMNS, 1)
+
+
+def _as_written() -> Iterator[Part]:
+    batch, target = _batch()
+    names: dict[str, Any] = {"torch": torch}
+    tried = run_listing(_WRITTEN, names)
+    yield text("tutorial")
+    yield tried
+    builtins = inspect.getclosurevars(tried.names["training_step"]).builtins
+    yield claim("builtin", (tried.fault, [*builtins.values()]), "=", ("TypeError", [input]), "A27")
+    rows = []
+    for name, value in (("input", batch), ("criterion", nn.MSELoss()), ("target", target)):
+        names[name] = value
+        found = run_listing(_WRITTEN, names)
+        rows.append((name, found.fault or Text("runs", {}), found.message))
+    yield text("one-by-one")
+    yield Table(("given", "fault", "says"), rows)
+    yield claim("repaired", [str(row[1]) for row in rows[:2]] + [found.fault], "=", ["NameError"] * 2 + [""], "A27")
+    yield text("parameters")
+    runnable = run_listing(_RUNNABLE, {"torch": torch})
+    yield runnable
+    losses = list(map(float, runnable.printed.split()))
+    yield claim("falls", losses[1:], "<", losses[:-1], "A27", "A28")
+
+
+def _followed(lr: float, steps: int) -> Iterator[Part]:
+    batch, target = _batch()
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    rows, slopes, bounds = [], [], []
+    for k in range(1, steps + 1):
+        slope, bound = _slope(model, batch, target)
+        before = model.weight[0, 0].item()
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(batch), target)
+        loss.backward()
+        assert model.weight.grad is not None
+        g = model.weight.grad[0, 0].item()
+        optimizer.step()
+        rows.append((k, loss.item(), before, g, lr * g, model.weight[0, 0].item()))
+        slopes.append(slope)
+        bounds.append(bound)
+    yield text("five", lr=lr)
+    yield Table(("step", "loss", "w", "g", "move", "after"), rows)
+    yield claim("by-hand", [row[3] for row in rows], "≈", slopes, "A28", within=max(bounds))
+    # The rate, the product and the difference are rounded, each by half an eps of what it is.
+    within = max(_EPS * (abs(row[4]) + abs(row[5])) for row in rows)
+    yield claim("update", [row[5] for row in rows], "≈", [row[2] - row[4] for row in rows], "A28", within=within)
+    yield Verified(
+        verify(lambda x: nn.functional.mse_loss(model(x), target), {"x": batch}, target="mse_loss(model(x), target)")
+    )
+
+
+def _slope(model: nn.Linear, batch: Tensor, target: Tensor) -> tuple[float, float]:
+    """Returns ∂loss/∂w of the first weight, 2/n·Σᵢ(pᵢ − tᵢ)·xᵢ, in float64, and what rounding to float32 can change.
+
+    A sum of products of m terms is off by at most m·eps times the sum of their sizes; the prediction has one term a
+    column and the bias, the sum over the rows one a row, and the difference, its square's slope and the mean one each.
+    """
+    x, t, w, b = (v.detach().double().numpy() for v in (batch, target, model.weight, model.bias))
+    difference = x @ w.T + b - t
+    sizes = np.abs(x) @ np.abs(w.T) + np.abs(b) + np.abs(t)
+    slope = 2 / len(x) * float(difference[:, 0] @ x[:, 0])
+    terms = _COLUMNS + 1 + _ROWS + 3
+    return slope, terms * _EPS * 2 / len(x) * float(sizes[:, 0] @ np.abs(x[:, 0]))
+
+
+def _orders(lr: float) -> Iterator[Part]:
+    yield text("orders")
+    right = _trained(lr, ("zero", "loss", "backward", "step"))
+    orders = {
+        "usual": right,
+        "zero-last": _trained(lr, ("loss", "backward", "step", "zero")),
+        "zero-late": _trained(lr, ("loss", "backward", "zero", "step")),
+        "step-early": _trained(lr, ("zero", "loss", "step", "backward")),
+        "no-zero": _trained(lr, ("loss", "backward", "step")),
+    }
+    start = _model().weight.detach()
+    rows = [(Text(name, {}), (w - start).norm().item(), (w - right).norm().item()) for name, w in orders.items()]
+    yield Table(("order-of", "moved", "apart"), rows)
+    yield claim("zero-anywhere", orders["zero-last"], "=", right, "A28")
+    yield claim("cleared-too-soon", [orders["zero-late"], orders["step-early"]], "=", [start, start], "A28")
+    yield claim("doubled", (orders["no-zero"] - right).norm().item(), ">", 0.0, "A28")
+
+
+def _trained(lr: float, order: tuple[str, ...], steps: int = 3) -> Tensor:
+    """Returns the weights after a few steps of the training loop with its lines in this order."""
+    batch, target = _batch()
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    state: dict[str, Tensor] = {}
+    lines: dict[str, Callable[[], object]] = {
+        "zero": optimizer.zero_grad,
+        "loss": lambda: state.update(loss=nn.functional.mse_loss(model(batch), target)),
+        "backward": lambda: state["loss"].backward(),
+        "step": optimizer.step,
+    }
+    for _ in range(steps):
+        for line in order:
+            lines[line]()
+    return model.weight.detach()
+
+
+def _shapes() -> Iterator[Part]:
+    batch, target = _batch()
+    flat, model = target[:, 0], _model()
+    tried = run_listing(_SHAPES, {"torch": torch, "model": model, "batch": batch, "target": flat})
+    yield text("flat")
+    yield tried
+    yield claim("warns", len(tried.warnings), "=", 1, "A28")
+    output = tried.names["output"]
+    p, t = output.detach().double().numpy()[:, 0], flat.double().numpy()
+    pairs = np.mean([(a - b) ** 2 for a in p for b in t])
+    # Sixteen squares are added; each is rounded, and so is every sum.
+    within = (len(p) * len(t) + 3) * _EPS * float(pairs)
+    yield claim("all-pairs", tried.names["loss"].item(), "≈", float(pairs), "A28", within=within, pairs=len(p) * len(t))
+    (gradient,) = torch.autograd.grad(tried.names["loss"], output)
+    expected = [[2 / len(p) * (a - float(t.mean()))] for a in p]
+    yield claim(
+        "to-the-mean", gradient, "≈", expected, "A28", within=8 * _EPS * float(np.abs(t).max() + np.abs(p).max())
+    )
+    yield text("cure")
+    cured = run_listing(_SHAPES, {"torch": torch, "model": model, "batch": batch, "target": flat.unsqueeze(1)})
+    right = float(np.mean((p - t) ** 2))
+    yield claim("cured", (cured.warnings, cured.names["target"].shape), "=", ((), output.shape), "A28", right=right)
