@@ -143,7 +143,9 @@ def _operations(size: int) -> Iterator[Part]:
     times = 2 * weights * one / (one + other)
     # The value counts as one run, value and gradient as three.
     within = weights * _EPS
-    yield claim("differences-price", times, "≈", 2 * weights / 3, "A5", within=within, weights=weights, runs=2 * weights)
+    yield claim(
+        "differences-price", times, "≈", 2 * weights / 3, "A5", within=within, weights=weights, runs=2 * weights
+    )
 
 
 def _parameters(net: nn.Module) -> int:

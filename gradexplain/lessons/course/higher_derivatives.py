@@ -171,7 +171,9 @@ def _stacked(x: float) -> Iterator[Part]:
     for _ in range(2):
         values += torch.autograd.grad(values[-1], point, create_graph=True)
     shown = ("values", "gradients")
-    pictures = [graph(v, {"x": point}, title=n, output_name=n, show=shown) for v, n in zip(values, _ORDERS, strict=False)]
+    pictures = [
+        graph(v, {"x": point}, title=n, output_name=n, show=shown) for v, n in zip(values, _ORDERS, strict=False)
+    ]
     names = [node.name for node in pictures[1].nodes if node.name != "x"]
     yield text("three-graphs", first=", ".join(f"`{name}`" for name in names))
     for key, picture in zip(("graph-0", "graph-1", "graph-2"), pictures, strict=True):
