@@ -241,8 +241,8 @@ print(x.grad)
     yield text("verified")
     yield Verified(report)
     named = ", ".join(operation.label for operation in report.wrong())
-    told = {"verdict": report.verdict, "named": f"`{named}`"}
-    yield claim("named", [report.verdict, named], "=", ["differs", "Square"], "A7", **told)
+    yield claim("named", [report.verdict, named], "=", ["differs", "Square"], "A7", verdict=report.verdict,
+                named=f"`{named}`")  # fmt: skip
     right = code.replace(f" / {factor:g}", "")
     fixed = run_listing(right, {"torch": torch})
     again = verify(lambda x: fixed.names["Square"].apply(x).sum(), {"x": x})
