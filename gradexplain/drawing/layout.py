@@ -9,10 +9,11 @@ nodes that everything passes, each kind of piece laid out once.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len
@@ -33,12 +34,15 @@ _THIN, _MORE = 0.8, 4.2
 _SMALL = 60
 _OPTIONS: Mapping[str, Any] = {
     "direction": "topbottom",
+    "routing": {"port_sides": "facing_only"},
     "labels": {"reservation": "always", "placement": "gap_centre"},
     "spacing": {
         "layer_gap": 26.0, "node_gap": 22.0, "dummy_gap": 16.0, "port_gap": 14.0, "compound_padding": 10.0,
         "compound_header": 0.0, "stub": 10.0,
     },
 }  # fmt: skip
+
+_FREE: Mapping[int, str] = MappingProxyType({})
 
 Point = tuple[float, float]
 
@@ -110,9 +114,8 @@ class _Line(NamedTuple):
 
 def laid_out(picture: Picture, words: Words) -> Drawing:
     """Returns the drawing of a picture."""
-    captions = {i: words.caption(i) for i in range(len(picture.nodes))}
-    captions |= {-1 - k: words.cut(cut) for k, cut in enumerate(picture.cuts)}
-    boxes, lines = _pieces(picture, captions, words)
+    captions = words.captions()
+    boxes, lines = _pieces(picture, {i: _size(caption) for i, caption in captions.items()}, words)
     whole = bool(picture.groups or picture.again)
     found = _engine(boxes, lines, picture) if whole else _by_segments(boxes, lines)
     frames = _frames(found, picture, words)
@@ -149,9 +152,11 @@ def _size(caption: Caption) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------- the pieces
 
 
-def _pieces(picture: Picture, captions: Mapping[int, Caption], words: Words) -> tuple[list[_Box], list[_Line]]:
+Sizes = Mapping[int, tuple[float, float]]
+
+
+def _pieces(picture: Picture, sizes: Sizes, words: Words) -> tuple[list[_Box], list[_Line]]:
     """Returns the boxes, each leaf just before what uses it, and the lines between them."""
-    sizes = {i: _size(caption) for i, caption in captions.items()}
     split = len(picture.nodes) > _SMALL and not picture.groups
     boxes: list[_Box] = []
     lines: list[_Line] = []
@@ -190,12 +195,18 @@ def _pieces(picture: Picture, captions: Mapping[int, Caption], words: Words) -> 
 # ---------------------------------------------------------------------------------------------------- the engine
 
 
-def _engine(boxes: Sequence[_Box], lines: Sequence[_Line], picture: Picture | None = None) -> _Found:
-    """Lays out boxes and lines in one piece, in the frames of `picture` if there are any."""
+def _engine(
+    boxes: Sequence[_Box], lines: Sequence[_Line], picture: Picture | None = None, ranks: Mapping[int, str] = _FREE
+) -> _Found:
+    """Lays out boxes and lines in one piece, in the frames of `picture` if there are any; `ranks` says of a node that
+    it stands in the first row or in the last."""
     import graphlay
 
     groups = picture.groups if picture is not None else ()
-    nodes: list[dict[str, Any]] = [{"size": {"width": b.width, "height": b.height}, "shape": "box"} for b in boxes]
+    nodes: list[dict[str, Any]] = [
+        {"size": {"width": b.width, "height": b.height}, "shape": "box", "rank": ranks.get(b.node, "free")}
+        for b in boxes
+    ]
     nodes += [{"size": {"width": 10.0, "height": 10.0}, "shape": "box"} for _ in groups]
     for k, group in enumerate(groups):
         if group.inside is not None:
@@ -311,6 +322,109 @@ def _waists(count: int, lines: Sequence[_Line]) -> Iterator[int]:
     return (i for i, (past, on) in enumerate(zip(over, linked, strict=False)) if past == 0 and on)
 
 
+# ------------------------------------------------------------------------------------------------------- a sheet
+
+
+class Strand(NamedTuple):
+    """A line between two boxes of a sheet.
+
+    `turns` are in turn the place of an upright stretch and of a level one; `ends` are
+    the heights at which it begins and ends, `at` is where its text stands.
+    """
+
+    tail: int
+    head: int
+    turns: tuple[float, ...]
+    ends: Point
+    at: Point | None
+    again: bool
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A level laid out so that its boxes can grow: boxes stand in rows, and between rows lines turn.
+
+    `rows` are the upper and lower borders of the rows, `row` says in which one each box stands.
+    """
+
+    size: Point
+    rows: tuple[Point, ...]
+    places: tuple[Place, ...]
+    row: tuple[int, ...]
+    strands: tuple[Strand, ...]
+    frames: tuple[Frame, ...]
+
+
+_PORT = 4.0
+
+
+def spread(
+    picture: Picture, words: Words, first: Collection[int], last: Collection[int], known: dict[Any, Sheet]
+) -> tuple[Sheet, list[Edge | None]]:
+    """Returns the sheet of a level, and the edges of its lines; levels of one form share a sheet in `known`.
+
+    The nodes `first` and `last` are the ports at the upper and the lower border.
+    """
+    sizes = {i: _size(caption) for i, caption in words.captions().items()}
+    sizes |= dict.fromkeys((*first, *last), (_PORT, _PORT))
+    boxes, lines = _pieces(picture, sizes, words)
+    ranks = {**dict.fromkeys(first, "first"), **dict.fromkeys(last, "last")}
+    key = (tuple(boxes), tuple((*line[:2], *line[3:]) for line in lines), tuple(ranks.items()), picture.groups)
+    if key not in known:
+        found = _engine(boxes, lines, picture, ranks)
+        known[key] = _sheet(found, _frames(found, picture, words))
+    return known[key], [line.edge for line in lines]
+
+
+def _sheet(found: _Found, frames: Sequence[Frame]) -> Sheet:
+    around = [_around(c, b) for c, b in zip(found.centres, found.boxes, strict=True)]
+    spots = [p for corners in around for p in corners] + [p for points in found.routes for p in points]
+    spots += [p for f in frames for p in ((f.x, f.y), (f.x + f.width, f.y + f.height))]
+    left, top = min(x for x, _ in spots), min(y for _, y in spots)
+    right, bottom = max(x for x, _ in spots), max(y for _, y in spots)
+    moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 1), round(p[1] - top, 1))  # noqa: E731
+    rows, row = _rows([(moved(a)[1], moved(b)[1]) for a, b in around])
+    places = [
+        Place(b.node, *moved(corner), b.width, b.height) for b, (corner, _) in zip(found.boxes, around, strict=True)
+    ]
+    strands = [
+        _strand(line, [moved(p) for p in points], moved(at) if at and line.text else None)
+        for line, points, at in zip(found.lines, found.routes, found.anchors, strict=True)
+    ]
+    framed = [f._replace(x=moved((f.x, f.y))[0], y=moved((f.x, f.y))[1]) for f in frames]
+    size = (round(right - left, 1), round(bottom - top, 1))
+    return Sheet(size, rows, tuple(places), row, tuple(strands), tuple(framed))
+
+
+def _strand(line: _Line, points: Sequence[Point], at: Point | None) -> Strand:
+    return Strand(line.tail, line.head, _turns(points), (points[0][1], points[-1][1]), at, line.again)
+
+
+def _rows(spans: Sequence[Point]) -> tuple[tuple[Point, ...], tuple[int, ...]]:
+    """Returns the rows that spans of height fall into, those that overlap into one, and the row of each."""
+    rows: list[Point] = []
+    row = [0] * len(spans)
+    for i in sorted(range(len(spans)), key=spans.__getitem__):
+        top, bottom = spans[i]
+        if rows and top < rows[-1][1]:
+            rows[-1] = (rows[-1][0], max(rows[-1][1], bottom))
+        else:
+            rows.append((top, bottom))
+        row[i] = len(rows) - 1
+    return tuple(rows), tuple(row)
+
+
+def _turns(points: Sequence[Point]) -> tuple[float, ...]:
+    """Returns where a line's stretches lie, upright and level in turn, from a first and to a last that are upright."""
+    turns = [points[0][0]]
+    for (x, y), (to_x, to_y) in pairwise(points):
+        if x == to_x and y != to_y and len(turns) % 2 == 0:
+            turns.append(x)
+        elif y == to_y and x != to_x and len(turns) % 2 == 1:
+            turns.append(y)
+    return (*turns, points[-1][0]) if len(turns) % 2 == 0 else tuple(turns)
+
+
 # --------------------------------------------------------------------------------------------------- the drawing
 
 
@@ -365,7 +479,7 @@ def _trimmed(
     right, bottom = max(x for x, _ in spots), max(y for _, y in spots)
     said = max([text_width(t, TEXT) for t in notes] + [text_width(heading, TITLE)], default=0.0)
     moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 2), round(p[1] - top, 2))  # noqa: E731
-    width = _widths(picture)
+    width = widths(picture)
     routes = tuple(
         Route(line.edge, tuple(moved(p) for p in points), line.text, moved(middle), line.again, width(line.edge))
         for line, points, middle in zip(found.lines, found.routes, middles, strict=True)
@@ -383,7 +497,7 @@ def _trimmed(
     )
 
 
-def _widths(picture: Picture) -> Callable[[Edge | None], float]:
+def widths(picture: Picture) -> Callable[[Edge | None], float]:
     """Returns how wide an edge is drawn: by the norm of what comes back, where norms are shown."""
     norms = [_norm(edge) for edge in picture.edges] if "norms" in picture.shown else []
     largest = max(norms, default=0.0)

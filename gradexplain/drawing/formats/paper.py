@@ -104,7 +104,7 @@ class _Painter:
 
     def place(self, place: Place, drawing: Drawing, output: bool) -> None:
         caption = drawing.captions[place.node]
-        kinds = kind_of(place, drawing.picture, output).split()
+        kinds = kind_of(place.node, drawing.picture, output).split()
         shown = "bad" if "bad" in kinds else "outside" if kinds[0] == "cut" else kinds[0]
         fill, border = COLOURS[shown]
         width = 2.0 if output or shown == "bad" else 1.1
@@ -116,7 +116,7 @@ class _Painter:
             self.text(place.x + PAD, place.y + HEAD + LINE * (k + 1), line, TEXT, _SOFT)
 
     def route(self, route: Route, drawing: Drawing) -> None:
-        kind = line_of(route, drawing.picture)
+        kind = line_of(route.edge, route.again, drawing.picture)
         colour = _BACK if kind == "back" else _LINE
         style = (0, (4, 3)) if kind in ("again", "keeps") else "solid"
         xs, ys = zip(*route.points, strict=True)

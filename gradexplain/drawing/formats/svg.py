@@ -8,7 +8,7 @@ from itertools import pairwise
 from types import MappingProxyType
 
 from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, Drawing, Frame, Place, Point, Route, laid_out
-from gradexplain.drawing.picture import Picture
+from gradexplain.drawing.picture import Edge, Picture
 from gradexplain.drawing.words import Words
 
 _LIGHT = (
@@ -141,7 +141,7 @@ def _box(place: Place, drawing: Drawing, output: bool) -> str:
     caption = drawing.captions[place.node]
     x, y, middle = place.x, place.y, number(place.x + place.width / 2)
     parts = [
-        f'<g class="{kind_of(place, drawing.picture, output)}" data-n="{place.node}">',
+        f'<g class="{kind_of(place.node, drawing.picture, output)}" data-n="{place.node}">',
         f"<title>{escaped(chr(10).join(caption.details))}</title>",
         f'<rect class="b" rx="5" x="{number(x)}" y="{number(y)}" width="{number(place.width)}" '
         f'height="{number(place.height)}"/>',
@@ -152,29 +152,28 @@ def _box(place: Place, drawing: Drawing, output: bool) -> str:
     return "".join([*parts, "</g>"])
 
 
-def kind_of(place: Place, picture: Picture, output: bool) -> str:
-    """Returns the classes of a box."""
-    if place.node < 0:
+def kind_of(number: int, picture: Picture, output: bool) -> str:
+    """Returns the classes of a node's box, or of a cut's."""
+    if number < 0:
         return "cut"
-    node = picture.nodes[place.node]
+    node = picture.nodes[number]
     bad = node.facts is not None and node.facts.verdict == "differs"
     return node.kind + (" output" if output else "") + (" bad" if bad else "")
 
 
 def _route(route: Route, drawing: Drawing, words: Words) -> str:
     edge = route.edge
-    kind = line_of(route, drawing.picture)
+    kind = line_of(edge, route.again, drawing.picture)
     classes = f' class="{kind}"' if kind else ""
     width = f' style="stroke-width:{number(route.width)}"' if route.width else ""
     tip = f"<title>{escaped(words.edge_details(edge))}</title>" if edge is not None else ""
     return f'<path{classes}{width} d="{path_of(route.points)}">{tip}</path>{_arrow(route.points)}'
 
 
-def line_of(route: Route, picture: Picture) -> str:
+def line_of(edge: Edge | None, again: bool, picture: Picture) -> str:
     """Returns the class of a line: whether a block feeds the next, something is kept, or a gradient goes back."""
-    edge = route.edge
-    if route.again or edge is None:
-        return "again" if route.again else "keeps"
+    if again or edge is None:
+        return "again" if again else "keeps"
     if picture.view != "both":
         return ""
     return "keeps" if edge.slot == -1 else "back" if picture.nodes[edge.producer].kind == "gradient" else ""
