@@ -354,6 +354,22 @@ def test_a_loop_of_fifty_steps_folds_to_ten_nodes() -> None:
     assert (folded.nodes[again.producer].name, folded.nodes[again.consumer].name) == ("AddBackward0", "SinBackward0")
 
 
+def test_one_repeated_operation_is_one_box_with_its_number() -> None:
+    y = leaf(2)
+    for _ in range(50):
+        y = y + 1
+    for _ in range(5):
+        y = y.sin()
+    text = str(gx.graph(y.sum()).fold(most=5))
+    assert all(word in text for word in ("×50 AddBackward0", "50 operations", "×5 SinBackward0", "SumBackward0"))
+
+
+def test_blocks_that_hold_one_module_keep_their_number() -> None:
+    block = lambda: nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.Tanh()))  # noqa: E731
+    picture = gx.graph(nn.Sequential(*(block() for _ in range(9))), [torch.ones(1, 2)])
+    assert picture.fold().groups[0].times == 9
+
+
 def test_an_unrolled_network_folds_to_one_step() -> None:
     folded = gx.graph(unrolled(60)).fold()
     assert [g.times for g in folded.groups] == [60]

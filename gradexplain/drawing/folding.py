@@ -92,7 +92,9 @@ class Whole:
         return self._gathered(self._split(item))
 
     def opens(self, item: Item, small: bool) -> bool:
-        """Says whether an item has something worth opening: torch's own small layers do not."""
+        """Says whether an item has something worth opening: torch's small layers and a single operation do not."""
+        if item.how == "repeat":
+            return item.block > 1
         if item.how != "module":
             return True
         holds_modules = any(len(path) > len(item.path) for path in self.paths[item.start : item.stop])
@@ -271,7 +273,7 @@ class _Cut:
         start, stop = item.start, item.start + item.block
         around = [k for k, f in enumerate(self.frames) if f.start <= start and stop <= f.stop]
         frames = (*self.frames, _Frame(item, start, stop, around[-1] if around else None))
-        frames = self.frames if item.how == "chain" or len(parts) == 1 else frames
+        frames = self.frames if item.how == "chain" or (len(parts) == 1 and item.times == 1) else frames
         return _Cut(self.whole, items, frames, self._mapped(item) if item.times > 1 else self.same)
 
     def _mapped(self, item: Item) -> Any:
