@@ -255,6 +255,12 @@ def _written(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) 
             yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor))
 
 
+def tensors_of(recorder: Recorder) -> list[Tensor]:
+    """Returns the tensors that the recorded operators and Functions took and gave back, each once."""
+    users: list[Event | Application] = [*recorder.events, *recorder.applications]
+    return list({id(h.live): h.live for u in users for h in held_in([u.arguments, u.keywords, u.outputs])}.values())
+
+
 def written_by(event: Event) -> Iterator[Held]:
     """Yields the recorded tensors that an operator wrote into."""
     if event.operator._schema.is_mutable:

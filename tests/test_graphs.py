@@ -166,10 +166,47 @@ def _without_grad(x: Tensor) -> Tensor:
         return x * 2
 
 
-def test_hooks_on_a_leaf_are_counted() -> None:
+def hooks(picture: gx.Picture) -> dict[str, int]:
+    return {n.name: n.facts.hooks for n in picture.nodes if n.facts is not None and n.facts.hooks}
+
+
+@pytest.mark.parametrize("show", [["shapes"], ["hooks"], ["gradients"]], ids=lambda s: s[0])
+def test_hooks_of_a_live_graph_are_counted_where_they_wait(show: list[str]) -> None:
     x = leaf(3)
     x.register_hook(lambda g: g * 2)
-    assert "hooks: 1" in str(gx.graph((x * x).sum()))
+    inner = x.exp()
+    inner.register_hook(lambda g: g)
+    inner.register_hook(lambda g: g * 1)
+    out = (inner * x).sum()
+    out.register_hook(lambda g: g)
+    assert hooks(gx.graph(out, show=show)) == {"x": 1, "ExpBackward0": 2, "SumBackward0": 1}
+    assert "hooks: 2" in str(gx.graph(out, show=show))
+
+
+def test_hooks_on_what_has_no_name_any_more_are_found_through_what_was_saved() -> None:
+    def hidden() -> Tensor:
+        inner = leaf(3).exp()
+        inner.register_hook(lambda g: g)
+        return inner.sin().sum()
+
+    out = hidden()
+    assert hooks(gx.graph(out, show=["hooks"])) == {"ExpBackward0": 1}
+    assert hooks(gx.graph(out, show=["values"])) == {"ExpBackward0": 1}
+
+
+@pytest.mark.parametrize("show", [["shapes"], ["values"]], ids=lambda s: s[0])
+def test_hooks_of_a_recorded_run_are_counted_where_they_wait(show: list[str]) -> None:
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        inner = x.exp()
+        inner.register_hook(lambda g: g * 2)
+        out = (inner * w).sum()
+        out.register_hook(lambda g: g)
+        return out
+
+    x = leaf(3)
+    x.register_hook(lambda g: g)
+    picture = gx.graph(loss, [x, leaf(3)], show=show)
+    assert hooks(picture) == {"x": 1, "ExpBackward0": 1, "SumBackward0": 1}
 
 
 # ------------------------------------------------------------------------------------------------------- numbers
@@ -184,6 +221,49 @@ def test_values_gradients_and_contributions_are_those_of_torch() -> None:
     uses = [e.passed.contribution.elements for e in picture.edges if e.producer == 0]
     assert uses == [[1, 2, 3], [1, 2, 3]]
     assert [sum(parts) for parts in zip(*uses, strict=True)] == of_x.gradient.elements
+
+
+def test_all_outputs_are_drawn_with_their_values_and_gradients() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+
+    def outputs(x: Tensor) -> dict[str, object]:
+        return {"loss": (x * x).sum(), "parts": [x.t() * 3, x]}
+
+    picture = gx.graph(outputs, {"x": x}, show=["values", "gradients"])
+    assert [n.name for n in picture.nodes] == [n.name for n in gx.graph(outputs, {"x": x}).nodes]
+    values = {o.name: picture.nodes[o.node].facts.value.elements for o in picture.outputs}
+    assert values == {"loss": 30, "parts[0]": [[3, 9], [6, 12]], "parts[1]": [[1, 2], [3, 4]]}
+    assert picture.nodes[0].facts.gradient.elements == [[6, 8], [10, 12]]  # 2x + 3 + 1
+    assert {n.facts.gradient.elements for n in picture.nodes if n.name == "SumBackward0"} == {1}
+    assert "sum of all 3 outputs" in str(picture)
+    inner = x.clone().requires_grad_()
+    live = gx.graph(outputs(inner), show=["values", "gradients"])
+    assert [(o.name, live.nodes[o.node].kind) for o in live.outputs] == [
+        ("loss", "operation"), ("parts[0]", "operation"), ("parts[1]", "input"),
+    ]  # fmt: skip
+    leaf_gradients = [n.facts.gradient.elements for n in live.nodes if n.kind == "input"]
+    assert leaf_gradients == [[[6, 8], [10, 12]]]
+
+
+def test_the_elements_of_all_outputs_are_drawn() -> None:
+    picture = gx.graph(lambda x: (x**2, x[0] * 3), {"x": torch.tensor([1.0, 2.0])}, view="elements")
+    assert [o.name for o in picture.outputs] == ["f1[0]", "f1[1]", "f3"]
+    gradients = {n.name: n.facts.gradient.elements for n in picture.nodes}
+    assert (gradients["x[0]"], gradients["x[1]"]) == (5, 4)
+
+
+def test_a_wrong_node_is_red_among_several_outputs() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x * x
+
+        @staticmethod
+        def backward(ctx: object, g: Tensor) -> Tensor:
+            return g
+
+    picture = gx.graph(lambda x: (Wrong.apply(x), x.sin()), [leaf(3)], show=["verdicts"])
+    assert "differs" in {n.facts.verdict for n in picture.nodes}
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.__name__)
