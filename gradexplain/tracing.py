@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from gradexplain.anchors import anchor
 from gradexplain.computation import Computation, chosen_output
 from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError
@@ -294,6 +295,7 @@ def ordered(root: Any) -> list[Any]:
     leaves: dict[Any, None] = {}
     for node in inner:
         leaves.update((child, None) for child, _ in node.next_functions if child is not None and is_leaf(child))
+    anchor(inner[::-1])
     return [*leaves, *inner] if inner else list(nodes)
 
 

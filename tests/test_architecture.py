@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors origin findings terms equations doc renderers traces internals sources digits progress rules
-    symbolic containers computation recording functions failures cuts tracing derivatives alone live elements
+    catalogue errors origin findings terms equations doc renderers traces anchors internals sources digits progress
+    rules symbolic containers computation recording functions failures cuts tracing derivatives alone live elements
     summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation narration
     reporting values vocabulary expression loading receipts records drawing api cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high

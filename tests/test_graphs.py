@@ -402,12 +402,49 @@ def test_a_deep_graph_can_be_dropped_after_it_was_drawn() -> None:
     code = (
         "import gc, gradexplain as gx; from graphs import chain; y = chain(60_000); h = y.grad_fn.next_functions\n"
         "gx.graph(y); z = y * 2; del y; gc.collect(); del z; gc.collect(); del h; gc.collect()\n"
-        "from gradexplain.drawing import anchors; print(len(anchors._held), len(gc.callbacks))"
+        "from gradexplain import anchors; print(len(anchors._held), len(gc.callbacks))"
     )
     path = f"{ROOT}:{ROOT / 'tests'}"
     environment = {**os.environ, "PYTHONPATH": path}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (found.returncode, found.stdout.strip()) == (0, "0 0"), found.stderr
+
+
+DEEP = """
+import gc, threading, torch, gradexplain as gx
+def deep(x):
+    for _ in range(8_000): x = x + 1
+    return x
+def run():
+    start = torch.ones((), requires_grad=True)
+    {act}
+    gc.collect()
+threading.stack_size(1 << 20)  # torch needs more of it to take such a graph apart by recursion, once it was walked
+worker = threading.Thread(target=run)
+worker.start()
+worker.join()
+print("alive")
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        ("y = deep(start); found = gx.explain(y); del y, found", 0),
+        ("found = gx.explain(deep, [start]); del found", 0),
+        ("found = gx.verify(deep, [start]); del found", 0),
+        ("y = deep(start); found = gx.graph(y, show=['gradients']); del y, found", 0),
+        ("node = root = deep(start).grad_fn\n    while node.next_functions: node = node.next_functions[0][0]\n"
+         "    del node, root", -11),
+    ],
+    ids=["live", "function", "verify", "graph", "walked by hand"],
+)  # fmt: skip
+def test_a_deep_graph_can_be_dropped_whoever_walked_it(act: str, code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-c", DEEP.format(act=act)], env=environment, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (code, "" if code else "alive\n"), found.stderr
 
 
 def test_gpt_2_small_folds_to_a_page_with_its_layers_as_one() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.drawing.anchors import anchor
+from gradexplain.anchors import anchor
 from gradexplain.drawing.picture import Edge, Facts, Kind, Node, Note, Output, Picture, Saved, Shape
 from gradexplain.traces import Source
 from gradexplain.tracing import hooks_on, is_leaf, kept_by, saved_by
