@@ -21,6 +21,8 @@ from rich.cells import cell_len
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.drawing import segments
+from gradexplain.drawing.engine import engine
 from gradexplain.drawing.layout import Drawing, laid_out
 from gradexplain.drawing.options import SHOWN, SUFFIXES
 from gradexplain.drawing.picture import Facts, Numbers, Picture, Saved
@@ -237,6 +239,17 @@ def long_transformer() -> Picture:
     return gx.graph(loss)
 
 
+def cells(steps: int) -> Tensor:
+    """Two LSTM cells above each other: four strands."""
+    torch.manual_seed(0)
+    low, high = torch.nn.LSTMCell(3, 4), torch.nn.LSTMCell(4, 4)
+    under = over = (torch.zeros(2, 4), torch.zeros(2, 4))
+    for _ in range(steps):
+        under = low(torch.randn(2, 3), under)
+        over = high(under[0], over)
+    return over[0].sum()
+
+
 def tall_leaves() -> Picture:
     """A chain whose leaves are far taller than its operations."""
     y = leaf(2)
@@ -256,6 +269,8 @@ DRAWN: list[tuple[str, Callable[[], Picture]]] = [
     ("resnet folded", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)]).fold()),
     ("resnet", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)])),
     ("rnn", lambda: gx.graph(unrolled(60))),
+    ("rnn of 800 steps", lambda: gx.graph(unrolled(800))),
+    ("two layers of lstm cells", lambda: gx.graph(cells(40))),
     ("tall leaves", tall_leaves),
     ("three graphs", lambda: gx.graph([program() for program in PROGRAMS[:3]])),
     ("transformer of 190 blocks", long_transformer),
@@ -271,6 +286,15 @@ def test_no_box_overlaps_another_and_no_line_goes_through_a_box(make: Callable[[
 
 def test_an_unrolled_network_of_sixty_steps_is_drawn_without_a_crossing() -> None:
     assert crossings(drawing(gx.graph(unrolled(60)))) == 0
+
+
+def test_a_long_unrolled_network_is_laid_out_step_by_step_and_stays_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(segments, "engine", lambda *given: calls.append(len(given[0])) or engine(*given))
+    for steps in (200, 400):
+        calls.clear()
+        drawn = drawing(gx.graph(unrolled(steps)))
+        assert (crossings(drawn), sum(calls) < 1000, drawn.width < 1000) == (0, True, True)
 
 
 def test_overlaps_hits_and_crossings_are_counted() -> None:
@@ -301,7 +325,7 @@ def on_border(point: tuple[float, float], place: object) -> bool:
 
 
 def test_text_fits_its_box() -> None:
-    from gradexplain.drawing.layout import TEXT, TITLE, text_width
+    from gradexplain.drawing.engine import TEXT, TITLE, text_width
 
     drawn = drawing(gpt())
     for place in drawn.places:

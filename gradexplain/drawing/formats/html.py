@@ -11,10 +11,12 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from gradexplain.drawing.engine import HEAD, LINE, PAD
 from gradexplain.drawing.formats.svg import STYLE, escaped, kind_of, line_of
-from gradexplain.drawing.layout import HEAD, LINE, PAD, Sheet, spread, widths
+from gradexplain.drawing.layout import widths
 from gradexplain.drawing.nesting import Level, nested
 from gradexplain.drawing.picture import Edge, Picture
+from gradexplain.drawing.sheets import Sheet, spread
 from gradexplain.drawing.words import Words
 
 

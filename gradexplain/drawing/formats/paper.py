@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from gradexplain.drawing.engine import HEAD, LINE, PAD, TEXT, TITLE
 from gradexplain.drawing.formats.dot import COLOURS
 from gradexplain.drawing.formats.svg import kind_of, line_of
-from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, TEXT, TITLE, Drawing, Place, Route
+from gradexplain.drawing.layout import LEGEND, MARGIN, Drawing, Place, Route
 from gradexplain.drawing.picture import Note
 from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError

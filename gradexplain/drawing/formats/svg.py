@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
 
-from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, Drawing, Frame, Place, Point, Route, laid_out
+from gradexplain.drawing.engine import HEAD, LINE, PAD, Point
+from gradexplain.drawing.layout import LEGEND, MARGIN, Drawing, Frame, Place, Route, laid_out
 from gradexplain.drawing.picture import Edge, Picture
 from gradexplain.drawing.words import Words
 
