@@ -6,7 +6,7 @@ drawn so, knows the size of every box, and takes frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -126,6 +126,12 @@ def _anchor(edge: Mapping[str, Any]) -> Point | None:
 def _corner(centre: Mapping[str, float], size: Mapping[str, float]) -> tuple[float, float, float, float]:
     width, height = size["width"], size["height"]
     return centre["x"] - width / 2, centre["y"] - height / 2, width, height
+
+
+def bounds(points: Iterable[Point]) -> tuple[float, float, float, float]:
+    """Returns where points end at the left, at the top, at the right and at the bottom."""
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def around(centre: Point, box: Box) -> tuple[Point, Point]:

@@ -5,7 +5,7 @@ A leaf used far apart is drawn beside each of its users, and a large graph is la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
@@ -22,6 +22,7 @@ from gradexplain.drawing.engine import (
     Line,
     Point,
     around,
+    bounds,
     engine,
     text_block,
     text_width,
@@ -64,6 +65,12 @@ class Route:
     again: bool = False
     width: float = 0.0
 
+    def texts(self) -> Iterator[tuple[str, float, float]]:
+        """Yields the lines of text, each with the middle of its baseline."""
+        x, y = self.at
+        first = y + 4 - LINE * (len(self.text) - 1) / 2
+        yield from ((text, x, first + LINE * k) for k, text in enumerate(self.text))
+
 
 class Frame(NamedTuple):
     """A frame around boxes, with its title."""
@@ -73,6 +80,13 @@ class Frame(NamedTuple):
     y: float
     width: float
     height: float
+
+    def corners(self) -> tuple[Point, Point]:
+        return (self.x, self.y), (self.x + self.width, self.y + self.height)
+
+    def moved(self, move: Callable[[Point], Point]) -> Frame:
+        x, y = move((self.x, self.y))
+        return self._replace(x=x, y=y)
 
 
 @dataclass(frozen=True)
@@ -163,8 +177,7 @@ def frames_of(found: Found, picture: Picture, words: Words) -> list[Frame]:
             if found.boxes[line.tail].node in group.members and found.boxes[line.head].node in group.members
             for p in points
         ]
-        left, top = min(x for x, _ in spots), min(y for _, y in spots)
-        right, bottom = max(x for x, _ in spots), max(y for _, y in spots)
+        left, top, right, bottom = bounds(spots)
         title, own = words.group(group), found.groups[k]
         left, right = max(left - _INNER, own[0]), min(right + _INNER, own[0] + own[2])
         top, bottom = max(top - _INNER - HEAD, own[1]), min(bottom + _INNER, own[1] + own[3])
@@ -182,19 +195,12 @@ def _trimmed(
     notes: tuple[str, ...],
 ) -> Drawing:
     """Returns the drawing with its left upper corner at the margin."""
-    places = [
-        Place(b.node, x - b.width / 2, y - b.height / 2, b.width, b.height)
-        for b, (x, y) in zip(found.boxes, found.centres, strict=True)
-    ]
+    corners = [around(c, b) for c, b in zip(found.centres, found.boxes, strict=True)]
     middles = [a or _middle(points) for a, points in zip(found.anchors, found.routes, strict=True)]
-    spots = [p for route in found.routes for p in route]
-    spots += [p for place in places for p in ((place.x, place.y), (place.x + place.width, place.y + place.height))]
-    spots += [p for f in frames for p in ((f.x, f.y), (f.x + f.width, f.y + f.height))]
-    for line, (x, y) in zip(found.lines, middles, strict=True):
-        half, tall = text_block(line.text) / 2 + 2, LINE * len(line.text) / 2
-        spots += [(x - half, y - tall), (x + half, y + tall)] if line.text else []
-    left, top = min(x for x, _ in spots) - MARGIN, min(y for _, y in spots) - MARGIN - 20
-    right, bottom = max(x for x, _ in spots), max(y for _, y in spots)
+    spots = [p for points in (*found.routes, *corners, *(f.corners() for f in frames)) for p in points]
+    spots += [p for line, at in zip(found.lines, middles, strict=True) if line.text for p in _text_corners(line, at)]
+    left, top, right, bottom = bounds(spots)
+    left, top = left - MARGIN, top - MARGIN - 20
     said = max([text_width(t, TEXT) for t in notes] + [text_width(heading, TITLE)], default=0.0)
     moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 2), round(p[1] - top, 2))  # noqa: E731
     width = widths(picture)
@@ -206,13 +212,18 @@ def _trimmed(
         picture,
         round(max(right - left, said + MARGIN) + MARGIN, 1),
         round(bottom - top + MARGIN + LEGEND * len(notes), 1),
-        tuple(Place(p.node, *moved((p.x, p.y)), p.width, p.height) for p in places),
+        tuple(Place(b.node, *moved(a), b.width, b.height) for b, (a, _) in zip(found.boxes, corners, strict=True)),
         routes,
-        tuple(f._replace(x=moved((f.x, f.y))[0], y=moved((f.x, f.y))[1]) for f in frames),
+        tuple(frame.moved(moved) for frame in frames),
         captions,
         heading,
         notes,
     )
+
+
+def _text_corners(line: Line, middle: Point) -> tuple[Point, Point]:
+    half, tall = text_block(line.text) / 2 + 2, LINE * len(line.text) / 2
+    return (middle[0] - half, middle[1] - tall), (middle[0] + half, middle[1] + tall)
 
 
 def widths(picture: Picture) -> Callable[[Edge | None], float]:

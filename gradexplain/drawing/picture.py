@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -219,11 +219,3 @@ class Picture:
 
     def _repr_svg_(self) -> str:
         return str(self.render("svg"))
-
-
-def consumers(edges: Sequence[Edge]) -> dict[int, list[Edge]]:
-    """Returns the edges by the node whose value they use."""
-    found: dict[int, list[Edge]] = {}
-    for edge in edges:
-        found.setdefault(edge.producer, []).append(edge)
-    return found

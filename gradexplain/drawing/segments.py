@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, combinations, pairwise
 from typing import Any
 
-from gradexplain.drawing.engine import Box, Found, Line, Point, around, engine
+from gradexplain.drawing.engine import Box, Found, Line, Point, around, bounds, engine
 
 # Pieces with more boxes than this are cut again, where few lines pass, into parts of no fewer boxes than that.
 _LONG, _PART, _FEW = 120, 60, 4
@@ -113,7 +113,7 @@ class _Strip:
         below = {k: part.centres[port][0] for k, port in ports.items()}
         crossed = [(above[j] < above[k]) != (below[j] < below[k]) for j, k in combinations(ports, 2)]
         sign = -1.0 if 2 * sum(crossed) > len(crossed) else 1.0
-        left, top, right = _extent(part)
+        left, top, right, bottom = bounds(_corners(part))
         dx = self.middle - sign * (left + right) / 2
         dy = self.bottom + _TRACK * (len(ports) + 1) - top
         moved: Callable[[Point], Point] = lambda p: (sign * p[0] + dx, p[1] + dy)  # noqa: E731
@@ -122,7 +122,7 @@ class _Strip:
             self.routes[k] += map(moved, points)
             self.anchors[k] = None if anchor is None else moved(anchor)
         self.centres += map(moved, part.centres[:count])
-        self.bottom = max(y for _, y in map(moved, _corners(part)))
+        self.bottom = bottom + dy
 
     def lead(self, above: Mapping[int, float], below: Mapping[int, float]) -> None:
         """Leads lines from the lower ports of one part to the upper ports of the next, so that they do not cross."""
@@ -146,12 +146,6 @@ def _corners(part: Found) -> Iterator[Point]:
         yield from around(centre, box)
     for route in part.routes:
         yield from route
-
-
-def _extent(part: Found) -> tuple[float, float, float]:
-    """Returns where a part ends at the left, at the top and at the right."""
-    xs, ys = zip(*_corners(part), strict=True)
-    return min(xs), min(ys), max(xs)
 
 
 def _straight(points: Sequence[Point]) -> list[Point]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from gradexplain.drawing.engine import Found, Line, Point, around, engine
+from gradexplain.drawing.engine import Found, Line, Point, around, bounds, engine
 from gradexplain.drawing.layout import Frame, Place, frames_of, pieces, size_of
 from gradexplain.drawing.picture import Edge, Picture
 from gradexplain.drawing.words import Words
@@ -67,9 +67,8 @@ def spread(
 def _sheet(found: Found, frames: Sequence[Frame]) -> Sheet:
     corners = [around(c, b) for c, b in zip(found.centres, found.boxes, strict=True)]
     spots = [p for pair in corners for p in pair] + [p for points in found.routes for p in points]
-    spots += [p for f in frames for p in ((f.x, f.y), (f.x + f.width, f.y + f.height))]
-    left, top = min(x for x, _ in spots), min(y for _, y in spots)
-    right, bottom = max(x for x, _ in spots), max(y for _, y in spots)
+    spots += [p for frame in frames for p in frame.corners()]
+    left, top, right, bottom = bounds(spots)
     moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 1), round(p[1] - top, 1))  # noqa: E731
     rows, row = _rows([(moved(a)[1], moved(b)[1]) for a, b in corners])
     places = [
@@ -79,9 +78,8 @@ def _sheet(found: Found, frames: Sequence[Frame]) -> Sheet:
         _strand(line, [moved(p) for p in points], moved(at) if at and line.text else None)
         for line, points, at in zip(found.lines, found.routes, found.anchors, strict=True)
     ]
-    framed = [f._replace(x=moved((f.x, f.y))[0], y=moved((f.x, f.y))[1]) for f in frames]
     size = (round(right - left, 1), round(bottom - top, 1))
-    return Sheet(size, rows, tuple(places), row, tuple(strands), tuple(framed))
+    return Sheet(size, rows, tuple(places), row, tuple(strands), tuple(frame.moved(moved) for frame in frames))
 
 
 def _strand(line: Line, points: Sequence[Point], at: Point | None) -> Strand:

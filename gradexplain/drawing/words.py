@@ -31,6 +31,11 @@ class Caption:
     lines: tuple[str, ...]
     details: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """What is written in the box, a line each."""
+        return "\n".join([self.title, *self.lines])
+
 
 def clean(text: str, longest: int = LONGEST) -> str:
     """Returns `text` on one line: control, bidi and other invisible characters are written as escapes."""

@@ -8,15 +8,15 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from gradexplain.drawing.colours import INKS, PAPER
 from gradexplain.drawing.engine import HEAD, LINE, PAD, TEXT, TITLE
-from gradexplain.drawing.formats.dot import COLOURS
 from gradexplain.drawing.formats.svg import kind_of, line_of
 from gradexplain.drawing.layout import LEGEND, MARGIN, Drawing, Place, Route
 from gradexplain.drawing.picture import Note
 from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError
 
-_INK, _SOFT, _LINE, _BACK = "#1f2328", "#59636e", "#8b949e", "#bc4c00"
+_INK, _SOFT, _LINE, _BACK = (INKS[name][0] for name in ("ink", "soft", "line", "back"))
 _DOTS = 192
 # matplotlib's painter holds at most 2**16 dots a side, and a PDF page at most 200 inches.
 _MOST_DOTS = 65000
@@ -96,9 +96,8 @@ class _Painter:
         for place in drawing.places:
             self.place(place, drawing, place.node in outputs)
         for route in drawing.routes:
-            first = route.at[1] + 4 - LINE * (len(route.text) - 1) / 2
-            for k, text in enumerate(route.text):
-                self.text(route.at[0], first + LINE * k, text, TEXT, _BACK, ha="center", backed=True)
+            for text, x, y in route.texts():
+                self.text(x, y, text, TEXT, _BACK, ha="center", backed=True)
         below = drawing.height - LEGEND * len(drawing.notes)
         for k, note in enumerate(drawing.notes):
             self.text(MARGIN, below + LEGEND * k, note, TEXT, _SOFT)
@@ -107,7 +106,7 @@ class _Painter:
         caption = drawing.captions[place.node]
         kinds = kind_of(place.node, drawing.picture, output).split()
         shown = "bad" if "bad" in kinds else "outside" if kinds[0] == "cut" else kinds[0]
-        fill, border = COLOURS[shown]
+        fill, border = PAPER[shown]
         width = 2.0 if output or shown == "bad" else 1.1
         border = _INK if output else border
         self.box((place.x, place.y, place.width, place.height), fill, border, dashed=shown == "outside", line=width)
