@@ -297,6 +297,23 @@ def test_a_long_unrolled_network_is_laid_out_step_by_step_and_stays_narrow(monke
         assert (crossings(drawn), sum(calls) < 1000, drawn.width < 1000) == (0, True, True)
 
 
+def test_a_part_that_stands_the_other_way_round_is_turned_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def other_way_round(*given: object) -> segments.Found:
+        found = engine(*given)
+        calls.append(found)
+        if len(calls) % 2:
+            return found
+        turn = lambda points: [(-x, y) for x, y in points]  # noqa: E731
+        return replace(found, centres=turn(found.centres), routes=list(map(turn, found.routes)))
+
+    monkeypatch.setattr(segments, "engine", other_way_round)
+    drawn = drawing(gx.graph(unrolled(60)))
+    assert len(calls) > 2
+    assert (overlaps(drawn), hits(drawn), crossings(drawn)) == (0, 0, 0)
+
+
 def test_overlaps_hits_and_crossings_are_counted() -> None:
     drawn = drawing(small())
     first = drawn.places[0]

@@ -434,10 +434,11 @@ print("alive")
         ("found = gx.explain(deep, [start]); del found", 0),
         ("found = gx.verify(deep, [start]); del found", 0),
         ("y = deep(start); found = gx.graph(y, show=['gradients']); del y, found", 0),
+        ("try: gx.explain(lambda x: deep(x).nothing(), [start])\n    except gx.RunError: pass", 0),
         ("node = root = deep(start).grad_fn\n    while node.next_functions: node = node.next_functions[0][0]\n"
          "    del node, root", -11),
     ],
-    ids=["live", "function", "verify", "graph", "walked by hand"],
+    ids=["live", "function", "verify", "graph", "a run that fails", "walked by hand"],
 )  # fmt: skip
 def test_a_deep_graph_can_be_dropped_whoever_walked_it(act: str, code: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
