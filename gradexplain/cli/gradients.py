@@ -1,0 +1,202 @@
+"""`explain`, `verify` and `functions`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradexplain.catalogue import LANGUAGES
+from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_numbers, page_format
+from gradexplain.cli.options import (
+    ByHand,
+    Dtype,
+    Effort,
+    Format,
+    Inputs,
+    Language,
+    Output,
+    Seed,
+    TargetText,
+    Width,
+    Wrt,
+)
+from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, page_width, progress
+from gradexplain.cli.request import read_request
+
+
+def explain(
+    target: TargetText,
+    inputs: Inputs = None,
+    wrt: Wrt = None,
+    order: Annotated[int, typer.Option(metavar="N", help="Second and higher derivatives as well.")] = 1,
+    cotangent: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="Weights of an output that is not one number.")
+    ] = None,
+    by_hand: ByHand = None,
+    dtype: Dtype = None,
+    element: Annotated[str | None, typer.Option(metavar='"x[1]"', help="Follow one element alone.")] = None,
+    module: Annotated[str | None, typer.Option(metavar="NAME", help="Open one module of a network.")] = None,
+    effort: Effort = 2.0,
+    seed: Seed = 0,
+    language: Language = "en",
+    format: Format = None,
+    full: Annotated[bool, typer.Option("--full", help="Whole tensors in JSON, however large.")] = False,
+    output: Output = None,
+    width: Width = None,
+) -> None:
+    """Shows where every number of a gradient comes from, and checks it.
+
+    \b
+    VALUE is 3 or 1,2,3 or "[[1,2],[3,4]]" or randn(3,2), ones(5), arange(1,6), linspace(-2,2,9), @file.npy, @file.pt,
+    each with an optional type: 1,2,3:float64.
+
+    \b
+    Examples:
+      gradexplain explain "sum(x**2)" x=1,2,3
+      gradexplain explain "x**2 + 2*x" x=3 --by-hand "x=2*x + 2"
+      gradexplain explain "sum(A @ B)" "A=[[1,2],[3,4]]" "B=[[2,1],[0,3]]" --language zh
+      gradexplain explain "h = tanh(x @ W + b); cross_entropy(h, t)" "x=randn(2,3)" "W=randn(3,4)" b=0,0,0,0 t=1,3:int64
+      gradexplain explain "x**3" x=3 --order 2
+      gradexplain explain my_module:loss x=randn(5) --element "x[1]" --output explanation.md
+    """
+    with faults_said(language):
+        check_choice("--language", language, LANGUAGES)
+        chosen = page_format(format, output)
+        check_numbers(width, seed, effort)
+        check_dtype(dtype)
+        request = read_request(target, inputs or [], by_hand or [], cotangent)
+        loaded, tensors = request.load(dtype, seed)
+        import gradexplain.api as api
+
+        with progress(language):
+            explanation = api.explain(
+                loaded.module if loaded.module is not None else loaded.function,
+                tensors,
+                wrt=wrt or None,
+                order=order,
+                cotangent=request.cotangent_tensor(),
+                by_hand=request.formulas(),
+                dtype=torch_dtype(dtype),
+                element=element,
+                module=module,
+                effort=effort,
+                target=target,
+                locate=loaded.locate,
+                output_name=request.output_name,
+            )
+        if chosen == "json":
+            asked = request.origin(seed, dtype, wrt, order=order, element=element, module=module, effort=effort)
+            explanation = replace(explanation, origin=asked)
+            content = explanation.to_json(full=full) + "\n"
+        else:
+            content = explanation.render(chosen, language=language, width=width or page_width())
+        deliver(content, output, language)
+    raise typer.Exit(EXIT_CODES[explanation.verdict])
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="As for explain; or a saved RECEIPT.json, to be derived again.")],
+    inputs: Inputs = None,
+    wrt: Wrt = None,
+    by_hand: ByHand = None,
+    each_operation: Annotated[
+        bool, typer.Option("--each-operation", help="Check every operation of the graph alone, wrong or not.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Compare every element of the Jacobian.")] = False,
+    second: Annotated[bool, typer.Option("--second", help="Verify the second derivatives as well.")] = False,
+    batched: Annotated[bool, typer.Option("--batched", help="Compare gradients computed at once (vmap).")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Ask sympy for the derivative with 50 digits.")] = False,
+    dtype: Dtype = None,
+    effort: Effort = 2.0,
+    seed: Seed = 0,
+    language: Language = "en",
+    format: Format = None,
+    output: Output = None,
+    width: Width = None,
+) -> None:
+    """Says whether a gradient is right, by means that share nothing with torch's backward, and names what is wrong.
+
+    There is no tolerance to choose: every difference is held against the error bounds of the methods that differ. Where
+    the whole does not agree, each operation is checked alone, and the wrong one is named with its line, input, elements
+    and what the error looks like.
+
+    \b
+    Examples:
+      gradexplain verify my_module:loss x=randn(5,3) t=0,1,2,0,1:int64
+      gradexplain verify losses.py:focal "x=randn(8):float32" --each-operation
+      gradexplain verify "sum(relu(x) * x)" x=0,1,-1
+      gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
+      gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
+      gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
+      gradexplain verify receipt.json
+
+    A receipt is an explanation or a verification saved as JSON. Every claim in it is derived again from its target,
+    which is loaded and run, and nothing else: exit code 1 if the receipt is refused or its gradient is wrong.
+    """
+    with faults_said(language):
+        check_choice("--language", language, LANGUAGES)
+        chosen = page_format(format, output)
+        check_numbers(width, seed, effort)
+        check_dtype(dtype)
+        if target.endswith(".json"):
+            verdict = _receipt(Path(target), inputs or [], output, language)
+            raise typer.Exit(EXIT_CODES[verdict])
+        request = read_request(target, inputs or [], by_hand or [], None)
+        loaded, tensors = request.load(dtype, seed)
+        import gradexplain.api as api
+
+        asked: dict[str, Any] = {
+            "each_operation": each_operation,
+            "full": full,
+            "second": second,
+            "batched": batched,
+            "exact": exact,
+            "effort": effort,
+        }
+        with progress(language):
+            report = api.verify(
+                loaded.module if loaded.module is not None else loaded.function,
+                tensors,
+                wrt=wrt or None,
+                by_hand=request.formulas(),
+                dtype=torch_dtype(dtype),
+                target=target,
+                locate=loaded.locate,
+                **asked,
+            )
+        report = replace(report, origin=request.origin(seed, dtype, wrt, **asked))
+        deliver(report.render(chosen, language=language, width=width or page_width()), output, language)
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+def functions() -> None:
+    """Lists the functions, methods, attributes and constants that an expression may use."""
+    import textwrap
+
+    from gradexplain.vocabulary import published
+
+    for family, names in published():
+        sys.stdout.write(
+            f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
+        )
+
+
+def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: str) -> str:
+    """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
+    if inputs:
+        raise UsageError("receipt_inputs", text=inputs[0])
+    from gradexplain.receipts import check_receipt
+
+    with progress(language):
+        found = check_receipt(path)
+    deliver(found.render(language) + "\n", output, language)
+    return found.verdict
+
+
+def torch_dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, name)

@@ -1,0 +1,100 @@
+"""What goes to the terminal: pages, progress, and every fault as one sentence with its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from gradexplain.catalogue import LANGUAGES, say
+from gradexplain.cli.checks import LEAST_WIDTH
+from gradexplain.errors import GradexplainError
+
+EXIT_CODES = {"agrees": 0, "differs": 1, "cannot say": 3}
+USAGE = 2
+_USUAL_WIDTH = 100
+_WIDEST = 120
+# Seconds before work that is under way shows how far it is.
+_PATIENCE = 2.0
+
+
+def page_width() -> int:
+    """Returns the terminal's width within reason; a page that goes elsewhere always has the same."""
+    import shutil
+
+    if not sys.stdout.isatty():
+        return _USUAL_WIDTH
+    return max(LEAST_WIDTH, min(shutil.get_terminal_size((_USUAL_WIDTH, 40)).columns, _WIDEST))
+
+
+def deliver(content: str | bytes, output: Path | None, language: str) -> None:
+    if output is None:
+        if isinstance(content, bytes):
+            sys.stdout.buffer.write(content)
+        else:
+            sys.stdout.write(content)
+        sys.stdout.flush()
+        return
+    from gradexplain.narration import write
+
+    write(output, content)
+    sys.stdout.write(say("explanation.complete", language, path=output) + "\n")
+
+
+@contextmanager
+def progress(language: str) -> Iterator[None]:
+    """Shows that work goes on, and of what takes longer than two seconds how far it is; on a terminal alone."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from gradexplain.progress import followed_by
+
+    started, tasks = time.monotonic(), {}
+    with Progress(console=Console(stderr=True), transient=True, disable=False) as bar:
+        tasks[""] = bar.add_task(say("explanation.working", language), total=None)
+
+        def follow(what: str, done: int, total: int) -> None:
+            if time.monotonic() - started < _PATIENCE:
+                return
+            if what not in tasks:
+                tasks[what] = bar.add_task(say(f"verification.{what}", language), total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        with followed_by(follow):
+            yield
+
+
+@contextmanager
+def faults_said(language: str) -> Iterator[None]:
+    """Turns every fault into one sentence on standard error and exit code 2; our own faults say that they are ours."""
+    spoken = language if language in LANGUAGES else "en"
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except GradexplainError as fault:
+        _fail(fault.sentence(spoken))
+    except KeyboardInterrupt:
+        _fail(say("usage.interrupted", spoken))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(USAGE) from None
+    except Exception as fault:
+        if os.environ.get("GRADEXPLAIN_TRACEBACK"):
+            raise
+        message = str(fault).strip().split("\n", 1)[0]
+        _fail(say("usage.internal", spoken, kind=type(fault).__name__, message=message))
+
+
+def _fail(sentence: str) -> None:
+    sys.stderr.write(f"gradexplain: {sentence}\n")
+    raise typer.Exit(USAGE)

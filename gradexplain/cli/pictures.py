@@ -1,0 +1,126 @@
+"""`graph` and `figure`."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradexplain.catalogue import LANGUAGES
+from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_least, check_numbers, graph_format
+from gradexplain.cli.groups import Offer, group
+from gradexplain.cli.options import Dtype, Inputs, Language, Output, Seed, TargetText, Width
+from gradexplain.cli.output import deliver, faults_said, page_width, progress
+from gradexplain.cli.request import read_request
+from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS, WHOLE
+
+if TYPE_CHECKING:
+    from gradexplain.drawing.picture import Picture
+
+
+def graph(
+    target: TargetText,
+    inputs: Inputs = None,
+    view: Annotated[str, typer.Option(metavar="|".join(VIEWS), help="What the nodes are.")] = "backward",
+    show: Annotated[
+        str, typer.Option(metavar="WHAT,...", help=f"What stands on them: {', '.join(SHOWN)}.")
+    ] = "shapes,sources",
+    depth: Annotated[int | None, typer.Option(metavar="N", help="Open modules to this depth.")] = None,
+    module: Annotated[str | None, typer.Option(metavar="PATH", help="One module alone.")] = None,
+    around: Annotated[str | None, typer.Option(metavar="NODE", help="What lies around one node.")] = None,
+    radius: Annotated[int, typer.Option(metavar="N", help="How far around it.")] = 2,
+    path: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="FROM TO", help="What lies between two nodes.")
+    ] = None,
+    max_nodes: Annotated[int, typer.Option(metavar="N", help="Fold to at most so many nodes.")] = 25,
+    unfolded: Annotated[bool, typer.Option("--unfolded", help="Draw every node.")] = False,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    language: Language = "en",
+    format: Annotated[str | None, typer.Option(metavar="|".join(SUFFIXES), help="Format.")] = None,
+    output: Output = None,
+    width: Width = None,
+) -> None:
+    """Draws the graph that torch built for a gradient.
+
+    \b
+    Large graphs are folded: modules, equal blocks to one with its number, chains. JSON and DOT hold every node.
+
+    \b
+    Examples:
+      gradexplain graph "sum(x**2)" x=1,2,3
+      gradexplain graph "sum(x * exp(x))" x=1,2 --show shapes,values,gradients --output graph.svg
+      gradexplain graph "sum(x**2)" x=1,2,3 --view elements --output elements.pdf
+      gradexplain graph network.py:loss x=randn(8,3) --module layers.0 --output block.html
+    """
+    with faults_said(language):
+        check_choice("--language", language, LANGUAGES)
+        check_choice("--view", view, VIEWS)
+        asked = [word.strip() for word in show.split(",") if word.strip()]
+        for word in asked:
+            check_choice("--show", word, SHOWN)
+        chosen = graph_format(format, output)
+        check_numbers(width, seed, 1.0)
+        check_least({"--max-nodes": (max_nodes, 1), "--radius": (radius, 0), "--depth": (depth or 0, 0)})
+        check_dtype(dtype)
+        request = read_request(target, inputs or [], [], None)
+        loaded, tensors = request.load(dtype, seed)
+        import gradexplain.api as api
+
+        with progress(language):
+            picture = api.graph(
+                loaded.module if loaded.module is not None else loaded.function,
+                tensors,
+                view=view,
+                show=asked,
+                title=target,
+                locate=loaded.locate,
+                output_name=request.output_name,
+            )
+            picture = _part(picture, module, around, radius, path)
+            if not unfolded and (depth is not None or chosen not in WHOLE):
+                picture = picture.fold(most=max_nodes, depth=depth)
+            content = picture.render(chosen, language=language, width=width or page_width(), unfolded=True)
+        deliver(content, output, language)
+
+
+def _figures() -> Iterator[Offer]:
+    """Yields what the command line says of every figure."""
+    from gradexplain.figures.design import SUFFIXES as suffixes
+    from gradexplain.figures.design import common, designs
+
+    for design in designs().values():
+        load = partial(getattr, design, "compute")
+        yield Offer(design.name, design.help, load, common, tuple(suffixes), design.commands)
+
+
+def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+    """Draws one figure into a file, or as bytes into a pipe."""
+    language = texts.get("language") or "en"
+    with faults_said(language):
+        from gradexplain.figures.design import designs, drawn, format_of, rendered
+        from gradexplain.parameters import read_all
+
+        if output is None and (format is None or sys.stdout.isatty()):
+            raise UsageError("no_output", name=offer.name, formats=", ".join(offer.formats))
+        if format is not None:
+            check_choice("--format", format, offer.formats)
+        chosen = format or format_of(output or Path())
+        values, shared = read_all(offer.function, texts), read_all(offer.common, texts)
+        with progress(language):
+            content = rendered(drawn(designs()[offer.name], values, **shared), chosen)
+        deliver(content, output, language)
+
+
+figures = group(_figures, _figure)
+
+
+def _part(
+    picture: "Picture", module: str | None, around: str | None, radius: int, path: tuple[str, str] | None
+) -> "Picture":
+    """Returns the part of a picture that was asked for."""
+    picture = picture.module(module) if module is not None else picture
+    picture = picture.around(around, radius) if around is not None else picture
+    return picture.path(*path) if path is not None else picture

@@ -1,0 +1,113 @@
+"""`lesson`."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gradexplain.catalogue import LANGUAGES, say
+from gradexplain.cli.checks import PAGES, UsageError, check_choice, check_numbers
+from gradexplain.cli.groups import Offer, group
+from gradexplain.cli.output import deliver, faults_said, page_width, progress
+from gradexplain.parameters import Range
+
+
+def _lessons() -> Iterator[Offer]:
+    """Yields what the command line says of every lesson."""
+    from gradexplain import lessons as course
+
+    for name in course.names():
+        help = f"{course.told(name, 'title')}\n\n{course.told(name, 'question')}"
+        examples = ("", " --language zh", " --output course", " --exercise 1 --answer 8")
+        yield Offer(
+            name,
+            help,
+            partial(course.function_of, name),
+            _lesson_options,
+            PAGES,
+            tuple(f"gradexplain lesson {name}{options}" for options in examples),
+            ("DIR", "Write the lesson and its figures into this folder."),
+        )
+
+
+def _lesson_options(
+    *,
+    language: Annotated[Literal["en", "zh"], "Language of the words."] = "en",
+    answer: Annotated[str | None, "Check your answer to an exercise."] = None,
+    exercise: Annotated[int | None, "Which exercise it answers, where there are several.", Range(least=1)] = None,
+    width: Annotated[int | None, "Width in columns."] = None,
+) -> None:
+    """The options of every lesson."""
+
+
+def _lesson(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+    """Runs one lesson and shows it, writes it, or judges an answer."""
+    language = texts.get("language") or "en"
+    with faults_said(language):
+        check_choice("--language", language, LANGUAGES)
+        if format is not None:
+            check_choice("--format", format, PAGES)
+        from gradexplain import lessons as course
+        from gradexplain.parameters import read_all
+
+        options, shared = read_all(offer.function, texts), read_all(offer.common, texts)
+        width = shared.get("width")
+        check_numbers(width, 0, 1.0)
+        with progress(language):
+            found = course.run(offer.name, **options)
+        if shared.get("answer") is not None:
+            right, page = course.judge(found, shared["answer"], shared.get("exercise"), language=language)
+            sys.stdout.write(page)
+            raise typer.Exit(0 if right else 1)
+        if output is None:
+            chosen = format or ("terminal" if sys.stdout.isatty() else "text")
+            deliver(found.render(chosen, language=language, width=width or page_width()), None, language)
+        else:
+            written = course.save(found, output, format or "markdown", language=language)
+            sys.stdout.write(say("explanation.complete", language, path=written) + "\n")
+    raise typer.Exit(0 if found.holds else 1)
+
+
+def _course(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Run every lesson, and write the course.")] = False,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write it into.")] = None,
+    format: Annotated[str | None, typer.Option(metavar="|".join(PAGES), help="Format.")] = None,
+    language: Annotated[str | None, typer.Option(metavar="en|zh", help="Language.")] = None,
+) -> None:
+    """Teaches automatic differentiation: every number of a lesson is computed while it runs, every claim checked.
+
+    \b
+    Examples:
+      gradexplain lesson
+      gradexplain lesson chain-rule
+      gradexplain lesson descent --lr 1.01 --steps 50 --language zh
+      gradexplain lesson chain-rule --answer 8
+      gradexplain lesson --all --output course
+    """
+    with faults_said(language or "en"):
+        if context.invoked_subcommand is not None:
+            if everything or output is not None or format is not None or language is not None:
+                raise UsageError("before_the_name", name=context.invoked_subcommand)
+            return
+        chosen = language or "en"
+        check_choice("--language", chosen, LANGUAGES)
+        if format is not None:
+            check_choice("--format", format, PAGES)
+        from gradexplain import lessons as course
+
+        if not everything:
+            sys.stdout.write(course.listing(chosen, page_width()))
+            return
+        if output is None:
+            raise UsageError("no_folder")
+        with progress(chosen):
+            found = course.save_course(output, format or "markdown", language=chosen)
+        sys.stdout.write(say("explanation.complete", chosen, path=output) + "\n")
+    raise typer.Exit(0 if all(lesson.holds for lesson in found) else 1)
+
+
+lessons = group(_lessons, _lesson, _course)
