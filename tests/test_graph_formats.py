@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import PROGRAMS, leaf, unrolled
+from graphs import PROGRAMS, chain, leaf, unrolled
 from networks import ResNet18, Transformer
 from pictures import FOLDER, PICTURES
 from rich.cells import cell_len
@@ -24,6 +24,7 @@ import gradexplain as gx
 from gradexplain.drawing import segments
 from gradexplain.drawing.engine import engine
 from gradexplain.drawing.layout import Drawing, laid_out
+from gradexplain.drawing.nesting import nested
 from gradexplain.drawing.options import SHOWN, SUFFIXES
 from gradexplain.drawing.picture import Facts, Numbers, Picture, Saved
 from gradexplain.drawing.words import Words, clean
@@ -487,8 +488,6 @@ def holds_in(outer: list[float], inner: list[float]) -> bool:
 
 
 def test_every_node_and_every_edge_stands_in_some_level_of_the_page() -> None:
-    from gradexplain.drawing.nesting import nested
-
     picture = gpt()
     levels = nested(picture)
     operations = [n for level in levels for n in level.picture.nodes if n.kind == "operation"]
@@ -530,10 +529,10 @@ def starts(levels: list, outside: dict, k: int, edge: object) -> Iterator:
 
 
 def test_a_page_for_which_the_graph_is_too_large_says_so() -> None:
-    from graphs import chain
-
-    page = str(gx.graph(chain(40_000)).render("html"))
+    picture = gx.graph(chain(40_000))
+    page = str(picture.render("html"))
     assert "folds do not open here" in page
+    assert not [e for level in nested(picture) for e in level.picture.edges if e.producer == e.consumer]
     assert len(page) < 2_000_000
 
 

@@ -269,7 +269,7 @@ class _Nesting:
             self.drafts[branch].cuts.append((end, cut))
 
     def courses(self) -> Iterator[_Course]:
-        """Yields the way of every edge, but of those whose leaf is drawn into what uses it."""
+        """Yields the way of every edge that is drawn: not of one whose leaf is drawn into what uses it."""
         for edge in self.picture.edges:
             position = int(self.whole.position[edge.consumer])
             goal, head = self.of_operation(position)
@@ -279,6 +279,8 @@ class _Nesting:
                 continue
             else:
                 start, tail = self.tree.leaf_ends[edge.producer, position]
+            if (start, tail) == (goal, head):
+                continue  # inside a fold that does not open
             left, entered = self.tree.way(start, goal)
             at = self.branches[(left or entered)[0]].parent if left or entered else goal
             ways = [tail, *map(self.fold, reversed(left))], [head, *map(self.fold, reversed(entered))]
