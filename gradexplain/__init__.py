@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradexplain import figures as figures
+    from gradexplain import lessons as lessons
     from gradexplain.api import assert_gradients as assert_gradients
     from gradexplain.api import explain as explain
     from gradexplain.api import graph as graph
@@ -33,6 +34,7 @@ _HOMES = {
     "Report": "verification",
     "check_receipt": "receipts",
 }
+_FOLDERS = ("figures", "lessons")
 __all__ = [
     "Explanation",
     "GradexplainError",
@@ -51,12 +53,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "figures":
-        return importlib.import_module("gradexplain.figures")
+    if name in _FOLDERS:
+        return importlib.import_module(f"gradexplain.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'gradexplain' has no attribute '{name}'")
     return getattr(importlib.import_module(f"gradexplain.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "figures"})
+    return sorted({*globals(), *__all__, *_FOLDERS})
