@@ -45,9 +45,7 @@ __all__ = [
     "assert_gradients",
     "check_receipt",
     "explain",
-    "figures",
     "graph",
-    "lessons",
     "verify",
 ]
 
@@ -63,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_FOLDERS})

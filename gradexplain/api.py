@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from torch import Tensor
 from gradexplain.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
 from gradexplain.derivatives import HIGHEST, derivative_of
 from gradexplain.diagnosis import findings_of
-from gradexplain.drawing.making import picture_of
 from gradexplain.drawing.options import USUAL
-from gradexplain.drawing.picture import Picture
 from gradexplain.errors import InputError, RunError
 from gradexplain.explanation import Explanation, explain_trace
 from gradexplain.inquiry import inquire
@@ -24,6 +22,9 @@ from gradexplain.summaries import SMALL
 from gradexplain.traces import Source
 from gradexplain.tracing import trace
 from gradexplain.verification import EFFORT, Report, verify_trace
+
+if TYPE_CHECKING:
+    from gradexplain.drawing.picture import Picture
 
 
 @kept_generators()
@@ -197,6 +198,8 @@ def graph(
     Raises `InputError` for a target without a graph and for options that do not exist, `RunError` where the function
     fails or its output cannot be differentiated.
     """
+    from gradexplain.drawing.making import picture_of  # explaining and verifying need not wait for it
+
     return picture_of(
         target,
         inputs,

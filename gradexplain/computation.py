@@ -133,10 +133,16 @@ def all_outputs(computation: Computation) -> Computation:
 
     def call(given: Mapping[str, Any]) -> object:
         result = computation.call(given)
-        found = [t if t.layout == torch.strided else t.to_dense() for t in _tensors(result) if t.requires_grad]
-        return result if not found else found[0] if len(found) == 1 else torch.cat([t.reshape(-1) for t in found])
+        found = [t for t in _tensors(result) if t.requires_grad]
+        return in_one(found) if found else result
 
     return replace(computation, call=call)
+
+
+def in_one(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns several tensors joined into one vector, a single one as it is."""
+    dense = [t if t.layout == torch.strided else t.to_dense() for t in tensors]
+    return dense[0] if len(dense) == 1 else torch.cat([t.reshape(-1) for t in dense])
 
 
 def differentiable(value: object) -> bool:

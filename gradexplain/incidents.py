@@ -18,7 +18,7 @@ from gradexplain.functions import arguments_of
 from gradexplain.oracles.question import MARGIN, index_of, plain
 from gradexplain.recording import Application, Event, Held, held_in, kept_on, same, source_of, written_by
 from gradexplain.traces import Node, Trace
-from gradexplain.tracing import Run, bound, is_leaf, ordered, saved_by
+from gradexplain.tracing import Run, bound, hooks_in, saved_by
 
 # ---------------------------------------------------------------------------------------------------- saved numbers
 
@@ -103,7 +103,7 @@ def changed_gradients(run: Run, found: Trace) -> dict[int, list[Finding]]:
         for edge in node.edges:
             if edge.contribution is not None:
                 arrived.setdefault((edge.producer, edge.output), []).append(edge.contribution)
-    hooks = _hooks(run)
+    hooks = hooks_in(run)
     changed: dict[int, list[Finding]] = {}
     for node in found.nodes:
         for number, received in enumerate(node.cotangents):
@@ -121,22 +121,6 @@ def _adds_up(received: Tensor, sent: Sequence[Tensor]) -> bool:
     eps = torch.finfo(received.dtype).eps
     apart = (received - total).abs()
     return bool(((apart <= MARGIN / 2 * eps * size) | (received == total) | (received.isnan() & total.isnan())).all())
-
-
-def _hooks(run: Run) -> dict[tuple[int, int], list[Callable[..., object]]]:
-    """Returns the hooks on tensors of the run, by node and output number."""
-    assert run.output.grad_fn is not None
-    index = {node: i for i, node in enumerate(ordered(run.output.grad_fn))}
-    leaves = {id(node.variable): i for node, i in index.items() if is_leaf(node)}
-    users: list[Event | Application] = [*run.recorder.events, *run.recorder.applications]
-    live = {id(h.live): h.live for u in users for h in held_in([u.arguments, u.keywords, u.outputs])}
-    found: dict[tuple[int, int], list[Callable[..., object]]] = {}
-    for tensor in (*live.values(), run.output):
-        own = tensor._backward_hooks
-        producer = leaves.get(id(tensor)) if tensor.grad_fn is None else index.get(tensor.grad_fn)
-        if own and producer is not None:
-            found[producer, tensor.output_nr] = list(own.values())
-    return found
 
 
 def _hooked(node: Node, hooks: Sequence[Callable[..., object]]) -> Finding:

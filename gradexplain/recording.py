@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain import computation
+from gradexplain.anchors import SAFE, anchor
 from gradexplain.computation import _random_states as random_states
 from gradexplain.computation import is_ours_or_torchs
 from gradexplain.internals import internals, sequence_number
@@ -96,9 +97,16 @@ class Recorder:
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
 
-    def recording(self) -> Any:
-        """Returns the dispatch mode that writes into this recorder."""
-        return _mode_class()(self)
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Writes every operator that is dispatched in the block into this recorder."""
+        try:
+            with _mode_class()(self):
+                yield
+        finally:
+            if len(self.events) > SAFE:
+                seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
+                anchor(sorted(seen, key=lambda node: -node._sequence_nr()))
 
     def hold(self, value: Any) -> Any:
         """Returns `value` with its tensors replaced by records of them."""
@@ -253,6 +261,12 @@ def _written(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) 
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else keywords.get(argument.name)
             yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor))
+
+
+def tensors_of(recorder: Recorder) -> list[Tensor]:
+    """Returns the tensors that the recorded operators and Functions took and gave back, each once."""
+    users: list[Event | Application] = [*recorder.events, *recorder.applications]
+    return list({id(h.live): h.live for u in users for h in held_in([u.arguments, u.keywords, u.outputs])}.values())
 
 
 def written_by(event: Event) -> Iterator[Held]:

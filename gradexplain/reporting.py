@@ -62,6 +62,12 @@ def summary(report: Report, language: str = "en") -> str:
     return "\n".join(lines)
 
 
+def formulas_alone(report: Report) -> bool:
+    """Says whether it is formulas given by hand that are wrong, and no gradient."""
+    wrong = [name for name in report.inputs if report.of(name) == "differs"]
+    return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+
+
 @dataclass(frozen=True)
 class ReportTeller(Teller):
     """Tells a verification report in one language."""
@@ -113,7 +119,9 @@ class ReportTeller(Teller):
             names = [n for n in report.inputs if report.of(n) == "differs"]
             if not names:
                 return self.say("verification.differs_inside")
-            return self.say("verification.differs", names=", ".join(names))
+            if formulas_alone(report):
+                return self.say("verification.formula", names=", ".join(names))
+            return self.say("verification.differs", names=", ".join(n for n in names if not report.formula_alone(n)))
         names = [n for n in report.inputs if report.of(n) == "cannot say"]
         if not names:
             return self.say("verification.cannot_say_second")
@@ -136,7 +144,7 @@ class ReportTeller(Teller):
             for operation in report.wrong():
                 rows = tuple(Row("", line) for line in self.faults(operation))
                 yield Entry("✗", self.heading(operation), self.site(operation), rows)
-        elif report.verdict == "differs" and report.operations:
+        elif report.verdict == "differs" and report.operations and not formulas_alone(report):
             yield Paragraph(self.say("verification.nowhere"))
 
     def heading(self, operation: Operation) -> str:

@@ -7,14 +7,17 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
+from gradexplain.anchors import anchor
 from gradexplain.computation import Computation, chosen_output
 from gradexplain.cuts import cuts_in, not_differentiable
 from gradexplain.errors import InputError
@@ -30,6 +33,7 @@ from gradexplain.recording import (
     is_repeatable,
     paths_of,
     source_of,
+    tensors_of,
     watching_functions,
     watching_modules,
 )
@@ -291,6 +295,7 @@ def ordered(root: Any) -> list[Any]:
     leaves: dict[Any, None] = {}
     for node in inner:
         leaves.update((child, None) for child, _ in node.next_functions if child is not None and is_leaf(child))
+    anchor(inner[::-1])
     return [*leaves, *inner] if inner else list(nodes)
 
 
@@ -470,6 +475,26 @@ def _made_by(held: Held, node: Any, number: int) -> bool:
     return held.producer is not None and held.producer == node and held.number == number
 
 
+def hooks_on(tensors: Iterable[Tensor]) -> dict[tuple[Any, int], list[Callable[..., object]]]:
+    """Returns the hooks on tensors, by the node and the output number that each tensor comes from.
+
+    Those on nodes themselves cannot be read: torch lists no hooks of its nodes.
+    """
+    found: dict[tuple[Any, int], list[Callable[..., object]]] = {}
+    for tensor in tensors:
+        if tensor.requires_grad and tensor._backward_hooks:
+            edge = get_gradient_edge(tensor)
+            found[edge.node, edge.output_nr] = list(tensor._backward_hooks.values())
+    return found
+
+
+def hooks_in(run: Run) -> dict[tuple[int, int], list[Callable[..., object]]]:
+    """Returns the hooks on tensors of a run, by the place of the node in its trace and the output number."""
+    index = {node: i for i, node in enumerate(ordered(run.output.grad_fn))}
+    found = hooks_on([*tensors_of(run.recorder), run.output])
+    return {(index[node], number): hooks for (node, number), hooks in found.items() if node in index}
+
+
 @cache
 def _saved_names(kind: Hashable) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_saved_"))
@@ -477,17 +502,17 @@ def _saved_names(kind: Hashable) -> tuple[str, ...]:
 
 def saved_by(node: Any) -> dict[str, Any]:
     """Returns what a node keeps for the backward pass: `_saved_self` as `self`; `ctx.saved_tensors` by position."""
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in kept_by(node).items()}
+
+
+def kept_by(node: Any) -> dict[str, Any]:
+    """Returns the same as `saved_by`, but the very tensors, which still hang on the graph."""
     kept: dict[str, Any] = {}
     for name in _saved_names(node.__class__):
-        try:
-            value = getattr(node, name)
-        except RuntimeError:  # freed by an earlier backward pass
-            continue
-        kept[name.removeprefix("_saved_")] = value.detach() if isinstance(value, Tensor) else value
+        with suppress(RuntimeError):  # freed by an earlier backward pass
+            kept[name.removeprefix("_saved_")] = getattr(node, name)
     own = getattr(node, "_forward_cls", None)
     if not kept and own is not None and is_repeatable(own):
-        try:
-            kept = {str(i): t.detach() for i, t in enumerate(node.saved_tensors) if t is not None}
-        except RuntimeError:
-            return {}
+        with suppress(RuntimeError):
+            kept = {str(i): t for i, t in enumerate(node.saved_tensors) if t is not None}
     return kept

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradexplain.computation import Computation
 from gradexplain.findings import Finding
-from gradexplain.oracles import ON_REQUEST, ORACLES, REFEREE
+from gradexplain.oracles import ON_REQUEST, ORACLES, REFEREE, formulas
 from gradexplain.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.origin import Origin
 from gradexplain.rules import rule_of
@@ -113,6 +113,11 @@ class Report:
             agreeing.add(OPERATIONS)
         doubt = any(_doubts(check, agreeing) for check in checks)
         return "agrees" if agreeing and not doubt else "cannot say"
+
+    def formula_alone(self, name: str) -> bool:
+        """Says whether nothing but the formula by hand contradicts the gradient of an input, and others confirm it."""
+        others = replace(self, checks=tuple(c for c in self.checks if c.oracle != formulas.ORACLE))
+        return self.of(name) == "differs" and others.of(name) == "agrees"
 
     def is_refuted(self, check: Check) -> bool:
         """Says whether finite differences, which share nothing but the function, contradict forward mode's difference.

@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
 # Lower layers first. A module imports only from its own folder and from what stands before it.
 ORDER = """
-    catalogue errors parameters origin findings terms equations doc renderers fonts traces internals sources digits
-    progress rules symbolic containers computation recording functions failures cuts tracing derivatives alone live
-    elements summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation
+    catalogue errors parameters origin findings terms equations doc renderers fonts traces anchors internals sources
+    digits progress rules symbolic containers computation recording functions failures cuts tracing derivatives alone
+    live elements summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation
     narration reporting values vocabulary expression loading receipts records drawing figures api lessons cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 # The reaches upwards: an explanation that is asked to show itself calls on the words for it.

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import PROGRAMS, leaf, unrolled
+from graphs import PROGRAMS, chain, leaf, unrolled
 from networks import ResNet18, Transformer
 from pictures import FOLDER, PICTURES
 from rich.cells import cell_len
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.drawing import segments
+from gradexplain.drawing.engine import engine
 from gradexplain.drawing.layout import Drawing, laid_out
+from gradexplain.drawing.nesting import nested
 from gradexplain.drawing.options import SHOWN, SUFFIXES
 from gradexplain.drawing.picture import Facts, Numbers, Picture, Saved
 from gradexplain.drawing.words import Words, clean
@@ -237,6 +240,17 @@ def long_transformer() -> Picture:
     return gx.graph(loss)
 
 
+def cells(steps: int) -> Tensor:
+    """Two LSTM cells above each other: four strands."""
+    torch.manual_seed(0)
+    low, high = torch.nn.LSTMCell(3, 4), torch.nn.LSTMCell(4, 4)
+    under = over = (torch.zeros(2, 4), torch.zeros(2, 4))
+    for _ in range(steps):
+        under = low(torch.randn(2, 3), under)
+        over = high(under[0], over)
+    return over[0].sum()
+
+
 def tall_leaves() -> Picture:
     """A chain whose leaves are far taller than its operations."""
     y = leaf(2)
@@ -256,6 +270,8 @@ DRAWN: list[tuple[str, Callable[[], Picture]]] = [
     ("resnet folded", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)]).fold()),
     ("resnet", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)])),
     ("rnn", lambda: gx.graph(unrolled(60))),
+    ("rnn of 800 steps", lambda: gx.graph(unrolled(800))),
+    ("two layers of lstm cells", lambda: gx.graph(cells(40))),
     ("tall leaves", tall_leaves),
     ("three graphs", lambda: gx.graph([program() for program in PROGRAMS[:3]])),
     ("transformer of 190 blocks", long_transformer),
@@ -271,6 +287,32 @@ def test_no_box_overlaps_another_and_no_line_goes_through_a_box(make: Callable[[
 
 def test_an_unrolled_network_of_sixty_steps_is_drawn_without_a_crossing() -> None:
     assert crossings(drawing(gx.graph(unrolled(60)))) == 0
+
+
+def test_a_long_unrolled_network_is_laid_out_step_by_step_and_stays_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(segments, "engine", lambda *given: calls.append(len(given[0])) or engine(*given))
+    for steps in (200, 400):
+        calls.clear()
+        drawn = drawing(gx.graph(unrolled(steps)))
+        assert (crossings(drawn), sum(calls) < 1000, drawn.width < 1000) == (0, True, True)
+
+
+def test_a_part_that_stands_the_other_way_round_is_turned_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def other_way_round(*given: object) -> segments.Found:
+        found = engine(*given)
+        calls.append(found)
+        if len(calls) % 2:
+            return found
+        turn = lambda points: [(-x, y) for x, y in points]  # noqa: E731
+        return replace(found, centres=turn(found.centres), routes=list(map(turn, found.routes)))
+
+    monkeypatch.setattr(segments, "engine", other_way_round)
+    drawn = drawing(gx.graph(unrolled(60)))
+    assert len(calls) > 2
+    assert (overlaps(drawn), hits(drawn), crossings(drawn)) == (0, 0, 0)
 
 
 def test_overlaps_hits_and_crossings_are_counted() -> None:
@@ -301,7 +343,7 @@ def on_border(point: tuple[float, float], place: object) -> bool:
 
 
 def test_text_fits_its_box() -> None:
-    from gradexplain.drawing.layout import TEXT, TITLE, text_width
+    from gradexplain.drawing.engine import TEXT, TITLE, text_width
 
     drawn = drawing(gpt())
     for place in drawn.places:
@@ -371,19 +413,127 @@ def unescaped(text: str) -> str:
 # --------------------------------------------------------------------------------------------------- HTML, paper
 
 
+def driven(picture: Picture, script: str, folder: Path) -> str:
+    """Returns the document that a browser makes of the picture's page and a script."""
+    page = str(picture.render("html"))
+    path = folder / "driven.html"
+    path.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    return chromium("--window-size=1200,800", "--dump-dom", f"file://{path}")
+
+
 @needs_chromium
-def test_html_opens_folds_searches_pans_and_zooms(tmp_path: Path) -> None:
-    gpt().save(tmp_path / "graph.html")
-    script = (PAGES / "viewer.js").read_text()
-    page = (tmp_path / "graph.html").read_text(encoding="utf-8")
-    (tmp_path / "driven.html").write_text(
-        page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8"
-    )
-    title = re.search(
-        "<title>(.*?)</title>", chromium("--window-size=1200,800", "--dump-dom", f"file://{tmp_path}/driven.html")
-    )
+def test_html_unfolds_in_place_and_folds_again_searches_pans_and_zooms(tmp_path: Path) -> None:
+    title = re.search("<title>(.*?)</title>", driven(gpt(), (PAGES / "viewer.js").read_text(), tmp_path))
     assert title is not None
-    assert json.loads(unescaped(title[1])) == [18, True, True, 2, True, True, True, True, True]
+    said = json.loads(unescaped(title[1]))
+    block = 8  # two norms, attention, two additions, two linear layers and a gelu in the place of one box
+    attention, whole = said["within"][2] - said["one"][2], said["first"]
+    assert said == {
+        "first": 22, "details": True, "one": [True, True, whole + block - 1],
+        "within": [True, True, whole + block - 1 + attention],
+        "two": [True, True, whole + 2 * (block - 1) + attention], "still": True, "again": [True, whole],
+        "keyboard": True, "zoom": True, "pan": True, "dragged": True, "hidden": True, "found": [True] * 4, "folded": 11,
+    }  # fmt: skip
+    assert attention > 5
+
+
+UNFOLDED: list[tuple[str, Callable[[], Picture]]] = [
+    ("gpt", gpt),
+    ("resnet", lambda: gx.graph(ResNet18(width=8), [torch.randn(2, 3, 32, 32)])),
+    ("rnn", lambda: gx.graph(unrolled(60))),
+    ("numbers", lambda: gx.graph(unrolled(12), show=["shapes", "values", "gradients", "derivatives", "norms"])),
+    ("both", lambda: gx.graph(Transformer(width=12, tokens=9, layers=2), [torch.tensor([[1, 2]])], view="both")),
+]
+
+
+@needs_chromium
+@pytest.mark.parametrize("make", [m for _, m in UNFOLDED], ids=[n for n, _ in UNFOLDED])
+def test_whatever_is_unfolded_no_box_overlaps_and_no_line_goes_through_one(make: Callable, tmp_path: Path) -> None:
+    script = f"const STEPS = 24; {(PAGES / 'places.js').read_text()}"
+    found = re.search(r'<pre id="found">(.*?)</pre>', driven(make(), script, tmp_path), re.S)
+    assert found is not None
+    states = json.loads(unescaped(found[1]))
+    assert len({len(state["boxes"]) for state in states}) > 5
+    assert [fault for state in states for fault in faults(state)] == []
+    moved = states[-1]
+    moved["boxes"][-1]["area"][:2] = moved["boxes"][0]["area"][:2]
+    assert list(faults(moved))
+
+
+def faults(state: dict) -> Iterator[tuple]:
+    """Yields the boxes and frames that overlap, and those through which a line goes that has no end in them."""
+    areas = [
+        (b["key"], b["area"], framed) for kind, framed in (("boxes", False), ("frames", True)) for b in state[kind]
+    ]
+    for i, (key, area, framed) in enumerate(areas):
+        for other, own, holds in areas[i + 1 :]:
+            if touch(area, own, 0.2) and not ((framed and holds_in(area, own)) or (holds and holds_in(own, area))):
+                yield "overlap", key, other
+    for line in state["lines"]:
+        points = [(float(x), float(y)) for x, y in re.findall(r"[MLQ]([-\d.]+) ([-\d.]+)", line["path"])]
+        for (x, y), (to_x, to_y) in pairwise(points):
+            stretch = [min(x, to_x), min(y, to_y), abs(x - to_x), abs(y - to_y)]
+            for key, area, framed in areas:
+                beside = not framed or line["level"] == int(key.split(":")[0])
+                if beside and touch(area, stretch, 0.3):
+                    yield "line", key, line["path"]
+
+
+def touch(a: list[float], b: list[float], room: float) -> bool:
+    return all(a[i] + room < b[i] + b[i + 2] and b[i] + room < a[i] + a[i + 2] for i in (0, 1))
+
+
+def holds_in(outer: list[float], inner: list[float]) -> bool:
+    return all(outer[i] <= inner[i] and inner[i] + inner[i + 2] <= outer[i] + outer[i + 2] for i in (0, 1))
+
+
+def test_every_node_and_every_edge_stands_in_some_level_of_the_page() -> None:
+    picture = gpt()
+    levels = nested(picture)
+    operations = [n for level in levels for n in level.picture.nodes if n.kind == "operation"]
+    assert sorted(n.sequence for n in operations) == sorted(n.sequence for n in picture.nodes if n.kind == "operation")
+    parameters = {n.name for level in levels for n in level.picture.nodes if n.kind == "parameter"}
+    parameters |= {w for n in operations if n.facts for w in n.facts.weights}
+    assert parameters == {n.name for n in picture.nodes if n.kind == "parameter"}
+    assert sorted(ends(levels)) == sorted(
+        (picture.nodes[e.producer].sequence, picture.nodes[e.consumer].sequence)
+        for e in picture.edges
+        if picture.nodes[e.producer].kind == "operation"
+    )
+
+
+def ends(levels: list) -> Iterator[tuple[int, int]]:
+    """Yields the operations at both ends of every line, followed through the ports."""
+    outside = {inner: (k, node) for k, level in enumerate(levels) for node, inner in level.inside.items()}
+    for k, level in enumerate(levels):
+        for edge in level.picture.edges:
+            if level.picture.nodes[edge.consumer].kind == "operation":
+                for start in starts(levels, outside, k, edge):
+                    if start.kind == "operation":
+                        yield start.sequence, level.picture.nodes[edge.consumer].sequence
+
+
+def starts(levels: list, outside: dict, k: int, edge: object) -> Iterator:
+    level, node = levels[k], edge.producer
+    if node in level.entries:
+        above = outside[k][0]
+        yield from starts(levels, outside, above, levels[above].picture.edges[level.entries[node]])
+    elif node in level.inside:
+        inner = levels[level.inside[node]]
+        (port,) = [p for p, place in inner.exits.items() if level.picture.edges[place] is edge]
+        for own in inner.picture.edges:
+            if own.consumer == port:
+                yield from starts(levels, outside, level.inside[node], own)
+    else:
+        yield level.picture.nodes[node]
+
+
+def test_a_page_for_which_the_graph_is_too_large_says_so() -> None:
+    picture = gx.graph(chain(40_000))
+    page = str(picture.render("html"))
+    assert "folds do not open here" in page
+    assert not [e for level in nested(picture) for e in level.picture.edges if e.producer == e.consumer]
+    assert len(page) < 2_000_000
 
 
 def test_html_needs_no_network_and_is_small() -> None:

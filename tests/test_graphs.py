@@ -166,10 +166,47 @@ def _without_grad(x: Tensor) -> Tensor:
         return x * 2
 
 
-def test_hooks_on_a_leaf_are_counted() -> None:
+def hooks(picture: gx.Picture) -> dict[str, int]:
+    return {n.name: n.facts.hooks for n in picture.nodes if n.facts is not None and n.facts.hooks}
+
+
+@pytest.mark.parametrize("show", [["shapes"], ["hooks"], ["gradients"]], ids=lambda s: s[0])
+def test_hooks_of_a_live_graph_are_counted_where_they_wait(show: list[str]) -> None:
     x = leaf(3)
     x.register_hook(lambda g: g * 2)
-    assert "hooks: 1" in str(gx.graph((x * x).sum()))
+    inner = x.exp()
+    inner.register_hook(lambda g: g)
+    inner.register_hook(lambda g: g * 1)
+    out = (inner * x).sum()
+    out.register_hook(lambda g: g)
+    assert hooks(gx.graph(out, show=show)) == {"x": 1, "ExpBackward0": 2, "SumBackward0": 1}
+    assert "hooks: 2" in str(gx.graph(out, show=show))
+
+
+def test_hooks_on_what_has_no_name_any_more_are_found_through_what_was_saved() -> None:
+    def hidden() -> Tensor:
+        inner = leaf(3).exp()
+        inner.register_hook(lambda g: g)
+        return inner.sin().sum()
+
+    out = hidden()
+    assert hooks(gx.graph(out, show=["hooks"])) == {"ExpBackward0": 1}
+    assert hooks(gx.graph(out, show=["values"])) == {"ExpBackward0": 1}
+
+
+@pytest.mark.parametrize("show", [["shapes"], ["values"]], ids=lambda s: s[0])
+def test_hooks_of_a_recorded_run_are_counted_where_they_wait(show: list[str]) -> None:
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        inner = x.exp()
+        inner.register_hook(lambda g: g * 2)
+        out = (inner * w).sum()
+        out.register_hook(lambda g: g)
+        return out
+
+    x = leaf(3)
+    x.register_hook(lambda g: g)
+    picture = gx.graph(loss, [x, leaf(3)], show=show)
+    assert hooks(picture) == {"x": 1, "ExpBackward0": 1, "SumBackward0": 1}
 
 
 # ------------------------------------------------------------------------------------------------------- numbers
@@ -184,6 +221,49 @@ def test_values_gradients_and_contributions_are_those_of_torch() -> None:
     uses = [e.passed.contribution.elements for e in picture.edges if e.producer == 0]
     assert uses == [[1, 2, 3], [1, 2, 3]]
     assert [sum(parts) for parts in zip(*uses, strict=True)] == of_x.gradient.elements
+
+
+def test_all_outputs_are_drawn_with_their_values_and_gradients() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+
+    def outputs(x: Tensor) -> dict[str, object]:
+        return {"loss": (x * x).sum(), "parts": [x.t() * 3, x]}
+
+    picture = gx.graph(outputs, {"x": x}, show=["values", "gradients"])
+    assert [n.name for n in picture.nodes] == [n.name for n in gx.graph(outputs, {"x": x}).nodes]
+    values = {o.name: picture.nodes[o.node].facts.value.elements for o in picture.outputs}
+    assert values == {"loss": 30, "parts[0]": [[3, 9], [6, 12]], "parts[1]": [[1, 2], [3, 4]]}
+    assert picture.nodes[0].facts.gradient.elements == [[6, 8], [10, 12]]  # 2x + 3 + 1
+    assert {n.facts.gradient.elements for n in picture.nodes if n.name == "SumBackward0"} == {1}
+    assert "sum of all 3 outputs" in str(picture)
+    inner = x.clone().requires_grad_()
+    live = gx.graph(outputs(inner), show=["values", "gradients"])
+    assert [(o.name, live.nodes[o.node].kind) for o in live.outputs] == [
+        ("loss", "operation"), ("parts[0]", "operation"), ("parts[1]", "input"),
+    ]  # fmt: skip
+    leaf_gradients = [n.facts.gradient.elements for n in live.nodes if n.kind == "input"]
+    assert leaf_gradients == [[[6, 8], [10, 12]]]
+
+
+def test_the_elements_of_all_outputs_are_drawn() -> None:
+    picture = gx.graph(lambda x: (x**2, x[0] * 3), {"x": torch.tensor([1.0, 2.0])}, view="elements")
+    assert [o.name for o in picture.outputs] == ["f1[0]", "f1[1]", "f3"]
+    gradients = {n.name: n.facts.gradient.elements for n in picture.nodes}
+    assert (gradients["x[0]"], gradients["x[1]"]) == (5, 4)
+
+
+def test_a_wrong_node_is_red_among_several_outputs() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x * x
+
+        @staticmethod
+        def backward(ctx: object, g: Tensor) -> Tensor:
+            return g
+
+    picture = gx.graph(lambda x: (Wrong.apply(x), x.sin()), [leaf(3)], show=["verdicts"])
+    assert "differs" in {n.facts.verdict for n in picture.nodes}
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: n.__name__)
@@ -322,12 +402,50 @@ def test_a_deep_graph_can_be_dropped_after_it_was_drawn() -> None:
     code = (
         "import gc, gradexplain as gx; from graphs import chain; y = chain(60_000); h = y.grad_fn.next_functions\n"
         "gx.graph(y); z = y * 2; del y; gc.collect(); del z; gc.collect(); del h; gc.collect()\n"
-        "from gradexplain.drawing import anchors; print(len(anchors._held), len(gc.callbacks))"
+        "from gradexplain import anchors; print(len(anchors._held), len(gc.callbacks))"
     )
     path = f"{ROOT}:{ROOT / 'tests'}"
     environment = {**os.environ, "PYTHONPATH": path}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (found.returncode, found.stdout.strip()) == (0, "0 0"), found.stderr
+
+
+DEEP = """
+import gc, threading, torch, gradexplain as gx
+def deep(x):
+    for _ in range(8_000): x = x + 1
+    return x
+def run():
+    start = torch.ones((), requires_grad=True)
+    {act}
+    gc.collect()
+threading.stack_size(1 << 20)  # torch needs more of it to take such a graph apart by recursion, once it was walked
+worker = threading.Thread(target=run)
+worker.start()
+worker.join()
+print("alive")
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        ("y = deep(start); found = gx.explain(y); del y, found", 0),
+        ("found = gx.explain(deep, [start]); del found", 0),
+        ("found = gx.verify(deep, [start]); del found", 0),
+        ("y = deep(start); found = gx.graph(y, show=['gradients']); del y, found", 0),
+        ("try: gx.explain(lambda x: deep(x).nothing(), [start])\n    except gx.RunError: pass", 0),
+        ("node = root = deep(start).grad_fn\n    while node.next_functions: node = node.next_functions[0][0]\n"
+         "    del node, root", -11),
+    ],
+    ids=["live", "function", "verify", "graph", "a run that fails", "walked by hand"],
+)  # fmt: skip
+def test_a_deep_graph_can_be_dropped_whoever_walked_it(act: str, code: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-c", DEEP.format(act=act)], env=environment, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (code, "" if code else "alive\n"), found.stderr
 
 
 def test_gpt_2_small_folds_to_a_page_with_its_layers_as_one() -> None:
@@ -352,6 +470,22 @@ def test_a_loop_of_fifty_steps_folds_to_ten_nodes() -> None:
     assert [g.times for g in folded.groups] == [50]
     (again,) = folded.again
     assert (folded.nodes[again.producer].name, folded.nodes[again.consumer].name) == ("AddBackward0", "SinBackward0")
+
+
+def test_one_repeated_operation_is_one_box_with_its_number() -> None:
+    y = leaf(2)
+    for _ in range(50):
+        y = y + 1
+    for _ in range(5):
+        y = y.sin()
+    text = str(gx.graph(y.sum()).fold(most=5))
+    assert all(word in text for word in ("×50 AddBackward0", "50 operations", "×5 SinBackward0", "SumBackward0"))
+
+
+def test_blocks_that_hold_one_module_keep_their_number() -> None:
+    block = lambda: nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.Tanh()))  # noqa: E731
+    picture = gx.graph(nn.Sequential(*(block() for _ in range(9))), [torch.ones(1, 2)])
+    assert picture.fold().groups[0].times == 9
 
 
 def test_an_unrolled_network_folds_to_one_step() -> None:

@@ -4,17 +4,38 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sympy
 import torch
 
 from gradexplain import lessons
+from gradexplain.errors import InputError
 from gradexplain.lessons.counting import operators
-from gradexplain.lessons.course import descent, frozen, training_step
+from gradexplain.lessons.course import descent, frozen, matrix, step_error, training_step
 from gradexplain.lessons.keeping import alive, bytes_of, watched
+from gradexplain.lessons.symbols import gathered, straight, walked_back
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("three-ways", {"expression": "sin(x*exp(x))", "x": 0.5}),
+        ("three-ways", {"expression": "tanh(w)**3 + w/7", "x": 1.7, "depth": 3}),
+        ("three-ways", {"expression": "5*x - 1", "x": -3.0, "depth": 7}),
+        ("step-error", {"function": "sin", "x": 1.25, "near": 3e-4}),
+        ("step-error", {"function": "log", "x": 0.5, "near": 3e-5}),
+        ("step-error", {"function": "exp", "x": 0.7, "near": 2.45e-4}),
+        ("cost", {"n": 50, "size": 8, "outputs": 2}),
+        ("cost", {"n": 2000, "size": 512, "outputs": 20}),
+        ("differentiable", {"start": 9, "factor": 9.0}),
+        ("differentiable", {"start": 1, "factor": 2.5}),
+        ("graph", {"x": -7.3}),
+        ("graph", {"x": 0.0}),
+        ("chain-rule", {"x": 0.5, "depth": 10}),
+        ("chain-rule", {"x": 100.0, "depth": 2}),
+        ("vector", {"x": (0.0, 0.0)}),
+        ("vector", {"x": (-7.3, 100.0, 0.1, 2.0, 5.0)}),
+        ("matrix", {"b": (0.1, 7.0, -9.0, 3.0)}),
+        ("matrix", {"b": (0.0, 1.0, 0.0, 0.0)}),
         ("higher-derivatives", {"x": -3.7}),
         ("higher-derivatives", {"x": 0.0}),
         ("stopping", {"x": 0.1}),
@@ -85,3 +106,37 @@ def test_operators_are_counted_forward_and_backward() -> None:
     a, b = torch.ones(2, 3, requires_grad=True), torch.ones(3, 4, requires_grad=True)
     assert operators(lambda: torch.mm(a, b).sum().backward())["mm"] == 3
     assert operators(lambda: torch.mm(a.detach(), b).sum().backward())["mm"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("three-ways", {"expression": "x*z"}, "has the variables x, z"),
+        ("three-ways", {"expression": "relu(x)"}, "aten.relu.default"),
+        ("three-ways", {"expression": "x"}, "no operation"),
+        ("three-ways", {"expression": "log(x)", "x": -1.0}, "is nan at -1"),
+        ("three-ways", {"expression": "sqrt(x)", "x": 0.0}, "with the derivative inf"),
+        ("matrix", {"b": (2.0, 1.0, 1.0, 3.0)}, "is symmetric"),
+    ],
+)
+def test_a_lesson_says_what_it_does_not_take(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        lessons.run(name, **options)
+
+
+def test_a_graph_walked_back_line_by_line_has_the_derivatives_of_the_whole() -> None:
+    program = straight("sigmoid(2*x - 1) / x + x", torch.tensor(0.7, dtype=torch.float64))
+    sent = walked_back(program)
+    x = sympy.Symbol("x", real=True)
+    assert gathered(sent, "x") == pytest.approx(float(sympy.diff(program.expression, x).subs(x, 0.7)), rel=1e-14)
+
+
+def test_a_wrong_rule_for_a_product_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(matrix._CANDIDATES, "C̄ @ B.T", lambda B, C: C @ B)
+    assert {"one-left", "shapes-tell"} <= untrue("matrix")
+
+
+def test_steps_that_are_chosen_badly_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = step_error._central
+    monkeypatch.setattr(step_error, "_central", lambda f, x, h, *dtype: true(f, x, 100 * h, *dtype))
+    assert "bottom-central" in untrue("step-error")

@@ -1,6 +1,7 @@
 """The lessons: every claim is checked, every row of the tutorials is settled, and a wrong claim is caught."""
 
 import re
+import shlex
 import string
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from gradexplain.lessons.answers import exercise_of, is_right
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Lesson, Pictured
+from gradexplain.lessons.telling import drawing
 from gradexplain.terms import number_text
 
 # The rows of the two tutorials: A1 to A39, B1 to B35.
@@ -285,6 +287,16 @@ def test_a_lesson_is_written_with_its_figures(command: Callable, tmp_path: Path)
         files = re.findall(r"^!\[[^\]]*\]\((\S+)\)$", page, re.MULTILINE)
         assert len(files) == sum(isinstance(part, Drawn | Pictured) for part in ran(name).parts)
         assert all((tmp_path / file).read_text().rstrip().endswith("</svg>") for file in files)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_under_a_figure_draws_it(name: str, command: Callable, tmp_path: Path) -> None:
+    drawn = [part for part in ran(name).parts if isinstance(part, Drawn)]
+    shown = re.findall(r"gradexplain (figure .*) --output \S+\.svg", ran(name).render("markdown"))
+    assert len(shown) == len(drawn)
+    for part, line in zip(drawn, shown, strict=True):
+        assert command(*shlex.split(line), "--output", str(tmp_path / "figure.svg")).code == 0
+        assert (tmp_path / "figure.svg").read_bytes() == drawing(part, "en")
 
 
 def test_the_course_is_written_whole(tmp_path: Path) -> None:

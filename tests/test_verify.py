@@ -454,6 +454,24 @@ def test_a_formula_by_hand_is_that_of_the_output_without_weights(
         report = gx.verify(function, [normal(0, 3, dtype=torch.float32)], by_hand={"x": formula})
         assert report.verdict == verdict
         assert of(report, "by hand") == {"x": verdict}
+        assert report.formula_alone("x") == (verdict == "differs")
+        assert ("Your formula for x is wrong" in str(report)) == (verdict == "differs")
+        assert "is in how they were put" not in str(report)
+
+
+def test_a_formula_does_not_hide_that_the_gradient_is_wrong_as_well() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * 3
+
+    report = gx.verify(cast(Any, Wrong.apply), [normal(0, 3)], by_hand={"x": lambda x: 5 + 0 * x})
+    assert not report.formula_alone("x")
+    assert "The gradient of x is wrong" in str(report)
 
 
 def test_a_number_outside_both_slopes_of_a_kink_is_no_convention() -> None:

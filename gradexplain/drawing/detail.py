@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from gradexplain.drawing.picture import CutAt, Edge, Facts, Kind, Node, Numbers, Output, Passed, Picture, Saved
+from gradexplain.drawing.picture import CutAt, Edge, Facts, Kind, Node, Note, Numbers, Output, Passed, Picture, Saved
 from gradexplain.explanation import Explanation
 from gradexplain.summaries import Value
 from gradexplain.traces import Cut, Source, Trace
 from gradexplain.traces import Node as Recorded
 
 
-def detailed(trace: Trace, explanation: Explanation, asked: frozenset[str], parameters: frozenset[str]) -> Picture:
+@dataclass(frozen=True)
+class Subject:
+    """A trace of which a picture is made, with what is known beside it.
+
+    `outputs` are the names of the function's outputs. Where they are several, the trace goes on to one vector of all of
+    them, by its last `joining` nodes, which are not drawn. `hooks` counts hooks by node.
+    """
+
+    trace: Trace
+    outputs: Sequence[str]
+    joining: int = 0
+    parameters: frozenset[str] = frozenset()
+    hooks: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> Sequence[Recorded]:
+        """The nodes that are drawn."""
+        return self.trace.nodes[: len(self.trace.nodes) - self.joining]
+
+    def ends(self, name: str) -> Iterator[Output]:
+        """Yields where each output comes from; `name` is that of a single one."""
+        if not self.joining:
+            yield Output(*self.trace.output, name)
+            return
+        for name, edge in zip(self.outputs, self.trace.nodes[-1].edges, strict=True):
+            while edge.producer >= len(self.nodes):
+                (edge,) = self.trace.nodes[edge.producer].edges
+            yield Output(edge.producer, edge.output, name)
+
+
+def detailed(subject: Subject, explanation: Explanation, asked: frozenset[str]) -> Picture:
     """Returns the picture of a trace: its nodes and edges are those of torch's graph, numbers are on them as asked."""
-    maker = _Maker(trace, explanation, asked, parameters)
-    nodes = tuple(maker.node(node) for node in trace.nodes)
-    edges = tuple(maker.edge(node, slot) for node in trace.nodes for slot in range(len(node.edges)))
-    places = {number: number for number in range(len(nodes))}
+    maker = _Maker(subject, explanation, asked)
+    places = {number: number for number in range(len(subject.nodes))}
+    outputs = tuple(subject.ends(explanation.output_name))
     return Picture(
         title=explanation.target,
         view="backward",
-        nodes=nodes,
-        edges=edges,
-        outputs=(Output(*trace.output, explanation.output_name),),
+        nodes=tuple(maker.node(node) for node in subject.nodes),
+        edges=tuple(maker.edge(node, slot) for node in subject.nodes for slot in range(len(node.edges))),
+        outputs=outputs,
         torch=explanation.torch,
-        cuts=tuple(cut for c in trace.cuts if (cut := placed(c, places)) is not None),
+        cuts=tuple(cut for c in subject.trace.cuts if (cut := placed(c, places)) is not None),
+        notes=(Note("summed", {"count": len(outputs)}),) if len(outputs) > 1 else (),
     )
 
 
@@ -38,12 +69,11 @@ def placed(cut: Cut, place: Mapping[int, int]) -> CutAt | None:
 
 
 class _Maker:
-    def __init__(self, trace: Trace, explanation: Explanation, asked: frozenset[str], parameters: frozenset[str]):
-        self.trace, self.asked, self.parameters = trace, asked, parameters
+    def __init__(self, subject: Subject, explanation: Explanation, asked: frozenset[str]) -> None:
+        self.subject, self.asked = subject, asked
         self.names = explanation.names
         self.rules = {(s.index, c.argument): c.rule for s in explanation.steps for c in s.contributions if c.rule}
         self.wrong = _wrong(explanation)
-        self.judged = bool(explanation.report.checks)
         self.source: Source | None = None
 
     def node(self, node: Recorded) -> Node:
@@ -52,7 +82,7 @@ class _Maker:
         dtype = "" if known is None else str(known.dtype).removeprefix("torch.")
         label = self.names.get(node.index, "")
         if node.leaf is not None:
-            leaf: Kind = "parameter" if node.leaf in self.parameters else "input"
+            leaf: Kind = "parameter" if node.leaf in self.subject.parameters else "input"
             return Node(node.leaf, leaf, shapes, dtype, "", facts=self.facts(node))
         self.source = node.source or self.source
         kind: Kind = "operation" if node.name.startswith("torch::") or node.name[-1:].isdigit() else "function"
@@ -67,6 +97,7 @@ class _Maker:
             gradient=numbers(arriving) if self.asked & {"gradients", "norms"} else None,
             saved=self.saved(node) if self.asked & {"saved", "bytes"} else None,
             verdict=self.verdict(node) if "verdicts" in self.asked else "",
+            hooks=self.subject.hooks.get(node.index, 0),
         )
 
     def saved(self, node: Recorded) -> tuple[Saved, ...]:

@@ -27,7 +27,7 @@ _BASIC = 8
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """The run [start, stop) of the recorded order: one operation, a module, equal blocks, or a chain.
 
     `path` is the module's; `unit` holds the items of the first of `times` blocks.
@@ -38,7 +38,7 @@ class _Item:
     how: Literal["", "module", "repeat", "chain"] = ""
     path: tuple[str, ...] = ()
     times: int = 1
-    unit: tuple[_Item, ...] = ()
+    unit: tuple[Item, ...] = ()
 
     @property
     def block(self) -> int:
@@ -53,15 +53,15 @@ def fold(picture: Picture, *, most: int = MOST, depth: int | None = None) -> Pic
     """
     if len(picture.nodes) <= most and depth is None:
         return picture
-    whole = _Whole(picture)
+    whole = Whole(picture)
     if not len(whole.inner):
         return picture
-    cut = _Cut(whole, tuple(whole.parts(_Item(0, len(whole.inner), "module"))))
+    cut = _Cut(whole, tuple(whole.parts(Item(0, len(whole.inner), "module"))))
     cut = cut.to_depth(depth) if depth is not None else cut.within(most)
     return cut.picture()
 
 
-class _Whole:
+class Whole:
     """A picture as arrays: its operations in the order in which they were recorded, and what kind each is of."""
 
     def __init__(self, picture: Picture) -> None:
@@ -83,7 +83,7 @@ class _Whole:
         pairs = np.array([(e[0], e[2]) for e in self.picture.edges], dtype=np.int64).reshape(-1, 2)
         return pairs[:, 0], pairs[:, 1]
 
-    def parts(self, item: _Item) -> list[_Item]:
+    def parts(self, item: Item) -> list[Item]:
         """Returns what stands inside an item, equal blocks together."""
         if item.how == "repeat":
             return self.parts(item.unit[0]) if len(item.unit) == 1 else list(item.unit)
@@ -91,14 +91,46 @@ class _Whole:
             return list(item.unit)
         return self._gathered(self._split(item))
 
-    def opens(self, item: _Item, small: bool) -> bool:
-        """Says whether an item has something worth opening: torch's own small layers do not."""
+    def opens(self, item: Item, small: bool) -> bool:
+        """Says whether an item has something worth opening: torch's small layers and a single operation do not."""
+        if item.how == "repeat":
+            return item.block > 1
         if item.how != "module":
             return True
         holds_modules = any(len(path) > len(item.path) for path in self.paths[item.start : item.stop])
         return holds_modules or (small and item.block > _BASIC)
 
-    def _split(self, item: _Item) -> list[_Item]:
+    def names(self, item: Item) -> tuple[str, str]:
+        """Returns what an item's first and last block are called."""
+        if item.how == "module":
+            return ".".join(item.path), ""
+        if item.how == "repeat" and item.unit[0].how == "module":
+            return ".".join(item.path), ".".join(self.paths[item.stop - 1][: len(item.path)])
+        nodes = self.picture.nodes
+        return nodes[self.inner[item.start]].name, nodes[self.inner[item.stop - 1]].name
+
+    def node(self, item: Item, weights: Sequence[int]) -> Node:
+        """Returns the node that is drawn for an item, with the parameters that are drawn into it."""
+        nodes = self.picture.nodes
+        last = nodes[self.inner[item.start + item.block - 1]]
+        if not item.how:
+            facts = replace(last.facts or Facts(), weights=tuple(nodes[i].name for i in weights))
+            return last._replace(facts=facts) if weights else last
+        first, final = self.names(item)
+        folded = Fold(item.how, first, final, item.times, item.stop - item.start, *self.amount(weights))
+        facts = replace(last.facts or Facts(), fold=folded, saved=None, weights=())
+        same_line = len({self.places[p] for p in range(item.start, item.stop)}) == 1
+        return last._replace(
+            name=first, kind="fold", label="", facts=facts, source=last.source if same_line else None,
+            operator="", module=".".join(item.path),
+        )  # fmt: skip
+
+    def amount(self, leaves: Sequence[int]) -> tuple[int, int]:
+        """Returns how many of the leaves are parameters, and how many numbers these hold."""
+        own = [node for i in leaves if (node := self.picture.nodes[i]).kind == "parameter"]
+        return len(own), sum(prod(n.shapes[0]) for n in own)
+
+    def _split(self, item: Item) -> list[Item]:
         depth, found = len(item.path), []
         start = item.start
         while start < item.stop:
@@ -107,24 +139,24 @@ class _Whole:
             if len(path) > depth:
                 while stop < item.stop and self.paths[stop][: depth + 1] == path:
                     stop += 1
-            found.append(_Item(start, stop, "module", path) if len(path) > depth else _Item(start, stop))
+            found.append(Item(start, stop, "module", path) if len(path) > depth else Item(start, stop))
             start = stop
-        return [_Item(i.start, i.stop) if i.how and i.stop - i.start == 1 else i for i in found]
+        return [Item(i.start, i.stop) if i.how and i.stop - i.start == 1 else i for i in found]
 
-    def _gathered(self, items: Sequence[_Item]) -> list[_Item]:
+    def _gathered(self, items: Sequence[Item]) -> list[Item]:
         """Returns the items with equal blocks in a row as one."""
         known: dict[Any, int] = {}
         signatures = [known.setdefault(self._signature(item), len(known)) for item in items]
-        found: list[_Item] = []
+        found: list[Item] = []
         at = 0
         for start, period, times in repeats_in(signatures):
             unit = tuple(items[start : start + period])
             last = items[start + period * times - 1]
-            found += [*items[at:start], _Item(unit[0].start, last.stop, "repeat", unit[0].path, times, unit)]
+            found += [*items[at:start], Item(unit[0].start, last.stop, "repeat", unit[0].path, times, unit)]
             at = start + period * times
         return [*found, *items[at:]]
 
-    def _signature(self, item: _Item) -> Any:
+    def _signature(self, item: Item) -> Any:
         if not item.how:
             return int(self.kinds[item.start]), self.places[item.start]
         own = item.path[-1]
@@ -171,7 +203,7 @@ def _line(node: Node) -> Any:
 
 @dataclass(frozen=True)
 class _Frame:
-    item: _Item
+    item: Item
     start: int
     stop: int
     inside: int | None
@@ -181,8 +213,8 @@ class _Frame:
 class _Cut:
     """One way to draw the whole: `items` in order; `same` sends each operation to the one that is drawn for it."""
 
-    whole: _Whole
-    items: tuple[_Item, ...]
+    whole: Whole
+    items: tuple[Item, ...]
     frames: tuple[_Frame, ...] = ()
     same: Any = None
 
@@ -200,7 +232,7 @@ class _Cut:
     def _unfolded(self, most: int, *, small: bool) -> _Cut:
         """Opens level by level, a level whole or not at all, so that equals are drawn alike; where that is too much,
         the one that holds most of what the level holds. Without `small`, modules without modules in them stay shut."""
-        cut, refused = self, set[_Item]()
+        cut, refused = self, set[Item]()
         while closed := [i for i in cut.items if i.how and i not in refused and cut.whole.opens(i, small)]:
             level = min(map(_level, closed))
             batch = [i for i in closed if _level(i) == level]
@@ -213,7 +245,7 @@ class _Cut:
             cut = opened or cut
         return cut
 
-    def all_opened(self, items: Sequence[_Item]) -> _Cut:
+    def all_opened(self, items: Sequence[Item]) -> _Cut:
         """Returns the cut with all of `items` opened."""
         cut = self
         for item in items:
@@ -233,7 +265,7 @@ class _Cut:
         """How many nodes the picture will have."""
         return len(self.items) + len(self._leaf_groups())
 
-    def opened(self, item: _Item) -> _Cut:
+    def opened(self, item: Item) -> _Cut:
         """Returns the cut with the parts of one item in its place, in a frame."""
         at = self.items.index(item)
         parts = tuple(self.whole.parts(item))
@@ -241,22 +273,22 @@ class _Cut:
         start, stop = item.start, item.start + item.block
         around = [k for k, f in enumerate(self.frames) if f.start <= start and stop <= f.stop]
         frames = (*self.frames, _Frame(item, start, stop, around[-1] if around else None))
-        frames = self.frames if item.how == "chain" or len(parts) == 1 else frames
+        frames = self.frames if item.how == "chain" or (len(parts) == 1 and item.times == 1) else frames
         return _Cut(self.whole, items, frames, self._mapped(item) if item.times > 1 else self.same)
 
-    def _mapped(self, item: _Item) -> Any:
+    def _mapped(self, item: Item) -> Any:
         """Sends the operations of every further block to those of the first."""
         new = np.arange(len(self.whole.inner))
         new[item.start : item.stop] = item.start + np.arange(item.stop - item.start) % item.block
         return new if self.same is None else new[self.same]
 
     def _compressed(self, room: int) -> _Cut:
-        items = _chained(self.items, lambda i: self.whole.places[i.start])
+        items = chained(self.items, lambda i: self.whole.places[i.start])
         if len(items) > room:
-            items = _chained(self.items, lambda i: 0)
+            items = chained(self.items, lambda i: 0)
         if len(items) > room:
             size = -(-len(self.items) // room)
-            items = [_chain(self.items[k : k + size]) for k in range(0, len(self.items), size)]
+            items = [chain_of(self.items[k : k + size]) for k in range(0, len(self.items), size)]
         return replace(self, items=tuple(items))
 
     # -------------------------------------------------------------------------------------------------- drawing
@@ -289,24 +321,24 @@ class _Cut:
         return _Drawn(self).picture()
 
 
-def _level(item: _Item) -> int:
+def _level(item: Item) -> int:
     """Returns how deep an item stands: a module by its path; chains come last."""
     return len(item.path) if item.how != "chain" else _LAST
 
 
-def _chained(items: Sequence[_Item], key: Any) -> list[_Item]:
+def chained(items: Sequence[Item], key: Any) -> list[Item]:
     """Returns the items with plain operations of one key, next to each other, as one."""
-    found: list[list[_Item]] = []
+    found: list[list[Item]] = []
     for item in items:
         if found and not item.how and not found[-1][-1].how and key(found[-1][-1]) == key(item):
             found[-1].append(item)
         else:
             found.append([item])
-    return [_chain(run) for run in found]
+    return [chain_of(run) for run in found]
 
 
-def _chain(run: Sequence[_Item]) -> _Item:
-    return run[0] if len(run) == 1 else _Item(run[0].start, run[-1].stop, "chain", (), 1, tuple(run))
+def chain_of(run: Sequence[Item]) -> Item:
+    return run[0] if len(run) == 1 else Item(run[0].start, run[-1].stop, "chain", (), 1, tuple(run))
 
 
 class _Drawn:
@@ -324,7 +356,7 @@ class _Drawn:
     def picture(self) -> Picture:
         old = self.whole.picture
         leaves = [self.leaf(group) for group in self.groups.values()]
-        items = [self.item(k, item) for k, item in enumerate(self.cut.items)]
+        items = [self.whole.node(item, self.within.get(k, [])) for k, item in enumerate(self.cut.items)]
         edges, again = self.edges()
         at = {i: self.drawn(i) for i in (o.node for o in old.outputs)}
         cuts = [c._replace(consumer=self.drawn(c.consumer)) for c in old.cuts]
@@ -380,12 +412,8 @@ class _Drawn:
             return first
         last = self.nodes[group[-1]]
         name = first.name if first.name == last.name else f"{first.name} … {last.name}"
-        folded = Fold("repeat", first.name, last.name, len(group), len(group), *self.amount(group))
+        folded = Fold("repeat", first.name, last.name, len(group), len(group), *self.whole.amount(group))
         return first._replace(name=name, facts=Facts(fold=folded))
-
-    def amount(self, leaves: Sequence[int]) -> tuple[int, int]:
-        own = [self.nodes[i] for i in leaves if self.nodes[i].kind == "parameter"]
-        return len(own), sum(prod(n.shapes[0]) for n in own)
 
     @cached_property
     def within(self) -> Mapping[int, list[int]]:
@@ -398,34 +426,8 @@ class _Drawn:
                 found[head][leaf] = None
         return {item: list(leaves) for item, leaves in found.items()}
 
-    def item(self, k: int, item: _Item) -> Node:
-        last = self.nodes[self.whole.inner[item.start + item.block - 1]]
-        weights = self.within.get(k, [])
-        if not item.how:
-            facts = replace(last.facts or Facts(), weights=tuple(self.nodes[i].name for i in weights))
-            return last._replace(facts=facts) if weights else last
-        first, final = self.names(item)
-        members = (self.whole.inner[item.start], self.whole.inner[item.start + item.block - 1] + 1)
-        folded = Fold(item.how, first, final, item.times, item.stop - item.start, *self.amount(weights), members)
-        facts = replace(last.facts or Facts(), fold=folded, saved=None, weights=())
-        same_line = len({self.whole.places[p] for p in range(item.start, item.stop)}) == 1
-        return last._replace(
-            name=first, kind="fold", label="", facts=facts, source=last.source if same_line else None,
-            operator="", module=".".join(item.path),
-        )  # fmt: skip
-
-    def names(self, item: _Item) -> tuple[str, str]:
-        """Returns what an item's first and last block are called."""
-        if item.how == "module":
-            return ".".join(item.path), ""
-        start, stop = self.whole.inner[item.start], self.whole.inner[item.stop - 1]
-        if item.how == "repeat" and item.unit[0].how == "module":
-            first, last = item.unit[0].path, self.whole.paths[item.stop - 1][: len(item.path)]
-            return ".".join(first), ".".join(last)
-        return self.nodes[start].name, self.nodes[stop].name
-
     def frame(self, frame: _Frame) -> Group:
-        first, last = self.names(frame.item)
+        first, last = self.whole.names(frame.item)
         if frame.item.how == "repeat" and frame.item.unit[0].how != "module":
             first = last = ""
         title = first if not last or last == first else f"{first} … {last}"

@@ -9,27 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.computation import Computation, computation_of
+from gradexplain.computation import Computation, computation_of, in_one
 from gradexplain.cuts import cuts_in, not_differentiable
-from gradexplain.drawing.detail import detailed, placed
-from gradexplain.drawing.naming import leaf_names, named_outputs, visible
+from gradexplain.drawing.detail import Subject, detailed, placed
+from gradexplain.drawing.naming import leaf_names, named_outputs, tensors_in, visible
 from gradexplain.drawing.options import SHOWN, USUAL, VIEWS
 from gradexplain.drawing.picture import Picture
 from gradexplain.drawing.views import elements_of, viewed
-from gradexplain.drawing.walk import Leaf, Mark, walked
+from gradexplain.drawing.walk import Leaf, Mark, counted, hooks_of, kept_tensors, walked
 from gradexplain.errors import InputError
 from gradexplain.explanation import explain_trace
 from gradexplain.internals import internals, sequence_number
 from gradexplain.live import trace_live
-from gradexplain.recording import Event, Recorder, source_of, watching_modules
-from gradexplain.traces import Source, Trace
-from gradexplain.tracing import is_leaf, nodes_below, trace
+from gradexplain.recording import Event, Recorder, source_of, tensors_of, watching_modules
+from gradexplain.traces import Source
+from gradexplain.tracing import Run, hooks_in, hooks_on, is_leaf, joined, nodes_below, ordered, record
 from gradexplain.verification import Report, verify_trace
 
 # What only a recorded backward pass knows.
 _NUMBERS = frozenset({"values", "gradients", "derivatives", "norms", "verdicts"})
-_KEEPS = frozenset({"saved", "bytes"})
+_KEEPS = frozenset({"saved", "bytes", "hooks"})
 
 
 def picture_of(
@@ -73,8 +74,8 @@ def _live(target: object, name: str | None, scope: Mapping[str, Any]) -> list[tu
     if not found:
         raise InputError("nothing_to_draw", kind=type(target).__name__)
     own = [(n, _drawable(n, t)) for n, t in found if t.requires_grad or len(found) == 1]
-    if not own:
-        raise InputError("no_grad_fn", flag=False)
+    if all(t.grad_fn is None for _, t in own):
+        raise InputError("no_grad_fn", flag=any(t.requires_grad for _, t in own))
     return own
 
 
@@ -86,8 +87,6 @@ def _drawable(name: str, tensor: Tensor) -> Tensor:
         raise InputError("inference", name=name)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         raise InputError("integer_tensor", name=name, dtype=str(tensor.dtype).removeprefix("torch."))
-    if tensor.grad_fn is None:
-        raise InputError("no_grad_fn", flag=tensor.requires_grad)
     return tensor
 
 
@@ -105,25 +104,42 @@ def _of_tensors(
     leaves = {**leaf_names(scope), **given}
     name, first = roots[0]
     shown = title or (f"{name} {tuple(first.shape)}" if len(roots) == 1 else f"{name} … {roots[-1][0]}")
+    variables = [tensor for _, tensor in tensors_in(scope)]
     if asked & _NUMBERS:
-        known = _leaf_tensors(first, leaves)
-        found = trace_live(first, names={leaf.name: tensor for leaf, tensor in known})
-        own = frozenset(leaf.name for leaf, _ in known if leaf.parameter)
-        return _numbered(found, verify_trace(found, None), shown, name, asked, view, own)
-    return walked(roots, leaves, title=shown, keeps=bool(asked & _KEEPS))
+        return _numbered(*_of_live(roots, leaves, variables), shown, name, asked, view)
+    return walked(roots, leaves, title=shown, keeps=bool(asked & _KEEPS), hooked=variables)
 
 
-def _leaf_tensors(root: Tensor, leaves: Mapping[int, Leaf]) -> list[tuple[Leaf, Tensor]]:
-    found = {id(n.variable): n.variable for n in nodes_below(root.grad_fn) if is_leaf(n)}
-    return [(leaves.get(k, Leaf(f"leaf{i}")), t) for i, (k, t) in enumerate(found.items(), 1)]
+def _of_live(
+    roots: Sequence[tuple[str, Tensor]], leaves: Mapping[int, Leaf], variables: Sequence[Tensor]
+) -> tuple[Subject, Report]:
+    tensors = [tensor for _, tensor in roots]
+    with torch.enable_grad():
+        whole = in_one(tensors)
+    nodes = ordered(whole.grad_fn)
+    known = [leaves.get(id(n.variable), Leaf(f"leaf{i}")) for i, n in enumerate(filter(is_leaf, nodes), 1)]
+    named = {leaf.name: node.variable for leaf, node in zip(known, filter(is_leaf, nodes), strict=True)}
+    kept = [tensor for node in nodes for tensor in kept_tensors(node)]
+    counts = counted(hooks_on([*variables, *kept, *tensors]))
+    hooks = {i: hooks_of(n.variable) if is_leaf(n) else counts.get(n, 0) for i, n in enumerate(nodes)}
+    found = trace_live(whole, names=named)
+    parameters = frozenset(leaf.name for leaf in known if leaf.parameter)
+    subject = Subject(found, [n for n, _ in roots], _joining(whole, tensors), parameters, hooks)
+    return subject, verify_trace(found, None)
+
+
+def _joining(whole: Tensor, parts: Sequence[Tensor]) -> int:
+    """Returns how many nodes join the parts into one vector."""
+    inside = {node for part in parts for node in nodes_below(get_gradient_edge(part).node)}
+    return sum(node not in inside for node in nodes_below(whole.grad_fn))
 
 
 def _numbered(
-    found: Trace, report: Report, title: str, output: str | None, asked: frozenset[str], view: str, own: frozenset[str]
+    subject: Subject, report: Report, title: str, output: str | None, asked: frozenset[str], view: str
 ) -> Picture:
-    explanation = explain_trace(found, report, target=title, output_name=output)
-    tensors = detailed(found, explanation, asked, own)
-    return elements_of(found, explanation, title, tensors) if view == "elements" else tensors
+    explanation = explain_trace(subject.trace, report, target=title, output_name=output)
+    tensors = detailed(subject, explanation, asked)
+    return elements_of(subject.nodes, explanation, title, tensors) if view == "elements" else tensors
 
 
 # ----------------------------------------------------------------------------------------------------- functions
@@ -131,11 +147,38 @@ def _numbered(
 
 def _of_function(computation: Computation, asked: frozenset[str], view: str, output: str | None) -> Picture:
     if asked & _NUMBERS:
-        found = trace(computation)
-        report = verify_trace(found, computation) if "verdicts" in asked else Report(())
-        name, own = computation.name, frozenset(computation.parameters)
-        return _numbered(found, report, name, output, asked, view, own)
+        whole, outputs = _with_all_outputs(computation, output or "y")
+        subject = _of_run(record(whole), whole, tuple(outputs))
+        report = verify_trace(subject.trace, whole) if "verdicts" in asked else Report(())
+        return _numbered(subject, report, computation.name, output, asked, view)
     return _recorded(computation, bool(asked & _KEEPS), output)
+
+
+def _of_run(run: Run, whole: Computation, outputs: Sequence[tuple[str, Tensor]]) -> Subject:
+    found = joined(run, whole)
+    hooks = counted(hooks_in(run))
+    inputs = {node.index: _hooks_on_input(whole, node.leaf) for node in found.nodes if node.leaf is not None}
+    hooks |= {index: hooks.get(index, 0) + own for index, own in inputs.items()}
+    joining = _joining(run.output, [t for _, t in outputs]) if len(outputs) > 1 else 0
+    return Subject(found, [name for name, _ in outputs], joining, frozenset(whole.parameters), hooks)
+
+
+def _with_all_outputs(computation: Computation, name: str) -> tuple[Computation, list[tuple[str, Tensor]]]:
+    """Returns the computation of all outputs in one vector, and the outputs of its latest run, by name."""
+    found: list[tuple[str, Tensor]] = []
+
+    def call(given: Mapping[str, Any]) -> object:
+        result = computation.call(given)
+        found[:] = [(n, t) for n, t in named_outputs(result, name) if t.requires_grad]
+        return in_one([t for _, t in found]) if found else result
+
+    return replace(computation, call=call), found
+
+
+def _hooks_on_input(computation: Computation, name: str | None) -> int:
+    """Returns how many hooks wait on an input itself: a run starts from a copy of it."""
+    given = computation.inputs.get(name or "")
+    return hooks_of(given) if isinstance(given, Tensor) else 0
 
 
 def _recorded(computation: Computation, keeps: bool, output: str | None) -> Picture:
@@ -150,10 +193,10 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Pict
     if not results:
         raise not_differentiable(recorder, leaves)
     events = _by_number(recorder.events)
-    named = {id(t): Leaf(n, n in computation.parameters) for n, t in leaves.items()}
+    named = {id(t): Leaf(n, n in computation.parameters, _hooks_on_input(computation, n)) for n, t in leaves.items()}
     named |= {id(t): Leaf(n) for n, t in computation.leaves.items() if id(t) not in named}
     marks = {k: Mark(str(e.operator), source_of(e.frame), e.module) for k, e in events.items() if k >= before}
-    picture = walked(results, named, title=computation.name, marks=marks, keeps=keeps)
+    picture = walked(results, named, title=computation.name, marks=marks, keeps=keeps, hooked=tensors_of(recorder))
     place = {node.sequence: number for number, node in enumerate(picture.nodes)}
     owners = {number: event for number, event in events.items() if number in place}
     numbers = {id(event): number for number, event in owners.items()}

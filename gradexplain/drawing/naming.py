@@ -28,7 +28,7 @@ def leaf_names(scope: Mapping[str, Any]) -> dict[int, Leaf]:
     found: dict[int, Leaf] = {}
     shown = {name: value for name, value in scope.items() if not name.startswith("_")}
     modules = {name: value for name, value in shown.items() if isinstance(value, nn.Module)}
-    for name, tensor in _tensors(shown):
+    for name, tensor in tensors_in(shown):
         found.setdefault(id(tensor), Leaf(name, isinstance(tensor, nn.Parameter)))
     for owner, module in modules.items():
         prefix = "" if owner == "self" or len({id(m) for m in modules.values()}) == 1 else f"{owner}."
@@ -39,7 +39,7 @@ def leaf_names(scope: Mapping[str, Any]) -> dict[int, Leaf]:
     return found
 
 
-def _tensors(scope: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(scope: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yields the tensors of `scope`, and those one level down in its lists, tuples and dicts."""
     yield from ((name, value) for name, value in scope.items() if isinstance(value, Tensor))
     for name, value in scope.items():

@@ -2,7 +2,19 @@
 
 VIEWS = ("backward", "forward", "both", "elements")
 # What can be asked for on nodes and edges; the first two stand there without being asked for.
-SHOWN = ("shapes", "sources", "values", "gradients", "derivatives", "norms", "verdicts", "dtypes", "saved", "bytes")
+SHOWN = (
+    "shapes",
+    "sources",
+    "values",
+    "gradients",
+    "derivatives",
+    "norms",
+    "verdicts",
+    "dtypes",
+    "saved",
+    "bytes",
+    "hooks",
+)
 USUAL = SHOWN[:2]
 # Every format, and the suffix of its files.
 SUFFIXES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from gradexplain.traces import Source
 
 Shape: TypeAlias = tuple[int, ...]
-# What a node stands for. A fold stands for several nodes; `outside` is
-# a node whose own inputs are left out.
-Kind = Literal["input", "parameter", "outside", "operation", "function", "fold", "element", "gradient"]
+# What a node stands for. A fold stands for several nodes; `outside` is a node whose own inputs are left out; a `port`
+# is where an edge passes the border of a fold.
+Kind = Literal["input", "parameter", "outside", "operation", "function", "fold", "element", "gradient", "port"]
 LEAVES = ("input", "parameter", "outside")
 
 
@@ -43,10 +43,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Fold:
-    """What a folded node stands for: `nodes` nodes that `times` equal blocks are made of, and the leaves within.
-
-    `members` are the first node of its first block and the one behind that block, in the picture without folds.
-    """
+    """What a folded node stands for: `nodes` nodes that `times` equal blocks are made of, and the leaves within."""
 
     how: Literal["module", "repeat", "chain"]
     first: str
@@ -55,7 +52,6 @@ class Fold:
     nodes: int
     parameters: int = 0
     numbers: int = 0
-    members: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -223,11 +219,3 @@ class Picture:
 
     def _repr_svg_(self) -> str:
         return str(self.render("svg"))
-
-
-def consumers(edges: Sequence[Edge]) -> dict[int, list[Edge]]:
-    """Returns the edges by the node whose value they use."""
-    found: dict[int, list[Edge]] = {}
-    for edge in edges:
-        found.setdefault(edge.producer, []).append(edge)
-    return found

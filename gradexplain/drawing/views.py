@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gradexplain.drawing.detail import numbers
@@ -14,7 +14,6 @@ from gradexplain.rules import rule_of
 from gradexplain.terms import number_text
 from gradexplain.traces import Edge as Use
 from gradexplain.traces import Node as Recorded
-from gradexplain.traces import Trace
 
 # More elements than this are no picture.
 MOST_ELEMENTS = 400
@@ -52,23 +51,24 @@ def _part(facts: Facts | None, *, forward: bool) -> Facts | None:
 # ------------------------------------------------------------------------------------------------------ elements
 
 
-def elements_of(trace: Trace, explanation: Explanation, title: str, tensors: Picture) -> Picture:
+def elements_of(nodes: Sequence[Recorded], explanation: Explanation, title: str, tensors: Picture) -> Picture:
     """Returns the picture of single elements: one node an element, one edge a local derivative that is not
-    structurally zero. `tensors` is the picture of the same trace. Raises `InputError` where there are too many."""
-    count = sum(t.numel() for n in trace.nodes for t in n.outputs if t is not None)
+    structurally zero. `tensors` is the picture of the same nodes. Raises `InputError` where there are too many."""
+    count = sum(t.numel() for n in nodes for t in n.outputs if t is not None)
     if count > MOST_ELEMENTS:
         raise InputError("too_many_elements", count=count, most=MOST_ELEMENTS)
     maker = _Elements(explanation.names)
-    for node in trace.nodes:
+    for node in nodes:
         maker.add(node)
-    for node in trace.nodes:
+    for node in nodes:
         for slot, use in enumerate(node.edges):
             maker.connect(node, slot, use)
-    index, number = trace.output
-    outputs = tuple(Output(maker.at[index, number, e], 0, maker.nodes[maker.at[index, number, e]].name)
-                    for e in indices(trace.value.shape))  # fmt: skip
+    ends = [place for o in tensors.outputs for key, place in maker.at.items() if key[:2] == (o.node, o.output)]
+    outputs = tuple(Output(place, 0, maker.nodes[place].name) for place in ends)
     edges = tuple(sorted(maker.edges, key=lambda e: (e.consumer, e.slot)))
-    return Picture(title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch, tensors=tensors)
+    return Picture(
+        title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch, tensors=tensors, notes=tensors.notes
+    )
 
 
 @dataclass

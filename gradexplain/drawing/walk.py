@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.drawing.anchors import anchor
+from gradexplain.anchors import anchor
 from gradexplain.drawing.picture import Edge, Facts, Kind, Node, Note, Output, Picture, Saved, Shape
 from gradexplain.traces import Source
-from gradexplain.tracing import saved_by
+from gradexplain.tracing import hooks_on, is_leaf, kept_by, saved_by
 
 _FREED_PROBES = 64
 
@@ -29,10 +30,11 @@ class Mark(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """The user's name of a leaf tensor, and whether it is a parameter."""
+    """The user's name of a leaf tensor, whether it is a parameter, and the hooks on the tensor that it stands for."""
 
     name: str
     parameter: bool = False
+    hooks: int = 0
 
 
 def walked(
@@ -42,17 +44,21 @@ def walked(
     title: str,
     marks: Mapping[int, Mark] | None = None,
     keeps: bool = False,
+    hooked: Iterable[Tensor] = (),
 ) -> Picture:
     """Returns the picture of the graph below `roots`; `leaves` names leaf tensors by identity.
 
-    `marks` are by torch's sequence number; `keeps` asks for what each node saved. Nodes are in the order in which torch
+    `marks` are by torch's sequence number; `keeps` asks for what each node saved; hooks are looked for on the roots, on
+    the tensors `hooked`, and on what was saved where that is asked for. Nodes are in the order in which torch
     recorded them, leaves first, in the order of their first use.
     """
     with _collector_paused():
         ends = [(name, get_gradient_edge(tensor)) for name, tensor in roots]
         found, uses = _reached([end.node for _, end in ends])
         order, number = _ordered(found, uses)
-        describe = _Describer(leaves, marks or {}, keeps)
+        kept = (t for node in found for t in kept_tensors(node)) if keeps else ()
+        hooks = counted(hooks_on([*hooked, *kept, *(tensor for _, tensor in roots)]))
+        describe = _Describer(leaves, marks or {}, keeps, hooks)
         nodes = tuple([describe(found[i], k) for k, i in enumerate(order)])
         edges = tuple(
             [
@@ -146,8 +152,10 @@ class _Describer:
     """Describes torch's nodes one after another; equal shapes are kept once, a node without a mark has the last one's
     place."""
 
-    def __init__(self, leaves: Mapping[int, Leaf], marks: Mapping[int, Mark], keeps: bool) -> None:
-        self.leaves, self.marks, self.keeps = leaves, marks, keeps
+    def __init__(
+        self, leaves: Mapping[int, Leaf], marks: Mapping[int, Mark], keeps: bool, hooks: Mapping[Any, int]
+    ) -> None:
+        self.leaves, self.marks, self.keeps, self.hooks = leaves, marks, keeps, hooks
         self.forms: dict[Any, _Form] = {}
         self.kinds: dict[type, tuple[str, Kind]] = {}
         self.dtypes: dict[torch.dtype, str] = {}
@@ -164,6 +172,8 @@ class _Describer:
         sequence = node._sequence_nr()
         operator, source, module = self.marked(sequence) if self.marks else _UNMARKED
         facts = Facts(saved=self.saved(node, number)) if self.keeps else None
+        if self.hooks and node in self.hooks:
+            facts = replace(facts or Facts(), hooks=self.hooks[node])
         found: Node = _new(Node, (name, kind, shapes, dtype, "", operator, source, module, sequence, facts))
         return found
 
@@ -180,7 +190,7 @@ class _Describer:
         if known is None:
             self.unnamed += 1
             known = Leaf(f"leaf{self.unnamed}", isinstance(tensor, torch.nn.Parameter))
-        hooks = hooks_of(tensor)
+        hooks = hooks_of(tensor) + known.hooks
         kind: Kind = "parameter" if known.parameter else "input"
         facts = Facts(hooks=hooks) if hooks else None
         return Node(known.name, kind, (tuple(tensor.shape),), self.dtype(tensor.dtype), facts=facts)
@@ -204,12 +214,7 @@ class _Describer:
         return self.last
 
     def saved(self, node: Any, number: int) -> tuple[Saved, ...]:
-        return tuple(
-            self.kept(name, tensor, number)
-            for name, value in saved_by(node).items()
-            for tensor in (value if isinstance(value, (list, tuple)) else [value])
-            if isinstance(tensor, Tensor)
-        )
+        return tuple(self.kept(name, tensor, number) for name, tensor in _named_tensors(saved_by(node)))
 
     def kept(self, name: str, tensor: Tensor, number: int) -> Saved:
         first = self.storages.setdefault(_storage(tensor), number)
@@ -226,6 +231,26 @@ def _storage(tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr() or id(tensor)
     except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
         return id(tensor)
+
+
+def _named_tensors(saved: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in saved.items():
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, Tensor):
+                yield name, tensor
+
+
+def kept_tensors(node: Any) -> Iterator[Tensor]:
+    """Yields the tensors that a node keeps for its backward, as they hang on the graph."""
+    return (tensor for _, tensor in _named_tensors({} if is_leaf(node) else kept_by(node)))
+
+
+def counted(hooks: Mapping[tuple[Any, int], Sequence[object]]) -> dict[Any, int]:
+    """Returns how many hooks wait on the results of each node together."""
+    found: dict[Any, int] = {}
+    for (node, _), own in hooks.items():
+        found[node] = found.get(node, 0) + len(own)
+    return found
 
 
 def hooks_of(tensor: Tensor) -> int:

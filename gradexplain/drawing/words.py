@@ -31,6 +31,11 @@ class Caption:
     lines: tuple[str, ...]
     details: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """What is written in the box, a line each."""
+        return "\n".join([self.title, *self.lines])
+
 
 def clean(text: str, longest: int = LONGEST) -> str:
     """Returns `text` on one line: control, bidi and other invisible characters are written as escapes."""
@@ -73,6 +78,11 @@ class Words:
         node = self.picture.nodes[number]
         lines = tuple(short(line) for line in self.lines(node) if line)
         return Caption(short(self.title(number)), lines, tuple(clean(d) for d in self.details(number, node) if d))
+
+    def captions(self) -> dict[int, Caption]:
+        """Returns what is written on every node, and as -1 - n what is written at the n-th cut."""
+        found = {i: self.caption(i) for i in range(len(self.picture.nodes))}
+        return found | {-1 - k: self.cut(cut) for k, cut in enumerate(self.picture.cuts)}
 
     def title(self, number: int) -> str:
         """Returns a node's name: the user's for a leaf, torch's for a node, the operator in the forward view."""
@@ -220,7 +230,7 @@ class Words:
         yield self.say(f"legend_{picture.view}" if picture.view in ("both", "elements") else "legend")
         for note in picture.notes:
             yield clean(self.say(note.key, **note.data))
-        if not any(note.key in ("folded", "kept_part") for note in picture.notes):
+        if not any(note.key in ("folded", "kept_part", "held") for note in picture.notes):
             yield self.say("everything", nodes=len(picture.nodes), edges=len(picture.edges))
         if picture.again:
             yield self.say("again")

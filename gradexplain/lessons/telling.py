@@ -16,7 +16,7 @@ from gradexplain.errors import InputError
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.parts import Drawn, Exercise, Explained, Lesson, Listing, Pictured, Table, Text, Verified
 from gradexplain.narration import MARKS, TONES, Teller, elements_text, write
-from gradexplain.parameters import written
+from gradexplain.parameters import parameters_of, written
 from gradexplain.renderers import RENDERERS
 from gradexplain.reporting import ReportTeller
 
@@ -184,7 +184,9 @@ class LessonTeller:
                 yield doc.Paragraph(f"{MARKS[report.verdict]} {teller.verdict(report)}", TONES[report.verdict])
                 yield from teller.where(report)
             case Drawn(key, figure, options):
-                command = " ".join(("gradexplain figure", figure, *_options(options), f"--output {figure}.svg"))
+                command = " ".join(
+                    ("gradexplain figure", figure, *_arguments(figure, options), f"--output {figure}.svg")
+                )
                 yield doc.Image(self.say(key), self.files.get(place, ""), command)
             case Pictured(key, picture):
                 if place in self.files:
@@ -258,6 +260,15 @@ class LessonTeller:
 def _options(options: Mapping[str, Any]) -> list[str]:
     """Returns options as the command line takes them."""
     return [f"--{name.replace('_', '-')} {shlex.quote(written(value))}" for name, value in options.items()]
+
+
+def _arguments(figure: str, options: Mapping[str, Any]) -> list[str]:
+    """Returns the options of a figure as the command line takes them: those without a name of theirs come first."""
+    from gradexplain.figures.design import designs
+
+    first = [p.name for p in parameters_of(designs()[figure].compute) if p.positional and p.name in options]
+    named = {name: value for name, value in options.items() if name not in first}
+    return [*(shlex.quote(written(options[name])) for name in first), *_options(named)]
 
 
 def _equations(e: Explanation, sections: tuple[str, ...]) -> Iterator[Equation]:

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradexplain.drawing.colours import INKS, PAPER, shade
 from gradexplain.drawing.picture import Picture
-from gradexplain.drawing.words import Caption, Words
-
-# What a node of each kind is filled with and bordered by.
-COLOURS = {
-    "input": ("#dafbe1", "#2da44e"),
-    "parameter": ("#ddf4ff", "#218bff"),
-    "operation": ("#f6f8fa", "#8b949e"),
-    "element": ("#f6f8fa", "#8b949e"),
-    "function": ("#fbefff", "#a475f9"),
-    "fold": ("#fff8c5", "#bf8700"),
-    "gradient": ("#fff1e5", "#e16f24"),
-    "outside": ("#ffffff", "#8b949e"),
-    "bad": ("#ffebe9", "#cf222e"),
-}
+from gradexplain.drawing.words import Words
 
 
 def dot(picture: Picture, words: Words) -> str:
@@ -30,7 +18,7 @@ def _lines(picture: Picture, words: Words) -> Iterator[str]:
     yield "digraph {"
     yield f"label={quoted(words.heading())};"
     yield 'node [shape=box,style="rounded,filled",fontname="monospace",fontsize=10];'
-    yield 'edge [color="#8b949e",fontname="monospace",fontsize=9];'
+    yield f'edge [color="{INKS["line"][0]}",fontname="monospace",fontsize=9];'
     for number in range(len(picture.nodes)):
         yield _node(picture, number, words)
     for edge in picture.edges:
@@ -39,21 +27,16 @@ def _lines(picture: Picture, words: Words) -> Iterator[str]:
     for edge in picture.again:
         yield f"n{edge.producer}->n{edge.consumer} [style=dashed,constraint=false];"
     for k, cut in enumerate(picture.cuts):
-        yield f"c{k} [label={quoted(_text(words.cut(cut)))},style=dotted];\nc{k}->n{cut.consumer} [style=dotted];"
+        yield f"c{k} [label={quoted(words.cut(cut).text)},style=dotted];\nc{k}->n{cut.consumer} [style=dotted];"
     yield from _clusters(picture, words)
     yield "}"
 
 
 def _node(picture: Picture, number: int, words: Words) -> str:
     node = picture.nodes[number]
-    bad = node.facts is not None and node.facts.verdict == "differs"
-    fill, border = COLOURS["bad" if bad else node.kind]
+    fill, border = PAPER[shade(node)]
     style = ",style=dashed" if node.kind == "outside" else ""
-    return f'n{number} [label={quoted(_text(words.caption(number)))},fillcolor="{fill}",color="{border}"{style}];'
-
-
-def _text(caption: Caption) -> str:
-    return "\n".join([caption.title, *caption.lines])
+    return f'n{number} [label={quoted(words.caption(number).text)},fillcolor="{fill}",color="{border}"{style}];'
 
 
 def _clusters(picture: Picture, words: Words) -> Iterator[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradexplain.drawing.formats.dot import COLOURS
+from gradexplain.drawing.colours import INKS, PAPER, shade
 from gradexplain.drawing.picture import Picture
-from gradexplain.drawing.words import Caption, Words
+from gradexplain.drawing.words import Words
 
 
 def mermaid(picture: Picture, words: Words) -> str:
@@ -17,23 +17,18 @@ def mermaid(picture: Picture, words: Words) -> str:
 def _lines(picture: Picture, words: Words) -> Iterator[str]:
     yield "flowchart TB"
     for number, node in enumerate(picture.nodes):
-        bad = node.facts is not None and node.facts.verdict == "differs"
-        yield f"n{number}[{quoted(_text(words.caption(number)))}]:::{'bad' if bad else node.kind}"
+        yield f"n{number}[{quoted(words.caption(number).text)}]:::{shade(node)}"
     for edge in picture.edges:
         label = "\n".join(words.edge(edge))
         yield f"n{edge.producer} -->{_label(label)} n{edge.consumer}"
     for edge in picture.again:
         yield f"n{edge.producer} -.-> n{edge.consumer}"
     for k, cut in enumerate(picture.cuts):
-        yield f"c{k}[{quoted(_text(words.cut(cut)))}]:::outside"
+        yield f"c{k}[{quoted(words.cut(cut).text)}]:::outside"
         yield f"c{k} -.-> n{cut.consumer}"
     yield from _subgraphs(picture, words)
-    for kind, (fill, border) in COLOURS.items():
-        yield f"classDef {kind} fill:{fill},stroke:{border},color:#1f2328"
-
-
-def _text(caption: Caption) -> str:
-    return "\n".join([caption.title, *caption.lines])
+    for kind, (fill, border) in PAPER.items():
+        yield f"classDef {kind} fill:{fill},stroke:{border},color:{INKS['ink'][0]}"
 
 
 def _label(text: str) -> str:

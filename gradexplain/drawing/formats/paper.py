@@ -7,15 +7,16 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from gradexplain.drawing.formats.dot import COLOURS
+from gradexplain.drawing.colours import INKS, PAPER
+from gradexplain.drawing.engine import HEAD, LINE, PAD, TEXT, TITLE
 from gradexplain.drawing.formats.svg import kind_of, line_of
-from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, TEXT, TITLE, Drawing, Place, Route
+from gradexplain.drawing.layout import LEGEND, MARGIN, Drawing, Place, Route
 from gradexplain.drawing.picture import Note
 from gradexplain.drawing.words import Words
 from gradexplain.errors import InputError
 from gradexplain.fonts import chinese
 
-_INK, _SOFT, _LINE, _BACK = "#1f2328", "#59636e", "#8b949e", "#bc4c00"
+_INK, _SOFT, _LINE, _BACK = (INKS[name][0] for name in ("ink", "soft", "line", "back"))
 _DOTS = 192
 # matplotlib's painter holds at most 2**16 dots a side, and a PDF page at most 200 inches.
 _MOST_DOTS = 65000
@@ -91,18 +92,17 @@ class _Painter:
         for place in drawing.places:
             self.place(place, drawing, place.node in outputs)
         for route in drawing.routes:
-            first = route.at[1] + 4 - LINE * (len(route.text) - 1) / 2
-            for k, text in enumerate(route.text):
-                self.text(route.at[0], first + LINE * k, text, TEXT, _BACK, ha="center", backed=True)
+            for text, x, y in route.texts():
+                self.text(x, y, text, TEXT, _BACK, ha="center", backed=True)
         below = drawing.height - LEGEND * len(drawing.notes)
         for k, note in enumerate(drawing.notes):
             self.text(MARGIN, below + LEGEND * k, note, TEXT, _SOFT)
 
     def place(self, place: Place, drawing: Drawing, output: bool) -> None:
         caption = drawing.captions[place.node]
-        kinds = kind_of(place, drawing.picture, output).split()
+        kinds = kind_of(place.node, drawing.picture, output).split()
         shown = "bad" if "bad" in kinds else "outside" if kinds[0] == "cut" else kinds[0]
-        fill, border = COLOURS[shown]
+        fill, border = PAPER[shown]
         width = 2.0 if output or shown == "bad" else 1.1
         border = _INK if output else border
         self.box((place.x, place.y, place.width, place.height), fill, border, dashed=shown == "outside", line=width)
@@ -112,7 +112,7 @@ class _Painter:
             self.text(place.x + PAD, place.y + HEAD + LINE * (k + 1), line, TEXT, _SOFT)
 
     def route(self, route: Route, drawing: Drawing) -> None:
-        kind = line_of(route, drawing.picture)
+        kind = line_of(route.edge, route.again, drawing.picture)
         colour = _BACK if kind == "back" else _LINE
         style = (0, (4, 3)) if kind in ("again", "keeps") else "solid"
         xs, ys = zip(*route.points, strict=True)

@@ -7,22 +7,18 @@ from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
 
-from gradexplain.drawing.layout import HEAD, LEGEND, LINE, MARGIN, PAD, Drawing, Frame, Place, Point, Route, laid_out
-from gradexplain.drawing.picture import Picture
+from gradexplain.drawing.colours import DARK, INKS, LIGHT, shade
+from gradexplain.drawing.engine import HEAD, LINE, PAD, Point
+from gradexplain.drawing.layout import LEGEND, MARGIN, Drawing, Frame, Place, Route, laid_out
+from gradexplain.drawing.picture import Edge, Picture
 from gradexplain.drawing.words import Words
 
-_LIGHT = (
-    "--page:#fff;--ink:#1f2328;--soft:#59636e;--line:#8b949e;--operation:#f6f8fa;--operation-b:#afb8c1;"
-    "--input:#dafbe1;--input-b:#2da44e;--parameter:#ddf4ff;--parameter-b:#218bff;--function:#fbefff;"
-    "--function-b:#a475f9;--fold:#fff8c5;--fold-b:#bf8700;--gradient:#fff1e5;--gradient-b:#e16f24;--bad:#ffebe9;"
-    "--bad-b:#cf222e;--back:#bc4c00"
-)
-_DARK = (
-    "--page:#0d1117;--ink:#e6edf3;--soft:#9198a1;--line:#6e7681;--operation:#161b22;--operation-b:#484f58;"
-    "--input:#12361f;--input-b:#3fb950;--parameter:#0c2d6b;--parameter-b:#58a6ff;--function:#3c1e70;"
-    "--function-b:#bc8cff;--fold:#3b2300;--fold-b:#d29922;--gradient:#3d1300;--gradient-b:#f0883e;--bad:#490202;"
-    "--bad-b:#ff7b72;--back:#f0883e"
-)
+
+def _variables(fills: Mapping[str, tuple[str, str]], dark: bool) -> str:
+    inks = [f"--{name}:{pair[dark]}" for name, pair in INKS.items()]
+    return ";".join([*inks, *(f"--{kind}:{fill};--{kind}-b:{border}" for kind, (fill, border) in fills.items())])
+
+
 _FONT = 'ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,"Noto Sans Mono CJK SC",monospace'
 _RULES = {
     ".page": "fill:var(--page)",
@@ -32,13 +28,8 @@ _RULES = {
     ".f": "font-weight:600",
     ".l": "fill:var(--back);text-anchor:middle",
     ".b": "stroke-width:1.2",
-    **{
-        f".{kind} .b": f"fill:var(--{colour});stroke:var(--{colour}-b)"
-        for kind, colour in {
-            "operation": "operation", "element": "operation", "input": "input",
-            "parameter": "parameter", "function": "function", "fold": "fold", "gradient": "gradient",
-        }.items()
-    },
+    **{f".{kind} .b": f"fill:var(--{kind});stroke:var(--{kind}-b)" for kind in LIGHT if kind != "bad"},
+    ".element .b": "fill:var(--operation);stroke:var(--operation-b)",
     ".cut .b,.g .outside .b": "fill:none;stroke:var(--line);stroke-dasharray:2 3",
     ".output .b": "stroke:var(--ink);stroke-width:2.2",
     ":target .b": "stroke-width:4",
@@ -52,11 +43,12 @@ _RULES = {
     ".back+.a": "fill:var(--back)",
 }  # fmt: skip
 STYLE = (
-    f".g{{{_LIGHT};font-family:{_FONT};font-size:10.5px}}"
-    f"@media (prefers-color-scheme:dark){{.g{{{_DARK}}}}}"
+    f".g{{{_variables(LIGHT, False)};font-family:{_FONT};font-size:10.5px}}"
+    f"@media (prefers-color-scheme:dark){{.g{{{_variables(DARK, True)}}}}}"
     + "".join(f".g {selector}{{{rule}}}" for selector, rule in _RULES.items())
 )
 _NONE: Mapping[int, str] = MappingProxyType({})
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 _ARROW = 7.0
 _BEND = 6.0
 
@@ -122,10 +114,8 @@ def body(drawing: Drawing, words: Words, own: str = "", links: Mapping[int, str]
         goal = links.get(place.node)
         yield box if goal is None else f'<a id="{own}{place.node}" href="#{goal}">{box}</a>'
     for route in drawing.routes:
-        x, y = route.at
-        first = y + 4 - LINE * (len(route.text) - 1) / 2
-        for k, text in enumerate(route.text):
-            yield f'<text class="l" x="{number(x)}" y="{number(first + LINE * k)}">{escaped(text)}</text>'
+        for text, x, y in route.texts():
+            yield f'<text class="l" x="{number(x)}" y="{number(y)}">{escaped(text)}</text>'
 
 
 def _frame(frame: Frame) -> str:
@@ -141,7 +131,7 @@ def _box(place: Place, drawing: Drawing, output: bool) -> str:
     caption = drawing.captions[place.node]
     x, y, middle = place.x, place.y, number(place.x + place.width / 2)
     parts = [
-        f'<g class="{kind_of(place, drawing.picture, output)}" data-n="{place.node}">',
+        f'<g class="{kind_of(place.node, drawing.picture, output)}" data-n="{place.node}">',
         f"<title>{escaped(chr(10).join(caption.details))}</title>",
         f'<rect class="b" rx="5" x="{number(x)}" y="{number(y)}" width="{number(place.width)}" '
         f'height="{number(place.height)}"/>',
@@ -152,29 +142,27 @@ def _box(place: Place, drawing: Drawing, output: bool) -> str:
     return "".join([*parts, "</g>"])
 
 
-def kind_of(place: Place, picture: Picture, output: bool) -> str:
-    """Returns the classes of a box."""
-    if place.node < 0:
+def kind_of(number: int, picture: Picture, output: bool) -> str:
+    """Returns the classes of a node's box, or of a cut's."""
+    if number < 0:
         return "cut"
-    node = picture.nodes[place.node]
-    bad = node.facts is not None and node.facts.verdict == "differs"
-    return node.kind + (" output" if output else "") + (" bad" if bad else "")
+    node = picture.nodes[number]
+    return node.kind + (" output" if output else "") + (" bad" if shade(node) == "bad" else "")
 
 
 def _route(route: Route, drawing: Drawing, words: Words) -> str:
     edge = route.edge
-    kind = line_of(route, drawing.picture)
+    kind = line_of(edge, route.again, drawing.picture)
     classes = f' class="{kind}"' if kind else ""
     width = f' style="stroke-width:{number(route.width)}"' if route.width else ""
     tip = f"<title>{escaped(words.edge_details(edge))}</title>" if edge is not None else ""
     return f'<path{classes}{width} d="{path_of(route.points)}">{tip}</path>{_arrow(route.points)}'
 
 
-def line_of(route: Route, picture: Picture) -> str:
+def line_of(edge: Edge | None, again: bool, picture: Picture) -> str:
     """Returns the class of a line: whether a block feeds the next, something is kept, or a gradient goes back."""
-    edge = route.edge
-    if route.again or edge is None:
-        return "again" if route.again else "keeps"
+    if again or edge is None:
+        return "again" if again else "keeps"
     if picture.view != "both":
         return ""
     return "keeps" if edge.slot == -1 else "back" if picture.nodes[edge.producer].kind == "gradient" else ""
@@ -225,14 +213,9 @@ def _at(point: Point) -> str:
 
 def number(value: float) -> str:
     """Returns a coordinate with at most one decimal."""
-    return (
-        f"{value:.1f}".removesuffix(".0").replace("-0", "0", 1)
-        if abs(value) < 0.05
-        else f"{value:.1f}".removesuffix(".0")
-    )
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
 
 
 def escaped(text: str) -> str:
     """Returns text that is safe in XML, as content and as an attribute."""
-    table = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
-    return "".join(table.get(c, c) for c in text)
+    return text.translate(_ENTITIES)

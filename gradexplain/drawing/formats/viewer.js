@@ -1,99 +1,366 @@
 "use strict";
-// Shows one page of the graph at a time: a fold opens as a page of its own. Nothing is read from outside the file.
+// Draws the graph as boxes in boxes; a fold opens in its place. Nothing is read from outside the file.
 (() => {
-  const pages = JSON.parse(document.getElementById("pages").textContent);
-  const stage = document.getElementById("stage");
-  const details = document.getElementById("details");
-  const trail = document.getElementById("trail");
-  const search = document.getElementById("search");
-  const hits = document.getElementById("hits");
-  let page = 0, view = null, held = null;
+  const {texts, sheets, levels, sizes, notes} = JSON.parse(document.getElementById("graph").textContent);
+  const [stage, details, search, hits] = ["stage", "details", "search", "hits"].map(id => document.getElementById(id));
+  const BAR = 20, EDGE = 12, TRACK = 7, STUB = 10, ARROW = 7, BEND = 6;
 
-  const svg = () => stage.querySelector("svg");
+  levels.forEach((level, number) => {
+    level.boxes = level.boxes.map(([kind, title, lines, about, opens, edge], k) => {
+      if (opens >= 0) levels[opens].outside = {number, k};
+      return {kind, title: texts[title], lines: lines.map(t => texts[t]), about: texts[about], opens, edge};
+    });
+    level.lines = level.lines.map(([kind, tip, text, width, edge]) =>
+      ({kind, tip: texts[tip], text: text.map(t => texts[t]), width, edge}));
+  });
+  const isPort = box => box.kind === "in" || box.kind === "out";
+  const isOpen = box => box.opens >= 0 && levels[box.opens].open;
+
+  // -------------------------------------------------------------------------------------------------------- places
+  // A sheet's places hold while its folds are shut. Where one opens, what stands right of its middle moves right, what
+  // stands left of it moves left, and its row grows. That keeps the order of everything, so nothing comes to lie on
+  // anything else; a line whose ends no longer meet turns once more, on a track of its own between two rows.
+
+  function placed(number) {
+    const level = levels[number], sheet = sheets[level.sheet];
+    const inner = level.boxes.map(box => isOpen(box) ? placed(box.opens) : null);
+    const boxes = sheet.boxes.map(([x, y, w, h, row], k) =>
+      ({k, row, was: {x, y, w, h}, own: level.boxes[k], inner: inner[k], ...(inner[k] ? frameSize(inner[k], w) : {w, h})}));
+    const shift = shifts(boxes);
+    for (const b of boxes) {
+      b.by = shift(b.was.x + b.was.w / 2);
+      b.x = b.was.x + b.was.w / 2 + b.by - b.w / 2;
+    }
+    const tracks = sheet.rows.map(() => []);
+    const lines = sheet.lines.map((line, k) => turned(line, level.lines[k], boxes, sheet.rows, shift, tracks));
+    tracks.forEach(ordered);
+    const rows = heights(sheet.rows, boxes, tracks);
+    const down = y => {
+      const row = rows.findLastIndex(r => r.was[0] <= y);
+      if (row < 0) return y;
+      const {was: [from, to], from: start, to: stop} = rows[row];
+      return y >= to ? stop + y - to : start + (y - from) * (stop - start) / (to - from);
+    };
+    for (const b of boxes) b.y = (rows[b.row].from + rows[b.row].to - b.h) / 2;
+    for (const line of lines) {
+      line.turns = line.turns.map((turn, i) => i % 2 === 0 ? turn : typeof turn === "number" ? down(turn)
+        : rows[turn.row + 1].from - STUB - TRACK * (tracks[turn.row].length - turn.track - 0.5));
+      line.at = line.at && [line.near < 0 ? line.at[0] + shift(line.at[0]) : line.turns[line.near], down(line.at[1])];
+      line.points = pointsOf(line, boxes);
+    }
+    const spots = boxes.flatMap(b => [b.x, b.x + b.w]).concat(lines.flatMap(l => l.points.map(p => p[0])));
+    const left = Math.min(...spots, shift(0)), right = Math.max(...spots, sheet.size[0] + shift(sheet.size[0]));
+    return {number, boxes, lines, left, w: right - left, h: down(sheet.size[1]), frames: sheet.frames};
+  }
+
+  const ports = (level, kind) => level.boxes.filter(b => b.kind === kind).length;
+
+  function frameSize(inner, least) {
+    const level = levels[inner.number], title = level.outside && levels[level.outside.number].boxes[level.outside.k].title;
+    const entry = inner.boxes.find(b => b.own.kind === "in"), count = ports(level, "in");
+    const off = entry ? entry.x + entry.w / 2 - inner.left - inner.w / 2 : 0;
+    const aside = count === 1 && Math.abs(off) < inner.w / 8 ? off : 0;
+    const w = Math.max(inner.w + 2 * Math.abs(aside), least, title.length * 7 + 10) + 2 * EDGE;
+    inner.top = BAR + TRACK * (count + 0.5);
+    inner.start = (w - inner.w) / 2 - inner.left - aside;
+    return {w, h: inner.top + inner.h + TRACK * (ports(level, "out") + 0.5) + EDGE / 2};
+  }
+
+  // Returns how far a place moves: as far as the folds that opened need on either side, the widest first, so that folds
+  // above each other share their room.
+  function shifts(boxes) {
+    const jumps = [];
+    const need = (at, side, far, room) => {
+      const there = jumps.filter(j => side > 0 ? j.side > 0 ? at <= j.at && j.at < far : at < j.at && j.at <= far
+        : j.side < 0 ? far < j.at && j.at <= at : far <= j.at && j.at < at);
+      const missing = room - there.reduce((sum, j) => sum + j.by, 0);
+      if (missing > 0) jumps.push({at, side, by: missing});
+    };
+    for (const b of boxes.filter(b => b.inner).sort((a, b) => (b.w - b.was.w) - (a.w - a.was.w))) {
+      const middle = b.was.x + b.was.w / 2, room = (b.w - b.was.w) / 2;
+      need(middle, 1, b.was.x + b.was.w, room);
+      need(middle, -1, b.was.x, room);
+    }
+    return x => jumps.reduce((sum, j) =>
+      sum + (j.side > 0 ? (x > j.at + 0.3 ? j.by : 0) : (x < j.at - 0.3 ? -j.by : 0)), 0);
+  }
+
+  // Returns a line's turns where its ends are now: upright and level stretches in turn, new level ones still as tracks.
+  function turned([tail, head, turns, at, ends], own, boxes, rows, shift, tracks) {
+    const from = boxes[tail], to = boxes[head], last = turns.length - 1;
+    const line = {tail, head, own, ends, at, near: at ? turns.findIndex((t, i) => i % 2 === 0 && Math.abs(t - at[0]) < 1) : -1};
+    if (own.kind === "again") return {...line, turns};
+    const within = y => rows.some(([top, bottom]) => top - 1 < y && y < bottom + 1);
+    const gapOf = i => !within(turns[i]) ? rows.findLastIndex(([, bottom]) => bottom <= turns[i])
+      : i === 1 ? from.row : i === last - 1 ? to.row - 1 : rows.findLastIndex(([top]) => top <= turns[i]);
+    const end = (box, x) => isPort(box.own) ? box.x + box.w / 2 : x + box.by;
+    const found = [end(from, turns[0])];
+    const go = (gap, x) => {
+      const before = found[found.length - 1];
+      if (Math.abs(before - x) < (isPort(from.own) || isPort(to.own) ? 3 : 0.5)) return;
+      found.push(tracked(gap, before, x), x);
+    };
+    const tracked = (gap, start, stop) => {
+      const track = {row: gap, from: start, to: stop};
+      tracks[gap].push(track);
+      return track;
+    };
+    const inFirst = last > 0 ? gapOf(1) === from.row : to.row === from.row + 1;
+    if (!inFirst) go(from.row, turns[0] + shift(turns[0]));
+    for (let i = 1; i < last; i += 2) {
+      const x = i + 1 < last || gapOf(i) !== to.row - 1 ? turns[i + 1] + shift(turns[i + 1]) : end(to, turns[last]);
+      found.push(within(turns[i]) ? tracked(gapOf(i), found[found.length - 1], x) : turns[i], x);
+    }
+    go(to.row - 1, end(to, turns[last]));
+    if (found.length === 1 && isPort(to.own)) found[0] = end(to, turns[last]);
+    return {...line, turns: found};
+  }
+
+  // Gives the tracks between two rows an order in which lines that go one way do not cross.
+  function ordered(tracks) {
+    const leftward = tracks.filter(t => t.to < t.from).sort((a, b) => a.from - b.from);
+    const rightward = tracks.filter(t => t.to >= t.from).sort((a, b) => b.from - a.from);
+    [...leftward, ...rightward].forEach((t, k) => { t.track = k; });
+  }
+
+  function heights(rows, boxes, tracks) {
+    let from = rows.length ? rows[0][0] : 0;
+    return rows.map((was, row) => {
+      const tallest = Math.max(was[1] - was[0], ...boxes.filter(b => b.row === row).map(b => b.h));
+      const found = {was, from, to: from + tallest};
+      if (row + 1 < rows.length) from += tallest + rows[row + 1][0] - was[1] + TRACK * tracks[row].length;
+      return found;
+    });
+  }
+
+  function pointsOf(line, boxes) {
+    const from = boxes[line.tail], to = boxes[line.head], {turns} = line;
+    const start = from.inner ? from.y + from.h : isPort(from.own) ? from.y + from.h / 2 : from.y + line.ends[0] - from.was.y;
+    const stop = to.inner ? to.y : isPort(to.own) ? to.y + to.h / 2 : to.y + line.ends[1] - to.was.y;
+    const points = [[turns[0], start]];
+    for (let i = 1; i < turns.length; i += 2) points.push([turns[i - 1], turns[i]], [turns[i + 1], turns[i]]);
+    return [...points, [turns[turns.length - 1], stop]];
+  }
+
+  // ------------------------------------------------------------------------------------------------------ painting
+
+  const made = (name, attributes, ...inside) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...inside);
+    return element;
+  };
+  const text = (kind, x, y, said, more = {}) => made("text", {class: kind, x: round(x), y: round(y), ...more}, said);
+  const tip = said => made("title", {}, said);
+  const round = x => Math.round(x * 10) / 10;
+  const at = ([x, y]) => `${round(x)} ${round(y)}`;
+  const towards = ([x, y], [to_x, to_y], room) => {
+    const far = Math.hypot(to_x - x, to_y - y) || 1;
+    return [x + (to_x - x) * room / far, y + (to_y - y) * room / far];
+  };
+
+  function path(points, own, arrow) {
+    const ends = points.filter((p, i) => !i || Math.hypot(p[0] - points[i - 1][0], p[1] - points[i - 1][1]) > 0.05);
+    if (ends.length < 2) return [];
+    const goal = ends[ends.length - 1], before = ends[ends.length - 2];
+    if (arrow) ends[ends.length - 1] = towards(goal, before, ARROW - 1);
+    const steps = [`M${at(ends[0])}`];
+    for (let i = 1; i + 1 < ends.length; i++) {
+      const far = j => Math.hypot(ends[j][0] - ends[i][0], ends[j][1] - ends[i][1]) / 2;
+      const room = Math.min(BEND, far(i - 1), far(i + 1));
+      steps.push(`L${at(towards(ends[i], ends[i - 1], room))}Q${at(ends[i])} ${at(towards(ends[i], ends[i + 1], room))}`);
+    }
+    const style = own.width ? {style: `stroke-width:${own.width}`} : {};
+    const line = made("path", {class: `line ${own.kind}`, ...style, d: `${steps.join("")}L${at(ends[ends.length - 1])}`}, tip(own.tip));
+    if (!arrow) return [line];
+    const [x, y] = towards(goal, before, ARROW), dx = (goal[1] - y) / 2, dy = (goal[0] - x) / 2;
+    return [line, made("path", {class: "a", d: `M${at(goal)}L${at([x - dx, y + dy])}L${at([x + dx, y - dy])}Z`})];
+  }
+
+  let spots = new Map();
+
+  function painted(content, dx, dy, out) {
+    const level = levels[content.number], moved = ([x, y]) => [x + dx, y + dy];
+    for (const b of content.boxes) {
+      if (isPort(b.own)) continue;
+      const x = b.x + dx, y = b.y + dy, key = `${content.number}:${b.k}`;
+      spots.set(key, {x, y, w: b.w, h: b.h});
+      (b.inner ? frame : box)(b, x, y, key, out);
+      if (b.inner) {
+        painted(b.inner, x + b.inner.start, y + b.inner.top, out);
+        connected(b, x, y, content.lines, dx, out);
+      }
+    }
+    for (const line of content.lines) {
+      const to = content.boxes[line.head];
+      const drawn = path(line.points.map(moved), line.own, !to.inner && to.own.kind !== "out");
+      for (const part of drawn) part.dataset.level = content.number;
+      out.lines.push(...drawn);
+      line.own.text.forEach((said, k) =>
+        out.labels.push(text("l", line.at[0] + dx, line.at[1] + dy + 4 + sizes.line * (k - (line.own.text.length - 1) / 2), said)));
+    }
+    for (const [title, x, y, w, h] of content.frames) {
+      out.frames.push(made("rect", {class: "frame", rx: 8, x: x + dx, y: y + dy, width: w, height: h}));
+      out.labels.push(text("f", x + dx + 8, y + dy + 14, title));
+    }
+  }
+
+  // Draws on, inside a frame, the lines that pass its border.
+  function connected(b, x, y, lines, dx, out) {
+    const inner = b.inner, left = x + inner.start, top = y + inner.top;
+    for (const kind of ["in", "out"]) {
+      const tracks = inner.boxes.filter(port => port.own.kind === kind).flatMap(port => {
+        const line = lines.find(l => l.own.edge === port.own.edge);
+        if (!line) return [];
+        const outer = line.turns[kind === "in" ? line.turns.length - 1 : 0] + dx, own = left + port.x + port.w / 2;
+        return [{port, line, outer, own, from: kind === "in" ? outer : own, to: kind === "in" ? own : outer}];
+      });
+      ordered(tracks);
+      for (const {port, line, outer, own, track} of tracks) {
+        const level = TRACK * (track + 0.5), inside = [own, top + port.y + port.h / 2];
+        const [border, turn] = kind === "in" ? [y, y + BAR + level] : [y + b.h, top + inner.h + level];
+        const points = [[outer, border], [outer, turn], [own, turn], inside];
+        out.lines.push(...path(kind === "in" ? points : points.reverse(), line.own, false));
+      }
+    }
+  }
+
+  function box(b, x, y, key, out) {
+    const {kind, title, lines, about, opens} = b.own, middle = {"text-anchor": "middle"};
+    const shown = made("g", {class: `${kind} box${opens >= 0 ? " opens" : ""}`, "data-n": key, tabindex: 0}, tip(about),
+      made("rect", {class: "b", rx: 5, x: round(x), y: round(y), width: b.w, height: b.h}),
+      text("t", x + b.w / 2, y + sizes.head, title, middle));
+    lines.forEach((line, k) => shown.append(text("", x + sizes.pad, y + sizes.head + sizes.line * (k + 1), line)));
+    if (opens >= 0) shown.append(text("sign", x + b.w - 9, y + b.h - 4, "+"));
+    out.boxes.push(shown);
+  }
+
+  function frame(b, x, y, key, out) {
+    const {title, about} = b.own, area = {x: round(x), y: round(y), width: round(b.w)};
+    out.frames.push(made("rect", {class: "frame ground", rx: 8, ...area, height: round(b.h)}));
+    out.bars.push(made("g", {class: "bar", "data-n": key, tabindex: 0}, tip(about),
+      made("rect", {class: "edge", rx: 8, ...area, height: round(b.h)}),
+      made("rect", {class: "grip", rx: 8, ...area, height: BAR}), text("f", x + 8, y + 14, `− ${title}`)));
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- view
+
+  let scene = null, view = null, held = null, chosen = null;
+  const svg = () => stage.firstElementChild;
+  const shown = key => stage.querySelector(`[data-n="${key}"]`);
   const apply = () => svg().setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
-  const boxes = () => [...stage.querySelectorAll("g[data-n]")];
 
-  function show(number, node) {
-    page = number;
-    stage.replaceChildren(document.getElementById(`page${number}`).content.cloneNode(true));
-    fit();
-    path();
-    details.textContent = pages[number].notes.join("\n");
-    for (const box of boxes()) if (box.dataset.n in pages[page].opens) box.classList.add("opens");
-    if (node !== undefined) choose(boxes().find(box => Number(box.dataset.n) === node));
+  function show() {
+    const out = {frames: [], lines: [], bars: [], boxes: [], labels: []};
+    spots = new Map();
+    scene = placed(0);
+    painted(scene, 0, 0, out);
+    stage.replaceChildren(made("svg", {class: "g"}, ...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels));
+    if (view) apply();
+    if (chosen && shown(chosen)) shown(chosen).classList.add("chosen");
   }
 
   function fit() {
-    const drawing = svg(), width = Number(drawing.getAttribute("width")), height = Number(drawing.getAttribute("height"));
-    drawing.removeAttribute("width");
-    drawing.removeAttribute("height");
-    const scale = Math.max(1, width / stage.clientWidth);
-    view = {x: 0, y: 0, w: stage.clientWidth * scale, h: stage.clientHeight * scale};
-    view.x = Math.min(0, (width - view.w) / 2);
+    const room = 16, across = (scene.w + 2 * room) / stage.clientWidth, down = (scene.h + 2 * room) / stage.clientHeight;
+    const scale = Math.max(1, across, Math.min(down, 1.8));
+    view = {w: stage.clientWidth * scale, h: stage.clientHeight * scale, y: -room};
+    view.x = scene.left + (scene.w - view.w) / 2;
     apply();
   }
 
-  function path() {
-    const up = [];
-    for (let at = page; at !== null; at = pages[at].parent) up.unshift(at);
-    trail.replaceChildren(...up.map(at => {
-      const link = document.createElement("button");
-      link.textContent = pages[at].title;
-      link.onclick = () => show(at);
-      return link;
-    }));
+  // Opens a fold or folds it again; it stays where it is on the screen.
+  function toggle(key) {
+    const [number, k] = key.split(":").map(Number), {opens} = levels[number].boxes[k];
+    if (opens < 0) return;
+    const before = spots.get(key);
+    levels[opens].open = !levels[opens].open;
+    show();
+    const after = spots.get(key);
+    if (before && after) {
+      view.x += after.x + after.w / 2 - before.x - before.w / 2;
+      view.y += after.y - before.y;
+      apply();
+    }
   }
 
-  function choose(box) {
-    boxes().forEach(other => other.classList.toggle("chosen", other === box));
-    if (!box) return;
-    details.textContent = box.querySelector("title").textContent;
-    const at = box.getBBox();
-    if (at.y < view.y || at.y + at.height > view.y + view.h) view.y = at.y - view.h / 3;
-    if (at.x < view.x || at.x + at.width > view.x + view.w) view.x = at.x - view.w / 3;
+  function choose(key) {
+    stage.querySelectorAll(".chosen").forEach(other => other.classList.remove("chosen"));
+    chosen = key;
+    if (!key || !shown(key)) { details.textContent = notes.join("\n\n"); return; }
+    shown(key).classList.add("chosen");
+    const [number, k] = key.split(":").map(Number);
+    details.textContent = levels[number].boxes[k].about;
+  }
+
+  function reveal(number, k) {
+    for (let at = number; levels[at].outside; at = levels[at].outside.number) levels[at].open = true;
+    const key = `${number}:${k}`;
+    show();
+    choose(key);
+    const spot = spots.get(key);
+    view.x = spot.x + spot.w / 2 - view.w / 2;
+    view.y = spot.y + spot.h / 2 - view.h / 2;
     apply();
   }
 
-  const open = box => { if (box && box.dataset.n in pages[page].opens) show(pages[page].opens[box.dataset.n]); };
-  const close = () => { if (pages[page].parent !== null) show(pages[page].parent); };
-  const boxOf = event => event.target.closest ? event.target.closest("g[data-n]") : null;
+  const around = number => levels[number].outside
+    ? `${around(levels[number].outside.number)} › ${levels[levels[number].outside.number].boxes[levels[number].outside.k].title}` : "";
+  const keyOf = event => { const g = event.target.closest("[data-n]"); return g ? g.dataset.n : null; };
 
-  stage.addEventListener("click", event => choose(boxOf(event)));
-  stage.addEventListener("dblclick", event => open(boxOf(event)));
-  stage.addEventListener("pointerdown", event => { held = {x: event.clientX, y: event.clientY}; });
-  window.addEventListener("pointerup", () => { held = null; });
+  stage.addEventListener("click", event => {
+    if (held && held.far) return;
+    const key = keyOf(event);
+    if (key) toggle(key);
+    choose(key);
+  });
+  stage.addEventListener("pointerdown", event => { held = {x: event.clientX, y: event.clientY, down: true, far: false}; });
+  window.addEventListener("pointerup", () => { if (held) held.down = false; });
   stage.addEventListener("pointermove", event => {
-    if (!held) return;
-    const scale = view.w / stage.clientWidth;
-    view.x -= (event.clientX - held.x) * scale;
-    view.y -= (event.clientY - held.y) * scale;
-    held = {x: event.clientX, y: event.clientY};
+    if (!held || !held.down) return;
+    const dx = event.clientX - held.x, dy = event.clientY - held.y, scale = view.w / stage.clientWidth;
+    if (!held.far && Math.hypot(dx, dy) < 4) return;
+    view.x -= dx * scale;
+    view.y -= dy * scale;
+    held = {...held, x: event.clientX, y: event.clientY, far: true};
     apply();
   });
   stage.addEventListener("wheel", event => {
     event.preventDefault();
-    const factor = Math.exp(event.deltaY / 600), scale = view.w / stage.clientWidth;
-    const x = view.x + event.offsetX * scale, y = view.y + event.offsetY * scale;
+    const factor = Math.exp(event.deltaY / 600), scale = view.w / stage.clientWidth, corner = stage.getBoundingClientRect();
+    const x = view.x + (event.clientX - corner.left) * scale, y = view.y + (event.clientY - corner.top) * scale;
     view = {x: x - (x - view.x) * factor, y: y - (y - view.y) * factor, w: view.w * factor, h: view.h * factor};
     apply();
   }, {passive: false});
-  window.addEventListener("keydown", event => {
-    if (event.key === "Escape") close();
-    if (event.key === "Enter" && event.target !== search) open(stage.querySelector(".chosen"));
+  stage.addEventListener("keydown", event => {
+    const key = keyOf(event);
+    if (!key || !["Enter", " "].includes(event.key)) return;
+    event.preventDefault();
+    toggle(key);
+    choose(key);
+    shown(key).focus();
   });
   search.addEventListener("input", () => {
-    const word = search.value.trim().toLowerCase();
-    const found = [];
-    pages.forEach((one, number) => one.nodes.forEach(([node, text]) => {
-      if (word && found.length < 50 && text.toLowerCase().includes(word)) found.push([number, node, text]);
+    const word = search.value.trim().toLowerCase(), found = [];
+    levels.forEach((level, number) => level.boxes.forEach((one, k) => {
+      if (word && found.length < 50 && !isPort(one) && one.about.toLowerCase().includes(word)) found.push([number, k, one]);
     }));
-    hits.replaceChildren(...found.map(([number, node, text]) => {
+    hits.replaceChildren(...found.map(([number, k, one]) => {
       const link = document.createElement("button");
-      link.textContent = text.split("\n")[0] + (number ? ` — ${pages[number].title}` : "");
-      link.onclick = () => show(number, node);
+      link.textContent = one.title + around(number);
+      link.onclick = () => reveal(number, k);
       return link;
     }));
   });
-  window.addEventListener("resize", apply);
-  show(0);
+  search.addEventListener("keydown", event => { if (event.key === "Enter" && hits.firstElementChild) hits.firstElementChild.click(); });
+  document.getElementById("fold_all").onclick = () => {
+    levels.forEach((level, number) => { level.open = number === 0; });
+    show();
+    choose(null);
+    fit();
+  };
+  document.getElementById("fit").onclick = fit;
+  window.addEventListener("resize", () => { view.h = view.w * stage.clientHeight / stage.clientWidth; apply(); });
+  show();
+  choose(null);
+  fit();
 })();

@@ -49,7 +49,7 @@ def _gradient(program: Straight, point: Tensor) -> float:
     value = program(leaf)
     (slope,) = torch.autograd.grad(value, leaf)
     if not (value.isfinite() and slope.isfinite()):
-        told = {"value": written(float(value)), "slope": written(float(slope))}
+        told = {"value": written(value.item()), "slope": written(float(slope))}
         raise InputError("no_slope", text=shown(program.text), x=written(program.at), **told)
     return float(slope)
 
