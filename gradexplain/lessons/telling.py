@@ -210,7 +210,13 @@ class LessonTeller:
 
     def sentence(self, part: Claim) -> str:
         """Returns what is claimed."""
-        told = {"measured": part.measured, "expected": part.expected, "within": part.within, **part.data}
+        told = {
+            "measured": part.measured,
+            "expected": part.expected,
+            "within": part.within,
+            "off": part.off,
+            **part.data,
+        }
         return self.say(part.key, **told)
 
     def claim(self, part: Claim) -> Block:
