@@ -143,9 +143,11 @@ class LessonTeller:
         """Returns a value as it stands in a sentence or a table."""
         if isinstance(value, Text):
             return self.say(value.key, **value.data)
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(map(self.shown, value)) + "]"
         value = plain(value)
         if isinstance(value, list):
-            return "[" + ", ".join(map(self.shown, value)) + "]"
+            return self.shown(value)
         if isinstance(value, dict):
             return ", ".join(f"{key}: {self.shown(item)}" for key, item in value.items())
         number = isinstance(value, (int, float, complex)) and not isinstance(value, bool)
