@@ -81,6 +81,8 @@ def _simplifies() -> Iterator[Part]:
     yield Table(("p", "q", "wanted", "answered"), rows)
     yield claim("learnt", said, "=", [p ^ q for p, q in pairs], "A39", first=losses[0], last=losses[-1])
     yield Verified(report)
+    parameters = [name for name in report.inputs if name != "x"]
+    yield claim("covered", len(parameters), "=", len(list(net.parameters())), "A39")
     yield claim("verified", report.verdict, "=", "agrees", "A39", size=size)
 
 
