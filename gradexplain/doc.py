@@ -49,11 +49,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A line that leads to another document beside this one, and a remark on it."""
+
+    text: str
+    file: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
-    """Rows under a header; `tones` colours a row."""
+    """Rows under a header; a cell is text, or a link without a remark; `tones` colours a row."""
 
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Link, ...], ...]
     tones: tuple[Tone, ...] = ()
 
 
@@ -98,15 +107,6 @@ class Image:
     caption: str
     file: str = ""
     command: str = ""
-
-
-@dataclass(frozen=True)
-class Link:
-    """A line that leads to another document beside this one, and a remark on it."""
-
-    text: str
-    file: str
-    remark: str = ""
 
 
 @dataclass(frozen=True)

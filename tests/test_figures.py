@@ -264,19 +264,19 @@ def test_a_quadratic_has_no_truncation_error_in_central_differences() -> None:
 
 
 def test_gradients_vanish_arrive_and_explode_where_theory_says() -> None:
-    found = {flow.name: flow for flow in numbers("gradient-flow").flows}
+    found = numbers("gradient-flow").flows
     assert {name: flow.verdict for name, flow in found.items()} == {
         "sigmoid": "vanishing", "relu": "healthy", "linear": "exploding",
     }  # fmt: skip
-    assert found["sigmoid"].bend <= 0.25  # σ′ = σ(1 − σ) ≤ ¼
+    assert max(found["sigmoid"].slopes) <= 0.25  # σ′ = σ(1 − σ) ≤ ¼
     assert found["sigmoid"].gain <= 0.25 * 1.1  # weights of variance 1/n keep norms in the mean
     assert found["linear"].gain == pytest.approx(8, rel=0.1)  # √n
     assert found["relu"].gain == pytest.approx(1, rel=0.15)  # half of the signal, twice the variance
-    assert found["linear"].bend == 1
+    assert set(found["linear"].slopes) == {1.0}
 
 
 def test_norms_of_gradients_are_those_of_the_chain_rule_by_hand() -> None:
-    (flow,) = layers.gradient_flow(networks=("linear",), depth=3, width=5, batch=4, seed=7).flows
+    flow = layers.gradient_flow(networks=("linear",), depth=3, width=5, batch=4, seed=7).flows["linear"]
     generator = torch.Generator().manual_seed(7)
     weights = [torch.nn.init.normal_(torch.empty(5, 5, dtype=torch.float64), generator=generator) for _ in range(3)]
     x, v = (torch.randn((4, 5), generator=generator, dtype=torch.float64) for _ in range(2))
@@ -288,6 +288,13 @@ def test_norms_of_gradients_are_those_of_the_chain_rule_by_hand() -> None:
     assert flow.gradients == pytest.approx(norms)
     assert flow.signals[1] == pytest.approx(float((x @ weights[0].T).norm()))
     assert math.prod(flow.backward_gains) == pytest.approx(flow.gain**3)
+
+
+@pytest.mark.parametrize("name", layers.RECIPES)
+def test_the_slope_of_a_recipe_is_the_derivative_of_its_activation(name: str) -> None:
+    recipe, z = layers.RECIPES[name], torch.linspace(-3, 3, 12, dtype=torch.float64, requires_grad=True)
+    (slopes,) = torch.autograd.grad(getattr(torch.nn, recipe.activation)()(z).sum(), z)
+    torch.testing.assert_close(recipe.slope(z.detach()), slopes)
 
 
 # --------------------------------------------------------------------------------------------------- bytes and looks

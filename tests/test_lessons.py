@@ -103,6 +103,12 @@ def test_nan_is_in_no_relation_to_a_number() -> None:
     assert Claim("", nan, "=", nan).holds
 
 
+def test_a_claim_knows_how_far_off_it_is() -> None:
+    assert Claim("", [1.0, 2.5], "≈", [1.0, 2.0], 1.0).off == 0.5
+    for claim in (Claim("", [1.0], "=", [2.0]), Claim("", torch.ones(2), "≈", torch.ones(3), 1.0)):
+        assert claim.off != claim.off  # nan: there is no such number
+
+
 def test_claims_compare_shapes_as_well() -> None:
     assert not Claim("", torch.ones(1), "=", torch.tensor(1.0)).holds
     assert not Claim("", torch.ones(2, 1), "≈", torch.ones(2), 1.0).holds
@@ -254,6 +260,11 @@ def test_a_listing_keeps_what_its_code_did() -> None:
     assert found.names["a"] == 1
 
 
+def test_a_lesson_alone_leads_nowhere() -> None:
+    assert "training-step" in ran("summary").render("markdown")
+    assert ".md)" not in ran("summary").render("markdown")
+
+
 def test_an_option_changes_what_is_computed() -> None:
     found = lessons.run("accumulation", x=3.0, passes=5)
     assert found.holds
@@ -314,6 +325,12 @@ def test_the_course_is_written_whole_and_its_pictures_are_the_same_each_time(tmp
     contents = (course / "README.md").read_text()
     assert all(f"]({lesson.name}.md)" in contents and lesson.holds for lesson in found)
     assert {row for row in ROWS if f"\n| {row} |" in contents} == {r for x in found for c in x.claims for r in c.rows}
+    pages = {file.name: file.read_text() for file in (tmp_path / "course").glob("*.md")}
+    links = {name: re.findall(r"(?<!!)\[[^\]]*\]\(([^)]+\.md)\)", page) for name, page in pages.items()}
+    assert {target for targets in links.values() for target in targets} == {*pages}  # none leads nowhere
+    for name, following in zip(NAMES, [*NAMES[1:], None], strict=True):
+        onwards = [f"{following}.md"] if following else []
+        assert links[f"{name}.md"][-1 - len(onwards) :] == [*onwards, "README.md"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from gradexplain.figures.style import DASHES, MARKS, Style, logarithmic, number,
 from gradexplain.parameters import Range
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 # A gradient that is this many times smaller or larger at the first layer than at the last has vanished or exploded.
 _GONE = 1e3
@@ -21,30 +21,35 @@ _GONE = 1e3
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network's activation (a name in torch.nn) and the standard deviation of its weights, by their number n."""
+    """Layers h ← φ(W h): φ (a name in torch.nn), the weights' standard deviation by their number n, and φ′."""
 
     activation: str
     spread: Callable[[int], float]
+    slope: Callable[[Tensor], Tensor]
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
-    "sigmoid": Recipe("Sigmoid", lambda n: (1 / n) ** 0.5),
-    "relu": Recipe("ReLU", lambda n: (2 / n) ** 0.5),  # He
-    "tanh": Recipe("Tanh", lambda n: (1 / n) ** 0.5),  # Xavier
-    "linear": Recipe("Identity", lambda n: 1.0),
+    "sigmoid": Recipe("Sigmoid", lambda n: (1 / n) ** 0.5, lambda z: 0.25 / (z / 2).cosh() ** 2),
+    "relu": Recipe("ReLU", lambda n: (2 / n) ** 0.5, lambda z: (z > 0).to(z.dtype)),  # He
+    "tanh": Recipe("Tanh", lambda n: (1 / n) ** 0.5, lambda z: 1 / z.cosh() ** 2),  # Xavier
+    "linear": Recipe("Identity", lambda n: 1.0, lambda z: z.new_ones(z.shape)),
 })  # fmt: skip
 Name = Literal["sigmoid", "relu", "tanh", "linear"]
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One network: norms by layer, the input first. `weights` has ‖∂L/∂W‖ of layers 1 … n, `bend` the mean |φ′|."""
+    """One network: norms by layer, the input first. `weights` has ‖∂L/∂W‖ of layers 1 … n, and so it is with slopes.
 
-    name: str
+    `slopes` are the means of φ′ over a layer, `squares` those of φ′².
+    """
+
     signals: tuple[float, ...]
     gradients: tuple[float, ...]
     weights: tuple[float, ...]
-    bend: float
+    slopes: tuple[float, ...]
+    squares: tuple[float, ...]
+    loss: float
 
     @property
     def forward_gains(self) -> tuple[float, ...]:
@@ -75,7 +80,7 @@ class GradientFlow:
     depth: int
     width: int
     batch: int
-    flows: tuple[Flow, ...]
+    flows: Mapping[str, Flow]
 
 
 def gradient_flow(
@@ -93,43 +98,57 @@ def gradient_flow(
     """
     if len(set(networks)) < len(networks):
         raise InputError("figure_twice", names=", ".join(networks))
-    return GradientFlow(depth, width, batch, tuple(_flow(name, depth, width, batch, seed) for name in networks))
+    return GradientFlow(depth, width, batch, {name: _flow(name, depth, width, batch, seed) for name in networks})
 
 
 def _flow(name: str, depth: int, width: int, batch: int, seed: int) -> Flow:
     import torch
-    from torch import nn
 
-    recipe, generator = RECIPES[name], torch.Generator().manual_seed(seed)
-    linears = [nn.utils.skip_init(nn.Linear, width, width, bias=False, dtype=torch.float64) for _ in range(depth)]
-    for layer in linears:
-        nn.init.normal_(layer.weight, std=recipe.spread(width), generator=generator)
-    activation = getattr(nn, recipe.activation)()
-    h = torch.randn((batch, width), generator=generator, dtype=torch.float64).requires_grad_()
+    generator = torch.Generator().manual_seed(seed)
+    weights = weights_of(RECIPES[name], depth, width, generator)
+    x = torch.randn((batch, width), generator=generator, dtype=torch.float64)
     cotangent = torch.randn((batch, width), generator=generator, dtype=torch.float64)
     cotangent /= cotangent.norm()
-    signals, bends = [h], []
-    for layer in linears:
-        z = layer(signals[-1])
-        signals.append(activation(z))
-        bends.append(_bend(activation, z))
-    weights = [layer.weight for layer in linears]
-    loss = (signals[-1] * cotangent).sum()
-    found = torch.autograd.grad(loss, [*signals, *weights])
-    norms = [float(g.norm()) for g in found]
-    sizes = [float(s.detach().norm()) for s in signals]
-    if not all(0 < n < float("inf") for n in (*norms, *sizes)):
+    flow = flow_of(RECIPES[name], weights, x, lambda h: (h * cotangent).sum())
+    if not all(0 < n < float("inf") for n in (*flow.signals, *flow.gradients, *flow.weights)):
         raise InputError("figure_flow_not_finite", name=name, depth=depth)
-    return Flow(name, tuple(sizes), tuple(norms[: depth + 1]), tuple(norms[depth + 1 :]), sum(bends) / depth)
+    return flow
 
 
-def _bend(activation: Callable[[Tensor], Tensor], z: Tensor) -> float:
-    """Returns the mean of |φ′| over a layer."""
+def weights_of(recipe: Recipe, depth: int, width: int, generator: Generator) -> list[Tensor]:
+    """Returns the weights of a network as the recipe draws them, in double precision."""
     import torch
 
-    leaf = z.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(activation(leaf).sum(), leaf)
-    return float(slope.abs().mean())
+    weights = [torch.empty(width, width, dtype=torch.float64) for _ in range(depth)]
+    return [torch.nn.init.normal_(w, std=recipe.spread(width), generator=generator) for w in weights]
+
+
+def flow_of(recipe: Recipe, weights: Sequence[Tensor], x: Tensor, loss: Callable[[Tensor], Tensor]) -> Flow:
+    """Returns how signal and gradient fare from the input x to a loss of the last layer's signal, and back."""
+    import torch
+
+    activation = getattr(torch.nn, recipe.activation)()
+    leaves = [w.detach().requires_grad_() for w in weights]
+    signals, slopes = [x.detach().requires_grad_()], []
+    for w in leaves:
+        z = torch.nn.functional.linear(signals[-1], w)
+        signals.append(activation(z))
+        slopes.append(recipe.slope(z.detach()))
+    value = loss(signals[-1])
+    gradients = list(map(_norm, torch.autograd.grad(value, [*signals, *leaves])))
+    return Flow(
+        signals=tuple(map(_norm, signals)),
+        gradients=tuple(gradients[: len(signals)]),
+        weights=tuple(gradients[len(signals) :]),
+        slopes=tuple(float(s.mean()) for s in slopes),
+        squares=tuple(float(s.pow(2).mean()) for s in slopes),
+        loss=value.item(),
+    )
+
+
+def _norm(tensor: Tensor) -> float:
+    # Squares leave float32 long before the elements do.
+    return float(tensor.detach().double().norm())
 
 
 # ----------------------------------------------------------------------------------------------------------- painting
@@ -138,13 +157,13 @@ def _bend(activation: Callable[[Tensor], Tensor], z: Tensor) -> float:
 def paint(data: GradientFlow, axes: Sequence[Any], style: Style) -> list[str]:
     """Paints norms above and gains below, the signal on the left, the gradient on the right."""
     layers = range(data.depth + 1)
-    for k, flow in enumerate(data.flows):
+    for k, (name, flow) in enumerate(data.flows.items()):
         every = max(1, data.depth // 20)
         look = {
             "color": style.colour(k), "marker": MARKS[k % len(MARKS)], "linestyle": DASHES[k % len(DASHES)],
             "markevery": every, "markersize": 4.0, "linewidth": 1.4,
         }  # fmt: skip
-        label = style.say("flow", name=style.say(f"network_{flow.name}"), gain=number(flow.gain, 3))
+        label = style.say("flow", name=style.say(f"network_{name}"), gain=number(flow.gain, 3))
         axes[0].plot(layers, flow.signals, **look)
         axes[1].plot(layers, flow.gradients, label=f"{label}\n{style.say(f'flow_{flow.verdict}')}", **look)
         axes[2].plot(layers[1:], flow.forward_gains, **look)
@@ -166,9 +185,9 @@ def paint(data: GradientFlow, axes: Sequence[Any], style: Style) -> list[str]:
     return [
         style.say("flow_setting", depth=data.depth, width=data.width, batch=data.batch),
         *(
-            style.say("flow_weights", name=style.say(f"network_{f.name}"), bend=number(f.bend, 3),
+            style.say("flow_weights", name=style.say(f"network_{name}"), bend=number(sum(f.slopes) / data.depth, 3),
                       first=number(f.weights[0], 2), last=number(f.weights[-1], 2))
-            for f in data.flows
+            for name, f in data.flows.items()
         ),
     ]  # fmt: skip
 

@@ -102,7 +102,7 @@ def save_course(folder: str | Path, format: str = "markdown", *, language: str =
     found = []
     for name in followed(names(), "lessons"):
         found.append(run(name))
-        telling.save(found[-1], Path(folder), format, language=language)
+        telling.save(found[-1], Path(folder), format, language=language, beside=names())
     telling.save_contents(found, topics(), Path(folder), format, language=language)
     return tuple(found)
 

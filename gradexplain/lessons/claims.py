@@ -14,9 +14,9 @@ Relation = Literal["=", "≠", "≈", "<", ">"]
 class Claim:
     """What was `measured` stands in a relation to what is `expected`, which comes from elsewhere.
 
-    `key` names the sentence; in it, `{measured}`, `{expected}` and `{within}` are those of the claim, and `data` gives
-    what else it mentions. `=` is exact, also in shape; `≈` means within `within`, element by element. nan is in no
-    relation to anything but `=` to itself. `rows` names the rows of the tutorials that the claim settles.
+    `key` names the sentence; in it, `{measured}`, `{expected}`, `{within}` and `{off}` are those of the claim, and
+    `data` gives what else it mentions. `=` is exact, also in shape; `≈` means within `within`, element by element. nan
+    is in no relation to anything but `=` to itself. `rows` names the rows of the tutorials that the claim settles.
     """
 
     key: str
@@ -44,6 +44,14 @@ class Claim:
                 return all(m < e for m, e in _pairs(measured, expected))
             case ">":
                 return all(m > e for m, e in _pairs(measured, expected))
+
+    @property
+    def off(self) -> float:
+        """How far what was measured is at most from what is expected, where both are numbers in one shape; or nan."""
+        measured, expected = plain(self.measured), plain(self.expected)
+        if self.relation != "≈" or not _alike(measured, expected):
+            return math.nan
+        return float(max(abs(m - e) for m, e in _pairs(measured, expected)))
 
 
 def plain(value: Any) -> Any:

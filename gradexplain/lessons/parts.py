@@ -29,6 +29,13 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Other:
+    """Another lesson, by its name: a cell of a table, which leads there where the whole course is written."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Listing:
     """Code that was run as it stands: what it printed, the fault that ended it (empty: none), the names it made."""
 
@@ -42,7 +49,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header of keys; a cell is a number, a tensor, a word that needs no translation, or a `Text`."""
+    """Rows under a header of keys; a cell is a number, a tensor, a word without translation, a `Text` or an `Other`."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -14,7 +14,18 @@ from gradexplain.doc import Block, Doc
 from gradexplain.equations import STORED, Equation, recomputed
 from gradexplain.errors import InputError
 from gradexplain.lessons.claims import Claim, plain
-from gradexplain.lessons.parts import Drawn, Exercise, Explained, Lesson, Listing, Pictured, Table, Text, Verified
+from gradexplain.lessons.parts import (
+    Drawn,
+    Exercise,
+    Explained,
+    Lesson,
+    Listing,
+    Other,
+    Pictured,
+    Table,
+    Text,
+    Verified,
+)
 from gradexplain.narration import MARKS, TONES, Teller, elements_text, write
 from gradexplain.parameters import parameters_of, written
 from gradexplain.renderers import RENDERERS
@@ -25,21 +36,42 @@ if TYPE_CHECKING:
     from gradexplain.lessons.parts import Part
 
 SUFFIXES = {"markdown": ".md", "html": ".html", "text": ".txt", "terminal": ".txt"}
+_CONTENTS = "README"
 _DIGITS = 5
 
 
 def rendered(
-    lesson: Lesson, format: str, *, language: str = "en", width: int = 100, files: Mapping[int, str] | None = None
+    lesson: Lesson,
+    format: str,
+    *,
+    language: str = "en",
+    width: int = 100,
+    files: Mapping[int, str] | None = None,
+    beside: Sequence[str] = (),
 ) -> str:
-    """Returns the lesson in one of the formats of `RENDERERS`; `files` names the picture of each part that has one."""
+    """Returns the lesson in one of the formats of `RENDERERS`.
+
+    `files` names the picture of each part that has one, `beside` the lessons that are written with it, in their order.
+    """
     if format not in RENDERERS:
         raise InputError("unknown_format", name=format, names=", ".join(RENDERERS))
-    return RENDERERS[format](Doc(tuple(LessonTeller(language, lesson, width, files or {}).page())), width)
+    teller = LessonTeller(language, lesson, width, files or {}, {name: name + SUFFIXES[format] for name in beside})
+    blocks = [*teller.page(), *(teller.onwards(f"{_CONTENTS}{SUFFIXES[format]}") if beside else ())]
+    return RENDERERS[format](Doc(tuple(blocks)), width)
 
 
-def save(lesson: Lesson, folder: Path, format: str = "markdown", *, language: str = "en", width: int = 100) -> Path:
+def save(
+    lesson: Lesson,
+    folder: Path,
+    format: str = "markdown",
+    *,
+    language: str = "en",
+    width: int = 100,
+    beside: Sequence[str] = (),
+) -> Path:
     """Writes the lesson and its pictures (`NAME-1.svg`, …) into `folder`, and returns the file of its text.
 
+    It leads to the lessons that are written `beside` it, itself among them, and to their table of contents.
     Raises `InputError` where that cannot be written; every file is written whole or not at all, the text last.
     """
     make_folder(folder)
@@ -48,7 +80,7 @@ def save(lesson: Lesson, folder: Path, format: str = "markdown", *, language: st
         files[place] = f"{lesson.name}-{number}.svg"
         write(folder / files[place], drawing(part, language))
     page = folder / f"{lesson.name}{SUFFIXES[format]}"
-    write(page, rendered(lesson, format, language=language, width=width, files=files))
+    write(page, rendered(lesson, format, language=language, width=width, files=files, beside=beside))
     return page
 
 
@@ -62,7 +94,7 @@ def save_contents(
     width: int = 100,
 ) -> Path:
     """Writes the table of contents of a course: its lessons by topic, and which claims settle which row."""
-    page = folder / f"README{SUFFIXES[format]}"
+    page = folder / f"{_CONTENTS}{SUFFIXES[format]}"
     write(page, RENDERERS[format](Doc(tuple(_contents(lessons, topics, language, SUFFIXES[format]))), width))
     return page
 
@@ -78,7 +110,8 @@ def _contents(
             yield doc.Link(tellers[name].say("title"), name + suffix, tellers[name].score())
     yield doc.Heading(say("teaching.rows", language))
     header = tuple(say(f"teaching.{key}", language) for key in ("row", "lesson", "checked_there"))
-    yield doc.Table(header, tuple(sorted(_by_row(tellers.values()), key=lambda r: (r[0][0], int(r[0][1:])))))
+    rows = sorted(_by_row(tellers.values()), key=lambda r: (r[0][0], int(r[0][1:])))
+    yield doc.Table(header, tuple((row, doc.Link(name, name + suffix), said) for row, name, said in rows))
 
 
 def _by_row(tellers: Iterable[LessonTeller]) -> Iterator[tuple[str, str, str]]:
@@ -87,7 +120,7 @@ def _by_row(tellers: Iterable[LessonTeller]) -> Iterator[tuple[str, str, str]]:
         found: dict[str, list[str]] = {}
         for claim in teller.lesson.claims:
             for row in claim.rows:
-                found.setdefault(row, []).append(teller.sentence(claim))
+                found.setdefault(row, []).append(f"{'✓' if claim.holds else '✗'} {teller.sentence(claim)}")
         yield from ((row, teller.lesson.name, " ".join(said)) for row, said in found.items())
 
 
@@ -129,6 +162,7 @@ class LessonTeller:
     lesson: Lesson
     width: int
     files: Mapping[int, str]
+    pages: Mapping[str, str] = field(default_factory=dict)
 
     def say(self, key: str, **data: Any) -> str:
         """Returns a sentence of this lesson."""
@@ -143,13 +177,21 @@ class LessonTeller:
         """Returns a value as it stands in a sentence or a table."""
         if isinstance(value, Text):
             return self.say(value.key, **value.data)
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(map(self.shown, value)) + "]"
         value = plain(value)
         if isinstance(value, list):
-            return "[" + ", ".join(map(self.shown, value)) + "]"
+            return self.shown(value)
         if isinstance(value, dict):
             return ", ".join(f"{key}: {self.shown(item)}" for key, item in value.items())
         number = isinstance(value, (int, float, complex)) and not isinstance(value, bool)
         return elements_text(value, _DIGITS) if number else str(value)
+
+    def cell(self, value: Any) -> str | doc.Link:
+        """Returns a value as it stands in a table."""
+        if not isinstance(value, Other):
+            return self.shown(value)
+        return doc.Link(value.name, self.pages[value.name]) if value.name in self.pages else value.name
 
     def command(self, *more: str) -> str:
         """Returns the command that runs this lesson with these options."""
@@ -174,7 +216,7 @@ class LessonTeller:
             case Listing():
                 yield from self.listing(part)
             case Table(header, rows):
-                yield doc.Table(tuple(map(self.say, header)), tuple(tuple(map(self.shown, row)) for row in rows))
+                yield doc.Table(tuple(map(self.say, header)), tuple(tuple(map(self.cell, row)) for row in rows))
             case Claim():
                 yield self.claim(part)
             case Explained(explanation, sections):
@@ -210,7 +252,13 @@ class LessonTeller:
 
     def sentence(self, part: Claim) -> str:
         """Returns what is claimed."""
-        told = {"measured": part.measured, "expected": part.expected, "within": part.within, **part.data}
+        told = {
+            "measured": part.measured,
+            "expected": part.expected,
+            "within": part.within,
+            "off": part.off,
+            **part.data,
+        }
         return self.say(part.key, **told)
 
     def claim(self, part: Claim) -> Block:
@@ -255,6 +303,13 @@ class LessonTeller:
     def closing(self) -> Iterator[Block]:
         yield doc.Heading(self.common("checked"))
         yield doc.Paragraph(self.score(), TONES["agrees" if self.lesson.holds else "differs"])
+
+    def onwards(self, contents: str) -> Iterator[Block]:
+        """Yields links to the next lesson and to the table of contents."""
+        names = [*self.pages]
+        for name in names[names.index(self.lesson.name) + 1 :][:1]:
+            yield doc.Link(self.common("next", title=say(f"lessons/{name}.title", self.language)), self.pages[name])
+        yield doc.Link(self.common("contents"), contents)
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:

@@ -124,8 +124,8 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
                 yield _hanging(_MARGINS[kind], Text(line, style=style))
         case Image(caption, file, command):
             yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
-        case Link(content, file, remark):
-            yield _hanging("  → ", Text.assemble((content, f"link {quote(file)}"), f"  {remark}" if remark else ""))
+        case Link(remark=remark):
+            yield _hanging("  → ", Text.assemble(_linked(block), f"  {remark}" if remark else ""))
         case Notes(items):
             for item in items:
                 yield _hanging("  • ", Text(item))
@@ -192,5 +192,9 @@ def _table(table: Table) -> Grid:
         grid.add_column(Text(title), overflow="fold")
     for i, row in enumerate(table.rows):
         style = _STYLES[table.tones[i]] if i < len(table.tones) else ""
-        grid.add_row(*(Text(cell, style=style) for cell in row))
+        grid.add_row(*(_linked(cell) if isinstance(cell, Link) else Text(cell, style=style) for cell in row))
     return grid
+
+
+def _linked(link: Link) -> Text:
+    return Text(link.text, f"link {quote(link.file)}")

@@ -43,8 +43,8 @@ def _block(block: Block, width: int) -> Iterator[str]:
         case Image(caption, file, command):
             yield ""
             yield f"![{_escaped(caption)}]({quote(file)})" if file else f"{_escaped(caption)} {_code(command)}"
-        case Link(content, file, remark):
-            yield f"- [{_escaped(content)}]({quote(file)})" + (f" {_prose(remark)}" if remark else "")
+        case Link(remark=remark):
+            yield f"- {_link(block)}" + (f" {_prose(remark)}" if remark else "")
         case Notes(items):
             for item in items:
                 yield f"- {_prose(item)}"
@@ -71,8 +71,14 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def _cell(text: str) -> str:
+def _cell(text: str | Link) -> str:
+    if isinstance(text, Link):
+        return _link(text)
     return re.sub(r"(?<!\\)\|", r"\\|", _prose(text)).replace("\n", " ")
+
+
+def _link(link: Link) -> str:
+    return f"[{_escaped(link.text)}]({quote(link.file)})"
 
 
 def _prose(text: str) -> str:

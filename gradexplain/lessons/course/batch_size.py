@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain
+from gradexplain.api import explain, graph
 from gradexplain.expression import Runner, parse
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Listing, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Explained, Listing, Part, Pictured, Table, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 TOPIC = "training"
@@ -60,7 +60,8 @@ def lesson(
     yield from _unequal()
     yield head("noise")
     yield from _noise(draws)
-    yield exercise("ex-weight", 3 / 8, sizes=(5, 3))
+    sizes = (5, 3)
+    yield exercise("ex-weight", sizes[1] / sum(sizes), sizes=sizes)
     yield exercise("ex-noise", math.sqrt(_SIZES[1] / _SIZES[-1]), first=_SIZES[1], second=_SIZES[-1])
 
 
@@ -77,10 +78,13 @@ def _pieces(pieces: int) -> Iterator[Part]:
     yield text("often", pieces=pieces)
     yield tried
     yield claim("times", _grad(tried), "≈", pieces * whole, "A36", within=within, pieces=pieces, whole=whole)
-    runner = Runner(parse("mean((a*w)**2) + mean((b*w)**2)"))
+    code = "mean((a*w)**2) + mean((b*w)**2)"
+    runner = Runner(parse(code))
     inputs = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0]), "w": torch.tensor(1.0)}
     yield text("why", pieces=2)
     yield Explained(explain(runner, inputs, wrt="w", locate=runner.locate), ("gradients",))
+    shown = ["values", "gradients"]
+    yield Pictured("picture", graph(runner, inputs, view="backward", show=shown, title=code))
     yield text("divide")
     yield cured
     yield claim("cured", _grad(cured), "≈", whole, "A36", within=within)
@@ -99,13 +103,23 @@ def _unequal() -> Iterator[Part]:
     yield text("last-smaller", count=len(numbers))
     yield tried
     yield claim("mean-of-means", _grad(tried), "≈", sum(means) / len(means), "A36", within=within, whole=whole)
-    yield claim(
-        "differs", abs(_grad(tried).item() - whole), ">", within, "A36", last=1 / len(means), own=1 / len(numbers)
-    )
+    yield claim("differs", abs(_grad(tried).item() - whole), ">", within, "A36")
+    sizes = [len(p) for p in tried.names["parts"]]
+    shares = [1 / (len(sizes) * size) for size in sizes for _ in range(size)]
+    # two quotients, each rounded once
+    yield claim("counts", _shares(sizes), "≈", shares, "A36", within=torch.finfo(torch.float32).eps, last=shares[-1],
+                first=shares[0], own=1 / len(numbers))  # fmt: skip
     yield text("by-size")
     yield cured
     yield claim("weighted", _grad(cured), "≈", whole, "A36", within=within)
     yield text("same-elsewhere")
+
+
+def _shares(sizes: Sequence[int]) -> Tensor:
+    """Returns what each example's own loss counts in the mean of the means: torch's gradient by the losses."""
+    losses = torch.ones(sum(sizes), requires_grad=True)
+    mean_of_means = torch.stack([piece.mean() for piece in losses.split(list(sizes))]).mean()
+    return torch.autograd.grad(mean_of_means, losses)[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- noise

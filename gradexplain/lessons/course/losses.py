@@ -228,7 +228,9 @@ def _effect() -> Iterator[Part]:
     pulls = [_gradient(f(w), w) for f in (torch.square, torch.abs) for w in map(_leaf, places)]
     yield Table(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
     yield claim("fades", pulls, "=", [2 * w for w in places] + [1.0] * 3, "B28", squares=pulls[:3], absolute=pulls[3:])
-    yield claim("never-zero", [abs(e) for row in rows for e in row[1].tolist()], ">", 0.0, "B28")
+    sizes = [abs(e) for row in rows for e in row[1].tolist()]
+    # what descent and rounding may leave of a weight that is zero in truth
+    yield claim("never-zero", sizes, ">", max(bounds), "B28", least=min(sizes))
 
 
 def _undecided(strength: float) -> Iterator[Part]:

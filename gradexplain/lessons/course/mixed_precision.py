@@ -145,6 +145,8 @@ def _network() -> Iterator[Part]:
     scales = [2**p for p in (0, 10, 20, 30, 36)]
     found = [_kinds((gradient * s).half()) for s in scales]
     yield text("spread", count=len(gradient), least=size.min(), middle=size.median(), most=size.max())
+    yield from _histogram(gradient)
+    yield text("scaled-up")
     rows = [(s, *f) for s, f in zip(scales, found, strict=True)]
     yield Table(("scale", "zeros", "subnormal", "normal-share", "infinite"), rows)
     # A kind begins half a spacing below its smallest number; from half a spacing above the largest, all is infinite.
@@ -153,6 +155,27 @@ def _network() -> Iterator[Part]:
     counts = [torch.bucketize(size.double() * s, bounds).bincount(minlength=4).tolist() for s in scales]
     yield claim("shares", found, "=", counts, "A38")
     yield text("choose")
+
+
+def _histogram(gradient: Tensor) -> Iterator[Part]:
+    """The gradients by size, two powers of two in a row, in rows that end where float16 begins to hold something."""
+    size = gradient.double().abs()
+    powers = size[size > 0].log2().ceil().long()
+    limit = round(math.log2(_TINY / 2))  # what is no larger is zero
+    rows = [-(-(int(p) - limit) // 2) for p in powers.tolist()]
+    counted = {row: rows.count(row) for row in range(min(rows), max(rows) + 1)}
+    each = max(counted.values()) / 30
+    yield Table(
+        ("up-to", "gradients", "share", "becomes"),
+        [
+            (2.0 ** (limit + 2 * row), n, "█" * math.ceil(n / each), text("zeros" if row <= 0 else "subnormal"))
+            for row, n in counted.items()
+        ],
+    )
+    below = sum(n for row, n in counted.items() if row <= 0) + len(size) - len(rows)
+    yield claim("below-limit", below, "=", int((gradient.half() == 0).sum()), "A38", limit=2.0**limit)
+    normal = int((gradient.half().abs() >= _HALF.smallest_normal).sum())
+    yield claim("none-normal", normal, "=", 0, "A38", normal=_HALF.smallest_normal)
 
 
 def _gradients() -> Tensor:

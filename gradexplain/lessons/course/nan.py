@@ -95,7 +95,8 @@ def lesson() -> Iterator[Part]:
     yield from _hidden()
     yield head("families")
     yield from _families()
-    yield exercise("ex-operation", "sqrt", code="sqrt(sum(x**4))")
+    code = "sqrt(sum(x**4))"
+    yield exercise("ex-operation", _function(_born(_explained(code, (0.0, 0.0)))), code=code)
     yield exercise("ex-inside", _by_hand(3.0), digits=3, code=_SAFE.strip().splitlines()[2], x=3)
 
 
@@ -206,16 +207,28 @@ def _families() -> Iterator[Part]:
     born = [_born(found) for found in broken]
     yield text("births")
     yield Table(
-        ("computation", "at", "operation", "element", "makes", "gradient"),
+        ("computation", "at", "operation", "made-of", "gradient"),
         [
-            (f.broken, f.point, b["operator"].split(".")[1], b["element"], b["value"], found.gradients["x"])
+            (f.broken, f.point, _function(b), _factors(found, b), found.gradients["x"])
             for f, b, found in zip(_FAMILIES, born, broken, strict=True)
         ],
     )
     operators = [b["operator"].rsplit(".", 1)[0] for b in born]
-    yield claim("operators", operators, "=", [f.culprit for f in _FAMILIES], "A35", operators=sorted(set(operators)))
+    yield claim("operators", operators, "=", [f.culprit for f in _FAMILIES], "A35")
     yield claim("lost", [_has_nan(found) for found in broken], "=", [True] * len(broken), "A35")
     yield from _remedies()
+
+
+def _function(born: Mapping[str, Any]) -> str:
+    """Returns the name of the function that an operator such as `aten.sqrt.default` belongs to."""
+    return str(born["operator"].split(".")[1])
+
+
+def _factors(found: Explanation, born: Mapping[str, Any]) -> str:
+    """Returns the product, with its numbers, that was the first not to be finite."""
+    sent = (e for c in _step(found, born["operator"]).contributions for e in c.equations)
+    first = next(e for e in sent if not math.isfinite(float(e.result)))
+    return f"{first.expression} {first.relation} {first.result}"
 
 
 def _remedies() -> Iterator[Part]:

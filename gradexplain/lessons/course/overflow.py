@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain
+from gradexplain.api import explain, graph
 from gradexplain.explanation import Explanation
 from gradexplain.expression import Runner, parse
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
 
 TOPIC = "squares"
 PLACE = 6
@@ -104,7 +104,8 @@ def _limit() -> Iterator[Part]:
                 total=sum(squares), largest=torch.finfo(torch.float16).max)  # fmt: skip
     yield claim("mean", y, "=", sum(squares) / len(squares), "B32")
     # one rounding of float16 in numbers of size 20
-    yield claim("mean-grad", x.grad, "≈", [2 * 100 / 10] * 10, "B32", within=20 * torch.finfo(torch.float16).eps)
+    yield claim("mean-grad", x.grad, "≈", [2 * 100 / 10] * 10, "B32",
+                within=20 * torch.finfo(torch.float16).eps, each=x.grad[0])  # fmt: skip
 
 
 def _survives(x: Tensor) -> Iterator[Part]:
@@ -113,6 +114,8 @@ def _survives(x: Tensor) -> Iterator[Part]:
     yield Explained(found, ("forward", "backward"))
     yield claim("value", found.output.tensor, "=", math.inf, "B32")
     yield claim("gradient", found.gradients["x"], "=", [2 * v for v in x.tolist()], "B32")
+    shown = ["values", "gradients", "derivatives"]
+    yield Pictured("picture", graph(lambda x: torch.sum(x**2), {"x": x}, view="elements", show=shown))
     yield text("why")
     _, after = _found("sqrt(sum(x**2))", x)
     yield claim("norm-lost", after, "=", [v / math.inf for v in x.tolist()], "B32", unit=_unit(x.tolist()))
@@ -158,7 +161,7 @@ def _advice(x: Tensor) -> Iterator[Part]:
     within = 4 * torch.finfo(x.dtype).eps * math.log(total)
     yield claim("logarithm", value, "≈", math.log(total), "B33", within=within)
     _, at_zero = _found("logsumexp(2*log(abs(x)), 0)", torch.tensor([0.0, 1.0], dtype=torch.float64))
-    yield claim("zero", at_zero.isnan(), "=", [True, False], "B33")
+    yield claim("zero", at_zero.isnan(), "=", [True, False], "B33", gradient=at_zero)
 
 
 # --------------------------------------------------------------------------------------------------------- what helps

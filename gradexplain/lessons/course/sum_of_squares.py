@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph, verify
+from gradexplain.drawing.picture import Picture
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import (
     Explained,
@@ -25,6 +26,7 @@ from gradexplain.lessons.parts import (
     head,
     text,
 )
+from gradexplain.narration import elements_text
 from gradexplain.parameters import Count, Range
 
 TOPIC = "squares"
@@ -156,9 +158,15 @@ def _graphs(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     elements = graph(_squares, {"x": point}, view="elements", show=shown, title="sum(x**2)")
     tensors = graph(_squares, {"x": point}, view="backward", show=["shapes", "saved"], title="sum(x**2)")
     n = len(x)
+    assert elements.tensors is not None
     yield text("one-each")
     yield Pictured("elements", elements)
     yield Pictured("tensors", tensors)
+    rows = [(node.name, _stands_for(elements, k)) for k, node in enumerate(elements.tensors.nodes)]
+    yield text("linked")
+    yield Table(("torch-node", "its-elements"), [(name, ", ".join(found)) for name, found in rows])
+    linked = sorted(name for _, found in rows for name in found)
+    yield claim("linked-all", linked, "=", sorted(node.name for node in elements.nodes), "B2", count=len(linked))
     drawn = [len([node for node in elements.nodes if node.kind == kind]) for kind in ("input", "element")]
     yield claim("element-nodes", drawn, "=", [n, n + 1], "B2", n=n, inputs=drawn[0], others=drawn[1])
     sent = [e.passed.contribution.elements for e in elements.edges if e.passed and e.passed.contribution]
@@ -175,6 +183,11 @@ def _graphs(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     yield claim("two-nodes", [row[2] for row in counts], "=", [2, 2], "B2")
 
 
+def _stands_for(elements: Picture, node: int) -> list[str]:
+    """Returns the elements that one of torch's nodes stands for."""
+    return [e.name for e in elements.nodes if e.facts is not None and e.facts.link == node]
+
+
 # ----------------------------------------------------------------------------------------------------- the derivation
 
 
@@ -188,7 +201,7 @@ def _derivation(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     jacobian = torch.autograd.functional.jacobian(lambda x: x**2, point)
     yield Table(
         ("i", "row", "total", "twice"),
-        [(i + 1, jacobian[:, i], jacobian[:, i].sum(), 2 * e) for i, e in enumerate(x)],
+        [(i + 1, _crossed_out(jacobian[:, i], i), jacobian[:, i].sum(), 2 * e) for i, e in enumerate(x)],
     )
     apart = [jacobian[j, i].item() for i in range(n) for j in range(n) if i != j]
     if apart:
@@ -200,6 +213,12 @@ def _derivation(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     yield text("every-element")
     yield Verified(report)
     yield claim("agrees", report.verdict, "=", "agrees", "B5")
+
+
+def _crossed_out(terms: Tensor, own: int) -> str:
+    """Returns a sum with a stroke through each term but `own` that is exactly zero."""
+    struck = "0\N{COMBINING LONG STROKE OVERLAY}"
+    return " + ".join(struck if t == 0 and j != own else elements_text(t, 5) for j, t in enumerate(terms.tolist()))
 
 
 def _by_sympy(x: Sequence[float]) -> list[list[float]]:
@@ -260,7 +279,7 @@ def _data() -> Iterator[Part]:
     silent = run_listing(_EDIT.format(through=".data"), names)
     yield silent
     x = silent.names["x"]
-    yield claim("silent", (silent.fault, len(silent.warnings)), "=", ("", 0), "B7", fault=silent.fault or "–")
+    yield claim("silent", (silent.fault, len(silent.warnings)), "=", ("", 0), "B7")
     yield claim("wrong", x.grad, "=", 2 * x.detach(), "B7", now=x.detach()[0])
     yield claim("not-right", x.grad, "≠", [2 * e for e in (1.0, 2.0, 3.0)], "B7")
     caught = run_listing(_EDIT.format(through=".detach()"), names)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradexplain.api import verify
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.lessons.parts import Other, Part, Table, Verified, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 TOPIC = "training"
@@ -42,7 +42,7 @@ _EPS = torch.finfo(torch.float64).eps
 def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range(1e-3, 1e6)] = 2.0) -> Iterator[Part]:
     """Yields the lesson."""
     yield text("four")
-    yield Table(("claim", "lessons"), [(Text(key, {}), ", ".join(names)) for key, names in _LESSONS.items()])
+    yield Table(("claim", "lessons", "also"), [(text(key), *map(Other, names)) for key, names in _LESSONS.items()])
     yield claim("linked", _missing(), "=", [], "A39")
     yield head("simplifies")
     yield from _simplifies()
@@ -81,6 +81,8 @@ def _simplifies() -> Iterator[Part]:
     yield Table(("p", "q", "wanted", "answered"), rows)
     yield claim("learnt", said, "=", [p ^ q for p, q in pairs], "A39", first=losses[0], last=losses[-1])
     yield Verified(report)
+    parameters = [name for name in report.inputs if name != "x"]
+    yield claim("covered", len(parameters), "=", len(list(net.parameters())), "A39")
     yield claim("verified", report.verdict, "=", "agrees", "A39", size=size)
 
 

@@ -34,6 +34,16 @@ optimizer = torch.optim.SGD(
     [{{"params": weights, "weight_decay": {decay}}}, {{"params": others, "weight_decay": 0}}], lr={lr}
 )
 """
+_PROOF = """
+import sympy
+
+w, g, lr, strength = sympy.symbols("w g lr lambda", real=True)
+with_term = w - lr * (g + sympy.diff(strength * w**2, w))
+weight_decay = 2 * strength
+built_in = w - lr * (g + weight_decay * w)
+difference = sympy.expand(with_term - built_in)
+print(difference)
+"""
 _EPS = 2.0**-52
 
 Penalty = Callable[[nn.Module, float], Tensor]
@@ -162,6 +172,10 @@ def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Iterator[P
     yield claim("curvature", lr * _largest_curvature(strength), "<", 2.0, "B29")
     yield claim("same", _farthest(term, built_in), "≈", 0.0, "B29", within=bound, decay=decay)
     yield claim("half-differs", _farthest(term, halved), ">", 1000 * bound, "B29", "B31", decay=strength, bound=bound)
+    proof = run_listing(_PROOF)
+    yield text("equal-steps")
+    yield proof
+    yield claim("difference-zero", proof.names["difference"], "=", "0", "B29")
     # In the code as written λ and the sum are float32: 2λ is wrong by half an ε of float32, in every step.
     single = bound + steps * lr * decay * 2.0**-24 * 4
     yield claim("coded-same", _farthest(coded, built_in), "≈", 0.0, "B29", "B30", within=single)
@@ -206,16 +220,9 @@ def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Iterator[
     yield claim("adam-sign", moved["Adam + L2"], "≈", by_adam, "B29", within=within, lr=lr)
     yield claim("adam-decay", moved["Adam(weight_decay=2λ)"], "≈", by_adam, "B29", within=within)
     factor = 1 - lr * decay
-    yield claim(
-        "adamw",
-        moved["AdamW(weight_decay=2λ)"],
-        "≈",
-        [factor * e for e in w.tolist()],
-        "B29",
-        within=within,
-        factor=factor,
-    )
-    yield claim("sgd-factor", moved["SGD + L2"], "≈", [factor * e for e in w.tolist()], "B29", within=within)
+    decayed = [factor * e for e in w.tolist()]
+    yield claim("adamw", moved["AdamW(weight_decay=2λ)"], "≈", decayed, "B29", within=within, factor=factor)
+    yield claim("sgd-factor", moved["SGD + L2"], "≈", decayed, "B29", within=within)
     yield text("why-adam")
     term = _trained(lambda p: torch.optim.Adam(p, lr=lr), steps, _precise(strength))
     coupled = _trained(lambda p: torch.optim.Adam(p, lr=lr, weight_decay=decay), steps)
