@@ -1,14 +1,16 @@
-"""Makes the figures of README and of the course again, in `tests/baseline/`; a test holds the files against it.
+"""Makes the figures of README again, in `tests/baseline/`, and those of the course, with the course, in a folder.
 
-.venv/bin/python scripts/figures.py
+.venv/bin/python scripts/figures.py            # README's; a test holds the files against this
+.venv/bin/python scripts/figures.py course     # and the course, in the folder `course`
 
-Each is written twice: as SVG, which is shown, and as a small PNG, by which a test compares pictures on a machine whose
-FreeType draws letters a little differently.
+Each of README's is written twice: as SVG, which is shown, and as a small PNG, by which a test compares pictures on a
+machine whose FreeType draws letters a little differently.
 """
 
 import io
 import json
 import platform
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -57,3 +59,5 @@ if __name__ == "__main__":
         gx.figures.save(figure, FOLDER / f"figure-{name}.svg")
         (FOLDER / f"figure-{name}.png").write_bytes(coarse(figure))
     (FOLDER / "figures.json").write_text(json.dumps(made_with(), indent=1) + "\n", encoding="utf-8")
+    for folder in sys.argv[1:]:
+        gx.lessons.save_course(folder)

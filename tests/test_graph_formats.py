@@ -611,7 +611,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 
 def test_chinese_words_stand_on_chinese_pictures() -> None:
     text = str(gpt().render("text", language="zh"))
-    assert "个节点" in text
+    assert "个结点" in text
     assert "operations" not in text
 
 

@@ -292,12 +292,16 @@ def test_lessons_are_listed_by_topic_without_waiting_for_torch(process: Callable
 
 
 def test_a_lesson_is_written_with_its_figures(command: Callable, tmp_path: Path) -> None:
-    for name in NAMES:
-        assert command("lesson", name, "--output", str(tmp_path), "--language", "zh").code == 0
-        page = (tmp_path / f"{name}.md").read_text()
-        files = re.findall(r"^!\[[^\]]*\]\((\S+)\)$", page, re.MULTILINE)
-        assert len(files) == sum(isinstance(part, Drawn | Pictured) for part in ran(name).parts)
-        assert all((tmp_path / file).read_text().rstrip().endswith("</svg>") for file in files)
+    assert command("lesson", "descent", "--steps", "9", "--output", str(tmp_path), "--language", "zh").code == 0
+    assert linked(tmp_path / "descent.md") == {"descent-1.svg"}
+    assert "gradexplain lesson descent --steps 9" in (tmp_path / "descent.md").read_text()
+
+
+def linked(page: Path) -> set[str]:
+    """Returns the pictures of a page; every one is there, and whole."""
+    files = re.findall(r"^!\[[^\]]*\]\((\S+)\)$", page.read_text(), re.MULTILINE)
+    assert all((page.parent / file).read_text().rstrip().endswith("</svg>") for file in files)
+    return set(files)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -310,9 +314,15 @@ def test_the_command_under_a_figure_draws_it(name: str, command: Callable, tmp_p
         assert (tmp_path / "figure.svg").read_bytes() == drawing(part, "en")
 
 
-def test_the_course_is_written_whole(tmp_path: Path) -> None:
-    found = lessons.save_course(tmp_path / "course")
-    contents = (tmp_path / "course" / "README.md").read_text()
+def test_the_course_is_written_whole_and_its_pictures_are_the_same_each_time(tmp_path: Path) -> None:
+    course, again = tmp_path / "course", tmp_path / "again"
+    found = lessons.save_course(course)
+    for lesson in found:
+        own = linked(lessons.save(ran(lesson.name), again))
+        assert linked(course / f"{lesson.name}.md") == own
+        assert len(own) == sum(isinstance(part, Drawn | Pictured) for part in lesson.parts)
+        assert [file for file in own if (course / file).read_bytes() != (again / file).read_bytes()] == []
+    contents = (course / "README.md").read_text()
     assert all(f"]({lesson.name}.md)" in contents and lesson.holds for lesson in found)
     assert {row for row in ROWS if f"\n| {row} |" in contents} == {r for x in found for c in x.claims for r in c.rows}
     pages = {file.name: file.read_text() for file in (tmp_path / "course").glob("*.md")}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
+from gradexplain.lessons.keeping import alive, watched
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 TOPIC = "gradients"
 PLACE = 1
+_EPS = torch.finfo(torch.float64).eps
 
 _TWICE = """
 x = torch.tensor([1.], requires_grad=True)
@@ -44,11 +47,19 @@ y.backward()
 y.backward()
 print(x.grad)
 """
+_CLEARED = """
+x = torch.tensor([1.], requires_grad=True)
+optimizer = torch.optim.SGD([x], lr=0.1)
+(x**2).backward()
+optimizer.zero_grad()
+print(x.grad)
+print(x.grad.norm())
+"""
 
 
 def lesson(
     *,
-    x: Annotated[float, "The input."] = 1.0,
+    x: Annotated[float, "The input.", Range(-1000, 1000)] = 1.0,
     passes: Annotated[int, "How many backward passes.", Range(least=2, most=20)] = 3,
 ) -> Iterator[Part]:
     """Yields the lesson."""
@@ -74,8 +85,10 @@ def _ledger(x: float, passes: int) -> Iterator[Part]:
     yield text("adds", x=x)
     yield Table(("pass", "before", "contribution", "after"), rows)
     one = 2 * x
-    yield claim("contributions", [row[2] for row in rows], "=", [one] * passes, "A18", "B35", one=one)
-    yield claim("sum", before, "=", passes * one, "A18", passes=passes)
+    # Each of the sums is rounded, by at most half an eps of the largest.
+    within = passes * _EPS * passes * abs(one)
+    yield claim("contributions", [row[2] for row in rows], "≈", [one] * passes, "A18", "B35", within=within, one=one)
+    yield claim("sum", before, "≈", passes * one, "A18", within=within, passes=passes)
 
 
 def _second() -> Iterator[Part]:
@@ -86,6 +99,8 @@ def _second() -> Iterator[Part]:
     yield claim("fails", tried.fault, "=", "RuntimeError", "A20")
     yield claim("stays", x.grad, "=", 2 * x.detach(), "A20")
     yield text("why-freed", node=tried.names["y"].grad_fn.name())
+    yield from _saved()
+    yield text("two-cures")
     for key, code in (("cure-forward", _AGAIN), ("cure-retain", _RETAINED)):
         cured = run_listing(code, {"torch": torch})
         yield text(key)
@@ -99,6 +114,32 @@ def _second() -> Iterator[Part]:
     yield claim("nothing-saved", (silent.fault, grad), "=", ("", 2 * torch.ones(1)), "A20", grad=grad)
 
 
+def _saved() -> Iterator[Part]:
+    cases: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+        "y = x**2": (lambda x: x**2, False),
+        "y = x**2, retain_graph=True": (lambda x: x**2, True),
+        "y = x + 1": (lambda x: x + 1, False),
+    }
+    found = {name: _second_pass(*case) for name, case in cases.items()}
+    rows = [(f"`{name}`", *counts, Text("runs" if runs else "stops", {})) for name, (*counts, runs) in found.items()]
+    yield Table(("case", "saved-before", "saved-after", "second-pass"), rows)
+    # The derivative 2x needs x, the derivative of x + 1 nothing; a pass runs where all that it needs is there.
+    kept = [(needed, needed if retain else 0) for needed, (_, retain) in zip((1, 1, 0), cases.values(), strict=True)]
+    expected = [(before, after, before == after) for before, after in kept]
+    yield claim("saved-decides", list(found.values()), "=", expected, "A20")
+
+
+def _second_pass(f: Callable[[Tensor], Tensor], retain: bool) -> tuple[int, int, bool]:
+    """Returns how many tensors are saved before and after a backward pass, and whether a second one runs."""
+    x = torch.ones((), requires_grad=True)
+    with watched() as kept:
+        y = f(x)
+    before = len(alive(kept))
+    y.backward(retain_graph=retain)
+    after = len(alive(kept))
+    return before, after, not run_listing("y.backward()", {"y": y}).fault
+
+
 def _clearing(x: float) -> Iterator[Part]:
     leaf = torch.tensor(x, requires_grad=True)
     optimizer = torch.optim.SGD([leaf], lr=0.1)
@@ -110,6 +151,10 @@ def _clearing(x: float) -> Iterator[Part]:
     yield text("two-ways")
     yield Table(("call", "grad-after"), list(found.items()))
     yield claim("cleared", list(found.values()), "=", [None, 0.0], "A19")
+    read = run_listing(_CLEARED, {"torch": torch})
+    yield text("reads")
+    yield read
+    yield claim("none-read", read.fault, "=", "AttributeError", "A19")
     leaf.grad = None
     (leaf**2).backward()
     yield claim("starts-again", leaf.grad, "=", 2 * leaf.detach(), "A19", "B35")

@@ -10,16 +10,17 @@ import mpmath
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain, verify
+from gradexplain.api import explain, graph, verify
 from gradexplain.computation import computation_of
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
 from gradexplain.lessons.symbols import Sent, straight, walked_back
-from gradexplain.parameters import Range
+from gradexplain.parameters import Range, written
 from gradexplain.tracing import trace
 
 TOPIC = "graphs"
 PLACE = 2
+_DRAWN = 2
 _EPS = torch.finfo(torch.float64).eps
 _TUTORIAL = """
 x = torch.tensor([3.0], requires_grad=True)
@@ -91,11 +92,8 @@ def _two_paths(x: float) -> Iterator[Part]:
     routes = _routes(walked_back(program), "y", "x")
     products = [math.prod(s.here for s in route) for route in routes]
     yield text("two", x=x)
-    rows = [
-        (" · ".join(f"∂{s.line}/∂{s.operand}" for s in route), " · ".join(f"({s.slope})" for s in route), product)
-        for route, product in zip(routes, products, strict=True)
-    ]
-    yield Table(("path", "factors", "product-of"), rows)
+    rows = [(*_told(route), product) for route, product in zip(routes, products, strict=True)]
+    yield Table(("path", "factors", "with-numbers", "product-of"), rows)
     yield Explained(found, ("gradients",))
     values = [float(route.value.tensor) for route in gradient.routes]
     yield claim("routes", values, "≈", products, "A12", within=4 * _EPS * max(products))
@@ -106,9 +104,18 @@ def _two_paths(x: float) -> Iterator[Part]:
     yield text("one-path-verified")
     leaf = torch.tensor(x, dtype=torch.float64)
     report = verify(lambda x: x**2 + 2 * x, {"x": leaf}, by_hand={"x": lambda x: 2 * x})
-    verdicts = [(check.oracle, check.verdict) for check in report.checks]
-    wrong = [oracle for oracle, verdict in verdicts if verdict == "differs"]
-    yield claim("one-path-wrong", wrong, "=", ["by hand"], "A12", agreeing=len(verdicts) - len(wrong))
+    verdicts = {check.oracle: check.verdict for check in report.checks}
+    expected = {oracle: "differs" if oracle == "by hand" else "agrees" for oracle in verdicts}
+    yield claim("one-path-wrong", verdicts, "=", expected, "A12", agreeing=len(verdicts) - 1)
+
+
+def _told(route: list[Sent]) -> tuple[str, str, str]:
+    """Returns a path as its derivatives, as their formulas, and as their values."""
+    return (
+        " · ".join(f"∂{s.line}/∂{s.operand}" for s in route),
+        " · ".join(f"({s.slope})" for s in route),
+        " × ".join(written(s.here) for s in route),
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- many paths
@@ -123,6 +130,10 @@ def _deep(u: Tensor, depth: int) -> Tensor:
 def _many_paths(depth: int) -> Iterator[Part]:
     at = torch.tensor(0.25, dtype=torch.float64)
     yield text("doubling", depth=depth)
+    shown = graph(
+        lambda u: _deep(u, _DRAWN), {"u": at}, show=("values", "gradients"), title="u + u²", output_name="y"
+    )  # fmt: skip
+    yield Pictured("diamonds", shown)
     rows = []
     for k in range(1, depth + 1):
         found = trace(computation_of(lambda x, k=k: _deep(x, k), {"x": at}))
@@ -148,7 +159,7 @@ def _as_printed() -> Iterator[Part]:
     yield text("promised", comment="`8.0`")
     yield ran
     yield claim("printed", ran.printed.strip(), "=", f"dy/dx = {2 * x + 2}", "A13", text=f"`{ran.printed.strip()}`")
-    yield claim("shape", list(y.shape), "≠", [], "A13", shape=str(list(y.shape)))
+    yield claim("shape", list(y.shape), "=", list(x.shape), "A13", shape=str(list(y.shape)))
     two = run_listing(_TWO, {"torch": torch})
     yield text("two-elements")
     yield two

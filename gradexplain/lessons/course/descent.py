@@ -69,7 +69,7 @@ def lesson(
     yield head("squares")
     yield from _squares(lr)
     yield exercise("ex-two", _exact(0.25, 1.0, 2), lr=0.25, steps=2, x0=1)
-    yield exercise("ex-limit", 2 / 2)
+    yield exercise("ex-limit", _limit())
 
 
 def _walk(lr: float, steps: int, x0: float, *, clear: bool = True) -> Walk:
@@ -106,6 +106,14 @@ def _bounds(walk: Walk) -> list[float]:
     for g, x in zip(walk.held, walk.points[1:], strict=True):
         found.append(factor * found[-1] + _U * (3 * walk.lr * abs(g) + abs(x)))
     return [_ROOM * bound for bound in found]
+
+
+def _limit() -> float:
+    """Returns the learning rate below which the descent comes closer: two over the second derivative."""
+    x = torch.zeros((), requires_grad=True)
+    (slope,) = torch.autograd.grad(x**2 + 2 * x, x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope, x)
+    return 2 / bend.item()
 
 
 # ------------------------------------------------------------------------------------------------------- its sections
@@ -155,7 +163,9 @@ def _stalled(lr: float, x0: float) -> Iterator[Part]:
     x, move = walk.points[still], lr * abs(walk.held[still])
     spacing = float(np.spacing(np.float32(abs(x))))
     yield text("still", k=still, lr=lr)
-    yield claim("too-small", move, "<", spacing, "A29", x=x, distance=abs(x + 1), spacing=spacing)
+    told = {"x": x, "distance": abs(x + 1), "spacing": spacing}
+    # A move of just half the spacing may be rounded either way.
+    yield claim("too-small", move, "<", _ROOM * spacing / 2, "A29", **told)
     yield claim("exact-goes-on", _exact(lr, x0, still) + 1, "≈", x + 1, "A29", within=_bounds(walk)[still], k=still)
 
 

@@ -12,7 +12,7 @@ from gradexplain.api import explain, verify
 from gradexplain.explanation import Step
 from gradexplain.expression import Runner, parse
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.lessons.parts import Explained, Part, Table, Text, Verified, claim, exercise, head, text
 from gradexplain.parameters import Range
 from gradexplain.rules import rule_of
 
@@ -39,7 +39,7 @@ def lesson(
     yield from _control(start)
     yield head("by-hand")
     yield from _by_hand(factor)
-    yield exercise("ex-maximum", _slopes(OPERATIONS["maximum(x, 1)"], 1.0)[2])
+    yield exercise("ex-largest", _share(4), n=4)
     yield exercise("ex-loop", float(2 ** (_passes(3 * start))), start=3 * start)
 
 
@@ -70,6 +70,13 @@ def _slopes(f: Callable[[Tensor], Tensor], at: float) -> tuple[float, float, flo
     y = f(leaf)
     slope = float(torch.autograd.grad(y, leaf)[0]) if y.requires_grad else None
     return (here - left) / _H, (right - here) / _H, slope
+
+
+def _share(count: int) -> float:
+    """Returns the derivative, by one of them, of the largest of some equal numbers."""
+    x = torch.ones(count, requires_grad=True)
+    (found,) = torch.autograd.grad(torch.amax(x), x)
+    return float(found[0])
 
 
 def _kind(left: float, right: float, slope: float | None) -> Kind:
@@ -152,6 +159,7 @@ def _path() -> Iterator[Part]:
     rows = [(f"`{s.code}`", v, Text(k, {})) for s, v, k in zip(found.steps, values, kinds, strict=True)]
     yield Table(("operation", "value", "kind"), rows)
     yield claim("path-kinds", [kinds.count(k) for k in ("kink", "flat")], "=", [1, 1], "A6", count=len(kinds))
+    yield Explained(found, ("findings",))
     left, right, slope = _slopes(lambda x: run(x=x), at)  # type: ignore[arg-type, return-value]
     yield claim("whole-path", slope, "≈", left, "A6", within=16 * _H, right=right)
 
@@ -192,11 +200,15 @@ def f(x):
         rows.append((x, len(steps), left, slope))
     yield Table(("x", "recorded", "left", "torch"), rows)
     yield claim("loops", [row[3] for row in rows], "=", [row[2] for row in rows], "A6")
-    yield claim("lengths", rows[0][1], ">", rows[1][1], "A6", second=rows[1][1], third=rows[2][1])
+    # One operation for each doubling, and one for the change of sign.
+    expected = [_passes(start), _passes(start * 8), _passes(start) + 1]
+    yield claim("lengths", [row[1] for row in rows], "=", expected, "A6")
     # Where the number of passes jumps, the function jumps, and the derivative of one branch cannot know.
     edge = 100 / 2.0**4
     jump = float(f(torch.tensor(edge - _H)) - f(torch.tensor(edge)))
-    yield claim("jumps", abs(jump), ">", 1.0, "A6", edge=edge)
+    _, right, slope = _slopes(f, edge)
+    yield claim("jumps", jump, "≈", 100.0, "A6", within=32 * _H, edge=edge)
+    yield claim("edge-slope", slope, "=", right, "A6")
 
 
 # ------------------------------------------------------------------------------------------------------- by hand
@@ -223,18 +235,16 @@ print(x.grad)
     yield text("written")
     yield ran
     x = ran.names["x"].detach()
-    told = (ran.fault, list(ran.warnings))
-    yield claim("accepted", told, "=", ("", []), "A7")
+    yield claim("accepted", (ran.fault, list(ran.warnings)), "=", ("", []), "A7")
     yield claim("wrong", ran.names["x"].grad, "≠", 2 * x, "A7", true=2 * x)
     report = verify(lambda x: ran.names["Square"].apply(x).sum(), {"x": x}, target="sum(Square(x))")
     yield text("verified")
     yield Verified(report)
-    yield claim(
-        "named", [operation.label for operation in report.wrong()], "=", ["Square"], "A7", verdict=report.verdict
-    )
+    named = ", ".join(operation.label for operation in report.wrong())
+    yield claim("named", [report.verdict, named], "=", ["differs", "Square"], "A7", verdict=report.verdict,
+                named=f"`{named}`")  # fmt: skip
     right = code.replace(f" / {factor:g}", "")
     fixed = run_listing(right, {"torch": torch})
     again = verify(lambda x: fixed.names["Square"].apply(x).sum(), {"x": x})
-    yield claim(
-        "righted", [again.verdict, fixed.names["x"].grad], "=", ["agrees", 2 * x], "A7", grad=fixed.names["x"].grad
-    )
+    grad = fixed.names["x"].grad
+    yield claim("righted", [again.verdict, grad], "=", ["agrees", 2 * x], "A7", grad=grad)

@@ -11,11 +11,13 @@ import torch
 from gradexplain.api import explain, graph
 from gradexplain.expression import Runner, parse
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Drawn, Explained, Part, Pictured, Table, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 if TYPE_CHECKING:
     import sympy
+
+    from gradexplain.drawing.picture import Picture
 
 TOPIC = "gradients"
 PLACE = 2
@@ -89,7 +91,8 @@ def _as_written() -> Iterator[Part]:
     yield written
     yield claim("prints-nothing", (written.printed, written.fault), "=", ("", ""), "A21")
     found = [written.names[name] for name in ("grad_1", "grad_2")]
-    yield claim("tuples", [type(f).__name__ for f in found], "=", ["tuple"] * 2, "A21", lengths=[len(f) for f in found])
+    kinds = [(type(f).__name__, len(f)) for f in found]
+    yield claim("tuples", kinds, "=", [("tuple", 1)] * 2, "A21")
     yield text("why-tuples")
     shown = run_listing(_SHOWN, written.names)
     yield shown
@@ -97,6 +100,14 @@ def _as_written() -> Iterator[Part]:
     expected = [_exactly(first, 2), _exactly(second, 2)]
     measured = [shown.names[name].item() for name in ("first", "second")]
     yield claim("right", measured, "=", expected, "A21", first=first, second=second)
+
+
+def _at_x(picture: Picture) -> float:
+    """Returns the gradient that stands at x in a picture."""
+    (leaf,) = (node for node in picture.nodes if node.name == "x")
+    assert leaf.facts is not None
+    assert leaf.facts.gradient is not None
+    return float(leaf.facts.gradient.elements)
 
 
 def _coincidence(x: float) -> Iterator[Part]:
@@ -112,6 +123,8 @@ def _coincidence(x: float) -> Iterator[Part]:
     rows = [(name, f, a, b) for name, f, a, b in zip(_ORDERS, formulas, here, there, strict=True)]
     yield Table(("order", "formula", "at-x", "at-better"), rows)
     yield text("here-alike" if _alike(formulas, x) else "here-apart", x=x)
+    last = max(roots)
+    yield Drawn("curves", "curve", {"expression": "x**3", "at": last, "order": 2, "ends": (min(roots) - 1, last + 1)})
     # Every value is a product of at most four rounded factors.
     for at, values in ((x, here), (better, there)):
         expected = [_exactly(f, at) for f in formulas]
@@ -140,7 +153,7 @@ def _toggled() -> Iterator[Part]:
     yield text("what-it-keeps")
     yield Table(("call", "value", "requires", "nodes"), rows)
     yield claim("same-value", rows[0][1], "=", rows[1][1], "A23")
-    yield claim("needs-graph", [row[2] for row in rows], "=", [False, True], "A23")
+    yield claim("needs-graph", [(row[2], row[3] > 0) for row in rows], "=", [(False, False), (True, True)], "A23")
     x = torch.tensor([2.0], requires_grad=True)
     without = run_listing(_WITHOUT, {"torch": torch, "x": x, "y": _CUBE(x=x)})
     yield text("without")
@@ -157,9 +170,18 @@ def _stacked(x: float) -> Iterator[Part]:
     values = [_CUBE(x=point)]
     for _ in range(2):
         values += torch.autograd.grad(values[-1], point, create_graph=True)
-    yield text("three-graphs")
-    for key, name, value in zip(("graph-0", "graph-1", "graph-2"), _ORDERS, values, strict=False):
-        yield Pictured(key, graph(value, {"x": point}, title=name, output_name=name))
+    shown = ("values", "gradients")
+    pictures = [
+        graph(v, {"x": point}, title=n, output_name=n, show=shown) for v, n in zip(values, _ORDERS, strict=False)
+    ]
+    names = [node.name for node in pictures[1].nodes if node.name != "x"]
+    yield text("three-graphs", first=", ".join(f"`{name}`" for name in names))
+    for key, picture in zip(("graph-0", "graph-1", "graph-2"), pictures, strict=True):
+        yield Pictured(key, picture)
+    # ∂ at x in the picture of one order is the derivative of the next.
+    slopes = [_exactly(f, x) for f in _symbols("x**3")[1:]]
+    within = 4 * torch.finfo(torch.float64).eps * max(map(abs, slopes))
+    yield claim("next-order", [_at_x(picture) for picture in pictures], "≈", slopes, "A21", within=within)
     found = explain(_CUBE, {"x": point.detach()}, order=2, target="x**3", locate=_CUBE.locate)
     yield text("chain-rule-again")
     yield Explained(found.higher[0], ("forward", "backward"))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain
+from gradexplain.api import explain, graph
 from gradexplain.errors import InputError
 from gradexplain.expression import Runner, parse
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
 from gradexplain.parameters import Count, Range, written
 
 TOPIC = "graphs"
@@ -59,7 +60,7 @@ def lesson(
     yield from _told_apart(A, B)
     yield head("both-head")
     yield from _both(A, B)
-    yield exercise("ex-element", float(B[0].sum()), B=B)
+    yield exercise("ex-element", float(_gradient(A, B.T, torch.ones_like(A))[0, 0]), B=B.T)
     gradient = _gradient(torch.ones(3, 2), torch.ones(2, 5), torch.ones(3, 5))
     yield exercise("ex-shape", str(tuple(gradient.shape)))
 
@@ -117,7 +118,7 @@ _CANDIDATES: Mapping[str, Candidate] = {
 
 def _candidates(B: Tensor, C: Tensor) -> Mapping[str, Tensor]:
     """Returns what the rule and its usual mistakes give."""
-    return {name: product(B, C) for name, product in _CANDIDATES.items()}
+    return {name: candidate(B, C) for name, candidate in _CANDIDATES.items()}
 
 
 def _right(A: Tensor, B: Tensor, C: Tensor) -> list[str]:
@@ -156,6 +157,27 @@ def _rule(A: Tensor, B: Tensor) -> Iterator[Part]:
     yield text("derived", C=_GENERIC, B=B)
     yield Explained(found, ("forward", "backward"))
     yield claim("rule-is", found.gradients["A"], "≈", _moved(A, B, _GENERIC), "A16", within=_slack(A, B, _GENERIC))
+    yield from _by_element(A, B)
+
+
+def _by_element(A: Tensor, B: Tensor) -> Iterator[Part]:
+    """Yields every path from the output back to an element of A; along each, C̄ᵢⱼ is multiplied by Bₖⱼ."""
+    code = "C = A @ B; sum(C)"
+    run, shown = Runner(parse(code)), ("values", "gradients")
+    picture = graph(
+        run, {"A": A, "B": B}, view="elements", wrt="A", show=shown, title=code, output_name="D", locate=run.locate
+    )
+    yield Pictured("elements", picture)
+    rows, sums = [], torch.zeros_like(A)
+    for i, k, j in product(range(2), repeat=3):
+        arrives, here = float(_GENERIC[i, j]), float(B[k, j])
+        sums[i, k] += arrives * here
+        path = f"L → C[{i}, {j}] → A[{i}, {k}]"
+        rows.append((f"A[{i}, {k}]", path, f"{written(arrives)} × {written(here)}", arrives * here))
+    yield text("every-path", C=_GENERIC)
+    yield Table(("element", "path", "with-numbers", "sends"), rows)
+    gradient = _gradient(A, B, _GENERIC)
+    yield claim("paths-add", gradient, "≈", sums, "A16", within=_slack(A, B, _GENERIC), count=len(rows))
 
 
 def _told_apart(A: Tensor, B: Tensor) -> Iterator[Part]:
@@ -178,12 +200,12 @@ def _code(names: list[str]) -> str:
 
 def _fitting(A: Tensor, B: Tensor, C: Tensor) -> list[str]:
     """Returns the candidates that can be computed at all and have the shape of A."""
-    return [name for name, product in _CANDIDATES.items() if _shape_of(product, B, C) == A.shape]
+    return [name for name, candidate in _CANDIDATES.items() if _shape_of(candidate, B, C) == A.shape]
 
 
-def _shape_of(product: Candidate, B: Tensor, C: Tensor) -> torch.Size | None:
+def _shape_of(candidate: Candidate, B: Tensor, C: Tensor) -> torch.Size | None:
     try:
-        return product(B, C).shape
+        return candidate(B, C).shape
     except RuntimeError:
         return None
 

@@ -10,8 +10,8 @@ import mpmath
 import torch
 from torch import Tensor
 
-from gradexplain.api import verify
-from gradexplain.lessons.parts import Drawn, Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.api import graph, verify
+from gradexplain.lessons.parts import Drawn, Part, Pictured, Table, Text, Verified, claim, exercise, head, text
 from gradexplain.parameters import Range
 
 TOPIC = "differentiation"
@@ -26,6 +26,7 @@ def lesson(
     *,
     function: Annotated[Function, "What is differentiated."] = "exp",
     x: Annotated[float, "Where.", Range(0.5, 1.25)] = 1.0,
+    h: Annotated[float, "The step of the differences.", Range(1e-14, 0.25)] = 0.001,
     near: Annotated[float, "How near to zero the cancelling function is differentiated.", Range(3e-5, 3e-4)] = 1e-4,
 ) -> Iterator[Part]:
     """Yields the lesson."""
@@ -33,6 +34,7 @@ def lesson(
     yield from _tutorial()
     yield head("valley")
     yield from _valley(function, x)
+    yield from _one_step(function, x, h)
     yield head("exact")
     yield from _cancelling(near)
     yield head("kinks")
@@ -89,10 +91,8 @@ def _valley(name: Function, x: float) -> Iterator[Part]:
     yield text("against-step", f=f"{name}(x)", x=x, digits=_DIGITS)
     forward, central = (_worst_by_decade(way, f, x, exact) for way in (_forward, _central))
     automatic = abs(float(_gradient(f, x, torch.float64) - exact))
-    yield Table(
-        ("decade", "forward", "central", "automatic"),
-        [(f"1e{d}", a, b, automatic) for d, a, b in zip(_DECADES, forward, central, strict=True)],
-    )
+    rows = [(f"1e{d}", a, b) for d, a, b in zip(_DECADES, forward, central, strict=True)]
+    yield Table(("decade", "forward", "central"), rows)
     yield Drawn("figure", "step-error", {"expression": f"{name}(x)", "at": x})
     yield text("two-errors", second=second / 2, third=third / 6)
     rounding = _EPS * (value + x * true)
@@ -118,6 +118,27 @@ def _bottom(key: str, errors: Sequence[float], theory: float, power: str) -> Ite
     yield claim(key, middle, "≈", math.log10(theory), "A3", within=1.0, step=theory, power=power, least=errors[lowest])
 
 
+def _one_step(name: Function, x: float, h: float) -> Iterator[Part]:
+    """Yields the errors with the reader's step, beside what Taylor's series says of them."""
+    f: Callable[[Tensor], Tensor] = getattr(torch, name)
+    g = getattr(mpmath, name)
+    with mpmath.workdps(_DIGITS):
+        exact, second, third = (mpmath.diff(g, x, k) for k in (1, 2, 3))
+        ends = (x - h, x, x + h)
+        value, slope, beyond, far = (max(abs(float(mpmath.diff(g, at, k))) for at in ends) for k in (0, 1, 3, 5))
+    # Two values are rounded, and so are the points at which they are taken; their difference stands over the step.
+    rounding = 4 * _EPS * (value + (x + h) * slope) / h
+    yield text("your-step", h=h, f=f"{name}(x)", x=x)
+    rows = [
+        ("forward-is", _forward(f, x, h), h / 2 * second, h**2 / 6 * beyond),
+        ("central-is", _central(f, x, h), h**2 / 6 * third, h**4 / 120 * far),
+    ]
+    # What the series has after its first term is at most its next one, with the largest derivative on the way.
+    for key, found, truncation, rest in rows:
+        left = {"truncation": float(truncation), "rounding": rounding}
+        yield claim(key, float(found - exact), "≈", float(truncation), "A3", within=rest + rounding, **left)
+
+
 # ------------------------------------------------------------------------------------------------ where AD rounds
 
 
@@ -137,17 +158,13 @@ def _cancelling(near: float) -> Iterator[Part]:
         inner = float(mpmath.cos(held) / (1 - mpmath.cos(held)))
     single, double = (_gradient(_cosine, held, dtype) for dtype in (torch.float32, torch.float64))
     yield text("overstated", x=near)
+    kink = (_gradient(_even_odd, 0.0, torch.float64), _central(_even_odd, 0.0, 1e-5))
     rows = [
-        (Text("row-single", {}), slope, single, _central(_cosine, held, 1e-5, torch.float32)),
-        (Text("row-double", {}), slope, double, _central(_cosine, held, 1e-5)),
-        (
-            Text("row-kink", {}),
-            float(mpmath.diff(lambda x: x, 0)),
-            _gradient(_even_odd, 0.0, torch.float64),
-            _central(_even_odd, 0.0, 1e-5),
-        ),
+        (Text("row-single", {}), slope, single, _central(_cosine, held, 1e-5, torch.float32), abs(inner)),
+        (Text("row-double", {}), slope, double, _central(_cosine, held, 1e-5), abs(inner)),
+        (Text("row-kink", {}), float(mpmath.diff(lambda x: x, 0)), *kink, Text("kink", {})),
     ]
-    yield Table(("function", "true", "automatic", "central"), rows)
+    yield Table(("function", "true", "automatic", "central", "worst-step"), rows)
     yield claim("single-wrong", abs(single - slope), ">", 100 * abs(slope), "A4", ad=single, true=slope)
     whole, inside = abs(held * bend / slope), abs(inner)
     yield claim("condition-whole", whole, "≈", 1.0, "A4", within=0.01)
@@ -169,14 +186,17 @@ def _even_odd(x: Tensor) -> Tensor:
 
 def _kink() -> Iterator[Part]:
     points = torch.linspace(-2, 2, 9, dtype=torch.float64)
-    yield claim("is-identity", _even_odd(points), "=", points, "A4", points=points)
-    report = verify(_even_odd, {"x": torch.tensor(0.0)})
+    first, last = float(points[0]), float(points[-1])
+    yield claim("is-identity", _even_odd(points), "=", points, "A4", count=len(points), first=first, last=last)
+    at_zero = {"x": torch.tensor(0.0)}
+    report = verify(_even_odd, at_zero)
     yield text("kink-why")
+    yield Pictured("kink-graph", graph(_even_odd, at_zero, show=("values", "gradients"), title="relu(x) - relu(-x)"))
     found, one = (_gradient(f, 0.0, torch.float64) for f in (_even_odd, torch.relu))
     yield claim("convention", found, "=", one + one, "A4", one=one)
     yield claim("not-true", found, "≠", _central(_even_odd, 0.0, 2.0**-10), "A4")
     yield Verified(report)
     yield claim("seen", [report.verdict, len(report.wrong())], "=", ["differs", 0], "A4", verdict=report.verdict)
     away = [_gradient(_even_odd, x, torch.float64) for x in points.tolist() if x != 0]
-    yield claim("elsewhere", away, "=", [1.0] * len(away), "A4")
+    yield claim("elsewhere", away, "=", [1.0] * len(away), "A4", count=len(away))
     yield text("summary")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, Text, claim, exercise, head, text
 from gradexplain.parameters import Range
 
+if TYPE_CHECKING:
+    from gradexplain.drawing.picture import Picture
+
 TOPIC = "gradients"
 PLACE = 3
 
@@ -25,7 +28,8 @@ y = x**2
 z = y.detach()
 print(z.requires_grad, z.grad_fn)
 """
-_STOPPED = "y = x**2; y.detach() * x"
+_WHOLE = "y = x**2; y * x"
+_STOPPED = _WHOLE.replace("y *", "y.detach() *")
 _SHARED = """
 x = torch.tensor([2.0], requires_grad=True)
 y = x**2
@@ -69,16 +73,16 @@ def _as_written() -> Iterator[Part]:
     yield text("tutorial")
     yield written
     z = written.names["z"]
-    yield claim("stops", (z.requires_grad, z.grad_fn), "=", (False, None), "A24")
+    found = (z.requires_grad, z.grad_fn)
+    yield claim("stops", found, "=", (False, None), "A24", requires_grad=found[0], grad_fn=found[1])
 
 
 def _cut(x: float) -> Iterator[Part]:
     point, stopped = {"x": torch.tensor(x, dtype=torch.float64)}, Runner(parse(_STOPPED))
     found = explain(stopped, point, target=_STOPPED, locate=stopped.locate, output_name="L")
     yield text("product", x=x)
-    yield Pictured(
-        "picture", graph(stopped, point, view="both", title=_STOPPED, output_name="L", locate=stopped.locate)
-    )
+    yield Pictured("whole", _picture(_WHOLE, point))
+    yield Pictured("picture", _picture(_STOPPED, point))
     yield Explained(found, ("backward", "findings"))
     gradient = found.gradients["x"]
     assert gradient is not None
@@ -93,6 +97,11 @@ def _cut(x: float) -> Iterator[Part]:
     yield claim("lost", total - gradient.item(), "≈", 2 * x * x, "A24", within=within)
 
 
+def _picture(code: str, point: Mapping[str, Tensor]) -> Picture:
+    run = Runner(parse(code))
+    return graph(run, point, show=("values", "gradients"), title=code, output_name="L", locate=run.locate)
+
+
 def _slope(f: Callable[[float], float], x: float, h: float) -> float:
     """Returns the central difference of `f`."""
     return (f(x + h) - f(x - h)) / ((x + h) - (x - h))
@@ -103,13 +112,15 @@ def _shared() -> Iterator[Part]:
     x, y, z = (shared.names[name] for name in "xyz")
     yield text("no-copy")
     yield shared
-    yield claim("same-memory", y.data_ptr(), "=", z.data_ptr(), "A25", changed=y.detach())
+    changed = y.detach()
+    yield claim("same-memory", (y.data_ptr(), changed), "=", (z.data_ptr(), z), "A25", changed=changed.item())
     yield claim("pow-right", x.grad, "=", 2 * x.detach(), "A25")
     yield text("pow-saved", node=y.grad_fn.name())
     caught = run_listing(_CAUGHT, {"torch": torch})
     yield text("exp-saved")
     yield caught
-    yield claim("counted", (caught.fault, caught.names["y"]._version), "=", ("RuntimeError", 1), "A25")
+    fault, version = caught.fault, caught.names["y"]._version
+    yield claim("counted", (fault, version), "=", ("RuntimeError", 1), "A25", fault=fault, version=version)
     cloned = run_listing(_CLONED, {"torch": torch})
     yield text("copy")
     yield cloned
@@ -132,6 +143,7 @@ def _three_ways() -> Iterator[Part]:
     yield claim("who-records", by["recorded"], "=", [1, 0, 0], "A26", "A32")
     later = [by[what] for what in ("later-grad", "later-saved", "later-changed")]
     yield claim("inference-refuses", later, "=", [[True, True, False]] * 3, "A26")
+    yield claim("inference-adds", by["later-added"], "=", [True] * 3, "A26")
     yield claim("leaf-update", [*by["leaf-changed"], _runs("x.add_(1)")], "=", [True, True, True, False], "A26")
     yield text("which")
     x = _leaf()
@@ -151,6 +163,7 @@ def _allowed(way: str) -> Mapping[str, bool | int]:
         "recorded": len(kept),
         "later-grad": _runs(code, "z.requires_grad_()"),
         "later-saved": _runs(code, "(x * z).backward()"),
+        "later-added": _runs(code, "(x + z).backward()"),
         "later-changed": _runs(code, "z.add_(1)"),
         "leaf-changed": _runs(_UPDATES[way]),
     }

@@ -40,8 +40,9 @@ def lesson(
     yield from _side_by_side(program, point, gradient)
     yield head("swell")
     yield from _swell(depth)
-    yield exercise("ex-number", gathered(walked_back(program), program.variable), digits=4, f=expression, x=x)
-    yield exercise("ex-nodes", 2 * (depth + 4), depth=depth + 4)
+    asked = _elsewhere(program)
+    yield exercise("ex-number", gathered(walked_back(asked), asked.variable), digits=4, f=expression, x=asked.at)
+    yield exercise("ex-nodes", _nodes(depth + 4), depth=depth + 4)
 
 
 def _gradient(program: Straight, point: Tensor) -> float:
@@ -52,6 +53,18 @@ def _gradient(program: Straight, point: Tensor) -> float:
         told = {"value": written(value.item()), "slope": written(float(slope))}
         raise InputError("no_slope", text=shown(program.text), x=written(program.at), **told)
     return float(slope)
+
+
+def _elsewhere(program: Straight) -> Straight:
+    """Returns the same program at another point, where value and derivative are finite, if one is at hand."""
+    for at in (program.at + 1, program.at / 2):
+        point = torch.tensor(at, dtype=torch.float64)
+        try:
+            _gradient(program, point)
+        except InputError:
+            continue
+        return straight(program.text, point)
+    return program
 
 
 def _rounding(program: Straight, point: Tensor) -> float:
