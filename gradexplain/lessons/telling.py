@@ -229,10 +229,10 @@ class LessonTeller:
                 command = " ".join(
                     ("gradexplain figure", figure, *_arguments(figure, options), f"--output {figure}.svg")
                 )
-                yield doc.Image(self.say(key), self.files.get(place, ""), command)
+                yield doc.Image(self.caption(place, key), self.files.get(place, ""), command)
             case Pictured(key, picture):
                 if place in self.files:
-                    yield doc.Image(self.say(key), self.files[place])
+                    yield doc.Image(self.caption(place, key), self.files[place])
                 else:
                     yield doc.Paragraph(self.say(key))
                     yield doc.Listing(str(picture.render("text", language=self.language, width=self.width)), "output")
@@ -249,6 +249,11 @@ class LessonTeller:
             yield doc.Listing(warning, "error")
         if part.fault:
             yield doc.Listing(f"{part.fault}: {part.message}", "error")
+
+    def caption(self, place: int, key: str) -> str:
+        """Returns the sentence that leads to a picture, or stands under it where the picture is there."""
+        said = self.say(key)
+        return said.rstrip(":：") if place in self.files else said
 
     def sentence(self, part: Claim) -> str:
         """Returns what is claimed."""

@@ -197,4 +197,4 @@ def _table(table: Table) -> Grid:
 
 
 def _linked(link: Link) -> Text:
-    return Text(link.text, f"link {quote(link.file)}")
+    return Text.assemble((link.text, f"link {quote(link.file)}"))

@@ -216,9 +216,8 @@ def _derivation(x: Sequence[float], point: Tensor) -> Iterator[Part]:
 
 
 def _crossed_out(terms: Tensor, own: int) -> str:
-    """Returns a sum with a stroke through each term but `own` that is exactly zero."""
-    struck = "0\N{COMBINING LONG STROKE OVERLAY}"
-    return " + ".join(struck if t == 0 and j != own else elements_text(t, 5) for j, t in enumerate(terms.tolist()))
+    """Returns a sum with each term but `own` that is exactly zero in brackets."""
+    return " + ".join("(0)" if t == 0 and j != own else elements_text(t, 5) for j, t in enumerate(terms.tolist()))
 
 
 def _by_sympy(x: Sequence[float]) -> list[list[float]]:
