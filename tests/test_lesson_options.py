@@ -1,5 +1,6 @@
 """Lessons with other options than the usual ones, what they measure with, and errors planted in what they compute."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,17 @@ from gradexplain.lessons.symbols import gathered, straight, walked_back
         ("memory", {"rows": 1024, "steps": 1}),
         ("frozen", {"layers": 8, "frozen": 1}),
         ("frozen", {"layers": 3, "frozen": 2}),
+        ("gradient-flow", {"depth": 5}),
+        ("gradient-flow", {"depth": 50}),
+        ("batch-size", {"pieces": 16, "draws": 200}),
+        ("mixed-precision", {"power": 20}),
+        ("sum-of-squares", {"x": (0.0, -7.3, 0.1, 1000.0)}),
+        ("dimensions", {"n": 8}),
+        ("surface", {"points": 10, "at": (0.3, 1.7), "radius": 3.3}),
+        ("losses", {"p": (1.0, 2.0), "t": (1.0, 2.0), "strength": 10.0}),
+        ("weight-decay", {"strength": 0.5, "lr": 0.2, "steps": 50}),
+        ("overflow", {"precision": "float32"}),
+        ("vectorise", {"n": 500, "seeds": 20}),
         ("summary", {"a": 1e-3}),
         ("summary", {"a": 1e6}),
     ],
@@ -85,6 +97,35 @@ def test_a_slope_by_hand_without_its_factor_is_seen(monkeypatch: pytest.MonkeyPa
 def test_a_wrong_rule_of_which_nodes_are_recorded_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "_recorded", lambda layers, trained: 4 * len(trained) + 2)
     assert untrue("frozen") == {"count"}
+
+
+# What a lesson uses, made wrong: the claims that then fail.
+PLANTED = {
+    ("surface", "_tangent"): (
+        lambda true: lambda f, level, a: true(f, level, a + 1e-4),
+        {"at-right-angles", "ellipse"},
+    ),
+    ("surface", "_trough"): (lambda true: lambda p: p[..., 0] ** 2 + 3.999 * p[..., 1] ** 2, {"not-every-bowl"}),
+    ("weight-decay", "_PROOF"): (lambda true: true.replace("2 * strength", "strength"), {"difference-zero"}),
+    ("batch-size", "_shares"): (lambda true: lambda sizes: torch.full((sum(sizes),), 1 / sum(sizes)), {"counts"}),
+    ("batch-size", "_squared_errors"): (lambda true: lambda *a: 1.5 * true(*a), {"root", "equal"}),
+    ("mixed-precision", "_TINY"): (lambda true: true / 2, {"below-limit", "half", "shares"}),
+    ("sum-of-squares", "_stands_for"): (lambda true: lambda *a: true(*a)[:2], {"linked-all"}),
+    ("gradient-flow", "_log_spread"): (lambda true: lambda recipe: true(recipe) + 0.2, {"predicted"}),
+    ("nan", "_SAFE"): (lambda true: true.replace("sin(safe) / safe", "sin(safe) / x"), {"double-where"}),
+    ("overflow", "_STABLE"): (lambda true: true.replace("logsumexp(x, 0)", "logsumexp(1.0001 * x, 0)"), {"stable"}),
+    ("losses", "_ridge"): (lambda true: lambda strength: true(strength * 1.0001), {"descended-right"}),
+}
+
+
+@pytest.mark.parametrize(("lesson", "name"), PLANTED)
+def test_a_planted_error_is_seen_by_the_claims_about_it(
+    lesson: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong, seen = PLANTED[lesson, name]
+    module = importlib.import_module(f"gradexplain.lessons.course.{lesson.replace('-', '_')}")
+    monkeypatch.setattr(module, name, wrong(getattr(module, name)))
+    assert untrue(lesson) == seen
 
 
 @pytest.mark.parametrize("run", [torch.exp, torch.tanh, torch.sin])
