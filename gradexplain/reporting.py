@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Operations that are listed one by one; more of them are counted.
 _MOST_LISTED = 40
 _MOST_INPUTS = 8
+# No number in float64 is known better than this.
+_FINEST = torch.finfo(torch.float64).eps
 
 
 def rendered(report: Report, format: str, *, language: str = "en", width: int = 100) -> str:
@@ -114,7 +116,7 @@ class ReportTeller(Teller):
         """Returns the verdict as a sentence."""
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            return self.say("verification.agrees", resolution=f"{max(resolution, 1e-16):.0e}")
+            return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
         if report.verdict == "differs":
             names = [n for n in report.inputs if report.of(n) == "differs"]
             if not names:

@@ -143,3 +143,9 @@ def test_code_spans_stay_code_and_all_else_is_escaped() -> None:
     assert page.splitlines()[0] == "`a_b` \\<i\\> `x|y` \\`\\`c\\`\\` \\`"
     assert "| `p\\|q` |" in page
     assert "| a\\|b |" in page
+
+
+def test_a_page_of_html_has_the_title_of_its_document_escaped() -> None:
+    page = RENDERERS["html"](Doc((Title("gradexplain", ("x < y & z",)), Paragraph("1"))), 60)
+    assert "<title>gradexplain: x &lt; y &amp; z</title>" in page
+    assert "<title>" not in RENDERERS["html"](Doc((Paragraph("1"),)), 60)

@@ -72,7 +72,9 @@ def html(doc: Doc, width: int) -> str:
     """Returns the document as text with inline styles, and its pictures; every character of it is escaped."""
     runs = groupby(doc.blocks, lambda block: isinstance(block, Image) and bool(block.file))
     parts = [(pictures, tuple(blocks)) for pictures, blocks in runs]
-    return _HEAD + "".join(
+    title = next((f"{b.name}: {b.lines[0]}" for b in doc.blocks if isinstance(b, Title)), None)
+    head = _HEAD if title is None else f"{_HEAD}<title>{escape(title)}</title>\n"
+    return head + "".join(
         "".join(map(_figure, blocks)) if pictures else _text_html(Doc(blocks), width) for pictures, blocks in parts
     )
 
