@@ -21,7 +21,7 @@ from gradexplain.lessons.answers import exercise_of, is_right
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Lesson, Pictured
-from gradexplain.lessons.telling import drawing
+from gradexplain.lessons.writing import drawing
 from gradexplain.terms import number_text
 
 # The rows of the two tutorials: A1 to A39, B1 to B35.
@@ -312,6 +312,16 @@ def test_the_command_under_a_figure_draws_it(name: str, command: Callable, tmp_p
     for part, line in zip(drawn, shown, strict=True):
         assert command(*shlex.split(line), "--output", str(tmp_path / "figure.svg")).code == 0
         assert (tmp_path / "figure.svg").read_bytes() == drawing(part, "en")
+
+
+def test_nothing_is_written_in_a_format_that_there_is_not(tmp_path: Path) -> None:
+    for write in (
+        lambda folder: lessons.save_course(folder, "pdf"),
+        lambda folder: lessons.save(ran("nan"), folder, "pdf"),
+    ):
+        with pytest.raises(InputError, match="markdown"):
+            write(tmp_path / "course")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_course_is_written_whole_and_its_pictures_are_the_same_each_time(tmp_path: Path) -> None:

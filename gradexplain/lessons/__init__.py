@@ -87,9 +87,9 @@ def save(lesson: Lesson, folder: str | Path, format: str = "markdown", *, langua
 
     Raises `InputError` where that cannot be written; no file is ever half written.
     """
-    from gradexplain.lessons import telling
+    from gradexplain.lessons import writing
 
-    return telling.save(lesson, Path(folder), format, language=language)
+    return writing.save(lesson, Path(folder), format, language=language)
 
 
 def save_course(folder: str | Path, format: str = "markdown", *, language: str = "en") -> tuple[Lesson, ...]:
@@ -97,13 +97,14 @@ def save_course(folder: str | Path, format: str = "markdown", *, language: str =
 
     Raises `InputError` where that cannot be written.
     """
-    from gradexplain.lessons import telling
+    from gradexplain.lessons import writing
 
+    writing.prepare(Path(folder), format)
     found = []
     for name in followed(names(), "lessons"):
         found.append(run(name))
-        telling.save(found[-1], Path(folder), format, language=language, beside=names())
-    telling.save_contents(found, topics(), Path(folder), format, language=language)
+        writing.save(found[-1], Path(folder), format, language=language, beside=names())
+    writing.save_contents(found, topics(), Path(folder), format, language=language)
     return tuple(found)
 
 
