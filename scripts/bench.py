@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import gradexplain as gx
-from gradexplain.computation import computation_of
+from gradexplain.computation import Computation, computation_of
 from gradexplain.tracing import record, trace
 
 Row = tuple[str, str, float, float, str]
@@ -87,12 +87,17 @@ def plain_pass(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], obj
     return lambda: torch.autograd.grad(network(*inputs), parameters)
 
 
+def same_pass(network: nn.Module, inputs: Sequence[Tensor]) -> Computation:
+    """Returns the computation of `plain_pass`: by the parameters alone, not also by the input."""
+    return computation_of(network, inputs, wrt=[name for name, _ in network.named_parameters()])
+
+
 def recording(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
-    return lambda: record(computation_of(network, inputs))
+    return lambda: record(same_pass(network, inputs))
 
 
 def tracing(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
-    return lambda: trace(computation_of(network, inputs))
+    return lambda: trace(same_pass(network, inputs))
 
 
 def explaining(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], object]:
