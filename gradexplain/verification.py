@@ -206,10 +206,12 @@ def _numbered(question: Question, check: Check) -> Check:
     An operator that reads its input as a symmetric matrix has the gradient for symmetric changes, by convention: what
     moves one element alone cannot judge it.
     """
-    symmetric = [n.operator for n in question.trace.nodes if (rule := rule_of(n.operator)) and rule.symmetric]
-    if symmetric and check.verdict == "differs" and check.oracle in ("finite differences", "forward mode"):
-        data = {**check.data, "operator": symmetric[0]}
-        return replace(check, verdict="cannot say", reason="symmetric", data=data)
+    if check.verdict == "differs" and check.oracle in ("finite differences", "forward mode"):
+        operators = (n.operator for n in question.trace.nodes)
+        symmetric = next((o for o in operators if (rule := rule_of(o)) and rule.symmetric), None)
+        if symmetric is not None:
+            data = {**check.data, "operator": symmetric}
+            return replace(check, verdict="cannot say", reason="symmetric", data=data)
     lost = question.lost.get(check.input)
     if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
         return check
