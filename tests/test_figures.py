@@ -655,3 +655,30 @@ def test_options_of_python_are_checked_like_those_of_the_command_line() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = gx.figures.nonsense
     assert DOTS < 96
+
+
+def test_derivatives_that_are_zero_everywhere_are_numbers_as_well() -> None:
+    """Torch returns the second derivative of |x| as a tensor without storage."""
+    found = derivatives.curve("abs(x)", at=0.5, order=3)
+    assert found.there == (0.5, 1.0, 0.0, 0.0)
+    assert set(found.rows[2]) == {0.0}
+    assert landscape.surface("abs(x) + y**2", at=(1.0, 0.5)).gradient == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("expression", "at", "sides"),
+    [
+        ("abs(x)", 0.0, (-1.0, 1.0)),
+        ("relu(x)", 0.0, (0.0, 1.0)),
+        ("abs(x)", 0.5, None),
+        ("x**3", 1.0, None),
+        ("abs(x)**1.5", 0.0, None),
+        ("1000000*sin(x)", 1.0, None),
+        ("x*0 + 7", 1.0, None),
+    ],
+)
+def test_a_kink_is_told_from_a_point_with_a_tangent(expression: str, at: float, sides: Any) -> None:
+    found = derivatives.curve(expression, at=at, order=1)
+    assert found.sides == (None if sides is None else pytest.approx(sides, abs=1e-9))
+    said = gx.figures.curve(expression, at=at, order=1).get_supxlabel()
+    assert ("is a kink" in said) == (sides is not None)

@@ -22,7 +22,8 @@ _ROUNDING = 64 * 2.0**-52
 class Curve:
     """A function and its derivatives: `rows[k]` is the k-th on the points `x`, `there[k]` at the point `at`.
 
-    `coincide` has the pairs of orders whose values at the point are one number other than 0.
+    `coincide` has the pairs of orders whose values at the point are one number other than 0. At a kink, `sides` has the
+    slopes from the left and from the right.
     """
 
     expression: str
@@ -31,6 +32,7 @@ class Curve:
     rows: tuple[tuple[float, ...], ...]
     at: float
     there: tuple[float, ...]
+    sides: tuple[float, float] | None = None
 
     @property
     def coincide(self) -> tuple[tuple[int, int], ...]:
@@ -65,7 +67,26 @@ def curve(
     x = spaced(low, high, points)
     rows = _derivatives(f, torch.cat([x, torch.tensor([at], dtype=torch.float64)]), order)
     there = tuple(row[-1] for row in rows)
-    return Curve(f.text, f.variables[0], tuple(x.tolist()), tuple(row[:-1] for row in rows), at, there)
+    return Curve(
+        f.text, f.variables[0], tuple(x.tolist()), tuple(row[:-1] for row in rows), at, there, _sides(f, at, high - low)
+    )
+
+
+def _sides(f: Formula, at: float, span: float) -> tuple[float, float] | None:
+    """Returns the slopes to the left and to the right of a point, by values alone, where it is a kink.
+
+    Where there is a derivative, the two come together as the step shrinks: halved, their difference falls to a half, or
+    to √½ where the curvature is infinite. At a kink it stays. Rounding leaves a difference too, of ε·|f| over a step.
+    """
+    import torch
+
+    step = span * 2.0**-17
+    points = at + step * torch.tensor([-2, -1, 0, 1, 2], dtype=torch.float64)
+    farther, left, here, right, farthest = values(f, [points]).tolist()
+    near = (here - left) / step, (right - here) / step
+    wide = (here - farther) / (2 * step), (farthest - here) / (2 * step)
+    rounding = 64 * 2.0**-52 * max(map(abs, (left, here, right))) / step
+    return near if abs(near[1] - near[0]) > max(0.75 * abs(wide[1] - wide[0]), rounding) else None
 
 
 def _derivatives(f: Formula, x: Any, order: int) -> list[tuple[float, ...]]:
@@ -105,7 +126,11 @@ def paint(data: Curve, axes: Sequence[Any], style: Style) -> list[str]:
     plain(panel.xaxis)
     plain(panel.yaxis)
     beside(panel)
-    return [
+    kink = [] if data.sides is None else [
+        style.say("curve_kink", at=f"{data.variable} = {number(data.at)}", left=number(round(data.sides[0], 4)),
+                  right=number(round(data.sides[1], 4)), chosen=number(data.there[1]))
+    ]  # fmt: skip
+    return kink + [
         style.say("curve_coincide", a=f"f{_PRIMES[j]}", b=f"f{_PRIMES[k]}", value=number(data.there[k]),
                   at=f"{data.variable} = {number(data.at)}")
         for j, k in data.coincide

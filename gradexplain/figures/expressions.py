@@ -81,7 +81,8 @@ def slopes(of: Formula, found: Tensor, points: Sequence[Tensor], *, again: bool 
     gradients = torch.autograd.grad(
         found.sum(), list(points), create_graph=again, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return tuple(gradients)
+    # Torch returns a derivative that is 0 everywhere as a tensor without numbers in memory; a copy has them.
+    return tuple(gradient.clone() for gradient in gradients)
 
 
 def at_points(of: Formula, points: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
