@@ -109,9 +109,16 @@ def test_a_claim_knows_how_far_off_it_is() -> None:
         assert claim.off != claim.off  # nan: there is no such number
 
 
+@pytest.mark.parametrize("relation", ["≈", "<", ">"])
+def test_a_claim_about_no_number_at_all_is_refused(relation: str) -> None:
+    with pytest.raises(AssertionError, match="no number"):
+        assert Claim("", [], relation, [], 1.0).holds  # type: ignore[arg-type]
+
+
 def test_claims_compare_shapes_as_well() -> None:
     assert not Claim("", torch.ones(1), "=", torch.tensor(1.0)).holds
     assert not Claim("", torch.ones(2, 1), "≈", torch.ones(2), 1.0).holds
+    assert not Claim("", torch.ones(3), "≈", torch.ones(2), 1.0).holds
     assert Claim("", torch.ones(2), "≈", torch.ones(2) + 0.5, 0.5).holds
 
 

@@ -37,9 +37,8 @@ class Claim:
             case "≠":
                 return not _same(measured, expected)
             case "≈":
-                return _alike(measured, expected) and all(
-                    abs(m - e) <= self.within for m, e in zip(_numbers(measured), _numbers(expected), strict=True)
-                )
+                alike = _alike(measured, expected)
+                return alike and all(abs(m - e) <= self.within for m, e in _pairs(measured, expected))
             case "<":
                 return all(m < e for m, e in _pairs(measured, expected))
             case ">":
