@@ -12,26 +12,27 @@ if TYPE_CHECKING:
     from gradexplain.api import explain as explain
     from gradexplain.api import graph as graph
     from gradexplain.api import verify as verify
-    from gradexplain.drawing.picture import Picture as Picture
     from gradexplain.errors import GradexplainError as GradexplainError
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
-    from gradexplain.explanation import Explanation as Explanation
+    from gradexplain.explanation.explanation import Explanation as Explanation
+    from gradexplain.graphs.picture import Picture as Picture
     from gradexplain.receipts import check_receipt as check_receipt
-    from gradexplain.verification import Report as Report
+    from gradexplain.verification.verdicts import Report as Report
+    from gradexplain.versions.releases import __version__ as __version__
 
-__version__ = "0.1.0"
 _HOMES = {
     "assert_gradients": "api",
     "explain": "api",
     "verify": "api",
     "graph": "api",
-    "Picture": "drawing.picture",
-    "Explanation": "explanation",
+    "Picture": "graphs.picture",
+    "Explanation": "explanation.explanation",
     "GradexplainError": "errors",
     "InputError": "errors",
     "RunError": "errors",
-    "Report": "verification",
+    "Report": "verification.verdicts",
+    "__version__": "versions.releases",
     "check_receipt": "receipts",
 }
 _FOLDERS = ("figures", "lessons")

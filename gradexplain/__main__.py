@@ -3,7 +3,7 @@
 
 def main() -> None:
     """Runs the command line."""
-    from gradexplain.cli import app
+    from gradexplain.cli.app import app
 
     app()
 

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
-from gradexplain.derivatives import HIGHEST, derivative_of
-from gradexplain.diagnosis import findings_of
-from gradexplain.drawing.options import USUAL
+import gradexplain.narration.records
+import gradexplain.narration.reports  # noqa: F401  # registers how results are told
 from gradexplain.errors import InputError, RunError
-from gradexplain.explanation import Explanation, explain_trace
-from gradexplain.inquiry import inquire
-from gradexplain.live import trace_live
-from gradexplain.summaries import SMALL
-from gradexplain.traces import Source
-from gradexplain.tracing import trace
-from gradexplain.verification import EFFORT, Report, verify_trace
+from gradexplain.explanation.explanation import Explanation, explain_trace
+from gradexplain.findings.diagnosis import findings_of
+from gradexplain.graphs.options import USUAL
+from gradexplain.recording.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
+from gradexplain.recording.live import trace_live
+from gradexplain.recording.summaries import SMALL
+from gradexplain.recording.tracing import trace
+from gradexplain.targets.sources import Source
+from gradexplain.verification.derivatives import HIGHEST, derivative_of
+from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
 if TYPE_CHECKING:
-    from gradexplain.drawing.picture import Picture
+    from gradexplain.graphs.picture import Picture
 
 
 @kept_generators()
@@ -150,7 +152,7 @@ def assert_gradients(
     report = verify(function, inputs, **options)
     if report.verdict == "agrees" or (undecided and report.verdict == "cannot say"):
         return report
-    from gradexplain.reporting import summary
+    from gradexplain.narration.reports import summary
 
     raise AssertionError(summary(report))
 
@@ -198,7 +200,7 @@ def graph(
     Raises `InputError` for a target without a graph and for options that do not exist, `RunError` where the function
     fails or its output cannot be differentiated.
     """
-    from gradexplain.drawing.making import picture_of  # explaining and verifying need not wait for it
+    from gradexplain.graphs.making import picture_of  # explaining and verifying need not wait for it
 
     return picture_of(
         target,

@@ -1,6 +1,6 @@
 """Errors that a user can act on. Each names a sentence of the catalogue and the data that failed."""
 
-from gradexplain.catalogue import say
+from gradexplain.locale.catalogue import say
 
 
 class GradexplainError(Exception):

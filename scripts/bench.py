@@ -27,8 +27,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import gradexplain as gx
-from gradexplain.computation import Computation, computation_of
-from gradexplain.tracing import record, trace
+from gradexplain.recording.computation import Computation, computation_of
+from gradexplain.recording.tracing import record, trace
 
 Row = tuple[str, str, float, float, str]
 

@@ -16,7 +16,7 @@ from sheets import Sheet
 from torch import Tensor
 
 import gradexplain as gx
-from gradexplain.verification import Report
+from gradexplain.verification.verdicts import Report
 
 SIZES = (20, 50, 100, 200)
 SHAPE = (4, 5)

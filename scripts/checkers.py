@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import gradexplain as gx
-from gradexplain.verification import Check, Report
+from gradexplain.verification.verdicts import Check, Report
 
 OURS, SLOW, FAST = "gradexplain", "gradcheck slow", "gradcheck fast"
 

@@ -22,7 +22,7 @@ class Run:
 
 @cache
 def in_process(arguments: tuple[str, ...]) -> Run:
-    from gradexplain.cli import app
+    from gradexplain.cli.app import app
 
     result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -3,34 +3,30 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gradexplain"
 
-# Lower layers first. A module imports only from its own folder and from what stands before it.
-ORDER = """
-    catalogue errors parameters origin findings terms equations doc renderers fonts traces anchors internals sources
-    digits progress rules symbolic containers computation recording functions failures cuts tracing derivatives alone
-    live elements summaries selection grouping diagnosis oracles incidents verification operations inquiry explanation
-    narration reporting values vocabulary expression loading receipts records drawing figures api lessons cli plugin
+# From low to high, as data flows: a folder imports only from those before it. `comparison`, `training` and `pages` are
+# reserved for what comes.
+FOLDERS = """
+    locale errors versions mathematics documents rules targets recording findings verification comparison training
+    explanation narration graphs figures api receipts lessons pages cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
-# The reaches upwards: an explanation that is asked to show itself calls on the words for it.
-REACHES_UP = {
-    ("explanation", "narration"),
-    ("explanation", "records"),
-    ("verification", "reporting"),
-    ("reporting", "records"),
-}
-HEAVY_FREE = ("catalogue", "errors", "terms", "doc", "traces", "expression", "values", "loading", "cli", "__init__")
+PENDING = {"graphs", "lessons"}
+LIGHT = {"locale", "errors", "versions", "documents", "targets", "cli"}
 HEAVY = {"torch", "sympy", "matplotlib"}
 
 
-def modules() -> dict[str, Path]:
-    files = [p for p in PACKAGE.rglob("*.py") if p.name != "__main__.py"]
-    return {str(p.relative_to(PACKAGE).with_suffix("")).replace("/", "."): p for p in files}
+def modules(package: Path = PACKAGE) -> dict[str, Path]:
+    """Returns the file of each module, by its name below the package; a folder's own is the folder's name."""
+    files = [p for p in package.rglob("*.py") if p not in (package / "__init__.py", package / "__main__.py")]
+    names = {p: p.relative_to(package).with_suffix("").parts for p in files}
+    return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): p for p, parts in names.items()}
 
 
 def layer(module: str) -> str:
@@ -58,33 +54,69 @@ def at_import(tree: ast.AST) -> Iterator[ast.AST]:
         yield from at_import(node)
 
 
-def upward(module: str, path: Path) -> list[tuple[str, str]]:
-    own = layer(module)
-    used = {
-        layer(name.removeprefix("gradexplain.")) for name in imports(path, everywhere=True) if "gradexplain." in name
-    }
-    return [(own, name) for name in used if name in ORDER and name != own and ORDER.index(name) > ORDER.index(own)]
+def used(module: str, known: Mapping[str, Path]) -> set[str]:
+    """Returns the modules of the package that a module imports anywhere: in functions and for types included."""
+    named = (name.removeprefix("gradexplain.") for name in imports(known[module], everywhere=True))
+    return {name for name in named if name in known} - {module}
+
+
+def upward(module: str, known: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """Returns the imports of a module that go to a later folder."""
+    place = FOLDERS.index(layer(module))
+    return sorted((module, other) for other in used(module, known) if FOLDERS.index(layer(other)) > place)
+
+
+def circle(folder: str, known: Mapping[str, Path]) -> list[str]:
+    """Returns the modules of a folder that import each other in a circle, none where there is no circle."""
+    inside = [module for module in known if layer(module) == folder]
+    try:
+        TopologicalSorter({m: {u for u in used(m, known) if layer(u) == folder} for m in inside}).prepare()
+    except CycleError as fault:
+        return list(fault.args[1])
+    return []
 
 
 def test_every_module_has_a_place_in_the_order() -> None:
-    assert {layer(m) for m in modules()} == {*ORDER, "__init__"}
+    reserved = {"comparison", "training", "pages"}
+    assert {layer(m) for m in modules()} | reserved == {*FOLDERS}
 
 
-@pytest.mark.parametrize("module", sorted(m for m in modules() if m != "__init__"))
-def test_imports_go_one_way(module: str) -> None:
-    assert not [pair for pair in upward(module, modules()[module]) if pair not in REACHES_UP]
+def test_every_folder_says_what_is_known_in_it() -> None:
+    for folder in (file.parent for file in PACKAGE.rglob("*.py")):
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
 
 
-def test_an_import_that_goes_up_is_caught(tmp_path: Path) -> None:
-    planted = tmp_path / "doc.py"
-    planted.write_text("from gradexplain.cli import app\n")
-    assert upward("doc", planted) == [("doc", "cli")]
+def test_imports_go_one_way() -> None:
+    known = modules()
+    assert not [pair for module in known for pair in upward(module, known)]
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if layer(module) in HEAVY_FREE])
-def test_heavy_libraries_are_not_loaded_with(module: str) -> None:
-    names = {name.split(".")[0] for name in imports(modules()[module], everywhere=False)}
-    assert not names & HEAVY
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_folder_has_a_circle(folder: str) -> None:
+    if folder not in PENDING:
+        assert not circle(folder, modules())
+
+
+@pytest.mark.parametrize("folder", FOLDERS[:-1])
+@pytest.mark.parametrize("code", ["from {}", "def f():\n    from {}", "if TYPE_CHECKING:\n    from {}"])
+def test_an_import_that_goes_up_is_caught(folder: str, code: str, tmp_path: Path) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text(code.format("gradexplain.plugin import assert_gradients") + "\n")
+    known = {**modules(), f"{folder}.planted": planted}
+    assert upward(f"{folder}.planted", known) == [(f"{folder}.planted", "plugin")]
+
+
+def test_a_circle_inside_a_folder_is_caught(tmp_path: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        (tmp_path / f"{name}.py").write_text(f"def f():\n    from gradexplain.rules.{other} import x\n")
+    known = {**modules(), **{f"rules.{name}": tmp_path / f"{name}.py" for name in ("one", "two")}}
+    assert {"rules.one", "rules.two"} == set(circle("rules", known))
+
+
+def test_heavy_libraries_are_not_loaded_with_what_reads_the_command_line() -> None:
+    light = [path for module, path in modules().items() if layer(module) in LIGHT] + [PACKAGE / "__init__.py"]
+    loaded = {(path, name.split(".")[0]) for path in light for name in imports(path, everywhere=False)}
+    assert not [(path, name) for path, name in loaded if name in HEAVY]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradexplain.equations import (
+from gradexplain.mathematics.equations import (
     CONTRADICTED,
     EXACT,
     ROUNDED,
@@ -18,7 +18,7 @@ from gradexplain.equations import (
     recomputed,
     unwrapped,
 )
-from gradexplain.terms import Apply, Constant, Number, Term, product, total
+from gradexplain.mathematics.terms import Apply, Constant, Number, Term, product, total
 
 NEGATIVE_CONTROLS = [
     # Equations printed by other tools, or rounded for display: "=" would be false.

@@ -16,18 +16,22 @@ from test_oracles import ERRORS, POINT, altered, by_hand, question, smooth
 from test_verification import RIGHT, normal
 from torch import Tensor, nn
 
-from gradexplain import symbolic
-from gradexplain.catalogue import LANGUAGES, say
-from gradexplain.computation import computation_of
-from gradexplain.live import trace_live
-from gradexplain.oracles import ON_REQUEST, ORACLES, analytic, definitions, exact, tape
-from gradexplain.oracles.question import Check, Question
-from gradexplain.oracles.tape import Tape
-from gradexplain.rules import Rule, application, rules
+from gradexplain.locale.catalogue import LANGUAGES, say
+from gradexplain.mathematics.terms import ARITY
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.live import trace_live
+from gradexplain.recording.tracing import trace
+from gradexplain.rules import application, symbolic
 from gradexplain.rules.application import call
+from gradexplain.rules.entries import Rule
+from gradexplain.rules.registry import rules
 from gradexplain.rules.samples import examples
-from gradexplain.terms import ARITY
-from gradexplain.tracing import trace
+from gradexplain.verification.oracles import complex_step as analytic
+from gradexplain.verification.oracles import definitions, tape
+from gradexplain.verification.oracles import symbolic as exact
+from gradexplain.verification.oracles.question import Check, Question
+from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES
+from gradexplain.verification.oracles.tape import Tape
 
 
 def asked(function: Callable[..., Tensor], *inputs: Tensor) -> Question:
@@ -512,9 +516,9 @@ def test_a_sum_of_a_thousand_terms_is_no_recursion() -> None:
 def test_sympy_waits_until_the_referee_is_asked() -> None:
     code = (
         "import sys, torch\n"
-        "from gradexplain.oracles import ORACLES, ON_REQUEST\n"
+        "from gradexplain.verification.oracles.registry import ORACLES, ON_REQUEST\n"
         "assert 'symbolic' in ON_REQUEST and 'symbolic' not in ORACLES\n"
-        "assert 'sympy' not in sys.modules and 'gradexplain.symbolic' not in sys.modules\n"
+        "assert 'sympy' not in sys.modules and 'gradexplain.rules.symbolic' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -11,8 +11,8 @@ import torch
 from examples import EXAMPLES
 
 import gradexplain as gx
-from gradexplain import rules as registry
-from gradexplain.equations import holds, read_equations, unwrapped
+from gradexplain.mathematics.equations import holds, read_equations, unwrapped
+from gradexplain.rules import registry
 
 Command = Callable[..., "object"]
 
@@ -187,7 +187,7 @@ def test_a_wrong_rule_cannot_be_explained_away(monkeypatch: pytest.MonkeyPatch) 
     """The planted rule says 3·x for the slope of x²: the page contradicts itself, and says so."""
     square = registry.rules()["aten.pow.Tensor_Scalar"]
     planted = replace(square, slopes={**square.slopes, "self": "(n + 1)*x**(n - 1)"})
-    monkeypatch.setitem(registry._RULES, square.operator, planted)
+    monkeypatch.setitem(registry.RULES, square.operator, planted)
     found = gx.explain(lambda x: (x**2).sum(), [torch.tensor([1.0, 2.0, 3.0])])
     page = found.render("text")
     assert "→ x[2]: 1 × 3 × 3 ≠ 6" in page

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradexplain
-from gradexplain import catalogue, expression, vocabulary
 from gradexplain.errors import InputError, RunError
-from gradexplain.expression import Runner, parse
+from gradexplain.locale import catalogue
+from gradexplain.targets import expression, vocabulary
+from gradexplain.targets.expression import Runner, parse
 
 PACKAGE = Path(gradexplain.__path__[0])
 
@@ -310,7 +311,7 @@ def _nothing_executes(monkeypatch, tmp_path):
 
         def trap(*values, genuine=genuine, name=name, **options):
             caller = sys._getframe(1).f_globals.get("__name__", "")
-            assert not caller.startswith("gradexplain.expression") or name == "__import__", f"{name} was called"
+            assert not caller.startswith("gradexplain.targets.expression") or name == "__import__", f"{name} was called"
             return genuine(*values, **options)
 
         monkeypatch.setattr(builtins, name, trap)
@@ -614,8 +615,9 @@ def test_only_the_published_methods_with_an_underscore_change_tensors():
 
 def test_reading_imports_no_torch():
     code = (
-        "import sys; from gradexplain.expression import parse; from gradexplain.values import parse_value;"
-        "from gradexplain.loading import parse_target;"
+        "import sys; from gradexplain.targets.expression import parse; "
+        "from gradexplain.targets.values import parse_value; "
+        "from gradexplain.targets.loading import parse_target;"
         "parse('sum(x**2)'); parse_value('randn(3)'); parse_target('a.py:f'); parse_target('x@x');"
         "print([name for name in ('torch', 'numpy', 'sympy') if name in sys.modules])"
     )
@@ -644,7 +646,7 @@ def test_both_languages_say_the_same_errors_with_the_same_data():
 def test_every_error_that_is_raised_has_a_sentence():
     keys = set()
     for module in ("expression", "values", "loading"):
-        source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+        source = (PACKAGE / f"targets/{module}.py").read_text(encoding="utf-8")
         keys |= set(re.findall(r'(?:InputError|RunError|_fault|unknown)\(\s*"(\w+)"', source))
     keys |= set(vocabulary.REFUSED.values())
     assert len(keys) > 70

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradexplain.catalogue import LANGUAGES
-from gradexplain.computation import computation_of
 from gradexplain.errors import RunError
-from gradexplain.functions import fitted
-from gradexplain.traces import Node
-from gradexplain.tracing import trace
+from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.custom_functions import fitted
+from gradexplain.recording.trace import Node
+from gradexplain.recording.tracing import trace
 
 X, T, W = torch.ones(3, 4), torch.tensor([1, 2]), torch.ones(4)
 

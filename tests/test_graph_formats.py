@@ -21,13 +21,13 @@ from rich.cells import cell_len
 from torch import Tensor
 
 import gradexplain as gx
-from gradexplain.drawing import segments
-from gradexplain.drawing.engine import engine
-from gradexplain.drawing.layout import Drawing, laid_out
-from gradexplain.drawing.nesting import nested
-from gradexplain.drawing.options import SHOWN, SUFFIXES
-from gradexplain.drawing.picture import Facts, Numbers, Picture, Saved
-from gradexplain.drawing.words import Words, clean
+from gradexplain.graphs import segments
+from gradexplain.graphs.engine import engine
+from gradexplain.graphs.layout import Drawing, laid_out
+from gradexplain.graphs.nesting import nested
+from gradexplain.graphs.options import SHOWN, SUFFIXES
+from gradexplain.graphs.picture import Facts, Numbers, Picture, Saved
+from gradexplain.graphs.words import Words, clean
 
 ROOT = Path(__file__).parent.parent
 MERMAID = ROOT / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
@@ -343,7 +343,7 @@ def on_border(point: tuple[float, float], place: object) -> bool:
 
 
 def test_text_fits_its_box() -> None:
-    from gradexplain.drawing.engine import TEXT, TITLE, text_width
+    from gradexplain.graphs.engine import TEXT, TITLE, text_width
 
     drawn = drawing(gpt())
     for place in drawn.places:

@@ -402,7 +402,7 @@ def test_a_deep_graph_can_be_dropped_after_it_was_drawn() -> None:
     code = (
         "import gc, gradexplain as gx; from graphs import chain; y = chain(60_000); h = y.grad_fn.next_functions\n"
         "gx.graph(y); z = y * 2; del y; gc.collect(); del z; gc.collect(); del h; gc.collect()\n"
-        "from gradexplain import anchors; print(len(anchors._held), len(gc.callbacks))"
+        "from gradexplain.recording import lifetime; print(len(lifetime._held), len(gc.callbacks))"
     )
     path = f"{ROOT}:{ROOT / 'tests'}"
     environment = {**os.environ, "PYTHONPATH": path}

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from gradexplain import lessons
-from gradexplain.catalogue import LANGUAGES, sentences
 from gradexplain.errors import InputError
 from gradexplain.lessons.answers import exercise_of, is_right
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Lesson, Pictured
 from gradexplain.lessons.writing import drawing
-from gradexplain.terms import number_text
+from gradexplain.locale.catalogue import LANGUAGES, sentences
+from gradexplain.mathematics.terms import number_text
 
 # The rows of the two tutorials: A1 to A39, B1 to B35.
 ROWS = {f"A{k}" for k in range(1, 40)} | {f"B{k}" for k in range(1, 36)}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gradexplain.errors import InputError
-from gradexplain.expression import Program
-from gradexplain.loading import FilePlace, ModulePlace, load, match_inputs, parse_target
+from gradexplain.targets.expression import Program
+from gradexplain.targets.loading import FilePlace, ModulePlace, load, match_inputs, parse_target
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import pytest
 from examples import EXAMPLES
 from wcwidth import wcswidth
 
-from gradexplain.catalogue import LANGUAGES, LOCALE, say, sentences
-from gradexplain.equations import read_equations, unwrapped
-from gradexplain.rules import rules
-from gradexplain.terms import ARITY
+from gradexplain.locale.catalogue import LANGUAGES, LOCALE, say, sentences
+from gradexplain.mathematics.equations import read_equations, unwrapped
+from gradexplain.mathematics.terms import ARITY
+from gradexplain.rules.registry import rules
 
 
 def placeholders(template: str) -> Counter[str]:

@@ -8,7 +8,7 @@ from networks import NETWORKS, Transformer
 from torch import nn
 
 import gradexplain as gx
-from gradexplain.grouping import groups_of
+from gradexplain.explanation.grouping import groups_of
 
 
 @pytest.mark.parametrize("make", NETWORKS)

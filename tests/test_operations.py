@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradexplain.catalogue import LANGUAGES, say, sentences
-from gradexplain.computation import computation_of
-from gradexplain.diagnosis import Finding
-from gradexplain.operations import check_operations
-from gradexplain.oracles.question import Question, Replay
-from gradexplain.tracing import generic, trace
-from gradexplain.verification import Operation
+from gradexplain.findings.diagnosis import Finding
+from gradexplain.locale.catalogue import LANGUAGES, say, sentences
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import generic, trace
+from gradexplain.verification.operations import check_operations
+from gradexplain.verification.oracles.question import Question, Replay
+from gradexplain.verification.verdicts import Operation
 
 Function = Callable[..., Tensor]
 

@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradexplain.catalogue import say
-from gradexplain.computation import computation_of
-from gradexplain.oracles import ORACLES, differences, ladders, tangents, walk
-from gradexplain.oracles.question import Check, Question, jittered, unexplained
-from gradexplain.traces import Edge
-from gradexplain.tracing import trace
+from gradexplain.locale.catalogue import say
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.trace import Edge
+from gradexplain.recording.tracing import trace
+from gradexplain.rules import registry
+from gradexplain.verification.oracles import chain_rule as walk
+from gradexplain.verification.oracles import finite_differences as differences
+from gradexplain.verification.oracles import forward_mode as tangents
+from gradexplain.verification.oracles import ladders
+from gradexplain.verification.oracles.question import Check, Question, jittered, unexplained
+from gradexplain.verification.oracles.registry import ORACLES
 
 
 def question(function: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Question:
@@ -127,10 +132,8 @@ def test_a_wrong_rule_is_caught_at_its_node(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_operator_without_a_rule_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gradexplain.rules
-
-    known = gradexplain.rules.rule_of
-    monkeypatch.setattr(gradexplain.rules, "rule_of", lambda name: None if name == "aten.exp.default" else known(name))
+    known = registry.rule_of
+    monkeypatch.setattr(registry, "rule_of", lambda name: None if name == "aten.exp.default" else known(name))
     found = answers(question(lambda x: x.exp().tanh(), POINT))["rules"]
     assert (found.verdict, found.reason, found.data["operators"]) == ("cannot say", "no_rule", "aten.exp.default")
 

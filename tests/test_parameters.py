@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from gradexplain.errors import InputError
-from gradexplain.parameters import Checked, Count, Range, checked, checked_all, parameters_of, read, read_all, written
+from gradexplain.figures.parameters import (
+    Checked,
+    Count,
+    Range,
+    checked,
+    checked_all,
+    parameters_of,
+    read,
+    read_all,
+    written,
+)
 
 
 def halved(value: int) -> None:

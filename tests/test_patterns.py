@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradexplain.oracles.patterns import Pattern, beside, pattern, shown, simplest
+from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 
 X = torch.tensor([[0.3, -1.2, 2.0], [1.7, 0.6, -0.4], [0.9, -2.1, 1.1]], dtype=torch.float64)
 Y = torch.tensor([[1.3, 0.2, -0.7], [0.8, -1.6, 2.4], [-0.5, 1.9, 0.1]], dtype=torch.float64)

@@ -114,6 +114,6 @@ def anywhere(page: str) -> str:
 
 
 def test_readme_counts_the_rules_as_they_are() -> None:
-    from gradexplain.rules import rules
+    from gradexplain.rules.registry import rules
 
     assert f"{len(rules())} operators" in README

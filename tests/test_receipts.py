@@ -17,10 +17,10 @@ from conftest import in_process
 from examples import EXAMPLES
 
 import gradexplain as gx
-from gradexplain.catalogue import LANGUAGES, sentences
 from gradexplain.errors import InputError
-from gradexplain.loading import load, parse_target
+from gradexplain.locale.catalogue import LANGUAGES, sentences
 from gradexplain.receipts import ReceiptReport, check_receipt
+from gradexplain.targets.loading import load, parse_target
 
 Receipt = dict[str, Any]
 EXPLAINING = {

@@ -3,7 +3,9 @@
 import pytest
 from wcwidth import wcswidth
 
-from gradexplain.doc import (
+from gradexplain.documents.console import flowed
+from gradexplain.documents.diagram import drawn
+from gradexplain.documents.doc import (
     Arrow,
     Box,
     Diagram,
@@ -18,9 +20,7 @@ from gradexplain.doc import (
     Table,
     Title,
 )
-from gradexplain.renderers import RENDERERS
-from gradexplain.renderers.console import flowed
-from gradexplain.renderers.diagram import drawn
+from gradexplain.documents.renderers import RENDERERS
 
 HOSTILE = "[bold]x[/bold] <b>&amp;</b> `code` | *a* $\\x$ [z>0]"
 DOC = Doc(

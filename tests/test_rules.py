@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradexplain import rules as registry
-from gradexplain.catalogue import LANGUAGES, sentences
-from gradexplain.rules import Rule, elementwise, full_name, rule_of, rules, schema_names
+from gradexplain.locale.catalogue import LANGUAGES, sentences
+from gradexplain.mathematics.terms import ARITY, Apply, Constant, Number, Term, names_in
+from gradexplain.rules import registry
 from gradexplain.rules.application import (
     FUNCTIONS,
     bind,
@@ -25,9 +25,10 @@ from gradexplain.rules.application import (
     vjp,
     written,
 )
+from gradexplain.rules.entries import Rule, elementwise, full_name, schema_names
+from gradexplain.rules.registry import rule_of, rules
 from gradexplain.rules.samples import Samples, examples
-from gradexplain.symbolic import Proof, proved, sympy_of
-from gradexplain.terms import ARITY, Apply, Constant, Number, Term, names_in
+from gradexplain.rules.symbolic import Proof, proved, sympy_of
 
 RULES = rules()
 ALL = sorted(RULES)

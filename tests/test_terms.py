@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from gradexplain.terms import Apply, Constant, Number, Term, number_text, product, symbolic_text, terms_of, text, total
+from gradexplain.mathematics.terms import (
+    Apply,
+    Constant,
+    Number,
+    Term,
+    number_text,
+    product,
+    symbolic_text,
+    terms_of,
+    text,
+    total,
+)
 
 FORMULAS = [
     ("n*x**(n-1)", {"n": 2.0}, "2·x"),

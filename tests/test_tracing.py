@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import gradexplain as gx
-from gradexplain.computation import computation_of
-from gradexplain.loading import load, parse_target
-from gradexplain.traces import Node, Trace
-from gradexplain.tracing import trace
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.trace import Node, Trace
+from gradexplain.recording.tracing import trace
+from gradexplain.targets.loading import load, parse_target
 
 
 def traced(function: Callable[..., object], **inputs: Tensor) -> Trace:
@@ -344,7 +344,9 @@ def test_a_saved_tensor_changed_in_place_is_torchs_error_in_a_sentence() -> None
 
 def test_no_hook_stays_on_a_graph_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[object] = []
-    monkeypatch.setattr("gradexplain.tracing._observer", lambda node, seen: lambda sent, received: called.append(node))
+    monkeypatch.setattr(
+        "gradexplain.recording.tracing._observer", lambda node, seen: lambda sent, received: called.append(node)
+    )
     x = torch.ones(2, requires_grad=True)
     y = (x**2).sum()
     nodes, _ = y.grad_fn, gx.explain(y)

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradexplain import catalogue
 from gradexplain.errors import InputError
-from gradexplain.values import ITEMSIZE, parse_assignments, parse_value, tensor_of
+from gradexplain.locale import catalogue
+from gradexplain.targets.values import ITEMSIZE, parse_assignments, parse_value, tensor_of
 
 
 def tensor(text: str, dtype: str | None = None, seed: int | None = None) -> torch.Tensor:

@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradexplain import rules as registry
-from gradexplain.catalogue import LANGUAGES, say, sentences
-from gradexplain.computation import computation_of
-from gradexplain.live import trace_live
-from gradexplain.oracles.walk import farthest
-from gradexplain.rules import Derivative, rules
-from gradexplain.tracing import trace
-from gradexplain.verification import Check, Report, verify_trace
+from gradexplain.locale.catalogue import LANGUAGES, say, sentences
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.live import trace_live
+from gradexplain.recording.tracing import trace
+from gradexplain.rules import registry
+from gradexplain.rules.entries import Derivative
+from gradexplain.rules.registry import rules
+from gradexplain.verification.oracles.chain_rule import farthest
+from gradexplain.verification.verdicts import Check, Report, verify_trace
 
 Function = Callable[..., Tensor]
 
@@ -427,7 +428,7 @@ def test_a_wrong_gradient_of_a_large_problem_is_found_and_placed(
         return sent
 
     planted = replace(rule, derivatives={**rule.derivatives, "self": Derivative("", wrong)})
-    monkeypatch.setitem(registry._RULES, "aten.mm.default", planted)
+    monkeypatch.setitem(registry.RULES, "aten.mm.default", planted)
     A, B = normal(0, 7, 5, dtype=torch.float32), normal(1, 5, 3, dtype=torch.float32)
     report = verified(lambda A, B: (A @ B).sin().sum(), A, B, effort=1e-5)
     checks = {c.input: c for c in report.checks if c.oracle == "rules"}

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 import gradexplain as gx
-from gradexplain.catalogue import LANGUAGES
-from gradexplain.oracles import batched, jacobian
-from gradexplain.oracles.search import singled_out
-from gradexplain.reporting import rendered
-from gradexplain.verification import Check, Report
+from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.verification.oracles import batched, jacobian
+from gradexplain.verification.oracles.bisection import singled_out
+from gradexplain.verification.verdicts import Check, Report
 
 # Each on a line of its own, so that the line of the wrong operation can be told.
 scaled = planted(lambda g: 1.001 * g)
@@ -378,7 +377,7 @@ def test_a_report_shows_itself() -> None:
     assert repr(report) == "<Report: agrees>"
     assert "<pre" in report._repr_html_()
     with pytest.raises(gx.InputError, match="no format papyrus"):
-        rendered(report, "papyrus")
+        report.render("papyrus")
 
 
 def test_a_report_says_how_small_an_error_would_have_been_seen() -> None:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradexplain.catalogue import say
-from gradexplain.drawing.options import SUFFIXES
 from gradexplain.errors import InputError
+from gradexplain.graphs.options import SUFFIXES
+from gradexplain.locale.catalogue import say
 
 PAGES = ("terminal", "text", "markdown", "html")
 FORMATS = (*PAGES, "json")

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gradexplain.catalogue import LANGUAGES
 from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_numbers, page_format
 from gradexplain.cli.options import (
     ByHand,
@@ -25,6 +24,7 @@ from gradexplain.cli.options import (
 )
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, page_width, progress
 from gradexplain.cli.request import read_request
+from gradexplain.locale.catalogue import LANGUAGES
 
 
 def explain(
@@ -176,7 +176,7 @@ def functions() -> None:
     """Lists the functions, methods, attributes and constants that an expression may use."""
     import textwrap
 
-    from gradexplain.vocabulary import published
+    from gradexplain.targets.vocabulary import published
 
     for family, names in published():
         sys.stdout.write(

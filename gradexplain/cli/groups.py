@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gradexplain.parameters import Parameter, parameters_of, written
+from gradexplain.figures.parameters import Parameter, parameters_of, written
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import typer
 
-from gradexplain.catalogue import LANGUAGES, say
 from gradexplain.cli.checks import LEAST_WIDTH
 from gradexplain.errors import GradexplainError
+from gradexplain.locale.catalogue import LANGUAGES, say
 
 EXIT_CODES = {"agrees": 0, "differs": 1, "cannot say": 3}
 USAGE = 2
@@ -39,7 +39,7 @@ def deliver(content: str | bytes, output: Path | None, language: str) -> None:
             sys.stdout.write(content)
         sys.stdout.flush()
         return
-    from gradexplain.narration import write
+    from gradexplain.documents.shown import write
 
     write(output, content)
     sys.stdout.write(say("explanation.complete", language, path=output) + "\n")
@@ -56,7 +56,7 @@ def progress(language: str) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from gradexplain.progress import followed_by
+    from gradexplain.documents.progress import followed_by
 
     started, tasks = time.monotonic(), {}
     with Progress(console=Console(stderr=True), transient=True, disable=False) as bar:

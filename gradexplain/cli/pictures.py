@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradexplain.catalogue import LANGUAGES
 from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_least, check_numbers, graph_format
 from gradexplain.cli.groups import Offer, group
 from gradexplain.cli.options import Dtype, Inputs, Language, Output, Seed, TargetText, Width
 from gradexplain.cli.output import deliver, faults_said, page_width, progress
 from gradexplain.cli.request import read_request
-from gradexplain.drawing.options import SHOWN, SUFFIXES, VIEWS, WHOLE
+from gradexplain.graphs.options import SHOWN, SUFFIXES, VIEWS, WHOLE
+from gradexplain.locale.catalogue import LANGUAGES
 
 if TYPE_CHECKING:
-    from gradexplain.drawing.picture import Picture
+    from gradexplain.graphs.picture import Picture
 
 
 def graph(
@@ -101,7 +101,7 @@ def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format:
     language = texts.get("language") or "en"
     with faults_said(language):
         from gradexplain.figures.design import designs, drawn, format_of, rendered
-        from gradexplain.parameters import read_all
+        from gradexplain.figures.parameters import read_all
 
         if output is None and (format is None or sys.stdout.isatty()):
             raise UsageError("no_output", name=offer.name, formats=", ".join(offer.formats))

@@ -9,9 +9,9 @@ from gradexplain.cli.checks import UsageError
 from gradexplain.errors import InputError
 
 if TYPE_CHECKING:
-    from gradexplain.expression import Program
-    from gradexplain.loading import Target
-    from gradexplain.values import ValueSpec
+    from gradexplain.targets.expression import Program
+    from gradexplain.targets.loading import Target
+    from gradexplain.targets.values import ValueSpec
 
 
 class Request:
@@ -38,8 +38,8 @@ class Request:
         """Returns the target's function and its inputs as tensors."""
         import torch
 
-        from gradexplain.loading import load, match_inputs
-        from gradexplain.values import tensor_of
+        from gradexplain.targets.loading import load, match_inputs
+        from gradexplain.targets.values import tensor_of
 
         torch.manual_seed(seed)
         loaded = load(self.target)
@@ -50,7 +50,7 @@ class Request:
 
     def origin(self, seed: int, dtype: str | None, wrt: Sequence[str] | None, **asked: Any) -> Any:
         """Returns what was typed, for the receipt."""
-        from gradexplain.origin import Origin
+        from gradexplain.targets.origin import Origin
 
         return Origin(
             inputs={name: value.text for name, value in self.values.items()},
@@ -64,13 +64,13 @@ class Request:
 
     def cotangent_tensor(self) -> Any:
         """Returns the cotangent, `None` where none was given."""
-        from gradexplain.values import tensor_of
+        from gradexplain.targets.values import tensor_of
 
         return None if self._cotangent is None else tensor_of(self._cotangent, name="cotangent", dtype=None)
 
     def formulas(self) -> dict[str, Any]:
         """Returns the formulas given by hand as callables of the inputs."""
-        from gradexplain.expression import Runner
+        from gradexplain.targets.expression import Runner
 
         for name, program in self._formulas.items():
             unknown = [n for n in program.inputs if n not in self.values]
@@ -91,9 +91,9 @@ class _Formula:
 
 
 def read_request(target: str, inputs: Sequence[str], by_hand: Sequence[str], cotangent: str | None) -> Request:
-    from gradexplain.expression import parse_formula
-    from gradexplain.loading import parse_target
-    from gradexplain.values import parse_assignments, parse_value
+    from gradexplain.targets.expression import parse_formula
+    from gradexplain.targets.loading import parse_target
+    from gradexplain.targets.values import parse_assignments, parse_value
 
     formulas: dict[str, Any] = {}
     for text in by_hand:

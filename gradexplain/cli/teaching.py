@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gradexplain.catalogue import LANGUAGES, say
 from gradexplain.cli.checks import PAGES, UsageError, check_choice, check_numbers
 from gradexplain.cli.groups import Offer, group
 from gradexplain.cli.output import deliver, faults_said, page_width, progress
-from gradexplain.parameters import Range
+from gradexplain.figures.parameters import Range
+from gradexplain.locale.catalogue import LANGUAGES, say
 
 
 def _lessons() -> Iterator[Offer]:
@@ -51,7 +51,7 @@ def _lesson(offer: Offer, texts: Mapping[str, Any], output: Path | None, format:
         if format is not None:
             check_choice("--format", format, PAGES)
         from gradexplain import lessons as course
-        from gradexplain.parameters import read_all
+        from gradexplain.figures.parameters import read_all
 
         options, shared = read_all(offer.function, texts), read_all(offer.common, texts)
         width = shared.get("width")

@@ -22,8 +22,8 @@ def names() -> tuple[str, ...]:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as its file's suffix says (.svg, .png, .pdf), whole or not at all; the same bytes each time."""
+    from gradexplain.documents.shown import write
     from gradexplain.figures.design import format_of, rendered
-    from gradexplain.narration import write
 
     write(Path(path), rendered(figure, format_of(Path(path))))
 

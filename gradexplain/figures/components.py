@@ -11,9 +11,9 @@ from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, formula, gradient
 from gradexplain.figures.fitting import Line, fitted
 from gradexplain.figures.inputs import equation, vector
+from gradexplain.figures.parameters import Range
 from gradexplain.figures.style import MARKS, Style, beside, number, plain, titled
-from gradexplain.parameters import Range
-from gradexplain.values import shown
+from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, Formula, finite, formula, interval, slopes, spaced, values
+from gradexplain.figures.parameters import Count, Range
 from gradexplain.figures.style import DASHES, Style, beside, number, plain, titled
-from gradexplain.parameters import Count, Range
 
 HIGHEST = 4
 _PRIMES = ("", "′", "″", "‴", "⁗")

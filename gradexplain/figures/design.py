@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from gradexplain.catalogue import LANGUAGES
 from gradexplain.errors import InputError
+from gradexplain.figures.parameters import Count, Range, checked_all
 from gradexplain.figures.style import PALETTES, Style, wrapped
-from gradexplain.parameters import Count, Range, checked_all
+from gradexplain.locale.catalogue import LANGUAGES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.errors import InputError, RunError
-from gradexplain.expression import Program, Runner, function_path, parse
+from gradexplain.figures.parameters import Checked
 from gradexplain.figures.style import number
-from gradexplain.parameters import Checked
-from gradexplain.values import shown
+from gradexplain.targets.expression import Program, Runner, function_path, parse
+from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -191,7 +191,7 @@ def _applied(name: str, arguments: Sequence[Any]) -> Any:
     """Returns a function of torch at numbers of sympy; of one number, what sums or averages gives that number."""
     import sympy as sp
 
-    from gradexplain.symbolic import smooth
+    from gradexplain.rules.symbolic import smooth
 
     own: Mapping[str, Callable[..., Any]] = {
         "sum": lambda x: x, "mean": lambda x: x, "square": lambda x: x**2, "pow": lambda x, n: x**n, "abs": sp.Abs,

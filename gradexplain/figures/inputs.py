@@ -10,9 +10,9 @@ from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, formula, gradient
 from gradexplain.figures.fitting import Line, fitted
+from gradexplain.figures.parameters import Checked
 from gradexplain.figures.style import Style, number, plain, titled
-from gradexplain.parameters import Checked
-from gradexplain.values import parse_value, shown, tensor_of
+from gradexplain.targets.values import parse_value, shown, tensor_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, slopes, values
+from gradexplain.figures.parameters import Count, Range
 from gradexplain.figures.style import Style, below, number, plain, titled
-from gradexplain.parameters import Count, Range
 
 if TYPE_CHECKING:
     import numpy as np

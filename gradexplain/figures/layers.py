@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
+from gradexplain.figures.parameters import Range
 from gradexplain.figures.style import DASHES, MARKS, Style, logarithmic, number, plain
-from gradexplain.parameters import Range
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

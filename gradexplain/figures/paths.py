@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, symbolic
+from gradexplain.figures.parameters import Count, Range
 from gradexplain.figures.style import MARKS, Style, below, beside, logarithmic, number, plain, titled
-from gradexplain.parameters import Count, Range
 
 # A path that leaves the others this many times behind would flatten them to a line.
 _FAR = 3.0

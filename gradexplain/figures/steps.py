@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, interval, symbolic, values
+from gradexplain.figures.parameters import Count, Range
 from gradexplain.figures.style import Style, logarithmic, number, titled
-from gradexplain.parameters import Count, Range
-from gradexplain.values import shown
+from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from gradexplain.catalogue import say
-from gradexplain.fonts import chinese
-from gradexplain.terms import number_text
-from gradexplain.values import shown
+from gradexplain.documents.fonts import chinese
+from gradexplain.locale.catalogue import say
+from gradexplain.mathematics.terms import number_text
+from gradexplain.targets.values import shown
 
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKS = "osD^vPX*"

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradexplain.catalogue import say
+from gradexplain.documents.progress import followed
 from gradexplain.errors import InputError
 from gradexplain.lessons import course
 from gradexplain.lessons.parts import TOPICS, Lesson, Part
-from gradexplain.progress import followed
+from gradexplain.locale.catalogue import say
 
 __all__ = ["Lesson", "function_of", "judge", "listing", "names", "run", "save", "save_course", "told", "topics"]
 _ABOUT = ("TOPIC", "PLACE")
@@ -47,8 +47,8 @@ def told(name: str, key: str, language: str = "en") -> str:
 
 def listing(language: str = "en", width: int = 100) -> str:
     """Returns the lessons by topic, each with its title."""
-    from gradexplain.doc import Doc, Heading, Paragraph, Table
-    from gradexplain.renderers import RENDERERS
+    from gradexplain.documents.doc import Doc, Heading, Paragraph, Table
+    from gradexplain.documents.renderers import RENDERERS
 
     blocks: list[Heading | Paragraph | Table] = []
     for topic, lessons in topics().items():
@@ -72,8 +72,8 @@ def run(name: str, **options: Any) -> Lesson:
     """
     import torch
 
-    from gradexplain.computation import kept_generators
-    from gradexplain.parameters import checked_all
+    from gradexplain.figures.parameters import checked_all
+    from gradexplain.recording.computation import kept_generators
 
     function = function_of(name)
     given = checked_all(function, options)

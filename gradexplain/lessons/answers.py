@@ -8,7 +8,7 @@ from typing import Any
 from gradexplain.errors import InputError
 from gradexplain.lessons.claims import plain
 from gradexplain.lessons.parts import Exercise, Lesson
-from gradexplain.values import Numbers, parse_value
+from gradexplain.targets.values import Numbers, parse_value
 
 # What an answer without a number of digits may differ by: nothing but how it was typed.
 _TYPED = 1e-9

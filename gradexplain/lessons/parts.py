@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from gradexplain.lessons.claims import Claim, Relation
 
 if TYPE_CHECKING:
-    from gradexplain.drawing.picture import Picture
-    from gradexplain.explanation import Explanation
-    from gradexplain.verification import Report
+    from gradexplain.explanation.explanation import Explanation
+    from gradexplain.graphs.picture import Picture
+    from gradexplain.verification.verdicts import Report
 
 Topic = Literal["differentiation", "graphs", "gradients", "training", "squares"]
 TOPICS: tuple[Topic, ...] = ("differentiation", "graphs", "gradients", "training", "squares")

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gradexplain.computation import computation_of
 from gradexplain.errors import InputError
-from gradexplain.expression import Runner, parse
-from gradexplain.rules import rule_of
-from gradexplain.symbolic import sympy_of
-from gradexplain.tracing import trace
-from gradexplain.values import shown
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
+from gradexplain.rules.registry import rule_of
+from gradexplain.rules.symbolic import sympy_of
+from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from sympy import Expr
 
-    from gradexplain.traces import Node, Trace
+    from gradexplain.recording.trace import Node, Trace
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, assert_never
 
-from gradexplain import doc
-from gradexplain.catalogue import say
-from gradexplain.doc import Block, Doc
-from gradexplain.equations import STORED, Equation, recomputed
+from gradexplain.documents import doc
+from gradexplain.documents.doc import Block, Doc
+from gradexplain.documents.renderers import RENDERERS
 from gradexplain.errors import InputError
+from gradexplain.figures.parameters import parameters_of, written
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.parts import (
     Drawn,
@@ -25,13 +25,13 @@ from gradexplain.lessons.parts import (
     Text,
     Verified,
 )
-from gradexplain.narration import MARKS, TONES, Teller, elements_text
-from gradexplain.parameters import parameters_of, written
-from gradexplain.renderers import RENDERERS
-from gradexplain.reporting import ReportTeller
+from gradexplain.locale.catalogue import say
+from gradexplain.mathematics.equations import STORED, Equation, recomputed
+from gradexplain.narration.explanations import MARKS, TONES, Teller, elements_text
+from gradexplain.narration.reports import ReportTeller
 
 if TYPE_CHECKING:
-    from gradexplain.explanation import Explanation
+    from gradexplain.explanation.explanation import Explanation
     from gradexplain.lessons.parts import Part
 
 SUFFIXES = {"markdown": ".md", "html": ".html", "text": ".txt", "terminal": ".txt"}

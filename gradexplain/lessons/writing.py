@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gradexplain import doc
-from gradexplain.catalogue import say
-from gradexplain.doc import Block, Doc
+from gradexplain.documents import doc
+from gradexplain.documents.doc import Block, Doc
+from gradexplain.documents.renderers import RENDERERS
+from gradexplain.documents.shown import write
 from gradexplain.errors import InputError
 from gradexplain.lessons.parts import Drawn, Lesson, Pictured
 from gradexplain.lessons.telling import CONTENTS, SUFFIXES, LessonTeller, rendered
-from gradexplain.narration import write
-from gradexplain.renderers import RENDERERS
+from gradexplain.locale.catalogue import say
 
 
 def save(

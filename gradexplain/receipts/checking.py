@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain import __version__
-from gradexplain.derivatives import derivative_of
 from gradexplain.errors import RunError
-from gradexplain.loading import file_of, parse_target
-from gradexplain.origin import machine
 from gradexplain.receipts.claims import (
     answer_claims,
     file_claims,
@@ -27,8 +23,12 @@ from gradexplain.receipts.findings import finding_claims
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.receipts.tensors import Comparison
 from gradexplain.receipts.verdicts import Judging, is_cheap
-from gradexplain.tracing import differentiated, trace
-from gradexplain.verification import EFFORT, verify_trace
+from gradexplain.recording.tracing import differentiated, trace
+from gradexplain.targets.loading import file_of, parse_target
+from gradexplain.targets.origin import machine
+from gradexplain.verification.derivatives import derivative_of
+from gradexplain.verification.verdicts import EFFORT, verify_trace
+from gradexplain.versions.releases import __version__
 
 
 def derived_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:

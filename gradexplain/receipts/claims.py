@@ -15,19 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.digits import shortest
-from gradexplain.equations import DIGITS, relation_of, rounds
-from gradexplain.oracles.question import MARGIN, wide
-from gradexplain.origin import file_digest
+from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.equations import DIGITS, relation_of, rounds
+from gradexplain.mathematics.terms import (
+    Constant,
+    Number,
+    Term,
+    names_in,
+    product,
+    symbolic_text,
+    terms_of,
+    text,
+    total,
+)
 from gradexplain.receipts.consistency import Line, line_of
 from gradexplain.receipts.derivation import Derived
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.tensors import Comparison
-from gradexplain.rules import Rule, rule_of
+from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.application import vjp
-from gradexplain.terms import Constant, Number, Term, names_in, product, symbolic_text, terms_of, text, total
-from gradexplain.traces import Edge, Node, Source, Trace
+from gradexplain.rules.entries import Rule
+from gradexplain.rules.registry import rule_of
+from gradexplain.targets.origin import file_digest
+from gradexplain.targets.sources import Source
+from gradexplain.verification.oracles.question import MARGIN, wide
 
 Place = tuple[int, ...]
 Value = tuple[int, int]  # node, output

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gradexplain.catalogue import say
-from gradexplain.equations import CONTRADICTED, EXACT, ROUNDED, STORED, holds
-from gradexplain.oracles.question import RESOLUTION, Check
+from gradexplain.locale.catalogue import say
+from gradexplain.mathematics.equations import CONTRADICTED, EXACT, ROUNDED, STORED, holds
+from gradexplain.mathematics.terms import number_text
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.receipts.reading import below
-from gradexplain.terms import number_text
-from gradexplain.verification import Operation, Report
+from gradexplain.verification.oracles.question import RESOLUTION, Check
+from gradexplain.verification.verdicts import Operation, Report
 
 _LINE = re.compile(
     rf"(?P<label>.+?): (?P<expression>.+) (?P<relation>[{EXACT}{ROUNDED}{STORED}{CONTRADICTED}]) (?P<result>\S+)"

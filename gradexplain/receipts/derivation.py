@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.computation import Computation, all_outputs, computation_of, with_dtype
 from gradexplain.errors import InputError, RunError
-from gradexplain.expression import Program, Runner, parse_formula
-from gradexplain.inquiry import inquire
-from gradexplain.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
-from gradexplain.oracles import REFEREE
-from gradexplain.origin import file_digest
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.tensors import read_tensor
-from gradexplain.traces import Trace
-from gradexplain.tracing import generic, trace
-from gradexplain.values import parse_value, tensor_of
-from gradexplain.verification import EFFORT, Report, verify_trace
+from gradexplain.recording.computation import Computation, all_outputs, computation_of, with_dtype
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import generic, trace
+from gradexplain.targets.expression import Program, Runner, parse_formula
+from gradexplain.targets.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
+from gradexplain.targets.origin import file_digest
+from gradexplain.targets.values import parse_value, tensor_of
+from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.oracles.registry import REFEREE
+from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
 # The options of a verification, and the oracle that is asked for by each.
 OPTIONS = {

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.oracles.question import index_of
 from gradexplain.receipts.claims import Names
 from gradexplain.receipts.consistency import restored
 from gradexplain.receipts.ledger import Ledger
-from gradexplain.rules import Rule, rule_of
+from gradexplain.recording.trace import Node, Trace
 from gradexplain.rules.application import evaluated
+from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes, spread
-from gradexplain.traces import Node, Trace
+from gradexplain.rules.registry import rule_of
+from gradexplain.verification.oracles.question import index_of
 
 # What a finding says: its kind, its place, its data.
 Fact = tuple[str, str, Mapping[str, Any]]

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gradexplain.catalogue import sentences
-from gradexplain.origin import FORMAT
+from gradexplain.locale.catalogue import sentences
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
-from gradexplain.values import shown
+from gradexplain.targets.origin import FORMAT
+from gradexplain.targets.values import shown
 
 Shape = Callable[[Any, str], Iterator[Remark]]
 WORDS = ("nan", "inf", "-inf")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gradexplain.catalogue import say
 from gradexplain.errors import GradexplainError
+from gradexplain.locale.catalogue import say
 
 Outcome = Literal["refused", "holds", "open"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from gradexplain.errors import InputError
 from gradexplain.receipts.ledger import Remark
-from gradexplain.values import LIMIT, shown, size_text
+from gradexplain.targets.values import LIMIT, shown, size_text
 
 # Tensors of more dimensions than torch has, on top of the receipt's own lists.
 _DEEPEST = 80

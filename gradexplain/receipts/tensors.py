@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.digits import shortest
-from gradexplain.oracles.question import MARGIN, RESOLUTION, index_of
-from gradexplain.origin import tensor_digest
+from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.terms import number_text
 from gradexplain.receipts.format import WORDS
 from gradexplain.receipts.ledger import Ledger
-from gradexplain.terms import number_text
+from gradexplain.targets.origin import tensor_digest
+from gradexplain.verification.oracles.question import MARGIN, RESOLUTION, index_of
 
 _DIGITS = 9
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from gradexplain.oracles.question import Check
 from gradexplain.receipts.consistency import report_of, restored
 from gradexplain.receipts.derivation import Derived
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.receipts.reading import below
-from gradexplain.traces import Source
-from gradexplain.verification import Operation, Report
+from gradexplain.targets.sources import Source
+from gradexplain.verification.oracles.question import Check
+from gradexplain.verification.verdicts import Operation, Report
 
 # Numbers of a search that time cut short elsewhere are evidence of the same kind within this factor.
 _ALIKE = 10.0

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.digits import shortest
-from gradexplain.rules import Rule, overload, parameters
-from gradexplain.terms import ARITY, Number, compiled
+from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.terms import ARITY, Number, compiled
+from gradexplain.rules.entries import Rule, overload, parameters
 
 
 def bind(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

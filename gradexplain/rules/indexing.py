@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.rules import rule
 from gradexplain.rules.application import summed_to
+from gradexplain.rules.entries import rule
 from gradexplain.rules.reductions import placed
 from gradexplain.rules.shapes import brought_back
 

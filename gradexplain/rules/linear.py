@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.rules import rule
 from gradexplain.rules.application import summed_to
+from gradexplain.rules.entries import rule
 
 # ---------------------------------------------------------------------------------------------------------- products
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.rules import rule
+from gradexplain.mathematics.terms import NAMESPACE, Constant, Term
 from gradexplain.rules.application import summed_to
-from gradexplain.terms import NAMESPACE, Constant, Term
+from gradexplain.rules.entries import rule
 
 _NUMPY: Mapping[str, Any] = NAMESPACE
 _exp, _log, _log1p, _sigmoid, _abs = (_NUMPY[name] for name in ("exp", "log", "log1p", "sigmoid", "abs"))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.rules import rule
-from gradexplain.terms import NAMESPACE
+from gradexplain.mathematics.terms import NAMESPACE
+from gradexplain.rules.entries import rule
 
 _NUMPY: Mapping[str, Any] = NAMESPACE
 _exp, _log, _log1p, _sigmoid, _abs = (_NUMPY[name] for name in ("exp", "log", "log1p", "sigmoid", "abs"))

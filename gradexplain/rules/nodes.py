@@ -6,8 +6,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gradexplain.rules import Rule, rules
 from gradexplain.rules.application import call
+from gradexplain.rules.entries import Rule
+from gradexplain.rules.registry import rules
 from gradexplain.rules.samples import examples
 
 

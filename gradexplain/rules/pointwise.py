@@ -2,7 +2,7 @@
 
 import math
 
-from gradexplain.rules import elementwise
+from gradexplain.rules.entries import elementwise
 
 # fmt: off
 # ------------------------------------------------------------------------------------------------------- arithmetic

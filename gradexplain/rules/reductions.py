@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.rules import rule
+from gradexplain.mathematics.terms import NAMESPACE
 from gradexplain.rules.application import summed_to
-from gradexplain.terms import NAMESPACE
+from gradexplain.rules.entries import rule
 
 _NUMPY: Mapping[str, Any] = NAMESPACE
 _exp, _log, _sqrt, _abs = (_NUMPY[name] for name in ("exp", "log", "sqrt", "abs"))

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.rules import Rule, overload
 from gradexplain.rules.application import bind
+from gradexplain.rules.entries import Rule, overload
 
 
 class Samples:

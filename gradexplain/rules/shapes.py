@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.rules import rule
 from gradexplain.rules.application import summed_to
+from gradexplain.rules.entries import rule
 
 
 def brought_back(g: Tensor, self: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.keeping import alive, watched
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "gradients"
 PLACE = 1

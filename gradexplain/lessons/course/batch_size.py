@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph
-from gradexplain.expression import Runner, parse
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Listing, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.parameters import Range
+from gradexplain.targets.expression import Runner, parse
 
 TOPIC = "training"
 PLACE = 7

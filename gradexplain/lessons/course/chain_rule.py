@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph, verify
-from gradexplain.computation import computation_of
+from gradexplain.figures.parameters import Range, written
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
 from gradexplain.lessons.symbols import Sent, straight, walked_back
-from gradexplain.parameters import Range, written
-from gradexplain.tracing import trace
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
 
 TOPIC = "graphs"
 PLACE = 2

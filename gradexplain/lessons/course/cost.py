@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
-from gradexplain.parameters import Range
-from gradexplain.terms import number_text
+from gradexplain.mathematics.terms import number_text
 
 TOPIC = "differentiation"
 PLACE = 3

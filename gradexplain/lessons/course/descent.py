@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Part, Table, Text, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "training"
 PLACE = 2

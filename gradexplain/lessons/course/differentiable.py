@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, verify
-from gradexplain.explanation import Step
-from gradexplain.expression import Runner, parse
+from gradexplain.explanation.explanation import Step
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, Text, Verified, claim, exercise, head, text
-from gradexplain.parameters import Range
-from gradexplain.rules import rule_of
+from gradexplain.rules.registry import rule_of
+from gradexplain.targets.expression import Runner, parse
 
 TOPIC = "differentiation"
 PLACE = 4

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.figures.design import computed, designs
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
 from gradexplain.lessons.plots import run_plots
-from gradexplain.parameters import Range
 
 TOPIC = "squares"
 PLACE = 2

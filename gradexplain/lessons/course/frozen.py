@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain.api import graph, verify
-from gradexplain.drawing.picture import Picture
+from gradexplain.figures.parameters import Range
+from gradexplain.graphs.picture import Picture
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.keeping import alive, bytes_of, watched
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Part, Pictured, Table, Text, Verified, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "training"
 PLACE = 4

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gradexplain.api import explain, verify
 from gradexplain.figures.layers import RECIPES, Flow, Recipe, flow_of, weights_of
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.parts import Drawn, Explained, Part, Table, Verified, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "training"
 PLACE = 5

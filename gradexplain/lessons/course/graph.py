@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph
-from gradexplain.explanation import Explanation
-from gradexplain.expression import Runner, parse
+from gradexplain.explanation.explanation import Explanation
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.narration import short_operator
-from gradexplain.parameters import Range
+from gradexplain.narration.explanations import short_operator
+from gradexplain.targets.expression import Runner, parse
 
 TOPIC = "graphs"
 PLACE = 1

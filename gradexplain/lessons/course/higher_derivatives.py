@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 
 from gradexplain.api import explain, graph
-from gradexplain.expression import Runner, parse
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.parameters import Range
+from gradexplain.targets.expression import Runner, parse
 
 if TYPE_CHECKING:
     import sympy
 
-    from gradexplain.drawing.picture import Picture
+    from gradexplain.graphs.picture import Picture
 
 TOPIC = "gradients"
 PLACE = 2

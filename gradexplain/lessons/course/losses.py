@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 
 from gradexplain.api import explain, verify
 from gradexplain.errors import InputError
+from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, Verified, claim, exercise, head, text
-from gradexplain.parameters import Count, Range
 
 TOPIC = "squares"
 PLACE = 4

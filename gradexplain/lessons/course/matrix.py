@@ -12,10 +12,10 @@ from torch import Tensor
 
 from gradexplain.api import explain, graph
 from gradexplain.errors import InputError
-from gradexplain.expression import Runner, parse
+from gradexplain.figures.parameters import Count, Range, written
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.parameters import Count, Range, written
+from gradexplain.targets.expression import Runner, parse
 
 TOPIC = "graphs"
 PLACE = 4

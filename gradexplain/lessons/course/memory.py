@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import graph
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.keeping import alive, bytes_of, watched
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Part, Pictured, Table, Text, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "training"
 PLACE = 3

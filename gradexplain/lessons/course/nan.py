@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from gradexplain.api import explain, verify
-from gradexplain.explanation import Explanation, Step
-from gradexplain.expression import Runner, parse
+from gradexplain.explanation.explanation import Explanation, Step
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, Verified, claim, exercise, head, text
-from gradexplain.verification import Report
+from gradexplain.targets.expression import Runner, parse
+from gradexplain.verification.verdicts import Report
 
 TOPIC = "training"
 PLACE = 6

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph
-from gradexplain.explanation import Explanation
-from gradexplain.expression import Runner, parse
+from gradexplain.explanation.explanation import Explanation
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
+from gradexplain.targets.expression import Runner, parse
 
 TOPIC = "squares"
 PLACE = 6

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import graph, verify
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.parts import Drawn, Part, Pictured, Table, Text, Verified, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "differentiation"
 PLACE = 2

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph
-from gradexplain.expression import Runner, parse
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.keeping import watched
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, Text, claim, exercise, head, text
-from gradexplain.parameters import Range
+from gradexplain.targets.expression import Runner, parse
 
 if TYPE_CHECKING:
-    from gradexplain.drawing.picture import Picture
+    from gradexplain.graphs.picture import Picture
 
 TOPIC = "gradients"
 PLACE = 3

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph, verify
-from gradexplain.drawing.picture import Picture
+from gradexplain.figures.parameters import Count, Range
+from gradexplain.graphs.picture import Picture
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import (
     Explained,
@@ -26,8 +27,7 @@ from gradexplain.lessons.parts import (
     head,
     text,
 )
-from gradexplain.narration import elements_text
-from gradexplain.parameters import Count, Range
+from gradexplain.narration.explanations import elements_text
 
 TOPIC = "squares"
 PLACE = 1

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain.api import verify
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Other, Part, Table, Verified, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "training"
 PLACE = 9

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
 from gradexplain.lessons.plots import run_plots
-from gradexplain.parameters import Count, Range
 
 TOPIC = "squares"
 PLACE = 3

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import verify
-from gradexplain.computation import computation_of
 from gradexplain.errors import InputError
+from gradexplain.figures.parameters import Range, written
 from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
 from gradexplain.lessons.symbols import Straight, gathered, straight, walked_back
-from gradexplain.parameters import Range, written
-from gradexplain.tracing import trace
-from gradexplain.values import shown
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
+from gradexplain.targets.values import shown
 
 TOPIC = "differentiation"
 PLACE = 1

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain.api import verify
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "training"
 PLACE = 1

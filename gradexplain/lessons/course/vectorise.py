@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gradexplain.api import graph
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.parts import Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "squares"
 PLACE = 7

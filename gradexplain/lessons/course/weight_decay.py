@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gradexplain.api import explain
+from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
-from gradexplain.parameters import Range
 
 TOPIC = "squares"
 PLACE = 5

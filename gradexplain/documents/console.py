@@ -1,0 +1,202 @@
+"""The document on a console: colours in a terminal, the same characters as plain text, and as HTML for notebooks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+from urllib.parse import quote
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.panel import Panel
+from rich.table import Table as Grid
+from rich.text import Text
+
+from gradexplain.documents.diagram import drawn
+from gradexplain.documents.doc import (
+    Block,
+    Diagram,
+    Doc,
+    Entry,
+    Heading,
+    Image,
+    Link,
+    Listing,
+    Notes,
+    Paragraph,
+    Row,
+    Table,
+    Title,
+    Tone,
+)
+from gradexplain.mathematics.equations import CONTINUATION
+
+_STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
+_MARGINS = {"code": "  │ ", "output": "  › ", "error": "  ✗ "}
+_KEYS = 12  # columns of the keys of an entry
+_LABELS = 5
+_GAP = 4
+_HEAD = "<!doctype html>\n<meta charset='utf-8'>\n"
+_HTML = "<pre style='line-height:1.25'>{code}</pre>\n"
+
+
+class Page:
+    """A document as something that rich can print; it takes the width that the console gives."""
+
+    def __init__(self, doc: Doc) -> None:
+        self.doc = doc
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for block in self.doc.blocks:
+            yield from _block(block, options.max_width)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(40, options.max_width)
+
+
+def terminal(doc: Doc, width: int) -> str:
+    """Returns the document with ANSI colours."""
+    return _printed(doc, width, color=True)
+
+
+def text(doc: Doc, width: int) -> str:
+    """Returns the document as plain characters, without trailing blanks."""
+    return "\n".join(line.rstrip() for line in _printed(doc, width, color=False).splitlines()) + "\n"
+
+
+def html(doc: Doc, width: int) -> str:
+    """Returns the document as text with inline styles, and its pictures; every character of it is escaped."""
+    runs = groupby(doc.blocks, lambda block: isinstance(block, Image) and bool(block.file))
+    parts = [(pictures, tuple(blocks)) for pictures, blocks in runs]
+    title = next((f"{b.name}: {b.lines[0]}" for b in doc.blocks if isinstance(b, Title)), None)
+    head = _HEAD if title is None else f"{_HEAD}<title>{escape(title)}</title>\n"
+    return head + "".join(
+        "".join(map(_figure, blocks)) if pictures else _text_html(Doc(blocks), width) for pictures, blocks in parts
+    )
+
+
+def _text_html(doc: Doc, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, _environ={})
+    console.print(Page(doc))
+    return console.export_html(inline_styles=True, code_format=_HTML)
+
+
+def _figure(image: Block) -> str:
+    assert isinstance(image, Image)
+    source, caption = quote(image.file), escape(image.caption)
+    return f"<figure><img src='{source}' alt='{caption}' style='max-width:100%'><br>{caption}</figure>\n"
+
+
+def _printed(doc: Doc, width: int, *, color: bool) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=width,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        legacy_windows=False,
+        force_jupyter=False,
+        _environ={},
+    )
+    console.print(Page(doc))
+    return out.getvalue()
+
+
+def _block(block: Block, width: int) -> Iterator[RenderableType]:
+    match block:
+        case Title(name, lines):
+            yield Panel(Text("\n".join(lines)), title=Text(name), box=box.ROUNDED, width=width)
+        case Heading(content):
+            yield Text("\n" + content, style="bold cyan")
+        case Paragraph(content, tone):
+            yield _indented(Text(content, style=_STYLES[tone]))
+        case Entry():
+            yield from _entry(block, width)
+        case Table():
+            yield _table(block)
+        case Diagram():
+            yield Text("\n".join("  " + line for line in drawn(block, width - 2)), no_wrap=True, overflow="ignore")
+        case Listing(content, kind):
+            style = {"code": "cyan", "output": "", "error": "red"}[kind]
+            for line in content.splitlines():
+                yield _hanging(_MARGINS[kind], Text(line, style=style))
+        case Image(caption, file, command):
+            yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
+        case Link(remark=remark):
+            yield _hanging("  → ", Text.assemble(_linked(block), f"  {remark}" if remark else ""))
+        case Notes(items):
+            for item in items:
+                yield _hanging("  • ", Text(item))
+
+
+def _indented(content: Text) -> Grid:
+    return _hanging("  ", content)
+
+
+def _hanging(mark: str, content: Text) -> Grid:
+    grid = Grid.grid(padding=0)
+    grid.add_column(width=cell_len(mark), no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(mark), content)
+    return grid
+
+
+def _entry(entry: Entry, width: int) -> Iterator[RenderableType]:
+    head = Text(f" {entry.label:<{_LABELS - 1}}", style="bold")
+    head.append(entry.head, style="bold")
+    if entry.detail:
+        gap = width - cell_len(head.plain) - cell_len(entry.detail)
+        head.append(" " * gap if gap > 1 else "\n" + " " * _LABELS)
+        head.append(entry.detail, style="dim")
+    yield head
+    for row in entry.rows:
+        yield _row(row, width - _LABELS - _KEYS)
+
+
+def _row(row: Row, width: int) -> Grid:
+    grid = Grid.grid(padding=0)
+    grid.add_column(width=_LABELS)
+    grid.add_column(width=_KEYS, no_wrap=True)
+    grid.add_column(width=width, overflow="fold")
+    content = Text("\n".join(flowed(row.equations, width))) if row.equations else Text(row.text)
+    grid.add_row("", Text(row.key, style="dim"), content)
+    return grid
+
+
+def flowed(equations: Sequence[str], width: int) -> list[str]:
+    """Sets equations side by side in aligned columns; one that is too long goes on under a mark."""
+    if any(cell_len(e) > width for e in equations):
+        return [line for e in equations for line in _broken(e, width)]
+    cell = max(map(cell_len, equations)) + _GAP
+    across = max(1, (width + _GAP) // cell)
+    rows = [equations[i : i + across] for i in range(0, len(equations), across)]
+    return ["".join(e + " " * (cell - cell_len(e)) for e in row).rstrip() for row in rows]
+
+
+def _broken(equation: str, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in equation.split(" "):
+        if line and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line = f"{CONTINUATION} {word}"
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]
+
+
+def _table(table: Table) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in table.header:
+        grid.add_column(Text(title), overflow="fold")
+    for i, row in enumerate(table.rows):
+        style = _STYLES[table.tones[i]] if i < len(table.tones) else ""
+        grid.add_row(*(_linked(cell) if isinstance(cell, Link) else Text(cell, style=style) for cell in row))
+    return grid
+
+
+def _linked(link: Link) -> Text:
+    return Text.assemble((link.text, f"link {quote(link.file)}"))

@@ -1,0 +1,104 @@
+"""The document as Markdown: tables, code spans for equations, a code block for diagrams."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from gradexplain.documents.diagram import drawn
+from gradexplain.documents.doc import (
+    Block,
+    Diagram,
+    Doc,
+    Entry,
+    Heading,
+    Image,
+    Link,
+    Listing,
+    Notes,
+    Paragraph,
+    Table,
+    Title,
+)
+
+
+def markdown(doc: Doc, width: int) -> str:
+    """Returns the document as Markdown; `width` bounds diagrams alone."""
+    return "\n".join(line for block in doc.blocks for line in _block(block, width)).strip() + "\n"
+
+
+def _block(block: Block, width: int) -> Iterator[str]:
+    match block:
+        case Title(name, lines):
+            yield f"# {_escaped(name)}"
+            yield ""
+            for line in lines:
+                yield _code(line) + "  "
+        case Heading(content):
+            yield ""
+            yield f"## {_escaped(content)}"
+            yield ""
+        case Paragraph(content):
+            yield ""
+            yield _prose(content)
+        case Entry():
+            yield from _entry(block)
+        case Table(header, rows):
+            yield ""
+            yield "| " + " | ".join(map(_cell, header)) + " |"
+            yield "|" + "---|" * len(header)
+            for row in rows:
+                yield "| " + " | ".join(map(_cell, row)) + " |"
+        case Diagram():
+            yield from ("```text", *drawn(block, width), "```")
+        case Listing(content, kind):
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", content)), default=0))
+            yield from ("", fence + ("python" if kind == "code" else "text"), *content.splitlines(), fence)
+        case Image(caption, file, command):
+            yield ""
+            yield f"![{_escaped(caption)}]({quote(file)})" if file else f"{_escaped(caption)} {_code(command)}"
+        case Link(remark=remark):
+            yield f"- {_link(block)}" + (f" {_prose(remark)}" if remark else "")
+        case Notes(items):
+            for item in items:
+                yield f"- {_prose(item)}"
+
+
+def _entry(entry: Entry) -> Iterator[str]:
+    detail = f" — {_code(entry.detail)}" if entry.detail else ""
+    yield f"- **{_escaped(entry.label)}** {_code(entry.head)}{detail}"
+    for row in entry.rows:
+        if row.equations:
+            yield f"  - {_escaped(row.key)}"
+            yield from (f"    - {_code(e)}" for e in row.equations)
+        else:
+            yield f"  - {_escaped(row.key)} {_code(row.text)}"
+
+
+def _code(text: str) -> str:
+    """Returns a code span that holds `text` whatever backquotes are in it."""
+    text = re.sub(r"\s*\n\s*", " ", text)
+    if not text:
+        return ""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _cell(text: str | Link) -> str:
+    if isinstance(text, Link):
+        return _link(text)
+    return re.sub(r"(?<!\\)\|", r"\\|", _prose(text)).replace("\n", " ")
+
+
+def _link(link: Link) -> str:
+    return f"[{_escaped(link.text)}]({quote(link.file)})"
+
+
+def _prose(text: str) -> str:
+    """Returns running text: code spans stay what they are, all else is escaped."""
+    parts = re.split(r"(?<!`)(`[^`\n]+`)(?!`)", text)
+    return "".join(part if k % 2 else _escaped(part) for k, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)

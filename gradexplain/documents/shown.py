@@ -1,0 +1,84 @@
+"""How a result shows itself: one mixin, and the two functions by which each kind of result is told.
+
+The data stands below its words: `told` and `recorded` are registered for a class where its words are known.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from gradexplain.documents.console import Page
+from gradexplain.documents.doc import Doc
+from gradexplain.documents.renderers import RENDERERS
+from gradexplain.errors import InputError
+
+FORMATS = (*RENDERERS, "json")
+SUFFIXES = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
+
+
+@singledispatch
+def told(thing: Any, language: str, *, format: str, width: int) -> Doc:
+    """Returns the document that tells a result in `language`, to be rendered in `format` at `width` columns."""
+    raise AssertionError(f"nothing tells a {type(thing).__name__}")
+
+
+@singledispatch
+def recorded(thing: Any, *, full: bool) -> dict[str, Any]:
+    """Returns a result as plain data for JSON; tensors are whole if they are small or `full`, else in a few numbers."""
+    raise AssertionError(f"nothing records a {type(thing).__name__}")
+
+
+class Shown:
+    """A result that renders, saves and represents itself."""
+
+    def render(self, format: str = "terminal", *, language: str = "en", width: int = 100) -> str:
+        """Returns the result as a page.
+
+        `format` is `terminal`, `text`, `markdown`, `html` or `json`, `language` "en" or "zh" (JSON has its own words
+        in English), `width` the columns of a page. Raises `InputError` for a format that does not exist.
+
+        >>> import torch, gradexplain as gx
+        >>> page = gx.explain(lambda x: (x**2).sum(), [torch.tensor([3.0])]).render("markdown", width=80)
+        """
+        if format not in FORMATS:
+            raise InputError("unknown_format", name=format, names=", ".join(FORMATS))
+        if format == "json":
+            return self.to_json() + "\n"
+        return RENDERERS[format](told(self, language, format=format, width=width), width)
+
+    def to_json(self, *, full: bool = False) -> str:
+        """Returns the result as one JSON object; tensors are summarised unless they are small, or `full` is set."""
+        return json.dumps(recorded(self, full=full), ensure_ascii=False, indent=2)
+
+    def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
+        """Writes the result; the format follows the file's suffix (.txt, .md, .html, .json).
+
+        Raises `InputError` for another suffix or where the folder cannot be written to; never leaves half a file.
+        """
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise InputError("unknown_suffix", path=path, names=", ".join(SUFFIXES))
+        write(path, self.render(SUFFIXES[path.suffix], language=language, width=width))
+
+    def __str__(self) -> str:
+        return self.render("text")
+
+    def _repr_html_(self) -> str:
+        return self.render("html")
+
+    def __rich__(self) -> Any:
+        return Page(told(self, "en", format="terminal", width=100))
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes `content` to `path`, whole or not at all; raises `InputError` where that cannot be."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
+        part.replace(path)
+    except OSError as fault:
+        part.unlink(missing_ok=True)
+        raise InputError("cannot_write", path=path, reason=fault.strerror or type(fault).__name__) from fault

@@ -1,0 +1,275 @@
+"""Single elements: which terms one element of a value, or of a gradient, is made of.
+
+For one node and one edge, the contribution to element j is Σᵢ gᵢ · Jᵢⱼ, with g the cotangent of the node's output and J
+the operator's own Jacobian. Here stand the terms of that sum, with the user's numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product as cartesian
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
+from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
+from gradexplain.recording.trace import Edge, Node
+from gradexplain.rules.application import call, slope, vjp, written
+from gradexplain.rules.entries import Rule
+
+# Operators on tensors up to this size are written out.
+WRITTEN = 64
+# Sums longer than this are shown as their largest terms and the rest.
+LONGEST = 8
+LARGEST = 3
+# A black box with at most this many elements is measured on every one of them.
+LARGEST_MEASURED = 12
+
+
+@dataclass(frozen=True)
+class Part:
+    """One term of a contribution: the output element it comes through, and the local derivative there."""
+
+    output: int
+    element: Index
+    cotangent: float
+    slope: Term
+    value: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What makes one element of a contribution: of `count` terms those worth showing, and the sum of the others."""
+
+    parts: tuple[Part, ...]
+    rest: float
+    count: int
+
+
+def number(tensor: Tensor, index: Index) -> Number:
+    """Returns one element as the shortest decimal that names it in its own dtype (0.1, not 0.10000000149)."""
+    return Number(shortest(tensor[index].item(), tensor.dtype))
+
+
+def is_real(tensor: Tensor | None) -> TypeGuard[Tensor]:
+    """Says whether a recorded value is there and can be written as real numbers."""
+    return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
+    """Says whether what a node sent along an edge can be written out with the rule and the recorded numbers."""
+    argument = edge.argument.partition("[")[0]
+    if rule is None or not argument or not is_real(edge.contribution):
+        return False
+    if argument not in (rule.slopes if rule.elementwise else rule.derivatives):
+        return False
+    values = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
+    if any(not is_real(v) and not v.is_meta for v in values):
+        return False
+    return sent(node, edge, rule, node.cotangents) is not None
+
+
+def sent(node: Node, edge: Edge, rule: Rule, cotangents: Sequence[Tensor | None]) -> Tensor | None:
+    """Returns what the rule sends along an edge; `None` where it does not cover the case, or needs what is missing."""
+    name, _, place = edge.argument.partition("[")
+    try:
+        found = vjp(rule, name, cotangents, node.arguments, node.outputs)
+    except Exception:  # a rule is only knowledge: where it fails, what torch sent is shown as it is
+        return None
+    found = found[int(place[:-1])] if place else found
+    return None if found.is_meta else found
+
+
+# ------------------------------------------------------------------------------------------------------- forward
+
+
+def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) -> Iterator[tuple[Index, Term]]:
+    """Yields, for `elements` of an output, the term that makes each; none where the rule does not write them out."""
+    if rule.elementwise:
+        for index in elements:
+            if (term := _formula_term(node, rule, rule.formula, index)) is not None:
+                yield index, term
+        return
+    made = written(rule, node.arguments, _present(node)) if _small(node) else None
+    array: Any = made[output] if made is not None and output < len(made) else None
+    for index in elements if array is not None else ():
+        if isinstance(term := array[index], Term):
+            yield index, term
+
+
+def _formula_term(node: Node, rule: Rule, formula: str, element: Index) -> Term | None:
+    """Returns one of an elementwise rule's formulas at one element of the output; `None` if a number is missing."""
+    variables = _element_variables(node, rule, element)
+    if not names_in(formula) <= variables.keys():
+        return None
+    found = terms_of(formula, variables)
+    return found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
+
+
+def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for argument, variable in rule.names.items():
+        value = rule.number_for(argument, node.arguments.get(argument))
+        if isinstance(value, Tensor) and not is_real(value):
+            continue
+        if isinstance(value, Tensor):
+            found[variable] = number(value, broadcast_source(index, value.shape))
+        else:
+            found[variable] = Constant(float(value)) if isinstance(value, (int, float)) else value
+    output = node.outputs[0]
+    if output is not None and is_real(output):
+        found["y"] = number(output, index)
+    return found
+
+
+def _small(node: Node) -> bool:
+    tensors = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
+    return all(t.numel() <= WRITTEN and is_real(t) for t in tensors)
+
+
+def _present(node: Node) -> list[Tensor]:
+    return [output for output in node.outputs if output is not None]
+
+
+# ------------------------------------------------------------------------------------------------------ backward
+
+
+def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
+    """Returns what `node` sends to element `index` of `argument`, taken apart."""
+    pieces = pieces_of(node, argument, rule, index)
+    sent = [(number_, element, g * slope) for number_, element, g, slope in pieces]
+    ranked = sorted(range(len(sent)), key=lambda i: -abs(sent[i][2]))
+    count = len(ranked)
+    kept = ranked if count <= LONGEST else ranked[:LARGEST]
+    rest = math.fsum(sent[i][2] for i in ranked[len(kept) :])
+    return Parts(tuple(_part(pieces[i]) for i in sorted(kept)), rest, count)
+
+
+# One term before it is written out: output number, element, cotangent there, slope there.
+_Piece = tuple[int, Index, float, float]
+
+
+def pieces_of(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
+    """Returns every term of what `node` sends to element `index` of `argument`."""
+    return (_elementwise_pieces if rule.elementwise else _general_pieces)(node, argument, rule, index)
+
+
+def _part(piece: _Piece) -> Part:
+    output, element, g, slope = piece
+    return Part(output, element, g, Number(slope), g * slope)
+
+
+def _elementwise_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
+    value, cotangent = node.arguments[argument], node.cotangents[0]
+    if cotangent is None:
+        return []
+    local = slope(rule, argument, node.arguments, _present(node)).expand(cotangent.shape)
+    fed = _fed_by(index, value.shape, cotangent.shape)
+    return [
+        (0, element, number(cotangent, element).value, shortest(local[element].item(), local.dtype)) for element in fed
+    ]
+
+
+def _fed_by(index: Index, shape: Sequence[int], output: Sequence[int]) -> list[Index]:
+    """Returns the output elements that one element of a broadcast input goes into."""
+    ahead = len(output) - len(shape)
+    ranges: list[Iterable[int]] = [range(n) for n in output[:ahead]]
+    ranges += [range(n) if size == 1 else [i] for n, size, i in zip(output[ahead:], shape, index, strict=True)]
+    return list(cartesian(*ranges))
+
+
+def _general_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    columns = _column(node, argument, rule, index, node.arguments)
+    patterns = _column(node, argument, rule, index, _generic(node)) if _is_structural(node, argument, rule) else columns
+    for output, (cotangent, column, pattern) in enumerate(zip(node.cotangents, columns, patterns, strict=True)):
+        if cotangent is not None and column is not None and pattern is not None:
+            for position in (pattern.flatten() != 0).logical_or(column.flatten() != 0).nonzero().flatten().tolist():
+                element = unravelled(position, column.shape)
+                g = number(cotangent, element).value
+                pieces.append((output, element, g, shortest(column[element].item(), column.dtype)))
+    return pieces
+
+
+def _is_structural(node: Node, argument: str, rule: Rule) -> bool:
+    """Says whether the zeros of a small Jacobian can be told from those that the numbers happen to give."""
+    needs = rule.derivatives[argument.partition("[")[0]].needs
+    return _small(node) and all(name in node.arguments for name in needs)
+
+
+def _generic(node: Node) -> dict[str, Any]:
+    """Returns a node's arguments with other numbers in their place."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(value.shape, generator=generator).to(value) + 1
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in node.arguments.items()
+    }
+
+
+def _column(node: Node, argument: str, rule: Rule, index: Index, arguments: Mapping[str, Any]) -> list[Tensor | None]:
+    """Returns ∂(outputs)/∂(one element): the rule's VJP is linear in the cotangent, and its transpose gives it."""
+    cotangents = [torch.zeros_like(c).requires_grad_() if c is not None else None for c in node.cotangents]
+    with torch.enable_grad():
+        sent = vjp(rule, argument.partition("[")[0], cotangents, arguments, node.outputs)
+        element = (sent[int(argument.partition("[")[2][:-1])] if "[" in argument else sent)[index]
+        given = [c for c in cotangents if c is not None]
+        found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())
+    return [None if c is None else next(found, None) for c in cotangents]
+
+
+def measured(node: Node, slot: int) -> Tensor | None:
+    """Returns the measured Jacobian of a black box for one of its edges, (outputs, inputs); `None` where it is large.
+
+    A custom Function's is what its own backward gives; an operator's comes from central differences in float64, with
+    a step of about eps^(1/3), in which truncation and rounding are equally small.
+    """
+    if slot in node.jacobians:
+        return node.jacobians[slot]
+    name, output = node.edges[slot].argument, node.outputs[0] if node.outputs else None
+    value = node.arguments.get(name)
+    if node.operator is None or not isinstance(value, Tensor) or not is_real(value) or not is_real(output):
+        return None
+    if len(node.outputs) != 1 or max(value.numel(), output.numel()) > LARGEST_MEASURED or not value.numel():
+        return None
+    exact = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in node.arguments.items()}
+    columns = []
+    with torch.no_grad():
+        for unit in torch.eye(value.numel(), dtype=torch.float64).reshape(-1, *value.shape):
+            step = 6e-6 * max(1.0, float((exact[name] * unit).abs().sum()))
+            above, below = (call(node.operator, {**exact, name: exact[name] + s * unit})[0] for s in (step, -step))
+            columns.append((above - below).flatten() / (2 * step))
+    return torch.stack(columns, 1)
+
+
+def measured_term(node: Node, jacobian: Tensor, position: int) -> Term:
+    """Returns Σᵢ gᵢ Jᵢⱼ for element j of an input, as written; terms with Jᵢⱼ = 0 are left out."""
+    cotangent = node.cotangents[0]
+    assert cotangent is not None
+    places = jacobian[:, position].nonzero().flatten().tolist()
+    g, column = cotangent.flatten(), jacobian[:, position]
+    return total(
+        [
+            product(Number(shortest(g[i].item(), g.dtype)), Number(shortest(column[i].item(), column.dtype)))
+            for i in places
+        ]
+    )
+
+
+def slope_term(node: Node, argument: str, rule: Rule, element: Index) -> Term | None:
+    """Returns the local derivative of an elementwise rule at one element, written out."""
+    return _formula_term(node, rule, rule.slopes[argument], element) if rule.elementwise else None
+
+
+def contribution_term(node: Node, argument: str, rule: Rule, parts: Parts) -> Term:
+    """Returns Σ g × slope as written; of a long sum its largest terms, and the rest as one number."""
+    written = [
+        product(Number(p.cotangent), slope_term(node, argument, rule, p.element) or p.slope) for p in parts.parts
+    ]
+    return total([*written, Number(parts.rest)] if parts.count > len(parts.parts) else written)

@@ -1,0 +1,471 @@
+"""What is said about a gradient, as data without words: steps, sums, paths, checks, findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.documents.shown import Shown
+from gradexplain.errors import InputError
+from gradexplain.explanation.elements import (
+    can_take_apart,
+    contribution_term,
+    is_real,
+    measured,
+    measured_term,
+    number,
+    parts_of,
+    sent,
+    written_out,
+)
+from gradexplain.explanation.grouping import Group, groups_of, inside
+from gradexplain.explanation.selection import Selection, shown_elements
+from gradexplain.findings.diagnosis import diagnose
+from gradexplain.findings.finding import Finding
+from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.equations import Equation, equation
+from gradexplain.mathematics.indices import Index, indices
+from gradexplain.mathematics.terms import Number, symbolic_text, total
+from gradexplain.recording.summaries import Value
+from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.rules.entries import Rule
+from gradexplain.rules.registry import rule_of
+from gradexplain.targets.origin import Origin
+from gradexplain.targets.sources import Source
+from gradexplain.verification.verdicts import Report
+
+# A trace of more steps than this is shown by module, or as one line a step.
+DETAILED = 40
+MOST_PATHS = 8
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one step sends along one edge to the value `to`; `terms` counts the terms of the longest sum in it.
+
+    `jacobian`, (outputs, inputs), is measured where there is no rule.
+    """
+
+    to: str
+    argument: str
+    producer: int
+    rule: str | None
+    value: Value | None
+    equations: tuple[Equation, ...]
+    terms: int
+    jacobian: Value | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded operator: what it computed, and what it did in the backward pass.
+
+    `label` is f1, f2, … in forward order; `name` is the name of its output; `order` is its place in the backward pass,
+    `None` where no gradient reached it. `sums` adds up the contributions where its output is used more than once.
+    """
+
+    index: int
+    label: str
+    name: str
+    operator: str | None
+    node: str
+    code: str
+    source: Source | None
+    module: str
+    inputs: tuple[str, ...]
+    rule: str | None
+    moves: bool
+    forward: Value | None
+    equations: tuple[Equation, ...]
+    kept: Mapping[str, Any]
+    order: int | None
+    cotangent: Value | None
+    sums: tuple[Equation, ...]
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path from an input to the output: the labels of the steps on it, and what arrives along it alone."""
+
+    steps: tuple[str, ...]
+    value: Value
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one input; `value` is `None` where the output does not depend on it."""
+
+    name: str
+    value: Value | None
+    uses: tuple[str, ...]
+    sums: tuple[Equation, ...]
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True)
+class Explanation(Shown):
+    """Where every number of a gradient comes from, and whether it is right.
+
+    `gradients` maps each input to its gradient (`None`: no influence). `scalar` is the name of what is differentiated:
+    the output, or L = ⟨cotangent, output⟩ where that is not one number. `higher` holds the explanations of the second
+    and further derivatives. `origin` is what was typed, where that is how the explanation was asked for.
+    """
+
+    target: str
+    torch: str
+    dtype: str
+    inputs: Mapping[str, Value]
+    output_name: str
+    output: Value
+    scalar: str
+    cotangent: Value
+    cotangent_given: bool
+    gradients: Mapping[str, Tensor | None]
+    by_input: tuple[Gradient, ...]
+    steps: tuple[Step, ...]
+    report: Report
+    findings: tuple[Finding, ...]
+    groups: tuple[Group, ...]
+    names: Mapping[int, str]
+    module: str | None = None
+    element: str | None = None
+    live: bool = False
+    outputs: int = 1
+    parameters: tuple[str, ...] = ()
+    higher: tuple[Explanation, ...] = ()
+    order: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`agrees`, `differs` or `cannot say`, over all orders."""
+        verdicts = [self.report.verdict, *(e.verdict for e in self.higher)]
+        return next((v for v in ("differs", "cannot say") if v in verdicts), "agrees")
+
+    @property
+    def equations(self) -> tuple[Equation, ...]:
+        """Every equation that is displayed, of this order alone."""
+        return tuple(self._equations())
+
+    def _equations(self) -> Iterator[Equation]:
+        for step in self.detailed:
+            yield from step.equations
+            yield from step.sums
+            for contribution in step.contributions:
+                yield from contribution.equations
+        for gradient in self.by_input:
+            yield from gradient.sums
+
+    @property
+    def detailed(self) -> tuple[Step, ...]:
+        """The steps that are shown one by one."""
+        scope = [s for s in self.steps if inside(s.module, self.module or "")]
+        return tuple(scope) if len(scope) <= DETAILED else ()
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {self.target}: {self.verdict}>"
+
+
+def explain_trace(
+    trace: Trace,
+    report: Report,
+    *,
+    target: str,
+    cotangent_given: bool = False,
+    element: str | None = None,
+    module: str | None = None,
+    output_name: str | None = None,
+    parameters: Sequence[str] = (),
+) -> Explanation:
+    """Joins a trace with the rules, the verdicts and the findings.
+
+    `element` ("x[1]") follows one element of an input alone; `module` opens one module of a network. Raises
+    `InputError` where either does not exist.
+    """
+    names = _Names(trace, output_name)
+    modules = [n.module for n in trace.nodes if n.leaf is None]
+    if module is not None and not any(inside(m, module) for m in modules):
+        known = ", ".join(sorted({m for m in modules if m})) or "–"
+        raise InputError("unknown_module", name=module, names=known)
+    inner = [n for n in trace.nodes if n.leaf is None]
+    opened = [n for n in inner if inside(n.module, module or "")]
+    detailed = {n.index for n in opened} if len(opened) <= DETAILED else set()
+    shown = shown_elements(trace, element, detailed)
+    order = {index: place for place, index in enumerate(trace.order, 1)}
+    builder = _Builder(trace, names, shown, detailed, order)
+    steps = tuple(builder.step(node) for node in inner)
+    kinds = dict(trace.modules)
+    by_input = tuple(builder.gradient(name) for name in trace.gradients)
+    return Explanation(
+        target=target,
+        torch=torch.__version__,
+        dtype=str(trace.value.dtype).removeprefix("torch."),
+        inputs={name: Value(tensor) for name, tensor in trace.inputs.items()},
+        output_name=names.output,
+        output=Value(trace.value),
+        scalar=names.scalar,
+        cotangent=Value(trace.cotangent),
+        cotangent_given=cotangent_given,
+        gradients=dict(trace.gradients),
+        by_input=by_input,
+        steps=steps,
+        report=report,
+        findings=diagnose(trace, names.of_node, {g.name: g.value for g in by_input}),
+        groups=groups_of([s.module for s in steps], [s.operator or s.node for s in steps], kinds, module or ""),
+        names=names.of_node,
+        module=module,
+        element=element,
+        live=trace.live,
+        outputs=trace.outputs,
+        parameters=tuple(parameters),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- names
+
+
+class _Names:
+    """What the values are called: inputs by name, outputs by the variable they were assigned to, else f1, f2, …"""
+
+    def __init__(self, trace: Trace, output_name: str | None) -> None:
+        self.of_node: dict[int, str] = {n.index: n.leaf for n in trace.nodes if n.leaf is not None}
+        self.labels: dict[int, str] = {}
+        taken = {*trace.inputs, *self.of_node.values()}
+        last_of = {n.source: n.index for n in trace.nodes if n.source is not None}
+        for position, node in enumerate((n for n in trace.nodes if n.leaf is None), 1):
+            self.labels[node.index] = f"f{position}"
+            target = node.source.target if node.source and last_of[node.source] == node.index else None
+            if node.index == trace.output[0]:
+                target = output_name or target or _free("y", taken)
+            name = target if target and target not in taken else f"f{position}"
+            taken.add(name)
+            self.of_node[node.index] = name
+        self.output = self.of_node[trace.output[0]]
+        one = trace.value.numel() == 1 and bool((trace.cotangent == 1).all())
+        self.scalar = self.output if one else _free("L", taken)
+        used = {(e.producer, e.output) for n in trace.nodes for e in n.edges} | {trace.output}
+        counts = Counter(node for node, _ in used)
+        self._many = {node for node, count in counts.items() if count > 1}
+
+    def value(self, node: int, output: int) -> str:
+        """Returns the name of one output of a node."""
+        return f"{self.of_node[node]}.{output}" if node in self._many else self.of_node[node]
+
+    def gradient(self, node: int, output: int) -> str:
+        """Returns the name of the gradient of a value: ∂y/∂x."""
+        return f"∂{self.scalar}/∂{self.value(node, output)}"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Returns `name`, with as many underscores as it takes to be nobody else's."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _at(name: str, index: Index) -> str:
+    return f"{name}[{', '.join(map(str, index))}]" if index else name
+
+
+# --------------------------------------------------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True)
+class _Builder:
+    trace: Trace
+    names: _Names
+    shown: Selection
+    detailed: set[int]
+    order: Mapping[int, int]  # of the backward pass
+
+    def step(self, node: Node) -> Step:
+        rule = rule_of(node.operator)
+        main = next((i for i, c in enumerate(node.cotangents) if c is not None), 0)
+        detailed = node.index in self.detailed
+        cotangent = node.cotangents[main] if main < len(node.cotangents) else None
+        forward = node.outputs[min(main, len(node.outputs) - 1)] if node.outputs else None
+        return Step(
+            index=node.index,
+            label=self.names.labels[node.index],
+            name=self.names.of_node[node.index],
+            operator=node.operator,
+            node=node.name,
+            code=node.source.code if node.source else "",
+            source=node.source,
+            module=node.module,
+            inputs=tuple(self.names.value(e.producer, e.output) for e in node.edges),
+            rule=self._forward_rule(node, rule),
+            moves=bool(rule and rule.moves),
+            forward=Value(forward) if forward is not None else None,
+            equations=tuple(self._forward(node, rule)) if detailed else (),
+            kept=node.saved,
+            order=self.order.get(node.index),
+            cotangent=Value(cotangent) if cotangent is not None else None,
+            sums=tuple(self._sums(node.index)) if detailed else (),
+            contributions=tuple(self._contribution(node, slot, rule) for slot in range(len(node.edges))),
+        )
+
+    def _symbols(self, node: Node, rule: Rule) -> dict[str, Any]:
+        """Returns what an elementwise formula's variables are called here: the user's names, or constants."""
+        used = {e.argument: self.names.value(e.producer, e.output) for e in node.edges}
+        found: dict[str, Any] = {"y": self.names.value(node.index, 0)}
+        for argument, variable in rule.names.items():
+            value = rule.number_for(argument, node.arguments.get(argument))
+            if isinstance(value, Tensor):
+                found[variable] = used.get(argument) or (
+                    number(value, ()).value if value.dim() == 0 and is_real(value) else variable
+                )
+            elif isinstance(value, (int, float)):
+                found[variable] = float(value)
+        return found
+
+    def _forward_rule(self, node: Node, rule: Rule | None) -> str | None:
+        if rule is None:
+            return None
+        if not rule.elementwise:
+            return rule.formula
+        return f"{self.names.value(node.index, 0)} = {symbolic_text(rule.formula, self._symbols(node, rule))}"
+
+    def _backward_rule(self, node: Node, edge: Edge, rule: Rule | None) -> str | None:
+        argument = edge.argument.partition("[")[0]
+        if rule is None or not argument:
+            return None
+        if rule.elementwise:
+            if argument not in rule.slopes:
+                return None
+            made, used = self.names.value(node.index, 0), self.names.value(edge.producer, edge.output)
+            return f"∂{made}/∂{used} = {symbolic_text(rule.slopes[argument], self._symbols(node, rule))}"
+        return rule.derivatives[argument].shown if argument in rule.derivatives else None
+
+    def _forward(self, node: Node, rule: Rule | None) -> Iterator[Equation]:
+        if rule is None or rule.moves:
+            return
+        for output, tensor in enumerate(node.outputs):
+            if not is_real(tensor):
+                continue
+            for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
+                label = _at(self.names.value(node.index, output), index)
+                yield equation(label, term, shortest(tensor[index].item(), tensor.dtype))
+
+    def _contribution(self, node: Node, slot: int, rule: Rule | None) -> Contribution:
+        edge, detailed = node.edges[slot], node.index in self.detailed
+        equations, terms = self._taken_apart(node, edge, rule) if detailed else ((), 0)
+        formula = self._backward_rule(node, edge, rule)
+        jacobian = measured(node, slot) if detailed and formula is None and is_real(edge.contribution) else None
+        if jacobian is not None and node.cotangents[0] is not None:
+            equations = tuple(self._measured(node, edge, jacobian))
+        return Contribution(
+            to=self.names.value(edge.producer, edge.output),
+            argument=edge.argument,
+            producer=edge.producer,
+            rule=formula,
+            value=Value(edge.contribution) if edge.contribution is not None else None,
+            equations=equations,
+            terms=terms,
+            jacobian=Value(jacobian) if jacobian is not None else None,
+        )
+
+    def _measured(self, node: Node, edge: Edge, jacobian: Tensor) -> Iterator[Equation]:
+        assert edge.contribution is not None
+        shape = edge.contribution.shape
+        for position, index in enumerate(indices(shape)):
+            if index in self.shown.get((edge.producer, edge.output), ()):
+                label = f"→ {_at(self.names.value(edge.producer, edge.output), index)}"
+                value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
+                yield equation(label, measured_term(node, jacobian, position), value)
+
+    def _taken_apart(self, node: Node, edge: Edge, rule: Rule | None) -> tuple[tuple[Equation, ...], int]:
+        if not can_take_apart(node, edge, rule) or (rule and rule.moves):
+            return (), 0
+        assert rule is not None
+        assert edge.contribution is not None
+        found, most = [], 0
+        name = self.names.value(edge.producer, edge.output)
+        for index in self.shown.get((edge.producer, edge.output), ()):
+            parts = parts_of(node, edge.argument, rule, index)
+            term = contribution_term(node, edge.argument, rule, parts)
+            value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
+            found.append(equation(f"→ {_at(name, index)}", term, value))
+            most = max(most, parts.count)
+            if not parts.count and value == 0:
+                found.pop()
+        return tuple(found), most
+
+    def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
+        """Yields, for a value that is used more than once, its gradient as the sum of the contributions."""
+        arrived = [
+            e.contribution
+            for n in self.trace.nodes
+            for e in n.edges
+            if (e.producer, e.output) == (producer, output) and e.contribution is not None
+        ]
+        if len(arrived) < 2 or not all(map(is_real, arrived)):
+            return
+        node = self.trace.nodes[producer]
+        whole = node.cotangents[output] if output < len(node.cotangents) else None
+        if whole is None:
+            return
+        for index in self.shown.get((producer, output), ()):
+            term = total([Number(shortest(s[index].item(), s.dtype)) for s in arrived])
+            label = _at(self.names.gradient(producer, output), index)
+            yield equation(label, term, shortest(whole[index].item(), whole.dtype))
+
+    # ----------------------------------------------------------------------------------------------- gradients
+
+    def gradient(self, name: str) -> Gradient:
+        leaf = next((n for n in self.trace.nodes if n.leaf == name), None)
+        found = self.trace.gradients[name]
+        if leaf is None:
+            return Gradient(name, Value(found) if found is not None else None, (), (), ())
+        uses = tuple(self.names.labels[n.index] for n in self.trace.nodes for e in n.edges if e.producer == leaf.index)
+        sums = tuple(self._sums(leaf.index)) if self.detailed else ()
+        return Gradient(name, Value(found) if found is not None else None, uses, sums, tuple(self._routes(leaf)))
+
+    def _routes(self, leaf: Node) -> Iterator[Route]:
+        """Yields every path from a leaf to the output with what arrives along it, where there are a few."""
+        if len(self.trace.nodes) > DETAILED or not self.detailed:
+            return
+        routes = list(_paths(self.trace, leaf.index))
+        if not 2 <= len(routes) <= MOST_PATHS:
+            return
+        arriving = [self._along(route) for route in routes]
+        if all(value is not None for value in arriving):
+            for route, value in zip(routes, arriving, strict=True):
+                assert value is not None
+                yield Route(tuple(self.names.labels[node] for node, _ in route), Value(value))
+
+    def _along(self, route: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Returns what arrives at the end of one path alone: the rules' VJPs along it, one after another."""
+        cotangent = self.trace.cotangent
+        for index, slot in route:
+            node = self.trace.nodes[index]
+            edge, rule = node.edges[slot], rule_of(node.operator)
+            if rule is None or len(node.cotangents) != 1 or not can_take_apart(node, edge, rule):
+                return None
+            passed = sent(node, edge, rule, [cotangent])
+            if passed is None:
+                return None
+            cotangent = passed
+        return cotangent.detach()
+
+
+def _paths(trace: Trace, leaf: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yields the paths from the output down to `leaf` as (node, edge number) pairs, at most one more than are shown."""
+    stack: list[tuple[int, tuple[tuple[int, int], ...]]] = [(trace.output[0], ())]
+    found = 0
+    while stack and found <= MOST_PATHS:
+        index, path = stack.pop()
+        if index == leaf:
+            found += 1
+            yield path
+            continue
+        for slot, edge in reversed(list(enumerate(trace.nodes[index].edges))):
+            if edge.contribution is not None:
+                stack.append((edge.producer, (*path, (index, slot))))

@@ -1,0 +1,113 @@
+"""HTML: one file that needs no network. Every fold opens in its place.
+
+Each level is laid out here, levels of one form once; the page itself only moves boxes apart where a fold opens. What
+stands on boxes and lines is kept as numbers into one list of texts, as most of it is there many times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from gradexplain.graphs.engine import HEAD, LINE, PAD
+from gradexplain.graphs.formats.svg import STYLE, escaped, kind_of, line_of
+from gradexplain.graphs.layout import widths
+from gradexplain.graphs.nesting import Level, nested
+from gradexplain.graphs.picture import Edge, Picture
+from gradexplain.graphs.sheets import Sheet, spread
+from gradexplain.graphs.words import Words
+
+
+def html(picture: Picture, words: Words) -> str:
+    """Returns the picture as one interactive HTML file."""
+    page = _Page(words.language)
+    levels = nested(picture)
+    for level in levels:
+        page.add(level)
+    notes = Words(levels[0].picture, words.language).notes()
+    return "\n".join(_file(words, {**page.data, "notes": list(notes)})) + "\n"
+
+
+def _file(words: Words, data: Mapping[str, object]) -> Iterator[str]:
+    yield f'<!DOCTYPE html>\n<html lang="{words.language}"><head><meta charset="utf-8">'
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    yield '<meta name="viewport" content="width=device-width">'
+    yield f"<title>{escaped(words.heading())}</title>"
+    yield f"<style>{STYLE}{_own('viewer.css')}</style></head>"
+    yield f'<body class="g"><header><h1>{escaped(words.heading())}</h1>'
+    for name in ("fold_all", "fit"):
+        yield f'<button id="{name}">{escaped(words.say(name))}</button>'
+    yield f'<input id="search" type="search" placeholder="{escaped(words.say("search"))}"></header>'
+    yield '<div id="stage"></div><aside><pre id="details"></pre><div id="hits"></div>'
+    yield f'<p id="hint">{escaped(words.say("open_hint"))}</p></aside>'
+    safe = dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+    yield f'<script id="graph" type="application/json">{safe}</script>'
+    yield f"<script>{_own('viewer.js')}</script></body></html>"
+
+
+def _own(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+class _Page:
+    """Gathers what the page needs to know of every level."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self.texts: dict[str, int] = {}
+        self.sheets: dict[Sheet, int] = {}
+        self.known: dict[Any, Sheet] = {}
+        self.levels: list[dict[str, object]] = []
+
+    def add(self, level: Level) -> None:
+        """Adds the next level: its form, and what stands on its boxes and lines."""
+        picture, words = level.picture, Words(level.picture, self.language)
+        sheet, edges = spread(picture, words, level.entries, level.exits, self.known)
+        width, place = widths(picture), {id(edge): k for k, edge in enumerate(picture.edges)}
+        lines = [
+            [*self.line(edge, strand.again, words), round(width(edge), 1), place.get(id(edge), -1)]
+            for edge, strand in zip(edges, sheet.strands, strict=True)
+        ]
+        boxes = [self.box(p.node, level, words) for p in sheet.places]
+        number = self.sheets.setdefault(sheet, len(self.sheets))
+        self.levels.append({"sheet": number, "open": level.open, "boxes": boxes, "lines": lines})
+
+    def box(self, node: int, level: Level, words: Words) -> list[object]:
+        """Returns a box's classes, title, lines, details, the level that opens in its place, and its edge as a port."""
+        if node in level.entries or node in level.exits:
+            port = level.entries.get(node, level.exits.get(node))
+            return ["in" if node in level.entries else "out", 0, [], 0, -1, port]
+        caption = words.cut(level.picture.cuts[-1 - node]) if node < 0 else words.caption(node)
+        kind = kind_of(node, level.picture, any(o.node == node for o in level.picture.outputs))
+        texts = [self.text(caption.title), list(map(self.text, caption.lines)), self.text("\n".join(caption.details))]
+        return [kind, *texts, level.inside.get(node, -1), -1]
+
+    def line(self, edge: Edge | None, again: bool, words: Words) -> list[object]:
+        """Returns a line's class, its tooltip and its lines of text."""
+        kind = line_of(edge, again, words.picture)
+        if edge is None:
+            return [kind, self.text(""), []]
+        return [kind, self.text(words.edge_details(edge)), [] if again else list(map(self.text, words.edge(edge)))]
+
+    def text(self, text: str) -> int:
+        """Returns the number of a text."""
+        return self.texts.setdefault(text, len(self.texts))
+
+    @property
+    def data(self) -> dict[str, object]:
+        sheets = [_plain(sheet) for sheet in self.sheets]
+        sizes = {"head": HEAD, "line": LINE, "pad": PAD}
+        return {"texts": list(self.texts), "sheets": sheets, "levels": self.levels, "sizes": sizes}
+
+
+def _plain(sheet: Sheet) -> dict[str, object]:
+    return {
+        "size": sheet.size,
+        "rows": sheet.rows,
+        "boxes": [[*place[1:], row] for place, row in zip(sheet.places, sheet.row, strict=True)],
+        "lines": [[s.tail, s.head, s.turns, s.at, s.ends] for s in sheet.strands],
+        "frames": sheet.frames,
+    }

@@ -1,0 +1,221 @@
+"""SVG of our own: one file without scripts, light and dark, with tooltips, and the same bytes each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from types import MappingProxyType
+
+from gradexplain.graphs.colours import DARK, INKS, LIGHT, shade
+from gradexplain.graphs.engine import HEAD, LINE, PAD, Point
+from gradexplain.graphs.layout import LEGEND, MARGIN, Drawing, Frame, Place, Route, laid_out
+from gradexplain.graphs.picture import Edge, Picture
+from gradexplain.graphs.words import Words
+
+
+def _variables(fills: Mapping[str, tuple[str, str]], dark: bool) -> str:
+    inks = [f"--{name}:{pair[dark]}" for name, pair in INKS.items()]
+    return ";".join([*inks, *(f"--{kind}:{fill};--{kind}-b:{border}" for kind, (fill, border) in fills.items())])
+
+
+_FONT = 'ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,"Noto Sans Mono CJK SC",monospace'
+_RULES = {
+    ".page": "fill:var(--page)",
+    "text": "fill:var(--soft);white-space:pre",
+    ".t,.g .h": "fill:var(--ink);font-size:12px;font-weight:600",
+    ".f,.g .l": "stroke:var(--page);stroke-width:4px;paint-order:stroke",
+    ".f": "font-weight:600",
+    ".l": "fill:var(--back);text-anchor:middle",
+    ".b": "stroke-width:1.2",
+    **{f".{kind} .b": f"fill:var(--{kind});stroke:var(--{kind}-b)" for kind in LIGHT if kind != "bad"},
+    ".element .b": "fill:var(--operation);stroke:var(--operation-b)",
+    ".cut .b,.g .outside .b": "fill:none;stroke:var(--line);stroke-dasharray:2 3",
+    ".output .b": "stroke:var(--ink);stroke-width:2.2",
+    ":target .b": "stroke-width:4",
+    ".bad .b": "fill:var(--bad);stroke:var(--bad-b);stroke-width:2.2",
+    ".frame": "fill:none;stroke:var(--line);stroke-dasharray:6 4",
+    "path": "fill:none;stroke:var(--line);stroke-width:1.3",
+    ".again": "stroke-dasharray:5 4",
+    ".keeps": "stroke-dasharray:2 3",
+    ".back": "stroke:var(--back)",
+    ".a": "fill:var(--line);stroke:none",
+    ".back+.a": "fill:var(--back)",
+}  # fmt: skip
+STYLE = (
+    f".g{{{_variables(LIGHT, False)};font-family:{_FONT};font-size:10.5px}}"
+    f"@media (prefers-color-scheme:dark){{.g{{{_variables(DARK, True)}}}}}"
+    + "".join(f".g {selector}{{{rule}}}" for selector, rule in _RULES.items())
+)
+_NONE: Mapping[int, str] = MappingProxyType({})
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
+_ARROW = 7.0
+_BEND = 6.0
+
+
+def svg(picture: Picture, words: Words) -> str:
+    """Returns the picture as one SVG file; elements stand beside their tensors, each a link to the other."""
+    drawn = [(laid_out(picture, words), words)]
+    if picture.tensors is not None:
+        tensors = replace(picture.tensors, shown=picture.shown)
+        beside = Words(tensors, words.language)
+        drawn.append((laid_out(tensors, beside), beside))
+    return "\n".join(_file(drawn, _links(picture))) + "\n"
+
+
+def _file(drawn: Sequence[tuple[Drawing, Words]], links: Sequence[Mapping[int, str]]) -> Iterator[str]:
+    width, height = number(sum(d.width for d, _ in drawn)), number(max(d.height for d, _ in drawn))
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="g" role="img" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}">'
+    )
+    yield f"<title>{escaped(drawn[0][0].heading)}</title>"
+    yield f"<style>{STYLE}</style>"
+    yield f'<rect class="page" width="{width}" height="{height}"/>'
+    x = 0.0
+    for k, (drawing, words) in enumerate(drawn):
+        yield f'<g transform="translate({number(x)} 0)">' if x else "<g>"
+        yield from _page(drawing, words, "et"[k], links[k] if links else {})
+        yield "</g>"
+        x += drawing.width
+    yield "</svg>"
+
+
+def _links(picture: Picture) -> Sequence[Mapping[int, str]]:
+    """Returns where each element leads, its tensor, and where each tensor leads, its first element."""
+    if picture.tensors is None:
+        return ()
+    tensors = {i: n.facts.link for i, n in enumerate(picture.nodes) if n.facts is not None and n.facts.link >= 0}
+    elements = {tensor: element for element, tensor in reversed(tensors.items())}
+    return {i: f"t{tensor}" for i, tensor in tensors.items()}, {i: f"e{element}" for i, element in elements.items()}
+
+
+def _page(drawing: Drawing, words: Words, own: str, links: Mapping[int, str]) -> Iterator[str]:
+    yield f'<text class="h" x="{number(MARGIN)}" y="22">{escaped(drawing.heading)}</text>'
+    yield from body(drawing, words, own, links)
+    below = drawing.height - LEGEND * len(drawing.notes)
+    for k, note in enumerate(drawing.notes):
+        yield f'<text x="{number(MARGIN)}" y="{number(below + LEGEND * k)}">{escaped(note)}</text>'
+
+
+def body(drawing: Drawing, words: Words, own: str = "", links: Mapping[int, str] = _NONE) -> Iterator[str]:
+    """Yields frames, lines and boxes, in the order in which they are painted.
+
+    A box in `links` leads to the box of that name; its own name is `own` with its number.
+    """
+    for frame in drawing.frames:
+        yield _frame(frame)
+    for route in drawing.routes:
+        yield _route(route, drawing, words)
+    outputs = {output.node for output in drawing.picture.outputs}
+    yield from map(_frame_title, drawing.frames)
+    for place in drawing.places:
+        box = _box(place, drawing, place.node in outputs)
+        goal = links.get(place.node)
+        yield box if goal is None else f'<a id="{own}{place.node}" href="#{goal}">{box}</a>'
+    for route in drawing.routes:
+        for text, x, y in route.texts():
+            yield f'<text class="l" x="{number(x)}" y="{number(y)}">{escaped(text)}</text>'
+
+
+def _frame(frame: Frame) -> str:
+    box = f'x="{number(frame.x)}" y="{number(frame.y)}" width="{number(frame.width)}" height="{number(frame.height)}"'
+    return f'<rect class="frame" rx="8" {box}/>'
+
+
+def _frame_title(frame: Frame) -> str:
+    return f'<text class="f" x="{number(frame.x + 8)}" y="{number(frame.y + 14)}">{escaped(frame.title)}</text>'
+
+
+def _box(place: Place, drawing: Drawing, output: bool) -> str:
+    caption = drawing.captions[place.node]
+    x, y, middle = place.x, place.y, number(place.x + place.width / 2)
+    parts = [
+        f'<g class="{kind_of(place.node, drawing.picture, output)}" data-n="{place.node}">',
+        f"<title>{escaped(chr(10).join(caption.details))}</title>",
+        f'<rect class="b" rx="5" x="{number(x)}" y="{number(y)}" width="{number(place.width)}" '
+        f'height="{number(place.height)}"/>',
+        f'<text class="t" text-anchor="middle" x="{middle}" y="{number(y + HEAD)}">{escaped(caption.title)}</text>',
+    ]
+    for k, line in enumerate(caption.lines):
+        parts.append(f'<text x="{number(x + PAD)}" y="{number(y + HEAD + LINE * (k + 1))}">{escaped(line)}</text>')
+    return "".join([*parts, "</g>"])
+
+
+def kind_of(number: int, picture: Picture, output: bool) -> str:
+    """Returns the classes of a node's box, or of a cut's."""
+    if number < 0:
+        return "cut"
+    node = picture.nodes[number]
+    return node.kind + (" output" if output else "") + (" bad" if shade(node) == "bad" else "")
+
+
+def _route(route: Route, drawing: Drawing, words: Words) -> str:
+    edge = route.edge
+    kind = line_of(edge, route.again, drawing.picture)
+    classes = f' class="{kind}"' if kind else ""
+    width = f' style="stroke-width:{number(route.width)}"' if route.width else ""
+    tip = f"<title>{escaped(words.edge_details(edge))}</title>" if edge is not None else ""
+    return f'<path{classes}{width} d="{path_of(route.points)}">{tip}</path>{_arrow(route.points)}'
+
+
+def line_of(edge: Edge | None, again: bool, picture: Picture) -> str:
+    """Returns the class of a line: whether a block feeds the next, something is kept, or a gradient goes back."""
+    if again or edge is None:
+        return "again" if again else "keeps"
+    if picture.view != "both":
+        return ""
+    return "keeps" if edge.slot == -1 else "back" if picture.nodes[edge.producer].kind == "gradient" else ""
+
+
+def path_of(points: tuple[Point, ...]) -> str:
+    """Returns the path of a line, its bends rounded; it ends where its arrowhead starts."""
+    ends = _shortened(points)
+    steps = [f"M{_at(ends[0])}"]
+    for before, bend, after in zip(ends, ends[1:], ends[2:], strict=False):
+        room = min(_BEND, _distance(before, bend) / 2, _distance(bend, after) / 2)
+        steps.append(f"L{_at(_towards(bend, before, room))}Q{_at(bend)} {_at(_towards(bend, after, room))}")
+    steps.append(f"L{_at(ends[-1])}")
+    return "".join(steps)
+
+
+def _shortened(points: tuple[Point, ...]) -> list[Point]:
+    distinct = [points[0], *(q for p, q in pairwise(points) if p != q)]
+    if len(distinct) < 2:
+        return [points[0], points[0]]
+    room = min(_ARROW - 1, _distance(distinct[-2], distinct[-1]))
+    return [*distinct[:-1], _towards(distinct[-1], distinct[-2], room)]
+
+
+def _arrow(points: tuple[Point, ...]) -> str:
+    """Returns the arrowhead at a line's end."""
+    tip = points[-1]
+    before = next((p for p in reversed(points[:-1]) if p != tip), (tip[0], tip[1] - 1))
+    length = _distance(before, tip) or 1.0
+    dx, dy = (tip[0] - before[0]) / length, (tip[1] - before[1]) / length
+    base = (tip[0] - dx * _ARROW, tip[1] - dy * _ARROW)
+    left, right = (base[0] - dy * 3.5, base[1] + dx * 3.5), (base[0] + dy * 3.5, base[1] - dx * 3.5)
+    return f'<path class="a" d="M{_at(tip)}L{_at(left)}L{_at(right)}Z"/>'
+
+
+def _distance(p: Point, q: Point) -> float:
+    return float(((p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2) ** 0.5)
+
+
+def _towards(start: Point, goal: Point, room: float) -> Point:
+    length = _distance(start, goal) or 1.0
+    return start[0] + (goal[0] - start[0]) * room / length, start[1] + (goal[1] - start[1]) * room / length
+
+
+def _at(point: Point) -> str:
+    return f"{number(point[0])} {number(point[1])}"
+
+
+def number(value: float) -> str:
+    """Returns a coordinate with at most one decimal."""
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
+
+
+def escaped(text: str) -> str:
+    """Returns text that is safe in XML, as content and as an attribute."""
+    return text.translate(_ENTITIES)

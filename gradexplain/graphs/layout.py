@@ -1,0 +1,246 @@
+"""Where everything stands: from a picture to boxes and lines in pixels.
+
+A leaf used far apart is drawn beside each of its users, and a large graph is laid out in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from typing import NamedTuple
+
+from gradexplain.graphs.engine import (
+    HEAD,
+    LINE,
+    PAD,
+    TEXT,
+    TITLE,
+    Box,
+    Found,
+    Line,
+    Point,
+    around,
+    bounds,
+    engine,
+    text_block,
+    text_width,
+)  # fmt: skip
+from gradexplain.graphs.picture import LEAVES, Edge, Picture
+from gradexplain.graphs.segments import by_segments
+from gradexplain.graphs.words import Caption, Words
+
+LEGEND = 16.0
+MARGIN = 16.0
+_INNER = 12.0
+# The widths of the thinnest edge, and how much wider the thickest is.
+_THIN, _MORE = 0.8, 4.2
+# Larger pictures have shared leaves drawn beside each of their users.
+_SMALL = 60
+
+
+class Place(NamedTuple):
+    """A box: its left upper corner and its size. `node` is the picture's node, or -1 - n for its n-th cut."""
+
+    node: int
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """The line of an edge, from its producer's border to its consumer's, and where its text stands.
+
+    `again` marks one by which a block feeds the next; `edge` is `None` for the line of a cut; `width` tells the norm of
+    the gradient that comes back, 0 where that is not asked for.
+    """
+
+    edge: Edge | None
+    points: tuple[Point, ...]
+    text: tuple[str, ...] = ()
+    at: Point = (0.0, 0.0)
+    again: bool = False
+    width: float = 0.0
+
+    def texts(self) -> Iterator[tuple[str, float, float]]:
+        """Yields the lines of text, each with the middle of its baseline."""
+        x, y = self.at
+        first = y + 4 - LINE * (len(self.text) - 1) / 2
+        yield from ((text, x, first + LINE * k) for k, text in enumerate(self.text))
+
+
+class Frame(NamedTuple):
+    """A frame around boxes, with its title."""
+
+    title: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def corners(self) -> tuple[Point, Point]:
+        return (self.x, self.y), (self.x + self.width, self.y + self.height)
+
+    def moved(self, move: Callable[[Point], Point]) -> Frame:
+        x, y = move((self.x, self.y))
+        return self._replace(x=x, y=y)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture with its places: everything that a drawing format needs."""
+
+    picture: Picture
+    width: float
+    height: float
+    places: tuple[Place, ...]
+    routes: tuple[Route, ...]
+    frames: tuple[Frame, ...]
+    captions: Mapping[int, Caption]
+    heading: str
+    notes: tuple[str, ...]
+
+
+def laid_out(picture: Picture, words: Words) -> Drawing:
+    """Returns the drawing of a picture."""
+    captions = words.captions()
+    boxes, lines = pieces(picture, {i: size_of(caption) for i, caption in captions.items()}, words)
+    whole = bool(picture.groups or picture.again)
+    found = engine(boxes, lines, picture) if whole else by_segments(boxes, lines)
+    frames = frames_of(found, picture, words)
+    return _trimmed(picture, found, frames, captions, words.heading(), tuple(words.notes()))
+
+
+def size_of(caption: Caption) -> tuple[float, float]:
+    widest = max([text_width(caption.title, TITLE) * 1.03, *(text_width(line, TEXT) for line in caption.lines)])
+    return round(max(widest + 2 * PAD, 48.0), 1), HEAD + LINE * len(caption.lines) + 2 * 6.0
+
+
+# ---------------------------------------------------------------------------------------------------- the pieces
+
+
+Sizes = Mapping[int, tuple[float, float]]
+
+
+def pieces(picture: Picture, sizes: Sizes, words: Words) -> tuple[list[Box], list[Line]]:
+    """Returns the boxes, each leaf just before what uses it, and the lines between them."""
+    split = len(picture.nodes) > _SMALL and not picture.groups
+    boxes: list[Box] = []
+    lines: list[Line] = []
+    at: dict[int, int] = {}
+    by_consumer: dict[int, list[Edge]] = {}
+    for edge in picture.edges:
+        by_consumer.setdefault(edge.consumer, []).append(edge)
+    cuts: dict[int, list[int]] = {}
+    for k, cut in enumerate(picture.cuts):
+        cuts.setdefault(cut.consumer, []).append(k)
+
+    def place(node: int) -> int:
+        boxes.append(Box(node, *sizes[node]))
+        return len(boxes) - 1
+
+    for number, node in enumerate(picture.nodes):
+        if node.kind in LEAVES and number not in at:
+            continue
+        own = by_consumer.get(number, [])
+        beside: dict[int, int] = {}
+        for leaf in dict.fromkeys(e.producer for e in own if picture.nodes[e.producer].kind in LEAVES):
+            if split or leaf not in at:
+                beside[leaf] = at[leaf] = place(leaf)
+        for k in cuts.get(number, []):
+            beside[-1 - k] = place(-1 - k)
+        at[number] = place(number)
+        lines += [Line(beside.get(e.producer, at[e.producer]), at[number], e, words.edge(e)) for e in own]
+        lines += [Line(beside[-1 - k], at[number], None) for k in cuts.get(number, [])]
+    for number in range(len(picture.nodes)):
+        if number not in at:
+            at[number] = place(number)
+    lines += [Line(at[e.producer], at[e.consumer], e, (), True) for e in picture.again]
+    return boxes, lines
+
+
+# --------------------------------------------------------------------------------------------------- the drawing
+
+
+def frames_of(found: Found, picture: Picture, words: Words) -> list[Frame]:
+    """Returns the frames, drawn close around what stands in them: the engine leaves more room."""
+    boxes = [(b.node, *around(c, b)) for b, c in zip(found.boxes, found.centres, strict=True)]
+    frames: list[Frame] = []
+    for k, group in enumerate(picture.groups):
+        spots = [(x, y) for node, *corners in boxes if node in group.members for x, y in corners]
+        spots += [
+            p
+            for line, points in zip(found.lines, found.routes, strict=True)
+            if found.boxes[line.tail].node in group.members and found.boxes[line.head].node in group.members
+            for p in points
+        ]
+        left, top, right, bottom = bounds(spots)
+        title, own = words.group(group), found.groups[k]
+        left, right = max(left - _INNER, own[0]), min(right + _INNER, own[0] + own[2])
+        top, bottom = max(top - _INNER - HEAD, own[1]), min(bottom + _INNER, own[1] + own[3])
+        width = max(right - left, min(text_width(title, TEXT) + 2 * _INNER, own[2]))
+        frames.append(Frame(title, left, top, width, bottom - top))
+    return frames
+
+
+def _trimmed(
+    picture: Picture,
+    found: Found,
+    frames: Sequence[Frame],
+    captions: Mapping[int, Caption],
+    heading: str,
+    notes: tuple[str, ...],
+) -> Drawing:
+    """Returns the drawing with its left upper corner at the margin."""
+    corners = [around(c, b) for c, b in zip(found.centres, found.boxes, strict=True)]
+    middles = [a or _middle(points) for a, points in zip(found.anchors, found.routes, strict=True)]
+    spots = [p for points in (*found.routes, *corners, *(f.corners() for f in frames)) for p in points]
+    spots += [p for line, at in zip(found.lines, middles, strict=True) if line.text for p in _text_corners(line, at)]
+    left, top, right, bottom = bounds(spots)
+    left, top = left - MARGIN, top - MARGIN - 20
+    said = max([text_width(t, TEXT) for t in notes] + [text_width(heading, TITLE)], default=0.0)
+    moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 2), round(p[1] - top, 2))  # noqa: E731
+    width = widths(picture)
+    routes = tuple(
+        Route(line.edge, tuple(moved(p) for p in points), line.text, moved(middle), line.again, width(line.edge))
+        for line, points, middle in zip(found.lines, found.routes, middles, strict=True)
+    )
+    return Drawing(
+        picture,
+        round(max(right - left, said + MARGIN) + MARGIN, 1),
+        round(bottom - top + MARGIN + LEGEND * len(notes), 1),
+        tuple(Place(b.node, *moved(a), b.width, b.height) for b, (a, _) in zip(found.boxes, corners, strict=True)),
+        routes,
+        tuple(frame.moved(moved) for frame in frames),
+        captions,
+        heading,
+        notes,
+    )
+
+
+def _text_corners(line: Line, middle: Point) -> tuple[Point, Point]:
+    half, tall = text_block(line.text) / 2 + 2, LINE * len(line.text) / 2
+    return (middle[0] - half, middle[1] - tall), (middle[0] + half, middle[1] + tall)
+
+
+def widths(picture: Picture) -> Callable[[Edge | None], float]:
+    """Returns how wide an edge is drawn: by the norm of what comes back, where norms are shown."""
+    norms = [_norm(edge) for edge in picture.edges] if "norms" in picture.shown else []
+    largest = max(norms, default=0.0)
+    return lambda edge: _THIN + _MORE * _norm(edge) / largest if edge is not None and largest else 0.0
+
+
+def _norm(edge: Edge) -> float:
+    sent = edge.passed.contribution if edge.passed is not None else None
+    norm = sent.norm if sent is not None else None
+    return norm if norm is not None and isfinite(norm) else 0.0
+
+
+def _middle(points: Sequence[Point]) -> Point:
+    """Returns the middle of the longest stretch of a line."""
+    stretches = list(pairwise(points))
+    (x, y), (to_x, to_y) = max(stretches, key=lambda s: abs(s[0][0] - s[1][0]) + abs(s[0][1] - s[1][1]))
+    return (x + to_x) / 2, (y + to_y) / 2

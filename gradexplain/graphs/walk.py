@@ -1,0 +1,291 @@
+"""The one walk over torch's own graph: every backward node and both edges of `x*x`, without recursion."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from gradexplain.graphs.picture import Edge, Facts, Kind, Node, Note, Output, Picture, Saved, Shape
+from gradexplain.recording.lifetime import anchor
+from gradexplain.recording.tracing import hooks_on, is_leaf, kept_by, saved_by
+from gradexplain.targets.sources import Source
+
+_FREED_PROBES = 64
+
+
+class Mark(NamedTuple):
+    """What a recorded run knows of a node: its operator, the place in the user's code, the module."""
+
+    operator: str
+    source: Source | None
+    module: str
+
+
+class Leaf(NamedTuple):
+    """The user's name of a leaf tensor, whether it is a parameter, and the hooks on the tensor that it stands for."""
+
+    name: str
+    parameter: bool = False
+    hooks: int = 0
+
+
+def walked(
+    roots: Sequence[tuple[str, Tensor]],
+    leaves: Mapping[int, Leaf],
+    *,
+    title: str,
+    marks: Mapping[int, Mark] | None = None,
+    keeps: bool = False,
+    hooked: Iterable[Tensor] = (),
+) -> Picture:
+    """Returns the picture of the graph below `roots`; `leaves` names leaf tensors by identity.
+
+    `marks` are by torch's sequence number; `keeps` asks for what each node saved; hooks are looked for on the roots, on
+    the tensors `hooked`, and on what was saved where that is asked for. Nodes are in the order in which torch
+    recorded them, leaves first, in the order of their first use.
+    """
+    with _collector_paused():
+        ends = [(name, get_gradient_edge(tensor)) for name, tensor in roots]
+        found, uses = _reached([end.node for _, end in ends])
+        order, number = _ordered(found, uses)
+        kept = (t for node in found for t in kept_tensors(node)) if keeps else ()
+        hooks = counted(hooks_on([*hooked, *kept, *(tensor for _, tensor in roots)]))
+        describe = _Describer(leaves, marks or {}, keeps, hooks)
+        nodes = tuple([describe(found[i], k) for k, i in enumerate(order)])
+        edges = tuple(
+            [
+                _new(Edge, (number[p], output, k, slot, "", None))
+                for k, i in enumerate(order)
+                for slot, p, output in uses[i]
+            ]
+        )
+        outputs = tuple(Output(number[found.index(end.node)], end.output_nr, name) for name, end in ends)
+    notes = tuple(_notes(found, keeps))
+    anchor([found[i] for i in reversed(order)])
+    return Picture(title, "backward", nodes, edges, outputs, torch.__version__, notes=notes)
+
+
+_Uses = list[list[tuple[int, int, int]]]
+
+
+def _reached(roots: Sequence[Any]) -> tuple[list[Any], _Uses]:
+    """Returns every node below `roots`, and for each its uses: (slot, the producer's place in the list, output)."""
+    place: dict[Any, int] = {}
+    nodes: list[Any] = []
+    uses: _Uses = []
+    for root in roots:
+        if root not in place:
+            place[root] = len(nodes)
+            nodes.append(root)
+    done = 0
+    while done < len(nodes):
+        own = []
+        for slot, (child, output) in enumerate(nodes[done].next_functions):
+            if child is None:
+                continue
+            at = place.get(child)
+            if at is None:
+                at = place[child] = len(nodes)
+                nodes.append(child)
+            own.append((slot, at, output))
+        uses.append(own)
+        done += 1
+    return nodes, uses
+
+
+def _ordered(nodes: Sequence[Any], uses: _Uses) -> tuple[list[int], list[int]]:
+    """Returns the nodes in drawing order, and each node's number in it."""
+    leaf = [not own and hasattr(node, "variable") for node, own in zip(nodes, uses, strict=True)]
+    sequence = [0 if leaf[i] else node._sequence_nr() for i, node in enumerate(nodes)]
+    inner = sorted((i for i in range(len(nodes)) if not leaf[i]), key=sequence.__getitem__)
+    number = _numbered(nodes, uses, leaf, inner)
+    if any(number[p] >= number[i] for i in inner for _, p, _ in uses[i]):  # recorded on several threads
+        inner = _by_dependence(inner, uses, sequence)
+        number = _numbered(nodes, uses, leaf, inner)
+    return sorted(range(len(nodes)), key=number.__getitem__), number
+
+
+def _numbered(nodes: Sequence[Any], uses: _Uses, leaf: Sequence[bool], inner: Sequence[int]) -> list[int]:
+    first_used = dict.fromkeys(p for i in inner for _, p, _ in uses[i] if leaf[p])
+    first_used.update(dict.fromkeys(i for i, is_leaf in enumerate(leaf) if is_leaf))
+    number = [0] * len(nodes)
+    for k, i in enumerate([*first_used, *inner]):
+        number[i] = k
+    return number
+
+
+def _by_dependence(inner: Sequence[int], uses: _Uses, sequence: Sequence[int]) -> list[int]:
+    """Returns the inner nodes with producers first, those recorded earlier first where that leaves a choice."""
+    inside = set(inner)
+    waiting = {i: len({p for _, p, _ in uses[i] if p in inside}) for i in inner}
+    fed: dict[int, set[int]] = {}
+    for i in inner:
+        for _, p, _ in uses[i]:
+            fed.setdefault(p, set()).add(i)
+    ready = [(sequence[i], i) for i in inner if not waiting[i]]
+    heapq.heapify(ready)
+    found = []
+    while ready:
+        _, i = heapq.heappop(ready)
+        found.append(i)
+        for user in fed.get(i, ()):
+            waiting[user] -= 1
+            if not waiting[user]:
+                heapq.heappush(ready, (sequence[user], user))
+    return found
+
+
+_Form = tuple[tuple[Shape, ...], str]
+# Twice as fast as Node(…), which counts where there are millions.
+_new: Any = tuple.__new__
+
+
+class _Describer:
+    """Describes torch's nodes one after another; equal shapes are kept once, a node without a mark has the last one's
+    place."""
+
+    def __init__(
+        self, leaves: Mapping[int, Leaf], marks: Mapping[int, Mark], keeps: bool, hooks: Mapping[Any, int]
+    ) -> None:
+        self.leaves, self.marks, self.keeps, self.hooks = leaves, marks, keeps, hooks
+        self.forms: dict[Any, _Form] = {}
+        self.kinds: dict[type, tuple[str, Kind]] = {}
+        self.dtypes: dict[torch.dtype, str] = {}
+        self.storages: dict[int, int] = {}
+        self.unnamed = 0
+        self.last: Mark = Mark("", None, "")
+
+    def __call__(self, node: Any, number: int) -> Node:
+        name, kind = self.kinds.get(type(node)) or self.kind(node)
+        if kind == "input":
+            return self.leaf(node.variable)
+        results = node._input_metadata
+        shapes, dtype = self.single(results[0]) if len(results) == 1 else self.several(results)
+        sequence = node._sequence_nr()
+        operator, source, module = self.marked(sequence) if self.marks else _UNMARKED
+        facts = Facts(saved=self.saved(node, number)) if self.keeps else None
+        if self.hooks and node in self.hooks:
+            facts = replace(facts or Facts(), hooks=self.hooks[node])
+        found: Node = _new(Node, (name, kind, shapes, dtype, "", operator, source, module, sequence, facts))
+        return found
+
+    def kind(self, node: Any) -> tuple[str, Kind]:
+        """Returns a node's name and kind; torch has a type of its own for every kind of node, but for a few helpers."""
+        own = hasattr(node, "_forward_cls")
+        kind: Kind = "input" if hasattr(node, "variable") else "function" if own else "operation"
+        if type(node).__name__ != "CppFunction":
+            self.kinds[type(node)] = (node.name(), kind)
+        return node.name(), kind
+
+    def leaf(self, tensor: Tensor) -> Node:
+        known = self.leaves.get(id(tensor))
+        if known is None:
+            self.unnamed += 1
+            known = Leaf(f"leaf{self.unnamed}", isinstance(tensor, torch.nn.Parameter))
+        hooks = hooks_of(tensor) + known.hooks
+        kind: Kind = "parameter" if known.parameter else "input"
+        facts = Facts(hooks=hooks) if hooks else None
+        return Node(known.name, kind, (tuple(tensor.shape),), self.dtype(tensor.dtype), facts=facts)
+
+    def single(self, result: Any) -> _Form:
+        key = (tuple(result.shape), result.dtype)
+        return self.forms.get(key) or self.forms.setdefault(key, ((key[0],), self.dtype(key[1])))
+
+    def several(self, results: Sequence[Any]) -> _Form:
+        shapes = tuple([shape for result in results for shape in self.single(result)[0]])
+        return shapes, self.dtype(results[0].dtype) if results else ""
+
+    def dtype(self, dtype: torch.dtype) -> str:
+        return self.dtypes.setdefault(dtype, str(dtype).removeprefix("torch."))
+
+    def marked(self, sequence: int) -> Mark:
+        mark = self.marks.get(sequence)
+        if mark is None:
+            return self.last._replace(operator="")
+        self.last = mark if mark.source is not None else mark._replace(source=self.last.source)
+        return self.last
+
+    def saved(self, node: Any, number: int) -> tuple[Saved, ...]:
+        return tuple(self.kept(name, tensor, number) for name, tensor in _named_tensors(saved_by(node)))
+
+    def kept(self, name: str, tensor: Tensor, number: int) -> Saved:
+        first = self.storages.setdefault(_storage(tensor), number)
+        size = tensor.numel() * tensor.element_size()
+        shares = first if first != number else None
+        return Saved(name, tuple(tensor.shape), self.dtype(tensor.dtype), size, shares)
+
+
+_UNMARKED = Mark("", None, "")
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
+        return id(tensor)
+
+
+def _named_tensors(saved: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in saved.items():
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, Tensor):
+                yield name, tensor
+
+
+def kept_tensors(node: Any) -> Iterator[Tensor]:
+    """Yields the tensors that a node keeps for its backward, as they hang on the graph."""
+    return (tensor for _, tensor in _named_tensors({} if is_leaf(node) else kept_by(node)))
+
+
+def counted(hooks: Mapping[tuple[Any, int], Sequence[object]]) -> dict[Any, int]:
+    """Returns how many hooks wait on the results of each node together."""
+    found: dict[Any, int] = {}
+    for (node, _), own in hooks.items():
+        found[node] = found.get(node, 0) + len(own)
+    return found
+
+
+def hooks_of(tensor: Tensor) -> int:
+    """Returns how many of the user's hooks wait on a tensor."""
+    tables = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
+    return sum(len(table) for table in tables if table)
+
+
+def _notes(nodes: Sequence[Any], keeps: bool) -> Iterator[Note]:
+    compiled = sum(node.name().startswith("CompiledFunction") for node in nodes if hasattr(node, "_forward_cls"))
+    if compiled:
+        yield Note("compiled", {"count": compiled})
+    if keeps and _freed(nodes):
+        yield Note("freed")
+
+
+def _freed(nodes: Sequence[Any]) -> bool:
+    """Says whether an earlier backward pass freed what the first nodes with saved tensors kept."""
+    for node in nodes[:_FREED_PROBES]:
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                try:
+                    getattr(node, name)
+                except RuntimeError:
+                    return True
+    return False
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pauses Python's cycle collector, which would look through millions of tuples again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

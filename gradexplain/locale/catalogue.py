@@ -1,0 +1,35 @@
+"""Every sentence we say, by key and language. A language is a folder of TOML files beside this module.
+
+A key is `table.key`, or `chapter/table.key` for the files of a folder within it, which are read only when asked for.
+"""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+
+LOCALE = Path(__file__).parent
+LANGUAGES = tuple(sorted(file.parent.name for file in LOCALE.glob("*/errors.toml")))
+
+
+@cache
+def sentences(language: str, chapter: str = "") -> dict[str, str]:
+    """Returns the templates of `language`, by `table.key`; raises `ValueError` where one key is given twice."""
+    found: dict[str, str] = {}
+    for file in sorted((LOCALE / language / chapter).glob("*.toml")):
+        for table, entries in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            for key, template in entries.items():
+                if f"{table}.{key}" in found:
+                    raise ValueError(f"{file.name} gives {table}.{key} again")
+                found[f"{table}.{key}"] = template
+    return found
+
+
+def formula(text: str, language: str = "en") -> str:
+    """Returns a rule's formula with its words in `language`; one of symbols alone is the same in all."""
+    return sentences(language).get(f"formulas.{text}", text)
+
+
+def say(key: str, language: str = "en", **data: object) -> str:
+    """Returns the sentence `key` in `language` with `data` put in; data is never read as a template."""
+    chapter, _, entry = key.rpartition("/")
+    return sentences(language, chapter)[entry].format(**data)

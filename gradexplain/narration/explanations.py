@@ -1,0 +1,473 @@
+"""From data to a document in words. With the catalogues, the only place that knows what is said and in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gradexplain.documents.doc import (
+    Arrow,
+    Block,
+    Box,
+    Diagram,
+    Doc,
+    Entry,
+    Heading,
+    Notes,
+    Paragraph,
+    Row,
+    Table,
+    Title,
+    Tone,
+)
+from gradexplain.documents.renderers import RENDERERS
+from gradexplain.documents.shown import told
+from gradexplain.explanation.elements import LONGEST
+from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
+from gradexplain.explanation.grouping import Group
+from gradexplain.findings.finding import Finding
+from gradexplain.locale.catalogue import formula, say
+from gradexplain.mathematics.equations import STORED, recomputed
+from gradexplain.mathematics.terms import number_text
+from gradexplain.recording.summaries import Value
+from gradexplain.targets.sources import Source
+from gradexplain.verification.verdicts import Check
+
+_DIGITS = 5
+# A diagram of more boxes than this is no longer small.
+_MOST_BOXES = 12
+_LONGEST_BRIEF = 16
+_LONGEST_KEPT = 40
+_LONGEST_CODE = 24
+# More inputs than this share a line a check.
+_MOST_ROWS = 6
+_MOST_LISTED = 24
+# What an oracle says where it does not apply: no doubt about the gradient.
+NOT_APPLICABLE = frozenset({"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule"})
+TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
+MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
+
+
+@told.register
+def narrate(explanation: Explanation, language: str = "en", *, width: int = 100, format: str = "text") -> Doc:
+    """Returns the whole document; its count of recomputed equations is read back from the rendered page."""
+    teller = Teller(language)
+    body = [*teller.title(explanation), *teller.body(explanation)]
+    parts = [explanation, *explanation.higher]
+    for part in parts[1:]:
+        body += teller.higher(part)
+    shown = [e for part in parts for e in part.equations if e.relation != STORED]
+    page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
+    return Doc((*body, *teller.closing(explanation, recomputed(shown, page), len(shown))))
+
+
+@dataclass(frozen=True)
+class Teller:
+    """Tells an explanation in one language: every method turns a part of it into blocks or words."""
+
+    language: str
+
+    def say(self, key: str, **data: object) -> str:
+        return say(key if "." in key else f"explanation.{key}", self.language, **data)
+
+    # ------------------------------------------------------------------------------------------------- numbers
+
+    def value(self, value: Value | None, digits: int = _DIGITS) -> str:
+        """Returns a small tensor whole and a larger one in one line."""
+        if value is None:
+            return self.say("not_recorded")
+        if value.small:
+            return elements_text(value.elements, digits)
+        return self._summary(value)
+
+    def _summary(self, value: Value) -> str:
+        shape = shape_text(value.shape)
+        if not value.tensor.numel():
+            return self.say("empty", dtype=value.dtype, shape=shape)
+        norm, span = number_text(value.norm, _DIGITS), value.range
+        if span is None:
+            text = self.say("large_plain", dtype=value.dtype, shape=shape, norm=norm)
+        else:
+            low, high = (number_text(end, _DIGITS) for end in span)
+            text = self.say("large", dtype=value.dtype, shape=shape, low=low, high=high, norm=norm)
+        return text if value.finite else self.say("more", text=text, nan=value.nans, inf=value.infinities)
+
+    # ------------------------------------------------------------------------------------------------ sections
+
+    def title(self, e: Explanation) -> Iterator[Block]:
+        own = [(n, v) for n, v in e.inputs.items() if "." not in n and v.tensor.numel()]
+        values = "   ".join(f"{n} = {self.value(v)}" for n, v in own[:_MOST_ROWS])
+        lines = [e.target, *([self.say("at", inputs=values)] if values else [])]
+        lines.append(self.say("setting", dtype=e.dtype, torch=e.torch))
+        if e.live:
+            lines.append(self.say("live"))
+        yield Title("gradexplain", tuple(lines))
+
+    def body(self, e: Explanation) -> Iterator[Block]:
+        yield from self.result(e)
+        if e.detailed:
+            yield from self.forward(e)
+            yield from self.graph(e)
+            yield from self.backward(e)
+            yield from self.gradients(e)
+        elif any(path for group in e.groups for path in group.paths):
+            yield from self.modules(e)
+        else:
+            yield from self.lines(e)
+        yield from self.checks(e)
+
+    def higher(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("order", order=e.order))
+        if e.extra.get("constant"):
+            yield Paragraph(self.say("order_constant", order=e.order))
+            return
+        wrt = e.extra.get("wrt", "")
+        yield Paragraph(self.say("order_of", name=e.output_name, below=e.order - 1, wrt=wrt))
+        yield from self.body(e)
+        if "hessian" in e.extra:
+            rows = elements_text(e.extra["hessian"], _DIGITS)
+            yield Paragraph(self.say("hessian", wrt=wrt, rows=rows))
+
+    def result(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("result"))
+        rows = [(e.output_name, shape_text(e.output.shape), self.value(e.output), self.say("not_asked"))]
+        listed = e.by_input if e.detailed else [g for g in e.by_input if g.name not in e.parameters]
+        rows += [self.gradient_row(e, found) for found in listed[:_MOST_LISTED]]
+        others = [g for g in e.by_input if g not in listed[:_MOST_LISTED]]
+        if others:
+            norm = math.hypot(*(g.value.norm for g in others if g.value is not None))
+            size = sum(math.prod(e.inputs[g.name].shape) for g in others)
+            count = self.say("parameters_count", count=len(others), size=f"{size:,}")
+            rows.append((count, "", "", self.say("norm", norm=number_text(norm, _DIGITS))))
+        header = tuple(self.say(k) for k in ("name", "shape", "value", "gradient"))
+        yield Table(header, tuple(rows))
+        if e.scalar != e.output_name:
+            yield Paragraph(self.say("seed_vector", scalar=e.scalar, name=e.output_name))
+            chosen = "seed_given" if e.cotangent_given else "seed_chosen"
+            yield Paragraph(self.say(chosen, value=self.value(e.cotangent)))
+
+    def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
+        value = e.inputs.get(found.name)
+        gradient = self.value(found.value) if found.value is not None else self.say("no_gradient")
+        shown = self.value(value) if value and value.small else "…"
+        shape = shape_text(value.shape) if value else ""
+        return found.name, shape, shown, f"∂{e.scalar}/∂{found.name} = {gradient}"
+
+    def forward(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("forward"))
+        for step in e.detailed:
+            yield Entry(step.label, self.head(step, name=True), self.place(step), tuple(self.forward_rows(step)))
+
+    def head(self, step: Step, *, name: bool) -> str:
+        code = step.code or f"{short_operator(step)}({', '.join(step.inputs)})"
+        named = name and step.name != step.label and not step.code.startswith(f"{step.name} ")
+        return f"{step.name} = {code}" if named else code
+
+    def place(self, step: Step) -> str:
+        made = f"{step.operator} → {step.node}" if step.operator else step.node
+        parts = [step.module, made, short_place(step.source)]
+        return " · ".join(p for p in parts if p)
+
+    def forward_rows(self, step: Step) -> Iterator[Row]:
+        if step.rule is not None:
+            yield Row(self.say("rule"), formula(step.rule, self.language))
+        else:
+            yield Row(self.say("rule"), self.say("black_box", operator=step.operator or step.node))
+        if step.equations:
+            yield Row(self.say("numbers"), equations=tuple(map(str, step.equations)))
+        if not step.equations or (step.forward is not None and not step.forward.small):
+            yield Row(self.say("value"), self.value(step.forward))
+        kept = "   ".join(self.kept(step.kept))
+        if kept:
+            yield Row(self.say("keeps"), kept)
+
+    def kept(self, saved: Mapping[str, Any]) -> Iterator[str]:
+        tensors = {name for name, value in saved.items() if isinstance(value, Tensor)}
+        for name, value in saved.items():
+            origin = name.removesuffix("_sym_sizes")
+            if name.endswith("_sym_strides") or value is None or value == ():
+                continue
+            if origin != name:
+                if origin not in tensors and isinstance(value, (tuple, list)):
+                    yield self.say("shape_of", name=origin, shape=shape_text(value))
+            elif isinstance(value, Tensor):
+                text = self.value(kept) if (kept := Value(value)).small else ""
+                yield f"{name} = {text}" if 0 < len(text) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
+            elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
+                yield f"{name} = {_signed(value)}"
+
+    def graph(self, e: Explanation) -> Iterator[Block]:
+        leaves = {c.producer: c.to for s in e.steps for c in s.contributions}
+        boxes = len(e.steps) + len(set(leaves) - {s.index for s in e.steps})
+        if boxes <= _MOST_BOXES and not e.module:
+            yield Heading(self.say("graph"))
+            yield self.diagram(e)
+
+    def diagram(self, e: Explanation) -> Diagram:
+        steps = {step.index: step for step in e.steps}
+        boxes = [self.box(e, index, name, steps.get(index)) for index, name in e.names.items()]
+        arrows = [
+            Arrow(str(c.producer), str(step.index), self._brief(c.value))
+            for step in e.steps
+            for c in step.contributions
+        ]
+        return Diagram(tuple(boxes), tuple(arrows))
+
+    def box(self, e: Explanation, index: int, name: str, step: Step | None) -> Box:
+        gradients = {g.name: g.value for g in e.by_input}
+        value, cotangent = (step.forward, step.cotangent) if step else (e.inputs.get(name), gradients.get(name))
+        title, received = f"{name} = {self._brief(value)}", f"∂ {self._brief(cotangent)}"
+        if step is not None:
+            code = step.code if 0 < len(step.code) <= _LONGEST_CODE else short_operator(step)
+            return Box(str(index), (code, title, received), title)
+        return Box(str(index), (title, received) if name in gradients else (title,), title)
+
+    def _brief(self, value: Value | None) -> str:
+        if value is None:
+            return "–"
+        whole = elements_text(value.elements, _DIGITS) if value.small else ""
+        return whole if whole and len(whole) <= _LONGEST_BRIEF else shape_text(value.shape)
+
+    def backward(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("backward"))
+        if e.scalar == e.output_name:
+            yield Paragraph(self.say("seed_scalar", scalar=e.scalar, name=e.output_name))
+        reached = sorted((s for s in e.detailed if s.order is not None), key=lambda s: s.order or 0)
+        for place, step in enumerate(reached, 1):
+            head = f"{step.label}: {self.head(step, name=False)}"
+            yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
+
+    def backward_rows(self, e: Explanation, step: Step) -> Iterator[Row]:
+        if step.sums:
+            yield Row(self.say("sum"), equations=tuple(map(str, step.sums)))
+        yield Row(self.say("arrives"), f"∂{e.scalar}/∂{step.name} = {self.value(step.cotangent)}")
+        for sent in step.contributions:
+            yield from self.contribution_rows(step, sent)
+
+    def contribution_rows(self, step: Step, sent: Contribution) -> Iterator[Row]:
+        if sent.value is None:
+            return
+        if sent.rule is not None:
+            yield Row(self.say("rule"), formula(sent.rule, self.language))
+        else:
+            key = "no_rule_argument" if step.rule is not None else "black_box"
+            yield Row(self.say("rule"), self.say(key, operator=step.operator or step.node))
+        if sent.jacobian is not None:
+            way = "jacobian_own" if step.operator is None else "jacobian_measured"
+            yield Row("", self.say(way, value=self.value(sent.jacobian)))
+        whole = not sent.equations or not sent.value.small
+        if whole:
+            yield Row(self.say("sends"), f"→ {sent.to}: {self.value(sent.value)}")
+        if sent.equations:
+            yield Row("" if whole else self.say("sends"), equations=tuple(map(str, sent.equations)))
+            if whole and sent.terms > LONGEST:
+                yield Row("", self.say("largest", count=sent.terms))
+
+    def gradients(self, e: Explanation) -> Iterator[Block]:
+        several = [g for g in e.by_input if len(g.uses) > 1 or g.routes]
+        if not several:
+            return
+        yield Heading(self.say("gradients"))
+        for gradient in several:
+            yield from self.gradient(e, gradient)
+
+    def gradient(self, e: Explanation, gradient: Gradient) -> Iterator[Block]:
+        rows = []
+        if len(gradient.uses) > 1:
+            text = self.say("uses", name=gradient.name, count=len(gradient.uses), steps=", ".join(gradient.uses))
+            rows.append(Row("", text))
+        for route in gradient.routes:
+            steps = " → ".join(route.steps)
+            text = self.say("route", output=e.scalar, steps=steps, name=gradient.name, value=self.value(route.value))
+            rows.append(Row("", text))
+        if gradient.sums:
+            rows.append(Row(self.say("sum"), equations=tuple(map(str, gradient.sums))))
+        head = f"∂{e.scalar}/∂{gradient.name} = {self.value(gradient.value)}"
+        yield Entry("", head, "", tuple(rows))
+
+    # ------------------------------------------------------------------------------------------------ networks
+
+    def modules(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("modules"))
+        header = tuple(self.say(k) for k in ("module", "kind", "steps", "output", "arriving", "weights"))
+        yield Table(header, tuple(self.group(e, group) for group in e.groups))
+        example = next((p for g in e.groups for p in g.paths if p), "")
+        yield Paragraph(self.say("open_module", steps=len(e.steps), example=example))
+
+    def group(self, e: Explanation, group: Group) -> tuple[str, ...]:
+        first, last = group.paths[0], group.paths[-1]
+        path = first or "·" if first == last else f"{first} … {last.rpartition('.')[2]} ({len(group.paths)}×)"
+        ends = [e.steps[steps[-1]] for steps in group.steps]
+        shape = ends[-1].forward.shape if ends[-1].forward is not None else ()
+        arriving = [s.cotangent.norm for s in ends if s.cotangent is not None]
+        weights = (
+            [
+                math.hypot(*(g.norm for n, g in gradients if n.startswith(f"{p}.")))
+                for p in group.paths
+                if p and any(n.startswith(f"{p}.") for n, _ in gradients)
+            ]
+            if (gradients := [(g.name, g.value) for g in e.by_input if g.value is not None])
+            else []
+        )
+        return (path, group.kind, str(len(group.steps[0])), shape_text(shape), _span(arriving), _span(weights))
+
+    def lines(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("forward"))
+        yield Paragraph(self.say("too_many", steps=len(e.steps)))
+        header = tuple(self.say(k) for k in ("steps", "name", "output", "arriving"))
+        rows = [
+            (
+                s.label,
+                self.head(s, name=True),
+                shape_text(s.forward.shape) if s.forward is not None else "",
+                number_text(s.cotangent.norm, _DIGITS) if s.cotangent is not None else "",
+            )
+            for s in e.steps
+        ]
+        yield Table(header, tuple(rows))
+
+    # -------------------------------------------------------------------------------------------------- checks
+
+    def checks(self, e: Explanation) -> Iterator[Block]:
+        yield Heading(self.say("checks"))
+        header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
+        groups = list(self.grouped(judging(e.report.checks)))
+        rows = tuple(self.check_row(checks) for checks in groups)
+        yield Table(header, rows, tuple(TONES[checks[0].verdict] for checks in groups))
+        remarks = [*self.said(groups), *self.aside(e.report.checks)]
+        if remarks:
+            yield Notes(tuple(remarks))
+
+    def said(self, groups: Sequence[Sequence[Check]]) -> Iterator[str]:
+        """Yields why the checks in the table differ or cannot judge."""
+        yield from (f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups))
+
+    def aside(self, found: Sequence[Check]) -> Iterator[str]:
+        """Yields, one a line, the oracles that do not apply here, and why."""
+        for check in {(c.oracle, c.reason): c for c in found if c.reason in NOT_APPLICABLE}.values():
+            yield self.say("not_applicable", oracle=self.oracle(check.oracle), reason=self.reason(check))
+
+    def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
+        """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
+        for oracle in dict.fromkeys(check.oracle for check in found):
+            for verdict in MARKS:
+                checks = [c for c in found if c.oracle == oracle and c.verdict == verdict]
+                yield from [checks] if len(checks) > _MOST_ROWS else ([c] for c in checks)
+
+    def check_row(self, checks: Sequence[Check]) -> tuple[str, ...]:
+        worst = max((c.worst for c in checks if c.worst is not None), default=None)
+        bound = max((c.bound for c in checks if c.bound is not None), default=None)
+        return (
+            MARKS[checks[0].verdict],
+            self.oracle(checks[0].oracle),
+            self.inputs(checks),
+            error_text(worst),
+            error_text(bound),
+        )
+
+    def inputs(self, checks: Sequence[Check]) -> str:
+        return checks[0].input if len(checks) == 1 else self.say("inputs_count", count=len(checks))
+
+    def remarks(self, groups: Sequence[Sequence[Check]]) -> Iterator[tuple[Check, str]]:
+        for checks in groups:
+            for reason in dict.fromkeys(c.reason for c in checks if c.reason is not None):
+                same = [c for c in checks if c.reason == reason]
+                yield same[0], self.inputs(same)
+
+    def oracle(self, name: str) -> str:
+        return self.say(f"oracles.{name.replace(' ', '_')}")
+
+    def reason(self, check: Check) -> str:
+        return "" if check.reason is None else self.say(f"verdicts.{check.reason}", **check.data)
+
+    def finding(self, finding: Finding) -> str:
+        data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
+        key = "kink_plain" if finding.kind == "kink" and "left" not in data else finding.kind
+        place = f" ({short_place_text(finding.place)})" if finding.place else ""
+        why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
+        return self.say(f"findings.{key}", **data) + why + place
+
+    def findings(self, e: Explanation) -> Iterator[Block]:
+        if notes := self._found(e):
+            yield Heading(self.say("notes"))
+            yield Notes(tuple(dict.fromkeys(notes)))
+
+    def _found(self, e: Explanation) -> list[str]:
+        return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+
+    def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
+        tone: Tone = "good" if recomputed_ == shown else "bad"
+        mark = "✓" if recomputed_ == shown else "✗"
+        yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
+        notes = self._found(e)
+        if e.element:
+            notes.append(self.say("element_only", element=e.element))
+        if e.outputs > 1:
+            notes.append(self.say("outputs_many", count=e.outputs))
+        if notes:
+            yield Heading(self.say("notes"))
+            yield Notes(tuple(dict.fromkeys(notes)))
+        said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
+        yield Heading("")
+        key = said[e.verdict]
+        if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
+            key = "judges_agree"
+        yield Paragraph(f"{MARKS[e.verdict]} {self.say(key)}", TONES[e.verdict])
+
+
+def short_operator(step: Step) -> str:
+    """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
+    return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+
+
+def elements_text(elements: Any, digits: int) -> str:
+    """Returns nested lists of numbers as `[[1, 2], [3, 4]]`."""
+    if isinstance(elements, list):
+        return "[" + ", ".join(elements_text(e, digits) for e in elements) + "]"
+    if isinstance(elements, complex):
+        real, imaginary = (number_text(part, digits) for part in (elements.real, elements.imag))
+        return f"{real}{'' if imaginary.startswith('-') else '+'}{imaginary}j"
+    if isinstance(elements, (bool, str)):
+        return str(elements)
+    return number_text(float(elements), digits)
+
+
+def _signed(value: Any) -> Any:
+    """Undoes torch's showing of a saved negative integer as an unsigned one (ignore_index -100)."""
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Returns a shape as torch users write it: (3, 4), (3,), ()."""
+    return str(tuple(int(n) for n in shape))
+
+
+def short_place(source: Source | None) -> str:
+    """Returns file:line with the file's name alone."""
+    return short_place_text(str(source)) if source is not None and source.file else ""
+
+
+def short_place_text(place: str) -> str:
+    """Returns `file.py:3` for `/some/where/file.py:3`."""
+    return place.replace("\\", "/").rpartition("/")[2]
+
+
+def _span(numbers: Sequence[float]) -> str:
+    if not numbers:
+        return ""
+    low, high = number_text(min(numbers), 3), number_text(max(numbers), 3)
+    return low if low == high else f"{low} … {high}"
+
+
+def judging(found: Sequence[Check]) -> list[Check]:
+    """Returns the checks of the oracles that apply."""
+    return [c for c in found if c.reason not in NOT_APPLICABLE]
+
+
+def error_text(value: float | None) -> str:
+    """Returns an error in two digits, nothing where there is none."""
+    return "" if value is None else ("0" if value == 0 else f"{value:.1e}")

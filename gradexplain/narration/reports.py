@@ -1,0 +1,221 @@
+"""From a report to a document in words: the verdict first, then the evidence, and the place of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradexplain.documents.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
+from gradexplain.documents.shown import told
+from gradexplain.findings.finding import Finding
+from gradexplain.mathematics.terms import number_text
+from gradexplain.narration.explanations import (
+    MARKS,
+    TONES,
+    Teller,
+    error_text,
+    judging,
+    shape_text,
+    short_place,
+    short_place_text,
+)
+from gradexplain.recording.summaries import Value
+from gradexplain.recording.trace import Node
+from gradexplain.verification.verdicts import Check, Operation, Report
+
+# Operations that are listed one by one; more of them are counted.
+_MOST_LISTED = 40
+_MOST_INPUTS = 8
+# No number in float64 is known better than this.
+_FINEST = torch.finfo(torch.float64).eps
+
+
+@told.register
+def report_page(report: Report, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
+    """Returns the whole document."""
+    return Doc(tuple(ReportTeller(language).page(report)))
+
+
+def summary(report: Report, language: str = "en") -> str:
+    """Returns what a failing test has to say: the verdict, why, and the operation that is wrong."""
+    teller = ReportTeller(language)
+    lines = [teller.verdict(report)]
+    lines += [f"  {line}" for line in teller.why(report)]
+    for operation in report.wrong():
+        lines.append(f"  {teller.heading(operation)} {teller.site(operation)}")
+        lines += [f"    {line}" for line in teller.faults(operation)]
+    return "\n".join(lines)
+
+
+def formulas_alone(report: Report) -> bool:
+    """Says whether it is formulas given by hand that are wrong, and no gradient."""
+    wrong = [name for name in report.inputs if report.of(name) == "differs"]
+    return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+
+
+@dataclass(frozen=True)
+class ReportTeller(Teller):
+    """Tells a verification report in one language."""
+
+    def page(self, report: Report) -> Iterator[Block]:
+        """Yields the whole page."""
+        yield from self.header(report)
+        yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report)}", TONES[report.verdict])
+        yield from self.where(report)
+        yield from self.evidence(report)
+        if report.second is not None:
+            yield Heading(self.say("verification.second"))
+            yield from self.evidence(report.second)
+        yield from self.each(report)
+        notes = [self.finding(f) for f in report.findings] + list(self.refuted(report))
+        if notes:
+            yield Heading(self.say("notes"))
+            yield Notes(tuple(dict.fromkeys(notes)))
+
+    def header(self, report: Report) -> Iterator[Block]:
+        subject = report.subject
+        if subject is None:
+            return
+        own = [(n, t) for n, t in subject.trace.inputs.items() if n not in subject.parameters]
+        lines = [subject.target]
+        if own:
+            lines.append(self.say("at", inputs="   ".join(f"{n} = {self.brief(t)}" for n, t in own[:_MOST_INPUTS])))
+        if subject.parameters:
+            size = sum(subject.trace.inputs[n].numel() for n in subject.parameters)
+            lines.append(self.say("parameters_count", count=len(subject.parameters), size=f"{size:,}"))
+        dtype = str(subject.trace.value.dtype).removeprefix("torch.")
+        lines.append(self.say("setting", dtype=dtype, torch=torch.__version__))
+        yield Title("gradexplain verify", tuple(lines))
+
+    def brief(self, tensor: Any) -> str:
+        """Returns a small tensor whole, and type and shape of another."""
+        value = Value(tensor)
+        whole = self.value(value) if value.small else ""
+        return whole if whole and len(whole) <= 40 else f"{value.dtype} {shape_text(value.shape)}"
+
+    # -------------------------------------------------------------------------------------------------- verdict
+
+    def verdict(self, report: Report) -> str:
+        """Returns the verdict as a sentence."""
+        if report.verdict == "agrees":
+            resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
+            return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
+        if report.verdict == "differs":
+            names = [n for n in report.inputs if report.of(n) == "differs"]
+            if not names:
+                return self.say("verification.differs_inside")
+            if formulas_alone(report):
+                return self.say("verification.formula", names=", ".join(names))
+            return self.say("verification.differs", names=", ".join(n for n in names if not report.formula_alone(n)))
+        names = [n for n in report.inputs if report.of(n) == "cannot say"]
+        if not names:
+            return self.say("verification.cannot_say_second")
+        return self.say("verification.cannot_say", names=", ".join(names))
+
+    def why(self, report: Report) -> Iterator[str]:
+        """Yields the reasons of what does not agree, the most telling first."""
+        for part in (report, *([report.second] if report.second is not None else [])):
+            for name in part.inputs:
+                if part.of(name) == "agrees":
+                    continue
+                telling = [c for c in part.checks if c.input == name and c.reason and c.verdict == part.of(name)]
+                yield from (f"{name}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in telling[:2])
+
+    # ---------------------------------------------------------------------------------------------------- where
+
+    def where(self, report: Report) -> Iterator[Block]:
+        if report.wrong():
+            yield Heading(self.say("verification.where"))
+            for operation in report.wrong():
+                rows = tuple(Row("", line) for line in self.faults(operation))
+                yield Entry("✗", self.heading(operation), self.site(operation), rows)
+        elif report.verdict == "differs" and report.operations and not formulas_alone(report):
+            yield Paragraph(self.say("verification.nowhere"))
+
+    def heading(self, operation: Operation) -> str:
+        source = operation.node.source
+        return f"{operation.label}: {source.code}" if source and source.code else operation.label
+
+    def site(self, operation: Operation) -> str:
+        """Returns file and line, module, node, and the place of a custom Function's backward."""
+        node: Node = operation.node
+        parts = [short_place(node.source), node.module, node.name]
+        if operation.backward is not None:
+            parts.append(self.say("verification.backward_at", place=short_place(operation.backward)))
+        return " · ".join(p for p in parts if p)
+
+    def faults(self, operation: Operation) -> Iterator[str]:
+        """Yields what is wrong with an operation, and what only looks like it."""
+        said = [self.incident(f) for f in operation.findings]
+        yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
+
+    def incident(self, finding: Finding) -> str:
+        place = f" ({short_place_text(finding.place)})" if finding.place else ""
+        return self.say(f"operations.{finding.kind}", **finding.data) + place
+
+    # ------------------------------------------------------------------------------------------------- evidence
+
+    def evidence(self, report: Report) -> Iterator[Block]:
+        yield Heading(self.say("checks"))
+        keys = ("oracle", "input", "worst", "bound", "verification.resolution", "verification.element")
+        groups = list(self.grouped(judging(report.checks)))
+        rows = tuple((*self.check_row(checks), _resolution(checks), self.element(checks)) for checks in groups)
+        yield Table(("", *(self.say(k) for k in keys)), rows, tuple(TONES[checks[0].verdict] for checks in groups))
+        yield Notes((*self.said(groups), *self.aside(report.checks), *self.weights(report)))
+
+    def weights(self, report: Report) -> Iterator[str]:
+        """What the slopes are slopes of."""
+        if report.subject is not None:
+            yield self.say("verification.weighted", value=self.brief(report.subject.trace.cotangent))
+
+    def element(self, checks: Sequence[Check]) -> str:
+        place = checks[0].place if len(checks) == 1 else None
+        return f"{checks[0].input}[{', '.join(map(str, place))}]" if place else ""
+
+    def each(self, report: Report) -> Iterator[Block]:
+        """Every operation that was checked alone, one a line."""
+        if not report.operations:
+            return
+        yield Heading(self.say("verification.each"))
+        listed = sorted(report.operations, key=lambda o: o.verdict == "agrees")
+        keys = ("verification.operation", "verification.code", "verification.line", "module")
+        rows = [
+            (
+                MARKS[o.verdict],
+                o.label,
+                (o.node.source.code if o.node.source else "")[:60],
+                short_place(o.node.source),
+                o.node.module,
+            )
+            for o in listed[:_MOST_LISTED]
+        ]
+        header = ("", *(self.say(k) for k in keys))
+        yield Table(header, tuple(rows), tuple(TONES[o.verdict] for o in listed[:_MOST_LISTED]))
+        others = listed[_MOST_LISTED:]
+        if others:
+            agreeing = sum(o.verdict == "agrees" for o in others)
+            yield Paragraph(self.say("verification.others", count=len(others), agreeing=agreeing))
+        remarks = [f"{o.label}: {line}" for o in listed if o.verdict != "differs" for line in self.told(o)]
+        if remarks:
+            yield Notes(tuple(dict.fromkeys(remarks)))
+
+    def told(self, operation: Operation) -> Iterator[str]:
+        """Yields what is to be said of an operation that is not wrong."""
+        yield from map(self.incident, operation.findings)
+        if operation.verdict == "cannot say" and not operation.findings:
+            reasons = [c for c in operation.report.checks if c.verdict == "cannot say" and c.reason]
+            yield from (f"{c.input}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in reasons[:1])
+
+    def refuted(self, report: Report) -> Iterator[str]:
+        """Yields what forward mode says that finite differences contradict."""
+        for check in report.checks:
+            if report.is_refuted(check):
+                seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
+                yield self.say("verification.refuted", name=check.input, seen=seen, right=right)
+
+
+def _resolution(checks: Sequence[Check]) -> str:
+    return error_text(max((c.resolution for c in checks if c.resolution is not None), default=None))

@@ -1,0 +1,409 @@
+"""A computation that can be run again and again: a function, the tensors it starts from, and the modules it uses.
+
+Every run starts from the same random state and leaves no trace: random states, grad mode, buffers and parameters of the
+user's modules are afterwards what they were.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradexplain.errors import GradexplainError, InputError, RunError
+from gradexplain.recording.containers import taken_apart
+from gradexplain.targets.sources import Source
+from gradexplain.versions.internals import internals
+
+
+@dataclass(frozen=True)
+class Computation:
+    """A function of named tensors.
+
+    `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
+    names those whose gradient is asked for. `call` takes the function's own inputs by name.
+    """
+
+    name: str
+    call: Callable[[Mapping[str, Any]], object]
+    inputs: Mapping[str, Any]
+    wrt: tuple[str, ...]
+    parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    leaves: Mapping[str, Tensor] = field(default_factory=dict)
+    locate: Callable[[], Source | None] | None = None
+    random_states: tuple[Tensor, ...] = field(default_factory=lambda: _random_states())
+
+    def run(self, values: Mapping[str, Tensor]) -> object:
+        """Runs the function once with `values` in place of the inputs of these names, in the caller's grad mode."""
+        with self.running() as run:
+            return run(values)
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], object]]:
+        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block."""
+        with _untouched(self.random_states) as begin:
+            yield lambda values: self._once(values, begin)
+
+    def _once(self, values: Mapping[str, Tensor], begin: Callable[[], None]) -> object:
+        given = {**self.inputs, **values}
+        swapped = {id(own): given[name] for name, own in self.parameters.items()}
+        begin()
+        with _swapped(self.modules.values(), swapped) if self.modules else nullcontext():
+            try:
+                return self.call({n: v for n, v in given.items() if n not in self.parameters})
+            except GradexplainError:
+                raise
+            except (Exception, SystemExit) as fault:
+                raise RunError("function_failed", name=self.name, **_fault_place(fault)) from fault
+
+    def output(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Runs the function and returns the one output that is explained: see `chosen_output`."""
+        return chosen_output(self.run(values), self.name)[0]
+
+    def leaf_values(self) -> dict[str, Tensor]:
+        """Returns fresh leaves for the inputs: those in `wrt` require grad, the others are constants."""
+        return {
+            name: value.detach().clone().requires_grad_(name in self.wrt)
+            if name not in self.parameters
+            else value.detach().requires_grad_(name in self.wrt)
+            for name, value in self.inputs.items()
+            if isinstance(value, Tensor)
+        }
+
+
+def computation_of(
+    function: Callable[..., object],
+    inputs: Mapping[str, Any] | Sequence[Any],
+    *,
+    wrt: Sequence[str] | None = None,
+    name: str | None = None,
+    locate: Callable[[], Source | None] | None = None,
+) -> Computation:
+    """Returns the computation of calling `function` with `inputs`, by name or by position.
+
+    Inputs that hold tensors inside, such as lists and sparse tensors, are taken apart: see `containers`.
+    The parameters of an `nn.Module`, and of the modules that a function reaches through its closure or its globals, are
+    inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that
+    do; where no input requires grad, for every input of floating or complex type.
+    """
+    whole, call_whole = _calling(function, inputs)
+    names, rebuilt = taken_apart(whole)
+    modules, leaves = _reached(function)
+    parameters = {
+        f"{owner}.{path}" if owner else path: parameter
+        for owner, module in modules.items()
+        for path, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    given = {**names, **parameters}
+    return Computation(
+        name=name or str(getattr(function, "__name__", type(function).__name__)),
+        call=lambda values: call_whole(rebuilt(values)),
+        inputs=given,
+        wrt=_asked(given, parameters, wrt),
+        parameters=parameters,
+        modules=modules,
+        leaves=leaves,
+        locate=locate,
+    )
+
+
+def with_dtype(computation: Computation, dtype: torch.dtype) -> Computation:
+    """Returns the computation with its floating (or complex) inputs, parameters and buffers in `dtype`."""
+    converted = {n: _in_dtype(v, dtype) if isinstance(v, Tensor) else v for n, v in computation.inputs.items()}
+    return replace(computation, inputs=converted)
+
+
+def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.is_complex():
+        return value.detach().to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return value.detach().to(dtype) if value.is_floating_point() else value
+
+
+def all_outputs(computation: Computation) -> Computation:
+    """Returns the computation with its outputs that carry a gradient joined into one vector, where they are several."""
+
+    def call(given: Mapping[str, Any]) -> object:
+        result = computation.call(given)
+        found = [t for t in _tensors(result) if t.requires_grad]
+        return in_one(found) if found else result
+
+    return replace(computation, call=call)
+
+
+def in_one(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns several tensors joined into one vector, a single one as it is."""
+    dense = [t if t.layout == torch.strided else t.to_dense() for t in tensors]
+    return dense[0] if len(dense) == 1 else torch.cat([t.reshape(-1) for t in dense])
+
+
+def differentiable(value: object) -> bool:
+    """Says whether a value is a tensor of a type that can carry a gradient."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def chosen_output(result: object, name: str) -> tuple[Tensor, int]:
+    """Returns the output that is explained and how many tensors there were to choose from.
+
+    That is the tensor itself, `loss` where the result has a key or an attribute of this name, or the first tensor that
+    requires grad. Raises `RunError` where there is no tensor at all.
+    """
+    if isinstance(result, Tensor):
+        return result, 1
+    loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
+    if isinstance(loss, Tensor):
+        return loss, 1
+    found = list(_tensors(result))
+    if not found:
+        raise RunError("no_tensor", name=name, seen=type(result).__name__)
+    return next((t for t in found if t.requires_grad), found[0]), len(found)
+
+
+def _tensors(result: object) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Mapping):
+        for part in result.values():
+            yield from _tensors(part)
+    elif isinstance(result, (list, tuple)):
+        for part in result:
+            yield from _tensors(part)
+
+
+def _calling(
+    function: Callable[..., object], inputs: Mapping[str, Any] | Sequence[Any]
+) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], object]]:
+    if isinstance(inputs, Mapping):
+        return dict(inputs), lambda given: function(**given)
+    if isinstance(inputs, Tensor):
+        inputs = [inputs]
+    names = _positional_names(function, len(inputs))
+    return dict(zip(names, inputs, strict=True)), lambda given: function(*(given[n] for n in names))
+
+
+def _positional_names(function: Callable[..., object], count: int) -> list[str]:
+    import inspect
+
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        known = forward_names(owner)
+        return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        known = [
+            p.name
+            for p in inspect.signature(called).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        known = []
+    return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
+
+
+def forward_names(function: type[torch.autograd.Function]) -> list[str]:
+    """Returns the names of the arguments of a custom Function, as its forward has them; the context is none."""
+    import inspect
+
+    parameters = list(inspect.signature(function.forward).parameters.values())
+    if function.setup_context is internals().single_level_function.setup_context:
+        parameters = parameters[1:]
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _asked(
+    given: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], wrt: Sequence[str] | None
+) -> tuple[str, ...]:
+    able = [n for n, v in given.items() if differentiable(v)]
+    if wrt is not None:
+        wrt = [part for name in wrt for part in _parts_of(name, able)]
+        for name in wrt:
+            if name not in given:
+                raise InputError("unknown_wrt", name=name, names=", ".join(able) or "–")
+            if name not in able:
+                raise InputError("integer_wrt", name=name, dtype=_dtype_text(given[name]))
+        return tuple(dict.fromkeys(wrt))
+    flagged = [n for n in able if n not in parameters and given[n].requires_grad]
+    own = flagged or [n for n in able if n not in parameters]
+    return (*own, *parameters)
+
+
+def _parts_of(name: str, able: Sequence[str]) -> Sequence[str]:
+    """Returns the parts of an input that was taken apart, or the name itself."""
+    return [part for part in able if part.startswith(f"{name}[")] or [name]
+
+
+def _dtype_text(value: object) -> str:
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value).__name__
+
+
+def _reached(function: Callable[..., object]) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
+    """Returns the modules and the leaf tensors that `function` can reach by name."""
+    if isinstance(function, nn.Module):
+        return {"": function}, {}
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, nn.Module):
+        return {"": owner}, {}
+    names = _visible_names(function)
+    modules = {n: v for n, v in names.items() if isinstance(v, nn.Module)}
+    leaves = {n: v for n, v in names.items() if isinstance(v, Tensor) and v.requires_grad and v.is_leaf}
+    return modules, leaves
+
+
+def _visible_names(function: Callable[..., object]) -> dict[str, Any]:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    globals_ = getattr(function, "__globals__", {})
+    found = {name: globals_[name] for name in code.co_names if name in globals_}
+    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # a name that is not assigned yet
+            continue
+    return found
+
+
+def _fault_place(fault: BaseException) -> dict[str, object]:
+    """Returns what a sentence about a failure in the user's code needs: type, message, file and line."""
+    import traceback
+
+    frames = [f for f in traceback.extract_tb(fault.__traceback__) if not is_ours_or_torchs(f.filename)]
+    last = frames[-1] if frames else None
+    message = str(fault).strip().split("\n", 1)[0]
+    return {
+        "kind": type(fault).__name__,
+        "message": message,
+        "place": f"{last.filename}:{last.lineno}" if last else "?",
+        "code": (last.line or "").strip() if last else "",
+    }
+
+
+_INSIDE = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parent.parent, Path(torch.__file__).parent))
+
+
+def is_ours_or_torchs(file: str) -> bool:
+    """Says whether a file belongs to this package, to torch, or to Python's own start-up code."""
+    return file.startswith(_INSIDE) or file.startswith("<frozen")
+
+
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())
+
+
+def _random_states() -> tuple[Tensor, ...]:
+    """Returns the states of torch's generators: the CPU's, then those of the GPUs in use."""
+    return (torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if _on_gpu() else ()))
+
+
+@contextmanager
+def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
+    """Yields `begin`, to be called before each run: it sets every generator to where the first run found it.
+
+    Torch's generators start from `random_states`; all of them are given back as they were.
+    """
+    shared = _KEPT.get()
+    kept = shared or _Kept()
+
+    def begin() -> None:
+        torch.set_rng_state(random_states[0])
+        for device, state in enumerate(random_states[1:]):
+            torch.cuda.set_rng_state(state, device)
+        kept.begin()
+
+    with torch.random.fork_rng(devices=range(len(random_states) - 1)):
+        try:
+            yield begin
+        finally:
+            if shared is None:
+                kept.give_back()
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there."""
+    kept = _Kept()
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        kept.give_back()
+
+
+@dataclass(frozen=True)
+class _Generator:
+    """Python's or numpy's random generator, and where it was: `state[position:]` moves with every draw."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], None]
+    state: Any
+    position: int
+
+    def moved(self) -> bool:
+        return bool(self.get()[self.position :] != self.state[self.position :])
+
+    def give_back(self) -> None:
+        self.put(self.state)
+
+
+class _Kept:
+    """Where Python's generator was, and numpy's if it is loaded; those that a function draws from, by its first run."""
+
+    def __init__(self) -> None:
+        self.generators = [_Generator(random.getstate, random.setstate, random.getstate(), 1)]
+        if numpy := sys.modules.get("numpy"):
+            own = numpy.random
+            self.generators.append(_Generator(own.get_state, own.set_state, own.get_state(), 2))
+        self.drawn: list[_Generator] = []
+        self.runs = 0
+
+    def begin(self) -> None:
+        if self.runs == 1:
+            self.drawn = [generator for generator in self.generators if generator.moved()]
+        self.runs += 1
+        for generator in self.drawn:
+            generator.give_back()
+
+    def give_back(self) -> None:
+        for generator in self.generators:
+            generator.give_back()
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def _swapped(modules: Any, replacements: Mapping[int, Tensor]) -> Iterator[None]:
+    """Puts `replacements` (by the identity of the original) and copies of all buffers into the modules for a while.
+
+    Tied weights stay tied, as one original has one replacement.
+    """
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    dtype = next((t.dtype for t in replacements.values() if t.is_floating_point()), None)
+    try:
+        for module in {id(m): m for root in modules for m in root.modules()}.values():
+            for table in (module._parameters, module._buffers):
+                for name, own in list(table.items()):
+                    if own is not None and (id(own) in replacements or table is module._buffers):
+                        undo.append((table, name, own))
+                        table[name] = replacements.get(id(own), None) if id(own) in replacements else _copy(own, dtype)
+        yield
+    finally:
+        for table, name, own in reversed(undo):
+            table[name] = own
+
+
+def _copy(buffer: Tensor, dtype: torch.dtype | None) -> Tensor:
+    copied = buffer.detach().clone()
+    widen = dtype == torch.float64 and copied.is_floating_point()
+    return copied.double() if widen else copied

@@ -1,0 +1,115 @@
+"""A backward pass that failed: who broke it, and what to write instead."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gradexplain.errors import RunError
+from gradexplain.recording.computation import is_ours_or_torchs
+from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
+from gradexplain.recording.recorder import Application, Event, Held, held_in, source_of, written_by
+
+_OVERWRITTEN = "modified by an inplace operation"
+
+
+def backward_failure(
+    fault: Exception,
+    nodes: Sequence[Any],
+    owners: Mapping[Any, Event],
+    applications: Sequence[Application],
+    events: Sequence[Event],
+) -> RunError:
+    """Returns the error that names the node at fault; `nodes` stand in the order of the forward pass."""
+    own = {application.node: application for application in applications}
+    backwards = [node for node in reversed(nodes) if node in owners or node in own]
+    if _OVERWRITTEN in str(fault):
+        found = next(_overwritten(backwards, owners, own, events), None)
+    else:
+        found = _raised(fault, own) or next(_broken([own[n] for n in backwards if n in own]), None)
+    return found or RunError("backward_failed", message=str(fault).split("\n", 1)[0])
+
+
+def _broken(applications: Sequence[Application]) -> Iterator[RunError]:
+    """Yields the breaches of contract that a call of each backward by itself shows."""
+    for application in applications:
+        try:
+            returned = given_back(application.node, cotangents_like(application))
+        except Exception:  # the user's own code, which torch ran on other numbers
+            continue
+        found = breach(application, returned)
+        if found is not None:
+            yield RunError(found.key, **found.data)
+
+
+def _raised(fault: Exception, own: Mapping[Any, Application]) -> RunError | None:
+    """Returns the error for an exception out of the user's own backward, which torch called as a method of its node."""
+    frames = list(traceback.walk_tb(fault.__traceback__))
+    contexts = {id(node): application for node, application in own.items()}
+    application = next((a for f, _ in frames if (a := contexts.get(id(f.f_locals.get("self"))))), None)
+    users = [(f, line) for f, line in frames if not is_ours_or_torchs(f.f_code.co_filename)]
+    if application is None or not users:
+        return None
+    frame, line = users[-1]
+    return RunError(
+        "backward_raised",
+        function=application.function.__name__,
+        kind=type(fault).__name__,
+        message=str(fault).strip().split("\n", 1)[0],
+        place=f"{frame.f_code.co_filename}:{line}",
+        code=linecache.getline(frame.f_code.co_filename, line).strip(),
+        used=str(source_of(application.frame) or "?"),
+    )
+
+
+# ------------------------------------------------------------------------------------------- saved and overwritten
+
+
+def _overwritten(
+    nodes: Sequence[Any], owners: Mapping[Any, Event], own: Mapping[Any, Application], events: Sequence[Event]
+) -> Iterator[RunError]:
+    """Yields, for each node whose saved tensors torch does not give out any more, who wrote into them."""
+    for node in nodes:
+        kept = _refused(node)
+        if kept is None:
+            continue
+        user = own.get(node) or owners[node]
+        source = source_of(user.frame)
+        storages = _storages(user, kept)
+        start = user.inside.stop if isinstance(user, Application) else events.index(user) + 1
+        writer = next((e for e in events[start:] if any(h.storage in storages for h in written_by(e))), None)
+        edit = source_of(writer.frame) if writer else None
+        yield RunError(
+            "saved_overwritten" if writer else "saved_overwritten_somewhere",
+            node=node.name(),
+            kept=kept,
+            code=source.code if source else node.name(),
+            place=str(source or "?"),
+            edit=(edit.code if edit else "") or (str(writer.operator) if writer else ""),
+            where=str(edit or "?"),
+        )
+
+
+def _refused(node: Any) -> str | None:
+    """Returns the name of what a node saved that torch refuses to give out, because it was overwritten."""
+    names = [name for name in dir(node) if name.startswith("_saved_")] or ["saved_tensors"]
+    for name in names:
+        try:
+            getattr(node, name, None)
+        except RuntimeError as fault:
+            if _OVERWRITTEN in str(fault):
+                return name.removeprefix("_saved_")
+    return None
+
+
+def _storages(user: Event | Application, kept: str) -> set[int]:
+    """Returns the storages that a saved tensor may lie in: the argument of its name, or else all that the node knew."""
+    if isinstance(user, Event):
+        names = [argument.name for argument in user.operator._schema.arguments]
+        if kept in names and names.index(kept) < len(user.arguments):
+            return {held.storage for held in held_in(user.arguments[names.index(kept)])}
+        return {held.storage for held in held_in([user.outputs])}
+    known: list[Held] = [*held_in(user.arguments), *held_in([user.outputs])]
+    return {held.storage for held in known}

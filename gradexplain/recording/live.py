@@ -1,0 +1,148 @@
+"""A live tensor: its graph as torch holds it, run backward once; nothing is run forward again.
+
+Values are those of the leaves and those that torch saved for the backward pass. Where a rule needs only the shape of a
+value that was not saved, a tensor without numbers (device "meta") stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.errors import InputError, RunError
+from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.recording.tracing import LEAF, Sent, backward, is_leaf, ordered, saved_by, seed_for
+from gradexplain.rules.entries import overload
+from gradexplain.rules.nodes import operators_by_node
+from gradexplain.rules.registry import rule_of
+from gradexplain.versions.internals import internals
+
+_Key = tuple[Any, int]
+
+
+def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mapping[str, Tensor] | None = None) -> Trace:
+    """Returns the trace of a live tensor; `names` names its leaves, which are x, or leaf1, leaf2, … without it.
+
+    Raises `InputError` for a tensor without `grad_fn`, and `RunError` where saved tensors were freed already.
+    """
+    internals()
+    if output.grad_fn is None:
+        raise InputError("no_grad_fn", flag=output.requires_grad)
+    leaves = list({id(n.variable): n.variable for n in ordered(output.grad_fn) if is_leaf(n)}.values())
+    given = {id(tensor): name for name, tensor in (names or {}).items()}
+    named = {id(t): given.get(id(t), f"leaf{i}" if len(leaves) > 1 else "x") for i, t in enumerate(leaves, 1)}
+    seed = seed_for(output, cotangent)
+    found, sent = _run(output, leaves, seed)
+    nodes = ordered(output.grad_fn)
+    index = {node: i for i, node in enumerate(nodes)}
+    values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
+    gradients = {named[id(t)]: None if g is None else g.detach() for t, g in zip(leaves, found, strict=True)}
+    return Trace(
+        nodes=tuple(
+            _leaf(n, index[n], named, gradients) if is_leaf(n) else _node(n, index, values, sent) for n in nodes
+        ),
+        output=(index[output.grad_fn], output.output_nr),
+        value=output.detach(),
+        cotangent=seed,
+        inputs={named[id(t)]: t.detach() for t in leaves},
+        gradients=gradients,
+        order=tuple(index[node] for node in sent),
+        live=True,
+    )
+
+
+def _run(output: Tensor, leaves: list[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
+    try:
+        return backward(output, leaves, seed, keep=True)
+    except RuntimeError as fault:
+        if "second time" in str(fault) or "freed" in str(fault):
+            raise RunError("graph_freed", node=output.grad_fn.name() if output.grad_fn else "") from fault
+        raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
+
+
+def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Tensor | None]) -> Node:
+    name = named[id(node.variable)]
+    return Node(index, LEAF, None, {}, (node.variable.detach(),), (), (gradients[name],), {}, leaf=name)
+
+
+def _node(node: Any, index: Mapping[Any, int], values: Mapping[_Key, Tensor], sent: Mapping[Any, Sent]) -> Node:
+    operator = operators_by_node().get(node.name())
+    passed = sent.get(node, Sent((), ()))
+    slots = _slots(node, operator)
+    edges = tuple(
+        Edge(index[child], number, slots[slot], passed.sent[slot] if slot < len(passed.sent) else None)
+        for slot, (child, number) in enumerate(node.next_functions)
+        if child is not None
+    )
+    saved = saved_by(node)
+    outputs = tuple(values.get((node, n)) for n in range(max(len(passed.received), 1)))
+    arguments = _arguments(node, operator, slots, saved, values) if operator else {}
+    return Node(index[node], node.name(), operator, arguments, outputs, edges, tuple(passed.received), saved)
+
+
+def _slots(node: Any, operator: str | None) -> list[str]:
+    """Returns which argument each of a node's edges belongs to: its differentiable arguments in the schema's order."""
+    rule = rule_of(operator)
+    known = {**rule.slopes, **rule.derivatives} if rule else {}
+    count = len(node.next_functions)
+    if operator is None or rule is None:
+        return [""] * count
+    names = [a.name for a in overload(operator)._schema.arguments if a.name in known]
+    if len(names) == 1 and count > 1:
+        return [f"{names[0]}[{i}]" for i in range(count)]
+    return [*names, *[""] * count][:count]
+
+
+def _values(nodes: list[Any]) -> dict[_Key, Tensor]:
+    """Returns the values that are known: saved results, and saved arguments as the outputs of who made them."""
+    found: dict[_Key, Tensor] = {}
+    for node in nodes:
+        if is_leaf(node):
+            found[node, 0] = node.variable.detach()
+            continue
+        saved = saved_by(node)
+        if isinstance(saved.get("result"), Tensor):
+            found.setdefault((node, 0), saved["result"])
+        for slot, (child, number) in zip(
+            _slots(node, operators_by_node().get(node.name())), node.next_functions, strict=True
+        ):
+            if child is not None and isinstance(saved.get(slot), Tensor):
+                found.setdefault((child, number), saved[slot])
+    return found
+
+
+def _arguments(
+    node: Any, operator: str, slots: list[str], saved: Mapping[str, Any], values: Mapping[_Key, Tensor]
+) -> dict[str, Any]:
+    """Returns the operator's arguments: saved ones, outputs of the producers, defaults, and shapes for the rest."""
+    found: dict[str, Any] = {}
+    for argument in overload(operator)._schema.arguments:
+        if argument.name in saved:
+            found[argument.name] = saved[argument.name]
+        elif argument.has_default_value():
+            found[argument.name] = argument.default_value
+    for slot, (child, number) in zip(slots, node.next_functions, strict=True):
+        if slot and child is not None and not isinstance(found.get(slot), Tensor):
+            found[slot] = values.get((child, number), _shape_only(child, number))
+    return dict(_lists_gathered(found))
+
+
+def _shape_only(child: Any, number: int) -> Tensor | None:
+    metadata = getattr(child, "_input_metadata", ())
+    if number >= len(metadata):
+        return None
+    return torch.empty(tuple(metadata[number].shape), dtype=metadata[number].dtype, device="meta")
+
+
+def _lists_gathered(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Turns `tensors[0]`, `tensors[1]`, … into the list `tensors`."""
+    lists: dict[str, list[Any]] = {}
+    for name, value in arguments.items():
+        if "[" in name:
+            lists.setdefault(name.partition("[")[0], []).append(value)
+        else:
+            yield name, value
+    yield from lists.items()

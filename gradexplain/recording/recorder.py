@@ -1,0 +1,401 @@
+"""Recording a forward pass: what is dispatched, with which tensors, from which line of which module.
+
+A dispatch mode sees every operator below autograd. Tensors are held, not copied; just before an operator writes into a
+storage, what was recorded of it is copied. A recorder that is `copying` copies at once: it also keeps what is changed
+out of torch's sight (through a numpy array), and what is needed to run each operator again.
+
+Custom Functions run above the dispatch: their `apply` is noted where `Function.apply` hands over to torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradexplain.recording import computation
+from gradexplain.recording.computation import _random_states as random_states
+from gradexplain.recording.computation import is_ours_or_torchs
+from gradexplain.recording.lifetime import SAFE, anchor
+from gradexplain.targets.sources import Source, source_at
+from gradexplain.versions.internals import internals, sequence_number
+
+
+@dataclass(slots=True)
+class Held:
+    """A recorded tensor. It is replaced by a copy just before something writes into its storage."""
+
+    tensor: Tensor
+    producer: Any  # the autograd node that made it, None for a leaf or a constant
+    number: int
+    tracked: bool
+    storage: int  # of the tensor as it was recorded
+    live: Tensor  # the tensor itself, whatever was written into it since
+    used_up: bool = False  # changed by the operator that it was an argument of
+
+
+@dataclass(slots=True)
+class Event:
+    """One dispatched operator."""
+
+    operator: Any
+    sequence: int
+    recorded: bool  # grad mode was on
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    outputs: Any
+    frame: tuple[CodeType, int] | Source | None
+    module: str
+    random_states: tuple[Tensor, ...] = ()  # before an operator that draws
+    rewritten: Rewritten | None = None
+    packed: bool = False  # what it saves goes through hooks
+
+
+@dataclass(slots=True)
+class Rewritten:
+    """The tensor behind the view that an operator writes into, before and after, and where the view lies in it."""
+
+    before: Held
+    after: Tensor
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@dataclass(slots=True)
+class Application:
+    """One call of a custom Function's `apply`, as far as it made a node."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    outputs: Any
+    node: Any
+    kept: Mapping[str, Held]  # what forward left on its context: saved tensors and attributes
+    dirty: frozenset[int]  # positions of the arguments that forward wrote into
+    frame: tuple[CodeType, int] | Source | None
+    module: str
+    inside: range  # which of the recorded events ran inside it
+    random_states: tuple[Tensor, ...]
+
+
+@dataclass
+class Recorder:
+    locate: Callable[[], Source | None] | None
+    copying: bool = False
+    events: list[Event] = field(default_factory=list)
+    applications: list[Application] = field(default_factory=list)
+    module: list[str] = field(default_factory=lambda: [""])
+    held: dict[int, list[Held]] = field(default_factory=dict)
+    copies: dict[int, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Writes every operator that is dispatched in the block into this recorder."""
+        try:
+            with _mode_class()(self):
+                yield
+        finally:
+            if len(self.events) > SAFE:
+                seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
+                anchor(sorted(seen, key=lambda node: -node._sequence_nr()))
+
+    def hold(self, value: Any) -> Any:
+        """Returns `value` with its tensors replaced by records of them."""
+        if isinstance(value, Tensor):
+            kept = self.copied(value) if self.copying else value
+            held = Held(kept, value.grad_fn, value.output_nr, value.requires_grad, storage_of(value), value)
+            if not self.copying:
+                self.held.setdefault(held.storage, []).append(held)
+            return held
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.hold(v) for v in value) if type(value) in (list, tuple) else value
+        return value
+
+    def copied(self, value: Tensor) -> Tensor:
+        """Returns a copy of `value` as it is now: one for all uses between which it did not change."""
+        last = self.copies.get(id(value))
+        if last is None or not same(last, value):
+            last = self.copies[id(value)] = copy_of(value)
+        return last
+
+    def preserve(self, written: Iterator[Tensor]) -> None:
+        """Copies what was recorded of the storages that are about to be written into."""
+        for tensor in written:
+            for held in self.held.pop(storage_of(tensor), ()):
+                held.tensor = copy_of(held.tensor)
+
+    def frame(self) -> tuple[CodeType, int] | Source | None:
+        """Returns where the user's code stands now."""
+        return self.locate() if self.locate is not None else _user_frame()
+
+
+def user_source() -> Source | None:
+    """Returns the innermost place of the user's code on the stack."""
+    frame = _user_frame()
+    return source_at(*frame) if frame else None
+
+
+def _user_frame() -> tuple[CodeType, int] | None:
+    """Returns the innermost frame of the function that runs; what called us is no part of it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and (place := _place(frame.f_code)) != "user":
+        frame = None if place == "caller" else frame.f_back
+    return (frame.f_code, frame.f_lasti) if frame is not None else None
+
+
+_PLACES: dict[CodeType, str] = {}
+
+
+def _place(code: CodeType) -> str:
+    """Says whose code this is: `user`'s, `inner` (torch's or ours), or where we call the user's function."""
+    found = _PLACES.get(code)
+    if found is None:
+        inner = is_ours_or_torchs(code.co_filename) or code.co_filename.endswith(("/runpy.py",))
+        found = "caller" if code.co_filename == computation.__file__ else "inner" if inner else "user"
+        _PLACES[code] = found
+    return found
+
+
+def storage_of(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
+        return id(tensor)
+
+
+def _mode_class() -> Any:
+    """Returns the dispatch mode; its base class is torch's, hence made at first use."""
+    global _MODE
+    if _MODE is None:
+        base: Any = internals().dispatch_mode
+        counter = sequence_number()
+
+        class Mode(base):  # type: ignore[misc]  # the base class is not typed
+            def __init__(self, recorder: Recorder) -> None:
+                super().__init__()
+                self.recorder = recorder
+
+            def __torch_dispatch__(
+                self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+            ) -> Any:
+                recorder, keywords = self.recorder, kwargs or {}
+                event = Event(
+                    operator,
+                    counter() - 1,
+                    torch.is_grad_enabled(),
+                    (),
+                    {},
+                    None,
+                    recorder.frame(),
+                    recorder.module[-1],
+                )
+                if operator._schema.is_mutable:
+                    recorder.preserve(_written(operator, args, keywords))
+                event.arguments = tuple(recorder.hold(a) for a in args)
+                event.keywords = {k: recorder.hold(v) for k, v in keywords.items()}
+                if operator._schema.is_mutable and not recorder.copying:
+                    for held in held_in(event.arguments):
+                        held.tensor = copy_of(held.tensor)
+                if recorder.copying:
+                    _complete(event, operator, args, keywords, recorder)
+                outputs = operator(*args, **keywords)
+                if recorder.copying:
+                    _look_again(event, recorder)
+                event.outputs = recorder.hold(outputs)
+                recorder.events.append(event)
+                return outputs
+
+        _MODE = Mode
+    return _MODE
+
+
+_MODE: Any = None
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """Returns the numbers of a tensor in a storage of their own."""
+    with torch.no_grad():
+        return tensor.detach().clone()
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Says whether two plain tensors hold the same numbers in the same type; nan is the same as nan."""
+    if one.layout != torch.strided or (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
+        return False
+    with torch.no_grad():
+        one, other = one.detach(), other.detach()
+        return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _complete(event: Event, operator: Any, args: Any, keywords: Mapping[str, Any], recorder: Recorder) -> None:
+    """Adds what running the operator again needs besides its arguments."""
+    event.packed = is_packed()
+    if torch.Tag.nondeterministic_seeded in operator.tags:
+        event.random_states = random_states()
+    for written in _written(operator, args, keywords):
+        if event.recorded and written._base is not None:
+            before = recorder.hold(written._base)
+            offset = int(written.storage_offset())
+            event.rewritten = Rewritten(before, before.tensor, tuple(written.shape), written.stride(), offset)
+
+
+def _look_again(event: Event, recorder: Recorder) -> None:
+    """Notes what an operator did to its arguments: to running averages without saying so in its schema, for one."""
+    if event.rewritten is not None:
+        event.rewritten.after = recorder.copied(event.rewritten.before.live)
+    for held in held_in([event.arguments, event.keywords]):
+        held.used_up = not held.tracked and not same(held.tensor, held.live)
+
+
+def _written(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Tensor]:
+    for position, argument in enumerate(operator._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else keywords.get(argument.name)
+            yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor))
+
+
+def tensors_of(recorder: Recorder) -> list[Tensor]:
+    """Returns the tensors that the recorded operators and Functions took and gave back, each once."""
+    users: list[Event | Application] = [*recorder.events, *recorder.applications]
+    return list({id(h.live): h.live for u in users for h in held_in([u.arguments, u.keywords, u.outputs])}.values())
+
+
+def written_by(event: Event) -> Iterator[Held]:
+    """Yields the recorded tensors that an operator wrote into."""
+    if event.operator._schema.is_mutable:
+        for position, argument in enumerate(event.operator._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = event.arguments[position:][:1] or [event.keywords.get(argument.name)]
+                yield from held_in(list(given))
+
+
+def held_in(value: Any) -> Iterator[Held]:
+    if isinstance(value, Held):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from held_in(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from held_in(part)
+
+
+def paths_of(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, nn.Module]]:
+    """Returns, by identity, each module with its path; the root of a function's own module has its variable's name."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for owner, root in modules.items():
+        for path, module in root.named_modules():
+            found.setdefault(id(module), (".".join(p for p in (owner, path) if p), module))
+    return found
+
+
+@contextmanager
+def watching_functions(recorder: Recorder) -> Iterator[None]:
+    """Notes every call of a custom Function's `apply` on this thread, also of one that was bound before."""
+    reached = internals().single_level_function  # what every `Function.apply` hands over to
+    own, thread = reached.__dict__.get("apply"), threading.get_ident()
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        handed_on = own.__get__(None, cls) if own is not None else super(reached, cls).apply
+        if threading.get_ident() != thread or not torch.is_grad_enabled() or internals().transforms_active():
+            return handed_on(*args, **kwargs)
+        return _noted(recorder, cls, handed_on, args, kwargs)
+
+    reached.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        if own is not None:
+            reached.apply = own
+        else:
+            del reached.apply
+
+
+def _noted(recorder: Recorder, function: Any, apply: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    with internals().without_modes():
+        start, states = len(recorder.events), random_states() if recorder.copying else ()
+        held = tuple(recorder.hold(a) for a in args), {k: recorder.hold(v) for k, v in keywords.items()}
+    versions = [_version(a) for a in args]
+    outputs = apply(*args, **keywords)
+    node = next((n for t in tensors_in(outputs) if getattr(n := t.grad_fn, "_forward_cls", None) is function), None)
+    if node is not None:
+        dirty = frozenset(i for i, a in enumerate(args) if _version(a) != versions[i])
+        with internals().without_modes():
+            kept = {k: recorder.hold(t) for k, t in kept_on(node).items()} if recorder.copying else {}
+            made, inside = recorder.hold(outputs), range(start, len(recorder.events))
+        frame, module = recorder.frame(), recorder.module[-1]
+        recorder.applications.append(
+            Application(function, *held, made, node, kept, dirty, frame, module, inside, states)
+        )
+    return outputs
+
+
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors in a value of nested lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from tensors_in(part)
+
+
+def kept_on(context: Any) -> dict[str, Tensor]:
+    """Returns the tensors that a custom Function keeps for its backward: saved ones by position, attributes by name.
+
+    Nothing that can be looked at only once, or that is computed again at every look (by a checkpoint).
+    """
+    attributes = {f"ctx.{name}": value for name, value in vars(context).items() if isinstance(value, Tensor)}
+    if not is_repeatable(context._forward_cls) or is_packed():
+        return attributes
+    saved = {f"saved_tensors[{i}]": t for i, t in enumerate(context.saved_tensors) if t is not None}
+    return saved | attributes
+
+
+def is_repeatable(function: Any) -> bool:
+    """Says whether a custom Function gives out what it saved more than once."""
+    return not getattr(function, "clear_saved_tensors_on_access", False)
+
+
+def is_packed() -> bool:
+    """Says whether hooks of the user's now decide what is saved for the backward pass (as in a checkpoint)."""
+    return internals().saved_tensors_hooks(False) is not None
+
+
+@contextmanager
+def watching_modules(modules: Mapping[str, nn.Module], recorder: Recorder) -> Iterator[None]:
+    """Keeps `recorder.module` at the path of the module that is running."""
+    if not modules:
+        yield
+        return
+    paths = {identity: path for identity, (path, _) in paths_of(modules).items()}
+    stack = recorder.module
+
+    def enter(module: nn.Module, args: object) -> None:
+        stack.append(paths.get(id(module), stack[-1]))
+
+    def leave(module: nn.Module, args: object, result: object) -> None:
+        stack.pop()
+
+    before = internals().before_forward(enter)
+    after = internals().after_forward(leave, always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+def source_of(frame: tuple[CodeType, int] | Source | None) -> Source | None:
+    return source_at(*frame) if isinstance(frame, tuple) else frame

@@ -1,0 +1,109 @@
+"""What torch did, as plain data: nodes, edges, values and gradients, detached from torch's own graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gradexplain.targets.sources import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One use of one value by one node. A value used twice has two edges.
+
+    `contribution` is what the node sent along this edge in the backward pass; `None` where nothing was sent.
+    """
+
+    producer: int
+    output: int
+    argument: str
+    contribution: Tensor | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One recorded application of an operator, or a leaf (`leaf` is its name, `operator` is `None`).
+
+    `arguments` are by the schema's names; `outputs` and `cotangents` stand in the order of the node's outputs, `None`
+    where a value was not recorded or no gradient arrived. `saved` is what torch kept for the backward pass. A small
+    custom Function has `jacobians`: for each of its edges, (elements of its first output, elements of the input), as
+    its own backward gives them.
+    """
+
+    index: int
+    name: str
+    operator: str | None
+    arguments: Mapping[str, Any]
+    outputs: tuple[Tensor | None, ...]
+    edges: tuple[Edge, ...]
+    cotangents: tuple[Tensor | None, ...]
+    saved: Mapping[str, Any]
+    source: Source | None = None
+    module: str = ""
+    leaf: str | None = None
+    jacobians: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all numbers of the operator were recorded; those of a live tensor may not have been saved."""
+        known = all(not getattr(value, "is_meta", False) for value in self.arguments.values())
+        return known and all(output is not None for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where a value went on without its gradient. `reason` is detach, no_grad, integer or constant.
+
+    `consumer` is the index of the node that used the value as a constant.
+    """
+
+    reason: str
+    operator: str
+    source: Source | None
+    module: str
+    consumer: int | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A place where random numbers were drawn."""
+
+    operator: str
+    source: Source | None
+    module: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward and one backward pass: `nodes` with every producer before its consumers.
+
+    `output` is (node, output number). `gradients` has one entry per differentiable input; `None` means that the
+    output does not depend on it. `order` lists the nodes as the backward pass visited them; `outputs` counts the
+    tensors that the function returned.
+    """
+
+    nodes: tuple[Node, ...]
+    output: tuple[int, int]
+    value: Tensor
+    cotangent: Tensor
+    inputs: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor | None]
+    order: tuple[int, ...]
+    cuts: tuple[Cut, ...] = ()
+    draws: tuple[Draw, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    live: bool = False
+    outputs: int = 1
+
+    def consumers(self) -> Mapping[int, Sequence[tuple[int, int]]]:
+        """Returns, for each node, the (consumer, edge number) pairs that use one of its outputs."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for node in self.nodes:
+            for number, edge in enumerate(node.edges):
+                found.setdefault(edge.producer, []).append((node.index, number))
+        return found

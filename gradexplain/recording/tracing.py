@@ -1,0 +1,518 @@
+"""Recording: one forward pass under a dispatch mode, one backward pass under hooks, joined into a `Trace`.
+
+The join rests on torch's sequence numbers: while an operator is dispatched, the counter less one is the number of the
+autograd node that was made for it. The first operator dispatched under a number owns the node; what runs inside a
+custom `Function.forward` has grad mode off and belongs to the Function, whose `apply` is noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from gradexplain.errors import InputError
+from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.custom_functions import arguments_of
+from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.failures import backward_failure
+from gradexplain.recording.lifetime import anchor
+from gradexplain.recording.recorder import (
+    Application,
+    Event,
+    Held,
+    Recorder,
+    held_in,
+    is_repeatable,
+    paths_of,
+    source_of,
+    tensors_of,
+    watching_functions,
+    watching_modules,
+)
+from gradexplain.recording.trace import Draw, Edge, Node, Trace
+from gradexplain.versions.internals import internals, sequence_number
+
+LEAF = "AccumulateGrad"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded forward and backward pass, not yet joined."""
+
+    output: Tensor
+    outputs: int
+    seed: Tensor
+    recorder: Recorder
+    inputs: Mapping[str, Tensor]
+    names: Mapping[int, str]  # of leaves, by identity
+    gradients: Mapping[str, Tensor | None]
+    saved: Mapping[Any, Mapping[str, Any]]
+    jacobians: Mapping[Any, Mapping[int, Tensor]]
+    sent: Mapping[Any, Sent]
+
+
+# What a backward pass starts from: a tensor, a function of the output that makes one, or ones.
+Cotangent = Tensor | Callable[[Tensor], Tensor] | None
+
+
+def trace(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
+    """Runs `computation` forward and backward once and returns what torch did.
+
+    `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
+    the output cannot be differentiated, naming the place where the gradient was lost.
+    """
+    return joined(record(computation, cotangent), computation)
+
+
+def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
+    """Runs `computation` forward under a recorder and backward under hooks.
+
+    With `again`, what is needed to run each operator and each node again is kept, and not what is only shown.
+    """
+    leaves = computation.leaf_values()
+    before = sequence_number()()
+    with torch.enable_grad():
+        recorder = Recorder(computation.locate, copying=again)
+        with watching_modules(computation.modules, recorder), watching_functions(recorder), recorder.recording():
+            result = computation.run(leaves)
+    output, outputs = chosen_output(result, computation.name)
+    if not output.requires_grad:
+        raise not_differentiable(recorder, leaves)
+    names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
+    nodes = [node for node in nodes_below(output.grad_fn) if not is_leaf(node)]
+    saved = {} if again else {node: saved_by(node) for node in nodes}
+    jacobians = {} if again else {node: measured for node in nodes if (measured := own_jacobians(node))}
+    seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
+    # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
+    users = any(node._sequence_nr() < before for node in nodes)
+    try:
+        found, sent = backward(output, list(wanted.values()), seed, keep=users or again)
+    except Exception as fault:  # torch's own refusal, or an error in a custom Function
+        in_order = ordered(output.grad_fn)
+        owners = owners_of(recorder.events, in_order)
+        raise backward_failure(fault, in_order, owners, recorder.applications, recorder.events) from fault
+    gradients = dict(zip(wanted, found, strict=True))
+    return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent)
+
+
+def generic(output: Tensor) -> Tensor:
+    """Returns a cotangent in which no two elements are alike by design: ±[½, 1] in 256ths, exact in every type.
+
+    Ones would hide errors that cancel in a sum; so would a cotangent with small entries.
+    """
+    generator = torch.Generator().manual_seed(11)
+
+    def draw() -> Tensor:
+        size = torch.randint(128, 256, output.shape, generator=generator) / 256
+        return size * (torch.randint(0, 2, output.shape, generator=generator) * 2 - 1)
+
+    return (torch.complex(draw(), draw()) if output.is_complex() else draw()).to(output.dtype).to(output.device)
+
+
+def seed_for(output: Tensor, cotangent: Cotangent) -> Tensor:
+    """Returns the cotangent that the backward pass starts from: ones where none is given.
+
+    Raises `InputError` where the given one cannot take the output's shape.
+    """
+    if cotangent is None:
+        return torch.ones_like(output)
+    if not isinstance(cotangent, Tensor):
+        return cotangent(output.detach())
+    try:
+        return cotangent.detach().to(output.dtype).to(output.device).expand(output.shape).clone()
+    except RuntimeError as fault:
+        raise InputError("cotangent_shape", seen=_shape_text(cotangent), needed=_shape_text(output)) from fault
+
+
+def _shape_text(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+# ------------------------------------------------------------------------------------------------------ backward
+
+
+@dataclass(slots=True)
+class Sent:
+    """What one node received and sent in the backward pass."""
+
+    received: tuple[Tensor | None, ...]
+    sent: tuple[Tensor | None, ...]
+
+
+def backward(
+    output: Tensor, wanted: Sequence[Tensor], seed: Tensor, *, keep: bool
+) -> tuple[list[Tensor | None], dict[Any, Sent]]:
+    """Runs the backward pass; returns the gradients and, in the order of the pass, what each node received and sent.
+
+    The graph can be run again if `keep`. No `.grad` is written; every hook is removed again.
+    """
+    seen: dict[Any, Sent] = {}
+    handles = [node.register_hook(_observer(node, seen)) for node in nodes_below(output.grad_fn) if not is_leaf(node)]
+    try:
+        if wanted:
+            return differentiated(output, wanted, seed, retain_graph=keep), seen
+        return [], seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def differentiated(output: Tensor, wanted: Sequence[Tensor], seed: Tensor, **options: bool) -> list[Tensor | None]:
+    """Returns `torch.autograd.grad`'s gradients, `None` for an input that the output does not depend on.
+
+    A seed of 1 for one number is left out: torch loads sympy, half a second, to compare the shape of one that is given.
+    """
+    plain = output.numel() == 1 and not output.is_complex() and bool((seed == 1).all())
+    found = torch.autograd.grad(output, wanted, None if plain else seed, allow_unused=True, **options)
+    return [_materialised(gradient) for gradient in found]
+
+
+def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
+    def observe(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
+        seen[node] = Sent(tuple(map(_materialised, received)), tuple(map(_materialised, sent)))
+
+    return observe
+
+
+def _materialised(sent: Tensor | None) -> Tensor | None:
+    """Returns zeros for torch's zero tensor, which has a shape but no storage."""
+    if sent is None or not internals().is_zero_tensor(sent):
+        return sent
+    return torch.zeros(sent.shape, dtype=sent.dtype, device=sent.device)
+
+
+# A custom Function with at most this many elements is measured on every one of them.
+_MEASURED = 12
+
+
+def own_jacobians(node: Any) -> dict[int, Tensor]:
+    """Returns what the backward of a small custom Function with one output makes of each unit cotangent, by edge."""
+    metadata: Any = getattr(node, "_input_metadata", ())
+    if len(metadata) != 1 or not (hasattr(node, "_forward_cls") and is_repeatable(node._forward_cls)):
+        return {}
+    like = torch.zeros(tuple(metadata[0].shape), dtype=metadata[0].dtype, device=metadata[0].device)
+    if not 0 < like.numel() <= _MEASURED:
+        return {}
+    try:
+        rows = [node.apply(unit.reshape(like.shape)) for unit in torch.eye(like.numel()).to(like)]
+    except Exception:  # the user's own code; the backward pass itself will say what is wrong with it
+        return {}
+    columns: list[tuple[Any, ...]] = [row if isinstance(row, tuple) else (row,) for row in rows]
+    if any(len(row) != len(node.next_functions) for row in columns):
+        return {}
+    return {
+        slot: torch.stack([row[slot].detach().flatten() for row in columns])
+        for slot in range(len(node.next_functions))
+        if all(isinstance(row[slot], Tensor) for row in columns) and columns[0][slot].numel() <= _MEASURED
+    }
+
+
+def is_leaf(node: Any) -> bool:
+    """Says whether an autograd node stands for a leaf tensor."""
+    return hasattr(node, "variable")
+
+
+def nodes_below(root: Any) -> list[Any]:
+    """Returns every autograd node that `root` reaches, without recursion."""
+    found: dict[Any, None] = {}
+    stack = [root] if root is not None else []
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found[node] = None
+        stack.extend(child for child, _ in node.next_functions if child is not None and child not in found)
+    return list(found)
+
+
+# ---------------------------------------------------------------------------------------------------------- join
+
+
+def joined(run: Run, computation: Computation) -> Trace:
+    """Returns the trace of what was recorded of a computation."""
+    modules = {path: type(module).__name__ for path, module in paths_of(computation.modules).values()}
+    if run.output.grad_fn is None:
+        return _leaf_alone(run, modules)
+    nodes_in_order = ordered(run.output.grad_fn)
+    index = {node: i for i, node in enumerate(nodes_in_order)}
+    owners = owners_of(run.recorder.events, nodes_in_order)
+    own = {application.node: application for application in run.recorder.applications}
+    values = _values(run.recorder.events, run.recorder.applications, owners, run.output)
+    nodes = tuple(
+        _leaf(node, i, run) if is_leaf(node) else _node(node, i, index, owners.get(node), own.get(node), values, run)
+        for node, i in index.items()
+    )
+    return Trace(
+        nodes=nodes,
+        output=(index[run.output.grad_fn], run.output.output_nr),
+        value=run.output.detach(),
+        cotangent=run.seed,
+        inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
+        gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
+        order=tuple(index[node] for node in run.sent),
+        cuts=tuple(
+            cuts_in(
+                run.recorder.events,
+                run.recorder.applications,
+                owners,
+                list(run.inputs.values()),
+                {id(user): index[node] for known in (owners, own) for node, user in known.items() if node in index},
+            )
+        ),
+        draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
+        modules=modules,
+        outputs=run.outputs,
+    )
+
+
+def _draws(events: Sequence[Event]) -> Iterator[Draw]:
+    for event in events:
+        if torch.Tag.nondeterministic_seeded in event.operator.tags:
+            yield Draw(str(event.operator), source_of(event.frame), event.module)
+
+
+def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
+    """Returns the trace of a function that gives back one of its inputs as it is."""
+    name = run.names.get(id(run.output), "leaf0")
+    gradients = {n: None if g is None else g.detach() for n, g in run.gradients.items()}
+    value = run.output.detach()
+    leaf = Node(0, LEAF, None, {}, (value,), (), (gradients.get(name),), {}, leaf=name)
+    inputs = {n: tensor.detach() for n, tensor in run.inputs.items()}
+    return Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
+
+
+def ordered(root: Any) -> list[Any]:
+    """Returns all nodes below `root`, producers first: leaves by first use, then the others by sequence number."""
+    nodes = nodes_below(root)
+    inner = sorted((n for n in nodes if not is_leaf(n)), key=lambda n: n._sequence_nr())
+    leaves: dict[Any, None] = {}
+    for node in inner:
+        leaves.update((child, None) for child, _ in node.next_functions if child is not None and is_leaf(child))
+    anchor(inner[::-1])
+    return [*leaves, *inner] if inner else list(nodes)
+
+
+def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:
+    """Returns for each autograd node the operator that it was made for, or the first one inside a custom Function.
+
+    Before `mul_` overwrites its input, torch copies it, under the next number: the second operator of a number that
+    writes in place has the number before. A conjugate is copied under the number of the operator that needs it.
+    """
+    first: dict[int, Event] = {}
+    recorded: dict[int, list[Event]] = {}
+    for event in events:
+        first.setdefault(event.sequence, event)
+        if event.recorded:
+            copied = event.sequence in recorded and event.operator._schema.is_mutable
+            recorded.setdefault(event.sequence - copied, []).append(event)
+    inner = [node for node in nodes if not is_leaf(node)]
+    _behind_views(recorded, inner)
+    owners: dict[Any, Event] = {}
+    for node in inner:
+        number = node._sequence_nr()
+        if hasattr(node, "_forward_cls"):
+            own = [first[number]] if number in first else []
+        else:
+            own = recorded.get(number, [])
+        if own:
+            owners[node] = next((e for e in own if _is_named_alike(e, node)), own[0])
+    return owners
+
+
+def _behind_views(recorded: dict[int, list[Event]], nodes: Sequence[Any]) -> None:
+    """Gives operators back the number that they lost to AsStrided nodes.
+
+    The input of an operator may be a view of what was written into since: then torch, when it has made the operator's
+    node already, makes one that looks at the view again.
+    """
+    again = [n for n in nodes if n.name() == "AsStridedBackward0"]
+    for node in sorted(again, key=lambda n: n._sequence_nr(), reverse=True):
+        number = node._sequence_nr()
+        if number in recorded and not any(_is_named_alike(e, node) for e in recorded[number]):
+            recorded.setdefault(number - 1, recorded.pop(number))
+
+
+def _is_named_alike(event: Event, node: Any) -> bool:
+    """Says whether a node has the name that torch makes of an operator's: MulBackward0 for aten::mul_."""
+    name: str = event.operator._schema.name.partition("::")[2].replace("_", "")
+    return bool(node.name().lower().startswith(f"{name}backward"))
+
+
+def _values(
+    events: Sequence[Event], applications: Sequence[Application], owners: Mapping[Any, Event], output: Tensor
+) -> dict[tuple[Any, int], Tensor]:
+    """Returns the recorded value of each output of each node: from its own operator, or from whoever used it."""
+    found: dict[tuple[Any, int], Tensor] = {}
+    if output.grad_fn is not None:
+        found[output.grad_fn, output.output_nr] = output
+    for application in applications:
+        for held in held_in([application.outputs]):
+            if held.producer is not None:
+                found.setdefault((held.producer, held.number), held.tensor)
+    for event in events:
+        for held in (*held_in(event.arguments), *held_in(event.keywords)):
+            if held.producer is not None:
+                found.setdefault((held.producer, held.number), held.tensor)
+    for node, event in owners.items():
+        if event.recorded:
+            for number, held in enumerate(held_in([event.outputs])):
+                found.setdefault((node, number), held.tensor)
+    return found
+
+
+def _leaf(node: Any, index: int, run: Run) -> Node:
+    name = run.names.get(id(node.variable), f"leaf{index}")
+    return Node(
+        index=index,
+        name=LEAF,
+        operator=None,
+        arguments={},
+        outputs=(node.variable.detach(),),
+        edges=(),
+        cotangents=(run.gradients.get(name),),
+        saved={},
+        leaf=name,
+    )
+
+
+def _node(
+    node: Any,
+    index: int,
+    positions: Mapping[Any, int],
+    event: Event | None,
+    application: Application | None,
+    values: Mapping[tuple[Any, int], Tensor],
+    run: Run,
+) -> Node:
+    owned = event if event is not None and event.recorded else None
+    arguments = arguments_of(application) if application else bound(owned) if owned else {}
+    passed = run.sent.get(node, Sent((), ()))
+    producers = [(child, number) for child, number in node.next_functions]
+    used = tensor_names(arguments) if application else argument_names(producers, arguments)
+    made = application or event
+    edges = tuple(
+        Edge(positions[child], number, used[slot], passed.sent[slot] if slot < len(passed.sent) else None)
+        for slot, (child, number) in enumerate(producers)
+        if child is not None
+    )
+    return Node(
+        index=index,
+        name=node.name(),
+        operator=str(owned.operator) if owned else None,
+        arguments={name: _plain(value) for name, value in arguments.items()},
+        outputs=_outputs(node, owned, values),
+        edges=edges,
+        cotangents=tuple(passed.received),
+        saved=run.saved.get(node, {}),
+        source=source_of(made.frame) if made else None,
+        module=made.module if made else "",
+        jacobians=run.jacobians.get(node, {}),
+    )
+
+
+def _outputs(node: Any, owned: Event | None, values: Mapping[tuple[Any, int], Tensor]) -> tuple[Tensor | None, ...]:
+    if owned is not None:
+        own = [held.tensor.detach() for held in held_in([owned.outputs])]
+        if own:
+            return tuple(own)
+    count = len(getattr(node, "_input_metadata", ())) or 1
+    return tuple(v.detach() if (v := values.get((node, n))) is not None else None for n in range(count))
+
+
+def bound(event: Event) -> dict[str, Any]:
+    """Returns the arguments of a recorded operator by the names of its schema, defaults filled in."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(event.operator._schema.arguments):
+        if position < len(event.arguments):
+            bound[argument.name] = event.arguments[position]
+        elif argument.name in event.keywords:
+            bound[argument.name] = event.keywords[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Held):
+        return value.tensor.detach()
+    if type(value) in (list, tuple):
+        return type(value)(_plain(v) for v in value)
+    return value
+
+
+def tensor_names(arguments: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a custom Function's tensors: its node has an edge for each, also where nothing is sent."""
+    return [name for name, value in arguments.items() if isinstance(value, Held)]
+
+
+def argument_names(producers: Sequence[tuple[Any, int]], arguments: Mapping[str, Any]) -> list[str]:
+    """Returns which argument each edge of a node belongs to, "" where it cannot be told."""
+    candidates = [
+        (name if isinstance(value, Held) else f"{name}[{i}]", held)
+        for name, value in arguments.items()
+        for i, held in enumerate(held_in(value))
+        if held.tracked
+    ]
+    names: list[str] = []
+    for child, number in producers:
+        match = next((c for c in candidates if child is not None and _made_by(c[1], child, number)), None)
+        if match is not None:
+            candidates.remove(match)
+        names.append(match[0] if match else "")
+    return names
+
+
+def _made_by(held: Held, node: Any, number: int) -> bool:
+    if is_leaf(node):
+        return held.producer is None
+    return held.producer is not None and held.producer == node and held.number == number
+
+
+def hooks_on(tensors: Iterable[Tensor]) -> dict[tuple[Any, int], list[Callable[..., object]]]:
+    """Returns the hooks on tensors, by the node and the output number that each tensor comes from.
+
+    Those on nodes themselves cannot be read: torch lists no hooks of its nodes.
+    """
+    found: dict[tuple[Any, int], list[Callable[..., object]]] = {}
+    for tensor in tensors:
+        if tensor.requires_grad and tensor._backward_hooks:
+            edge = get_gradient_edge(tensor)
+            found[edge.node, edge.output_nr] = list(tensor._backward_hooks.values())
+    return found
+
+
+def hooks_in(run: Run) -> dict[tuple[int, int], list[Callable[..., object]]]:
+    """Returns the hooks on tensors of a run, by the place of the node in its trace and the output number."""
+    index = {node: i for i, node in enumerate(ordered(run.output.grad_fn))}
+    found = hooks_on([*tensors_of(run.recorder), run.output])
+    return {(index[node], number): hooks for (node, number), hooks in found.items() if node in index}
+
+
+@cache
+def _saved_names(kind: Hashable) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
+
+
+def saved_by(node: Any) -> dict[str, Any]:
+    """Returns what a node keeps for the backward pass: `_saved_self` as `self`; `ctx.saved_tensors` by position."""
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in kept_by(node).items()}
+
+
+def kept_by(node: Any) -> dict[str, Any]:
+    """Returns the same as `saved_by`, but the very tensors, which still hang on the graph."""
+    kept: dict[str, Any] = {}
+    for name in _saved_names(node.__class__):
+        with suppress(RuntimeError):  # freed by an earlier backward pass
+            kept[name.removeprefix("_saved_")] = getattr(node, name)
+    own = getattr(node, "_forward_cls", None)
+    if not kept and own is not None and is_repeatable(own):
+        with suppress(RuntimeError):
+            kept = {str(i): t for i, t in enumerate(node.saved_tensors) if t is not None}
+    return kept

@@ -1,0 +1,67 @@
+"""Source places: from a code object and an instruction to the sub-expression that ran, exactly."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from types import CodeType
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place in the user's code: the innermost sub-expression that ran, and the variable it was assigned to."""
+
+    file: str
+    line: int
+    code: str
+    target: str | None = None
+    function: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def source_at(code: CodeType, instruction: int) -> Source:
+    """Returns the place of the instruction at byte offset `instruction` of `code`."""
+    return _source_in(code.co_filename, code, instruction)
+
+
+@cache
+def _source_in(file: str, code: CodeType, instruction: int) -> Source:
+    """Returns the place in `file`, by which equal code of two files is told apart: Python compares it as equal."""
+    line, end_line, column, end_column = next(islice(code.co_positions(), instruction // 2, None))
+    line = line or code.co_firstlineno
+    if None in (end_line, column, end_column):
+        return Source(file, line, linecache.getline(file, line).strip(), None, code.co_name)
+    span = (line, column, end_line, end_column)
+    return Source(file, line, _segment(file, *span), _target(file, span), code.co_name)
+
+
+def _segment(file: str, line: int, column: int | None, end_line: int | None, end_column: int | None) -> str:
+    lines = [linecache.getline(file, n).encode() for n in range(line, (end_line or line) + 1)]
+    if not lines or not lines[0]:
+        return ""
+    lines[-1] = lines[-1][:end_column]
+    lines[0] = lines[0][column:]
+    return " ".join(part.decode(errors="replace").strip() for part in lines)
+
+
+def _target(file: str, span: tuple[int, int | None, int | None, int | None]) -> str | None:
+    """Returns the plain name that the expression at `span` is assigned to, if it is the whole right-hand side."""
+    return _assignments(file).get(span)
+
+
+@cache
+def _assignments(file: str) -> dict[tuple[int, int | None, int | None, int | None], str]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return {}
+    return {
+        (n.value.lineno, n.value.col_offset, n.value.end_lineno, n.value.end_col_offset): n.targets[0].id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Assign) and len(n.targets) == 1 and isinstance(n.targets[0], ast.Name)
+    }

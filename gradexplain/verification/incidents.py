@@ -1,0 +1,188 @@
+"""What happens to a gradient besides its operators: saved numbers that were edited, hooks, random draws, stops.
+
+None of these is an error of an operator's backward, and each has a name and a place of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.findings.finding import Finding
+from gradexplain.recording.custom_functions import arguments_of
+from gradexplain.recording.cuts import stops_in
+from gradexplain.recording.recorder import Application, Event, Held, held_in, kept_on, same, source_of, written_by
+from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
+from gradexplain.recording.trace import Node, Trace
+from gradexplain.recording.tracing import Run, bound, hooks_in, saved_by
+from gradexplain.verification.oracles.question import MARGIN, index_of, plain
+
+# ---------------------------------------------------------------------------------------------------- saved numbers
+
+
+def edits(alone: Alone, run: Run) -> Iterator[Finding]:
+    """Yields what a node keeps for its backward and what was changed since, with who changed it."""
+    for name, now, then in _kept(alone):
+        if not then.used_up and _is_comparable(now, then.tensor) and not same(then.tensor, now):
+            yield _edit(alone, run.recorder.events, name, now, then)
+
+
+def _is_comparable(now: Tensor, then: Tensor) -> bool:
+    plainly = now.layout == then.layout == torch.strided
+    return plainly and (now.shape, now.dtype) == (then.shape, then.dtype)
+
+
+def _kept(alone: Alone) -> Iterator[tuple[str, Tensor, Held]]:
+    """Yields what the node keeps now, and the record of what it was given, or had made."""
+    origin = alone.origin
+    if isinstance(origin, Application):
+        now = kept_on(alone.node)
+        known = _storages(origin)
+        yield from (
+            (known.get(then.storage, name), now[name], then) for name, then in origin.kept.items() if name in now
+        )
+    elif origin is not None and origin.rewritten is None and not origin.packed:
+        given = _by_saved_name(origin)
+        for name, value in saved_by(alone.node).items():
+            for i, (tensor, held) in enumerate(_pairs(value, given.get(name))):
+                yield name if isinstance(value, Tensor) else f"{name}[{i}]", tensor, held
+
+
+def _storages(origin: Application) -> dict[int, str]:
+    """Returns the name of the argument, or `output`, that lies in a storage."""
+    outputs = {held.storage: "output" for held in held_in([origin.outputs])}
+    return outputs | {v.storage: n for n, v in arguments_of(origin).items() if isinstance(v, Held)}
+
+
+def _by_saved_name(origin: Event) -> dict[str, Any]:
+    """Returns the operator's arguments, and its outputs as torch calls them: result, or result0, result1, …"""
+    made = list(held_in([origin.outputs]))
+    results = {"result": made[0]} if made else {}
+    return bound(origin) | results | {f"result{i}": held for i, held in enumerate(made)}
+
+
+def _pairs(now: Any, then: Any) -> Iterator[tuple[Tensor, Held]]:
+    if isinstance(now, Tensor) and isinstance(then, Held):
+        yield now, then
+    elif isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)) and len(now) == len(then):
+        for one, other in zip(now, then, strict=True):
+            yield from _pairs(one, other)
+
+
+def _edit(alone: Alone, events: Sequence[Event], name: str, now: Tensor, then: Held) -> Finding:
+    origin = alone.origin
+    start = origin.inside.stop if isinstance(origin, Application) else events.index(origin) + 1 if origin else 0
+    writer = next((e for e in events[start:] if any(h.storage == then.storage for h in written_by(e))), None)
+    changed = ~((now == then.tensor) | (now.isnan() & then.tensor.isnan()))
+    place = index_of(int(changed.flatten().int().argmax()), now.shape)
+    data = {
+        "argument": name,
+        "count": int(changed.sum()),
+        "total": changed.numel(),
+        "place": place,
+        "before": plain(then.tensor[place]),
+        "now": plain(now[place]),
+    }
+    if writer is None:
+        return Finding("saved_changed_unseen", data, str(alone.recorded.source or ""))
+    source = source_of(writer.frame)
+    code = source.code if source and source.code else str(writer.operator)
+    return Finding("saved_changed", data | {"code": code}, str(source or ""))
+
+
+# ------------------------------------------------------------------------------------------------------------ hooks
+
+
+def changed_gradients(run: Run, found: Trace) -> dict[int, list[Finding]]:
+    """Returns, by node, the gradients that a hook of the user's changed on their way to it, leaves included."""
+    arrived: dict[tuple[int, int], list[Tensor]] = {found.output: [found.cotangent]}
+    for node in found.nodes:
+        for edge in node.edges:
+            if edge.contribution is not None:
+                arrived.setdefault((edge.producer, edge.output), []).append(edge.contribution)
+    hooks = hooks_in(run)
+    changed: dict[int, list[Finding]] = {}
+    for node in found.nodes:
+        for number, received in enumerate(node.cotangents):
+            sent = arrived.get((node.index, number), [])
+            if received is not None and sent and not _adds_up(received, sent):
+                changed.setdefault(node.index, []).append(_hooked(node, hooks.get((node.index, number), [])))
+    return changed
+
+
+def _adds_up(received: Tensor, sent: Sequence[Tensor]) -> bool:
+    """Says whether a gradient is the sum of what was sent, but for the order of the sum."""
+    if any(t.layout != torch.strided for t in (received, *sent)):
+        return True
+    total, size = sum(sent[1:], sent[0]), sum((t.abs() for t in sent[1:]), sent[0].abs())
+    eps = torch.finfo(received.dtype).eps
+    apart = (received - total).abs()
+    return bool(((apart <= MARGIN / 2 * eps * size) | (received == total) | (received.isnan() & total.isnan())).all())
+
+
+def _hooked(node: Node, hooks: Sequence[Callable[..., object]]) -> Finding:
+    code = getattr(hooks[0], "__code__", None) if hooks else None
+    place = f"{code.co_filename}:{code.co_firstlineno}" if code else str(node.source or "")
+    name = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__) if hooks else ""
+    value = node.leaf or (node.source.code if node.source else node.name)
+    return Finding("hook" if hooks else "hook_unseen", {"value": value} | ({"hook": name} if hooks else {}), place)
+
+
+def sent_otherwise(alone: Alone, operator: Operator, run: Run) -> Iterator[Finding]:
+    """Yields what a node sent in the backward pass and does not send when called alone: a hook on it changed that."""
+    passed = run.sent.get(alone.node)
+    if passed is None:
+        return
+    received = [c if c is not None else unused(alone, i) for i, c in enumerate(passed.received)]
+    again = sent_alone(alone, operator, received).gradients
+    for name, sent in zip(operator.slots, passed.sent, strict=False):
+        own = again.get(name)
+        if sent is not None and own is not None and sent.shape == own.shape and not _adds_up(sent, [own]):
+            yield Finding(
+                "hook_on_node", {"argument": name, "node": alone.recorded.name}, str(alone.recorded.source or "")
+            )
+
+
+# -------------------------------------------------------------------------------------------------- draws and stops
+
+
+def draws(run: Run) -> dict[int, list[Finding]]:
+    """Returns, by the identity of an event or application, the random operators whose numbers went into it."""
+    drawn: dict[int, Event] = {}
+    found: dict[int, list[Finding]] = {}
+    for event in run.recorder.events:
+        used = [h for h in held_in([event.arguments, event.keywords]) if not h.tracked]
+        origins = {id(e): e for h in used if (e := drawn.get(h.storage))}
+        if event.random_states:
+            origins[id(event)] = event
+        found[id(event)] = [_drawn(origin) for origin in origins.values()]
+        made = [*held_in([event.outputs]), *written_by(event)]
+        tracked = any(h.tracked for h in held_in([event.arguments, event.keywords]))
+        if origins and (event.random_states or not (event.recorded and tracked)):
+            drawn.update((held.storage, next(iter(origins.values()))) for held in made)
+    for own in run.recorder.applications:
+        inside = [run.recorder.events[i] for i in own.inside]
+        found[id(own)] = [_drawn(e) for e in inside if e.random_states and not e.recorded]
+    return found
+
+
+def _drawn(event: Event) -> Finding:
+    source = source_of(event.frame)
+    name = event.operator._schema.name.removeprefix("aten::")
+    return Finding("random", {"operator": name, "code": source.code if source else name}, str(source or ""))
+
+
+def stops(run: Run, owners: Mapping[Any, Event]) -> dict[int, list[Finding]]:
+    """Returns, by the identity of an event or application, the values it was given whose gradient had been stopped."""
+    found: dict[int, list[Finding]] = {}
+    recorder = run.recorder
+    for user, reason, event in stops_in(recorder.events, recorder.applications, owners, list(run.inputs.values())):
+        source = source_of(event.frame)
+        data = {"code": source.code if source and source.code else str(event.operator)}
+        finding = Finding(f"stopped_{reason}", data, str(source or ""))
+        if finding not in found.setdefault(id(user), []):
+            found[id(user)].append(finding)
+    return found

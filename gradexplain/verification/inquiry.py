@@ -1,0 +1,56 @@
+"""All that is asked of one computation: every oracle, each operation alone, the second derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.tracing import generic, trace
+from gradexplain.verification.derivatives import gradient_of
+from gradexplain.verification.operations import check_operations
+from gradexplain.verification.oracles import by_hand as formulas
+from gradexplain.verification.oracles.question import Check, Replay
+from gradexplain.verification.oracles.registry import REFEREE
+from gradexplain.verification.verdicts import EFFORT, Question, Report, Subject, answered, verify_trace
+
+
+def inquire(
+    computation: Computation,
+    *,
+    target: str,
+    by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
+    each_operation: bool = False,
+    full: bool = False,
+    second: bool = False,
+    batched: bool = False,
+    exact: bool = False,
+    effort: float = EFFORT,
+) -> Report:
+    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `verify`."""
+    question = Question(trace(computation, cotangent=generic), computation, effort=effort)
+    wanted = {REFEREE: exact, "every element": full, "batched gradients": batched}
+    report = answered(question, [name for name, on in wanted.items() if on])
+    if by_hand:
+        report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, effort)))
+    if each_operation or report.verdict != "agrees":
+        replay = question.replay
+        again = replay.computation if isinstance(replay, Replay) else computation
+        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
+    if second:
+        report = replace(report, second=_second(question, computation, effort))
+    return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))
+
+
+def _by_hand(computation: Computation, by_hand: Mapping[str, Callable[..., Tensor]], effort: float) -> Iterable[Check]:
+    """Holds formulas against what they are the gradient of: the output itself, or the sum of its elements."""
+    return formulas.ask(Question(trace(computation), computation, by_hand, effort))
+
+
+def _second(question: Question, computation: Computation, effort: float) -> Report:
+    """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
+    gradient = gradient_of(computation, question.trace.cotangent)
+    recorded = trace(gradient, cotangent=generic)
+    return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)

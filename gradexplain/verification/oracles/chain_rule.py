@@ -1,0 +1,304 @@
+"""The rules, walked backwards: the chain rule done again from the recorded values, by formulas that share nothing with
+torch's backward. It shares the forward pass: what torch recorded there is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.verification.oracles.question import (
+    MARGIN,
+    RESOLUTION,
+    Check,
+    Question,
+    Verdict,
+    allowance,
+    dense,
+    epsilon,
+    index_of,
+    largest,
+    plain,
+    unexplained,
+    wide,
+)
+
+ORACLE = "rules"
+
+
+@dataclass
+class _Walk:
+    """What one walk found: gradients by leaf, the size of what was summed, and where it left torch's own path."""
+
+    received: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    magnitude: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    missing: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)
+    first: tuple[Node, Edge] | None = None
+
+
+def ask(question: Question) -> Iterator[Check]:
+    """Compares the gradient of each input, and what every node sent, with the rules of the operators."""
+    found = question.judged
+    if any(t.is_complex() for t in (found.value, *found.inputs.values())):
+        yield from (Check(ORACLE, n, "cannot say", reason="complex") for n in question.names)
+        return
+    if not bool(found.value.isfinite().all()):
+        data = {"value": float(found.value[~found.value.isfinite()].abs()[0])}
+        yield from (Check(ORACLE, n, "cannot say", reason="not_finite", data=data) for n in question.names)
+        return
+    if question.large:
+        yield from _large(question)
+        return
+    comparison = _Comparison(question, walk(found))
+    for name in question.names:
+        yield comparison.check(name)
+
+
+def _large(question: Question) -> Iterator[Check]:
+    """Compares a large trace in its own type, by the largest difference in each input's gradient.
+
+    Rounding errors add up like a random walk, one step a node, each relative to the gradient's largest element.
+    """
+    found = question.trace
+    walked = walk(found, exact=False)
+    leaves = {node.leaf: (node.index, 0) for node in found.nodes if node.leaf is not None}
+    steps = sum(node.leaf is None for node in found.nodes)
+    resolution = MARGIN * epsilon(found) * math.sqrt(steps)
+    for name in question.names:
+        torchs, key = question.gradient(name), leaves.get(name, (-1, 0))
+        missing = walked.missing.get(key, frozenset())
+        ours = walked.received.get(key)
+        ours = torch.zeros_like(torchs) if ours is None else ours
+        if ours.shape != torchs.shape:
+            yield Check(
+                ORACLE, name, "differs", reason="total", data={"place": (), "seen": math.nan, "right": math.nan}
+            )
+            continue
+        worst, size, place = farthest(ours, torchs)
+        bound = resolution * size
+        data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
+        verdict, reason = _large_verdict(missing, worst, size, bound, resolution)
+        if verdict == "differs":
+            data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place])}
+        yield Check(ORACLE, name, verdict, worst, bound, resolution, reason, data, place)
+
+
+def _large_verdict(
+    missing: frozenset[str], worst: float, size: float, bound: float, resolution: float
+) -> tuple[Verdict, str | None]:
+    if missing:
+        return "cannot say", "no_rule"
+    if not math.isfinite(worst) and not math.isfinite(size):
+        return "cannot say", "rule_not_finite"
+    if not worst <= bound:
+        return "differs", "total"
+    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
+
+
+def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...]]:
+    """Returns the largest difference, the largest element of `torchs`, and the index of the former.
+
+    Works on blocks of rows that stay in the processor's cache: memory is slow to go through for tensors of this size.
+    """
+    if not ours.numel():
+        return 0.0, 0.0, ()
+    turned = ours.ndim == 2 and ours.mT.is_contiguous() and torchs.mT.is_contiguous()
+    pair = [t.mT if turned else (t if t.ndim else t[None]) for t in (ours, torchs)]
+    rows = max(1, _PIECE * len(pair[0]) // ours.numel())
+    blocks = list(zip(*(torch.split(t, rows) for t in pair), strict=True))
+    apart = torch.stack([_largest_of(a - b) for a, b in blocks])
+    sizes = torch.stack([_largest_of(b) for _, b in blocks])
+    block = int(apart.argmax())
+    a, b = blocks[block]
+    place = index_of(int((a - b).abs_().argmax()), a.shape)
+    place = (place[0] + block * rows, *place[1:])
+    return float(apart.max()), float(sizes.max()), (place[::-1] if turned else place) if ours.ndim else ()
+
+
+def _largest_of(block: Tensor) -> Tensor:
+    low, high = torch.aminmax(block)
+    return torch.maximum(-low, high)
+
+
+_PIECE = 1 << 18
+
+
+class _Comparison:
+    """A walk beside torch's gradients; what rounding makes of them is measured once, when a difference asks for it."""
+
+    def __init__(self, question: Question, walked: _Walk) -> None:
+        self.question, self.walked, self.found = question, walked, question.judged
+        self.leaves = {node.leaf: (node.index, 0) for node in self.found.nodes if node.leaf is not None}
+
+    def check(self, name: str) -> Check:
+        """Gives the check of one input."""
+        torchs, key = wide(self.question.gradient(name)), self.leaves.get(name, (-1, 0))
+        ours = self.walked.received.get(key, torch.zeros_like(torchs)).to(torchs.dtype)
+        if ours.shape != torchs.shape:
+            return Check(ORACLE, name, "differs", reason="node", data=_where(self.walked))
+        difference, magnitude = (ours - torchs).abs(), self.walked.magnitude.get(key, torch.zeros_like(torchs))
+        difference = torch.where((ours == torchs) & ours.isinf(), 0.0, difference)
+        beyond, bound = self.judged(name, difference, magnitude)
+        missing = self.walked.missing.get(key, frozenset())
+        resolution = largest(bound * self.question.units[name]) / self.question.scale(name)
+        beneath = bool(beyond.any()) and bool((difference <= self.question.precision * ours.abs())[beyond].all())
+        verdict, reason = _verdict(missing, ours, beyond & (not beneath), resolution)
+        reason = "beneath" if beneath and verdict == "agrees" else reason
+        reason = self.question.blur(name) if reason == "coarse" else reason
+        data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
+        place = None
+        if verdict == "differs" or beneath:
+            position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax())
+            place = index_of(position, torchs.shape)
+            data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place]), **_where(self.walked)}
+        if verdict == "differs":
+            reason = "node" if self.walked.first is not None else "total"
+        return Check(ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place)
+
+    def judged(self, name: str, difference: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns which elements differ by more than rounding explains, and what rounding explains of each.
+
+        What rounding does is measured only where the last digits of what was summed do not explain a difference.
+        """
+        eps = epsilon(self.found)
+        if bool(unexplained(difference, 0.0, magnitude, eps).any()):
+            if self.question.changes:
+                changes: Tensor | float = self.question.rounding(name)
+            else:  # nothing can be run: the largest element's last digits stand for what rounding does
+                changes = torch.full_like(difference, eps * largest(magnitude))
+        else:
+            changes = 0.0
+        # The trials may miss an element by chance; what is below the last digits of the output is rounding anyway.
+        beyond = unexplained(difference, changes, magnitude, eps)
+        if bool(beyond.any()):
+            beyond = beyond & ~self.question.below(name, difference, eps)
+        return beyond, allowance(changes, magnitude, eps)
+
+
+def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:
+    if missing:
+        return "cannot say", "no_rule"
+    if not bool(ours.isfinite().all()):
+        return "cannot say", "rule_not_finite"
+    if bool(beyond.any()):
+        return "differs", "node"
+    return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
+
+
+def _where(walked: _Walk) -> dict[str, object]:
+    """Names the first node, in the order of the backward pass, that sent something else than its rule."""
+    if walked.first is None:
+        return {}
+    node, edge = walked.first
+    source = node.source
+    return {
+        "node": node.index,
+        "operator": node.operator or node.name,
+        "argument": edge.argument,
+        "code": source.code if source else "",
+        "line": source.line if source else 0,
+    }
+
+
+def walk(found: Trace, *, exact: bool = True) -> _Walk:
+    """Carries the cotangent from the output to the leaves by rules, in float64 if `exact`.
+
+    Where an operator has no rule, what torch sent is taken and the operator noted in `missing`. Without `exact`, only
+    the gradients are gathered: no sizes of what was summed, no place where the paths part.
+    """
+    walked = _Walk()
+    walked.received[found.output] = wide(found.cotangent) if exact else found.cotangent
+    walked.magnitude[found.output] = walked.received[found.output].abs()
+    eps = epsilon(found)
+    for node in reversed(found.nodes):
+        if node.leaf is None:
+            _step(walked, node, exact, eps)
+    return walked
+
+
+def _step(walked: _Walk, node: Node, exact: bool, eps: float) -> None:
+    count = max(len(node.outputs), len(node.cotangents), 1)
+    cotangents = tuple(walked.received.get((node.index, n)) for n in range(count))
+    missing = frozenset[str]().union(*(walked.missing.get((node.index, n), ()) for n in range(count)))
+    if all(c is None for c in cotangents) and not missing:
+        _silent(walked, node)
+        return
+    sent, lacking = _sent(node, cotangents, exact)
+    for edge, contribution in zip(node.edges, sent, strict=True):
+        key = (edge.producer, edge.output)
+        if missing | lacking:
+            walked.missing[key] = walked.missing.get(key, frozenset()) | missing | lacking
+        if contribution is None:
+            continue
+        before, size = walked.received.get(key), walked.magnitude.get(key)
+        walked.received[key] = contribution if before is None else before + contribution
+        if not exact:
+            continue
+        if walked.first is None and not lacking and not _same(contribution, edge.contribution, eps):
+            walked.first = (node, edge)
+        walked.magnitude[key] = contribution.abs() if size is None else size + contribution.abs()
+
+
+def _silent(walked: _Walk, node: Node) -> None:
+    """Nothing reached the node by our rules; that torch sent something all the same is a difference."""
+    for edge in node.edges:
+        sent = edge.contribution
+        if walked.first is None and sent is not None and bool((dense(sent, sent) != 0).any()):
+            walked.first = (node, edge)
+
+
+def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tuple[list[Tensor | None], frozenset[str]]:
+    """Returns what the node sends along each edge by its rule, or by torch's own record if it has none."""
+    from gradexplain.rules.application import vjp
+    from gradexplain.rules.registry import rule_of
+
+    rule = rule_of(node.operator)
+    arguments = _cast(dict(node.arguments), exact)
+    outputs = tuple(_cast(y, exact) for y in node.outputs)
+    found: dict[str, Any] = {}
+    sent: list[Tensor | None] = []
+    try:
+        for edge in node.edges:
+            argument, _, item = edge.argument.partition("[")
+            if rule is None or not argument:
+                raise NotImplementedError
+            if argument not in found:
+                found[argument] = vjp(rule, argument, cotangents, arguments, outputs)
+            value = found[argument]
+            sent.append(value[int(item.rstrip("]"))] if item else value)
+    except Exception:  # a rule is only knowledge: what it cannot do is no verdict on torch
+        recorded = [None if e.contribution is None else _dense_wide(e.contribution, exact) for e in node.edges]
+        return recorded, frozenset({node.operator or node.name})
+    return sent, frozenset()
+
+
+def _dense_wide(contribution: Tensor, exact: bool) -> Tensor:
+    plainly = dense(contribution, contribution)
+    return wide(plainly) if exact else plainly
+
+
+def _cast(value: Any, exact: bool) -> Any:
+    """Returns recorded values in float64; integer tensors and everything else stay."""
+    if isinstance(value, Tensor):
+        return wide(value) if exact else value
+    if isinstance(value, torch.dtype):
+        return wide(value) if exact else value
+    if type(value) in (list, tuple):
+        return type(value)(_cast(v, exact) for v in value)
+    return {k: _cast(v, exact) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _same(ours: Tensor, torchs: Tensor | None, eps: float) -> bool:
+    """Says whether a contribution is torch's but for rounding; only names the place of a difference found otherwise."""
+    theirs = torch.zeros_like(ours) if torchs is None else dense(torchs, torchs).to(ours.dtype)
+    if theirs.shape != ours.shape:
+        return False
+    if ours.numel() == 0:
+        return True
+    return bool((ours - theirs).abs().max() <= 1e4 * eps * theirs.abs().max())

@@ -1,0 +1,142 @@
+"""Forward mode: torch's own dual numbers carry a direction through the function, and no step is needed.
+
+Shares with the gradient under test the forward kernels and torch's table of derivatives, but no line of backward code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from gradexplain.errors import GradexplainError
+from gradexplain.recording.computation import chosen_output
+from gradexplain.verification.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair
+
+ORACLE = "forward mode"
+FORWARD = 1e4
+# More inputs than this are moved together.
+APART = 8
+
+Run = Callable[[Mapping[str, Tensor]], object]
+
+
+def ask(question: Question) -> Iterator[Check]:
+    """Compares ⟨v, J u⟩ from dual numbers with ⟨G, u⟩, for a random direction u of each input."""
+    replay = question.replay
+    if isinstance(replay, Unable):
+        yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
+        return
+    names = list(question.names)
+    groups = [names] if len(names) > APART else [[n] for n in names]
+    with replay.computation.running() as run:
+        checks = [check for group in groups for check in _group(question, replay, run, group)]
+    yield from checks
+
+
+def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> Iterator[Check]:
+    generator = torch.Generator().manual_seed(7)
+    claimed = {n: question.gradient(n) for n in names}
+    u = {n: _direction(question, n, generator) for n in names}
+    try:
+        slope = _slope(replay, run, u)
+    except GradexplainError as fault:
+        unable = _refusal(fault)
+        yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
+        return
+    claim = sum(pair(claimed[n], d) for n, d in u.items())
+    bound = _products(replay, claimed, u)
+    if not abs(slope - claim) <= bound:
+        bound += _own_rounding(question, u) + sum(question.slight(n, replay.eps) for n in names)
+    yield from (_check(question, name, slope, claim, bound, len(names)) for name in names)
+
+
+def _check(question: Question, name: str, slope: float, claim: float, bound: float, joint: int) -> Check:
+    worst, resolution = abs(slope - claim), bound / question.scale(name)
+    data: dict[str, object] = {"seen": claim, "right": slope, "resolution": resolution, "joint": joint}
+    verdict, reason = _verdict(question, name, worst, bound, resolution)
+    return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)
+
+
+def _verdict(
+    question: Question, name: str, worst: float, bound: float, resolution: float
+) -> tuple[Verdict, str | None]:
+    if not math.isfinite(worst):
+        return "cannot say", "tangent_not_finite"
+    if worst <= bound:
+        return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", question.blur(name))
+    if not math.isfinite(bound):
+        return "cannot say", "coarse"
+    return ("cannot say", "cut") if question.trace.cuts else ("differs", "tangent")
+
+
+def _direction(question: Question, name: str, generator: torch.Generator) -> Tensor:
+    """Returns ±U[½, 1] in units of each element's size, with the gradient's signs, so that nothing cancels."""
+    x, gradient, unit = question.judged.inputs[name], question.gradient(name), question.units[name]
+    size = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x.device, unit.dtype) / 2 + 0.5
+    signs = torch.randint(0, 2, x.shape, generator=generator).to(x.device, x.dtype) * 2 - 1
+    return (size * unit).to(x.dtype) * torch.where(gradient == 0, signs, gradient.sgn())
+
+
+def _products(replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Tensor]) -> float:
+    """What rounding can make of ⟨G, u⟩ by an error of each product.
+
+    Torch's forward formulas round on their own account, up to some hundred times as much (logcumsumexp goes through
+    exponentials that the backward formula does without).
+    """
+    return FORWARD * replay.eps * sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
+
+
+def _own_rounding(question: Question, u: Mapping[str, Tensor]) -> float:
+    """What rounding can make of ⟨G, u⟩ by way of G itself."""
+    return MARGIN * sum(float((question.rounding(n) * d.abs()).sum()) for n, d in u.items())
+
+
+def _slope(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
+    """Returns ⟨v, J u⟩; where torch lacks an operator, its slower decompositions are loaded first."""
+    try:
+        return _carried(replay, run, u)
+    except GradexplainError as fault:
+        if not isinstance(fault.__cause__, NotImplementedError) or not _decompositions():
+            raise
+    return _carried(replay, run, u)
+
+
+def _carried(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
+    # torch._VF: what forward_ad.make_dual calls, without its import of the decompositions, which takes 0.3 s.
+    from torch import _VF
+    from torch.autograd import forward_ad
+
+    values = replay.computation.leaf_values()
+    with forward_ad.dual_level():
+        duals = {n: _VF._make_dual(values[n], u[n], level=0) if n in u else t for n, t in values.items()}
+        with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+            output = chosen_output(run(duals), replay.computation.name)[0]
+        tangent = _VF._unpack_dual(output, level=0)[1]
+        return 0.0 if tangent is None else pair(replay.trace.cotangent, tangent.detach())
+
+
+def _decompositions() -> bool:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own use of torch.jit
+            from torch._decomp import decompositions_for_jvp  # noqa: F401
+    except Exception:
+        return False
+    return True
+
+
+def _refusal(fault: GradexplainError) -> Unable:
+    """Returns which operator has no forward mode, as torch's message names it."""
+    message = str(fault.__cause__ or fault).split("\n", 1)[0]
+    named = re.search(r"forward AD with (\S+)", message)
+    if named:
+        return Unable("no_forward", {"operator": named[1]})
+    if "jvp" in message:
+        return Unable("no_forward", {"operator": "autograd.Function"})
+    return Unable("forward_failed", {"message": message})

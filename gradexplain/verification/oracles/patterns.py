@@ -1,0 +1,253 @@
+"""What an error in a gradient looks like: a factor, a sign, a transposed matrix, a term too few.
+
+A wrong gradient is held beside the right one, at all elements or at those where the right one is known. A pattern is
+said only if it explains every one of these to within the error bounds, and one with a tensor in it (a missing factor
+x, a dropped term) only if the elements tell it from a plain number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from gradexplain.verification.oracles.question import index_of, plain
+
+# A pattern with a tensor in it needs this many elements that tell: with fewer, too many tensors fit by chance.
+TELLING = 2
+# Plain numbers as people write them into formulas: p/q up to here, or 1/n for a forgotten mean.
+SIMPLE, LARGEST_MEAN = 12, 100_000
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What an error looks like: the key of a sentence, its data, and the first element that is wrong."""
+
+    kind: str
+    data: Mapping[str, object] = field(default_factory=dict)
+    place: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A wrong gradient beside the right one, element by element.
+
+    All are vectors over the elements compared. `slack` is how far a pattern may miss, `wrong` says which elements
+    differ; `turned` is the wrong gradient's transpose there, where it has one. `tensors` are what a formula may have
+    lost or gained as a factor: arguments, output, cotangent.
+    """
+
+    seen: Tensor
+    right: Tensor
+    slack: Tensor
+    wrong: Tensor
+    turned: Tensor | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def fits(self, claim: Tensor, scale: Tensor | float = 1.0) -> bool:
+        """Says whether `claim` is the wrong gradient, where the right one, multiplied by `scale`, went into it."""
+        slack = self.slack * torch.as_tensor(scale, device=self.seen.device).abs().clamp_min(1.0)
+        return bool(((claim - self.seen).abs() <= slack).all())
+
+
+def beside(
+    seen: Tensor,
+    right: Tensor,
+    slack: Tensor,
+    wrong: Tensor,
+    *,
+    positions: Tensor | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Beside:
+    """Returns the comparison at `positions` of the flattened gradient (all without them).
+
+    `right`, `slack` and `wrong` have the gradient's shape, or one element for each position.
+    """
+    at = torch.arange(seen.numel(), device=seen.device) if positions is None else positions
+    square = seen.dim() >= 2 and seen.shape[-1] == seen.shape[-2]
+    return Beside(
+        seen.flatten()[at],
+        right.flatten(),
+        slack.flatten(),
+        wrong.flatten(),
+        seen.mT.flatten()[at] if square else None,
+        {name: spread for name, t in (tensors or {}).items() if (spread := _spread(t, seen, at)) is not None},
+    )
+
+
+def _spread(tensor: Tensor, like: Tensor, at: Tensor) -> Tensor | None:
+    """Returns a tensor's elements where `like` has those at `at`, if the one can be broadcast to the other."""
+    try:
+        return tensor.to(like.dtype).expand(like.shape).flatten()[at]
+    except RuntimeError:
+        return None
+
+
+def pattern(found: Beside, shape: torch.Size, positions: Tensor | None = None) -> Pattern:
+    """Returns what the error looks like; at least, how many elements are wrong, and the first of them."""
+    wrong = found.wrong
+    first = int(wrong.int().argmax())
+    place = index_of(int(positions[first]) if positions is not None else first, shape)
+    data: dict[str, object] = {
+        "count": int(wrong.sum()),
+        "total": wrong.numel(),
+        "place": place,
+        "seen": plain(found.seen[first]),
+        "right": plain(found.right[first]),
+    }
+    if bool(found.seen.isfinite().all() & found.right.isfinite().all()):
+        for recognise in (_zero, _factor, _transposed, _mask, _some, _tensor_factor, _term, _offset):
+            for kind, more in recognise(found):
+                return Pattern(kind, {**data, **more}, place)
+    return Pattern("elements", data, place)
+
+
+Recognised = Iterator[tuple[str, Mapping[str, object]]]
+
+
+def _zero(found: Beside) -> Recognised:
+    if bool((found.seen == 0).all()):
+        yield "zero", {}
+
+
+def _factor(found: Beside) -> Recognised:
+    ratio = _ratio(found)
+    if ratio is not None and found.fits(ratio * found.right, ratio):
+        yield ("sign", {}) if ratio == -1.0 else ("factor", {"factor": shown(ratio), "ratio": ratio})
+
+
+def _transposed(found: Beside) -> Recognised:
+    if found.turned is not None and bool(((found.turned - found.right).abs() <= found.slack).all()):
+        yield "transposed", {}
+
+
+def _some(found: Beside) -> Recognised:
+    """A few elements that are wrong among many that are right say more than a formula that covers them all."""
+    wrong, count = found.wrong, int(found.wrong.sum())
+    if wrong.numel() == 1 or (count > 1 and 4 * count > wrong.numel()):
+        return
+    those = Beside(found.seen[wrong], found.right[wrong], found.slack[wrong], wrong[wrong])
+    ratio = _ratio(those)
+    if ratio is not None and those.fits(ratio * those.right, ratio):
+        one = "one_factor" if count == 1 else "some_factor"
+        yield one, {"factor": shown(ratio), "ratio": ratio}
+    else:
+        yield "elements", {}
+
+
+def _mask(found: Beside) -> Recognised:
+    """Some elements are zero that should not be, or the other way round; all others are right."""
+    seen, right, slack = (t[found.wrong] for t in (found.seen, found.right, found.slack))
+    if bool((right.abs() <= slack).all()):
+        yield "unmasked", {}
+    elif bool((seen == 0).all()):
+        yield "masked", {}
+
+
+def _offset(found: Beside) -> Recognised:
+    offset = (found.seen - found.right)[0]
+    if found.seen.numel() > 1 and found.fits(found.right + offset):
+        number = simplest(float(offset), float(found.slack.max())) if not offset.is_complex() else plain(offset)
+        yield "offset", {"offset": number}
+
+
+def _tensor_factor(found: Beside) -> Recognised:
+    """seen = c · right · t (t is too many), or right = c · seen · t (t is missing)."""
+    for name, t in found.tensors.items():
+        if not _tells(found, t):
+            continue
+        c = _constant(found.seen, found.right * t, found.slack)
+        if c is not None and found.fits(c * found.right * t, c * t):
+            yield "superfluous", {"factor": _product(c, name)}
+        c = _constant(found.right, found.seen * t, found.slack)
+        if c is not None and bool(((c * found.seen * t - found.right).abs() <= found.slack).all()):
+            yield "missing", {"factor": _product(c, name)}
+
+
+def _term(found: Beside) -> Recognised:
+    """right = seen + c · t, where t is one of the tensors or the product of two."""
+    lacking = found.right - found.seen
+    names = list(found.tensors)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i:]]
+    terms = {n: found.tensors[n] for n in names} | {f"{a}*{b}": found.tensors[a] * found.tensors[b] for a, b in pairs}
+    for name, t in terms.items():
+        if not _tells(found, t):
+            continue
+        c = _constant(lacking, t, found.slack)
+        if c is not None and bool(((c * t - lacking).abs() <= found.slack).all()):
+            yield (
+                ("term_missing", {"term": _product(c, name)}) if c > 0 else ("term_extra", {"term": _product(-c, name)})
+            )
+
+
+def _tells(found: Beside, t: Tensor) -> bool:
+    """Says whether enough elements tell `t` from a plain number."""
+    used = t[found.wrong & (t != 0)]
+    return used.numel() >= TELLING and not t.is_complex() and len(set(used.abs().tolist())) >= TELLING
+
+
+def _product(c: float, name: str) -> str:
+    return name if c == 1.0 else f"{shown(c)}*{name}" if c != -1.0 else f"-{name}"
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+def _ratio(found: Beside) -> float | None:
+    """Returns seen / right as a plain number, read at the element that resolves it best."""
+    if found.seen.is_complex() or not bool(found.seen.isfinite().all() & found.right.isfinite().all()):
+        return None
+    return _quotient(found.seen, found.right, found.slack)
+
+
+def _quotient(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
+    """Returns above / below, the simplest number that the slack allows, at the element that resolves it best."""
+    relative = torch.where(below != 0, slack / below.abs(), torch.inf)
+    at = int(relative.argmin()) if relative.numel() else 0
+    if not relative.numel() or not bool(relative[at].isfinite()):
+        return None
+    value = float(above[at] / below[at])
+    return simplest(value, float(relative[at]) / 2 * max(abs(value), 1.0))
+
+
+def _constant(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
+    """Returns above / below if it is a number such as people write into formulas."""
+    found = _quotient(above, below, slack)
+    return found if found is not None and found != 0.0 and _as_fraction(found) is not None else None
+
+
+def simplest(value: float, slack: float) -> float:
+    """Returns the simplest number within `slack` of `value`: a small fraction, else the one with the fewest digits."""
+    for fraction in _fractions(value):
+        if abs(float(fraction) - value) <= slack:
+            return float(fraction)
+    rounded: Callable[[int], float] = lambda digits: float(f"{value:.{digits}g}")  # noqa: E731  # a local shorthand
+    return next((r for digits in range(1, 16) if abs((r := rounded(digits)) - value) <= slack), value)
+
+
+def _fractions(value: float) -> Iterator[Fraction]:
+    yield Fraction(value).limit_denominator(SIMPLE)
+    if value != 0 and abs(1 / value) <= LARGEST_MEAN:
+        yield Fraction(1, round(1 / value) or 1)
+
+
+def _as_fraction(value: float) -> Fraction | None:
+    near = (f for f in _fractions(value) if abs(float(f) - value) <= 1e-15 * abs(value))
+    found = next(near, None)
+    return found if found is not None and (abs(found.numerator) <= SIMPLE or found.denominator == 1) else None
+
+
+def shown(factor: float) -> str:
+    """Returns a number as a fraction if it is a simple one (1/3), else in decimals."""
+    fraction = _as_fraction(factor)
+    short = f"{factor:.7g}"
+    if fraction is not None:
+        return min(str(fraction), short if float(short) == factor else str(fraction), key=len)
+    if float(short) == factor:
+        return short
+    beyond_one = abs(factor - 1.0)
+    return f"{factor:.{max(6, 3 - math.floor(math.log10(beyond_one))) if beyond_one else 6}g}"

@@ -1,0 +1,511 @@
+"""The one question that every oracle is asked, the answer it gives, and what all may share: a replay in float64.
+
+The question is the gradient of ⟨cotangent, output⟩. It comes apart in two. *Formula*: is the gradient that torch
+computes in float64 the derivative? An oracle answers that, with its own error bound. *Number*: is the gradient in the
+type the user runs in as near to it as rounding explains? That is measured here, once for all oracles.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gradexplain.errors import GradexplainError
+from gradexplain.recording.computation import Computation, chosen_output, with_dtype
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import differentiated, trace
+from gradexplain.versions.internals import internals
+
+Verdict = Literal["agrees", "differs", "cannot say"]
+
+# An answer that resolves the gradient to less than this is evidence; a coarser one is not.
+RESOLUTION = 1e-4
+# One evaluation in float64 of a larger problem costs seconds; `effort` raises it in proportion.
+LARGE = 5_000_000
+EFFORT = 2.0
+# Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
+MARGIN = 32
+# An operator that cancels inside leaves of zero some hundred last digits of what it summed, and no trial shows them.
+HIDDEN = 1e3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One oracle's answer for one input.
+
+    `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound
+    relative to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place`
+    is the element with the worst difference.
+    """
+
+    oracle: str
+    input: str
+    verdict: Verdict
+    worst: float | None = None
+    bound: float | None = None
+    resolution: float | None = None
+    reason: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+    place: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Unable:
+    """Why something cannot be had: the key of a sentence and its data."""
+
+    reason: str
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A computation that has been run again in float64, with one result but for rounding.
+
+    `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
+    """
+
+    computation: Computation
+    trace: Trace
+    seconds: float
+    jitter: float = 0.0
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding error of the replay's type."""
+        return epsilon(self.trace)
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], Tensor]]:
+        """Yields a function that runs the computation with some of its inputs replaced and returns its output."""
+        own = {n: v.detach() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
+        wanted = frozenset(self.computation.wrt)
+
+        def output(values: Mapping[str, Tensor]) -> Tensor:
+            fixed = {n: v.clone() for n, v in own.items() if n not in values}
+            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
+            with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+                return chosen_output(run(given), self.computation.name)[0].detach()
+
+        with self.computation.running() as run:
+            yield output
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an oracle is given. `effort` is the time in seconds that one oracle may take in running the function.
+
+    `coarsest` is the rounding error of the type that the user runs in, where the trace does not show it.
+    """
+
+    trace: Trace
+    computation: Computation | None
+    by_hand: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    effort: float = EFFORT
+    coarsest: float = 0.0
+
+    @property
+    def precision(self) -> float:
+        """The relative error below which a number is as good as the user's own type can hold it; 0 in float64.
+
+        Half of float32's last digit, for shorter types as well: their operators compute in float32.
+        """
+        own = epsilon(self.trace) if self.judged is not self.trace else 0.0
+        return min(max(own, self.coarsest), torch.finfo(torch.float32).eps) / 2
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The inputs whose gradient is asked for."""
+        return tuple(self.trace.gradients)
+
+    @property
+    def elements(self) -> int:
+        """How many numbers the inputs hold."""
+        return sum(t.numel() for t in self.trace.inputs.values())
+
+    @property
+    def large(self) -> bool:
+        """Whether a run in float64 is too dear for the effort."""
+        return self.elements > LARGE * self.effort / EFFORT
+
+    @cached_property
+    def replay(self) -> Replay | Unable:
+        """The computation in float64, or why there is none."""
+        if self.computation is None:
+            return Unable("live")
+        if self.large:
+            return Unable("too_costly", {"elements": self.elements})
+        if not _low(self.trace):
+            return _replayed(self.computation, self.trace)
+        return _lifted(self.computation, self.trace)
+
+    @property
+    def judged(self) -> Trace:
+        """The trace whose gradient the oracles judge: that of the replay, or the user's own where there is none."""
+        return self.replay.trace if isinstance(self.replay, Replay) else self.trace
+
+    @cached_property
+    def units(self) -> Mapping[str, Tensor]:
+        """The size of a natural step for each element of each input: see `scales`."""
+        return {name: scales(self.judged.inputs[name]) for name in self.names}
+
+    def gradient(self, name: str) -> Tensor:
+        """Returns the gradient that is judged, dense, and zero where the output does not depend on the input."""
+        return dense(self.judged.gradients[name], self.judged.inputs[name])
+
+    @cached_property
+    def changes(self) -> Mapping[str, Tensor]:
+        """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
+        if not isinstance(self.replay, Replay):
+            return {}
+        try:
+            return jittered(self.replay)
+        except (GradexplainError, RuntimeError):  # an operator that refuses a number next to the one it was given
+            return {}
+
+    def rounding(self, name: str) -> Tensor:
+        """Returns `changes` for one input, zeros where it could not be measured."""
+        x = self.judged.inputs[name]
+        return self.changes.get(name, torch.zeros_like(x, dtype=self.units[name].dtype))
+
+    @cached_property
+    def value(self) -> float:
+        """The size of the output, as the cotangent weighs it."""
+        return weighed(self.judged.cotangent, self.judged.value)
+
+    def below(self, name: str, difference: Tensor, eps: float) -> Tensor:
+        """Returns where a difference makes less than the last digits of the output, or of the largest part of it."""
+        return difference * self.units[name] <= self.slight(name, eps)
+
+    def slight(self, name: str, eps: float) -> float:
+        """Returns what can be made of the output by rounding somewhere on the way, where no number shows it."""
+        if self.is_slight(self.effect(name)):
+            return HIDDEN * eps * self.value
+        return MARGIN / 2 * eps * max(self.scale(name), self.value)
+
+    def is_slight(self, effect: float) -> bool:
+        """Says whether a gradient as a whole makes no more than what rounding inside an operator can leave of zero."""
+        return effect <= HIDDEN * epsilon(self.judged) * self.value
+
+    def effect(self, name: str) -> float:
+        """Returns what a relative change of the input's own size makes of the output, by the gradient."""
+        return largest((self.gradient(name).abs() * self.units[name]).nan_to_num(0.0, 0.0, 0.0))
+
+    @cached_property
+    def sizes(self) -> Mapping[str, float]:
+        """The size of each gradient, in what a relative change of the input's size makes of the output.
+
+        A gradient that is zero, or nothing but rounding, is measured by the output's own size.
+        """
+        return {name: self._scale(name) for name in self.names}
+
+    def scale(self, name: str) -> float:
+        """Returns one of `sizes`."""
+        return self.sizes[name]
+
+    def _scale(self, name: str) -> float:
+        own, value = self.effect(name), self.value or 1.0
+        if own > 1e-8 * value:  # far above what rounding of the output could make
+            return own
+        if own == 0.0:
+            return value
+        # Zero but for rounding is a claim about the last digits of the output: it wants a bound of some of them.
+        digits = 1e5 * epsilon(self.judged) / RESOLUTION
+        return min(digits, 1.0) * value if self.is_slight(own) or self._is_rounding(name) else own
+
+    def _is_rounding(self, name: str) -> bool:
+        """Says whether a gradient is no larger than what rounding makes of it."""
+        changes = self.rounding(name)
+        return bool(
+            (self.gradient(name).abs() <= MARGIN * changes.clamp_min(float(changes.square().mean().sqrt()))).all()
+        )
+
+    def blur(self, name: str) -> str:
+        """Returns why a method resolves the gradient too coarsely: its own error, or the gradient's own rounding."""
+        effect = MARGIN * largest(self.rounding(name) * self.units[name])
+        return "coarse" if effect <= RESOLUTION * self.scale(name) else "cancelled"
+
+    @cached_property
+    def lost(self) -> Mapping[str, Unable]:
+        """The inputs whose gradient, in the user's own type, is further from float64 than rounding explains."""
+        if self.judged is self.trace or not isinstance(self.replay, Replay) or self.computation is None:
+            return {}
+        own = _Measured(self.computation, self.trace)
+        return {name: lost for name in self.names if (lost := _lost(self, own, name)) is not None}
+
+
+Oracle = Callable[[Question], Iterable[Check]]
+
+
+# ------------------------------------------------------------------------------------------------------- replaying
+
+
+def _low(found: Trace) -> bool:
+    tensors = [found.value, *found.inputs.values()]
+    return any(t.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.complex64) for t in tensors)
+
+
+def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
+    """Returns the replay in float64, with captured constants promoted as well where it does not run without."""
+    wide = with_dtype(computation, torch.float64)
+    failure = Unable("replay_failed", {"message": "–"})
+    for candidate in (wide, replace(wide, call=_promoting(wide.call))):
+        try:
+            found = trace(candidate, cotangent=_wide(own.cotangent))
+        except (GradexplainError, RuntimeError, TypeError) as fault:
+            failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+            continue
+        if found.value.shape == own.value.shape and not _low(found):
+            return _replayed(candidate, found)
+    return failure
+
+
+def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
+    replay = Replay(computation, found, 0.0)
+    if not bool(torch.isfinite(found.value).all()):
+        return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
+    try:
+        with replay.running() as output:
+            again, seconds = _timed(output)
+    except GradexplainError as fault:
+        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    if again.shape != found.value.shape:
+        return Unable("not_deterministic", {"amplitude": math.inf})
+    apart = again - found.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
+        return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
+    return replace(replay, seconds=seconds, jitter=weighed(found.cotangent, apart))
+
+
+def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
+    start = time.perf_counter()
+    return output({}), time.perf_counter() - start
+
+
+def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
+    from torch.overrides import TorchFunctionMode
+
+    class Promotion(TorchFunctionMode):
+        """Hands every floating tensor to torch's functions in float64: constants that a function captured, too."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(function, "__name__", "").startswith(("__get__", "__set__", "__delete__")):
+                return function(*args, **(kwargs or {}))  # an attribute, not an operator
+            return function(*_wide(args), **_wide(kwargs or {}))
+
+    def promoted(given: Mapping[str, Any]) -> object:
+        with Promotion():
+            return call(given)
+
+    return promoted
+
+
+def _wide(value: Any) -> Any:
+    """Returns a value with its floating tensors, and the floating types named in it, in float64 (or complex128)."""
+    if isinstance(value, Tensor):
+        if value.dtype == torch.complex64:
+            return value.to(torch.complex128)
+        return value.to(torch.float64) if value.is_floating_point() and value.dtype != torch.float64 else value
+    if value in (torch.float32, torch.float16, torch.bfloat16) if isinstance(value, torch.dtype) else False:
+        return torch.float64
+    if type(value) in (list, tuple):
+        return type(value)(_wide(v) for v in value)
+    return {k: _wide(v) for k, v in value.items()} if type(value) is dict else value
+
+
+def wide(value: Any) -> Any:
+    """Returns a value with its floating tensors in float64."""
+    return _wide(value)
+
+
+# -------------------------------------------------------------------------------------------------------- measures
+
+
+def epsilon(found: Trace) -> float:
+    """Returns the largest relative rounding error among the floating types that a trace went through."""
+    tensors = [found.value, *found.inputs.values(), *(y for node in found.nodes for y in node.outputs)]
+    types = {t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())}
+    return max(torch.finfo(dtype).eps for dtype in types)
+
+
+def pair(a: Tensor, b: Tensor) -> float:
+    """Returns ⟨a, b⟩ = Re Σ conj(a) b, torch's own pairing of a cotangent with a tangent."""
+    if not (a.is_complex() or b.is_complex()):
+        return float((a * b).sum())
+    return float((a.conj() * b).real.sum())
+
+
+def weighed(cotangent: Tensor, value: Tensor) -> float:
+    """Returns |v∘y|₂, the size that the rounding error of ⟨v, y⟩ is relative to."""
+    return float(
+        torch.linalg.vector_norm((cotangent * value).double() if not value.is_complex() else cotangent * value)
+    )
+
+
+def scales(x: Tensor) -> Tensor:
+    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1.
+
+    An element that is infinite or nan cannot be moved: its step is 0.
+    """
+    size = x.detach().abs()
+    size = size.double() if size.numel() <= LARGE else size
+    typical = _typical(size) if size.numel() else 1.0
+    if not math.isfinite(typical):
+        finite = size.isfinite()
+        rest = torch.where(finite, size, 0.0)
+        return torch.where(finite, rest.clamp_min(min(float(rest.max()), 1.0) or 1.0), 0.0)
+    return size.clamp_min(min(typical, 1.0) if typical > 0.0 else 1.0)
+
+
+def _typical(size: Tensor) -> float:
+    return float(size.square().mean().sqrt())
+
+
+def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """Returns a gradient as a plain tensor: zero where there is none."""
+    if gradient is None:
+        return torch.zeros_like(like)
+    return gradient.to_dense() if gradient.layout != torch.strided else gradient
+
+
+# Operators whose result is one of their inputs, a comparison, or a constant: they round nothing.
+_EXACT = """
+    relu max min amax amin aminmax maximum minimum fmax fmin argmax argmin sort topk kthvalue median mode cummax cummin
+    eq ne lt le gt ge logical_and logical_or logical_not where cat stack gather index index_select take clone copy
+    _to_copy neg abs sgn sign round floor ceil trunc isnan isinf masked_fill masked_select constant_pad_nd flip roll
+    repeat tril triu zeros_like ones_like full_like empty_like new_zeros new_empty scalar_tensor fill embedding one_hot
+    nonzero bernoulli max_pool2d_with_indices max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
+"""
+_EXACT_NAMES = frozenset(_EXACT.split())
+
+
+def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
+    """Returns how far each gradient spreads when every operator, forward and backward, rounds at random.
+
+    Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
+    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. The gradients
+    under test take no part: an error in them is no excuse for itself.
+    """
+    runs = [_gradients(replay, _rounding(seed)) for seed in range(count)]
+    return {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
+
+
+def _spread(found: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(one - other).abs() for one, other in combinations(found, 2)]).amax(0)
+
+
+def _rounding(seed: int) -> Any:
+    """Returns a mode under which operators round at random."""
+    generator = torch.Generator().manual_seed(seed)
+    base: Any = internals().dispatch_mode
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+            draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            eps = torch.finfo(value.dtype).eps
+            return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
+        return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
+
+    class Rounding(base):  # type: ignore[misc]  # the base class is not typed
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            schema = operator._schema
+            views = any(r.alias_info is not None for r in schema.returns)
+            if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
+                return operator(*args, **(kwargs or {}))
+            return operator(*moved(args), **(kwargs or {}))
+
+    return Rounding()
+
+
+def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
+    names, values = replay.computation.wrt, replay.computation.leaf_values()
+    with torch.enable_grad(), mode:
+        output = replay.computation.output(values)
+        wanted = [values[n] for n in names]
+        found = differentiated(output, wanted, replay.trace.cotangent)
+    return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
+
+
+def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
+    """Returns what rounding explains of a difference: a margin over what it was seen to do, and over the last digit."""
+    return MARGIN * changes + MARGIN / 2 * eps * magnitude
+
+
+def largest(found: Tensor) -> float:
+    """Returns the largest element, 0 for an empty tensor; nan wins."""
+    return float(found.max()) if found.numel() else 0.0
+
+
+def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
+    """Returns which elements differ by more than rounding explains.
+
+    `changes` is what one rounding error made of each element, in a few trials; `magnitude` the size of what was summed.
+    A trial can miss an element by chance: where one in a thousand is beyond, the typical change of the tensor counts.
+    """
+    beyond = ~(difference <= allowance(changes, magnitude, eps))
+    if isinstance(changes, Tensor) and 0 < int(beyond.sum()) <= difference.numel() // 1000:
+        typical = MARGIN * changes.square().mean().sqrt()
+        beyond = beyond & ~(difference <= typical)
+    return beyond
+
+
+class _Measured:
+    """The user's own computation with, at first use, what rounding in its own type does to its gradients."""
+
+    def __init__(self, computation: Computation, found: Trace) -> None:
+        self.replay = Replay(computation, found, 0.0)
+        self.eps = epsilon(found)
+
+    @cached_property
+    def changes(self) -> Mapping[str, Tensor]:
+        return jittered(self.replay)
+
+
+def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
+    """Returns where, if anywhere, the gradient in the user's type is not the one in float64 but for rounding."""
+    right = question.gradient(name)
+    seen = _wide(dense(own.replay.trace.gradients[name], own.replay.trace.inputs[name]))
+    if right.numel() == 0:
+        return None
+    difference = (seen - right).abs()
+    difference = torch.where(difference.isnan() & seen.isnan() & right.isnan(), 0.0, difference)
+    if not bool(unexplained(difference, 0.0, right.abs(), own.eps).any()):
+        return None
+    effect = difference * question.units[name]
+    small = question.below(name, difference, own.eps)
+    beyond = unexplained(difference, own.changes[name], right.abs(), own.eps) & ~small
+    accurate = largest(torch.where(small, 0.0, effect)) <= max(RESOLUTION, MARGIN * own.eps) * question.scale(name)
+    if not bool(beyond.any()) and accurate:
+        return None
+    doubtful = torch.where(beyond, difference, -1.0) if bool(beyond.any()) else difference
+    place = index_of(int(doubtful.nan_to_num(torch.inf).argmax()), right.shape)
+    data = {
+        "place": place,
+        "seen": plain(seen[place]),
+        "right": plain(right[place]),
+        "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
+    }
+    return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
+
+
+def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the index of the element at `position` of a flattened tensor."""
+    index: list[int] = []
+    for length in reversed(shape):
+        index.append(position % length)
+        position //= length
+    return tuple(reversed(index))
+
+
+def plain(value: Tensor) -> float | complex:
+    """Returns a one-element tensor as a Python number."""
+    found: float | complex = value.item()
+    return found

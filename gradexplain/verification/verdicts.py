@@ -1,0 +1,210 @@
+"""Judging: every oracle is asked the same question, and their answers make one verdict.
+
+There is no tolerance to choose. A difference is held against the error bounds of the two methods that differ; a method
+that cannot judge says so, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import Tensor
+
+from gradexplain.documents.shown import Shown
+from gradexplain.findings.finding import Finding
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.trace import Node, Trace
+from gradexplain.rules.registry import rule_of
+from gradexplain.targets.origin import Origin
+from gradexplain.targets.sources import Source
+from gradexplain.verification.oracles import by_hand as formulas
+from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
+from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
+
+__all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
+
+# Reasons that speak of the function at this point, not of the oracle: they cast doubt on what other oracles say.
+DOUBTS = frozenset(
+    {
+        "jump",
+        "singular",
+        "noise",
+        "cancelled",
+        "not_deterministic",
+        "not_finite",
+        "rounding",
+        "tangent_not_finite",
+        "rule_not_finite",
+        "gradient_not_finite",
+        "exact_not_finite",
+    }
+)
+# Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
+CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
+RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One node of the graph checked alone: its own backward against its own operator, at its recorded inputs.
+
+    The inputs of `report` are the operator's arguments. `label` is the operator's name, or the custom Function's, whose
+    backward is written at `backward`. `findings` say what an error looks like, and what only looks like one.
+    """
+
+    node: Node
+    report: Report
+    label: str = ""
+    backward: Source | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all gradients that the node sends."""
+        return self.report.verdict
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was verified: its name, what torch did for it, and which of its inputs are parameters of modules."""
+
+    target: str
+    trace: Trace
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report(Shown):
+    """What all oracles said. `verdict` is over all inputs, `of(name)` for one of them.
+
+    `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
+    second derivatives, where they were asked for; `subject` is what was verified, and `findings` what is unusual about
+    it. A report that is part of another has neither. `origin` is what was typed, where that is how it was asked for.
+    """
+
+    checks: tuple[Check, ...]
+    operations: tuple[Operation, ...] = ()
+    second: Report | None = None
+    subject: Subject | None = None
+    findings: tuple[Finding, ...] = ()
+    origin: Origin | None = None
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """The names of the inputs that were judged."""
+        return tuple(dict.fromkeys(check.input for check in self.checks))
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """One that differs decides; without, all must agree."""
+        found: list[Verdict] = [self.of(name) for name in self.inputs]
+        found += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
+        found += [self.second.verdict] if self.second is not None else []
+        if "differs" in found:
+            return "differs"
+        return "agrees" if found and all(v == "agrees" for v in found) else "cannot say"
+
+    def of(self, name: str) -> Verdict:
+        """Returns the verdict on the gradient of one input."""
+        checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
+        if any(check.verdict == "differs" for check in checks):
+            return "differs"
+        agreeing = {c.oracle for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION}
+        if self.operations and all(operation.verdict == "agrees" for operation in self.operations):
+            agreeing.add(OPERATIONS)
+        doubt = any(_doubts(check, agreeing) for check in checks)
+        return "agrees" if agreeing and not doubt else "cannot say"
+
+    def formula_alone(self, name: str) -> bool:
+        """Says whether nothing but the formula by hand contradicts the gradient of an input, and others confirm it."""
+        others = replace(self, checks=tuple(c for c in self.checks if c.oracle != formulas.ORACLE))
+        return self.of(name) == "differs" and others.of(name) == "agrees"
+
+    def is_refuted(self, check: Check) -> bool:
+        """Says whether finite differences, which share nothing but the function, contradict forward mode's difference.
+
+        They do where they agree with the gradient to less than half of it: then torch's own forward mode is wrong.
+        """
+        if (check.oracle, check.verdict) != (FORWARD, "differs"):
+            return False
+        judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
+        return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
+
+    def resolution(self, name: str) -> float | None:
+        """Returns how small a relative error of one gradient would have been seen, by the sharpest agreeing oracle."""
+        found = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
+        return min((r for r in found if r is not None), default=None)
+
+    def wrong(self) -> tuple[Operation, ...]:
+        """Returns the operations that differ, in the order of the forward pass."""
+        return tuple(operation for operation in self.operations if operation.verdict == "differs")
+
+    def conventions(self) -> Sequence[Check]:
+        """Returns the checks that met a kink or the edge of the domain, where torch's gradient is a convention."""
+        return tuple(c for c in self.checks if c.reason in CONVENTIONS)
+
+    def __repr__(self) -> str:
+        return f"<Report: {self.verdict}>"
+
+
+def _doubts(check: Check, agreeing: Set[str]) -> bool:
+    """Says whether what kept one oracle from judging casts doubt on those that agree."""
+    if check.reason in ("cancelled", "noise") and REFEREE in agreeing:  # 50 digits have no noise
+        return False
+    if check.reason == "cancelled":  # finite differences see what is left after a cancellation
+        return DIFFERENCES not in agreeing
+    return check.reason in DOUBTS or (check.reason in CONVENTIONS and not agreeing & {RULES, OPERATIONS})
+
+
+def _relative(check: Check) -> float:
+    """Returns a difference relative to the gradient, as the resolution is."""
+    if check.worst is None or not check.bound or check.resolution is None:
+        return 0.0
+    return check.worst / check.bound * check.resolution
+
+
+def verify_trace(
+    trace: Trace,
+    computation: Computation | None,
+    *,
+    by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
+    effort: float = EFFORT,
+    coarsest: float = 0.0,
+) -> Report:
+    """Returns what every oracle says about the gradients of `trace`.
+
+    `computation` is what was traced, to be run again, or `None` for a live tensor. `by_hand` has formulas for
+    gradients, called with the inputs that they name. `effort` is the time in seconds that an oracle may take in running
+    the function; `coarsest` the rounding error of the type that the user runs in, if it is not that of the trace.
+    """
+    return answered(Question(trace, computation, by_hand or {}, effort, coarsest))
+
+
+def answered(question: Question, also: Collection[str] = ()) -> Report:
+    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
+    asked = [*ORACLES.values(), *(ON_REQUEST[name] for name in also)]
+    report = Report(tuple(_numbered(question, check) for ask in asked for check in ask(question)))
+    if report.verdict == "agrees" or REFEREE in also:
+        return report
+    return replace(report, checks=(*report.checks, *(_numbered(question, c) for c in ON_REQUEST[REFEREE](question))))
+
+
+def _numbered(question: Question, check: Check) -> Check:
+    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding.
+
+    An operator that reads its input as a symmetric matrix has the gradient for symmetric changes, by convention: what
+    moves one element alone cannot judge it.
+    """
+    if check.verdict == "differs" and check.oracle in ("finite differences", "forward mode"):
+        operators = (n.operator for n in question.trace.nodes)
+        symmetric = next((o for o in operators if (rule := rule_of(o)) and rule.symmetric), None)
+        if symmetric is not None:
+            data = {**check.data, "operator": symmetric}
+            return replace(check, verdict="cannot say", reason="symmetric", data=data)
+    lost = question.lost.get(check.input)
+    if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
+        return check
+    verdict: Verdict = "differs" if lost.reason == "nan" else "cannot say"
+    return replace(check, verdict=verdict, reason=lost.reason, data={**check.data, **lost.data})
