@@ -14,7 +14,8 @@ from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, Text, Verified, claim, exercise, head, text
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 TOPIC = "differentiation"
 PLACE = 4

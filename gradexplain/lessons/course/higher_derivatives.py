@@ -12,7 +12,8 @@ from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 if TYPE_CHECKING:
     import sympy

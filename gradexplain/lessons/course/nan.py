@@ -14,7 +14,8 @@ from gradexplain.api import explain, verify
 from gradexplain.explanation.explanation import Explanation, Step
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, Verified, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.verification.verdicts import Report
 
 TOPIC = "training"

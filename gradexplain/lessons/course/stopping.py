@@ -14,7 +14,8 @@ from gradexplain.figures.parameters import Range
 from gradexplain.lessons.keeping import watched
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Pictured, Table, Text, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture

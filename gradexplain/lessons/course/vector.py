@@ -13,7 +13,8 @@ from gradexplain.api import explain
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Part, Table, Text, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 TOPIC = "graphs"
 PLACE = 3
