@@ -153,7 +153,7 @@ _THROUGH = "exp(x) * relu(x - 1) + round(3 * exp(x))"
 def _path() -> Iterator[Part]:
     run, at = Runner(parse(_THROUGH)), 1.0
     found = explain(run, {"x": torch.tensor(at, dtype=torch.float64)}, locate=run.locate)
-    at_kink = {finding.data["code"] for finding in found.findings if finding.kind == "kink"}
+    at_kink = {finding.data["code"] for finding in found.findings if finding.code == "kink"}
     kinds = [_step_kind(step, at_kink) for step in found.steps]
     yield text("each-step", x=at, f=_THROUGH)
     values = [step.forward.tensor if step.forward else None for step in found.steps]

@@ -113,7 +113,7 @@ def _verified(code: str, point: tuple[float, ...]) -> Report:
 
 def _born(found: Explanation) -> Mapping[str, Any]:
     """Returns what is known of the backward step that made the first number that is not finite."""
-    (data,) = (f.data for f in found.findings if f.kind == "non_finite_backward")
+    (data,) = (f.data for f in found.findings if f.code == "first-gradient-not-finite")
     return data
 
 
