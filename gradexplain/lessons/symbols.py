@@ -13,7 +13,8 @@ from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.rules.symbolic import sympy_of
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:

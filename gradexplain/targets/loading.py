@@ -17,7 +17,8 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from gradexplain.errors import InputError
-from gradexplain.targets.expression import Program, Runner, parse
+from gradexplain.targets.expression import Program, parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.values import first_line, shown
 
 if TYPE_CHECKING:

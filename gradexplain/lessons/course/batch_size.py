@@ -24,7 +24,8 @@ from gradexplain.lessons.parts import (
     section,
     text,
 )  # fmt: skip
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _PIECES = """
 X = torch.arange(1., 2 * pieces + 1)

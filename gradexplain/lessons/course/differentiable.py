@@ -23,7 +23,8 @@ from gradexplain.lessons.parts import (
     text,
 )  # fmt: skip
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 Kind = Literal["smooth", "kink", "flat", "none"]
 # A step in binary, so that the slopes of piecewise linear functions come out exactly.
@@ -152,7 +153,7 @@ _THROUGH = "exp(x) * relu(x - 1) + round(3 * exp(x))"
 def _path() -> Parts:
     run, at = Runner(parse(_THROUGH)), 1.0
     found = explain(run, {"x": torch.tensor(at, dtype=torch.float64)}, locate=run.locate)
-    at_kink = {finding.data["code"] for finding in found.findings if finding.kind == "kink"}
+    at_kink = {finding.data["code"] for finding in found.findings if finding.code == "kink"}
     kinds = [_step_kind(step, at_kink) for step in found.steps]
     yield text("each-step", x=at, f=_THROUGH)
     values = [step.forward.tensor if step.forward else None for step in found.steps]

@@ -14,7 +14,8 @@ from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
 from gradexplain.narration.explanations import short_operator
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _LINES = ("a = x**2", "b = 2*x", "y = a + b")
 _UNUSED = "c = torch.sin(b)"

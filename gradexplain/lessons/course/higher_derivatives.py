@@ -22,7 +22,8 @@ from gradexplain.lessons.parts import (
     section,
     text,
 )  # fmt: skip
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 if TYPE_CHECKING:
     import sympy

@@ -15,7 +15,8 @@ from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range, written
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 # float32 holds the small whole numbers of the tutorial exactly; one unit in the last place of 10 is the room left.
 _SINGLE = 10 * torch.finfo(torch.float32).eps

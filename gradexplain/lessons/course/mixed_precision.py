@@ -12,7 +12,8 @@ from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _FACTORS = (1e-5, 1e-4)
 _LOST = """

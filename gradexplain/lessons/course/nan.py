@@ -14,7 +14,8 @@ from gradexplain.api import explain, verify
 from gradexplain.explanation.explanation import Explanation, Step
 from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import Explained, Parts, Tabulated, Verified, claim, exercise, section, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.verification.verdicts import Report
 
 _HIDDEN = """
@@ -105,7 +106,7 @@ def _verified(code: str, point: tuple[float, ...]) -> Report:
 
 def _born(found: Explanation) -> Mapping[str, Any]:
     """Returns what is known of the backward step that made the first number that is not finite."""
-    (data,) = (f.data for f in found.findings if f.kind == "non_finite_backward")
+    (data,) = (f.data for f in found.findings if f.code == "first-gradient-not-finite")
     return data
 
 

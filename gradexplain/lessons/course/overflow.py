@@ -14,7 +14,8 @@ from gradexplain.api import explain, graph
 from gradexplain.explanation.explanation import Explanation
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _TEN = """
 x = torch.full((10,), 100., dtype=torch.float16, requires_grad=True)

@@ -13,7 +13,8 @@ from gradexplain.api import explain
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import attempt
 from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _TUTORIAL = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
