@@ -21,20 +21,20 @@ class Kept:
 @contextmanager
 def watched() -> Iterator[list[weakref.ref[Kept]]]:
     """Gives a list of weak references to all that is saved for a backward pass in the block."""
-    found: list[weakref.ref[Kept]] = []
+    kept: list[weakref.ref[Kept]] = []
 
     def pack(tensor: Tensor) -> Kept:
         box = Kept(tensor.detach())  # the tensor itself leads back to the node that keeps it, and both would stay
-        found.append(weakref.ref(box))
+        kept.append(weakref.ref(box))
         return box
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
-        yield found
+        yield kept
 
 
-def alive(found: Sequence[weakref.ref[Kept]]) -> list[Tensor]:
+def alive(kept: Sequence[weakref.ref[Kept]]) -> list[Tensor]:
     """Returns the tensors that are still kept."""
-    boxes = [reference() for reference in found]
+    boxes = [reference() for reference in kept]
     return [box.tensor for box in boxes if box is not None]
 
 

@@ -47,7 +47,7 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Tabulated:
+class Rows:
     """Rows under a header of keys; a cell is a number, a tensor, a word without translation, a `Said` or an `Other`."""
 
     header: Sequence[str]
@@ -99,7 +99,7 @@ class Exercise:
     data: Mapping[str, Any]
 
 
-Part = Said | Ran | Tabulated | Claim | Explained | Verified | Drawn | Pictured | Exercise
+Part = Said | Ran | Rows | Claim | Explained | Verified | Drawn | Pictured | Exercise
 Parts = Iterator[Part]
 
 

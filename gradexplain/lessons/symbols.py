@@ -49,9 +49,9 @@ class Straight:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Runs it with torch."""
-        found = self.run(**{self.variable: x})
-        assert isinstance(found, Tensor)
-        return found
+        value = self.run(**{self.variable: x})
+        assert isinstance(value, Tensor)
+        return value
 
     @property
     def expression(self) -> Expr:
@@ -80,11 +80,11 @@ def straight(text: str, x: Tensor) -> Straight:
     return Straight(text, variable, float(x), lines, run)
 
 
-def _lines(found: Trace, text: str, variable: str) -> tuple[Assignment, ...]:
+def _lines(recorded: Trace, text: str, variable: str) -> tuple[Assignment, ...]:
     names: dict[int, str] = {}
     lines: list[Assignment] = []
-    for node in found.nodes:
-        last = node.index == found.output[0]
+    for node in recorded.nodes:
+        last = node.index == recorded.output[0]
         names[node.index] = node.leaf or ("y" if last and variable != "y" else f"f{len(lines) + 1}")
         if node.leaf is None:
             lines.append(_line(node, names, text))
@@ -139,14 +139,14 @@ def walked_back(program: Straight) -> tuple[Share, ...]:
     import sympy as sp
 
     values = {program.variable: program.at, **{line.name: line.value for line in program.lines}}
-    found: list[Share] = []
+    shares: list[Share] = []
     for line in reversed(program.lines):
-        arrives = 1.0 if line is program.lines[-1] else gathered(found, line.name)
+        arrives = 1.0 if line is program.lines[-1] else gathered(shares, line.name)
         for operand in line.operands:
             slope = sp.diff(line.formula, sp.Symbol(operand, real=True))
             here = float(slope.subs({symbol: values[str(symbol)] for symbol in slope.free_symbols}))
-            found.append(Share(line.name, operand, slope, here, arrives))
-    return tuple(found)
+            shares.append(Share(line.name, operand, slope, here, arrives))
+    return tuple(shares)
 
 
 def gathered(sent: Sequence[Share], name: str) -> float:

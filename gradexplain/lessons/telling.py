@@ -23,8 +23,8 @@ from gradexplain.lessons.parts import (
     Other,
     Pictured,
     Ran,
+    Rows,
     Said,
-    Tabulated,
     Verified,
 )  # fmt: skip
 from gradexplain.locale.catalogue import say
@@ -143,7 +143,7 @@ class LessonTeller:
                 yield (doc.Heading if heading else doc.Paragraph)(self.say(key, **data))
             case Ran():
                 yield from self.listing(part)
-            case Tabulated(header, rows):
+            case Rows(header, rows):
                 yield doc.Table(tuple(map(self.say, header)), tuple(tuple(map(self.cell, row)) for row in rows))
             case Claim():
                 yield self.claim(part)

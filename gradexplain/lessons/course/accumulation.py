@@ -11,7 +11,7 @@ from torch import Tensor
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.keeping import alive, watched
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Parts, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -78,7 +78,7 @@ def _ledger(x: float, passes: int) -> Parts:
         rows.append((k, before, after - before, after))
         before = after
     yield text("adds", x=x)
-    yield Tabulated(("pass", "before", "contribution", "after"), rows)
+    yield Rows(("pass", "before", "contribution", "after"), rows)
     one = 2 * x
     # Each of the sums is rounded, by at most half an eps of the largest.
     within = passes * _EPS * passes * abs(one)
@@ -87,19 +87,15 @@ def _ledger(x: float, passes: int) -> Parts:
 
 
 def _second() -> Parts:
-    tried = run_listing(_TWICE)
+    tried = yield from attempt("as-written", _TWICE)
     x = tried.names["x"]
-    yield text("as-written")
-    yield tried
     yield claim("fails", tried.fault, "=", "RuntimeError", "A20")
     yield claim("stays", x.grad, "=", 2 * x.detach(), "A20")
     yield text("why-freed", node=tried.names["y"].grad_fn.name())
     yield from _saved()
     yield text("two-cures")
     for key, code in (("cure-forward", _AGAIN), ("cure-retain", _RETAINED)):
-        cured = run_listing(code)
-        yield text(key)
-        yield cured
+        cured = yield from attempt(key, code)
         x = cured.names["x"]
         yield claim("cured", x.grad, "=", 2 * (2 * x.detach()), "A20")
     silent = yield from attempt("silent", _NOTHING_SAVED)
@@ -113,13 +109,13 @@ def _saved() -> Parts:
         "y = x**2, retain_graph=True": (lambda x: x**2, True),
         "y = x + 1": (lambda x: x + 1, False),
     }
-    found = {name: _second_pass(*case) for name, case in cases.items()}
-    rows = [(f"`{name}`", *counts, text("runs" if runs else "stops")) for name, (*counts, runs) in found.items()]
-    yield Tabulated(("case", "saved-before", "saved-after", "second-pass"), rows)
+    passes = {name: _second_pass(*case) for name, case in cases.items()}
+    rows = [(f"`{name}`", *counts, text("runs" if runs else "stops")) for name, (*counts, runs) in passes.items()]
+    yield Rows(("case", "saved-before", "saved-after", "second-pass"), rows)
     # The derivative 2x needs x, the derivative of x + 1 nothing; a pass runs where all that it needs is there.
     kept = [(needed, needed if retain else 0) for needed, (_, retain) in zip((1, 1, 0), cases.values(), strict=True)]
     expected = [(before, after, before == after) for before, after in kept]
-    yield claim("saved-decides", list(found.values()), "=", expected, "A20")
+    yield claim("saved-decides", list(passes.values()), "=", expected, "A20")
 
 
 def _second_pass(f: Callable[[Tensor], Tensor], retain: bool) -> tuple[int, int, bool]:
@@ -136,14 +132,14 @@ def _second_pass(f: Callable[[Tensor], Tensor], retain: bool) -> tuple[int, int,
 def _clearing(x: float) -> Parts:
     leaf = torch.tensor(x, requires_grad=True)
     optimizer = torch.optim.SGD([leaf], lr=0.1)
-    found = {}
+    cleared: dict[str, float | None] = {}
     for name, options in (("zero_grad()", {}), ("zero_grad(set_to_none=False)", {"set_to_none": False})):
         (leaf**2).backward()
         optimizer.zero_grad(**options)
-        found[name] = None if leaf.grad is None else leaf.grad.item()
+        cleared[name] = None if leaf.grad is None else leaf.grad.item()
     yield text("two-ways")
-    yield Tabulated(("call", "grad-after"), list(found.items()))
-    yield claim("cleared", list(found.values()), "=", [None, 0.0], "A19")
+    yield Rows(("call", "grad-after"), list(cleared.items()))
+    yield claim("cleared", list(cleared.values()), "=", [None, 0.0], "A19")
     read = yield from attempt("reads", _CLEARED)
     yield claim("none-read", read.fault, "=", "AttributeError", "A19")
     leaf.grad = None

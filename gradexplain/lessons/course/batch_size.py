@@ -10,22 +10,21 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.computations import explained, pictured
+from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import (
     Explained,
     Parts,
     Pictured,
     Ran,
-    Tabulated,
+    Rows,
     claim,
     exercise,
     section,
     text,
 )  # fmt: skip
-from gradexplain.targets.expression import parse
-from gradexplain.targets.interpreter import Runner
+from gradexplain.lessons.slopes import gradient
 
 _PIECES = """
 X = torch.arange(1., 2 * pieces + 1)
@@ -75,23 +74,18 @@ def lesson(
 
 def _pieces(pieces: int) -> Parts:
     names = {"torch": torch, "pieces": pieces}
-    tried, cured = run_listing(_PIECES, names), run_listing(_DIVIDED, names)
     # ∂/∂w of the mean of (x w)² is 2 w times the mean of x², here at w = 1.
     whole = 2 * sum(k * k for k in range(1, 2 * pieces + 1)) / (2 * pieces)
     # Some roundings of each term of the sum.
     within = 2 * pieces * torch.finfo(torch.float32).eps * whole * pieces
-    yield text("often", pieces=pieces)
-    yield tried
+    tried = yield from attempt("often", _PIECES, names, pieces=pieces)
     yield claim("times", _grad(tried), "≈", pieces * whole, "A36", within=within, pieces=pieces, whole=whole)
     code = "mean((a*w)**2) + mean((b*w)**2)"
-    runner = Runner(parse(code))
     inputs = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0]), "w": torch.tensor(1.0)}
     yield text("why", pieces=2)
-    yield Explained(explain(runner, inputs, wrt="w", locate=runner.locate), ("gradients",))
-    shown = ["values", "gradients"]
-    yield Pictured("picture", graph(runner, inputs, view="backward", show=shown, title=code))
-    yield text("divide")
-    yield cured
+    yield Explained(explained(code, inputs, wrt="w"), ("gradients",))
+    yield Pictured("picture", pictured(code, inputs, view="backward", show=["values", "gradients"]))
+    cured = yield from attempt("divide", _DIVIDED, names)
     yield claim("cured", _grad(cured), "≈", whole, "A36", within=within)
 
 
@@ -100,7 +94,7 @@ def _grad(listing: Ran) -> Tensor:
 
 
 def _unequal() -> Parts:
-    tried, cured = run_listing(_UNEQUAL), run_listing(_WEIGHTED)
+    tried = run_listing(_UNEQUAL)
     numbers = tried.names["X"].tolist()
     whole = 2 * sum(x * x for x in numbers) / len(numbers)
     means = [2 * sum(x * x for x in part) / len(part) for part in (p.tolist() for p in tried.names["parts"])]
@@ -114,17 +108,15 @@ def _unequal() -> Parts:
     # two quotients, each rounded once
     yield claim("counts", _shares(sizes), "≈", shares, "A36", within=torch.finfo(torch.float32).eps, last=shares[-1],
                 first=shares[0], own=1 / len(numbers))  # fmt: skip
-    yield text("by-size")
-    yield cured
+    cured = yield from attempt("by-size", _WEIGHTED)
     yield claim("weighted", _grad(cured), "≈", whole, "A36", within=within)
     yield text("same-elsewhere")
 
 
 def _shares(sizes: Sequence[int]) -> Tensor:
     """Returns what each example's own loss counts in the mean of the means: torch's gradient by the losses."""
-    losses = torch.ones(sum(sizes), requires_grad=True)
-    mean_of_means = torch.stack([piece.mean() for piece in losses.split(list(sizes))]).mean()
-    return torch.autograd.grad(mean_of_means, losses)[0]
+    losses = torch.ones(sum(sizes))
+    return gradient(lambda losses: torch.stack([piece.mean() for piece in losses.split(list(sizes))]).mean(), losses)
 
 
 # -------------------------------------------------------------------------------------------------------------- noise
@@ -162,14 +154,14 @@ def _noise(draws: int) -> Parts:
     mean = alone.mean(0)
     apart = alone - mean
     variance = float(apart.pow(2).sum(1).mean())
-    found = {n: _squared_errors(population, mean, n, draws, generator) for n in _SIZES}
+    errors = {n: _squared_errors(population, mean, n, draws, generator) for n in _SIZES}
     yield text("sample", examples=_EXAMPLES, draws=draws)
-    rows = [(n, math.sqrt(f), math.sqrt(variance / n), math.sqrt(f) / float(mean.norm())) for n, f in found.items()]
-    yield Tabulated(("batch", "measured", "foretold", "relative"), rows)
+    rows = [(n, math.sqrt(f), math.sqrt(variance / n), math.sqrt(f) / float(mean.norm())) for n, f in errors.items()]
+    yield Rows(("batch", "measured", "foretold", "relative"), rows)
     yield text("reason", spread=math.sqrt(variance))
     within = _SIGMAS * max(_doubt(apart, n) for n in _SIZES) / math.sqrt(draws)
-    yield claim("root", [n * f / variance for n, f in found.items()], "≈", [1.0] * len(found), "A36", within=within,
-                sizes=list(found))  # fmt: skip
+    yield claim("root", [n * f / variance for n, f in errors.items()], "≈", [1.0] * len(errors), "A36", within=within,
+                sizes=list(errors))  # fmt: skip
     yield claim("all", population.gradients(torch.randperm(_EXAMPLES, generator=generator)[None])[0], "≈", mean, "A36",
                 within=_EXAMPLES * torch.finfo(torch.float64).eps * float(alone.abs().max()))  # fmt: skip
     yield text("price", length=float(mean.norm()))

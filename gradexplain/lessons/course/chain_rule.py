@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradexplain.api import explain, graph, verify
 from gradexplain.figures.parameters import Range, written
-from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
 from gradexplain.lessons.symbols import Share, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
@@ -55,16 +55,16 @@ def _one_path() -> Parts:
     program = straight("sin(x**2)", torch.tensor(0.8, dtype=torch.float64))
     (route,) = _routes(walked_back(program), program.lines[-1].name, program.variable)
     slopes = [sent.here for sent in route]
-    found = explain(program.run, {"x": torch.tensor(0.8, dtype=torch.float64)})
+    explanation = explain(program.run, {"x": torch.tensor(0.8, dtype=torch.float64)})
     yield text("formula", f="`sin(x**2)`", x=program.at)
     rows = [(f"∂{s.line}/∂{s.operand}", str(s.slope), v) for s, v in zip(route, slopes, strict=True)]
-    yield Tabulated(("factor", "is", "value"), rows)
+    yield Rows(("factor", "is", "value"), rows)
     with mpmath.workdps(30):
         true = float(mpmath.diff(lambda x: mpmath.sin(x**2), program.at))
     # Two factors and their product, each rounded.
     within = 8 * _EPS * abs(true)
-    yield claim("product", found.gradients["x"], "≈", math.prod(slopes), "A12", within=within)
-    yield claim("one-enough", found.gradients["x"], "≈", true, "A12", within=within)
+    yield claim("product", explanation.gradients["x"], "≈", math.prod(slopes), "A12", within=within)
+    yield claim("one-enough", explanation.gradients["x"], "≈", true, "A12", within=within)
 
 
 def _routes(sent: tuple[Share, ...], start: str, goal: str) -> list[list[Share]]:
@@ -79,18 +79,18 @@ def _routes(sent: tuple[Share, ...], start: str, goal: str) -> list[list[Share]]
 
 
 def _two_paths(x: float) -> Parts:
-    found = explain(lambda x: x**2 + 2 * x, {"x": torch.tensor(x, dtype=torch.float64)})
-    (gradient,) = found.by_input
+    explanation = explain(lambda x: x**2 + 2 * x, {"x": torch.tensor(x, dtype=torch.float64)})
+    (gradient,) = explanation.by_input
     program = straight("x**2 + 2*x", torch.tensor(x, dtype=torch.float64))
     routes = _routes(walked_back(program), "y", "x")
     products = [math.prod(s.here for s in route) for route in routes]
     yield text("two", x=x)
     rows = [(*_told(route), product) for route, product in zip(routes, products, strict=True)]
-    yield Tabulated(("path", "factors", "with-numbers", "product-of"), rows)
-    yield Explained(found, ("gradients",))
+    yield Rows(("path", "factors", "with-numbers", "product-of"), rows)
+    yield Explained(explanation, ("gradients",))
     values = [float(route.value.tensor) for route in gradient.routes]
     yield claim("routes", values, "≈", products, "A12", within=4 * _EPS * max(products))
-    total = found.gradients["x"]
+    total = explanation.gradients["x"]
     yield claim("not-one", [abs(float(total) - v) for v in values], ">", 0.0, "A12", total=total, alone=values)  # type: ignore[arg-type]
     yield claim("all", total, "≈", sum(products), "A12", within=4 * _EPS * sum(products), first=products[0],
                 second=products[1])  # fmt: skip
@@ -129,13 +129,13 @@ def _many_paths(depth: int) -> Parts:
     yield Pictured("diamonds", shown)
     rows = []
     for k in range(1, depth + 1):
-        found = trace(computation_of(lambda x, k=k: _deep(x, k), {"x": at}))
+        recorded = trace(computation_of(lambda x, k=k: _deep(x, k), {"x": at}))
         program = straight("; ".join(["u = x", *["u = u + u**2"] * k]), at)
         sent = walked_back(program)
         routes = _routes(sent, "y", "x")
         added = sum(math.prod(s.here for s in route) for route in routes)
-        rows.append((k, len(routes), len(found.order), added, float(found.gradients["x"])))  # type: ignore[arg-type]
-    yield Tabulated(("depth", "paths", "visited", "path-sum", "torch"), rows)
+        rows.append((k, len(routes), len(recorded.order), added, float(recorded.gradients["x"])))  # type: ignore[arg-type]
+    yield Rows(("depth", "paths", "visited", "path-sum", "torch"), rows)
     yield claim("paths-double", [row[1] for row in rows], "=", [2 ** row[0] for row in rows], "A12")
     yield claim("visits", [row[2] for row in rows], "=", [2 * row[0] for row in rows], "A12")
     # Every product has at most 2·depth factors, and all of them are positive, so that nothing cancels.
@@ -147,10 +147,8 @@ def _many_paths(depth: int) -> Parts:
 
 
 def _as_printed() -> Parts:
-    ran = run_listing(_TUTORIAL)
+    ran = yield from attempt("promised", _TUTORIAL, comment="`8.0`")
     x, y = ran.names["x"].detach(), ran.names["y"]
-    yield text("promised", comment="`8.0`")
-    yield ran
     yield claim("printed", ran.printed.strip(), "=", f"dy/dx = {2 * x + 2}", "A13", text=f"`{ran.printed.strip()}`")
     yield claim("shape", list(y.shape), "=", list(x.shape), "A13", shape=str(list(y.shape)))
     two = yield from attempt("two-elements", _TWO)

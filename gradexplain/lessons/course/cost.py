@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import Parts, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.counting import fastest
+from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient
 from gradexplain.mathematics.terms import number_text
 
 _EPS = torch.finfo(torch.float64).eps
@@ -52,35 +54,32 @@ def _squares(x: Tensor) -> Tensor:
     return (x**2).sum()
 
 
-def automatic(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Returns the gradient by one run forward and one pass back."""
-    leaf = x.clone().requires_grad_()
-    (found,) = torch.autograd.grad(f(leaf), leaf)
-    return found
-
-
 def forward_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-7) -> Tensor:
     """Returns the gradient by moving one input at a time."""
-    start, found = f(x), torch.empty_like(x)
+    start, slopes = f(x), torch.empty_like(x)
     for i in range(len(x)):
         moved = x.clone()
         moved[i] += h
-        found[i] = (f(moved) - start) / h
-    return found
+        slopes[i] = (f(moved) - start) / h
+    return slopes
 
 
 def central_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-5) -> Tensor:
     """Returns the gradient by moving one input at a time, both ways."""
-    found = torch.empty_like(x)
+    slopes = torch.empty_like(x)
     for i in range(len(x)):
         ahead, behind = x.clone(), x.clone()
         ahead[i] += h
         behind[i] -= h
-        found[i] = (f(ahead) - f(behind)) / (2 * h)
-    return found
+        slopes[i] = (f(ahead) - f(behind)) / (2 * h)
+    return slopes
 
 
-WAYS = {"automatic": automatic, "forward": forward_differences, "central": central_differences}
+WAYS: Mapping[str, Callable[..., Tensor]] = {
+    "automatic": gradient,
+    "forward": forward_differences,
+    "central": central_differences,
+}
 
 
 def _counted(n: int) -> Parts:
@@ -91,10 +90,10 @@ def _counted(n: int) -> Parts:
         for name, way in WAYS.items():
             f = _Counted(_squares)
             error = float((way(f, x) - 2 * x).abs().max())
-            runs[name, size], seconds[name, size] = f.runs, _best(way, x)
+            runs[name, size], seconds[name, size] = f.runs, fastest(partial(way, _squares, x), 3)
             taken = number_text(1000 * seconds[name, size], 2)
             rows.append((size, text(name), f.runs, taken, number_text(error, 2)))
-    yield Tabulated(("inputs", "way", "runs", "milliseconds", "error"), rows)
+    yield Rows(("inputs", "way", "runs", "milliseconds", "error"), rows)
     yield text("as-measured")
     sizes = (1, 10, n)
     yield claim("automatic-runs", [runs["automatic", s] for s in sizes], "=", [1] * len(sizes), "A5")
@@ -104,17 +103,7 @@ def _counted(n: int) -> Parts:
     ratio = seconds["forward", n] / seconds["automatic", n]
     yield claim("faster", ratio, ">", 1.0, "A5", n=n, times=round(ratio))
     x = torch.linspace(-1, 1, n, dtype=torch.float64)
-    yield claim("same-gradient", automatic(_squares, x), "≈", 2 * x, "A5", within=4 * _EPS, n=n, most=2 * float(x[-1]))
-
-
-def _best(way: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor], x: Tensor) -> float:
-    """Returns the least time of some runs, in seconds: what else the machine does only adds to it."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        way(_squares, x)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    yield claim("same-gradient", gradient(_squares, x), "≈", 2 * x, "A5", within=4 * _EPS, n=n, most=2 * float(x[-1]))
 
 
 # ------------------------------------------------------------------------------------------------------- operations
@@ -129,7 +118,7 @@ def _operations(size: int) -> Parts:
         loss.backward()
     one, other, weights = ahead.get_total_flops(), back.get_total_flops(), _parameters(net)
     yield text("matrix-products", size=size)
-    yield Tabulated(("pass", "multiplications"), [(text("ahead"), one), (text("back"), other)])
+    yield Rows(("pass", "multiplications"), [(text("ahead"), one), (text("back"), other)])
     # A product of two (n, n) matrices has n³ multiplications, each with an addition; there are two layers.
     yield claim("ahead-is", one, "=", 2 * 2 * size**3, "A5")
     yield claim("back-is", other, "=", 2 * one, "A5")

@@ -11,7 +11,7 @@ import torch
 
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.parts import Drawn, Parts, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Drawn, Parts, Rows, claim, exercise, section, text
 
 _WRITTEN = """
 x = torch.tensor([1.0], requires_grad=True)
@@ -92,10 +92,10 @@ def _bounds(walk: Walk) -> list[float]:
     One step rounds the sum 2x + 2, the rate lr, their product and the difference: at most u·(3·lr·|g| + |x′|). What
     was wrong before is multiplied by |1 − 2lr|, as the distance itself is.
     """
-    found, factor = [_U * abs(walk.points[0])], abs(1 - 2 * walk.lr)
+    bounds, factor = [_U * abs(walk.points[0])], abs(1 - 2 * walk.lr)
     for g, x in zip(walk.held, walk.points[1:], strict=True):
-        found.append(factor * found[-1] + _U * (3 * walk.lr * abs(g) + abs(x)))
-    return [_ROOM * bound for bound in found]
+        bounds.append(factor * bounds[-1] + _U * (3 * walk.lr * abs(g) + abs(x)))
+    return [_ROOM * bound for bound in bounds]
 
 
 def _limit() -> float:
@@ -125,7 +125,7 @@ def _closed(lr: float, steps: int, x0: float) -> Parts:
         (k, walk.points[k], walk.held[k], lr * walk.held[k], walk.points[k + 1] + 1, exact[k + 1] + 1)
         for k in _ends(walk.steps)
     ]
-    yield Tabulated(("k", "x", "g", "move", "distance", "exact-distance"), rows)
+    yield Rows(("k", "x", "g", "move", "distance", "exact-distance"), rows)
     if walk.steps < steps:
         yield text("left", steps=walk.steps)
     slopes = [2 * x + 2 for x in walk.points[:-1]]
@@ -165,7 +165,7 @@ def _rates(lr: float, steps: int, x0: float) -> Parts:
         (w.lr, 1 - 2 * w.lr, abs(1 - 2 * w.lr), w.points[-1], _exact(w.lr, x0, w.steps), text(_regime(w.lr)))
         for w in walks
     ]
-    yield Tabulated(("lr", "signed", "size", "end", "exact", "regime"), rows)
+    yield Rows(("lr", "signed", "size", "end", "exact", "regime"), rows)
     apart = [abs(w.points[-1] - _exact(w.lr, x0, w.steps)) / (_bounds(w)[-1] or 1) for w in walks]
     yield claim("all-ends", max(apart), "<", 1.0, "A30", steps=steps)
     half = _walk(0.5, 1, x0)
@@ -186,13 +186,13 @@ def _regime(lr: float) -> str:
 def _forgotten(lr: float, steps: int, x0: float) -> Parts:
     tried = yield from attempt("without", _FORGOTTEN)
     walk = _walk(0.1, 100, 1.0, clear=False)
-    found = tried.names["x"].item()
-    yield claim("not-there", found, "≈", _pendulum(0.1, 1.0, 100), "A30", within=_pendulum_bound(walk), lr=0.1)
+    end = tried.names["x"].item()
+    yield claim("not-there", end, "≈", _pendulum(0.1, 1.0, 100), "A30", within=_pendulum_bound(walk), lr=0.1)
     yield text("why-pendulum")
     walk = _walk(lr, steps, x0, clear=False)
     distances = [abs(x + 1) for x in walk.points]
     half = max(len(distances) // 2, 1)
-    yield Tabulated(("part", "largest"), [(text("first-half"), max(distances[:half])),
+    yield Rows(("part", "largest"), [(text("first-half"), max(distances[:half])),
                                       (text("second-half"), max(distances[half:]))])  # fmt: skip
     expected = _pendulum(lr, x0, walk.steps)
     yield claim("pendulum", walk.points[-1], "≈", expected, "A30", within=_pendulum_bound(walk), lr=lr, k=walk.steps)

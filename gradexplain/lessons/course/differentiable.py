@@ -11,17 +11,19 @@ from torch import Tensor
 from gradexplain.api import explain, verify
 from gradexplain.explanation.explanation import Step
 from gradexplain.figures.parameters import Range
+from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import (
     Explained,
     Parts,
-    Tabulated,
+    Rows,
     Verified,
     claim,
     exercise,
     section,
     text,
 )  # fmt: skip
+from gradexplain.lessons.slopes import gradient
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.expression import parse
 from gradexplain.targets.interpreter import Runner
@@ -77,9 +79,7 @@ def _slopes(f: Callable[[Tensor], Tensor], at: float) -> tuple[float, float, flo
 
 def _share(count: int) -> float:
     """Returns the derivative, by one of them, of the largest of some equal numbers."""
-    x = torch.ones(count, requires_grad=True)
-    (found,) = torch.autograd.grad(torch.amax(x), x)
-    return float(found[0])
+    return float(gradient(torch.amax, torch.ones(count))[0])
 
 
 def _kind(left: float, right: float, slope: float | None) -> Kind:
@@ -93,22 +93,15 @@ def _kind(left: float, right: float, slope: float | None) -> Kind:
 
 
 def _operations() -> Parts:
-    found = {name: (PLACES.get(name, ELSEWHERE), *_slopes(f, PLACES.get(name, ELSEWHERE)))
+    measured = {name: (PLACES.get(name, ELSEWHERE), *_slopes(f, PLACES.get(name, ELSEWHERE)))
              for name, f in OPERATIONS.items()}  # fmt: skip
     yield text("measured")
     rows = [
-        (
-            f"`{name}`",
-            at,
-            left,
-            right,
-            text("no-number") if slope is None else slope,
-            text(_kind(left, right, slope)),
-        )
-        for name, (at, left, right, slope) in found.items()
+        (f"`{name}`", at, left, right, text("no-number") if slope is None else slope, text(_kind(left, right, slope)))
+        for name, (at, left, right, slope) in measured.items()
     ]
-    yield Tabulated(("operation", "at", "left", "right", "torch", "kind"), rows)
-    kinks = {name: row[1:] for name, row in found.items() if _kind(*row[1:]) == "kink"}
+    yield Rows(("operation", "at", "left", "right", "torch", "kind"), rows)
+    kinks = {name: row[1:] for name, row in measured.items() if _kind(*row[1:]) == "kink"}
     yield claim("kinks-are", sorted(kinks), "=", sorted(PLACES), "A6", names=", ".join(f"`{n}`" for n in kinks))
     between = [
         min(left, right) <= slope <= max(left, right) for left, right, slope in kinks.values() if slope is not None
@@ -152,15 +145,15 @@ _THROUGH = "exp(x) * relu(x - 1) + round(3 * exp(x))"
 
 def _path() -> Parts:
     run, at = Runner(parse(_THROUGH)), 1.0
-    found = explain(run, {"x": torch.tensor(at, dtype=torch.float64)}, locate=run.locate)
-    at_kink = {finding.data["code"] for finding in found.findings if finding.code == "kink"}
-    kinds = [_step_kind(step, at_kink) for step in found.steps]
+    explanation = explained(_THROUGH, {"x": torch.tensor(at, dtype=torch.float64)})
+    at_kink = {finding.data["code"] for finding in explanation.findings if finding.code == "kink"}
+    kinds = [_step_kind(step, at_kink) for step in explanation.steps]
     yield text("each-step", x=at, f=_THROUGH)
-    values = [step.forward.tensor if step.forward else None for step in found.steps]
-    rows = [(f"`{s.code}`", v, text(k)) for s, v, k in zip(found.steps, values, kinds, strict=True)]
-    yield Tabulated(("operation", "value", "kind"), rows)
+    values = [step.forward.tensor if step.forward else None for step in explanation.steps]
+    rows = [(f"`{s.code}`", v, text(k)) for s, v, k in zip(explanation.steps, values, kinds, strict=True)]
+    yield Rows(("operation", "value", "kind"), rows)
     yield claim("path-kinds", [kinds.count(k) for k in ("kink", "flat")], "=", [1, 1], "A6", count=len(kinds))
-    yield Explained(found, ("findings",))
+    yield Explained(explanation, ("findings",))
     left, right, slope = _slopes(lambda x: run(x=x), at)  # type: ignore[arg-type, return-value]
     yield claim("whole-path", slope, "≈", left, "A6", within=16 * _H, right=right)
 
@@ -190,16 +183,14 @@ def f(x):
         x = 2 * x if x > 0 else -x
     return x
 """
-    ran = run_listing(code)
+    ran = yield from attempt("any-python", code)
     f = ran.names["f"]
-    yield text("any-python")
-    yield ran
     rows = []
     for x in (start, start * 8, -start):
         steps = explain(f, {"x": torch.tensor(float(x), dtype=torch.float64)}).steps
         left, _, slope = _slopes(f, x)
         rows.append((x, len(steps), left, slope))
-    yield Tabulated(("x", "recorded", "left", "torch"), rows)
+    yield Rows(("x", "recorded", "left", "torch"), rows)
     yield claim("loops", [row[3] for row in rows], "=", [row[2] for row in rows], "A6")
     # One operation for each doubling, and one for the change of sign.
     expected = [_passes(start), _passes(start * 8), _passes(start) + 1]
@@ -242,8 +233,7 @@ print(x.grad)
     named = ", ".join(operation.label for operation in report.wrong())
     yield claim("named", [report.verdict, named], "=", ["differs", "Square"], "A7", verdict=report.verdict,
                 named=f"`{named}`")  # fmt: skip
-    right = code.replace(f" / {factor:g}", "")
-    fixed = run_listing(right)
+    fixed = run_listing(code.replace(f" / {factor:g}", ""))
     again = verify(lambda x: fixed.names["Square"].apply(x).sum(), {"x": x})
     grad = fixed.names["x"].grad
     yield claim("righted", [again.verdict, grad], "=", ["agrees", 2 * x], "A7", grad=grad)

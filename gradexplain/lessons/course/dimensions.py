@@ -22,8 +22,9 @@ from torch import Tensor
 from gradexplain.figures.design import computed, designs
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Drawn, Parts, Ran, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Drawn, Parts, Ran, Rows, claim, exercise, section, text
 from gradexplain.lessons.plots import run_plots
+from gradexplain.lessons.slopes import gradient
 
 _AS_WRITTEN = """
 dimensions = {dimensions}
@@ -71,10 +72,7 @@ def lesson(*, n: Annotated[int, "The most dimensions.", Range(least=2, most=8)] 
 
 
 def _gradient(x: Tensor, power: int = 2) -> Tensor:
-    leaf = x.detach().clone().requires_grad_()
-    torch.sum(leaf**power).backward()
-    assert leaf.grad is not None
-    return leaf.grad
+    return gradient(lambda x: x**power, x)
 
 
 def _ones_code(n: int) -> str:
@@ -84,7 +82,7 @@ def _ones_code(n: int) -> str:
 def _ones(n: int) -> Parts:
     ran = yield from attempt("as-written", _ones_code(n))
     results = ran.names["results"]
-    yield Tabulated(("dimensions", "gradient"), [(len(grad), grad) for grad in results])
+    yield Rows(("dimensions", "gradient"), [(len(grad), grad) for grad in results])
     yield claim("all-two", [grad.tolist() for grad in results], "=", [[2.0] * d for d in range(1, n + 1)], "B8")
 
 
@@ -143,13 +141,13 @@ def _overlap(results: Sequence[Any]) -> Parts:
 
 def _proportion(n: int) -> Parts:
     ones = torch.ones(n, dtype=torch.float64)
-    found = _gradient(ones)
+    of_ones = _gradient(ones)
     laws = {"g = 2x": 2 * ones, "g = x + 1": ones + 1, "g = 3 − x": 3 - ones, "g = 2": 2 * ones**0}
     arange = torch.arange(1.0, n + 1, dtype=torch.float64)
     other = {"g = 2x": 2 * arange, "g = x + 1": arange + 1, "g = 3 − x": 3 - arange, "g = 2": 2 * arange**0}
-    away = [(_far(found, laws[law]), _far(_gradient(arange), other[law])) for law in laws]
+    away = [(_far(of_ones, laws[law]), _far(_gradient(arange), other[law])) for law in laws]
     yield text("no-proportion")
-    yield Tabulated(("law", "away-ones", "away-arange"), [(law, *far) for law, far in zip(laws, away, strict=True)])
+    yield Rows(("law", "away-ones", "away-arange"), [(law, *far) for law, far in zip(laws, away, strict=True)])
     yield claim("ones-fit-all", [far for far, _ in away], "=", [0.0] * len(laws), "B18", "B9", laws=len(laws))
     yield claim("arange-fits-one", [far == 0 for _, far in away], "=", [True, False, False, False], "B18")
     ran = yield from attempt("arange", _AS_WRITTEN.format(dimensions=[n], make="arange(1., dim + 1"))
@@ -160,19 +158,19 @@ def _proportion(n: int) -> Parts:
     yield Drawn("figure-proportional", "proportional")
 
 
-def _far(found: Tensor, law: Tensor) -> float:
-    return float((found - law).abs().max())
+def _far(slopes: Tensor, law: Tensor) -> float:
+    return float((slopes - law).abs().max())
 
 
 def _fitted() -> Parts:
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     rows = []
     for power in (2, 3):
-        found = _gradient(x, power)
-        slope, intercept = map(float, np.polyfit(x.numpy(), found.numpy(), 1))
-        rows.append((f"sum(x**{power})", slope, intercept, _far(found, slope * x + intercept)))
+        slopes = _gradient(x, power)
+        slope, intercept = map(float, np.polyfit(x.numpy(), slopes.numpy(), 1))
+        rows.append((f"sum(x**{power})", slope, intercept, _far(slopes, slope * x + intercept)))
     yield text("fit")
-    yield Tabulated(("function", "slope", "intercept", "residual"), rows)
+    yield Rows(("function", "slope", "intercept", "residual"), rows)
     # polyfit solves a least squares problem of nine points of size 2 with condition near 1: some tens of roundings.
     yield claim("fitted", list(rows[0][1:]), "≈", [2.0, 0.0, 0.0], "B18", within=64 * _EPS, slope=rows[0][1])
     # Of 3x² the best line is level, at the mean; the ends are the mean away from the largest value.
@@ -187,7 +185,7 @@ def _fitted() -> Parts:
 def _show(results: Sequence[Any]) -> Parts:
     code, left = _headless()
     yield text("show-nothing")
-    yield Tabulated(("what-ran", "exit-code", "files-left"), [("plt.show(), MPLBACKEND=agg", code, left)])
+    yield Rows(("what-ran", "exit-code", "files-left"), [("plt.show(), MPLBACKEND=agg", code, left)])
     yield claim("show-leaves", (code, left), "=", (0, 0), "B10", left=left)
     drawn, saved = _drawn(results)
     yield text("save")
@@ -223,7 +221,7 @@ def _unit(n: int) -> Parts:
     }
     rows = [(text(key), x, x.norm(), _gradient(x), _gradient(x).norm()) for key, x in points.items()]
     yield text("ambiguous")
-    yield Tabulated(("input", "x", "length", "gradient", "gradient-length"), rows)
+    yield Rows(("input", "x", "length", "gradient", "gradient-length"), rows)
     yield claim("ones-two", _gradient(ones), "=", [2.0] * n, "B19")
     unit = points["unit-norm"]
     yield claim("unit-not-two", _gradient(unit), "=", [2 * e for e in _UNIT], "B19", x=unit)

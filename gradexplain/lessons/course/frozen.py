@@ -18,7 +18,7 @@ from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import (
     Parts,
     Pictured,
-    Tabulated,
+    Rows,
     Verified,
     claim,
     exercise,
@@ -76,8 +76,8 @@ def lesson(
 
 
 def _none() -> Parts:
-    found = yield from attempt("freeze", _FROZEN)
-    net = found.names["net"]
+    tried = yield from attempt("freeze", _FROZEN)
+    net = tried.names["net"]
     without = [name for name, p in net.named_parameters() if p.grad is None]
     yield claim("frozen-none", without, "=", [n for n in dict(net.named_parameters()) if n.startswith("0.")], "A37")
     yield text("looks-like")
@@ -102,15 +102,15 @@ def _passed(layers: int, frozen: Collection[int]) -> Pass:
 
 def _nodes(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
     yield text("rule", layers=layers, frozen=frozen)
-    for name, found in passes.items():
-        yield Pictured(name, found.picture)
+    for name, run in passes.items():
+        yield Pictured(name, run.picture)
     trained = range(layers)
     expected = {
         "all-trained": _recorded(layers, trained),
         "first-frozen": _recorded(layers, trained[frozen:]),
         "last-frozen": _recorded(layers, trained[: layers - frozen]),
     }
-    nodes = {name: len(found.picture.nodes) for name, found in passes.items()}
+    nodes = {name: len(run.picture.nodes) for name, run in passes.items()}
     yield claim("count", list(nodes.values()), "=", list(expected.values()), "A37", gone=_gone(nodes))
 
 
@@ -129,13 +129,13 @@ def _recorded(layers: int, trained: Collection[int]) -> int:
 
 
 def _saved(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
-    rows = [(text(name), len(found.picture.nodes), found.products, found.bytes) for name, found in passes.items()]
+    rows = [(text(name), len(run.picture.nodes), run.products, run.bytes) for name, run in passes.items()]
     yield text("two-products")
-    yield Tabulated(("network", "nodes-of", "products", "bytes"), rows)
+    yield Rows(("network", "nodes-of", "products", "bytes"), rows)
     # Each trained weight takes one product; so does each value behind the first trained weight.
     expected = [2 * layers - 1, 2 * (layers - frozen) - 1, 2 * layers - 1 - frozen]
-    yield claim("products-counted", [found.products for found in passes.values()], "=", expected, "A37")
-    sizes = [found.bytes for found in passes.values()]
+    yield claim("products-counted", [run.products for run in passes.values()], "=", expected, "A37")
+    sizes = [run.bytes for run in passes.values()]
     yield claim("first-lighter", sizes[1], "<", sizes[0], "A37", everything=sizes[0])
     yield claim("last-heavy", sizes[2], "=", sizes[0], "A37", frozen=frozen)
     yield text("moral")
@@ -155,8 +155,8 @@ def _same(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
 
 
 def _stale() -> Parts:
-    found = yield from attempt("too-late", _STALE)
-    layer, before = found.names["layer"], found.names["before"]
+    tried = yield from attempt("too-late", _STALE)
+    layer, before = tried.names["layer"], tried.names["before"]
     # The gradient of Σ(w·x + b) by w is x, all ones here.
     yield claim("still-moves", layer.weight, "≈", before - 0.1, "A37", within=_rounding(before), before=before)
     yield text("clear-first")

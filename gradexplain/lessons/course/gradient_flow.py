@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -17,13 +17,14 @@ from gradexplain.lessons.parts import (
     Drawn,
     Explained,
     Parts,
-    Tabulated,
+    Rows,
     Verified,
     claim,
     exercise,
     section,
     text,
 )  # fmt: skip
+from gradexplain.lessons.slopes import gradient
 
 _WIDTH = 128
 _BATCH = 32
@@ -42,18 +43,18 @@ def lesson(*, depth: Annotated[int, "Layers of the networks compared.", Range(le
 
 def _chain() -> Parts:
     x = torch.tensor(0.5, dtype=torch.float64)
-    found = explain(lambda x: torch.sigmoid(torch.sigmoid(torch.sigmoid(x))), {"x": x})
+    explanation = explain(lambda x: torch.sigmoid(torch.sigmoid(torch.sigmoid(x))), {"x": x})
     yield text("three")
-    yield Explained(found, ("backward",))
+    yield Explained(explanation, ("backward",))
     slopes, h = [], x.item()
     for _ in range(3):
         h = 1 / (1 + math.exp(-h))
         slopes.append(h * (1 - h))
     # A few roundings in each of the factors and products.
     within = 20 * torch.finfo(torch.float64).eps
-    yield claim("product", found.gradients["x"], "≈", math.prod(slopes), "A34", within=within, slopes=slopes)
+    yield claim("product", explanation.gradients["x"], "≈", math.prod(slopes), "A34", within=within, slopes=slopes)
     grid = torch.arange(-800, 801, dtype=torch.float64) / 100
-    yield claim("quarter", _slopes(torch.sigmoid, grid).max(), "=", _steepest(), "A34")
+    yield claim("quarter", gradient(torch.sigmoid, grid).max(), "=", _steepest(), "A34")
     yield text("layer")
 
 
@@ -84,11 +85,6 @@ def _flow(recipe: Recipe, depth: int, dtype: torch.dtype) -> Flow:
     return flow_of(recipe, weights, _inputs().to(dtype), lambda h: h.pow(2).mean())
 
 
-def _slopes(activation: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    z = z.detach().requires_grad_()
-    return torch.autograd.grad(activation(z).sum(), z)[0]
-
-
 def _mean_log(gains: Sequence[float]) -> float:
     return sum(map(math.log, gains)) / len(gains)
 
@@ -110,13 +106,13 @@ def _exploding() -> Parts:
     flows = {d: _flow(RECIPES["linear"], d, torch.float32) for d in depths}
     wide = {d: _flow(RECIPES["linear"], d, torch.float64) for d in depths}
     expected = math.log(_WIDTH) / 2
-    found = _mean_log(wide[depths[-1]].backward_gains)
+    gain = _mean_log(wide[depths[-1]].backward_gains)
     yield text("linear", width=_WIDTH)
-    yield claim("grows", found, "≈", expected, "A33", within=_doubt(depths[-1]), depth=depths[-1],
-                gain=math.exp(found), root=math.exp(expected))  # fmt: skip
+    yield claim("grows", gain, "≈", expected, "A33", within=_doubt(depths[-1]), depth=depths[-1],
+                gain=math.exp(gain), root=math.exp(expected))  # fmt: skip
     yield text("limits", limit=limit, half=2 * limit)
     rows = [(d, flows[d].signals[-1], flows[d].loss, flows[d].gradients[0], wide[d].gradients[0]) for d in depths]
-    yield Tabulated(("depth", "signal", "loss", "single", "double"), rows)
+    yield Rows(("depth", "signal", "loss", "single", "double"), rows)
     foretold = ["not-a-number" if d > 2 * limit else "infinite" if d > limit else "finite" for d in depths]
     kinds = [_kind(flows[d].loss) for d in depths]
     yield claim("leaves", kinds, "=", foretold, "A33", depths=depths, kinds=list(map(text, kinds)))
@@ -138,7 +134,7 @@ def _kind(number: float) -> str:
 def _vanishing(depth: int) -> Parts:
     flows = {name: _flow(RECIPES[name], depth, torch.float64) for name in ("sigmoid", "relu", "tanh")}
     yield text("networks", depth=depth, width=_WIDTH)
-    yield Tabulated(
+    yield Rows(
         ("layers", "slope", "forward", "backward", "first", "last"),
         [
             (text(name), math.exp(_mean_log(f.squares) / 2), math.exp(_mean_log(f.forward_gains)),

@@ -16,7 +16,7 @@ from gradexplain.lessons.parts import (
     Explained,
     Parts,
     Pictured,
-    Tabulated,
+    Rows,
     claim,
     exercise,
     section,
@@ -69,10 +69,10 @@ def _symbols(written: str) -> list[sympy.Expr]:
     """Returns a function of x and its first three derivatives, by sympy."""
     import sympy as sp
 
-    found = [sp.sympify(written)]
+    derivatives = [sp.sympify(written)]
     for _ in _ORDERS[1:]:
-        found.append(sp.diff(found[-1], sp.Symbol("x")))
-    return found
+        derivatives.append(sp.diff(derivatives[-1], sp.Symbol("x")))
+    return derivatives
 
 
 def _exactly(expression: sympy.Expr, at: float) -> float:
@@ -84,17 +84,17 @@ def _exactly(expression: sympy.Expr, at: float) -> float:
 def _derivatives(at: float) -> list[float]:
     """Returns x³ and its first three derivatives, each by torch from the one before."""
     x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-    found = [_CUBE(x=x)]
+    derivatives = [_CUBE(x=x)]
     for _ in _ORDERS[1:]:
-        found += torch.autograd.grad(found[-1], x, create_graph=True)
-    return [f.item() for f in found]
+        derivatives += torch.autograd.grad(derivatives[-1], x, create_graph=True)
+    return [f.item() for f in derivatives]
 
 
 def _as_written() -> Parts:
     written = yield from attempt("tutorial", _WRITTEN)
     yield claim("prints-nothing", (written.printed, written.fault), "=", ("", ""), "A21")
-    found = [written.names[name] for name in ("grad_1", "grad_2")]
-    kinds = [(type(f).__name__, len(f)) for f in found]
+    gradients = [written.names[name] for name in ("grad_1", "grad_2")]
+    kinds = [(type(f).__name__, len(f)) for f in gradients]
     yield claim("tuples", kinds, "=", [("tuple", 1)] * 2, "A21")
     yield text("why-tuples")
     shown = run_listing(_SHOWN, written.names)
@@ -124,7 +124,7 @@ def _coincidence(x: float) -> Parts:
     better = _telling_apart(formulas, x)
     here, there = _derivatives(x), _derivatives(better)
     rows = [(name, f, a, b) for name, f, a, b in zip(_ORDERS, formulas, here, there, strict=True)]
-    yield Tabulated(("order", "formula", "at-x", "at-better"), rows)
+    yield Rows(("order", "formula", "at-x", "at-better"), rows)
     yield text("here-alike" if _alike(formulas, x) else "here-apart", x=x)
     last = max(roots)
     yield Drawn("curves", "curve", {"expression": "x**3", "at": last, "order": 2, "ends": (min(roots) - 1, last + 1)})
@@ -154,7 +154,7 @@ def _toggled() -> Parts:
         nodes = len(graph(first).nodes) if first.grad_fn is not None else 0
         rows.append((f"create_graph={kept}", first.detach(), first.requires_grad, nodes))
     yield text("what-it-keeps")
-    yield Tabulated(("call", "value", "requires", "nodes"), rows)
+    yield Rows(("call", "value", "requires", "nodes"), rows)
     yield claim("same-value", rows[0][1], "=", rows[1][1], "A23")
     yield claim("needs-graph", [(row[2], row[3] > 0) for row in rows], "=", [(False, False), (True, True)], "A23")
     x = torch.tensor([2.0], requires_grad=True)
@@ -181,7 +181,7 @@ def _stacked(x: float) -> Parts:
     slopes = [_exactly(f, x) for f in _symbols("x**3")[1:]]
     within = 4 * torch.finfo(torch.float64).eps * max(map(abs, slopes))
     yield claim("next-order", [_at_x(picture) for picture in pictures], "≈", slopes, "A21", within=within)
-    found = explain(_CUBE, {"x": point.detach()}, order=2, target="x**3", locate=_CUBE.locate)
+    explanation = explain(_CUBE, {"x": point.detach()}, order=2, target="x**3", locate=_CUBE.locate)
     yield text("chain-rule-again")
-    yield Explained(found.higher[0], ("forward", "backward"))
-    yield claim("verified", found.verdict, "=", "agrees", "A21")
+    yield Explained(explanation.higher[0], ("forward", "backward"))
+    yield claim("verified", explanation.verdict, "=", "agrees", "A21")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -14,7 +15,8 @@ from gradexplain.api import explain, verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.parts import Explained, Parts, Tabulated, Verified, claim, exercise, section, text
+from gradexplain.lessons.parts import Explained, Parts, Rows, Verified, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient, trained
 
 _NONE = """
 p = torch.tensor({p}, requires_grad=True)
@@ -56,15 +58,6 @@ def _tensor(x: Sequence[float]) -> Tensor:
     return torch.tensor(x, dtype=torch.float64)
 
 
-def _leaf(x: float) -> Tensor:
-    return torch.tensor(x, dtype=torch.float64, requires_grad=True)
-
-
-def _gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(loss, of)
-    return found
-
-
 def _expected(p: Sequence[float], t: Sequence[float], n: int) -> list[float]:
     """Returns 2(p − t)/n, exact and then rounded once."""
     return [float(2 * (Fraction(a) - Fraction(b)) / n) for a, b in zip(p, t, strict=True)]
@@ -80,13 +73,11 @@ def _rounding(p: Sequence[float], t: Sequence[float]) -> float:
 
 def _mse(p: Sequence[float], t: Sequence[float]) -> Parts:
     n = len(p)
-    found = explain(lambda p, t: ((p - t) ** 2).mean(), {"p": _tensor(p), "t": _tensor(t)}, wrt="p", target="MSE")
+    explanation = explain(lambda p, t: ((p - t) ** 2).mean(), {"p": _tensor(p), "t": _tensor(t)}, wrt="p", target="MSE")
     yield text("squares-again", n=n)
-    yield Explained(found, ("forward", "backward"))
-    gradient = found.gradients["p"]
-    yield claim("with-n", gradient, "≈", _expected(p, t, n), "B26", within=_rounding(p, t), n=n)
-    own = _tensor(p).requires_grad_()
-    torchs = _gradient(mse_loss(own, _tensor(t)), own)
+    yield Explained(explanation, ("forward", "backward"))
+    yield claim("with-n", explanation.gradients["p"], "≈", _expected(p, t, n), "B26", within=_rounding(p, t), n=n)
+    torchs = gradient(lambda p: mse_loss(p, _tensor(t)), _tensor(p))
     yield claim("mse-loss", torchs, "≈", _expected(p, t, n), "B26", within=_rounding(p, t))
     inputs = {"input": _tensor(p), "target": _tensor(t)}
     by_hand = {"input": lambda input, target: 2 * (input - target) / n}
@@ -103,35 +94,31 @@ def _mse(p: Sequence[float], t: Sequence[float]) -> Parts:
 def _several(p: Sequence[float], t: Sequence[float]) -> Parts:
     """A batch with several outputs: n is how many numbers there are, not how many examples."""
     batch, outputs = len(p), 4
-    many = _tensor(p)[:, None].repeat(1, outputs).requires_grad_()
-    found = _gradient(mse_loss(many, _tensor(t)[:, None].repeat(1, outputs)), many)
+    inputs, targets = (_tensor(x)[:, None].repeat(1, outputs) for x in (p, t))
+    slopes = gradient(lambda x: mse_loss(x, targets), inputs)
     numbers = batch * outputs
     yield text("which-n", batch=batch, outputs=outputs)
     column = _expected(p, t, numbers)
-    yield claim("all-numbers", found[:, 0], "≈", column, "B26", within=_rounding(p, t), n=numbers, batch=batch)
+    yield claim("all-numbers", slopes[:, 0], "≈", column, "B26", within=_rounding(p, t), n=numbers, batch=batch)
 
 
 def _reductions(p: Sequence[float], t: Sequence[float]) -> Parts:
     n = len(p)
-    rows, found = [], []
+    rows, slopes = [], []
     for reduction in ("mean", "sum"):
-        own = _tensor(p).requires_grad_()
-        loss = mse_loss(own, _tensor(t), reduction=reduction)
-        found.append(_gradient(loss, own))
-        rows.append((reduction, loss, found[-1]))
+        loss = partial(mse_loss, target=_tensor(t), reduction=reduction)
+        slopes.append(gradient(loss, _tensor(p)))
+        rows.append((reduction, loss(_tensor(p)), slopes[-1]))
     yield text("two-reductions")
-    yield Tabulated(("reduction", "loss", "gradient"), rows)
-    yield claim("sum-gradient", found[1], "≈", _expected(p, t, 1), "B26", within=_rounding(p, t))
-    yield claim("n-times", found[1], "≈", n * found[0], "B26", within=n * _rounding(p, t), n=n)
+    yield Rows(("reduction", "loss", "gradient"), rows)
+    yield claim("sum-gradient", slopes[1], "≈", _expected(p, t, 1), "B26", within=_rounding(p, t))
+    yield claim("n-times", slopes[1], "≈", n * slopes[0], "B26", within=n * _rounding(p, t), n=n)
     tried = yield from attempt("none", _NONE.format(p=list(map(float, p)), t=list(map(float, t))))
     yield claim("refused", tried.fault, "=", "RuntimeError", "B26")
     weights = [1.0] + [0.0] * (n - 1)
-    own = _tensor(p).requires_grad_()
-    loss = mse_loss(own, _tensor(t), reduction="none")
-    loss.backward(_tensor(weights))
-    assert own.grad is not None
+    weighed = gradient(lambda p: mse_loss(p, _tensor(t), reduction="none"), _tensor(p), _tensor(weights))
     one = [e * w for e, w in zip(_expected(p, t, 1), weights, strict=True)]
-    yield claim("weighed", own.grad, "≈", one, "B26", within=_rounding(p, t), weights=weights)
+    yield claim("weighed", weighed, "≈", one, "B26", within=_rounding(p, t), weights=weights)
 
 
 # -------------------------------------------------------------------------------------------------------- the L2 term
@@ -142,21 +129,20 @@ def _term(p: Sequence[float], t: Sequence[float], strength: float) -> Parts:
         return ((w - t) ** 2).mean() + strength * (w**2).sum()
 
     inputs = {"w": _tensor(p), "t": _tensor(t)}
-    found = explain(loss, inputs, wrt="w", target="MSE + L2")
-    (gradient,) = found.by_input
+    explanation = explain(loss, inputs, wrt="w", target="MSE + L2")
+    (by_w,) = explanation.by_input
     yield text("added", strength=strength)
-    yield Explained(found, ("gradients",))
-    own = _tensor(p).requires_grad_()
-    alone = _gradient(strength * (own**2).sum(), own)
+    yield Explained(explanation, ("gradients",))
+    alone = gradient(lambda w: strength * (w**2).sum(), _tensor(p))
     by_rule = [float(2 * Fraction(strength) * Fraction(w)) for w in p]
     # Two products, each rounded by half an ε of the result.
     size = 2 * strength * max(map(abs, p))
     yield claim("two-lambda-w", alone, "≈", by_rule, "B25", within=2 * _EPS * size, strength=strength)
-    assert gradient.value is not None
+    assert by_w.value is not None
     both = _expected(p, t, len(p))
     both = [a + b for a, b in zip(both, by_rule, strict=True)]
-    yield claim("adds", gradient.value.tensor, "≈", both, "B25", within=4 * _EPS * size + 2 * _rounding(p, t))
-    yield claim("routes", len(gradient.uses), "=", 2, "B25")
+    yield claim("adds", by_w.value.tensor, "≈", both, "B25", within=4 * _EPS * size + 2 * _rounding(p, t))
+    yield claim("routes", len(by_w.uses), "=", 2, "B25")
     yield text("same-function")
 
 
@@ -187,10 +173,7 @@ def _descended(strength: float) -> tuple[Tensor, float]:
     low, high = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.zeros(2, dtype=torch.float64)))
     w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=float(2 / (low + high)))
-    for _ in range(_STEPS):
-        optimizer.zero_grad()
-        loss(w).backward()
-        optimizer.step()
+    trained(optimizer, lambda: loss(w), _STEPS)
     return w.detach(), float((high - low) / (high + low))
 
 
@@ -205,7 +188,7 @@ def _effect() -> Parts:
         bounds.append(factor**_STEPS * 2 * size + 64 * _EPS * size / (1 - factor))
         rows.append((strength, w, list(map(float, exact)), float(_data_loss(w)), w.norm()))
     yield text("ridge", steps=_STEPS)
-    yield Tabulated(("lambda", "descended", "exact", "data-loss", "norm"), rows)
+    yield Rows(("lambda", "descended", "exact", "data-loss", "norm"), rows)
     for_all = torch.stack([row[1] for row in rows])
     yield claim("descended-right", for_all, "≈", [row[2] for row in rows], "B28", "B25", within=max(bounds))
     norms = [row[4] for row in rows]
@@ -215,8 +198,8 @@ def _effect() -> Parts:
     yield claim("faster", factors[1:], "<", factors[:-1], "B28", factors=factors)
     yield text("not-to-zero")
     places = [1.0, 1e-3, 1e-6]
-    pulls = [_gradient(f(w), w) for f in (torch.square, torch.abs) for w in map(_leaf, places)]
-    yield Tabulated(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
+    pulls = [gradient(f, torch.tensor(w, dtype=torch.float64)) for f in (torch.square, torch.abs) for w in places]
+    yield Rows(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
     yield claim("fades", pulls, "=", [2 * w for w in places] + [1.0] * 3, "B28", squares=pulls[:3], absolute=pulls[3:])
     sizes = [abs(e) for row in rows for e in row[1].tolist()]
     # what descent and rounding may leave of a weight that is zero in truth
@@ -238,7 +221,7 @@ def _undecided(strength: float) -> Parts:
     equal = [[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [-3.0, 5.0]]
     rows = [(w, data(_tensor(w)), loss(_tensor(w))) for w in equal]
     yield text("twins")
-    yield Tabulated(("weights", "data-loss", "with-term"), rows)
+    yield Rows(("weights", "data-loss", "with-term"), rows)
     yield claim("data-silent", [row[1] for row in rows], "=", [0.0] * len(rows), "B28")
     least = min(rows, key=lambda row: float(row[2]))
     yield claim("shares", least[0], "=", [1.0, 1.0], "B28", cost=least[2])
@@ -250,7 +233,6 @@ def _undecided(strength: float) -> Parts:
     step = 0.1
     w = _tensor([1.0, -2.0]).requires_grad_()
     optimizer = torch.optim.SGD([w], lr=step)
-    (strength * (w**2).sum()).backward()
-    optimizer.step()
+    trained(optimizer, lambda: strength * (w**2).sum(), 1)
     factor = 1 - 2 * step * strength
     yield claim("one-step", w.detach(), "≈", [factor, -2 * factor], "B28", within=16 * _EPS, lr=step, factor=factor)

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain, graph
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range, written
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import parse
-from gradexplain.targets.interpreter import Runner
+from gradexplain.lessons.computations import explained, pictured
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient
 
 # float32 holds the small whole numbers of the tutorial exactly; one unit in the last place of 10 is the room left.
 _SINGLE = 10 * torch.finfo(torch.float32).eps
@@ -55,18 +54,15 @@ def lesson(
     yield from section("tells", _told_apart(A, B))
     yield from section("both-head", _both(A, B))
     yield exercise("ex-element", float(_gradient(A, B.T, torch.ones_like(A))[0, 0]), B=B.T)
-    gradient = _gradient(torch.ones(3, 2), torch.ones(2, 5), torch.ones(3, 5))
-    yield exercise("ex-shape", str(tuple(gradient.shape)))
+    yield exercise("ex-shape", str(tuple(_gradient(torch.ones(3, 2), torch.ones(2, 5), torch.ones(3, 5)).shape)))
 
 
 # ------------------------------------------------------------------------------------------------- the tutorial's code
 
 
 def _as_it_stands() -> Parts:
-    ran = run_listing(_TUTORIAL)
+    ran = yield from attempt("without-output", _TUTORIAL)
     A, B = ran.names["A"], ran.names["B"]
-    yield text("without-output")
-    yield ran
     yield claim("product", ran.names["D"].detach(), "=", _by_hand(A.detach(), B), "A16", C=ran.names["C"].detach())
     yield claim("grad-a", A.grad, "≈", _moved(A.detach(), B, torch.ones(2, 2)), "A16", within=_SINGLE)
     yield claim("grad-b", B.grad is None, "=", not B.requires_grad, "A16", grad=str(B.grad))
@@ -83,18 +79,16 @@ def _moved(A: Tensor, B: Tensor, cotangent: Tensor) -> Tensor:
     numpy multiplies, so that nothing of torch's is in it.
     """
     a, b, g = (t.double().numpy() for t in (A, B, cotangent))
-    found = np.empty_like(a)
+    slopes = np.empty_like(a)
     for place in np.ndindex(*a.shape):
         moved = a.copy()
         moved[place] += 1
-        found[place] = (g * (moved @ b)).sum() - (g * (a @ b)).sum()
-    return torch.from_numpy(found)
+        slopes[place] = (g * (moved @ b)).sum() - (g * (a @ b)).sum()
+    return torch.from_numpy(slopes)
 
 
 def _gradient(A: Tensor, B: Tensor, cotangent: Tensor) -> Tensor:
-    leaf = A.clone().requires_grad_()
-    (found,) = torch.autograd.grad(leaf @ B, leaf, cotangent)
-    return found
+    return gradient(lambda A: A @ B, A, cotangent)
 
 
 # -------------------------------------------------------------------------------------------------- what B = 2I hides
@@ -117,11 +111,11 @@ def _candidates(B: Tensor, C: Tensor) -> Mapping[str, Tensor]:
 
 def _right(A: Tensor, B: Tensor, C: Tensor) -> list[str]:
     """Returns which of the candidates agree with moving the elements one by one."""
-    return [name for name, found in _candidates(B, C).items() if _agrees(found, A, B, C)]
+    return [name for name, candidate in _candidates(B, C).items() if _agrees(candidate, A, B, C)]
 
 
-def _agrees(found: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
-    return float((found - _moved(A, B, C)).abs().max()) <= _slack(A, B, C)
+def _agrees(candidate: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
+    return float((candidate - _moved(A, B, C)).abs().max()) <= _slack(A, B, C)
 
 
 def _slack(A: Tensor, B: Tensor, C: Tensor) -> float:
@@ -129,10 +123,10 @@ def _slack(A: Tensor, B: Tensor, C: Tensor) -> float:
     return 64 * torch.finfo(torch.float64).eps * float((C.abs() * ((A.abs() + 1) @ B.abs())).sum())
 
 
-def _table(A: Tensor, B: Tensor, C: Tensor) -> Tabulated:
-    found = {**{f"`{name}`": one for name, one in _candidates(B, C).items()}, "torch": _gradient(A, B, C)}
-    rows = [(name, one, "✓" if _agrees(one, A, B, C) else "✗") for name, one in found.items()]
-    return Tabulated(("candidate", "gives", "agrees"), rows)
+def _table(A: Tensor, B: Tensor, C: Tensor) -> Rows:
+    candidates = {**{f"`{name}`": one for name, one in _candidates(B, C).items()}, "torch": _gradient(A, B, C)}
+    rows = [(name, one, "✓" if _agrees(one, A, B, C) else "✗") for name, one in candidates.items()]
+    return Rows(("candidate", "gives", "agrees"), rows)
 
 
 def _hidden(A: Tensor) -> Parts:
@@ -146,21 +140,20 @@ def _hidden(A: Tensor) -> Parts:
 
 
 def _rule(A: Tensor, B: Tensor) -> Parts:
-    run = Runner(parse("A @ B"))
-    found = explain(run, {"A": A, "B": B}, wrt="A", cotangent=_GENERIC, locate=run.locate, output_name="C")
+    explanation = explained("A @ B", {"A": A, "B": B}, wrt="A", cotangent=_GENERIC, output_name="C")
     yield text("derived", C=_GENERIC, B=B)
-    yield Explained(found, ("forward", "backward"))
-    yield claim("rule-is", found.gradients["A"], "≈", _moved(A, B, _GENERIC), "A16", within=_slack(A, B, _GENERIC))
+    yield Explained(explanation, ("forward", "backward"))
+    yield claim(
+        "rule-is", explanation.gradients["A"], "≈", _moved(A, B, _GENERIC), "A16", within=_slack(A, B, _GENERIC)
+    )
     yield from _by_element(A, B)
 
 
 def _by_element(A: Tensor, B: Tensor) -> Parts:
     """Yields every path from the output back to an element of A; along each, C̄ᵢⱼ is multiplied by Bₖⱼ."""
     code = "C = A @ B; sum(C)"
-    run, shown = Runner(parse(code)), ("values", "gradients")
-    picture = graph(
-        run, {"A": A, "B": B}, view="elements", wrt="A", show=shown, title=code, output_name="D", locate=run.locate
-    )
+    shown = ("values", "gradients")
+    picture = pictured(code, {"A": A, "B": B}, view="elements", wrt="A", show=shown, output_name="D")
     yield Pictured("elements", picture)
     rows, sums = [], torch.zeros_like(A)
     for i, k, j in product(range(2), repeat=3):
@@ -169,9 +162,10 @@ def _by_element(A: Tensor, B: Tensor) -> Parts:
         path = f"L → C[{i}, {j}] → A[{i}, {k}]"
         rows.append((f"A[{i}, {k}]", path, f"{written(arrives)} × {written(here)}", arrives * here))
     yield text("every-path", C=_GENERIC)
-    yield Tabulated(("element", "path", "with-numbers", "sends"), rows)
-    gradient = _gradient(A, B, _GENERIC)
-    yield claim("paths-add", gradient, "≈", sums, "A16", within=_slack(A, B, _GENERIC), count=len(rows))
+    yield Rows(("element", "path", "with-numbers", "sends"), rows)
+    yield claim(
+        "paths-add", _gradient(A, B, _GENERIC), "≈", sums, "A16", within=_slack(A, B, _GENERIC), count=len(rows)
+    )
 
 
 def _told_apart(A: Tensor, B: Tensor) -> Parts:
@@ -208,13 +202,9 @@ def _shape_of(candidate: Candidate, B: Tensor, C: Tensor) -> torch.Size | None:
 
 
 def _both(A: Tensor, B: Tensor) -> Parts:
-    a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
-    (a @ b).sum().backward()
-    assert a.grad is not None
-    assert b.grad is not None
     yield text("both", A=A, B=B)
     # The transpose of C is Bᵀ·Aᵀ, so that B stands first there, and the elements of B can be moved in the same way.
     ones = torch.ones_like(A)
     slack = _slack(A, B, ones)
-    yield claim("a-both", a.grad, "≈", _moved(A, B, ones), "A16", within=slack)
-    yield claim("b-both", b.grad, "≈", _moved(B.T, A.T, ones).T, "A16", within=slack)
+    yield claim("a-both", gradient(lambda A: A @ B, A), "≈", _moved(A, B, ones), "A16", within=slack)
+    yield claim("b-both", gradient(lambda B: A @ B, B), "≈", _moved(B.T, A.T, ones).T, "A16", within=slack)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from time import perf_counter
 from typing import Annotated
 
 import torch
@@ -12,10 +10,11 @@ from torch import Tensor
 
 from gradexplain.api import graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.counting import operators
+from gradexplain.lessons.counting import fastest, operators
 from gradexplain.lessons.keeping import alive, bytes_of, watched
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.parts import Parts, Pictured, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Parts, Pictured, Rows, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient
 
 _FREED = """
 x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -65,7 +64,7 @@ def _kept(batch: Tensor, weight: Tensor) -> Parts:
             own = saved.bytes if saved.shares is None else 0
             total += own
             rows.append((node.name, saved.name, str(saved.shape), own))
-    yield Tabulated(("node", "keeps", "shape", "bytes"), rows)
+    yield Rows(("node", "keeps", "shape", "bytes"), rows)
     yield text("shared")
     expected = _expected(batch)
     yield claim("bytes-kept", total, "=", expected, "A31", rows=len(batch), columns=_COLUMNS, width=_WIDTH)
@@ -84,7 +83,7 @@ def _freed(batch: Tensor, weight: Tensor) -> Parts:
         counts.append(len(alive(kept)))
         rows.append((f"retain_graph={retained}", *counts))
     yield text("how-long")
-    yield Tabulated(("call", "forward", "backward", "deleted"), rows)
+    yield Rows(("call", "forward", "backward", "deleted"), rows)
     count = rows[0][1]
     yield claim("freed-by-backward", rows[0][1:], "=", (count, 0, 0), "A31")
     yield claim("freed-by-deletion", rows[1][1:], "=", (count, count, 0), "A31")
@@ -104,7 +103,7 @@ def _summed(batch: Tensor, weight: Tensor, steps: int) -> Parts:
             nodes, left = _alive_after(batch, weight, steps, part, trains=trains)
             rows.append((way, text("trains" if trains else "evaluates"), nodes, len(left), bytes_of(left)))
     yield text("running-total", steps=steps)
-    yield Tabulated(("line", "loop", "nodes", "tensors", "bytes"), rows)
+    yield Rows(("line", "loop", "nodes", "tensors", "bytes"), rows)
     each = len(graph(_loss(batch, weight)).nodes) - 1  # without W, which all steps share
     expected = steps * (each + 1) + 1
     yield claim("chain", [rows[0][2], rows[3][2]], "=", [expected] * 2, "A31", each=each, steps=steps, count=expected)
@@ -143,32 +142,25 @@ def _without(batch: Tensor, weight: Tensor) -> Parts:
     for name, mode in modes.items():
         with mode(), watched() as kept:
             value = _loss(batch, weight)
-        seconds = min(_seconds(mode, batch, weight) for _ in range(_REPEATS))
         with mode():
+            seconds = fastest(lambda: _loss(batch, weight), _REPEATS)
             counted.append(operators(lambda: _loss(batch, weight)))
         told = (value.grad_fn is not None, bytes_of(alive(kept)), counted[-1].total(), round(1e6 * seconds))
         rows.append((text(name), *told))
         values.append(value.item())
     yield text("not-recorded")
-    yield Tabulated(("mode", "recorded", "bytes", "operators", "microseconds"), rows)
+    yield Rows(("mode", "recorded", "bytes", "operators", "microseconds"), rows)
     yield claim("nothing-kept", [row[2] for row in rows], "=", [rows[0][2], 0, 0], "A32")
     yield claim("something-kept", rows[0][2], "=", _expected(batch), "A32")
     yield claim("same-work", counted[1:], "=", [counted[0]] * 2, "A32", count=counted[0].total())
     yield claim("same-value", values[1:], "=", values[:1] * 2, "A32", value=values[0])
-    plain, (gradient,) = weight.detach().double(), torch.autograd.grad(_loss(batch, weight), weight)
+    plain, slopes = weight.detach().double(), gradient(lambda w: _loss(batch, w), weight)
     h = torch.tanh(batch.double() @ plain)
     expected = batch.double().T @ (2 * h * (1 - h**2))
     sizes = batch.double().abs().T @ (2 * h.abs())
     # Sums over the columns and the rows: at most their number of roundings, of terms of at most these sizes.
     within = float((_COLUMNS + len(batch) + 8) * torch.finfo(torch.float32).eps * sizes.max())
-    yield claim("price", float((gradient - expected).abs().max()), "<", within, "A32")
-
-
-def _seconds(mode: Callable[[], AbstractContextManager[object]], batch: Tensor, weight: Tensor) -> float:
-    start = perf_counter()
-    with mode():
-        _loss(batch, weight)
-    return perf_counter() - start
+    yield claim("price", float((slopes - expected).abs().max()), "<", within, "A32")
 
 
 def _bytes_of_exp(n: int) -> int:

@@ -8,12 +8,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
+from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import parse
-from gradexplain.targets.interpreter import Runner
+from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
 
 _FACTORS = (1e-5, 1e-4)
 _LOST = """
@@ -80,7 +78,7 @@ def _limits() -> Parts:
         rows.append(
             (_name(dtype), info.bits, info.smallest_normal * info.eps, info.smallest_normal, info.max, info.eps)
         )
-    yield Tabulated(("type", "bits", "smallest", "normal", "largest", "spacing"), rows)
+    yield Rows(("type", "bits", "smallest", "normal", "largest", "spacing"), rows)
     by_bits = [torch.tensor(1, dtype=torch.int16).view(dtype).item() for dtype in _TYPES[:2]]
     yield claim("by-bits", by_bits, "=", [row[2] for row in rows[:2]], "A38")
     around = [torch.tensor(factor * _TINY, dtype=torch.float16).item() for factor in (0.5, 0.51)]
@@ -93,15 +91,11 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _lost() -> Parts:
-    tried = run_listing(_LOST)
     true = math.prod(_FACTORS)
-    yield text("true", gradient=true)
-    yield tried
+    tried = yield from attempt("true", _LOST, gradient=true)
     yield claim("zero", tried.names["x"].grad, "=", [_rounded(_rounded(_FACTORS[1]) * _FACTORS[0])], "A38")
-    runner = Runner(parse("x * 1e-5 * 1e-4"))
     yield text("where")
-    x = torch.tensor(1.0, dtype=torch.float16)
-    yield Explained(explain(runner, {"x": x}, locate=runner.locate), ("backward",))
+    yield Explained(explained("x * 1e-5 * 1e-4", {"x": torch.tensor(1.0, dtype=torch.float16)}), ("backward",))
     yield claim("below", true, "<", _TINY / 2, "A38", limit=_TINY / 2)
 
 
@@ -115,7 +109,7 @@ def _scaling(power: int) -> Parts:
     arrived = {p: run_listing(_SCALED, {"torch": torch, "scale": 2.0**p}).names["x"].grad.item() for p in powers}
     rows = [(2**p, g, g / 2**p, abs(g / 2**p - true) / true) for p, g in arrived.items()]
     yield text("all-scales")
-    yield Tabulated(("scale", "arrives", "divided", "error"), rows)
+    yield Rows(("scale", "arrives", "divided", "error"), rows)
     # float16 rounds three times: the scale that enters, and both products.
     foretold = [_rounded(_rounded(_rounded(2.0**p) * _FACTORS[1]) * _FACTORS[0]) for p in powers]
     yield claim("foretold", list(arrived.values()), "=", foretold, "A38")
@@ -130,17 +124,17 @@ def _network() -> Parts:
     gradient = _gradients()
     size = gradient.abs()
     scales = [2**p for p in (0, 10, 20, 30, 36)]
-    found = [_kinds((gradient * s).half()) for s in scales]
+    kinds = [_kinds((gradient * s).half()) for s in scales]
     yield text("spread", count=len(gradient), least=size.min(), middle=size.median(), most=size.max())
     yield from _histogram(gradient)
     yield text("scaled-up")
-    rows = [(s, *f) for s, f in zip(scales, found, strict=True)]
-    yield Tabulated(("scale", "zeros", "subnormal", "normal-share", "infinite"), rows)
+    rows = [(s, *f) for s, f in zip(scales, kinds, strict=True)]
+    yield Rows(("scale", "zeros", "subnormal", "normal-share", "infinite"), rows)
     # A kind begins half a spacing below its smallest number; from half a spacing above the largest, all is infinite.
     limits = [_TINY / 2, _HALF.smallest_normal - _TINY / 2, _HALF.max * (1 + _HALF.eps / 4)]
     bounds = torch.tensor(limits, dtype=torch.float64)
     counts = [torch.bucketize(size.double() * s, bounds).bincount(minlength=4).tolist() for s in scales]
-    yield claim("shares", found, "=", counts, "A38")
+    yield claim("shares", kinds, "=", counts, "A38")
     yield text("choose")
 
 
@@ -152,7 +146,7 @@ def _histogram(gradient: Tensor) -> Parts:
     rows = [-(-(int(p) - limit) // 2) for p in powers.tolist()]
     counted = {row: rows.count(row) for row in range(min(rows), max(rows) + 1)}
     each = max(counted.values()) / 30
-    yield Tabulated(
+    yield Rows(
         ("up-to", "gradients", "share", "becomes"),
         [
             (2.0 ** (limit + 2 * row), n, "█" * math.ceil(n / each), text("zeros" if row <= 0 else "subnormal"))
@@ -209,7 +203,7 @@ def _bfloat() -> Parts:
         updates.append((x.detach() - 0.001).item())
     yield text("range")
     rows = [(_name(d), g, u) for d, g, u in zip(_TYPES, gradients, updates, strict=True)]
-    yield Tabulated(("type", "gradient", "update"), rows)
+    yield Rows(("type", "gradient", "update"), rows)
     wide = torch.finfo(torch.bfloat16).eps
     yield claim("kept", abs(gradients[1] - true) / true, "<", 2 * wide, "A38", spacing=wide)
     yield claim("coarse", updates[:2], "=", [_rounded(1 - 0.001, dtype) for dtype in _TYPES[:2]], "A38",

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from gradexplain.api import explain, verify
 from gradexplain.explanation.explanation import Explanation, Step
-from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Explained, Parts, Tabulated, Verified, claim, exercise, section, text
-from gradexplain.targets.expression import parse
-from gradexplain.targets.interpreter import Runner
+from gradexplain.lessons.computations import explained, verified
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Explained, Parts, Rows, Verified, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient
 from gradexplain.verification.verdicts import Report
 
 _HIDDEN = """
@@ -95,23 +94,21 @@ def lesson() -> Parts:
 
 
 def _explained(code: str, point: tuple[float, ...]) -> Explanation:
-    runner = Runner(parse(code))
-    return explain(runner, {"x": torch.tensor(point, dtype=torch.float64)}, target=code, locate=runner.locate)
+    return explained(code, {"x": torch.tensor(point, dtype=torch.float64)})
 
 
 def _verified(code: str, point: tuple[float, ...]) -> Report:
-    runner = Runner(parse(code))
-    return verify(runner, {"x": torch.tensor(point, dtype=torch.float64)}, target=code, locate=runner.locate)
+    return verified(code, {"x": torch.tensor(point, dtype=torch.float64)})
 
 
-def _born(found: Explanation) -> Mapping[str, Any]:
+def _born(explanation: Explanation) -> Mapping[str, Any]:
     """Returns what is known of the backward step that made the first number that is not finite."""
-    (data,) = (f.data for f in found.findings if f.code == "first-gradient-not-finite")
+    (data,) = (f.data for f in explanation.findings if f.code == "first-gradient-not-finite")
     return data
 
 
-def _step(found: Explanation, operator: str) -> Step:
-    return next(s for s in found.steps if s.operator == operator)
+def _step(explanation: Explanation, operator: str) -> Step:
+    return next(s for s in explanation.steps if s.operator == operator)
 
 
 # ----------------------------------------------------------------------------------------------------- how it is born
@@ -121,7 +118,7 @@ def _arithmetic() -> Parts:
     zero, inf = torch.tensor(0.0), torch.tensor(math.inf)
     made = {"0 · inf": zero * inf, "inf - inf": inf - inf, "0 / 0": zero / zero, "inf / inf": inf / inf}
     yield text("unknown")
-    yield Tabulated(("operation", "result"), list(made.items()))
+    yield Rows(("operation", "result"), list(made.items()))
     yield claim("all-nan", list(made.values()), "=", [math.nan] * len(made), "A35")
     yield text("factors")
 
@@ -130,23 +127,19 @@ def _birth() -> Parts:
     import sympy
 
     norm = _FAMILIES[0]
-    found = _explained(norm.broken, norm.point)
-    born = _born(found)
+    explanation = _explained(norm.broken, norm.point)
+    born = _born(explanation)
     yield text("norm", code=norm.broken)
-    yield Explained(found, ("backward",))
+    yield Explained(explanation, ("backward",))
     u = sympy.Symbol("u", positive=True)
     infinite = float(sympy.limit(sympy.diff(sympy.sqrt(u), u), u, 0))
     yield claim("infinite", born["value"], "=", infinite, "A35", code=born["code"], element=born["element"])
-    yield claim("grad-nan", found.gradients["x"], "=", [infinite * 2 * x for x in norm.point], "A35")
-    tried = run_listing(_ANOMALY)
+    yield claim("grad-nan", explanation.gradients["x"], "=", [infinite * 2 * x for x in norm.point], "A35")
+    tried = yield from attempt("anomaly", _ANOMALY)
     blamed = re.findall("'(.*?)'", tried.message)[:1]
-    yield text("anomaly")
-    yield tried
-    yield claim("blamed", blamed, "≠", [_step(found, born["operator"]).node], "A35", blamed=blamed[0],
-                born=_step(found, born["operator"]).node)  # fmt: skip
-    leaf = torch.zeros(3, requires_grad=True)
-    (at_zero,) = torch.autograd.grad(torch.linalg.vector_norm(leaf), leaf)
-    yield claim("convention", at_zero, "=", torch.zeros(3), "A35")
+    yield claim("blamed", blamed, "≠", [_step(explanation, born["operator"]).node], "A35", blamed=blamed[0],
+                born=_step(explanation, born["operator"]).node)  # fmt: skip
+    yield claim("convention", gradient(torch.linalg.vector_norm, torch.zeros(3)), "=", torch.zeros(3), "A35")
 
 
 # ----------------------------------------------------------------------------------------------- the branch not taken
@@ -157,9 +150,9 @@ def _hidden() -> Parts:
     x, y = tried.names["x"], tried.names["y"]
     yield claim("looks-right", y.isfinite(), "=", [True] * 3, "A35")
     yield claim("still-nan", x.grad.isnan(), "=", x.detach() == 0, "A35")
-    found = _explained("sum(where(x == 0, 1, sin(x) / x))", (0, 1, 2))
+    explanation = _explained("sum(where(x == 0, 1, sin(x) / x))", (0, 1, 2))
     yield text("by-element")
-    yield Tabulated(("step", "arrives", "sends"), list(_first_element(found)))
+    yield Rows(("step", "arrives", "sends"), list(_first_element(explanation)))
     replaced = yield from attempt("replaced", _REPLACED)
     yield claim("no-help", replaced.names["x"].grad.isnan(), "=", x.detach() == 0, "A35")
     safe = yield from attempt("inside", _SAFE)
@@ -178,9 +171,9 @@ def _by_hand(x: float) -> float:
     return math.cos(x) / x - math.sin(x) / x**2 if x else 0.0
 
 
-def _first_element(found: Explanation) -> Iterator[tuple[Any, ...]]:
+def _first_element(explanation: Explanation) -> Iterator[tuple[Any, ...]]:
     """Yields, in backward order, what every step sends for the first element."""
-    for step in sorted((s for s in found.steps if s.order is not None), key=lambda s: s.order or 0):
+    for step in sorted((s for s in explanation.steps if s.order is not None), key=lambda s: s.order or 0):
         arrives = step.cotangent.tensor.flatten()[0].item() if step.cotangent else ""
         for sent in step.contributions:
             e = sent.equations[0]
@@ -192,18 +185,18 @@ def _first_element(found: Explanation) -> Iterator[tuple[Any, ...]]:
 
 def _families() -> Parts:
     broken = [_explained(f.broken, f.point) for f in _FAMILIES]
-    born = [_born(found) for found in broken]
+    born = [_born(e) for e in broken]
     yield text("births")
-    yield Tabulated(
+    yield Rows(
         ("computation", "at", "operation", "made-of", "gradient"),
         [
-            (f.broken, f.point, _function(b), _factors(found, b), found.gradients["x"])
-            for f, b, found in zip(_FAMILIES, born, broken, strict=True)
+            (f.broken, f.point, _function(b), _factors(e, b), e.gradients["x"])
+            for f, b, e in zip(_FAMILIES, born, broken, strict=True)
         ],
     )
     operators = [b["operator"].rsplit(".", 1)[0] for b in born]
     yield claim("operators", operators, "=", [f.culprit for f in _FAMILIES], "A35")
-    yield claim("lost", [_has_nan(found) for found in broken], "=", [True] * len(broken), "A35")
+    yield claim("lost", [_has_nan(e) for e in broken], "=", [True] * len(broken), "A35")
     yield from _remedies()
 
 
@@ -212,9 +205,9 @@ def _function(born: Mapping[str, Any]) -> str:
     return str(born["operator"].split(".")[1])
 
 
-def _factors(found: Explanation, born: Mapping[str, Any]) -> str:
+def _factors(explanation: Explanation, born: Mapping[str, Any]) -> str:
     """Returns the product, with its numbers, that was the first not to be finite."""
-    sent = (e for c in _step(found, born["operator"]).contributions for e in c.equations)
+    sent = (e for c in _step(explanation, born["operator"]).contributions for e in c.equations)
     first = next(e for e in sent if not math.isfinite(float(e.result)))
     return f"{first.expression} {first.relation} {first.result}"
 
@@ -223,7 +216,7 @@ def _remedies() -> Parts:
     useless = [_explained(f.useless, f.point) for f in _FAMILIES]
     cured = [_explained(f.cured, f.point) for f in _FAMILIES]
     yield text("remedies")
-    yield Tabulated(
+    yield Rows(
         ("no-remedy", "gives", "remedy", "gradient"),
         [
             (f.useless, u.gradients["x"], f.cured, c.gradients["x"])
@@ -240,6 +233,6 @@ def _remedies() -> Parts:
     yield text("inside-rule")
 
 
-def _has_nan(found: Explanation) -> bool:
-    gradient = found.gradients["x"]
+def _has_nan(explanation: Explanation) -> bool:
+    gradient = explanation.gradients["x"]
     return gradient is not None and bool(gradient.isnan().any())

@@ -10,12 +10,10 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain, graph
-from gradexplain.explanation.explanation import Explanation
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
-from gradexplain.targets.expression import parse
-from gradexplain.targets.interpreter import Runner
+from gradexplain.api import graph
+from gradexplain.lessons.computations import explained
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
 
 _TEN = """
 x = torch.full((10,), 100., dtype=torch.float16, requires_grad=True)
@@ -40,10 +38,7 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDER = {"float16": "float32", "float32": "float64"}
 
 
-def lesson(
-    *,
-    precision: Annotated[Literal["float16", "float32"], "The type that overflows."] = "float16",
-) -> Parts:
+def lesson(*, precision: Annotated[Literal["float16", "float32"], "The type that overflows."] = "float16") -> Parts:
     """Yields the lesson."""
     dtype = getattr(torch, precision)
     # The least power of two whose square is too large, and a quarter of it: nothing but overflow is inexact.
@@ -58,17 +53,12 @@ def lesson(
     yield exercise("ex-equal", 1 / 4, count=4)
 
 
-def _explained(code: str, x: Tensor) -> Explanation:
-    runner = Runner(parse(code))
-    return explain(runner, {"x": x}, target=code, locate=runner.locate)
-
-
-def _found(code: str, x: Tensor) -> tuple[Tensor, Tensor]:
+def _computed(code: str, x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns value and gradient."""
-    found = _explained(code, x)
-    gradient = found.gradients["x"]
+    explanation = explained(code, {"x": x})
+    gradient = explanation.gradients["x"]
     assert gradient is not None
-    return found.output.tensor, gradient
+    return explanation.output.tensor, gradient
 
 
 # -------------------------------------------------------------------------------------------------------------- limit
@@ -85,12 +75,10 @@ def _limit() -> Parts:
             # What is half a spacing or more above the largest number rounds to infinity.
             exact.append(Fraction(near.item()) ** 2 >= Fraction(info.max) * (1 + Fraction(info.eps) / 4))
     yield text("roots")
-    yield Tabulated(("type", "largest", "root", "slope"), rows)
+    yield Rows(("type", "largest", "root", "slope"), rows)
     yield claim("edge", kinds, "=", exact, "B32")
-    tried = run_listing(_TEN)
+    tried = yield from attempt("adds-up", _TEN)
     x, y = tried.names["x"], tried.names["y"]
-    yield text("adds-up")
-    yield tried
     squares = [100.0**2] * 10
     summed = torch.sum(x.detach() ** 2)
     yield claim("sum-inf", [summed.isinf(), sum(squares) > torch.finfo(torch.float16).max], "=", [True, True], "B32",
@@ -102,15 +90,15 @@ def _limit() -> Parts:
 
 
 def _survives(x: Tensor) -> Parts:
-    found = _explained("sum(x**2)", x)
+    explanation = explained("sum(x**2)", {"x": x})
     yield text("too-large", x=x)
-    yield Explained(found, ("forward", "backward"))
-    yield claim("value", found.output.tensor, "=", math.inf, "B32")
-    yield claim("gradient", found.gradients["x"], "=", [2 * v for v in x.tolist()], "B32")
+    yield Explained(explanation, ("forward", "backward"))
+    yield claim("value", explanation.output.tensor, "=", math.inf, "B32")
+    yield claim("gradient", explanation.gradients["x"], "=", [2 * v for v in x.tolist()], "B32")
     shown = ["values", "gradients", "derivatives"]
     yield Pictured("picture", graph(lambda x: torch.sum(x**2), {"x": x}, view="elements", show=shown))
     yield text("why")
-    _, after = _found("sqrt(sum(x**2))", x)
+    _, after = _computed("sqrt(sum(x**2))", x)
     yield claim("norm-lost", after, "=", [v / math.inf for v in x.tolist()], "B32", unit=_unit(x.tolist()))
 
 
@@ -122,10 +110,9 @@ def _unit(x: Sequence[float]) -> list[float]:
 
 
 def _log_sum_exp() -> Parts:
-    naive, stable = run_listing(_NAIVE), run_listing(_STABLE)
-    yield text("made-for")
-    yield naive
+    naive = yield from attempt("made-for", _NAIVE)
     yield claim("naive", [naive.names["y"].isinf(), naive.names["x"].grad.isnan().all()], "=", [True, True], "B33")
+    stable = run_listing(_STABLE)
     yield stable
     # log Σ e^x = m + log Σ e^(x − m), with m the largest; a few roundings of float32 in numbers of that size
     within = 2 * 1000 * torch.finfo(torch.float32).eps
@@ -137,23 +124,23 @@ def _log_sum_exp() -> Parts:
 def _advice(x: Tensor) -> Parts:
     small = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     squares = [v**2 for v in small.tolist()]
-    value, gradient = _found("logsumexp(x**2, 0)", small)
+    value, gradient = _computed("logsumexp(x**2, 0)", small)
     eps = torch.finfo(torch.float64).eps
     yield text("applied", x=small)
     yield claim("other", value, "≈", math.log(sum(map(math.exp, squares))), "B33", within=16 * eps * max(squares))
     yield claim("not-it", abs(value.item() - sum(squares)), ">", 1.0, "B33", value=value, sum=sum(squares))
-    value, gradient = _found("logsumexp(x**2, 0)", x)
+    value, gradient = _computed("logsumexp(x**2, 0)", x)
     worse = [value.isinf(), gradient.isnan().any()]
     yield claim("worse", worse, "=", [True, True], "B33", value=value, gradient=gradient)
-    value, _ = _found("exp(logsumexp(2*log(abs(x)), 0))", x)
+    value, _ = _computed("exp(logsumexp(2*log(abs(x)), 0))", x)
     yield text("by-logs")
     yield claim("back", value, "=", math.inf, "B33")
-    value, gradient = _found("logsumexp(2*log(abs(x)), 0)", x)
+    value, gradient = _computed("logsumexp(2*log(abs(x)), 0)", x)
     total = sum(v**2 for v in x.tolist())
     # Some roundings: in the logarithm, of its own size, which is an exponent on the way back.
     within = 4 * torch.finfo(x.dtype).eps * math.log(total)
     yield claim("logarithm", value, "≈", math.log(total), "B33", within=within)
-    _, at_zero = _found("logsumexp(2*log(abs(x)), 0)", torch.tensor([0.0, 1.0], dtype=torch.float64))
+    _, at_zero = _computed("logsumexp(2*log(abs(x)), 0)", torch.tensor([0.0, 1.0], dtype=torch.float64))
     yield claim("zero", at_zero.isnan(), "=", [True, False], "B33", gradient=at_zero)
 
 
@@ -166,16 +153,16 @@ def _helps(x: Tensor, wider: str) -> Parts:
     )  # fmt: skip
     whole = "max(abs(x))**2 * sum((x / max(abs(x)))**2)"
     codes = ("sum(x**2)", "mean(x**2)", whole, late, cast, scaled)
-    found = {code: _found(code, x) for code in codes}
+    both = {code: _computed(code, x) for code in codes}
     numbers = x.tolist()
     total = sum(v**2 for v in numbers)
     yield text("no-room", total=total, largest=torch.finfo(x.dtype).max)
-    yield Tabulated(("computation", "gives", "gradient-of"), [(code, *both) for code, both in found.items()])
-    yield claim("no-form", [found[c][0].isinf() for c in codes[:4]], "=", [True] * 4, "B33", whole=whole, late=late)
-    yield claim("wider", found[cast][0], "=", total, "B33", wider=wider)
-    yield claim("wider-gradient", found[cast][1], "=", [2 * v for v in numbers], "B33")
+    yield Rows(("computation", "gives", "gradient-of"), [(code, *pair) for code, pair in both.items()])
+    yield claim("no-form", [both[c][0].isinf() for c in codes[:4]], "=", [True] * 4, "B33", whole=whole, late=late)
+    yield claim("wider", both[cast][0], "=", total, "B33", wider=wider)
+    yield claim("wider-gradient", both[cast][1], "=", [2 * v for v in numbers], "B33")
     within = 4 * torch.finfo(x.dtype).eps
-    yield claim("scaled", found[scaled][0].item() / math.hypot(*numbers), "≈", 1.0, "B33", within=within,
-                value=found[scaled][0])  # fmt: skip
-    yield claim("scaled-gradient", found[scaled][1], "≈", _unit(numbers), "B33", within=within)
+    yield claim("scaled", both[scaled][0].item() / math.hypot(*numbers), "≈", 1.0, "B33", within=within,
+                value=both[scaled][0])  # fmt: skip
+    yield claim("scaled-gradient", both[scaled][1], "≈", _unit(numbers), "B33", within=within)
     yield text("choose")

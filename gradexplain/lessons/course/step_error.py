@@ -16,13 +16,14 @@ from gradexplain.lessons.parts import (
     Drawn,
     Parts,
     Pictured,
-    Tabulated,
+    Rows,
     Verified,
     claim,
     exercise,
     section,
     text,
 )  # fmt: skip
+from gradexplain.lessons.slopes import gradient
 
 _DIGITS = 50
 _DECADES = range(-14, 0)
@@ -58,9 +59,7 @@ def _central(f: Callable[[Tensor], Tensor], x: float, h: float, dtype: torch.dty
 
 
 def _gradient(f: Callable[[Tensor], Tensor], x: float, dtype: torch.dtype) -> float:
-    leaf = torch.tensor(x, dtype=dtype, requires_grad=True)
-    (found,) = torch.autograd.grad(f(leaf), leaf)
-    return float(found)
+    return float(gradient(f, torch.tensor(x, dtype=dtype)))
 
 
 # ----------------------------------------------------------------------------------------------- x² + 2x, at first
@@ -75,7 +74,7 @@ def _tutorial() -> Parts:
     true = float(mpmath.diff(lambda x: x**2 + 2 * x, x))
     yield text("two-quotients", x=x)
     rows = [(h, _forward(_square, x, h) - true, _central(_square, x, h) - true) for h in steps]
-    yield Tabulated(("step", "forward-off", "central-off"), rows)
+    yield Rows(("step", "forward-off", "central-off"), rows)
     # (f(x + h) − f(x))/h = f′ + h·f″/2 exactly, for f is a polynomial of second degree; f″ is 2.
     yield claim("forward-exact", _forward(_square, x, steps[0]), "≈", true + steps[0], "A3",
                 within=8 * _EPS * 15 / steps[0], h=steps[0])  # fmt: skip
@@ -96,7 +95,7 @@ def _valley(name: Function, x: float) -> Parts:
     forward, central = (_worst_by_decade(way, f, x, exact) for way in (_forward, _central))
     automatic = abs(float(_gradient(f, x, torch.float64) - exact))
     rows = [(f"1e{d}", a, b) for d, a, b in zip(_DECADES, forward, central, strict=True)]
-    yield Tabulated(("decade", "forward", "central"), rows)
+    yield Rows(("decade", "forward", "central"), rows)
     yield Drawn("figure", "step-error", {"expression": f"{name}(x)", "at": x})
     yield text("two-errors", second=second / 2, third=third / 6)
     rounding = _EPS * (value + x * true)
@@ -138,9 +137,9 @@ def _one_step(name: Function, x: float, h: float) -> Parts:
         ("central-is", _central(f, x, h), h**2 / 6 * third, h**4 / 120 * far),
     ]
     # What the series has after its first term is at most its next one, with the largest derivative on the way.
-    for key, found, truncation, rest in rows:
+    for key, quotient, truncation, rest in rows:
         left = {"truncation": float(truncation), "rounding": rounding}
-        yield claim(key, float(found - exact), "≈", float(truncation), "A3", within=rest + rounding, **left)
+        yield claim(key, float(quotient - exact), "≈", float(truncation), "A3", within=rest + rounding, **left)
 
 
 # ------------------------------------------------------------------------------------------------ where AD rounds
@@ -168,7 +167,7 @@ def _cancelling(near: float) -> Parts:
         (text("row-double"), slope, double, _central(_cosine, held, 1e-5), abs(inner)),
         (text("row-kink"), float(mpmath.diff(lambda x: x, 0)), *kink, text("kink")),
     ]
-    yield Tabulated(("function", "true", "automatic", "central", "worst-step"), rows)
+    yield Rows(("function", "true", "automatic", "central", "worst-step"), rows)
     yield claim("single-wrong", abs(single - slope), ">", 100 * abs(slope), "A4", ad=single, true=slope)
     whole, inside = abs(held * bend / slope), abs(inner)
     yield claim("condition-whole", whole, "≈", 1.0, "A4", within=0.01)
@@ -196,9 +195,9 @@ def _kink() -> Parts:
     report = verify(_even_odd, at_zero)
     yield text("kink-why")
     yield Pictured("kink-graph", graph(_even_odd, at_zero, show=("values", "gradients"), title="relu(x) - relu(-x)"))
-    found, one = (_gradient(f, 0.0, torch.float64) for f in (_even_odd, torch.relu))
-    yield claim("convention", found, "=", one + one, "A4", one=one)
-    yield claim("not-true", found, "≠", _central(_even_odd, 0.0, 2.0**-10), "A4")
+    slope, one = (_gradient(f, 0.0, torch.float64) for f in (_even_odd, torch.relu))
+    yield claim("convention", slope, "=", one + one, "A4", one=one)
+    yield claim("not-true", slope, "≠", _central(_even_odd, 0.0, 2.0**-10), "A4")
     yield Verified(report)
     yield claim("seen", [report.verdict, len(report.wrong())], "=", ["differs", 0], "A4", verdict=report.verdict)
     away = [_gradient(_even_odd, x, torch.float64) for x in points.tolist() if x != 0]

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
+from gradexplain.graphs.picture import Picture
+from gradexplain.lessons.computations import explained, pictured
 from gradexplain.lessons.keeping import watched
 from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import (
     Explained,
     Parts,
     Pictured,
+    Rows,
     Said,
-    Tabulated,
     claim,
     exercise,
     section,
     text,
 )  # fmt: skip
-from gradexplain.targets.expression import parse
-from gradexplain.targets.interpreter import Runner
-
-if TYPE_CHECKING:
-    from gradexplain.graphs.picture import Picture
-
+from gradexplain.lessons.slopes import central, gradient
 
 _WRITTEN = """
 x = torch.tensor([2.0], requires_grad=True)
@@ -77,45 +73,37 @@ def lesson(*, x: Annotated[float, "Where the functions are differentiated.", Ran
 def _as_written() -> Parts:
     written = yield from attempt("tutorial", _WRITTEN)
     z = written.names["z"]
-    found = (z.requires_grad, z.grad_fn)
-    yield claim("stops", found, "=", (False, None), "A24", requires_grad=found[0], grad_fn=found[1])
+    cut = (z.requires_grad, z.grad_fn)
+    yield claim("stops", cut, "=", (False, None), "A24", requires_grad=cut[0], grad_fn=cut[1])
 
 
 def _cut(x: float) -> Parts:
-    point, stopped = {"x": torch.tensor(x, dtype=torch.float64)}, Runner(parse(_STOPPED))
-    found = explain(stopped, point, target=_STOPPED, locate=stopped.locate, output_name="L")
+    point = {"x": torch.tensor(x, dtype=torch.float64)}
+    explanation = explained(_STOPPED, point, output_name="L")
     yield text("product", x=x)
     yield Pictured("whole", _picture(_WHOLE, point))
     yield Pictured("picture", _picture(_STOPPED, point))
-    yield Explained(found, ("backward", "findings"))
-    gradient = found.gradients["x"]
-    assert gradient is not None
+    yield Explained(explanation, ("backward", "findings"))
+    slope = explanation.gradients["x"]
+    assert slope is not None
     # x³ and x₀²x have the third derivatives 6 and 0: h² and 0 are what is cut off; the rest is rounding of f over h.
     h = _EPS ** (1 / 3) * x
     within = h**2 + 8 * _EPS * (x + h) ** 3 / h
-    total, intended = (_slope(f, x, h) for f in (lambda t: t**2 * t, lambda t: x**2 * t))
-    yield Tabulated(("what", "slope"), [(text("of-torch"), gradient.item()), (text("of-total"), total),
+    total, intended = (central(f, x, h) for f in (lambda t: t**2 * t, lambda t: x**2 * t))
+    yield Rows(("what", "slope"), [(text("of-torch"), slope.item()), (text("of-total"), total),
                                     (text("of-intended"), intended)])  # fmt: skip
-    yield claim("torch-intended", gradient.item(), "≈", intended, "A24", within=within)
+    yield claim("torch-intended", slope.item(), "≈", intended, "A24", within=within)
     yield claim("total", total, "≈", 3 * x**2, "A24", within=within)
-    yield claim("lost", total - gradient.item(), "≈", 2 * x * x, "A24", within=within)
+    yield claim("lost", total - slope.item(), "≈", 2 * x * x, "A24", within=within)
 
 
 def _picture(code: str, point: Mapping[str, Tensor]) -> Picture:
-    run = Runner(parse(code))
-    return graph(run, point, show=("values", "gradients"), title=code, output_name="L", locate=run.locate)
-
-
-def _slope(f: Callable[[float], float], x: float, h: float) -> float:
-    """Returns the central difference of `f`."""
-    return (f(x + h) - f(x - h)) / ((x + h) - (x - h))
+    return pictured(code, point, show=("values", "gradients"), output_name="L")
 
 
 def _shared() -> Parts:
-    shared = run_listing(_SHARED)
+    shared = yield from attempt("no-copy", _SHARED)
     x, y, z = (shared.names[name] for name in "xyz")
-    yield text("no-copy")
-    yield shared
     changed = y.detach()
     yield claim("same-memory", (y.data_ptr(), changed), "=", (z.data_ptr(), z), "A25", changed=changed.item())
     yield claim("pow-right", x.grad, "=", 2 * x.detach(), "A25")
@@ -134,9 +122,9 @@ def _shared() -> Parts:
 
 def _three_ways() -> Parts:
     yield text("one-table")
-    found = [_allowed(way) for way in _WAYS]
-    by = {what: [ways[what] for ways in found] for what in found[0]}
-    yield Tabulated(("what", *_WAYS), [(text(what), *map(_word, ways)) for what, ways in by.items()])
+    allowed = [_allowed(way) for way in _WAYS]
+    by = {what: [ways[what] for ways in allowed] for what in allowed[0]}
+    yield Rows(("what", *_WAYS), [(text(what), *map(_word, ways)) for what, ways in by.items()])
     yield claim("none-carries", by["carries"], "=", [False] * 3, "A26")
     yield claim("who-records", by["recorded"], "=", [1, 0, 0], "A26", "A32")
     later = [by[what] for what in ("later-grad", "later-saved", "later-changed")]
@@ -180,7 +168,4 @@ def _word(value: bool | int) -> Said | int:
 
 
 def _half_stopped(x: float) -> float:
-    point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    y = point**2
-    (gradient,) = torch.autograd.grad(y.detach() * y, point)
-    return gradient.item()
+    return gradient(lambda x: (x**2).detach() * x**2, torch.tensor(x, dtype=torch.float64)).item()

@@ -20,13 +20,14 @@ from gradexplain.lessons.parts import (
     Parts,
     Pictured,
     Ran,
-    Tabulated,
+    Rows,
     Verified,
     claim,
     exercise,
     section,
     text,
 )  # fmt: skip
+from gradexplain.lessons.slopes import gradient
 from gradexplain.narration.explanations import elements_text
 
 _IMPORTS = """
@@ -116,18 +117,18 @@ def _definition(x: Sequence[float]) -> Parts:
         sums.append(float(_sum(x[:n])))
         rows.append((n, list(x[:n]), value))
     yield text("n-terms", n=len(x))
-    yield Tabulated(("n", "x", "y"), rows)
+    yield Rows(("n", "x", "y"), rows)
     yield claim("sums", [row[2] for row in rows], "≈", sums, "B1", within=_rounding(x))
 
 
 def _steps(x: Sequence[float], point: Tensor) -> Parts:
-    found = explain(_squares, {"x": point}, target="sum(x**2)")
-    square, total = found.steps
+    explanation = explain(_squares, {"x": point}, target="sum(x**2)")
+    square, total = explanation.steps
     assert square.forward is not None
     assert total.forward is not None
     squares = [float(Fraction(e) ** 2) for e in x]
     yield text("two-steps")
-    yield Explained(found, ("forward",))
+    yield Explained(explanation, ("forward",))
     yield claim("squared", square.forward.tensor, "=", squares, "B3")
     yield claim("summed", total.forward.tensor, "≈", float(_sum(x)), "B4", within=_rounding(x))
 
@@ -137,11 +138,11 @@ def _steps(x: Sequence[float], point: Tensor) -> Parts:
 
 def _recorded(x: Tensor) -> list[Any]:
     """Returns the nodes that torch recorded for sum(x**2), from the output back to the leaf, without that."""
-    node, found = _squares(x.requires_grad_()).grad_fn, []
+    node, nodes = _squares(x.requires_grad_()).grad_fn, []
     while node is not None and node.next_functions:
-        found.append(node)
+        nodes.append(node)
         ((node, _),) = node.next_functions
-    return found
+    return nodes
 
 
 def _graphs(x: Sequence[float], point: Tensor) -> Parts:
@@ -155,8 +156,8 @@ def _graphs(x: Sequence[float], point: Tensor) -> Parts:
     yield Pictured("tensors", tensors)
     rows = [(node.name, _stands_for(elements, k)) for k, node in enumerate(elements.tensors.nodes)]
     yield text("linked")
-    yield Tabulated(("torch-node", "its-elements"), [(name, ", ".join(found)) for name, found in rows])
-    linked = sorted(name for _, found in rows for name in found)
+    yield Rows(("torch-node", "its-elements"), [(name, ", ".join(own)) for name, own in rows])
+    linked = sorted(name for _, own in rows for name in own)
     yield claim("linked-all", linked, "=", sorted(node.name for node in elements.nodes), "B2", count=len(linked))
     drawn = [len([node for node in elements.nodes if node.kind == kind]) for kind in ("input", "element")]
     yield claim("element-nodes", drawn, "=", [n, n + 1], "B2", n=n, inputs=drawn[0], others=drawn[1])
@@ -170,7 +171,7 @@ def _graphs(x: Sequence[float], point: Tensor) -> Parts:
     yield text("why-saves")
     counts = [(m, 2 * m + 1, len(_recorded(torch.ones(m)))) for m in (n, _LARGE)]
     yield text("grows")
-    yield Tabulated(("n", "drawn-nodes", "recorded"), counts)
+    yield Rows(("n", "drawn-nodes", "recorded"), counts)
     yield claim("two-nodes", [row[2] for row in counts], "=", [2, 2], "B2")
 
 
@@ -186,11 +187,10 @@ def _derivation(x: Sequence[float], point: Tensor) -> Parts:
     import sympy
 
     n = len(x)
-    yield text("shortcut")
-    yield run_listing(_SYMBOLIC, {"sympy": sympy})
+    yield from attempt("shortcut", _SYMBOLIC, {"sympy": sympy})
     yield text("delta")
     jacobian = torch.autograd.functional.jacobian(lambda x: x**2, point)
-    yield Tabulated(
+    yield Rows(
         ("i", "row", "total", "twice"),
         [(i + 1, _crossed_out(jacobian[:, i], i), jacobian[:, i].sum(), 2 * e) for i, e in enumerate(x)],
     )
@@ -198,8 +198,7 @@ def _derivation(x: Sequence[float], point: Tensor) -> Parts:
     if apart:
         yield claim("crossed-out", apart, "=", [0.0] * len(apart), "B5", count=len(apart))
     yield claim("diagonal", jacobian, "=", _by_sympy(x), "B5")
-    (gradient,) = torch.autograd.grad(_squares(leaf := point.clone().requires_grad_()), leaf)
-    yield claim("columns", jacobian.sum(0), "=", gradient, "B5")
+    yield claim("columns", jacobian.sum(0), "=", gradient(_squares, point), "B5")
     report = verify(_squares, {"x": point}, full=True, target="sum(x**2)")
     yield text("every-element")
     yield Verified(report)
@@ -231,12 +230,12 @@ def _as_written() -> Parts:
     used = {node.id for node in ast.walk(ast.parse(_PART_1)) if isinstance(node, ast.Name)} & names.keys()
     yield claim("used", sorted(used), "=", ["torch"], "B6", unused=", ".join(sorted(names.keys() - used)))
     ran = yield from attempt("part-1", _PART_1, names)
-    x, y, gradient = _printed(ran)
+    x, y, slopes = _printed(ran)
     yield claim("prints-y", y, "=", [float(_sum(x))], "B7", "B15", x=x)
-    yield claim("prints-gradient", gradient, "=", [2 * e for e in x], "B7", "B16", x=x)
+    yield claim("prints-gradient", slopes, "=", [2 * e for e in x], "B7", "B16", x=x)
     yield text("lines")
-    rows = [(line, *_read(line), printed) for line, printed in zip(_LINES, gradient, strict=True)]
-    yield Tabulated(("line", "said", "recomputed", "printed"), rows)
+    rows = [(line, *_read(line), printed) for line, printed in zip(_LINES, slopes, strict=True)]
+    yield Rows(("line", "said", "recomputed", "printed"), rows)
     yield claim("three-lines", [row[1] for row in rows], "=", [row[2] for row in rows], "B16")
     yield claim("three-prints", [row[3] for row in rows], "=", [row[2] for row in rows], "B16")
     terms, _, said = _SUM.partition("=")
@@ -253,22 +252,19 @@ def _printed(ran: Ran) -> list[list[float]]:
 
 def _read(line: str) -> tuple[float, float]:
     """Returns what a line such as `dy/dx₃ = 2x₃ = 2(3) = 6` says, and its product multiplied out again."""
-    found = re.search(r"(\d+)\((\d+)\) = (\d+)", line)
-    assert found is not None
-    factor, element, said = map(float, found.groups())
+    numbers = re.search(r"(\d+)\((\d+)\) = (\d+)", line)
+    assert numbers is not None
+    factor, element, said = map(float, numbers.groups())
     return said, factor * element
 
 
 def _data() -> Parts:
-    names = {"torch": torch}
-    yield text("data-reads")
-    silent = run_listing(_EDIT.format(through=".data"), names)
-    yield silent
+    silent = yield from attempt("data-reads", _EDIT.format(through=".data"))
     x = silent.names["x"]
     yield claim("silent", (silent.fault, len(silent.warnings)), "=", ("", 0), "B7")
     yield claim("wrong", x.grad, "=", 2 * x.detach(), "B7", now=x.detach()[0])
     yield claim("not-right", x.grad, "≠", [2 * e for e in (1.0, 2.0, 3.0)], "B7")
-    caught = yield from attempt("detach-counts", _EDIT.format(through=".detach()"), names)
+    caught = yield from attempt("detach-counts", _EDIT.format(through=".detach()"))
     counted = [int(listing.printed.split()[0]) for listing in (silent, caught)]
     yield claim("counted", counted, "=", [0, 1], "B7", silent=counted[0], caught=counted[1])
     yield claim("caught", caught.fault, "=", "RuntimeError", "B7")
@@ -276,10 +272,8 @@ def _data() -> Parts:
     yield text("verify-sees")
     yield Verified(report)
     yield claim("verify-differs", report.verdict, "=", "differs", "B7")
-    better, as_written = run_listing(_WITHOUT_DATA, names), run_listing(_PART_1, names)
-    yield text("without-data")
-    yield better
-    yield claim("prints-the-same", better.printed, "=", as_written.printed, "B7")
+    better = yield from attempt("without-data", _WITHOUT_DATA)
+    yield claim("prints-the-same", better.printed, "=", run_listing(_PART_1).printed, "B7")
 
 
 def _edited(x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from gradexplain.figures.parameters import Range
 from gradexplain.lessons.contents import names
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Other, Parts, Tabulated, Verified, claim, exercise, section, text
+from gradexplain.lessons.parts import Other, Parts, Rows, Verified, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient, trained
 
 # Where each of the four is shown at length.
 _LESSONS = {
@@ -39,7 +40,7 @@ _EPS = torch.finfo(torch.float64).eps
 def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range(1e-3, 1e6)] = 2.0) -> Parts:
     """Yields the lesson."""
     yield text("four")
-    yield Tabulated(("claim", "lessons", "also"), [(text(key), *map(Other, names)) for key, names in _LESSONS.items()])
+    yield Rows(("claim", "lessons", "also"), [(text(key), *map(Other, names)) for key, names in _LESSONS.items()])
     yield claim("linked", _missing(), "=", [], "A39")
     yield from section("simplifies", _simplifies())
     yield from section("efficient", _efficient())
@@ -59,34 +60,22 @@ def _simplifies() -> Parts:
     inputs, target = torch.tensor(pairs, dtype=torch.float32), torch.tensor([[float(p ^ q)] for p, q in pairs])
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
-    report = verify(
-        lambda x: nn.functional.binary_cross_entropy_with_logits(net(x), target),
-        {"x": inputs},
-        target="loss(net(x), xor)",
-    )
-    losses = _train(net, inputs, target)
+
+    def loss(x: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(net(x), target)
+
+    report = verify(loss, {"x": inputs}, target="loss(net(x), xor)")
+    losses = trained(torch.optim.Adam(net.parameters(), lr=0.05), lambda: loss(inputs), 200)
     said = (net(inputs) > 0).int()[:, 0]
     size = sum(p.numel() for p in net.parameters())
     yield text("exclusive-or", size=size)
     rows = [(p, q, p ^ q, answer) for (p, q), answer in zip(pairs, said.tolist(), strict=True)]
-    yield Tabulated(("p", "q", "wanted", "answered"), rows)
+    yield Rows(("p", "q", "wanted", "answered"), rows)
     yield claim("learnt", said, "=", [p ^ q for p, q in pairs], "A39", first=losses[0], last=losses[-1])
     yield Verified(report)
     parameters = [name for name in report.inputs if name != "x"]
     yield claim("covered", len(parameters), "=", len(list(net.parameters())), "A39")
     yield claim("verified", report.verdict, "=", "agrees", "A39", size=size)
-
-
-def _train(net: nn.Module, inputs: Tensor, target: Tensor) -> list[float]:
-    """Trains the network and returns the losses."""
-    optimizer, losses = torch.optim.Adam(net.parameters(), lr=0.05), []
-    for _ in range(200):
-        optimizer.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(net(inputs), target)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 def _efficient() -> Parts:
@@ -99,7 +88,7 @@ def _efficient() -> Parts:
         apart.append(float((x.grad - slopes).abs().max()))
         rows.append((n, counted.total(), runs))
     yield text("any-number")
-    yield Tabulated(("inputs", "operators", "runs"), rows)
+    yield Rows(("inputs", "operators", "runs"), rows)
     yield claim("same-count", [row[1] for row in rows], "=", [rows[0][1]] * len(rows), "A39")
     # A forward difference of x² is off by the step, and by the rounding of the sums, at most one eps a term, over it.
     n, largest = rows[-1][0], 4 * rows[-1][0]
@@ -133,8 +122,7 @@ def _optimises() -> Parts:
     runs = optimizer.state[point]["func_evals"]
     yield text("valley", start=start)
     # Near the minimum the distance is the gradient over the curvature, at least 0.39 there: below 3 gradients.
-    (gradient,) = torch.autograd.grad(_valley(point), point)
-    within = 3 * float(gradient.norm()) + 8 * _EPS
+    within = 3 * float(gradient(_valley, point).norm()) + 8 * _EPS
     yield claim("arrives", point.detach(), "≈", [1.0, 1.0], "A39", within=max(within, 1e-9), runs=runs)
 
 
@@ -144,10 +132,10 @@ def _valley(p: Tensor) -> Tensor:
 
 
 def _convenient(a: float) -> Parts:
-    found = _rooted(a)
+    ran = _rooted(a)
     yield text("loop", a=a)
-    yield found
-    slope = found.names["a"].grad.item()
+    yield ran
+    slope = ran.names["a"].grad.item()
     expected = 0.5 * a**-0.5
     # When the loop stops, x was already right to 1e-12, and what is wrong with the slope is of that order.
     yield claim("slope", slope, "≈", expected, "A39", within=4e-12 * expected)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.parts import Drawn, Parts, Ran, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Drawn, Parts, Ran, Rows, claim, exercise, section, text
 from gradexplain.lessons.plots import run_plots
+from gradexplain.lessons.slopes import gradient
 
 _GRID = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
@@ -93,10 +94,7 @@ def _saddle(p: Tensor) -> Tensor:
 
 def _gradient(points: Sequence[Point], f: Callable[[Tensor], Tensor] = _bowl) -> Tensor:
     """Returns torch's gradient at each point."""
-    leaf = torch.tensor(points, dtype=torch.float64, requires_grad=True)
-    f(leaf).sum().backward()
-    assert leaf.grad is not None
-    return leaf.grad
+    return gradient(f, torch.tensor(points, dtype=torch.float64))
 
 
 # ----------------------------------------------------------------------------------------------------------- the grid
@@ -124,7 +122,7 @@ def _grid(points: int) -> Parts:
         j, i = np.unravel_index(heights.argmin(), heights.shape)
         there = text("yes" if (side == 0).any() else "no")
         rows.append((count, there, heights.min(), [side[i], side[j]], _least(count)))
-    yield Tabulated(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
+    yield Rows(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
     # linspace rounds each point by an ε of 2 at most, and the square of a small point so much less.
     yield claim("least", [row[2] for row in rows], "≈", [row[4] for row in rows], "B12", within=8 * _EPS)
     yield claim("not-zero", rows[0][2], ">", 0.0, "B12", points=_AS_WRITTEN, at=rows[0][3])
@@ -146,14 +144,14 @@ def _paraboloid(at: Point) -> Parts:
         rows.append((d, surface, plane, surface - plane, d[0] ** 2 + d[1] ** 2))
     yield text("plane", x=at[0], y=at[1], z=height, g=g)
     yield Drawn("figure", "surface", {"at": at})
-    yield Tabulated(("step", "surface-there", "plane-there", "above", "length-squared"), rows)
+    yield Rows(("step", "surface-there", "plane-there", "above", "length-squared"), rows)
     # A dozen operations on numbers of at most (2 + 1)² + 2² = 13.
     yield claim("above-plane", [row[3] for row in rows], "≈", [row[4] for row in rows], "B13", "B20", within=128 * _EPS)
     yield claim("plane-slope", g, "=", [2 * e for e in at], "B13")
     places = [at, (0.0, 0.0), (-1.0, 2.0)]
     hessians = [torch.autograd.functional.hessian(_bowl, torch.tensor(q, dtype=torch.float64)) for q in places]
     yield text("hessian")
-    yield Tabulated(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
+    yield Rows(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
     yield claim("hessian-sympy", torch.stack(hessians), "=", [_by_sympy()] * len(places), "B20", h=_by_sympy())
     turned = [_turned(at, 2 * math.pi * k / 8) for k in range(8)]
     heights = _bowl(torch.tensor(turned, dtype=torch.float64))
@@ -211,22 +209,22 @@ def _contours() -> Parts:
     ran = _plotted((12, 5))
     segments, levels = ran.names["segments"], ran.names["contour"].levels
     joined = (np.concatenate([np.empty((0, 2)), *parts]) for parts in segments)
-    found = {float(level): line for level, line in zip(levels, joined, strict=True) if len(line)}
+    drawn = {float(level): line for level, line in zip(levels, joined, strict=True) if len(line)}
     yield text("level-curves")
     yield ran
     step = 2 * _END / (_AS_WRITTEN - 1)
     rows = []
-    for level, vertices in found.items():
+    for level, vertices in drawn.items():
         heights = (vertices**2).sum(1)
         rows.append((level, len(vertices), heights.min(), heights.max(), float(np.sqrt(heights).mean())))
-    yield Tabulated(("level", "vertices", "lowest", "highest", "mean-radius"), rows)
+    yield Rows(("level", "vertices", "lowest", "highest", "mean-radius"), rows)
     away = max(max(abs(row[2] - row[0]), abs(row[3] - row[0])) for row in rows)
     # Between two grid points the plotter takes x² for a straight line, which errs by at most (step/2)².
     yield claim("constant", away, "<", (step / 2) ** 2 + 64 * _EPS, "B22", step=step)
     radius = 1.5
     exact = _bowl(torch.tensor(_circle(radius), dtype=torch.float64))
     yield claim("exactly", exact, "≈", [radius**2] * _ANGLES, "B22", within=4 * radius**2 * _EPS, radius=radius)
-    missing = [float(level) for level in levels if float(level) not in found]
+    missing = [float(level) for level in levels if float(level) not in drawn]
     yield claim("empty-level", 0.0 in missing, "=", True, "B14", "B12", missing=missing)
     widths = [_shape(ran), _shape(_plotted((8, 5)))]
     equal = _plotted((8, 5), "ax2.set_aspect('equal')\n")
@@ -253,13 +251,13 @@ def _uniform(radius: float) -> Parts:
     slopes = _gradient(_circle(radius)).norm(dim=1)
     yield text("two-meanings", radius=radius)
     rows = list(zip(_DEGREES, around - radius**2, slopes - 2 * radius, strict=True))
-    yield Tabulated(("direction", "height", "steepness"), rows)
+    yield Rows(("direction", "height", "steepness"), rows)
     yield claim("isotropic", around, "≈", [radius**2] * _ANGLES, "B23", within=4 * _EPS * radius**2)
     yield claim("steep", slopes, "≈", [2 * radius] * _ANGLES, "B23", within=8 * _EPS * radius)
     out = [(radius * k, 0.0) for k in (1, 2, 3, 4)]
     heights, steepness = _bowl(torch.tensor(out, dtype=torch.float64)), _gradient(out).norm(dim=1)
     yield text("outwards")
-    yield Tabulated(("radius", "heights", "length"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
+    yield Rows(("radius", "heights", "length"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
     ratios = heights / heights[0]
     yield claim("quadratic", ratios, "≈", [1.0, 4.0, 9.0, 16.0], "B23", within=64 * _EPS)
     yield claim("linear-slope", steepness, "≈", [2 * p[0] for p in out], "B23", within=8 * _EPS * 4 * radius)
@@ -275,7 +273,7 @@ def _perpendicular(radius: float) -> Parts:
     products = (gradients * tangents).sum(1).abs()
     yield text("independent")
     measured = list(zip(points, gradients, tangents, products, strict=True))
-    yield Tabulated(("point", "gradient", "tangent", "product"), measured)
+    yield Rows(("point", "gradient", "tangent", "product"), measured)
     # A chord differs from the tangent by the square of its half angle at most, and its ends are known to an ε or two.
     bound = 2 * radius * (_HALF**2 + 4 * _EPS / _HALF)
     yield claim("at-right-angles", products, "≈", [0.0] * _ANGLES, "B24", within=bound)

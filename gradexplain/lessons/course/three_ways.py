@@ -11,7 +11,8 @@ from torch import Tensor
 from gradexplain.api import verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Range, written
-from gradexplain.lessons.parts import Parts, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient
 from gradexplain.lessons.symbols import Straight, gathered, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
@@ -30,9 +31,9 @@ def lesson(
     """Yields the lesson."""
     point = torch.tensor(x, dtype=torch.float64)
     program = straight(expression, point)
-    gradient = _gradient(program, point)
-    yield from section("two-programs", _programs(program, gradient))
-    yield from section("side-by-side", _side_by_side(program, point, gradient))
+    slope = _gradient(program, point)
+    yield from section("two-programs", _programs(program, slope))
+    yield from section("side-by-side", _side_by_side(program, point, slope))
     yield from section("swell", _swell(depth))
     asked = _elsewhere(program)
     yield exercise("ex-number", gathered(walked_back(asked), asked.variable), digits=4, f=expression, x=asked.at)
@@ -70,28 +71,26 @@ def _rounding(program: Straight, point: Tensor) -> float:
 # ------------------------------------------------------------------------------------------------- the two programs
 
 
-def _programs(program: Straight, gradient: float) -> Parts:
+def _programs(program: Straight, slope: float) -> Parts:
     sent = walked_back(program)
     ours = gathered(sent, program.variable)
     yield text("program", f=program.text, x=program.at)
-    yield Tabulated(
-        ("line", "computes", "value"), [(p.name, f"{p.name} = {p.formula}", p.value) for p in program.lines]
-    )
+    yield Rows(("line", "computes", "value"), [(p.name, f"{p.name} = {p.formula}", p.value) for p in program.lines])
     yield text("derivative-program", out=program.lines[-1].name)
     rows = [
         (f"{s.line} → {s.operand}", s.arrives, f"∂{s.line}/∂{s.operand} = {s.slope}", s.value) for s in sent
     ]  # fmt: skip
-    yield Tabulated(("back", "arrives", "own", "sends"), rows)
+    yield Rows(("back", "arrives", "own", "sends"), rows)
     parts = [s.value for s in sent if s.operand == program.variable]
     # Both walk the same lines in float64; what may differ is the rounding of each product and sum.
     within = 8 * _EPS * len(sent) * sum(map(abs, parts))
-    yield claim("walked", gradient, "≈", ours, "A1", within=within, count=len(sent), f=program.text)
+    yield claim("walked", slope, "≈", ours, "A1", within=within, count=len(sent), f=program.text)
 
 
 # --------------------------------------------------------------------------------------------------- the three ways
 
 
-def _side_by_side(program: Straight, point: Tensor, gradient: float) -> Parts:
+def _side_by_side(program: Straight, point: Tensor, slope: float) -> Parts:
     symbol = sp.Symbol(program.variable, real=True)
     derivative = sp.diff(program.expression, symbol)
     here = {symbol: sp.Rational(program.at)}
@@ -103,11 +102,11 @@ def _side_by_side(program: Straight, point: Tensor, gradient: float) -> Parts:
         (text("symbolic"), str(derivative), text("an-expression"), "–"),
         (text("numerical"), f"(f({program.variable} + h) - f({program.variable})) / h", numerical,
          abs(numerical - true)),
-        (text("automatic"), text("derivative-run"), gradient, abs(gradient - true)),
+        (text("automatic"), text("derivative-run"), slope, abs(slope - true)),
     ]  # fmt: skip
-    yield Tabulated(("way", "how", "gives", "error"), rows)
+    yield Rows(("way", "how", "gives", "error"), rows)
     told = {"f": derivative, "x": program.at, "digits": _DIGITS}
-    yield claim("automatic-is", gradient, "≈", true, "A2", within=_rounding(program, point), **told)
+    yield claim("automatic-is", slope, "≈", true, "A2", within=_rounding(program, point), **told)
     # Taylor: the error is h·f″/2 (twice that, since f″ moves within the step), and that of two values over the step.
     bend = max(abs(float(sp.N(sp.diff(derivative, symbol).subs(symbol, at)))) for at in (program.at, program.at + h))
     noise = 4 * len(program.lines) * _EPS * (max(abs(p.value) for p in program.lines) + abs(program.at * true)) / h
@@ -130,13 +129,13 @@ def _swell(depth: int) -> Parts:
     shared = [_shared(d) for d in derivatives]
     yield text("nested", second=_nested(x, 2, sp.sin), derivative=derivatives[1])
     rows = list(zip(depths, operations, shared, nodes, strict=True))
-    yield Tabulated(("depth", "operations", "operations-shared", "nodes"), rows)
+    yield Rows(("depth", "operations", "operations-shared", "nodes"), rows)
     yield claim("nodes-count", nodes, "=", [2 * k for k in depths], "A2")
     ratios = [o / n for o, n in zip(operations, nodes, strict=True)]
     yield claim("swells", ratios[1:], ">", ratios[:-1], "A2", first=ratios[0], last=ratios[-1])
     yield claim("sharing", shared[1:], "<", operations[1:], "A2", count=shared[-1], all=operations[-1])
-    leaf = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    (number,) = torch.autograd.grad(_nested(leaf, depth, torch.sin), leaf)
+    leaf = torch.tensor(0.7, dtype=torch.float64)
+    number = gradient(lambda x: _nested(x, depth, torch.sin), leaf)
     true = sp.N(derivatives[-1].subs(x, sp.Rational(leaf.item())), 30)
     # Each of the nested functions multiplies by a factor below 2, so that each adds few roundings.
     yield claim("swollen-same", number, "≈", float(true), "A2", within=64 * depth * _EPS, depth=depth)
@@ -144,15 +143,15 @@ def _swell(depth: int) -> Parts:
 
 def _nested(x: Any, depth: int, sin: Any) -> Any:
     """Returns sin(x·sin(x·… x)), `depth` times."""
-    found = x
+    inner = x
     for _ in range(depth):
-        found = sin(x * found)
-    return found
+        inner = sin(x * inner)
+    return inner
 
 
 def _nodes(depth: int) -> int:
-    found = trace(computation_of(lambda x: _nested(x, depth, torch.sin), {"x": torch.tensor(0.7)}))
-    return sum(node.leaf is None for node in found.nodes)
+    recorded = trace(computation_of(lambda x: _nested(x, depth, torch.sin), {"x": torch.tensor(0.7)}))
+    return sum(node.leaf is None for node in recorded.nodes)
 
 
 def _shared(expression: sp.Expr) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Parts, Tabulated, Verified, claim, exercise, section, text
+from gradexplain.lessons.parts import Parts, Rows, Verified, claim, exercise, section, text
+from gradexplain.lessons.slopes import trained
 
 _WRITTEN = """
 model = torch.nn.Linear(10, 1)
@@ -89,14 +90,12 @@ def _as_written() -> Parts:
     rows = []
     for name, value in (("input", batch), ("criterion", nn.MSELoss()), ("target", target)):
         names[name] = value
-        found = run_listing(_WRITTEN, names)
-        rows.append((name, found.fault or text("runs"), found.message))
+        tried = run_listing(_WRITTEN, names)
+        rows.append((name, tried.fault or text("runs"), tried.message))
     yield text("one-by-one")
-    yield Tabulated(("given", "fault", "says"), rows)
-    yield claim("repaired", [str(row[1]) for row in rows[:2]] + [found.fault], "=", ["NameError"] * 2 + [""], "A27")
-    yield text("parameters")
-    runnable = run_listing(_RUNNABLE)
-    yield runnable
+    yield Rows(("given", "fault", "says"), rows)
+    yield claim("repaired", [str(row[1]) for row in rows[:2]] + [tried.fault], "=", ["NameError"] * 2 + [""], "A27")
+    runnable = yield from attempt("parameters", _RUNNABLE)
     losses = list(map(float, runnable.printed.split()))
     yield claim("falls", losses[1:], "<", losses[:-1], "A27", "A28")
 
@@ -109,17 +108,14 @@ def _followed(lr: float, steps: int) -> Parts:
     for k in range(1, steps + 1):
         slope, bound = _slope(model, batch, target)
         before = model.weight[0, 0].item()
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(model(batch), target)
-        loss.backward()
+        (loss,) = trained(optimizer, lambda: nn.functional.mse_loss(model(batch), target), 1)
         assert model.weight.grad is not None
         g = model.weight.grad[0, 0].item()
-        optimizer.step()
-        rows.append((k, loss.item(), before, g, lr * g, model.weight[0, 0].item()))
+        rows.append((k, loss, before, g, lr * g, model.weight[0, 0].item()))
         slopes.append(slope)
         bounds.append(bound)
     yield text("five", lr=lr)
-    yield Tabulated(("step", "loss", "w", "g", "move", "after"), rows)
+    yield Rows(("step", "loss", "w", "g", "move", "after"), rows)
     yield claim("by-hand", [row[3] for row in rows], "≈", slopes, "A28", within=max(bounds))
     # The rate, the product and the difference are rounded, each by half an eps of what it is.
     within = max(_EPS * (abs(row[4]) + abs(row[5])) for row in rows)
@@ -155,7 +151,7 @@ def _orders(lr: float) -> Parts:
     }
     start = _model().weight.detach()
     rows = [(text(name), (w - start).norm().item(), (w - right).norm().item()) for name, w in orders.items()]
-    yield Tabulated(("order-of", "moved", "apart"), rows)
+    yield Rows(("order-of", "moved", "apart"), rows)
     yield claim("zero-anywhere", orders["zero-last"], "=", right, "A28")
     yield claim("cleared-too-soon", [orders["zero-late"], orders["step-early"]], "=", [start, start], "A28")
     yield claim("uncleared", (orders["no-zero"] - right).norm().item(), ">", 0.0, "A28")
@@ -210,14 +206,10 @@ def _learnt(batch: Tensor, target: Tensor, steps: int = 200) -> Parts:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the one that the listing has just shown
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = nn.functional.mse_loss(model(batch), target)
-            loss.backward()
-            optimizer.step()
+        losses = trained(optimizer, lambda: nn.functional.mse_loss(model(batch), target), steps)
     mean, spread = float(target.double().mean()), float(target.double().var(correction=0))
     # The steps have ended where float32 ends: the predictions are sums of a product a column and the bias.
     within = 8 * (_COLUMNS + 1) * _EPS * float(target.abs().max())
     outputs = model(batch).detach()[:, 0]
     yield claim("learns-mean", outputs, "≈", [mean] * len(outputs), "A28", within=within, steps=steps, mean=mean)
-    yield claim("stays-wrong", loss.item(), "≈", spread, "A28", within=8 * len(target) ** 2 * _EPS * spread)
+    yield claim("stays-wrong", losses[-1], "≈", spread, "A28", within=8 * len(target) ** 2 * _EPS * spread)

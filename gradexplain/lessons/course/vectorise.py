@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from gradexplain.api import graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import Parts, Pictured, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.counting import fastest
+from gradexplain.lessons.parts import Parts, Pictured, Rows, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient
 
 _REPEATS = 5
 _LENGTHS = (500, 2000, 8000)
@@ -64,11 +66,11 @@ def _nodes(n: int) -> Parts:
     x = _vector(n)
     sums = [way(x) for way in _WAYS]
     gradients = [torch.autograd.grad(y, x, retain_graph=True)[0] for y in sums]
-    found = [len(graph(y).nodes) for y in sums]
+    counts = [len(graph(y).nodes) for y in sums]
     yield text("three", n=n)
-    yield Tabulated(("code", "graph-nodes"), list(zip(_CODE, found, strict=True)))
+    yield Rows(("code", "graph-nodes"), list(zip(_CODE, counts, strict=True)))
     yield claim("same", gradients, "=", [2 * x.detach()] * len(_WAYS), "B34")
-    yield claim("counted", found, "=", _counts(n), "B34", n=n)
+    yield claim("counted", counts, "=", _counts(n), "B34", n=n)
     yield text("small")
     x = _vector(3)
     yield Pictured("loop-graph", graph(_by_element(x)))
@@ -86,43 +88,33 @@ def _counts(n: int) -> list[int]:
 
 def _times(n: int) -> Parts:
     x = _vector(n)
-    best = [_best(way, x) for way in _WAYS]
+    best = [fastest(partial(gradient, way, x), _REPEATS) for way in _WAYS]
     yield text("measured", repeats=_REPEATS)
     rows = [(code, 1e3 * t, t / best[-1]) for code, t in zip(_CODE, best, strict=True)]
-    yield Tabulated(("code", "milliseconds", "times-slower"), rows)
+    yield Rows(("code", "milliseconds", "times-slower"), rows)
     # Hundreds of times on an idle machine; a tenth of that is left as room for a busy one.
     yield claim("faster", min(best[:2]) / best[-1], ">", 10.0, "B34")
     yield text("why", zeros=n * n, n=n)
-
-
-def _best(way: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Returns the seconds of forward and backward, at best."""
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        torch.autograd.grad(way(x), x)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 # ----------------------------------------------------------------------------------------------------------- accuracy
 
 
 def _accuracy(seeds: int) -> Parts:
-    found = {n: _errors(n, seeds) for n in _LENGTHS}
-    middle = {n: [float(e.median()) for e in errors] for n, errors in found.items()}
+    by_length = {n: _errors(n, seeds) for n in _LENGTHS}
+    middle = {n: [float(e.median()) for e in errors] for n, errors in by_length.items()}
     yield text("exact", seeds=seeds)
-    yield Tabulated(("length", "one-by-one", "pairwise", "vectorised"), [(n, *m) for n, m in middle.items()])
+    yield Rows(("length", "one-by-one", "pairwise", "vectorised"), [(n, *m) for n, m in middle.items()])
     yield claim("closer", [m[2] for m in middle.values()], "<", [m[0] for m in middle.values()], "B34",
                 ratio=[m[0] / m[2] for m in middle.values()])  # fmt: skip
-    wins = [float((errors[2] < errors[0]).double().mean()) for errors in found.values()]
+    wins = [float((errors[2] < errors[0]).double().mean()) for errors in by_length.values()]
     yield claim("wins", wins, ">", 0.5, "B34")
     yield text("pairs")
     # Rounding to nearest is off by half an eps at most, once for the square and once for each addition on the way of a
     # term to the sum; all terms are positive, so relative errors do not grow. A little more for their products.
     half = torch.finfo(torch.float32).eps / 2
     bounds = [1.01 * half * (1 + additions) for n in _LENGTHS for additions in (n - 1, _depth(n))]
-    worst = [float(e.max()) for errors in found.values() for e in errors[:2]]
+    worst = [float(e.max()) for errors in by_length.values() for e in errors[:2]]
     yield claim("bounded", worst, "<", bounds, "B34", depths=[_depth(n) for n in _LENGTHS], lengths=list(_LENGTHS))
     yield text("gradient")
 
@@ -143,8 +135,8 @@ def _errors(n: int, seeds: int) -> tuple[Tensor, Tensor, Tensor]:
     for term in squares:
         one_by_one = one_by_one + term
     vectorised = torch.stack([_vectorised(row) for row in x])
-    found = (one_by_one, _in_pairs(squares), vectorised)
-    return tuple(((s.double() - exact) / exact).abs() for s in found)  # type: ignore[return-value]
+    sums = (one_by_one, _in_pairs(squares), vectorised)
+    return tuple(((s.double() - exact) / exact).abs() for s in sums)  # type: ignore[return-value]
 
 
 def _in_pairs(terms: Tensor) -> Tensor:

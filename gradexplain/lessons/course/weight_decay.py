@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.slopes import gradient, trained
 
 _AS_WRITTEN = """
 def l2_regularization(model, lambda_reg):
@@ -102,11 +103,11 @@ def _gradients(penalty: Penalty, strength: float) -> Parts:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0]]))
         model.bias.copy_(torch.tensor([3.0]))
-    found = explain(lambda: penalty(model, strength), {}, target="l2_regularization(model, lambda_reg)")
+    explanation = explain(lambda: penalty(model, strength), {}, target="l2_regularization(model, lambda_reg)")
     yield from attempt("the-code", _AS_WRITTEN)
     yield text("small", strength=strength)
-    yield Explained(found, ("backward",))
-    measured = [g.flatten() for g in found.gradients.values() if g is not None]
+    yield Explained(explanation, ("backward",))
+    measured = [g.flatten() for g in explanation.gradients.values() if g is not None]
     # In float32 λ and one product are rounded, each by half an ε of the result.
     within = 2.0**-23 * 2 * strength * 3
     expected = [[2 * strength * w for w in (1.0, -2.0)], [2 * strength * 3.0]]
@@ -133,12 +134,11 @@ def _trained(
     """Returns the parameters of a linear model after so many steps on the same data."""
     torch.manual_seed(0)
     model, (x, t) = nn.Linear(3, 2).double(), _data()
-    optimizer = optimiser(model.parameters())
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(model(x), t)
-        (loss if penalty is None else loss + penalty(model)).backward()
-        optimizer.step()
+
+    def loss() -> Tensor:
+        return nn.functional.mse_loss(model(x), t) + (0 if penalty is None else penalty(model))
+
+    trained(optimiser(model.parameters()), loss, steps)
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
@@ -155,7 +155,7 @@ def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     coded = _trained(lambda p: torch.optim.SGD(p, lr=lr), steps, lambda model: penalty(model, strength))
     yield text("by-hand", decay=decay, steps=steps, lr=lr)
     rows = [("weight_decay = 2λ", term, built_in), ("weight_decay = λ", term, halved)]
-    yield Tabulated(("compared", "farthest"), [(name, _farthest(a, b)) for name, a, b in rows])
+    yield Rows(("compared", "farthest"), [(name, _farthest(a, b)) for name, a, b in rows])
     # Both compute w − lr·(g + 2λw) and differ in the order of rounding alone: some twenty roundings a step, of numbers
     # no larger than 4. A step does not enlarge what is there: lr times the largest curvature is less than 2.
     bound = steps * 20 * 4 * _EPS
@@ -186,21 +186,19 @@ def _one_step(optimiser: Optimiser, w: Tensor, gradient: Tensor) -> Tensor:
 
 def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     decay, w = 2 * strength, torch.tensor([4.0, 1.0, -0.25], dtype=torch.float64)
-    leaf = w.clone().requires_grad_()
-    (strength * (leaf**2).sum()).backward()
-    assert leaf.grad is not None
+    slopes = gradient(lambda w: strength * (w**2).sum(), w)
     nothing = torch.zeros_like(w)
     eps = 1e-8
     moved = {
-        "SGD + L2": _one_step(lambda p: torch.optim.SGD(p, lr=lr), w, leaf.grad),
-        "Adam + L2": _one_step(lambda p: torch.optim.Adam(p, lr=lr, eps=eps), w, leaf.grad),
+        "SGD + L2": _one_step(lambda p: torch.optim.SGD(p, lr=lr), w, slopes),
+        "Adam + L2": _one_step(lambda p: torch.optim.Adam(p, lr=lr, eps=eps), w, slopes),
         "Adam(weight_decay=2λ)": _one_step(
             lambda p: torch.optim.Adam(p, lr=lr, eps=eps, weight_decay=decay), w, nothing
         ),
         "AdamW(weight_decay=2λ)": _one_step(lambda p: torch.optim.AdamW(p, lr=lr, weight_decay=decay), w, nothing),
     }
     yield text("one-step", w=w)
-    yield Tabulated(("optimiser", "after", "change"), [(name, found, found - w) for name, found in moved.items()])
+    yield Rows(("optimiser", "after", "change"), [(name, after, after - w) for name, after in moved.items()])
     gradients = [decay * e for e in w.tolist()]
     # Adam's first averages, freed of their bias, are g and g²; some ten roundings of numbers no larger than 4 follow.
     within = 10 * 4 * _EPS
@@ -233,9 +231,9 @@ def _tried(penalty: Penalty, strength: float, model: nn.Module) -> tuple[str, st
         value.backward()
     except (RuntimeError, AttributeError) as fault:
         return kind, type(fault).__name__, None, str(fault).split("\n", 1)[0]
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     rule = _by_rule(model, strength)
-    return kind, "–", _farthest(found, rule) / _largest(rule), ""
+    return kind, "–", _farthest(gradients, rule) / _largest(rule), ""
 
 
 def _cells(labels: dict[str, Any], tried: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -256,10 +254,7 @@ def _accumulator(penalty: Penalty, strength: float) -> Parts:
     one_line["empty"] = _tried(better.names["l2_penalty"], strength, nn.Tanh())
     labels = {name: text("empty") if name == "empty" else name for name in as_written}
     yield text("starts-float32")
-    yield Tabulated(
-        ("model", "result", "error", "gradient-off"),
-        _cells(labels, as_written),
-    )
+    yield Rows(("model", "result", "error", "gradient-off"), _cells(labels, as_written))
     results = [as_written[name][0] for name in ("float64", "float32", "float16", "bfloat16")]
     yield claim("always-float32", results, "=", ["float32"] * 4, "B30")
     off = as_written["float64"][2]
@@ -273,10 +268,7 @@ def _accumulator(penalty: Penalty, strength: float) -> Parts:
     yield claim("empty-fails", as_written["empty"][1], "=", "RuntimeError", "B30", message=as_written["empty"][3])
     yield text("one-line")
     yield better
-    yield Tabulated(
-        ("model", "result", "error", "gradient-off"),
-        _cells(labels, one_line),
-    )
+    yield Rows(("model", "result", "error", "gradient-off"), _cells(labels, one_line))
     kept = [one_line[name][0] for name in ("float64", "float32", "float16", "bfloat16", "complex64")]
     yield claim("own-type", kept, "=", ["float64", "float32", "float16", "bfloat16", "float32"], "B30")
     # Two products and λ itself, each rounded by half an ε of the type.
@@ -296,10 +288,10 @@ def _accumulator(penalty: Penalty, strength: float) -> Parts:
 
 def _which(penalty: Penalty, strength: float, lr: float) -> Parts:
     model = _model(torch.float32)
-    found, rule = _penalised(penalty, strength, model), _by_rule(model, strength)
+    gradients, rule = _penalised(penalty, strength, model), _by_rule(model, strength)
     yield text("all-of-them")
-    rows = [(name, list(p.shape), found[name].norm(), rule[name].norm()) for name, p in model.named_parameters()]
-    yield Tabulated(("parameter", "shape", "pulled", "by-rule"), rows)
+    rows = [(name, list(p.shape), gradients[name].norm(), rule[name].norm()) for name, p in model.named_parameters()]
+    yield Rows(("parameter", "shape", "pulled", "by-rule"), rows)
     # In float32 λ and one product are rounded; the norm adds at most 12 squares.
     within = 8 * 2.0**-23 * max(float(row[3]) for row in rows)
     yield claim("biases-too", [row[2] for row in rows], "≈", [row[3] for row in rows], "B31", within=within)
@@ -314,7 +306,7 @@ def _which(penalty: Penalty, strength: float, lr: float) -> Parts:
     ran.names["optimizer"].step()
     after = dict(model.named_parameters())
     ratios = {name: _ratio(after[name].detach(), before[name]) for name in before}
-    yield Tabulated(("parameter", "multiplied"), list(ratios.items()))
+    yield Rows(("parameter", "multiplied"), list(ratios.items()))
     factor = 1 - lr * 2 * strength
     matrices = [ratios[name] for name, p in before.items() if p.ndim > 1]
     changes = [(after[name].detach() - p).abs().max() for name, p in before.items() if p.ndim <= 1]
@@ -338,7 +330,7 @@ def _half(strength: float) -> Parts:
     by_sgd = _one_step(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=strength), w.detach(), torch.zeros_like(w))
     rows.append(("SGD(weight_decay=λ)", 3.0 - by_sgd.item()))
     yield text("half")
-    yield Tabulated(("term", "gradient"), rows)
+    yield Rows(("term", "gradient"), rows)
     expected = [2 * strength * 3.0, strength * 3.0, strength * 3.0]
     # The last is the difference of two numbers near 3.
     yield claim("convention", [row[1] for row in rows], "≈", expected, "B31", within=8 * _EPS, w=3.0)
