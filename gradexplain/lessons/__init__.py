@@ -150,3 +150,7 @@ def _float32() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def __dir__() -> list[str]:
+    return __all__
