@@ -48,7 +48,7 @@ def signature(name: str) -> str:
 
 
 def annotation(of: object) -> str:
-    if isinstance(of, str) or isinstance(of, types.UnionType) or get_origin(of) is not None:
+    if isinstance(of, (str, types.UnionType)) or get_origin(of) is not None:
         return str(of).replace("typing.", "").replace("'", '"')
     return of.__name__
 
