@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, assert_never
 from gradexplain.errors import InputError
 from gradexplain.targets.expression import Program, parse, published_path
 from gradexplain.targets.interpreter import Runner
-from gradexplain.targets.signatures import VARIADIC, by_any_name, by_name, is_torchs, signature_of
+from gradexplain.targets.signatures import ANY, VARIADIC, by_any_name, by_name, is_torchs, signature_of
 from gradexplain.targets.values import first_line, shown
 from gradexplain.targets.vocabulary import ATTRIBUTES, FIELDS, METHODS, NUMBERS, TORCH_DTYPES
 
@@ -277,14 +277,15 @@ def _target(found: object, name: str, text: str) -> Target:
     module = found if isinstance(found, torch.nn.Module) else None
     function: Callable[..., object] = found
     signature = signature_of(function)
-    lenient = is_torchs(function) and module is None
-    if signature is None and not lenient:
+    if signature is None and not is_torchs(function):
         raise InputError("target_without_signature", target=shown(text), name=name)
-    parameters = () if signature is None else tuple(signature.parameters.values())
+    signature = signature or ANY
+    parameters = tuple(signature.parameters.values())
     named = [parameter for parameter in parameters if parameter.kind not in VARIADIC]
+    lenient = is_torchs(function) and module is None and len(named) == len(parameters)
     return Target(
         name=name,
-        function=by_any_name(function, signature) if lenient or signature is None else by_name(function, signature),
+        function=by_any_name(function, signature) if lenient else by_name(function, signature),
         parameters=tuple(parameter.name for parameter in named),
         required=tuple(parameter.name for parameter in named if parameter.default is parameter.empty),
         module=module,

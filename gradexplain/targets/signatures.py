@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+# Of a function that does not tell its names: inputs go by position, in order.
+ANY = inspect.Signature([inspect.Parameter("values", inspect.Parameter.VAR_POSITIONAL)])
 Inputs: TypeAlias = tuple[list[object], dict[str, object]]
 
 
@@ -103,16 +105,13 @@ def _split_inputs(signature: inspect.Signature, inputs: Mapping[str, object]) ->
     return [inputs[name] for name in first], {name: inputs[name] for name in inputs if name not in first}
 
 
-def by_any_name(function: Callable[..., object], signature: inspect.Signature | None) -> Callable[..., object]:
+def by_any_name(function: Callable[..., object], signature: inspect.Signature) -> Callable[..., object]:
     """Returns a function of torch taking inputs by any names: those that it lacks fill its free places in order."""
-    places = () if signature is None else tuple(signature.parameters)
+    places = tuple(signature.parameters)
 
     def call(**inputs: object) -> object:
         free = iter([place for place in places if place not in inputs])
-        named = {name if name in places else next(free, name): value for name, value in inputs.items()}
-        if signature is None:
-            return function(*inputs.values())
-        return function(**named)
+        return function(**{name if name in places else next(free, name): value for name, value in inputs.items()})
 
     return call
 
