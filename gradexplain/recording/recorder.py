@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from types import CodeType, FrameType
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from gradexplain.recording import computation
 from gradexplain.recording.computation import _random_states as random_states
-from gradexplain.recording.computation import is_ours_or_torchs
+from gradexplain.recording.computation import differentiable, is_ours_or_torchs
 from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.targets.sources import Source, source_at
 from gradexplain.versions.internals import internals, sequence_number
@@ -93,6 +94,7 @@ class Recorder:
     events: list[Event] = field(default_factory=list)
     applications: list[Application] = field(default_factory=list)
     module: list[str] = field(default_factory=lambda: [""])
+    calls: list[Call] = field(default_factory=list)
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
 
@@ -106,6 +108,14 @@ class Recorder:
             if len(self.events) > SAFE:
                 seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
                 anchor(sorted(seen, key=lambda node: -node._sequence_nr()))
+
+    def settle(self) -> None:
+        """Notes the custom Functions whose node torch has finished since."""
+        for call in [call for call in self.calls if _is_finished(call)] if self.calls else ():
+            self.calls.remove(call)
+            if call.node.next_functions:
+                with internals().without_modes():
+                    self.applications.append(_application(call, self))
 
     def hold(self, value: Any) -> Any:
         """Returns `value` with its tensors replaced by records of them."""
@@ -187,6 +197,7 @@ def _mode_class() -> Any:
                 self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
             ) -> Any:
                 recorder, keywords = self.recorder, kwargs or {}
+                recorder.settle()
                 event = Event(
                     operator,
                     counter() - 1,
@@ -297,45 +308,131 @@ def paths_of(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, nn.Module
     return found
 
 
+@dataclass(slots=True)
+class Call:
+    """A custom Function's forward that has run, whose node torch may not have finished yet."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    given: tuple[Any, ...]
+    versions: tuple[int, ...]
+    frame: tuple[CodeType, int] | Source | None
+    module: str
+    start: int
+    random_states: tuple[Tensor, ...]
+    node: Any = None
+    outputs: Any = None
+    constants: Any = ()  # the outputs that it says carry no gradient
+
+
 @contextmanager
 def watching_functions(recorder: Recorder) -> Iterator[None]:
-    """Notes every call of a custom Function's `apply` on this thread, also of one that was bound before."""
-    reached = internals().single_level_function  # what every `Function.apply` hands over to
-    own, thread = reached.__dict__.get("apply"), threading.get_ident()
+    """Notes every call of a custom Function's `apply` on this thread, also of one that was bound before.
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        handed_on = own.__get__(None, cls) if own is not None else super(reached, cls).apply
-        if threading.get_ident() != thread or not torch.is_grad_enabled() or internals().transforms_active():
-            return handed_on(*args, **kwargs)
-        return _noted(recorder, cls, handed_on, args, kwargs)
+    However `apply` was reached, torch asks the class for its `forward` (and its `setup_context`): that is where we look.
+    """
+    kind: Any = type(torch.autograd.Function)
+    own, found = kind.__dict__.get("__getattribute__"), kind.__getattribute__
+    thread, watchers = threading.get_ident(), {"forward": _forward, "setup_context": _setup, "apply": _apply}
 
-    reached.apply = classmethod(apply)
+    def look_up(cls: Any, name: str) -> Any:
+        attribute = found(cls, name)
+        if name not in watchers or threading.get_ident() != thread or internals().transforms_active():
+            return attribute
+        return attribute if _is_torchs(attribute) and name != "apply" else watchers[name](recorder, cls, attribute)
+
+    kind.__getattribute__ = look_up
     try:
         yield
     finally:
         if own is not None:
-            reached.apply = own
+            kind.__getattribute__ = own
         else:
-            del reached.apply
+            del kind.__getattribute__
+        recorder.settle()
 
 
-def _noted(recorder: Recorder, function: Any, apply: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    with internals().without_modes():
-        start, states = len(recorder.events), random_states() if recorder.copying else ()
-        held = tuple(recorder.hold(a) for a in args), {k: recorder.hold(v) for k, v in keywords.items()}
-    versions = [_version(a) for a in args]
-    outputs = apply(*args, **keywords)
-    node = next((n for t in tensors_in(outputs) if getattr(n := t.grad_fn, "_forward_cls", None) is function), None)
-    if node is not None:
-        dirty = frozenset(i for i, a in enumerate(args) if _version(a) != versions[i])
+def _is_torchs(function: Any) -> bool:
+    """Says whether this is what every Function inherits: torch compares it by identity."""
+    base = internals().single_level_function.__dict__
+    return any(function is base[name].__func__ for name in ("forward", "setup_context"))
+
+
+def _apply(recorder: Recorder, function: Any, apply: Any) -> Any:
+    def applied(*args: Any, **keywords: Any) -> Any:
+        outputs = apply(*args, **keywords)
+        recorder.settle()
+        return outputs
+
+    return applied
+
+
+def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
+    @wraps(forward)
+    def run(*args: Any, **keywords: Any) -> Any:
+        node = args[0] if args and type(args[0]) is function._backward_cls else None
+        given = args if node is None else args[1:]
+        recorder.settle()
         with internals().without_modes():
-            kept = {k: recorder.hold(t) for k, t in kept_on(node).items()} if recorder.copying else {}
-            made, inside = recorder.hold(outputs), range(start, len(recorder.events))
-        frame, module = recorder.frame(), recorder.module[-1]
-        recorder.applications.append(
-            Application(function, *held, made, node, kept, dirty, frame, module, inside, states)
-        )
-    return outputs
+            states = random_states() if recorder.copying else ()
+            held = tuple(recorder.hold(a) for a in given), {k: recorder.hold(v) for k, v in keywords.items()}
+        versions, start = tuple(map(_version, given)), len(recorder.events)
+        call = Call(function, *held, given, versions, recorder.frame(), recorder.module[-1], start, states, node)
+        call.outputs = forward(*args, **keywords)
+        call.constants = (node is not None and node.non_differentiable) or ()
+        recorder.calls.append(call)
+        return call.outputs
+
+    return run
+
+
+def _setup(recorder: Recorder, function: Any, setup_context: Any) -> Any:
+    @wraps(setup_context)
+    def run(context: Any, *args: Any, **keywords: Any) -> None:
+        setup_context(context, *args, **keywords)
+        if recorder.calls and recorder.calls[-1].function is function:
+            recorder.calls[-1].node, recorder.calls[-1].constants = context, context.non_differentiable or ()
+
+    return run
+
+
+def _is_finished(call: Call) -> bool:
+    """Says whether torch has made a forward's outputs those of its node; a node without edges never gets any."""
+    if call.node is None:  # `setup_context` has not run yet
+        return False
+    count = len(call.outputs) if isinstance(call.outputs, tuple) else 1
+    return not call.node.next_functions or len(call.node._input_metadata) == count
+
+
+def _application(call: Call, recorder: Recorder) -> Application:
+    """Returns the record of a call whose node is finished."""
+    dirty = frozenset(i for i, a in enumerate(call.given) if _version(a) != call.versions[i])
+    kept = {k: recorder.hold(t) for k, t in kept_on(call.node).items()} if recorder.copying else {}
+    several = call.outputs if isinstance(call.outputs, tuple) else (call.outputs,)
+    outputs = tuple(_made(output, call, number, recorder) for number, output in enumerate(several))
+    return Application(
+        call.function,
+        call.arguments,
+        call.keywords,
+        outputs if isinstance(call.outputs, tuple) else outputs[0],
+        call.node,
+        kept,
+        dirty,
+        call.frame,
+        call.module,
+        range(call.start, len(recorder.events)),
+        call.random_states,
+    )
+
+
+def _made(output: Any, call: Call, number: int, recorder: Recorder) -> Any:
+    """Returns the record of an output; of an argument that is given back as it is, torch makes a view with the node."""
+    held = recorder.hold(output)
+    constant = not differentiable(output) or any(output is tensor for tensor in call.constants)
+    if isinstance(held, Held) and held.producer != call.node and not constant:
+        held.producer, held.number, held.tracked = call.node, number, True
+    return held
 
 
 def _version(value: Any) -> int:
