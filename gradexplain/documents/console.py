@@ -16,23 +16,9 @@ from rich.panel import Panel
 from rich.table import Table as Grid
 from rich.text import Text
 
+from gradexplain.documents import doc
 from gradexplain.documents.diagram import drawn
-from gradexplain.documents.doc import (
-    Block,
-    Diagram,
-    Doc,
-    Entry,
-    Heading,
-    Image,
-    Link,
-    Listing,
-    Notes,
-    Paragraph,
-    Row,
-    Table,
-    Title,
-    Tone,
-)
+from gradexplain.documents.doc import Block, Doc, Tone
 from gradexplain.mathematics.equations import CONTINUATION
 
 _STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
@@ -47,51 +33,51 @@ _HTML = "<pre style='line-height:1.25'>{code}</pre>\n"
 class Page:
     """A document as something that rich can print; it takes the width that the console gives."""
 
-    def __init__(self, doc: Doc) -> None:
-        self.doc = doc
+    def __init__(self, document: Doc) -> None:
+        self.document = document
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for block in self.doc.blocks:
+        for block in self.document.blocks:
             yield from _block(block, options.max_width)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(40, options.max_width)
 
 
-def terminal(doc: Doc, width: int) -> str:
+def terminal(document: Doc, width: int) -> str:
     """Returns the document with ANSI colours."""
-    return _printed(doc, width, color=True)
+    return _printed(document, width, color=True)
 
 
-def text(doc: Doc, width: int) -> str:
+def text(document: Doc, width: int) -> str:
     """Returns the document as plain characters, without trailing blanks."""
-    return "\n".join(line.rstrip() for line in _printed(doc, width, color=False).splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in _printed(document, width, color=False).splitlines()) + "\n"
 
 
-def html(doc: Doc, width: int) -> str:
+def html(document: Doc, width: int) -> str:
     """Returns the document as text with inline styles, and its pictures; every character of it is escaped."""
-    runs = groupby(doc.blocks, lambda block: isinstance(block, Image) and bool(block.file))
+    runs = groupby(document.blocks, lambda block: isinstance(block, doc.Image) and bool(block.file))
     parts = [(pictures, tuple(blocks)) for pictures, blocks in runs]
-    title = next((f"{b.name}: {b.lines[0]}" for b in doc.blocks if isinstance(b, Title)), None)
+    title = next((f"{b.name}: {b.lines[0]}" for b in document.blocks if isinstance(b, doc.Title)), None)
     head = _HEAD if title is None else f"{_HEAD}<title>{escape(title)}</title>\n"
     return head + "".join(
         "".join(map(_figure, blocks)) if pictures else _text_html(Doc(blocks), width) for pictures, blocks in parts
     )
 
 
-def _text_html(doc: Doc, width: int) -> str:
+def _text_html(document: Doc, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, _environ={})
-    console.print(Page(doc))
+    console.print(Page(document))
     return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 def _figure(image: Block) -> str:
-    assert isinstance(image, Image)
+    assert isinstance(image, doc.Image)
     source, caption = quote(image.file), escape(image.caption)
     return f"<figure><img src='{source}' alt='{caption}' style='max-width:100%'><br>{caption}</figure>\n"
 
 
-def _printed(doc: Doc, width: int, *, color: bool) -> str:
+def _printed(document: Doc, width: int, *, color: bool) -> str:
     out = io.StringIO()
     console = Console(
         file=out,
@@ -102,33 +88,33 @@ def _printed(doc: Doc, width: int, *, color: bool) -> str:
         force_jupyter=False,
         _environ={},
     )
-    console.print(Page(doc))
+    console.print(Page(document))
     return out.getvalue()
 
 
 def _block(block: Block, width: int) -> Iterator[RenderableType]:
     match block:
-        case Title(name, lines):
+        case doc.Title(name, lines):
             yield Panel(Text("\n".join(lines)), title=Text(name), box=box.ROUNDED, width=width)
-        case Heading(content):
+        case doc.Heading(content):
             yield Text("\n" + content, style="bold cyan")
-        case Paragraph(content, tone):
+        case doc.Paragraph(content, tone):
             yield _indented(Text(content, style=_STYLES[tone]))
-        case Entry():
+        case doc.Entry():
             yield from _entry(block, width)
-        case Table():
+        case doc.Table():
             yield _table(block)
-        case Diagram():
+        case doc.Diagram():
             yield Text("\n".join("  " + line for line in drawn(block, width - 2)), no_wrap=True, overflow="ignore")
-        case Listing(content, kind):
+        case doc.Listing(content, kind):
             style = {"code": "cyan", "output": "", "error": "red"}[kind]
             for line in content.splitlines():
                 yield _hanging(_MARGINS[kind], Text(line, style=style))
-        case Image(caption, file, command):
+        case doc.Image(caption, file, command):
             yield _hanging("  ▣ ", Text(f"{caption}\n{file or command}"))
-        case Link(remark=remark):
+        case doc.Link(remark=remark):
             yield _hanging("  → ", Text.assemble(_linked(block), f"  {remark}" if remark else ""))
-        case Notes(items):
+        case doc.Notes(items):
             for item in items:
                 yield _hanging("  • ", Text(item))
 
@@ -145,7 +131,7 @@ def _hanging(mark: str, content: Text) -> Grid:
     return grid
 
 
-def _entry(entry: Entry, width: int) -> Iterator[RenderableType]:
+def _entry(entry: doc.Entry, width: int) -> Iterator[RenderableType]:
     head = Text(f" {entry.label:<{_LABELS - 1}}", style="bold")
     head.append(entry.head, style="bold")
     if entry.detail:
@@ -157,7 +143,7 @@ def _entry(entry: Entry, width: int) -> Iterator[RenderableType]:
         yield _row(row, width - _LABELS - _KEYS)
 
 
-def _row(row: Row, width: int) -> Grid:
+def _row(row: doc.Row, width: int) -> Grid:
     grid = Grid.grid(padding=0)
     grid.add_column(width=_LABELS)
     grid.add_column(width=_KEYS, no_wrap=True)
@@ -188,15 +174,15 @@ def _broken(equation: str, width: int) -> list[str]:
     return [*lines, line]
 
 
-def _table(table: Table) -> Grid:
+def _table(table: doc.Table) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for title in table.header:
         grid.add_column(Text(title), overflow="fold")
     for i, row in enumerate(table.rows):
         style = _STYLES[table.tones[i]] if i < len(table.tones) else ""
-        grid.add_row(*(_linked(cell) if isinstance(cell, Link) else Text(cell, style=style) for cell in row))
+        grid.add_row(*(_linked(cell) if isinstance(cell, doc.Link) else Text(cell, style=style) for cell in row))
     return grid
 
 
-def _linked(link: Link) -> Text:
+def _linked(link: doc.Link) -> Text:
     return Text.assemble((link.text, f"link {quote(link.file)}"))

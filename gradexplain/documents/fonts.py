@@ -32,7 +32,7 @@ def _added(paths: list[str]) -> tuple[str, ...]:
     from matplotlib import font_manager
 
     starts = {name.removesuffix(" SC").removesuffix(" JP").replace(" ", "").lower() for name in CHINESE}
-    found = [path for path in sorted(paths) if Path(path).name.lower().startswith(tuple(starts))]
-    for path in found:
+    files = [path for path in sorted(paths) if Path(path).name.lower().startswith(tuple(starts))]
+    for path in files:
         font_manager.fontManager.addfont(path)
-    return tuple(found)
+    return tuple(files)

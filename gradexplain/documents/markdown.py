@@ -4,66 +4,54 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from gradexplain.documents import doc
 from gradexplain.documents.diagram import drawn
-from gradexplain.documents.doc import (
-    Block,
-    Diagram,
-    Doc,
-    Entry,
-    Heading,
-    Image,
-    Link,
-    Listing,
-    Notes,
-    Paragraph,
-    Table,
-    Title,
-)
+from gradexplain.documents.doc import Block, Doc
 
 
-def markdown(doc: Doc, width: int) -> str:
+def markdown(document: Doc, width: int) -> str:
     """Returns the document as Markdown; `width` bounds diagrams alone."""
-    return "\n".join(line for block in doc.blocks for line in _block(block, width)).strip() + "\n"
+    return "\n".join(line for block in document.blocks for line in _block(block, width)).strip() + "\n"
 
 
 def _block(block: Block, width: int) -> Iterator[str]:
     match block:
-        case Title(name, lines):
+        case doc.Title(name, lines):
             yield f"# {_escaped(name)}"
             yield ""
             for line in lines:
                 yield _code(line) + "  "
-        case Heading(content):
+        case doc.Heading(content):
             yield ""
             yield f"## {_escaped(content)}"
             yield ""
-        case Paragraph(content):
+        case doc.Paragraph(content):
             yield ""
             yield _prose(content)
-        case Entry():
+        case doc.Entry():
             yield from _entry(block)
-        case Table(header, rows):
+        case doc.Table(header, rows):
             yield ""
             yield "| " + " | ".join(map(_cell, header)) + " |"
             yield "|" + "---|" * len(header)
             for row in rows:
                 yield "| " + " | ".join(map(_cell, row)) + " |"
-        case Diagram():
+        case doc.Diagram():
             yield from ("```text", *drawn(block, width), "```")
-        case Listing(content, kind):
+        case doc.Listing(content, kind):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", content)), default=0))
             yield from ("", fence + ("python" if kind == "code" else "text"), *content.splitlines(), fence)
-        case Image(caption, file, command):
+        case doc.Image(caption, file, command):
             yield ""
             yield f"![{_escaped(caption)}]({quote(file)})" if file else f"{_escaped(caption)} {_code(command)}"
-        case Link(remark=remark):
+        case doc.Link(remark=remark):
             yield f"- {_link(block)}" + (f" {_prose(remark)}" if remark else "")
-        case Notes(items):
+        case doc.Notes(items):
             for item in items:
                 yield f"- {_prose(item)}"
 
 
-def _entry(entry: Entry) -> Iterator[str]:
+def _entry(entry: doc.Entry) -> Iterator[str]:
     detail = f" — {_code(entry.detail)}" if entry.detail else ""
     yield f"- **{_escaped(entry.label)}** {_code(entry.head)}{detail}"
     for row in entry.rows:
@@ -84,13 +72,13 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def _cell(text: str | Link) -> str:
-    if isinstance(text, Link):
+def _cell(text: str | doc.Link) -> str:
+    if isinstance(text, doc.Link):
         return _link(text)
     return re.sub(r"(?<!\\)\|", r"\\|", _prose(text)).replace("\n", " ")
 
 
-def _link(link: Link) -> str:
+def _link(link: doc.Link) -> str:
     return f"[{_escaped(link.text)}]({quote(link.file)})"
 
 

@@ -80,10 +80,10 @@ def _inputs(at: str, n: int) -> Tensor:
         return torch.ones(n, dtype=torch.float64)
     if at.strip() == "arange":
         return torch.arange(1.0, n + 1, dtype=torch.float64)
-    found = vector(at)
-    if found.numel() < n:
-        raise InputError("figure_too_few", text=shown(at), seen=found.numel(), needed=n)
-    return found[:n]
+    numbers = vector(at)
+    if numbers.numel() < n:
+        raise InputError("figure_too_few", text=shown(at), seen=numbers.numel(), needed=n)
+    return numbers[:n]
 
 
 def _identical(series: Sequence[Series]) -> tuple[tuple[int, ...], ...]:
@@ -130,9 +130,9 @@ def paint(data: Dimensions, axes: Sequence[Any], style: Style) -> list[str]:
 
 def _heights(data: Dimensions) -> tuple[float, float]:
     """Returns the ends of the axis: with 0 in it, so that a flat series is seen to be flat."""
-    found = [0.0, *(g for s in data.series for g in s.gradients)]
-    margin = 0.12 * ((max(found) - min(found)) or 1.0)
-    return (min(found) - (margin if min(found) < 0 else 0.0), max(found) + margin)
+    heights = [0.0, *(g for s in data.series for g in s.gradients)]
+    margin = 0.12 * ((max(heights) - min(heights)) or 1.0)
+    return (min(heights) - (margin if min(heights) < 0 else 0.0), max(heights) + margin)
 
 
 def _said(data: Dimensions, style: Style) -> Any:

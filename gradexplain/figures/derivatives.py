@@ -123,8 +123,7 @@ def paint(data: Curve, axes: Sequence[Any], style: Style) -> list[str]:
     panel.set_xlabel(data.variable)
     panel.set_ylabel(style.say("curve_values"))
     panel.set_title(style.say("curve_title", expression=titled(data.expression)))
-    plain(panel.xaxis)
-    plain(panel.yaxis)
+    plain(panel.xaxis, panel.yaxis)
     beside(panel)
     kink = [] if data.sides is None else [
         style.say("curve_kink", at=f"{data.variable} = {number(data.at)}", left=number(round(data.sides[0], 4)),

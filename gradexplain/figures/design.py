@@ -78,10 +78,10 @@ def designs() -> Mapping[str, Design]:
     """Returns every figure by name, such as `step-error`."""
     folder = importlib.import_module("gradexplain.figures").__path__
     modules = (importlib.import_module(f"gradexplain.figures.{m.name}") for m in pkgutil.iter_modules(folder))
-    found = [module.DESIGN for module in modules if hasattr(module, "DESIGN")]
-    names = [design.name for design in found]
+    every = [module.DESIGN for module in modules if hasattr(module, "DESIGN")]
+    names = [design.name for design in every]
     assert len(set(names)) == len(names), f"two figures have one name: {sorted(names)}"
-    return MappingProxyType({design.name: design for design in sorted(found, key=lambda d: d.name)})
+    return MappingProxyType({design.name: design for design in sorted(every, key=lambda d: d.name)})
 
 
 def drawn(design: Design, values: Mapping[str, Any], ax: Any = None, **options: Any) -> Figure:

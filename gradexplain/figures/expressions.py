@@ -61,11 +61,7 @@ def values(of: Formula, points: Sequence[Tensor]) -> Tensor:
     run = Runner(of.program)
 
     def at(*coordinates: Tensor) -> Tensor:
-        value = run(**dict(zip(of.variables, coordinates, strict=True)))
-        if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.is_complex():
-            shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise InputError("figure_not_a_number", text=shown(of.text), shape=shape)
-        return value.reshape(())
+        return _number(of, run(**dict(zip(of.variables, coordinates, strict=True))), "figure_not_a_number")
 
     try:
         return torch.func.vmap(at)(*points)
@@ -73,14 +69,14 @@ def values(of: Formula, points: Sequence[Tensor]) -> Tensor:
         return torch.stack([at(*coordinates) for coordinates in zip(*points, strict=True)])
 
 
-def slopes(of: Formula, found: Tensor, points: Sequence[Tensor], *, again: bool = False) -> tuple[Tensor, ...]:
+def slopes(of: Formula, heights: Tensor, points: Sequence[Tensor], *, again: bool = False) -> tuple[Tensor, ...]:
     """Returns the derivative of values by each coordinate, with torch's backward; `again` keeps the way open."""
     import torch
 
-    if not found.requires_grad:
+    if not heights.requires_grad:
         raise RunError("output_constant", names=", ".join(of.variables))
     gradients = torch.autograd.grad(
-        found.sum(), list(points), create_graph=again, retain_graph=True, allow_unused=True, materialize_grads=True
+        heights.sum(), list(points), create_graph=again, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     # Torch returns a derivative that is 0 everywhere as a tensor without numbers in memory; a copy has them.
     return tuple(gradient.clone() for gradient in gradients)
@@ -89,36 +85,41 @@ def slopes(of: Formula, found: Tensor, points: Sequence[Tensor], *, again: bool 
 def at_points(of: Formula, points: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Returns the values and the gradient at points, detached."""
     leaves = [p.detach().clone().requires_grad_() for p in points]
-    found = values(of, leaves)
-    return found.detach(), tuple(g.detach() for g in slopes(of, found, leaves))
+    heights = values(of, leaves)
+    return heights.detach(), tuple(g.detach() for g in slopes(of, heights, leaves))
 
 
 def gradient(of: Formula, x: Tensor) -> Tensor:
     """Returns the gradient of one number by a whole tensor, detached; raises `InputError` where it is not finite."""
+    leaf = x.detach().clone().requires_grad_()
+    value = _number(of, Runner(of.program)(**{of.variables[0]: leaf}), "figure_not_one_number")
+    (slope,) = slopes(of, value, [leaf])
+    if not bool(slope.isfinite().all() & value.detach().isfinite()):
+        raise InputError("figure_gradient_not_finite", text=shown(of.text), x=of.variables[0])
+    return slope.detach()
+
+
+def _number(of: Formula, value: Any, fault: str) -> Tensor:
+    """Returns a value that is one real number, without dimensions; raises `InputError` for what is none."""
     import torch
 
-    leaf = x.detach().clone().requires_grad_()
-    value = Runner(of.program)(**{of.variables[0]: leaf})
     if not isinstance(value, torch.Tensor) or value.numel() != 1 or value.is_complex():
         shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise InputError("figure_not_one_number", text=shown(of.text), shape=shape)
-    (found,) = slopes(of, value.reshape(1), [leaf])
-    if not bool(found.isfinite().all() & value.detach().isfinite().all()):
-        raise InputError("figure_gradient_not_finite", text=shown(of.text), x=of.variables[0])
-    return found.detach()
+        raise InputError(fault, text=shown(of.text), shape=shape)
+    return value.reshape(())
 
 
-def finite(of: Formula, found: Tensor, points: Sequence[Tensor]) -> Tensor:
+def finite(of: Formula, numbers: Tensor, points: Sequence[Tensor]) -> Tensor:
     """Returns values that are all finite; raises `InputError` that names the first point where one is not."""
-    bad = ~found.isfinite()
+    bad = ~numbers.isfinite()
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         place = ", ".join(f"{name} = {number(float(p[first]))}" for name, p in zip(of.variables, points, strict=True))
-        count, value = int(bad.sum()), number(float(found[first]))
+        count, value = int(bad.sum()), number(float(numbers[first]))
         raise InputError(
-            "figure_not_finite", text=shown(of.text), value=value, place=place, count=count, total=len(found)
+            "figure_not_finite", text=shown(of.text), value=value, place=place, count=count, total=len(numbers)
         )
-    return found
+    return numbers
 
 
 def interval(name: str, ends: Sequence[float]) -> tuple[float, float]:

@@ -46,11 +46,11 @@ def proportional(
     """
     f = formula(expression, 1)
     x = vector(at)
-    found = gradient(f, x)
-    line = fitted(x.tolist(), found.tolist())
+    slopes = gradient(f, x)
+    line = fitted(x.tolist(), slopes.tolist())
     if line is None:
         raise InputError("figure_one_input", at=shown(at))
-    return Proportional(f.text, f.variables[0], tuple(x.tolist()), tuple(found.tolist()), line)
+    return Proportional(f.text, f.variables[0], tuple(x.tolist()), tuple(slopes.tolist()), line)
 
 
 def vector(text: str, most: int = MOST) -> Tensor:
@@ -58,13 +58,13 @@ def vector(text: str, most: int = MOST) -> Tensor:
     import torch
 
     spec = parse_value(text)
-    found = tensor_of(spec, name="at", dtype="float64", generator=torch.Generator().manual_seed(0))
-    if found.is_complex() or found.dtype == torch.bool or found.ndim > 1 or not 1 <= found.numel() <= most:
-        raise InputError("figure_vector", text=shown(text), shape=list(found.shape), most=most)
-    found = found.reshape(-1).to(torch.float64)
-    if not bool(found.isfinite().all()):
+    tensor = tensor_of(spec, name="at", dtype="float64", generator=torch.Generator().manual_seed(0))
+    if tensor.is_complex() or tensor.dtype == torch.bool or tensor.ndim > 1 or not 1 <= tensor.numel() <= most:
+        raise InputError("figure_vector", text=shown(text), shape=list(tensor.shape), most=most)
+    tensor = tensor.reshape(-1).to(torch.float64)
+    if not bool(tensor.isfinite().all()):
         raise InputError("figure_vector_finite", text=shown(text))
-    return found
+    return tensor
 
 
 def paint(data: Proportional, axes: Sequence[Any], style: Style) -> list[str]:
@@ -83,8 +83,7 @@ def paint(data: Proportional, axes: Sequence[Any], style: Style) -> list[str]:
     panel.set_xlabel(style.say("input_of", name=f"{x}ᵢ"))
     panel.set_ylabel(style.say("gradient_by", name=f"∂f/∂{x}ᵢ"))
     panel.set_title(style.say("proportional_title", expression=titled(data.expression, 34)))
-    plain(panel.xaxis)
-    plain(panel.yaxis)
+    plain(panel.xaxis, panel.yaxis)
     panel.legend(loc="upper left" if line.slope >= 0 else "upper right")
     key = "proportional_yes" if line.proportional else "proportional_line" if line.straight else "proportional_no"
     return [style.say(key, slope=number(line.slope), formula=formula_, residual=number(line.residual, 2))]

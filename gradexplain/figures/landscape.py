@@ -50,9 +50,9 @@ class Arrow:
     @property
     def dot(self) -> float | None:
         """|g·t|: 0, but for rounding, if the gradient is perpendicular to the contour."""
-        return (
-            None if self.tangent is None else abs(sum(g * t for g, t in zip(self.gradient, self.tangent, strict=True)))
-        )
+        if self.tangent is None:
+            return None
+        return abs(sum(g * t for g, t in zip(self.gradient, self.tangent, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -139,18 +139,18 @@ def _tensors(points: Sequence[Sequence[float]]) -> list[Tensor]:
 def _at(f: Formula, *points: Sequence[float]) -> tuple[list[float], list[Point]]:
     """Returns values and gradients at points; raises `InputError` where one is not finite."""
     places = _tensors(points)
-    found, gradient = at_points(f, places)
-    for part in (found, *gradient):
+    heights, gradient = at_points(f, places)
+    for part in (heights, *gradient):
         finite(f, part, places)
-    return found.tolist(), [(a, b) for a, b in zip(gradient[0].tolist(), gradient[1].tolist(), strict=True)]
+    return heights.tolist(), [(a, b) for a, b in zip(gradient[0].tolist(), gradient[1].tolist(), strict=True)]
 
 
 def _grid(f: Formula, x: Tensor, y: Tensor) -> np.ndarray[Any, Any]:
     import torch
 
     places = [p.reshape(-1) for p in torch.meshgrid(x, y, indexing="xy")]
-    found: np.ndarray[Any, Any] = finite(f, values(f, places).detach(), places).reshape(len(y), len(x)).double().numpy()
-    return found
+    heights = finite(f, values(f, places).detach(), places).reshape(len(y), len(x))
+    return heights.double().numpy()
 
 
 def _through(ends: tuple[float, float], middle: float | None, count: int) -> Tensor:
@@ -175,8 +175,8 @@ def _stationary(f: Formula, ends: Ends) -> Point | None:
 
     sides = [torch.linspace(low, high, 21, dtype=torch.float64) for low, high in ends]
     places = [p.reshape(-1) for p in torch.meshgrid(*sides, indexing="ij")]
-    found, gradient = at_points(f, places)
-    finite(f, found, places)
+    heights, gradient = at_points(f, places)
+    finite(f, heights, places)
     norms = torch.hypot(*gradient)
     norms[~norms.isfinite()] = math.inf
     scale = float(norms[norms.isfinite()].max()) if bool(norms.isfinite().any()) else 0.0
@@ -376,8 +376,7 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
     axes.set_xlabel(data.variables[0])
     axes.set_ylabel(data.variables[1])
     axes.set_title(style.say("surface_contours"))
-    plain(axes.xaxis)
-    plain(axes.yaxis)
+    plain(axes.xaxis, axes.yaxis)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False, columnspacing=1.2)
 
 

@@ -84,10 +84,10 @@ def _quadratic(f: Formula) -> _Quadratic | None:
     """Returns the quadratic that sympy finds the function to be, or `None`."""
     import sympy as sp
 
-    found = symbolic(f)
-    if found is None:
+    known = symbolic(f)
+    if known is None:
         return None
-    expression, (x,) = found
+    expression, (x,) = known
     try:
         c, b, a = sp.Poly(expression, x).all_coeffs()[::-1]
     except (sp.PolynomialError, ValueError):
@@ -149,8 +149,7 @@ def _paint_points(data: Descent, axes: Any, style: Style) -> None:
     axes.set_xlabel(style.say("step_k"))
     axes.set_ylabel(f"{data.variable}ₖ")
     axes.set_title(style.say("descent_points", expression=titled(data.expression, 24)))
-    plain(axes.xaxis)
-    plain(axes.yaxis)
+    plain(axes.xaxis, axes.yaxis)
 
 
 def _every(path: Path) -> int:

@@ -100,10 +100,10 @@ def _exact(f: Formula) -> Exact:
     """Returns sympy's k-th derivative at a float, with 60 digits."""
     import sympy as sp
 
-    found = symbolic(f)
-    if found is None:
+    known = symbolic(f)
+    if known is None:
         raise InputError("figure_not_in_sympy", text=shown(f.text))
-    expression, (x,) = found
+    expression, (x,) = known
     derivatives = [expression]
     for _ in range(3):
         derivatives.append(sp.diff(derivatives[-1], x))

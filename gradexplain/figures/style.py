@@ -116,11 +116,8 @@ def number(value: float, digits: int = _DIGITS) -> str:
     mantissa = mantissa.rstrip("0").rstrip(".") if small else mantissa
     if not exponent:
         return text.replace("-", "−")
-    return (
-        power_of_ten(int(exponent))
-        if mantissa == "1"
-        else f"{mantissa.replace('-', '−')}·{power_of_ten(int(exponent))}"
-    )
+    power = power_of_ten(int(exponent))
+    return power if mantissa == "1" else f"{mantissa.replace('-', '−')}·{power}"
 
 
 def below(value: float) -> str:
@@ -147,12 +144,13 @@ def logarithmic(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def plain(axis: Any) -> None:
-    """Writes the numbers of an axis whole, never as a difference from one that stands elsewhere."""
+def plain(*axes: Any) -> None:
+    """Writes the numbers of axes whole, never as a difference from one that stands elsewhere."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
 
 
 def beside(axes: Any, entries: tuple[Sequence[Any], Sequence[str]] | None = None, **more: Any) -> None:
