@@ -380,7 +380,7 @@ def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
         versions, start = tuple(map(_version, given)), len(recorder.events)
         call = Call(function, *held, given, versions, recorder.frame(), recorder.module[-1], start, states, node)
         call.outputs = forward(*args, **keywords)
-        call.constants = node is not None and node.non_differentiable or ()
+        call.constants = (node is not None and node.non_differentiable) or ()
         recorder.calls.append(call)
         return call.outputs
 
