@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
@@ -36,6 +37,7 @@ from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import Value
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Check
+from gradexplain.versions.releases import minor_text
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -389,7 +391,7 @@ class Teller:
         key = "kink_plain" if finding.kind == "kink" and "left" not in data else finding.kind
         place = f" ({short_place_text(finding.place)})" if finding.place else ""
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return self.say(f"findings.{key}", **data) + why + place
+        return self.say(f"findings.{key}", **data, torch=minor_text(version("torch"))) + why + place
 
     def findings(self, e: Explanation) -> Iterator[Block]:
         if notes := self._found(e):

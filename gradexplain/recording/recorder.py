@@ -330,7 +330,7 @@ class Call:
 def watching_functions(recorder: Recorder) -> Iterator[None]:
     """Notes every call of a custom Function's `apply` on this thread, also of one that was bound before.
 
-    However `apply` was reached, torch asks the class for its `forward` (and its `setup_context`): that is where we look.
+    However `apply` was reached, torch asks the class for its `forward` and its `setup_context`: there we look on.
     """
     kind: Any = type(torch.autograd.Function)
     own, found = kind.__dict__.get("__getattribute__"), kind.__getattribute__
@@ -380,7 +380,7 @@ def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
         versions, start = tuple(map(_version, given)), len(recorder.events)
         call = Call(function, *held, given, versions, recorder.frame(), recorder.module[-1], start, states, node)
         call.outputs = forward(*args, **keywords)
-        call.constants = node is not None and node.non_differentiable or ()
+        call.constants = (node is not None and node.non_differentiable) or ()
         recorder.calls.append(call)
         return call.outputs
 
