@@ -118,8 +118,8 @@ def _divided(
         groups = _ties(shares, arguments)
         if bool(groups.any()):
             torchs = dict(_own_gradients(rule, argument, arguments)) if torchs is None else torchs
-            split = groups & _splits(torchs[number].to(shares), shares, arguments)
-            part = torch.where(split & (shares != 0), part * torchs[number].to(shares) / shares, part)
+            split = groups & _splits(torchs[number].to(shares), shares, arguments) & (shares != 0)
+            part = part * torch.where(split, torchs[number].to(shares) / shares, 1)
         parts = parts + part
     return parts
 
