@@ -17,7 +17,7 @@ FOLDERS = """
     locale errors versions mathematics documents rules targets recording findings verification comparison training
     explanation narration graphs figures api receipts lessons pages cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
-PENDING = {"graphs", "lessons"}
+PENDING = {"graphs"}
 LIGHT = {"locale", "errors", "versions", "documents", "targets", "cli"}
 HEAVY = {"torch", "sympy", "matplotlib"}
 

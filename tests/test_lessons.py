@@ -1,5 +1,6 @@
 """The lessons: every claim is checked, every row of the tutorials is settled, and a wrong claim is caught."""
 
+import json
 import re
 import shlex
 import string
@@ -93,6 +94,37 @@ def test_a_lesson_notices_gradients_that_are_wrong(name: str, monkeypatch: pytes
     except (AssertionError, ValueError, RuntimeError, InputError):
         held = False
     assert not held
+
+
+def test_a_lesson_is_one_line_in_a_console_and_a_page_in_a_notebook() -> None:
+    lesson = ran("accumulation")
+    claims = sum(line.startswith("  ✓ ") for line in str(lesson).splitlines()) - 1  # the last says that they hold
+    assert repr(lesson) == f"<Lesson accumulation: {claims} of {claims} claims hold>"
+    assert all("__builtins__" not in repr(part) for name in NAMES for part in ran(name).parts)
+    assert lesson._repr_html_() == lesson.render("html")
+    assert lessons.told("accumulation", "title") in lesson._repr_html_()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lesson_is_data_in_json(name: str) -> None:
+    def refused(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    record = json.loads(ran(name).render("json"), parse_constant=refused)
+    assert [claim["holds"] for claim in record["claims"]] == [True] * len(ran(name).claims)
+    page = " ".join(ran(name).render("markdown", width=200).replace("\\", "").split())
+    assert all(" ".join(claim["text"].replace("\\", "").split()) in page for claim in record["claims"])
+    assert len(record["exercises"]) == len(ran(name).exercises)
+    assert not any("answer" in exercise for exercise in record["exercises"])
+
+
+def test_the_course_has_every_lesson_once_and_offers_its_public_names() -> None:
+    files = {file.stem for file in (Path(lessons.__file__).parent / "course").glob("[!_]*.py")}
+    assert sorted(NAMES) == sorted(stem.replace("_", "-") for stem in files)
+    assert sorted(dir(lessons)) == sorted(lessons.__all__)
+    assert all(getattr(lessons, name) is not None for name in lessons.__all__)
+    with pytest.raises(AttributeError, match="'lesson'"):
+        lessons.lesson  # noqa: B018
 
 
 def test_nan_is_in_no_relation_to_a_number() -> None:

@@ -45,7 +45,7 @@ def not_agreeing(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def found(operations: Sequence[Operation], kind: str) -> list[tuple[Operation, Finding]]:
-    return [(o, f) for o in operations for f in o.findings if f.kind == kind]
+    return [(o, f) for o in operations for f in o.findings if f.code == kind]
 
 
 def line_of(text: str) -> int:
@@ -150,7 +150,7 @@ def test_right_operators_are_not_accused(name: str) -> None:
     function, shapes = RIGHT[name]
     operations = checked(function, *(normal(i, *shape) for i, shape in enumerate(shapes)))
     assert [(o.label, o.node.name, o.report.checks) for o in not_agreeing(operations)] == []
-    assert not [f for o in operations for f in o.findings if f.kind.startswith(("saved", "hook"))]
+    assert not [f for o in operations for f in o.findings if f.code.startswith(("saved", "hook"))]
 
 
 def test_every_node_that_is_no_leaf_is_checked_in_the_order_of_the_forward_pass() -> None:
@@ -210,19 +210,19 @@ WRONG: dict[str, tuple[Function, Backward, str, object]] = {
     "a half":        (lambda x: x**2,           lambda g, x: g * x,                   "factor",            "1/2"),
     "twice":         (lambda x: x**2,           lambda g, x: 4 * g * x,               "factor",            "2"),
     "1.001":         (lambda x: x.sin(),        lambda g, x: 1.001 * g * x.cos(),     "factor",            "1.001"),
-    "one element":   (lambda x: x.sin(),        lambda g, x: one(g * x.cos(), 1.001), "one_factor",        "1.001"),
+    "one element":   (lambda x: x.sin(),        lambda g, x: one(g * x.cos(), 1.001), "one-factor",        "1.001"),
     "one zeroed":    (lambda x: x.sin(),        lambda g, x: one(g * x.cos(), 0.0),   "masked",            None),
     "the sign":      (lambda x: x.cos(),        lambda g, x: g * x.sin(),             "sign",              None),
     "mean for sum":  (lambda x: (x**2).sum(),   lambda g, x: g * 2 * x / 16,          "factor",            "1/16"),
     "sum for mean":  (lambda x: x.mean(),       lambda g, x: g.expand(x.shape),       "factor",            "16"),
     "the argument":  (lambda x: x**3,           lambda g, x: 3 * g * x,               "missing",           "x"),
     "one too many":  (lambda x: 2 * x,          lambda g, x: 2 * g * x,               "superfluous",       "x"),
-    "the chain":     (lambda x: x.sin(),        lambda g, x: x.cos(),                 "cotangent_ignored", None),
+    "the chain":     (lambda x: x.sin(),        lambda g, x: x.cos(),                 "cotangent-ignored", None),
     "zero":          (lambda x: x.sin(),        lambda g, x: torch.zeros_like(g),     "zero",              None),
     "nothing":       (lambda x: x.sin(),        lambda g, x: None,                    "zero",              None),
-    "a term":        (lambda x: x**2 + x,       lambda g, x: g * 2 * x,               "term_missing",      "cotangent"),
-    "a term with x": (lambda x: x**2 + x.sin(), lambda g, x: g * x.cos(),             "term_missing",  "2*x*cotangent"),
-    "a term more":   (lambda x: x.sin(),        lambda g, x: g * x.cos() + g,         "term_extra",        "cotangent"),
+    "a term":        (lambda x: x**2 + x,       lambda g, x: g * 2 * x,               "term-missing",      "cotangent"),
+    "a term with x": (lambda x: x**2 + x.sin(), lambda g, x: g * x.cos(),             "term-missing",  "2*x*cotangent"),
+    "a term more":   (lambda x: x.sin(),        lambda g, x: g * x.cos() + g,         "term-extra",        "cotangent"),
     "a constant":    (lambda x: x**2,           lambda g, x: g * 2 * x + 1,           "offset",            1.0),
     "the mask":      (lambda x: x.clamp(min=0), lambda g, x: g,                       "unmasked",          None),
     "a mask more":   (lambda x: x**2,           lambda g, x: 2 * g * x * (x > 0),     "masked",            None),
@@ -267,7 +267,7 @@ def test_a_planted_error_is_named_with_its_place_and_what_it_looks_like(name: st
     assert operation.backward is not None
     assert operation.backward.line == line_of("# this is where it is written") - 1  # with its decorator
     (finding,) = operation.findings
-    assert (finding.kind, finding.data["argument"], detail(finding)) == (kind, "x", what)
+    assert (finding.code, finding.data["argument"], detail(finding)) == (kind, "x", what)
     if name in ("one element", "one zeroed", "nan"):
         assert (finding.data["count"], finding.data["place"]) == (1, (1, 1))
 
@@ -287,7 +287,7 @@ def test_a_large_argument_is_measured_at_some_of_its_elements(name: str) -> None
     function = planted(forward, backward)
     (operation,) = not_agreeing(checked(lambda x: function(x * 1).sin().sum(), normal(4, 70, 30)))
     (finding,) = operation.findings
-    assert (finding.kind, detail(finding)) == (kind, what)
+    assert (finding.code, detail(finding)) == (kind, what)
     assert finding.data["size"] == 2100
     assert 20 <= cast(int, finding.data["total"]) <= 40
 
@@ -296,9 +296,9 @@ def test_a_large_argument_is_measured_at_some_of_its_elements(name: str) -> None
 BROADCAST: dict[str, tuple[Backward, str | None, dict[str, object]]] = {
     "summed":          (lambda g, x, b: (g * b, (g * x).sum(0)),    None,             {}),
     "left to torch":   (lambda g, x, b: (g * b, g * x),             None,             {}),
-    "the mean":        (lambda g, x, b: (g * b, (g * x).mean(0)),   "unsummed_mean",  {"count": 4}),
-    "the first row":   (lambda g, x, b: (g * b, (g * x)[0]),        "unsummed_slice", {"axis": 0, "index": 0}),
-    "the last row":    (lambda g, x, b: (g * b, (g * x)[-1]),       "unsummed_slice", {"axis": 0, "index": 3}),
+    "the mean":        (lambda g, x, b: (g * b, (g * x).mean(0)),   "unsummed-mean",  {"count": 4}),
+    "the first row":   (lambda g, x, b: (g * b, (g * x)[0]),        "unsummed-slice", {"axis": 0, "index": 0}),
+    "the last row":    (lambda g, x, b: (g * b, (g * x)[-1]),       "unsummed-slice", {"axis": 0, "index": 3}),
     "nothing":         (lambda g, x, b: (g * b, None),              "zero",           {}),
 }
 # fmt: on
@@ -436,7 +436,7 @@ def test_custom_functions_of_every_style_are_checked(name: str) -> None:
     function, label, kind, data = STYLES[name]
     (operation,) = not_agreeing(checked(function, normal(0, 3, 2)))
     assert operation.label == label
-    assert [f.kind for f in operation.findings] == [kind]
+    assert [f.code for f in operation.findings] == [kind]
     assert {key: operation.findings[0].data[key] for key in data} == data
 
 
@@ -482,10 +482,10 @@ def custom_edit(x: Tensor) -> Tensor:
 
 # fmt: off
 EDITS: dict[str, tuple[Function, str, str, dict[str, object]]] = {
-    "data":     (data_edit,     "pow",    "saved_changed",        {"argument": "self", "before": 1.0, "now": 10.0}),
-    "numpy":    (numpy_edit,    "exp",    "saved_changed_unseen", {"argument": "result", "count": 1, "place": (1,)}),
-    "constant": (constant_edit, "mul",    "saved_changed_unseen", {"argument": "other", "place": (2,), "now": 9.0}),
-    "custom":   (custom_edit,   "Square", "saved_changed",        {"argument": "x", "before": 0.5, "now": 1.5}),
+    "data":     (data_edit,     "pow",    "saved-changed",        {"argument": "self", "before": 1.0, "now": 10.0}),
+    "numpy":    (numpy_edit,    "exp",    "saved-changed-unseen", {"argument": "result", "count": 1, "place": (1,)}),
+    "constant": (constant_edit, "mul",    "saved-changed-unseen", {"argument": "other", "place": (2,), "now": 9.0}),
+    "custom":   (custom_edit,   "Square", "saved-changed",        {"argument": "x", "before": 0.5, "now": 1.5}),
 }
 # fmt: on
 POINT = torch.tensor([0.5, 1.5, 2.0], dtype=torch.float64)
@@ -496,14 +496,14 @@ def test_an_edit_of_what_was_saved_is_at_fault_and_not_the_formula(name: str) ->
     function, label, kind, data = EDITS[name]
     (operation,) = not_agreeing(checked(function, POINT))
     assert (operation.label, operation.verdict) == (label, "differs")
-    assert [f.kind for f in operation.findings] == [kind]
+    assert [f.code for f in operation.findings] == [kind]
     assert {key: operation.findings[0].data[key] for key in data} == data
     assert {c.oracle for c in operation.report.checks if c.verdict == "differs"} == {"saved tensors"}
 
 
 def test_the_line_of_an_edit_is_named() -> None:
-    ((_, finding),) = found(checked(data_edit, POINT), "saved_changed")
-    assert finding.place == f"{__file__}:{line_of('# the edit')}"
+    ((_, finding),) = found(checked(data_edit, POINT), "saved-changed")
+    assert str(finding.source) == f"{__file__}:{line_of('# the edit')}"
     assert finding.data["code"] == "h.data.fill_(10.0)"
 
 
@@ -515,7 +515,7 @@ def test_a_wrong_formula_is_named_beside_an_edit() -> None:
         return y.sum()
 
     (operation,) = not_agreeing(checked(both, POINT))
-    assert [f.kind for f in operation.findings] == ["saved_changed", "factor"]
+    assert [f.code for f in operation.findings] == ["saved-changed", "factor"]
 
 
 def test_running_averages_are_no_edit() -> None:
@@ -547,7 +547,7 @@ def test_hooks_that_change_a_gradient_are_named_and_no_operator_is_accused() -> 
     assert not_agreeing(operations) == []
     named = [(f.data["value"], str(f.data["hook"]).rpartition(".")[2]) for _, f in found(operations, "hook")]
     assert named == [("x", "negated"), ("x * 2", "tripled")]
-    assert [o.label for o, _ in found(operations, "hook_on_node")] == ["sin"]
+    assert [o.label for o, _ in found(operations, "hook-on-node")] == ["sin"]
 
 
 def test_a_hook_that_only_looks_is_not_mentioned() -> None:
@@ -591,7 +591,7 @@ def test_a_random_function_of_the_users_is_checked_with_its_numbers_held_fixed()
 def test_a_stop_on_purpose_is_named_where_it_arrives() -> None:
     operations = checked(lambda x: (x * x.detach()).sum() + SQUARE(x * x.detach()).sum(), normal(0, 3))
     assert not_agreeing(operations) == []
-    assert {(o.label, f.data["code"]) for o, f in found(operations, "stopped_detach")} == {("mul", "x.detach()")}
+    assert {(o.label, f.data["code"]) for o, f in found(operations, "stopped-detach")} == {("mul", "x.detach()")}
 
 
 def test_a_cut_value_that_goes_into_a_custom_function_is_a_cut() -> None:
@@ -608,7 +608,7 @@ SPIKE = planted(lambda x: (x > 0).to(x), lambda g, x: g / (1 + x.abs()) ** 2, "S
 def test_a_straight_through_estimate_is_reported_as_what_it_is(function: Function) -> None:
     (operation,) = not_agreeing(checked(lambda x: function(x * 2).sum(), normal(0, 5)))
     assert operation.verdict == "cannot say"
-    assert [f.kind for f in operation.findings] == ["surrogate"]
+    assert [f.code for f in operation.findings] == ["surrogate"]
 
 
 def test_a_function_that_is_flat_only_here_is_wrong_if_it_sends_something() -> None:
@@ -647,7 +647,7 @@ def test_ctc_and_random_draws_are_no_errors_of_torch() -> None:
         ("_ctc_loss", "cannot say"),
         ("normal", "cannot say"),
     ]
-    assert len(found(operations, "presumes_normalised")) == 1
+    assert len(found(operations, "presumes-normalised")) == 1
     assert {f.data["argument"] for _, f in found(operations, "drawn")} == {"mean", "std"}
 
 
@@ -715,7 +715,7 @@ def test_every_finding_can_be_said_in_every_language() -> None:
     for operation in (o for run in runs for o in run):
         for finding in operation.findings:
             for language in LANGUAGES:
-                text = say(f"operations.{finding.kind}", language, **finding.data)
+                text = say(f"operations.{finding.code}", language, **finding.data)
                 assert not re.search(r"[{}]", text)
         for check in operation.report.checks:
             assert check.reason is None or say(f"verdicts.{check.reason}", "zh", **check.data)

@@ -78,7 +78,7 @@ def test_an_oracle_catches_an_error(oracle: str, error: str) -> None:
 
 # How to break each oracle so that it says what torch says, or something false.
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "finite differences": (differences, "judge", lambda ladder, noise=0.0: ladders.Finding("agrees", 0.0, 0.0)),
+    "finite differences": (differences, "judge", lambda ladder, noise=0.0: ladders.Slope("agrees", 0.0, 0.0)),
     "forward mode": (tangents, "_products", lambda *given: math.inf),
     "rules": (walk, "_sent", lambda node, given, exact: ([e.contribution for e in node.edges], frozenset())),
 }

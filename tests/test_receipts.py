@@ -200,8 +200,8 @@ def because(found: Receipt) -> None:
 
 def find(found: Receipt) -> None:
     """States a finding, in its own words."""
-    said = sentences("en")["findings.no_influence"].format(name="x")
-    found["findings"] = [{"kind": "no_influence", "place": "", "data": {"name": "x"}, "text": said}]
+    said = sentences("en")["findings.no-influence"].format(name="x")
+    found["findings"] = [{"code": "no-influence", "pitfall": None, "place": None, "data": {"name": "x"}, "text": said}]
 
 
 def stored(found: Receipt) -> None:
@@ -251,7 +251,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "an unknown verdict":          (TWO, Put("verdict", "right"), "expected_one_of"),
     "an unknown type":             (TWO, Put("dtype", "real"), "expected_dtype"),
     "an unknown reason":           (TWO, Put("checks.0.key", "hunger"), "expected_reason"),
-    "an unknown finding":          (KINK, Put("findings.0.kind", "bump"), "expected_finding"),
+    "an unknown finding":          (KINK, Put("findings.0.code", "bump"), "expected_finding"),
     "no version of torch":         (TWO, Put("torch", "new"), "expected_version"),
     "half a digest":               (LARGE, Put(f"{A}.sha256", "ab12"), "expected_digest"),
     "deep nesting":                (TWO, Put("output.value", nested), "nested_deeply", "output.value" + ".0" * 79),
@@ -747,7 +747,7 @@ def test_a_wrong_operation_is_confirmed_with_its_place_and_what_it_looks_like(pr
     report = checked(found)
     assert (report.outcome, report.verdict) == ("holds", "differs")
     (wrong,) = [o for o in found["operations"] if o["verdict"] == "differs"]
-    assert (wrong["label"], wrong["findings"][0]["kind"], wrong["findings"][0]["data"]["ratio"]) == (
+    assert (wrong["label"], wrong["findings"][0]["code"], wrong["findings"][0]["data"]["ratio"]) == (
         "Cube", "factor", pytest.approx(1.001),
     )  # fmt: skip
     found["operations"][found["operations"].index(wrong)]["findings"] = []
@@ -789,7 +789,7 @@ WHOLE, WRONG = "all that can be asked", "a wrong formula"
         ("a kink", Put("operations.0.findings.0.data.below", 0.5), "reason_differs"),
         ("a draw", Put("findings", []), "finding_missing"),
         ("a draw", Put("asked.seed", 5), "output_value"),
-        ("a cut", Put("findings.0.place", "<expression>:2"), "reason_differs"),
+        ("a cut", Put("findings.0.place.line", 2), "reason_differs"),
     ],
 )
 def test_a_broken_verification_is_refused(name: str, change: Callable[[Receipt], None], key: str) -> None:

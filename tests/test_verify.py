@@ -140,7 +140,7 @@ def test_a_detach_beside_a_right_custom_function_agrees_as_every_operation_does(
     right = planted(lambda g: g)
     report = gx.verify(lambda x: (right(x) * x.detach()).sum(), [normal(0, 4)])
     assert report.verdict == "agrees"
-    assert {f.kind for f in report.findings} == {"cut_detach"}
+    assert {f.code for f in report.findings} == {"cut-detach"}
 
 
 def test_a_detach_does_not_hide_a_wrong_custom_function() -> None:
@@ -154,8 +154,8 @@ def test_a_detach_does_not_hide_a_wrong_custom_function() -> None:
     [
         (lambda x: F.relu(x).sum(), at(0.0, 1.0), "kink"),
         (lambda x: F.dropout(x, 0.5).sin().sum(), at(0.3, 1.0, 2.0), "random"),
-        (lambda x: (x * x.detach()).sum(), at(0.3, 1.0), "cut_detach"),
-        (lambda x: F.embedding(torch.tensor([0, 1]), x, padding_idx=0).sum(), normal(0, 2, 2), "cut_padding"),
+        (lambda x: (x * x.detach()).sum(), at(0.3, 1.0), "cut-detach"),
+        (lambda x: F.embedding(torch.tensor([0, 1]), x, padding_idx=0).sum(), normal(0, 2, 2), "cut-padding"),
     ],
 )
 def test_what_only_looks_like_an_error_has_a_name_of_its_own(
@@ -163,7 +163,7 @@ def test_what_only_looks_like_an_error_has_a_name_of_its_own(
 ) -> None:
     report = gx.verify(function, [x])
     assert report.verdict == "agrees"
-    assert kind in {f.kind for f in report.findings}
+    assert kind in {f.code for f in report.findings}
 
 
 def test_an_error_of_one_element_in_ten_thousand_is_seen_and_placed() -> None:
@@ -421,7 +421,7 @@ def test_an_unknown_name_is_said() -> None:
 def test_one_element_alone_wrong_is_told_from_all() -> None:
     report = gx.verify(planted(lambda g: changed(g, 1.001)), [normal(0, 40)])
     (operation,) = report.wrong()
-    assert operation.findings[0].kind == "one_factor"
+    assert operation.findings[0].code == "one-factor"
     assert operation.findings[0].data["place"] == (21,)
 
 

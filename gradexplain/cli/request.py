@@ -70,7 +70,7 @@ class Request:
 
     def formulas(self) -> dict[str, Any]:
         """Returns the formulas given by hand as callables of the inputs."""
-        from gradexplain.targets.expression import Runner
+        from gradexplain.targets.interpreter import Runner
 
         for name, program in self._formulas.items():
             unknown = [n for n in program.inputs if n not in self.values]

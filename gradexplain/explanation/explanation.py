@@ -31,7 +31,7 @@ from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.equations import Equation, equation
 from gradexplain.mathematics.indices import Index, indices
 from gradexplain.mathematics.terms import Number, symbolic_text, total
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
@@ -55,10 +55,10 @@ class Contribution:
     argument: str
     producer: int
     rule: str | None
-    value: Value | None
+    value: TensorSummary | None
     equations: tuple[Equation, ...]
     terms: int
-    jacobian: Value | None = None
+    jacobian: TensorSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Step:
     inputs: tuple[str, ...]
     rule: str | None
     moves: bool
-    forward: Value | None
+    forward: TensorSummary | None
     equations: tuple[Equation, ...]
     kept: Mapping[str, Any]
     order: int | None
-    cotangent: Value | None
+    cotangent: TensorSummary | None
     sums: tuple[Equation, ...]
     contributions: tuple[Contribution, ...]
 
@@ -94,7 +94,7 @@ class Route:
     """One path from an input to the output: the labels of the steps on it, and what arrives along it alone."""
 
     steps: tuple[str, ...]
-    value: Value
+    value: TensorSummary
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Gradient:
     """The gradient of one input; `value` is `None` where the output does not depend on it."""
 
     name: str
-    value: Value | None
+    value: TensorSummary | None
     uses: tuple[str, ...]
     sums: tuple[Equation, ...]
     routes: tuple[Route, ...]
@@ -120,11 +120,11 @@ class Explanation(Shown):
     target: str
     torch: str
     dtype: str
-    inputs: Mapping[str, Value]
+    inputs: Mapping[str, TensorSummary]
     output_name: str
-    output: Value
+    output: TensorSummary
     scalar: str
-    cotangent: Value
+    cotangent: TensorSummary
     cotangent_given: bool
     gradients: Mapping[str, Tensor | None]
     by_input: tuple[Gradient, ...]
@@ -207,11 +207,11 @@ def explain_trace(
         target=target,
         torch=torch.__version__,
         dtype=str(trace.value.dtype).removeprefix("torch."),
-        inputs={name: Value(tensor) for name, tensor in trace.inputs.items()},
+        inputs={name: TensorSummary(tensor) for name, tensor in trace.inputs.items()},
         output_name=names.output,
-        output=Value(trace.value),
+        output=TensorSummary(trace.value),
         scalar=names.scalar,
-        cotangent=Value(trace.cotangent),
+        cotangent=TensorSummary(trace.cotangent),
         cotangent_given=cotangent_given,
         gradients=dict(trace.gradients),
         by_input=by_input,
@@ -303,11 +303,11 @@ class _Builder:
             inputs=tuple(self.names.value(e.producer, e.output) for e in node.edges),
             rule=self._forward_rule(node, rule),
             moves=bool(rule and rule.moves),
-            forward=Value(forward) if forward is not None else None,
+            forward=TensorSummary(forward) if forward is not None else None,
             equations=tuple(self._forward(node, rule)) if detailed else (),
             kept=node.saved,
             order=self.order.get(node.index),
-            cotangent=Value(cotangent) if cotangent is not None else None,
+            cotangent=TensorSummary(cotangent) if cotangent is not None else None,
             sums=tuple(self._sums(node.index)) if detailed else (),
             contributions=tuple(self._contribution(node, slot, rule) for slot in range(len(node.edges))),
         )
@@ -366,10 +366,10 @@ class _Builder:
             argument=edge.argument,
             producer=edge.producer,
             rule=formula,
-            value=Value(edge.contribution) if edge.contribution is not None else None,
+            value=TensorSummary(edge.contribution) if edge.contribution is not None else None,
             equations=equations,
             terms=terms,
-            jacobian=Value(jacobian) if jacobian is not None else None,
+            jacobian=TensorSummary(jacobian) if jacobian is not None else None,
         )
 
     def _measured(self, node: Node, edge: Edge, jacobian: Tensor) -> Iterator[Equation]:
@@ -423,10 +423,12 @@ class _Builder:
         leaf = next((n for n in self.trace.nodes if n.leaf == name), None)
         found = self.trace.gradients[name]
         if leaf is None:
-            return Gradient(name, Value(found) if found is not None else None, (), (), ())
+            return Gradient(name, TensorSummary(found) if found is not None else None, (), (), ())
         uses = tuple(self.names.labels[n.index] for n in self.trace.nodes for e in n.edges if e.producer == leaf.index)
         sums = tuple(self._sums(leaf.index)) if self.detailed else ()
-        return Gradient(name, Value(found) if found is not None else None, uses, sums, tuple(self._routes(leaf)))
+        return Gradient(
+            name, TensorSummary(found) if found is not None else None, uses, sums, tuple(self._routes(leaf))
+        )
 
     def _routes(self, leaf: Node) -> Iterator[Route]:
         """Yields every path from a leaf to the output with what arrives along it, where there are a few."""
@@ -439,7 +441,7 @@ class _Builder:
         if all(value is not None for value in arriving):
             for route, value in zip(routes, arriving, strict=True):
                 assert value is not None
-                yield Route(tuple(self.names.labels[node] for node, _ in route), Value(value))
+                yield Route(tuple(self.names.labels[node] for node, _ in route), TensorSummary(value))
 
     def _along(self, route: Sequence[tuple[int, int]]) -> Tensor | None:
         """Returns what arrives at the end of one path alone: the rules' VJPs along it, one after another."""

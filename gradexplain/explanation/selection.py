@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from gradexplain.errors import InputError
 from gradexplain.explanation.elements import can_take_apart, is_real, parts_of
 from gradexplain.mathematics.indices import Index, indices, unravelled
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Trace
 from gradexplain.rules.registry import rule_of
 
@@ -28,7 +28,7 @@ def shown_elements(trace: Trace, element: str | None, detailed: set[int]) -> Sel
     if element is None:
         for node in trace.nodes:
             for output, tensor in enumerate(node.outputs):
-                if is_real(tensor) and Value(tensor).small and (node.index, output) in used:
+                if is_real(tensor) and TensorSummary(tensor).small and (node.index, output) in used:
                     shown[node.index, output] = dict.fromkeys(indices(tensor.shape))
     for start, index in _followed(trace, element):
         _follow(trace, start, index, shown, detailed)
@@ -43,7 +43,7 @@ def _followed(trace: Trace, element: str | None) -> list[tuple[int, Index]]:
     large = [
         (leaf.index, g)
         for name, leaf in leaves.items()
-        if (g := trace.gradients.get(name or "")) is not None and is_real(g) and not Value(g).small
+        if (g := trace.gradients.get(name or "")) is not None and is_real(g) and not TensorSummary(g).small
     ]
     return [(index, unravelled(int(g.abs().argmax()), g.shape)) for index, g in large[:4]]
 

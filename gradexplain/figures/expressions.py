@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from gradexplain.errors import InputError, RunError
 from gradexplain.figures.parameters import Checked
 from gradexplain.figures.style import number
-from gradexplain.targets.expression import Program, Runner, function_path, parse
+from gradexplain.targets.expression import Program, function_path, parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:

@@ -1,30 +1,37 @@
-"""Findings: what is unusual about a gradient, each with its kind, place and evidence."""
+"""Findings: what is unusual about a gradient, each with its code, evidence and place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.indices import Index, unravelled
 from gradexplain.recording import kinks
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
+from gradexplain.targets.sources import Source
+from gradexplain.versions.releases import minor_text
 
+# The common mistakes that a stopped gradient may be a case of.
+_CUTS = {"detach": "P07", "no_grad": "P06", "integer": "P08"}
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
 # Operators with these arguments choose more than one element along an axis: what is equal elsewhere is no tie.
 _WINDOWED = frozenset({"kernel_size", "output_size", "largest"})
 
 
-def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Value | None]) -> tuple[Finding, ...]:
+def diagnose(
+    trace: Trace, names: Mapping[int, str], gradients: Mapping[str, TensorSummary | None]
+) -> tuple[Finding, ...]:
     """Returns the findings of a trace; `names` gives each node's value its name, `gradients` sums up the gradients."""
-    finite = Value(trace.value).finite and all(g is None or g.finite for g in gradients.values())
+    finite = TensorSummary(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
         *_cut(trace),
         *_random(trace),
@@ -38,62 +45,60 @@ def diagnose(trace: Trace, names: Mapping[int, str], gradients: Mapping[str, Val
 def findings_of(trace: Trace) -> tuple[Finding, ...]:
     """Returns the findings of a trace whose values go by the code that made them."""
     names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
-    return diagnose(trace, names, {n: None if g is None else Value(g) for n, g in trace.gradients.items()})
+    return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:
     for cut in trace.cuts:
-        code = cut.source.code if cut.source else cut.operator
-        yield Finding(f"cut_{cut.reason}", {"code": code, "operator": cut.operator}, str(cut.source or ""))
+        data = {"code": _code(cut.source, cut.operator), "operator": cut.operator}
+        yield Finding(f"cut-{cut.reason.replace('_', '-')}", data, cut.source, _CUTS.get(cut.reason))
 
 
 def _random(trace: Trace) -> Iterator[Finding]:
     for draw in trace.draws:
-        code = draw.source.code if draw.source else draw.operator
-        yield Finding("random", {"code": code, "operator": draw.operator}, str(draw.source or ""))
+        yield Finding("random", {"code": _code(draw.source, draw.operator), "operator": draw.operator}, draw.source)
 
 
-def _without_influence(gradients: Mapping[str, Value | None]) -> Iterator[Finding]:
+def _without_influence(gradients: Mapping[str, TensorSummary | None]) -> Iterator[Finding]:
     for name, gradient in gradients.items():
         if gradient is None:
-            yield Finding("no_influence", {"name": name})
+            yield Finding("no-influence", {"name": name})
         elif gradient.tensor.numel() and gradient.norm == 0:
-            yield Finding("zero_gradient", {"name": name})
+            yield Finding("zero-gradient", {"name": name})
 
 
 def _non_finite(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     """Names where the first value that is not finite was made, forward and backward."""
     for node in trace.nodes:
         made = _first_non_finite(node.outputs)
-        fed = any(_first_non_finite([v]) for v in node.arguments.values() if isinstance(v, Tensor))
-        if made and not fed:
-            yield _birth("non_finite_forward", node, names, *made)
+        if made and not _first_non_finite(v for v in node.arguments.values() if isinstance(v, Tensor)):
+            yield _birth("first-not-finite", node, names, *made)
             break
     for index in trace.order:
         node = trace.nodes[index]
-        sent = next((f for e in node.edges if (f := _first_non_finite([e.contribution]))), None)
+        sent = _first_non_finite(e.contribution for e in node.edges)
         if sent and not _first_non_finite(node.cotangents):
-            yield _birth("non_finite_backward", node, names, *sent)
+            yield _birth("first-gradient-not-finite", node, names, *sent)
             break
 
 
-def _first_non_finite(tensors: Any) -> tuple[Index, float] | None:
+def _first_non_finite(tensors: Iterable[Any]) -> tuple[Index, float] | None:
     for tensor in tensors:
         numbers = tensor is not None and not tensor.is_meta and (tensor.is_floating_point() or tensor.is_complex())
-        if numbers and not Value(tensor).finite:
+        if numbers and not TensorSummary(tensor).finite:
             at = unravelled(int((~tensor.isfinite()).flatten().int().argmax()), tensor.shape)
             return at, tensor[at].item()
     return None
 
 
-def _birth(kind: str, node: Node, names: Mapping[int, str], at: Index, value: Any) -> Finding:
+def _birth(code: str, node: Node, names: Mapping[int, str], at: Index, value: Any) -> Finding:
     data = {
         "value": value,
         "element": _element(names[node.index], at),
         "operator": node.operator or node.name,
-        "code": node.source.code if node.source else "",
+        "code": _code(node.source),
     }
-    return Finding(kind, data, str(node.source or ""))
+    return Finding(code, data, node.source)
 
 
 def _element(name: str, at: Index) -> str:
@@ -112,10 +117,10 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
                 "operator": node.operator,
                 "count": len(at),
                 "element": _element(names[node.index], at[0]),
-                "code": node.source.code if node.source else "",
+                "code": _code(node.source),
                 **_sides(node, rule, at[0]),
             }
-            yield Finding("kink", data, str(node.source or ""))
+            yield Finding("kink", data, node.source, "P23")
 
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
@@ -145,7 +150,7 @@ def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
         left, right = (float(side[at]) for side in kinks.sides(rule, argument, node.arguments, outputs))
         if left != right:
             chosen = float(kinks.taken(rule, argument, node.arguments, outputs)[at])
-            return {"left": left, "right": right, "chosen": chosen}
+            return {"left": left, "right": right, "chosen": chosen, "torch": minor_text(torch.__version__)}
     return {}
 
 
@@ -154,7 +159,9 @@ def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         rule = rule_of(node.operator)
         if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
-            code = node.source.code if node.source else ""
-            yield Finding(
-                "flat", {"operator": node.operator, "name": names[node.index], "code": code}, str(node.source or "")
-            )
+            data = {"operator": node.operator, "name": names[node.index], "code": _code(node.source)}
+            yield Finding("flat", data, node.source, "P08")
+
+
+def _code(source: Source | None, otherwise: str = "") -> str:
+    return source.code if source else otherwise

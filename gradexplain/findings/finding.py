@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradexplain.targets.sources import Source
+
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth a note. `kind` is the catalogue's key, `data` fills the sentence, `place` is a source place."""
+    """Something worth a note, without words: a recorded event becomes a finding, and its code finds the sentence.
 
-    kind: str
+    `code` says in words what was found (`first-not-finite`) and is the sentence's key in the catalogue; `data` are the
+    numbers and names of the sentence, `source` is where in the user's code it happened, and `pitfall` the number of
+    the common mistake that it is a case of (`P23`), where it is one.
+    """
+
+    code: str
     data: Mapping[str, Any] = field(default_factory=dict)
-    place: str = ""
+    source: Source | None = None
+    pitfall: str | None = None

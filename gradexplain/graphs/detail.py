@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradexplain.explanation.explanation import Explanation
 from gradexplain.graphs.picture import CutAt, Edge, Facts, Kind, Node, Note, Numbers, Output, Passed, Picture, Saved
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Cut, Trace
 from gradexplain.recording.trace import Node as Recorded
 from gradexplain.targets.sources import Source
@@ -132,7 +132,7 @@ def numbers(tensor: Tensor | None) -> Numbers | None:
     """Returns what is shown of a tensor."""
     if tensor is None or tensor.is_meta:
         return None
-    value = Value(tensor)
+    value = TensorSummary(tensor)
     low, high = value.range or (None, None)
     elements = value.elements if value.small else None
     norm = value.norm if math.isfinite(value.norm) else None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from gradexplain.errors import InputError
-from gradexplain.lessons.claims import plain
+from gradexplain.lessons.claims import numbers_in, plain
 from gradexplain.lessons.parts import Exercise, Lesson
+from gradexplain.lessons.telling import judgement
 from gradexplain.targets.values import Numbers, parse_value
 
 # What an answer without a number of digits may differ by: nothing but how it was typed.
 _TYPED = 1e-9
+
+
+def judge(lesson: Lesson, answer: str, number: int | None = None, *, language: str = "en") -> tuple[bool, str]:
+    """Says whether `answer` is right for exercise `number` (from 1; the only one by default), and what is said of it.
+
+    Raises `InputError` where there is no such exercise, or where numbers are asked for and `answer` holds none.
+    """
+    exercise = exercise_of(lesson, number)
+    right = is_right(exercise, answer)
+    return right, judgement(lesson, exercise, right, language)
 
 
 def exercise_of(lesson: Lesson, number: int | None) -> Exercise:
@@ -32,7 +42,7 @@ def is_right(exercise: Exercise, text: str) -> bool:
     source = parse_value(text).source
     if not isinstance(source, Numbers):
         raise InputError("answer_no_number", text=text)
-    numbers, shape = list(_flat(answer)), _shape(answer)
+    numbers, shape = list(numbers_in(answer)), _shape(answer)
     alike = source.shape == shape or len(numbers) == len(source.flat) == 1
     return alike and all(_equal(a, g, exercise.digits) for a, g in zip(numbers, source.flat, strict=True))
 
@@ -41,14 +51,6 @@ def _equal(answer: Any, given: Any, digits: int | None) -> bool:
     if digits is None:
         return bool(abs(answer - given) <= _TYPED * abs(answer))
     return f"{float(answer):.{digits - 1}e}" == f"{float(given):.{digits - 1}e}"
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -80,16 +80,17 @@ def _alike(measured: Any, expected: Any) -> bool:
     return not isinstance(measured, list) and not isinstance(expected, list)
 
 
-def _numbers(value: Any) -> Iterator[Any]:
+def numbers_in(value: Any) -> Iterator[Any]:
+    """Yields the numbers of nested lists, or the one number."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
-            yield from _numbers(item)
+            yield from numbers_in(item)
     else:
         yield value
 
 
 def _pairs(measured: Any, expected: Any) -> list[tuple[Any, Any]]:
     """Pairs the numbers of both, or all of the first with the one number of the second."""
-    first, second = list(_numbers(measured)), list(_numbers(expected))
+    first, second = list(numbers_in(measured)), list(numbers_in(expected))
     assert first, "a claim about no number at all is always true"
     return list(zip(first, second * len(first) if len(second) == 1 else second, strict=True))

@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from gradexplain.lessons.parts import Listing
+import torch
+
+from gradexplain.lessons.parts import Part, Ran, text
+
+TORCH: Mapping[str, Any] = {"torch": torch}
 
 
-def run_listing(code: str, names: Mapping[str, Any] | None = None) -> Listing:
+def run_listing(code: str, names: Mapping[str, Any] = TORCH) -> Ran:
     """Runs `code`, which is the lesson's own, with `names` as its globals; a fault ends it and is kept."""
     code = textwrap.dedent(code).strip()
-    scope: dict[str, Any] = {"__name__": "lesson", **(names or {})}
+    scope: dict[str, Any] = {"__name__": "lesson", **names}
     fault, printed = None, io.StringIO()
     with redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -23,7 +27,7 @@ def run_listing(code: str, names: Mapping[str, Any] | None = None) -> Listing:
             exec(compile(code, "<lesson>", "exec"), scope)
         except Exception as raised:
             fault = raised
-    return Listing(
+    return Ran(
         code=code,
         printed=printed.getvalue(),
         fault="" if fault is None else type(fault).__name__,
@@ -31,3 +35,11 @@ def run_listing(code: str, names: Mapping[str, Any] | None = None) -> Listing:
         warnings=tuple(str(w.message).strip().split("\n", 1)[0] for w in warned),
         names=scope,
     )
+
+
+def attempt(key: str, code: str, names: Mapping[str, Any] = TORCH, **data: Any) -> Generator[Part, None, Ran]:
+    """Yields the sentence that leads to some code, and the code with what it did; returns the latter."""
+    yield text(key, **data)
+    ran = run_listing(code, names)
+    yield ran
+    return ran

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from gradexplain.documents.shown import Shown
 from gradexplain.lessons.claims import Claim, Relation
 
 if TYPE_CHECKING:
@@ -13,14 +14,12 @@ if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
     from gradexplain.verification.verdicts import Report
 
-Topic = Literal["differentiation", "graphs", "gradients", "training", "squares"]
-TOPICS: tuple[Topic, ...] = ("differentiation", "graphs", "gradients", "training", "squares")
 Section = Literal["result", "forward", "graph", "backward", "gradients", "checks", "findings"]
 SECTIONS: tuple[Section, ...] = ("result", "forward", "graph", "backward", "gradients", "checks")
 
 
 @dataclass(frozen=True)
-class Text:
+class Said:
     """A paragraph, or the head of a section: the sentence `key` of the lesson with `data` put in."""
 
     key: str
@@ -36,7 +35,7 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Listing:
+class Ran:
     """Code that was run as it stands: what it printed, the fault that ended it (empty: none), the names it made."""
 
     code: str
@@ -44,12 +43,12 @@ class Listing:
     fault: str
     message: str
     warnings: tuple[str, ...]
-    names: Mapping[str, Any]
+    names: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows under a header of keys; a cell is a number, a tensor, a word without translation, a `Text` or an `Other`."""
+class Tabulated:
+    """Rows under a header of keys; a cell is a number, a tensor, a word without translation, a `Said` or an `Other`."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -100,11 +99,12 @@ class Exercise:
     data: Mapping[str, Any]
 
 
-Part = Text | Listing | Table | Claim | Explained | Verified | Drawn | Pictured | Exercise
+Part = Said | Ran | Tabulated | Claim | Explained | Verified | Drawn | Pictured | Exercise
+Parts = Iterator[Part]
 
 
-@dataclass(frozen=True)
-class Lesson:
+@dataclass(frozen=True, repr=False)
+class Lesson(Shown):
     """A lesson that has run: its parts in order, and the options that it ran with."""
 
     name: str
@@ -126,27 +126,23 @@ class Lesson:
         """Whether every claim is true."""
         return all(claim.holds for claim in self.claims)
 
-    def render(self, format: str = "terminal", *, language: str = "en", width: int = 100) -> str:
-        """Returns the lesson as `terminal`, `text`, `markdown` or `html`; figures are named, not drawn."""
-        from gradexplain.lessons import telling
-
-        return telling.rendered(self, format, language=language, width=width)
-
-    def __str__(self) -> str:
-        return self.render("text")
+    def __repr__(self) -> str:
+        true = sum(claim.holds for claim in self.claims)
+        return f"<Lesson {self.name}: {true} of {len(self.claims)} claims hold>"
 
 
 # ------------------------------------------------------------------------------------------- how lessons write them
 
 
-def head(key: str, **data: Any) -> Text:
-    """Returns the head of a section."""
-    return Text(key, data, heading=True)
+def section(key: str, parts: Parts) -> Parts:
+    """Yields the head of a section and its parts."""
+    yield Said(key, {}, heading=True)
+    yield from parts
 
 
-def text(key: str, **data: Any) -> Text:
+def text(key: str, **data: Any) -> Said:
     """Returns a paragraph."""
-    return Text(key, data)
+    return Said(key, data)
 
 
 def claim(

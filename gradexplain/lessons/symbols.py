@@ -13,7 +13,8 @@ from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.rules.symbolic import sympy_of
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Line:
+class Assignment:
     """One line of a program: `name` is `formula`, whose symbols are the names of earlier lines and of the input."""
 
     name: str
@@ -43,7 +44,7 @@ class Straight:
     text: str
     variable: str
     at: float
-    lines: tuple[Line, ...]
+    lines: tuple[Assignment, ...]
     run: Runner
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -79,9 +80,9 @@ def straight(text: str, x: Tensor) -> Straight:
     return Straight(text, variable, float(x), lines, run)
 
 
-def _lines(found: Trace, text: str, variable: str) -> tuple[Line, ...]:
+def _lines(found: Trace, text: str, variable: str) -> tuple[Assignment, ...]:
     names: dict[int, str] = {}
-    lines: list[Line] = []
+    lines: list[Assignment] = []
     for node in found.nodes:
         last = node.index == found.output[0]
         names[node.index] = node.leaf or ("y" if last and variable != "y" else f"f{len(lines) + 1}")
@@ -90,7 +91,7 @@ def _lines(found: Trace, text: str, variable: str) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _line(node: Node, names: Mapping[int, str], text: str) -> Line:
+def _line(node: Node, names: Mapping[int, str], text: str) -> Assignment:
     import sympy as sp
 
     rule, made = rule_of(node.operator), node.outputs[0]
@@ -104,7 +105,7 @@ def _line(node: Node, names: Mapping[int, str], text: str) -> Line:
     formula = sympy_of(rule.formula).subs(symbols, simultaneous=True)
     if formula.has(sp.Piecewise, sp.Abs, sp.sign, sp.Max, sp.Min, sp.floor, sp.ceiling, sp.Function("round")):
         raise InputError("no_elementary", text=shown(text), operator=node.operator)
-    return Line(names[node.index], formula, made.item())
+    return Assignment(names[node.index], formula, made.item())
 
 
 def _constant(value: Any) -> Any:
@@ -115,7 +116,7 @@ def _constant(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Sent:
+class Share:
     """What one line sends back to a name that it reads: what arrives there times `here`, its own derivative."""
 
     line: str
@@ -130,7 +131,7 @@ class Sent:
         return self.arrives * self.here
 
 
-def walked_back(program: Straight) -> tuple[Sent, ...]:
+def walked_back(program: Straight) -> tuple[Share, ...]:
     """Returns all that is sent from the last line to the first: reverse-mode differentiation, the whole of it.
 
     The own derivatives are sympy's, of one line at a time.
@@ -138,16 +139,16 @@ def walked_back(program: Straight) -> tuple[Sent, ...]:
     import sympy as sp
 
     values = {program.variable: program.at, **{line.name: line.value for line in program.lines}}
-    found: list[Sent] = []
+    found: list[Share] = []
     for line in reversed(program.lines):
         arrives = 1.0 if line is program.lines[-1] else gathered(found, line.name)
         for operand in line.operands:
             slope = sp.diff(line.formula, sp.Symbol(operand, real=True))
             here = float(slope.subs({symbol: values[str(symbol)] for symbol in slope.free_symbols}))
-            found.append(Sent(line.name, operand, slope, here, arrives))
+            found.append(Share(line.name, operand, slope, here, arrives))
     return tuple(found)
 
 
-def gathered(sent: Sequence[Sent], name: str) -> float:
+def gathered(sent: Sequence[Share], name: str) -> float:
     """Returns the derivative by a name: all that was sent to it, added up."""
     return sum(s.value for s in sent if s.operand == name)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, assert_never
 
 from gradexplain.documents import doc
 from gradexplain.documents.doc import Block, Doc
 from gradexplain.documents.renderers import RENDERERS
-from gradexplain.errors import InputError
+from gradexplain.documents.shown import SUFFIXES, recorded, told
 from gradexplain.figures.parameters import parameters_of, written
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.parts import (
@@ -18,50 +20,66 @@ from gradexplain.lessons.parts import (
     Exercise,
     Explained,
     Lesson,
-    Listing,
     Other,
     Pictured,
-    Table,
-    Text,
+    Ran,
+    Said,
+    Tabulated,
     Verified,
-)
+)  # fmt: skip
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.equations import STORED, Equation, recomputed
 from gradexplain.narration.explanations import MARKS, TONES, Teller, elements_text
+from gradexplain.narration.records import jsonable
 from gradexplain.narration.reports import ReportTeller
 
 if TYPE_CHECKING:
     from gradexplain.explanation.explanation import Explanation
     from gradexplain.lessons.parts import Part
 
-SUFFIXES = {"markdown": ".md", "html": ".html", "text": ".txt", "terminal": ".txt"}
+# The suffix of the file that a page in each format is written to.
+SUFFIX_OF = {format: suffix for suffix, format in SUFFIXES.items()} | {"terminal": ".txt"}
 CONTENTS = "README"
 _DIGITS = 5
 
 
-def rendered(
+@told.register
+def lesson_told(
     lesson: Lesson,
-    format: str,
+    language: str,
     *,
-    language: str = "en",
-    width: int = 100,
-    files: Mapping[int, str] | None = None,
+    format: str,
+    width: int,
+    files: Mapping[int, str] = MappingProxyType({}),
     beside: Sequence[str] = (),
-) -> str:
-    """Returns the lesson in one of the formats of `RENDERERS`.
+) -> Doc:
+    """Returns the page of a lesson.
 
-    `files` names the picture of each part that has one, `beside` the lessons that are written with it, in their order.
+    `files` names the picture of each part that has one, without which figures are named, not drawn; `beside` the
+    lessons that are written with it, in their order.
     """
-    if format not in RENDERERS:
-        raise InputError("unknown_format", name=format, names=", ".join(RENDERERS))
-    teller = LessonTeller(language, lesson, width, files or {}, {name: name + SUFFIXES[format] for name in beside})
-    blocks = [*teller.page(), *(teller.onwards(f"{CONTENTS}{SUFFIXES[format]}") if beside else ())]
-    return RENDERERS[format](Doc(tuple(blocks)), width)
+    suffix = SUFFIX_OF[format]
+    teller = LessonTeller(language, lesson, width, files, {name: name + suffix for name in beside})
+    return Doc((*teller.page(), *(teller.onwards(CONTENTS + suffix) if beside else ())))
+
+
+@recorded.register
+def lesson_record(lesson: Lesson, *, full: bool = False) -> dict[str, Any]:
+    """Returns what a lesson claims and asks as plain data."""
+    teller = LessonTeller("en", lesson)
+    claims = [
+        {"code": c.key, "holds": c.holds, "measured": plain(c.measured), "relation": c.relation,
+         "expected": plain(c.expected), "within": c.within, "rows": c.rows, "text": teller.sentence(c)}
+        for c in lesson.claims
+    ]  # fmt: skip
+    exercises = [{"code": e.key, "text": teller.say(e.key, **e.data)} for e in lesson.exercises]
+    return {"kind": "lesson", **jsonable({"name": lesson.name, "options": lesson.options, "holds": lesson.holds,
+                                          "claims": claims, "exercises": exercises})}  # fmt: skip
 
 
 def judgement(lesson: Lesson, exercise: Exercise, right: bool, language: str) -> str:
     """Returns what is said of an answer."""
-    return RENDERERS["text"](LessonTeller(language, lesson, 100, {}).judged(exercise, right), 100)
+    return RENDERERS["text"](LessonTeller(language, lesson).judged(exercise, right), 100)
 
 
 @dataclass(frozen=True)
@@ -70,14 +88,14 @@ class LessonTeller:
 
     language: str
     lesson: Lesson
-    width: int
-    files: Mapping[int, str]
+    width: int = 100
+    files: Mapping[int, str] = field(default_factory=dict)
     pages: Mapping[str, str] = field(default_factory=dict)
 
     def say(self, key: str, **data: Any) -> str:
         """Returns a sentence of this lesson."""
-        told = {name: self.shown(value) for name, value in data.items()}
-        return say(f"lessons/{self.lesson.name}.{key}", self.language, **told)
+        words = {name: self.shown(value) for name, value in data.items()}
+        return say(f"lessons/{self.lesson.name}.{key}", self.language, **words)
 
     def common(self, key: str, **data: Any) -> str:
         """Returns a sentence that all lessons share."""
@@ -85,7 +103,7 @@ class LessonTeller:
 
     def shown(self, value: Any) -> str:
         """Returns a value as it stands in a sentence or a table."""
-        if isinstance(value, Text):
+        if isinstance(value, Said):
             return self.say(value.key, **value.data)
         if isinstance(value, (list, tuple)):
             return "[" + ", ".join(map(self.shown, value)) + "]"
@@ -121,11 +139,11 @@ class LessonTeller:
 
     def part(self, place: int, part: Part) -> Iterator[Block]:
         match part:
-            case Text(key, data, heading):
+            case Said(key, data, heading):
                 yield (doc.Heading if heading else doc.Paragraph)(self.say(key, **data))
-            case Listing():
+            case Ran():
                 yield from self.listing(part)
-            case Table(header, rows):
+            case Tabulated(header, rows):
                 yield doc.Table(tuple(map(self.say, header)), tuple(tuple(map(self.cell, row)) for row in rows))
             case Claim():
                 yield self.claim(part)
@@ -136,10 +154,8 @@ class LessonTeller:
                 yield doc.Paragraph(f"{MARKS[report.verdict]} {teller.verdict(report)}", TONES[report.verdict])
                 yield from teller.where(report)
             case Drawn(key, figure, options):
-                command = " ".join(
-                    ("gradexplain figure", figure, *_arguments(figure, options), f"--output {figure}.svg")
-                )
-                yield doc.Image(self.caption(place, key), self.files.get(place, ""), command)
+                words = ("gradexplain figure", figure, *_arguments(figure, options), f"--output {figure}.svg")
+                yield doc.Image(self.caption(place, key), self.files.get(place, ""), " ".join(words))
             case Pictured(key, picture):
                 if place in self.files:
                     yield doc.Image(self.caption(place, key), self.files[place])
@@ -151,7 +167,7 @@ class LessonTeller:
             case _:
                 assert_never(part)
 
-    def listing(self, part: Listing) -> Iterator[Block]:
+    def listing(self, part: Ran) -> Iterator[Block]:
         yield doc.Listing(part.code)
         if part.printed:
             yield doc.Listing(part.printed.rstrip("\n"), "output")
@@ -167,14 +183,8 @@ class LessonTeller:
 
     def sentence(self, part: Claim) -> str:
         """Returns what is claimed."""
-        told = {
-            "measured": part.measured,
-            "expected": part.expected,
-            "within": part.within,
-            "off": part.off,
-            **part.data,
-        }
-        return self.say(part.key, **told)
+        own = {name: getattr(part, name) for name in ("measured", "expected", "within", "off")}
+        return self.say(part.key, **{**own, **part.data})
 
     def claim(self, part: Claim) -> Block:
         sentence = self.sentence(part)
@@ -186,7 +196,7 @@ class LessonTeller:
     def explained(self, e: Explanation, sections: tuple[str, ...]) -> Iterator[Block]:
         teller = Teller(self.language)
         body = [block for section in sections for block in getattr(teller, section)(e)]
-        shown = list(_equations(e, sections))
+        shown = [equation for equation in _equations(e, sections) if equation.relation != STORED]
         page = RENDERERS["text"](Doc(tuple(body)), self.width)
         yield from body
         if shown:
@@ -243,15 +253,10 @@ def _arguments(figure: str, options: Mapping[str, Any]) -> list[str]:
 
 def _equations(e: Explanation, sections: tuple[str, ...]) -> Iterator[Equation]:
     """Yields the equations that stand in `sections`."""
-    found: list[Equation] = []
     for step in e.detailed:
         if "forward" in sections:
-            found += step.equations
+            yield from step.equations
         if "backward" in sections and step.order is not None:
-            found += step.sums
-            for contribution in step.contributions:
-                found += contribution.equations
+            yield from chain(step.sums, *(contribution.equations for contribution in step.contributions))
     if "gradients" in sections:
-        for gradient in e.by_input:
-            found += gradient.sums
-    yield from (equation for equation in found if equation.relation != STORED)
+        yield from chain.from_iterable(gradient.sums for gradient in e.by_input)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
@@ -34,10 +33,9 @@ from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import STORED, recomputed
 from gradexplain.mathematics.terms import number_text
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Check
-from gradexplain.versions.releases import minor_text
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -78,7 +76,7 @@ class Teller:
 
     # ------------------------------------------------------------------------------------------------- numbers
 
-    def value(self, value: Value | None, digits: int = _DIGITS) -> str:
+    def value(self, value: TensorSummary | None, digits: int = _DIGITS) -> str:
         """Returns a small tensor whole and a larger one in one line."""
         if value is None:
             return self.say("not_recorded")
@@ -86,7 +84,7 @@ class Teller:
             return elements_text(value.elements, digits)
         return self._summary(value)
 
-    def _summary(self, value: Value) -> str:
+    def _summary(self, value: TensorSummary) -> str:
         shape = shape_text(value.shape)
         if not value.tensor.numel():
             return self.say("empty", dtype=value.dtype, shape=shape)
@@ -197,7 +195,7 @@ class Teller:
                 if origin not in tensors and isinstance(value, (tuple, list)):
                     yield self.say("shape_of", name=origin, shape=shape_text(value))
             elif isinstance(value, Tensor):
-                text = self.value(kept) if (kept := Value(value)).small else ""
+                text = self.value(kept) if (kept := TensorSummary(value)).small else ""
                 yield f"{name} = {text}" if 0 < len(text) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
             elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
                 yield f"{name} = {_signed(value)}"
@@ -228,7 +226,7 @@ class Teller:
             return Box(str(index), (code, title, received), title)
         return Box(str(index), (title, received) if name in gradients else (title,), title)
 
-    def _brief(self, value: Value | None) -> str:
+    def _brief(self, value: TensorSummary | None) -> str:
         if value is None:
             return "–"
         whole = elements_text(value.elements, _DIGITS) if value.small else ""
@@ -388,10 +386,13 @@ class Teller:
 
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
-        key = "kink_plain" if finding.kind == "kink" and "left" not in data else finding.kind
-        place = f" ({short_place_text(finding.place)})" if finding.place else ""
+        key = "kink-plain" if finding.code == "kink" and "left" not in data else finding.code
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return self.say(f"findings.{key}", **data, torch=minor_text(version("torch"))) + why + place
+        return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
+
+    def where_found(self, finding: Finding) -> str:
+        place = short_place(finding.source)
+        return f" ({place})" if place else ""
 
     def findings(self, e: Explanation) -> Iterator[Block]:
         if notes := self._found(e):
@@ -450,12 +451,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 def short_place(source: Source | None) -> str:
     """Returns file:line with the file's name alone."""
-    return short_place_text(str(source)) if source is not None and source.file else ""
-
-
-def short_place_text(place: str) -> str:
-    """Returns `file.py:3` for `/some/where/file.py:3`."""
-    return place.replace("\\", "/").rpartition("/")[2]
+    return str(source).replace("\\", "/").rpartition("/")[2] if source is not None and source.file else ""
 
 
 def _span(numbers: Sequence[float]) -> str:

@@ -26,14 +26,14 @@ from gradexplain.mathematics.equations import STORED, Equation, recomputed
 from gradexplain.narration.explanations import Teller
 from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.computation import is_ours_or_torchs
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.loading import file_of, parse_target
 from gradexplain.targets.origin import FORMAT, Origin, file_digest, machine, tensor_digest
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 
-_Packed = Callable[[Value | None], Any]
+_Packed = Callable[[TensorSummary | None], Any]
 
 
 @recorded.register
@@ -59,10 +59,10 @@ def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]
         **_header("verification", subject.target, report.origin, [n.source for n in found.nodes]),
         "live": found.live,
         "parameters": list(subject.parameters),
-        "dtype": Value(found.value).dtype,
-        "inputs": _inputs({n: Value(t) for n, t in found.inputs.items()}, packed),
-        "output": _output(None, Value(found.value), packed),
-        "cotangent": {"given": False, "value": packed(Value(found.cotangent))},
+        "dtype": TensorSummary(found.value).dtype,
+        "inputs": _inputs({n: TensorSummary(t) for n, t in found.inputs.items()}, packed),
+        "output": _output(None, TensorSummary(found.value), packed),
+        "cotangent": {"given": False, "value": packed(TensorSummary(found.cotangent))},
         "gradients": _gradients(found.gradients, packed),
         "findings": [_finding(f, Teller("en").finding) for f in report.findings],
         **_report(report),
@@ -132,16 +132,16 @@ def _higher(e: Explanation, full: bool) -> dict[str, Any]:
     return {**own, **_body(e, full)}
 
 
-def _inputs(inputs: Mapping[str, Value], packed: _Packed) -> dict[str, Any]:
+def _inputs(inputs: Mapping[str, TensorSummary], packed: _Packed) -> dict[str, Any]:
     return {n: {"shape": list(v.shape), "dtype": v.dtype, "value": packed(v)} for n, v in inputs.items()}
 
 
-def _output(name: str | None, output: Value, packed: _Packed) -> dict[str, Any]:
+def _output(name: str | None, output: TensorSummary, packed: _Packed) -> dict[str, Any]:
     return {"name": name, "shape": list(output.shape), "dtype": output.dtype, "value": packed(output)}
 
 
 def _gradients(gradients: Mapping[str, Tensor | None], packed: _Packed) -> dict[str, Any]:
-    return {n: None if g is None else packed(Value(g)) for n, g in gradients.items()}
+    return {n: None if g is None else packed(TensorSummary(g)) for n, g in gradients.items()}
 
 
 def _by_input(gradient: Gradient, packed: _Packed) -> dict[str, Any]:
@@ -183,7 +183,8 @@ def _contribution(sent: Contribution, packed: _Packed) -> dict[str, Any]:
 
 def _finding(finding: Finding, said: Callable[[Finding], str]) -> dict[str, Any]:
     data = jsonable(finding.data)
-    return {"kind": finding.kind, "place": finding.place, "data": data, "text": said(finding)}
+    place = _source(finding.source)
+    return {"code": finding.code, "pitfall": finding.pitfall, "place": place, "data": data, "text": said(finding)}
 
 
 def _lines(equations: Sequence[Equation]) -> list[str]:
@@ -231,7 +232,7 @@ def _packing(full: bool) -> _Packed:
     return lambda value: None if value is None else _packed(value, full)
 
 
-def _packed(value: Value, full: bool) -> Any:
+def _packed(value: TensorSummary, full: bool) -> Any:
     """Returns nested lists of a small tensor, or of any if `full`; else a summary."""
     if full or value.small:
         return jsonable(value.tensor.to_dense().tolist(), pairs=True)

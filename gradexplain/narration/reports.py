@@ -20,9 +20,8 @@ from gradexplain.narration.explanations import (
     judging,
     shape_text,
     short_place,
-    short_place_text,
 )
-from gradexplain.recording.summaries import Value
+from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node
 from gradexplain.verification.verdicts import Check, Operation, Report
 
@@ -92,7 +91,7 @@ class ReportTeller(Teller):
 
     def brief(self, tensor: Any) -> str:
         """Returns a small tensor whole, and type and shape of another."""
-        value = Value(tensor)
+        value = TensorSummary(tensor)
         whole = self.value(value) if value.small else ""
         return whole if whole and len(whole) <= 40 else f"{value.dtype} {shape_text(value.shape)}"
 
@@ -153,8 +152,7 @@ class ReportTeller(Teller):
         yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
 
     def incident(self, finding: Finding) -> str:
-        place = f" ({short_place_text(finding.place)})" if finding.place else ""
-        return self.say(f"operations.{finding.kind}", **finding.data) + place
+        return self.say(f"operations.{finding.code}", **finding.data) + self.where_found(finding)
 
     # ------------------------------------------------------------------------------------------------- evidence
 

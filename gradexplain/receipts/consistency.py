@@ -253,16 +253,20 @@ def _listed(value: Any) -> Any:
 def _findings(ledger: Ledger, part: Mapping[str, Any], path: str, table: str = "findings") -> None:
     for place, finding in enumerate(part["findings"]):
         data = restored(finding["data"])
-        said = _finding_text(finding, data) if table == "findings" else _said(f"{table}.{finding['kind']}", data)
-        file = finding["place"].replace("\\", "/").rpartition("/")[2]
+        said = _finding_text(finding, data) if table == "findings" else _said(f"{table}.{finding['code']}", data)
+        file = _short(finding["place"])
         said = None if said is None else said + (f" ({file})" if file else "")
         own, seen = f"{path}.findings[{place}].text", finding["text"]
         ledger.claim("finding", finding["text"] == said, own, "reason_differs", seen=seen)
 
 
+def _short(place: Mapping[str, Any] | None) -> str:
+    return f"{place['file']}:{place['line']}".replace("\\", "/").rpartition("/")[2] if place else ""
+
+
 def _finding_text(finding: Mapping[str, Any], data: Mapping[str, Any]) -> str | None:
     shown = {k: number_text(v + 0.0, 5) if isinstance(v, float) else v for k, v in data.items()}
-    key = "kink_plain" if finding["kind"] == "kink" and "left" not in data else finding["kind"]
+    key = "kink-plain" if finding["code"] == "kink" and "left" not in data else finding["code"]
     said, why = _said(f"findings.{key}", shown), _said(f"rules.{data['why']}", {}) if data.get("why") else ""
     return None if said is None or why is None else f"{said} {why}".rstrip()
 

@@ -17,7 +17,8 @@ from gradexplain.receipts.tensors import read_tensor
 from gradexplain.recording.computation import Computation, all_outputs, computation_of, with_dtype
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, trace
-from gradexplain.targets.expression import Program, Runner, parse_formula
+from gradexplain.targets.expression import Program, parse_formula
+from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
 from gradexplain.targets.origin import file_digest
 from gradexplain.targets.values import parse_value, tensor_of

@@ -18,12 +18,13 @@ from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.question import index_of
+from gradexplain.versions.releases import minor_text
 
-# What a finding says: its kind, its place, its data.
+# What a finding says: its code, its place, its data.
 Fact = tuple[str, str, Mapping[str, Any]]
 KNOWN = (
-    *("cut_detach", "cut_no_grad", "cut_integer", "random", "no_influence", "zero_gradient"),
-    *("non_finite_forward", "non_finite_backward", "kink", "flat"),
+    *("cut-detach", "cut-no-grad", "cut-integer", "random", "no-influence", "zero-gradient"),
+    *("first-not-finite", "first-gradient-not-finite", "kink", "flat"),
 )
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
@@ -35,7 +36,7 @@ def finding_claims(ledger: Ledger, part: Mapping[str, Any], path: str, trace: Tr
     """Checks that each finding is a fact, and that no fact of a known kind was left out."""
     remaining = list(facts(trace, names))
     for number, finding in enumerate(part["findings"]):
-        own, what, where = f"{path}.findings[{number}]", finding["kind"], finding["place"] or "–"
+        own, what, where = f"{path}.findings[{number}]", finding["code"], _where(finding["place"])
         if what not in KNOWN:
             ledger.note(own, "finding_not_checked", what=what)
             continue
@@ -43,29 +44,33 @@ def finding_claims(ledger: Ledger, part: Mapping[str, Any], path: str, trace: Tr
         if ledger.claim("finding", fact is not None, own, "finding_no_fact", what=what, where=where):
             remaining = [f for f in remaining if f is not fact]
     for what, where, _ in remaining:
-        ledger.claim("finding", False, f"{path}.findings", "finding_missing", what=what, where=where or "–")
+        ledger.claim("finding", False, f"{path}.findings", "finding_missing", what=what, where=where)
 
 
 def _states(finding: Mapping[str, Any], fact: Fact) -> bool:
-    kind, place, data = fact
+    code, place, data = fact
     seen = restored(finding["data"])
     same = seen.keys() == data.keys() and all(repr(seen[name]) == repr(value) for name, value in data.items())
-    return bool(same and (finding["kind"], finding["place"]) == (kind, place))
+    return bool(same and (finding["code"], _where(finding["place"])) == (code, place))
+
+
+def _where(place: Mapping[str, Any] | None) -> str:
+    return f"{place['file']}:{place['line']}" if place else "–"
 
 
 def facts(trace: Trace, names: Names) -> Iterator[Fact]:
     """Yields what there is to be found in a trace, in no order."""
     for cut in trace.cuts:
         code = cut.source.code if cut.source else cut.operator
-        yield f"cut_{cut.reason}", str(cut.source or ""), {"operator": cut.operator, "code": code}
+        yield f"cut-{cut.reason.replace('_', '-')}", str(cut.source or "–"), {"operator": cut.operator, "code": code}
     for draw in trace.draws:
         code = draw.source.code if draw.source else draw.operator
-        yield "random", str(draw.source or ""), {"operator": draw.operator, "code": code}
+        yield "random", str(draw.source or "–"), {"operator": draw.operator, "code": code}
     for name, gradient in trace.gradients.items():
         if gradient is None:
-            yield "no_influence", "", {"name": name}
+            yield "no-influence", "–", {"name": name}
         elif gradient.numel() and bool((gradient.to_dense() == 0).all()):
-            yield "zero_gradient", "", {"name": name}
+            yield "zero-gradient", "–", {"name": name}
     results = [trace.value, *(g for g in trace.gradients.values() if g is not None)]
     if not all(_first_broken([t]) is None for t in results):
         yield from _births(trace, names)
@@ -75,7 +80,7 @@ def facts(trace: Trace, names: Names) -> Iterator[Fact]:
             yield from _kink(node, rule, names)
         if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
             data = {"operator": node.operator, "name": names.of_node[node.index], "code": _code(node)}
-            yield "flat", str(node.source or ""), data
+            yield "flat", str(node.source or "–"), data
 
 
 def _births(trace: Trace, names: Names) -> Iterator[Fact]:
@@ -84,13 +89,13 @@ def _births(trace: Trace, names: Names) -> Iterator[Fact]:
     for node, arguments in zip(trace.nodes, fed, strict=True):
         made = _first_broken(node.outputs)
         if made is not None and _first_broken(arguments) is None:
-            yield "non_finite_forward", str(node.source or ""), _broken(node, names, made)
+            yield "first-not-finite", str(node.source or "–"), _broken(node, names, made)
             break
     for index in trace.order:
         node = trace.nodes[index]
         sent = _first_broken([e.contribution for e in node.edges])
         if sent is not None and _first_broken(node.cotangents) is None:
-            yield "non_finite_backward", str(node.source or ""), _broken(node, names, sent)
+            yield "first-gradient-not-finite", str(node.source or "–"), _broken(node, names, sent)
             break
 
 
@@ -130,10 +135,10 @@ def _kink(node: Node, rule: Rule, names: Names) -> Iterator[Fact]:
     for argument, formulas in rule.sides.items():
         left, right = (float(evaluated(rule, formula, node.arguments, outputs)[first]) for formula in formulas)
         if left != right:
-            data |= {"left": left, "right": right}
+            data |= {"left": left, "right": right, "torch": minor_text(torch.__version__)}
             data["chosen"] = float(taken(rule, argument, node.arguments, outputs)[first])
             break
-    yield "kink", str(node.source or ""), data
+    yield "kink", str(node.source or "–"), data
 
 
 def _kinked(node: Node, rule: Rule) -> Tensor | None:

@@ -124,8 +124,8 @@ VERDICT = one_of(*VERDICTS)
 
 def found(table: str) -> Shape:
     """A finding whose sentence stands in a table of the catalogue."""
-    kind = scalar("finding", lambda v: isinstance(v, str) and f"{table}.{v}" in sentences("en"))
-    return entries(kind=kind, place=TEXT, data=mapping(anything), text=TEXT)
+    code = scalar("finding", lambda v: isinstance(v, str) and f"{table}.{v}" in sentences("en"))
+    return entries(code=code, pitfall=nullable(TEXT), place=nullable(SOURCE), data=mapping(anything), text=TEXT)
 
 
 SUMMARY = entries(

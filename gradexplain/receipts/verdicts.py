@@ -81,8 +81,10 @@ class Judging:
             self.ledger.claim("operation", seen == value, f"{path}.{name}", "operation_other", **data)
         self.report(claimed, path, fresh.report)
         if self.repeated:
-            found = [(f["kind"], f["place"], repr(_sorted(restored(f["data"])))) for f in claimed["findings"]]
-            expected = [(f.kind, f.place, repr(_sorted(_plain(f.data)))) for f in fresh.findings]
+            found = [
+                (f["code"], _place_of(f["place"]), repr(_sorted(restored(f["data"])))) for f in claimed["findings"]
+            ]
+            expected = [(f.code, _place(f.source), repr(_sorted(_plain(f.data)))) for f in fresh.findings]
             data = {"seen": ", ".join(f[0] for f in found) or "–", "right": ", ".join(f[0] for f in expected) or "–"}
             self.ledger.claim("finding", found == expected, f"{path}.findings", "operation_findings", **data)
 

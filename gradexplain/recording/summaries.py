@@ -18,7 +18,7 @@ _LOST = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class TensorSummary:
     """A recorded tensor; its summary is computed when it is first asked for."""
 
     tensor: Tensor

@@ -18,6 +18,7 @@ from gradexplain.recording.recorder import Application, Event, Held, held_in, ke
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import Run, bound, hooks_in, saved_by
+from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
 
 # ---------------------------------------------------------------------------------------------------- saved numbers
@@ -87,10 +88,10 @@ def _edit(alone: Alone, events: Sequence[Event], name: str, now: Tensor, then: H
         "now": plain(now[place]),
     }
     if writer is None:
-        return Finding("saved_changed_unseen", data, str(alone.recorded.source or ""))
+        return Finding("saved-changed-unseen", data, alone.recorded.source)
     source = source_of(writer.frame)
     code = source.code if source and source.code else str(writer.operator)
-    return Finding("saved_changed", data | {"code": code}, str(source or ""))
+    return Finding("saved-changed", data | {"code": code}, source)
 
 
 # ------------------------------------------------------------------------------------------------------------ hooks
@@ -125,10 +126,10 @@ def _adds_up(received: Tensor, sent: Sequence[Tensor]) -> bool:
 
 def _hooked(node: Node, hooks: Sequence[Callable[..., object]]) -> Finding:
     code = getattr(hooks[0], "__code__", None) if hooks else None
-    place = f"{code.co_filename}:{code.co_firstlineno}" if code else str(node.source or "")
+    source = Source(code.co_filename, code.co_firstlineno, "") if code else node.source
     name = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__) if hooks else ""
     value = node.leaf or (node.source.code if node.source else node.name)
-    return Finding("hook" if hooks else "hook_unseen", {"value": value} | ({"hook": name} if hooks else {}), place)
+    return Finding("hook" if hooks else "hook-unseen", {"value": value} | ({"hook": name} if hooks else {}), source)
 
 
 def sent_otherwise(alone: Alone, operator: Operator, run: Run) -> Iterator[Finding]:
@@ -141,9 +142,7 @@ def sent_otherwise(alone: Alone, operator: Operator, run: Run) -> Iterator[Findi
     for name, sent in zip(operator.slots, passed.sent, strict=False):
         own = again.get(name)
         if sent is not None and own is not None and sent.shape == own.shape and not _adds_up(sent, [own]):
-            yield Finding(
-                "hook_on_node", {"argument": name, "node": alone.recorded.name}, str(alone.recorded.source or "")
-            )
+            yield Finding("hook-on-node", {"argument": name, "node": alone.recorded.name}, alone.recorded.source)
 
 
 # -------------------------------------------------------------------------------------------------- draws and stops
@@ -172,7 +171,7 @@ def draws(run: Run) -> dict[int, list[Finding]]:
 def _drawn(event: Event) -> Finding:
     source = source_of(event.frame)
     name = event.operator._schema.name.removeprefix("aten::")
-    return Finding("random", {"operator": name, "code": source.code if source else name}, str(source or ""))
+    return Finding("random", {"operator": name, "code": source.code if source else name}, source)
 
 
 def stops(run: Run, owners: Mapping[Any, Event]) -> dict[int, list[Finding]]:
@@ -182,7 +181,7 @@ def stops(run: Run, owners: Mapping[Any, Event]) -> dict[int, list[Finding]]:
     for user, reason, event in stops_in(recorder.events, recorder.applications, owners, list(run.inputs.values())):
         source = source_of(event.frame)
         data = {"code": source.code if source and source.code else str(event.operator)}
-        finding = Finding(f"stopped_{reason}", data, str(source or ""))
+        finding = Finding(f"stopped-{reason.replace('_', '-')}", data, source)
         if finding not in found.setdefault(id(user), []):
             found[id(user)].append(finding)
     return found

@@ -44,7 +44,7 @@ EACH, SAMPLED = 48, 24
 # Runs of the operator that an element takes; so many elements are measured however long that takes.
 COST, LEAST = 2 * len(USUAL), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
-PRESUMING = {"_ctc_loss": "presumes_normalised", "linalg_pinv": "presumes_hermitian"}
+PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
 EXCUSES = ("surrogate", "kinks", "drawn", *PRESUMING.values())
 # Reasons that speak of the recording, not of an oracle.
@@ -238,8 +238,8 @@ def _report(asked: _Asked, changed: Sequence[Finding], effort: float, coarsest: 
     edited = [n for n in asked.own.gradients if changed and not _same(asked, n)]
     judged = asked.fresh if edited else asked.own
     report = verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
-    data = {**changed[0].data, "line": changed[0].place} if changed else {}
-    blame = [Check(SAVED, n, "differs", reason=changed[0].kind, data=data) for n in edited]
+    data = {**changed[0].data, "line": str(changed[0].source or "")} if changed else {}
+    blame = [Check(SAVED, n, "differs", reason=changed[0].code, data=data) for n in edited]
     return Report((*report.checks, *blame))
 
 
@@ -260,9 +260,9 @@ def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
     """Returns the check as one on the node: with the node's own number and line, and an intended estimate as such."""
     look = looks.get(check.input)
     # Forward mode follows torch's conventions: that it agrees is no evidence here. The rules know the conventions.
-    if look is not None and look.kind in EXCUSES and check.verdict != "cannot say" and check.oracle != RULES:
+    if look is not None and look.code in EXCUSES and check.verdict != "cannot say" and check.oracle != RULES:
         verdict: Verdict = "cannot say"
-        return replace(check, verdict=verdict, reason=look.kind, data={**check.data, **look.data})
+        return replace(check, verdict=verdict, reason=look.code, data={**check.data, **look.data})
     if "node" not in check.data:
         return check
     node, source = asked.alone.recorded, asked.alone.recorded.source
@@ -281,7 +281,7 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
     if asked.operator.label in PRESUMING and asked.operator.arguments.get("hermitian", True):
         return Finding(PRESUMING[asked.operator.label], data)
     if _ignores_cotangent(asked, name):
-        return Finding("cotangent_ignored", data)
+        return Finding("cotangent-ignored", data)
     found = _pattern(asked, report, name, effort)
     if found is None:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
@@ -356,11 +356,11 @@ def _unsummed(asked: _Asked, name: str, found: Pattern) -> tuple[str, dict[str, 
     for axis in repeated:
         count *= y.shape[axis]
     if found.kind == "factor" and abs(float(str(found.data["ratio"])) * count - 1) <= 1e-12 * count:
-        return "unsummed_mean", {"count": count}
+        return "unsummed-mean", {"count": count}
     for axis in repeated:
         for index in (0, y.shape[axis] - 1):
             if _sees_only(asked, name, axis, index):
-                return "unsummed_slice", {"axis": axis, "index": index, "count": y.shape[axis]}
+                return "unsummed-slice", {"axis": axis, "index": index, "count": y.shape[axis]}
     return None
 
 

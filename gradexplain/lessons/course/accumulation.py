@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -10,11 +10,9 @@ from torch import Tensor
 
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.keeping import alive, watched
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Parts, Tabulated, claim, exercise, section, text
 
-TOPIC = "gradients"
-PLACE = 1
 _EPS = torch.finfo(torch.float64).eps
 
 _TWICE = """
@@ -61,19 +59,16 @@ def lesson(
     *,
     x: Annotated[float, "The input.", Range(-1000, 1000)] = 1.0,
     passes: Annotated[int, "How many backward passes.", Range(least=2, most=20)] = 3,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("ledger")
-    yield from _ledger(x, passes)
-    yield head("second")
-    yield from _second()
-    yield head("clearing")
-    yield from _clearing(x)
+    yield from section("ledger", _ledger(x, passes))
+    yield from section("second", _second())
+    yield from section("clearing", _clearing(x))
     yield exercise("ex-passes", 2 * x * (passes + 1), x=x, passes=passes + 1)
     yield exercise("ex-none", "None")
 
 
-def _ledger(x: float, passes: int) -> Iterator[Part]:
+def _ledger(x: float, passes: int) -> Parts:
     leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     rows, before = [], 0.0
     for k in range(1, passes + 1):
@@ -83,7 +78,7 @@ def _ledger(x: float, passes: int) -> Iterator[Part]:
         rows.append((k, before, after - before, after))
         before = after
     yield text("adds", x=x)
-    yield Table(("pass", "before", "contribution", "after"), rows)
+    yield Tabulated(("pass", "before", "contribution", "after"), rows)
     one = 2 * x
     # Each of the sums is rounded, by at most half an eps of the largest.
     within = passes * _EPS * passes * abs(one)
@@ -91,8 +86,8 @@ def _ledger(x: float, passes: int) -> Iterator[Part]:
     yield claim("sum", before, "≈", passes * one, "A18", within=within, passes=passes)
 
 
-def _second() -> Iterator[Part]:
-    tried = run_listing(_TWICE, {"torch": torch})
+def _second() -> Parts:
+    tried = run_listing(_TWICE)
     x = tried.names["x"]
     yield text("as-written")
     yield tried
@@ -102,27 +97,25 @@ def _second() -> Iterator[Part]:
     yield from _saved()
     yield text("two-cures")
     for key, code in (("cure-forward", _AGAIN), ("cure-retain", _RETAINED)):
-        cured = run_listing(code, {"torch": torch})
+        cured = run_listing(code)
         yield text(key)
         yield cured
         x = cured.names["x"]
         yield claim("cured", x.grad, "=", 2 * (2 * x.detach()), "A20")
-    silent = run_listing(_NOTHING_SAVED, {"torch": torch})
-    yield text("silent")
-    yield silent
+    silent = yield from attempt("silent", _NOTHING_SAVED)
     grad = silent.names["x"].grad
     yield claim("nothing-saved", (silent.fault, grad), "=", ("", 2 * torch.ones(1)), "A20", grad=grad)
 
 
-def _saved() -> Iterator[Part]:
+def _saved() -> Parts:
     cases: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
         "y = x**2": (lambda x: x**2, False),
         "y = x**2, retain_graph=True": (lambda x: x**2, True),
         "y = x + 1": (lambda x: x + 1, False),
     }
     found = {name: _second_pass(*case) for name, case in cases.items()}
-    rows = [(f"`{name}`", *counts, Text("runs" if runs else "stops", {})) for name, (*counts, runs) in found.items()]
-    yield Table(("case", "saved-before", "saved-after", "second-pass"), rows)
+    rows = [(f"`{name}`", *counts, text("runs" if runs else "stops")) for name, (*counts, runs) in found.items()]
+    yield Tabulated(("case", "saved-before", "saved-after", "second-pass"), rows)
     # The derivative 2x needs x, the derivative of x + 1 nothing; a pass runs where all that it needs is there.
     kept = [(needed, needed if retain else 0) for needed, (_, retain) in zip((1, 1, 0), cases.values(), strict=True)]
     expected = [(before, after, before == after) for before, after in kept]
@@ -140,7 +133,7 @@ def _second_pass(f: Callable[[Tensor], Tensor], retain: bool) -> tuple[int, int,
     return before, after, not run_listing("y.backward()", {"y": y}).fault
 
 
-def _clearing(x: float) -> Iterator[Part]:
+def _clearing(x: float) -> Parts:
     leaf = torch.tensor(x, requires_grad=True)
     optimizer = torch.optim.SGD([leaf], lr=0.1)
     found = {}
@@ -149,11 +142,9 @@ def _clearing(x: float) -> Iterator[Part]:
         optimizer.zero_grad(**options)
         found[name] = None if leaf.grad is None else leaf.grad.item()
     yield text("two-ways")
-    yield Table(("call", "grad-after"), list(found.items()))
+    yield Tabulated(("call", "grad-after"), list(found.items()))
     yield claim("cleared", list(found.values()), "=", [None, 0.0], "A19")
-    read = run_listing(_CLEARED, {"torch": torch})
-    yield text("reads")
-    yield read
+    read = yield from attempt("reads", _CLEARED)
     yield claim("none-read", read.fault, "=", "AttributeError", "A19")
     leaf.grad = None
     (leaf**2).backward()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,11 +13,19 @@ from torch import Tensor
 from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Listing, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
-
-TOPIC = "training"
-PLACE = 7
+from gradexplain.lessons.parts import (
+    Explained,
+    Parts,
+    Pictured,
+    Ran,
+    Tabulated,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _PIECES = """
 X = torch.arange(1., 2 * pieces + 1)
@@ -52,14 +60,11 @@ def lesson(
     *,
     pieces: Annotated[int, "Pieces that a batch is cut into.", Range(least=2, most=16)] = 2,
     draws: Annotated[int, "Batches drawn of each size.", Range(least=200, most=2000)] = 1000,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("pieces")
-    yield from _pieces(pieces)
-    yield head("unequal")
-    yield from _unequal()
-    yield head("noise")
-    yield from _noise(draws)
+    yield from section("pieces", _pieces(pieces))
+    yield from section("unequal", _unequal())
+    yield from section("noise", _noise(draws))
     sizes = (5, 3)
     yield exercise("ex-weight", sizes[1] / sum(sizes), sizes=sizes)
     yield exercise("ex-noise", math.sqrt(_SIZES[1] / _SIZES[-1]), first=_SIZES[1], second=_SIZES[-1])
@@ -68,7 +73,7 @@ def lesson(
 # ------------------------------------------------------------------------------------------------------- accumulation
 
 
-def _pieces(pieces: int) -> Iterator[Part]:
+def _pieces(pieces: int) -> Parts:
     names = {"torch": torch, "pieces": pieces}
     tried, cured = run_listing(_PIECES, names), run_listing(_DIVIDED, names)
     # ∂/∂w of the mean of (x w)² is 2 w times the mean of x², here at w = 1.
@@ -90,12 +95,12 @@ def _pieces(pieces: int) -> Iterator[Part]:
     yield claim("cured", _grad(cured), "≈", whole, "A36", within=within)
 
 
-def _grad(listing: Listing) -> Tensor:
+def _grad(listing: Ran) -> Tensor:
     return listing.names["w"].grad  # type: ignore[no-any-return]
 
 
-def _unequal() -> Iterator[Part]:
-    tried, cured = run_listing(_UNEQUAL, {"torch": torch}), run_listing(_WEIGHTED, {"torch": torch})
+def _unequal() -> Parts:
+    tried, cured = run_listing(_UNEQUAL), run_listing(_WEIGHTED)
     numbers = tried.names["X"].tolist()
     whole = 2 * sum(x * x for x in numbers) / len(numbers)
     means = [2 * sum(x * x for x in part) / len(part) for part in (p.tolist() for p in tried.names["parts"])]
@@ -150,7 +155,7 @@ def _population(generator: torch.Generator) -> _Population:
     return _Population(x, t, torch.zeros(_FEATURES, dtype=torch.float64))
 
 
-def _noise(draws: int) -> Iterator[Part]:
+def _noise(draws: int) -> Parts:
     generator = torch.Generator().manual_seed(0)
     population = _population(generator)
     alone = population.by_hand()
@@ -160,7 +165,7 @@ def _noise(draws: int) -> Iterator[Part]:
     found = {n: _squared_errors(population, mean, n, draws, generator) for n in _SIZES}
     yield text("sample", examples=_EXAMPLES, draws=draws)
     rows = [(n, math.sqrt(f), math.sqrt(variance / n), math.sqrt(f) / float(mean.norm())) for n, f in found.items()]
-    yield Table(("batch", "measured", "foretold", "relative"), rows)
+    yield Tabulated(("batch", "measured", "foretold", "relative"), rows)
     yield text("reason", spread=math.sqrt(variance))
     within = _SIGMAS * max(_doubt(apart, n) for n in _SIZES) / math.sqrt(draws)
     yield claim("root", [n * f / variance for n, f in found.items()], "≈", [1.0] * len(found), "A36", within=within,

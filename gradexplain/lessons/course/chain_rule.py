@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Annotated
 
 import mpmath
@@ -12,14 +11,12 @@ from torch import Tensor
 
 from gradexplain.api import explain, graph, verify
 from gradexplain.figures.parameters import Range, written
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.lessons.symbols import Sent, straight, walked_back
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
+from gradexplain.lessons.symbols import Share, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
 
-TOPIC = "graphs"
-PLACE = 2
 _DRAWN = 2
 _EPS = torch.finfo(torch.float64).eps
 _TUTORIAL = """
@@ -41,16 +38,12 @@ def lesson(
     *,
     x: Annotated[float, "Where x² + 2x is differentiated.", Range(0.5, 100)] = 3.0,
     depth: Annotated[int, "How many times u + u² is put into itself.", Range(least=2, most=10)] = 4,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("one-path")
-    yield from _one_path()
-    yield head("two-paths")
-    yield from _two_paths(x)
-    yield head("many-paths")
-    yield from _many_paths(depth)
-    yield head("as-printed")
-    yield from _as_printed()
+    yield from section("one-path", _one_path())
+    yield from section("two-paths", _two_paths(x))
+    yield from section("many-paths", _many_paths(depth))
+    yield from section("as-printed", _as_printed())
     yield exercise("ex-paths", 2 ** (depth + 1), depth=depth + 1)
     yield exercise("ex-missing", 2 * (x + 1), x=x + 1)
 
@@ -58,14 +51,14 @@ def lesson(
 # ------------------------------------------------------------------------------------------------------- one path
 
 
-def _one_path() -> Iterator[Part]:
+def _one_path() -> Parts:
     program = straight("sin(x**2)", torch.tensor(0.8, dtype=torch.float64))
     (route,) = _routes(walked_back(program), program.lines[-1].name, program.variable)
     slopes = [sent.here for sent in route]
     found = explain(program.run, {"x": torch.tensor(0.8, dtype=torch.float64)})
     yield text("formula", f="`sin(x**2)`", x=program.at)
     rows = [(f"∂{s.line}/∂{s.operand}", str(s.slope), v) for s, v in zip(route, slopes, strict=True)]
-    yield Table(("factor", "is", "value"), rows)
+    yield Tabulated(("factor", "is", "value"), rows)
     with mpmath.workdps(30):
         true = float(mpmath.diff(lambda x: mpmath.sin(x**2), program.at))
     # Two factors and their product, each rounded.
@@ -74,7 +67,7 @@ def _one_path() -> Iterator[Part]:
     yield claim("one-enough", found.gradients["x"], "≈", true, "A12", within=within)
 
 
-def _routes(sent: tuple[Sent, ...], start: str, goal: str) -> list[list[Sent]]:
+def _routes(sent: tuple[Share, ...], start: str, goal: str) -> list[list[Share]]:
     """Returns every path from `start` back to `goal`, as what is sent along it."""
     if start == goal:
         return [[]]
@@ -85,7 +78,7 @@ def _routes(sent: tuple[Sent, ...], start: str, goal: str) -> list[list[Sent]]:
 # ------------------------------------------------------------------------------------------------------ two paths
 
 
-def _two_paths(x: float) -> Iterator[Part]:
+def _two_paths(x: float) -> Parts:
     found = explain(lambda x: x**2 + 2 * x, {"x": torch.tensor(x, dtype=torch.float64)})
     (gradient,) = found.by_input
     program = straight("x**2 + 2*x", torch.tensor(x, dtype=torch.float64))
@@ -93,7 +86,7 @@ def _two_paths(x: float) -> Iterator[Part]:
     products = [math.prod(s.here for s in route) for route in routes]
     yield text("two", x=x)
     rows = [(*_told(route), product) for route, product in zip(routes, products, strict=True)]
-    yield Table(("path", "factors", "with-numbers", "product-of"), rows)
+    yield Tabulated(("path", "factors", "with-numbers", "product-of"), rows)
     yield Explained(found, ("gradients",))
     values = [float(route.value.tensor) for route in gradient.routes]
     yield claim("routes", values, "≈", products, "A12", within=4 * _EPS * max(products))
@@ -109,7 +102,7 @@ def _two_paths(x: float) -> Iterator[Part]:
     yield claim("one-path-wrong", verdicts, "=", expected, "A12", agreeing=len(verdicts) - 1)
 
 
-def _told(route: list[Sent]) -> tuple[str, str, str]:
+def _told(route: list[Share]) -> tuple[str, str, str]:
     """Returns a path as its derivatives, as their formulas, and as their values."""
     return (
         " · ".join(f"∂{s.line}/∂{s.operand}" for s in route),
@@ -127,7 +120,7 @@ def _deep(u: Tensor, depth: int) -> Tensor:
     return u
 
 
-def _many_paths(depth: int) -> Iterator[Part]:
+def _many_paths(depth: int) -> Parts:
     at = torch.tensor(0.25, dtype=torch.float64)
     yield text("doubling", depth=depth)
     shown = graph(
@@ -142,7 +135,7 @@ def _many_paths(depth: int) -> Iterator[Part]:
         routes = _routes(sent, "y", "x")
         added = sum(math.prod(s.here for s in route) for route in routes)
         rows.append((k, len(routes), len(found.order), added, float(found.gradients["x"])))  # type: ignore[arg-type]
-    yield Table(("depth", "paths", "visited", "path-sum", "torch"), rows)
+    yield Tabulated(("depth", "paths", "visited", "path-sum", "torch"), rows)
     yield claim("paths-double", [row[1] for row in rows], "=", [2 ** row[0] for row in rows], "A12")
     yield claim("visits", [row[2] for row in rows], "=", [2 * row[0] for row in rows], "A12")
     # Every product has at most 2·depth factors, and all of them are positive, so that nothing cancels.
@@ -153,19 +146,15 @@ def _many_paths(depth: int) -> Iterator[Part]:
 # --------------------------------------------------------------------------------------------------- the tutorial
 
 
-def _as_printed() -> Iterator[Part]:
-    ran = run_listing(_TUTORIAL, {"torch": torch})
+def _as_printed() -> Parts:
+    ran = run_listing(_TUTORIAL)
     x, y = ran.names["x"].detach(), ran.names["y"]
     yield text("promised", comment="`8.0`")
     yield ran
     yield claim("printed", ran.printed.strip(), "=", f"dy/dx = {2 * x + 2}", "A13", text=f"`{ran.printed.strip()}`")
     yield claim("shape", list(y.shape), "=", list(x.shape), "A13", shape=str(list(y.shape)))
-    two = run_listing(_TWO, {"torch": torch})
-    yield text("two-elements")
-    yield two
+    two = yield from attempt("two-elements", _TWO)
     yield claim("two-fail", two.fault, "=", "RuntimeError", "A13")
-    scalar = run_listing(_ITEM, {"torch": torch})
-    yield text("scalar")
-    yield scalar
+    scalar = yield from attempt("scalar", _ITEM)
     grad = scalar.names["x"].grad
     yield claim("scalar-is", [list(scalar.names["y"].shape), grad], "=", [[], (2 * x + 2).sum()], "A13", grad=grad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
+from gradexplain.lessons.parts import Parts, Tabulated, claim, exercise, section, text
 from gradexplain.mathematics.terms import number_text
 
-TOPIC = "differentiation"
-PLACE = 3
 _EPS = torch.finfo(torch.float64).eps
 
 
@@ -26,14 +24,11 @@ def lesson(
     n: Annotated[int, "How many inputs the largest function has.", Range(least=50, most=2000)] = 1000,
     size: Annotated[int, "The width of the layers whose operations are counted.", Range(least=8, most=512)] = 256,
     outputs: Annotated[int, "How many outputs, for the price of a Jacobian.", Range(least=2, most=20)] = 5,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("counting")
-    yield from _counted(n)
-    yield head("price")
-    yield from _operations(size)
-    yield head("jacobian")
-    yield from _jacobian(outputs)
+    yield from section("counting", _counted(n))
+    yield from section("price", _operations(size))
+    yield from section("jacobian", _jacobian(outputs))
     yield exercise("ex-network", 2 * _parameters(nn.Linear(28, 10)), inputs=28, outputs=10)
     yield exercise("ex-jacobian", outputs + 2, outputs=outputs + 2)
 
@@ -88,7 +83,7 @@ def central_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-
 WAYS = {"automatic": automatic, "forward": forward_differences, "central": central_differences}
 
 
-def _counted(n: int) -> Iterator[Part]:
+def _counted(n: int) -> Parts:
     yield text("one-by-one", n=n)
     rows, runs, seconds = [], {}, {}
     for size in (1, 10, n):
@@ -98,8 +93,8 @@ def _counted(n: int) -> Iterator[Part]:
             error = float((way(f, x) - 2 * x).abs().max())
             runs[name, size], seconds[name, size] = f.runs, _best(way, x)
             taken = number_text(1000 * seconds[name, size], 2)
-            rows.append((size, Text(name, {}), f.runs, taken, number_text(error, 2)))
-    yield Table(("inputs", "way", "runs", "milliseconds", "error"), rows)
+            rows.append((size, text(name), f.runs, taken, number_text(error, 2)))
+    yield Tabulated(("inputs", "way", "runs", "milliseconds", "error"), rows)
     yield text("as-measured")
     sizes = (1, 10, n)
     yield claim("automatic-runs", [runs["automatic", s] for s in sizes], "=", [1] * len(sizes), "A5")
@@ -125,7 +120,7 @@ def _best(way: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor], x: Tensor
 # ------------------------------------------------------------------------------------------------------- operations
 
 
-def _operations(size: int) -> Iterator[Part]:
+def _operations(size: int) -> Parts:
     net = nn.Sequential(nn.Linear(size, size, bias=False), nn.Tanh(), nn.Linear(size, size, bias=False))
     x = torch.randn(size, size, requires_grad=True)
     with FlopCounterMode(display=False) as ahead:
@@ -134,7 +129,7 @@ def _operations(size: int) -> Iterator[Part]:
         loss.backward()
     one, other, weights = ahead.get_total_flops(), back.get_total_flops(), _parameters(net)
     yield text("matrix-products", size=size)
-    yield Table(("pass", "multiplications"), [(Text("ahead", {}), one), (Text("back", {}), other)])
+    yield Tabulated(("pass", "multiplications"), [(text("ahead"), one), (text("back"), other)])
     # A product of two (n, n) matrices has n³ multiplications, each with an addition; there are two layers.
     yield claim("ahead-is", one, "=", 2 * 2 * size**3, "A5")
     yield claim("back-is", other, "=", 2 * one, "A5")
@@ -155,7 +150,7 @@ def _parameters(net: nn.Module) -> int:
 # ------------------------------------------------------------------------------------------------- several outputs
 
 
-def _jacobian(outputs: int) -> Iterator[Part]:
+def _jacobian(outputs: int) -> Parts:
     x = torch.linspace(0.5, 1.5, 40, dtype=torch.float64, requires_grad=True)
     y = torch.stack([(x**k).sum() for k in range(1, outputs + 1)])
     passes: list[int] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,11 +10,8 @@ import numpy as np
 import torch
 
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Drawn, Part, Table, Text, claim, exercise, head, text
-
-TOPIC = "training"
-PLACE = 2
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Drawn, Parts, Tabulated, claim, exercise, section, text
 
 _WRITTEN = """
 x = torch.tensor([1.0], requires_grad=True)
@@ -54,20 +50,14 @@ def lesson(
     lr: Annotated[float, "The learning rate.", Range(1e-6, 1.9)] = 0.1,
     steps: Annotated[int, "How many steps.", Range(1, 500)] = 100,
     x0: Annotated[float, "Where the descent starts.", Range(-100, 100)] = 1.0,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("written")
-    yield from _as_written()
-    yield head("formula")
-    yield from _closed(lr, steps, x0)
-    yield head("stall")
-    yield from _stalled(lr, x0)
-    yield head("rate")
-    yield from _rates(lr, steps, x0)
-    yield head("forgotten")
-    yield from _forgotten(lr, steps, x0)
-    yield head("squares")
-    yield from _squares(lr)
+    yield from section("written", _as_written())
+    yield from section("formula", _closed(lr, steps, x0))
+    yield from section("stall", _stalled(lr, x0))
+    yield from section("rate", _rates(lr, steps, x0))
+    yield from section("forgotten", _forgotten(lr, steps, x0))
+    yield from section("squares", _squares(lr))
     yield exercise("ex-two", _exact(0.25, 1.0, 2), lr=0.25, steps=2, x0=1)
     yield exercise("ex-limit", _limit())
 
@@ -119,17 +109,15 @@ def _limit() -> float:
 # ------------------------------------------------------------------------------------------------------- its sections
 
 
-def _as_written() -> Iterator[Part]:
-    written = run_listing(_WRITTEN, {"torch": torch})
-    yield text("tutorial")
-    yield written
+def _as_written() -> Parts:
+    written = yield from attempt("tutorial", _WRITTEN)
     yield claim("silent", (written.fault, written.printed), "=", ("", ""), "A29")
     bound = _bounds(_walk(0.1, 100, 1.0))[-1]
     distance = written.names["x"].item() + 1
     yield claim("arrives", distance, "≈", _exact(0.1, 1.0, 100) + 1, "A29", within=bound)
 
 
-def _closed(lr: float, steps: int, x0: float) -> Iterator[Part]:
+def _closed(lr: float, steps: int, x0: float) -> Parts:
     walk = _walk(lr, steps, x0)
     yield text("derivation", lr=lr, factor=1 - 2 * lr)
     exact = [_exact(lr, x0, k) for k in range(walk.steps + 1)]
@@ -137,7 +125,7 @@ def _closed(lr: float, steps: int, x0: float) -> Iterator[Part]:
         (k, walk.points[k], walk.held[k], lr * walk.held[k], walk.points[k + 1] + 1, exact[k + 1] + 1)
         for k in _ends(walk.steps)
     ]
-    yield Table(("k", "x", "g", "move", "distance", "exact-distance"), rows)
+    yield Tabulated(("k", "x", "g", "move", "distance", "exact-distance"), rows)
     if walk.steps < steps:
         yield text("left", steps=walk.steps)
     slopes = [2 * x + 2 for x in walk.points[:-1]]
@@ -153,7 +141,7 @@ def _ends(steps: int) -> list[int]:
     return [k for k in range(steps) if k < _SHOWN or k >= steps - _SHOWN // 2]
 
 
-def _stalled(lr: float, x0: float) -> Iterator[Part]:
+def _stalled(lr: float, x0: float) -> Parts:
     walk = _walk(lr, 500, x0)
     pairs = zip(walk.points, walk.points[1:], strict=False)
     still = next((k for k, (a, b) in enumerate(pairs) if a == b), None)
@@ -169,15 +157,15 @@ def _stalled(lr: float, x0: float) -> Iterator[Part]:
     yield claim("exact-goes-on", _exact(lr, x0, still) + 1, "≈", x + 1, "A29", within=_bounds(walk)[still], k=still)
 
 
-def _rates(lr: float, steps: int, x0: float) -> Iterator[Part]:
+def _rates(lr: float, steps: int, x0: float) -> Parts:
     rates = tuple(sorted({lr, *_RATES}))
     walks = [_walk(rate, steps, x0) for rate in rates]
     yield text("factor")
     rows = [
-        (w.lr, 1 - 2 * w.lr, abs(1 - 2 * w.lr), w.points[-1], _exact(w.lr, x0, w.steps), Text(_regime(w.lr), {}))
+        (w.lr, 1 - 2 * w.lr, abs(1 - 2 * w.lr), w.points[-1], _exact(w.lr, x0, w.steps), text(_regime(w.lr)))
         for w in walks
     ]
-    yield Table(("lr", "signed", "size", "end", "exact", "regime"), rows)
+    yield Tabulated(("lr", "signed", "size", "end", "exact", "regime"), rows)
     apart = [abs(w.points[-1] - _exact(w.lr, x0, w.steps)) / (_bounds(w)[-1] or 1) for w in walks]
     yield claim("all-ends", max(apart), "<", 1.0, "A30", steps=steps)
     half = _walk(0.5, 1, x0)
@@ -195,10 +183,8 @@ def _regime(lr: float) -> str:
     return "oscillates" if abs(signed) == 1 else "flies"
 
 
-def _forgotten(lr: float, steps: int, x0: float) -> Iterator[Part]:
-    tried = run_listing(_FORGOTTEN, {"torch": torch})
-    yield text("without")
-    yield tried
+def _forgotten(lr: float, steps: int, x0: float) -> Parts:
+    tried = yield from attempt("without", _FORGOTTEN)
     walk = _walk(0.1, 100, 1.0, clear=False)
     found = tried.names["x"].item()
     yield claim("not-there", found, "≈", _pendulum(0.1, 1.0, 100), "A30", within=_pendulum_bound(walk), lr=0.1)
@@ -206,8 +192,8 @@ def _forgotten(lr: float, steps: int, x0: float) -> Iterator[Part]:
     walk = _walk(lr, steps, x0, clear=False)
     distances = [abs(x + 1) for x in walk.points]
     half = max(len(distances) // 2, 1)
-    yield Table(("part", "largest"), [(Text("first-half", {}), max(distances[:half])),
-                                      (Text("second-half", {}), max(distances[half:]))])  # fmt: skip
+    yield Tabulated(("part", "largest"), [(text("first-half"), max(distances[:half])),
+                                      (text("second-half"), max(distances[half:]))])  # fmt: skip
     expected = _pendulum(lr, x0, walk.steps)
     yield claim("pendulum", walk.points[-1], "≈", expected, "A30", within=_pendulum_bound(walk), lr=lr, k=walk.steps)
 
@@ -239,7 +225,7 @@ def _pendulum_bound(walk: Walk) -> float:
     return _ROOM * largest * local
 
 
-def _squares(lr: float) -> Iterator[Part]:
+def _squares(lr: float) -> Parts:
     start = torch.tensor([1.0, 2.0, 3.0])
     x = start.clone().requires_grad_()
     optimizer = torch.optim.SGD([x], lr=lr)

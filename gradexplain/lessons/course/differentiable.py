@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -11,13 +11,21 @@ from torch import Tensor
 from gradexplain.api import explain, verify
 from gradexplain.explanation.explanation import Step
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import (
+    Explained,
+    Parts,
+    Tabulated,
+    Verified,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
-TOPIC = "differentiation"
-PLACE = 4
 Kind = Literal["smooth", "kink", "flat", "none"]
 # A step in binary, so that the slopes of piecewise linear functions come out exactly.
 _H = 2.0**-20
@@ -27,18 +35,13 @@ def lesson(
     *,
     start: Annotated[int, "Where the loop starts.", Range(1, 9)] = 3,
     factor: Annotated[float, "The wrong factor of the derivative written by hand.", Range(2, 9)] = 2.0,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("operations")
-    yield from _operations()
-    yield head("flat-head")
-    yield from _flat()
-    yield head("path")
-    yield from _path()
-    yield head("control")
-    yield from _control(start)
-    yield head("by-hand")
-    yield from _by_hand(factor)
+    yield from section("operations", _operations())
+    yield from section("flat-head", _flat())
+    yield from section("path", _path())
+    yield from section("control", _control(start))
+    yield from section("by-hand", _by_hand(factor))
     yield exercise("ex-largest", _share(4), n=4)
     yield exercise("ex-loop", float(2 ** (_passes(3 * start))), start=3 * start)
 
@@ -89,7 +92,7 @@ def _kind(left: float, right: float, slope: float | None) -> Kind:
     return "smooth" if abs(left - right) < 16 * _H else "kink"
 
 
-def _operations() -> Iterator[Part]:
+def _operations() -> Parts:
     found = {name: (PLACES.get(name, ELSEWHERE), *_slopes(f, PLACES.get(name, ELSEWHERE)))
              for name, f in OPERATIONS.items()}  # fmt: skip
     yield text("measured")
@@ -99,12 +102,12 @@ def _operations() -> Iterator[Part]:
             at,
             left,
             right,
-            Text("no-number", {}) if slope is None else slope,
-            Text(_kind(left, right, slope), {}),
+            text("no-number") if slope is None else slope,
+            text(_kind(left, right, slope)),
         )
         for name, (at, left, right, slope) in found.items()
     ]
-    yield Table(("operation", "at", "left", "right", "torch", "kind"), rows)
+    yield Tabulated(("operation", "at", "left", "right", "torch", "kind"), rows)
     kinks = {name: row[1:] for name, row in found.items() if _kind(*row[1:]) == "kink"}
     yield claim("kinks-are", sorted(kinks), "=", sorted(PLACES), "A6", names=", ".join(f"`{n}`" for n in kinks))
     between = [
@@ -131,7 +134,7 @@ y.backward()
 """
 
 
-def _flat() -> Iterator[Part]:
+def _flat() -> Parts:
     x = torch.linspace(0.0, 3.0, 301, dtype=torch.float64, requires_grad=True)
     y = torch.round(x)
     (slopes,) = torch.autograd.grad(y.sum(), x)
@@ -139,9 +142,7 @@ def _flat() -> Iterator[Part]:
     yield text("silent")
     yield claim("flat-all", slopes.abs().max(), "=", 0.0, "A6", count=len(x))
     yield claim("rises", rise, "≠", float(torch.trapezoid(slopes, x.detach())), "A6")
-    tried = run_listing(_ARGMAX, {"torch": torch})
-    yield text("whole-numbers")
-    yield tried
+    tried = yield from attempt("whole-numbers", _ARGMAX)
     yield claim("argmax-fails", tried.fault, "=", "RuntimeError", "A6")
 
 
@@ -150,15 +151,15 @@ def _flat() -> Iterator[Part]:
 _THROUGH = "exp(x) * relu(x - 1) + round(3 * exp(x))"
 
 
-def _path() -> Iterator[Part]:
+def _path() -> Parts:
     run, at = Runner(parse(_THROUGH)), 1.0
     found = explain(run, {"x": torch.tensor(at, dtype=torch.float64)}, locate=run.locate)
-    at_kink = {finding.data["code"] for finding in found.findings if finding.kind == "kink"}
+    at_kink = {finding.data["code"] for finding in found.findings if finding.code == "kink"}
     kinds = [_step_kind(step, at_kink) for step in found.steps]
     yield text("each-step", x=at, f=_THROUGH)
     values = [step.forward.tensor if step.forward else None for step in found.steps]
-    rows = [(f"`{s.code}`", v, Text(k, {})) for s, v, k in zip(found.steps, values, kinds, strict=True)]
-    yield Table(("operation", "value", "kind"), rows)
+    rows = [(f"`{s.code}`", v, text(k)) for s, v, k in zip(found.steps, values, kinds, strict=True)]
+    yield Tabulated(("operation", "value", "kind"), rows)
     yield claim("path-kinds", [kinds.count(k) for k in ("kink", "flat")], "=", [1, 1], "A6", count=len(kinds))
     yield Explained(found, ("findings",))
     left, right, slope = _slopes(lambda x: run(x=x), at)  # type: ignore[arg-type, return-value]
@@ -183,7 +184,7 @@ def _passes(x: float) -> int:
     return count
 
 
-def _control(start: int) -> Iterator[Part]:
+def _control(start: int) -> Parts:
     code = """
 def f(x):
     while x < 100:
@@ -199,7 +200,7 @@ def f(x):
         steps = explain(f, {"x": torch.tensor(float(x), dtype=torch.float64)}).steps
         left, _, slope = _slopes(f, x)
         rows.append((x, len(steps), left, slope))
-    yield Table(("x", "recorded", "left", "torch"), rows)
+    yield Tabulated(("x", "recorded", "left", "torch"), rows)
     yield claim("loops", [row[3] for row in rows], "=", [row[2] for row in rows], "A6")
     # One operation for each doubling, and one for the change of sign.
     expected = [_passes(start), _passes(start * 8), _passes(start) + 1]
@@ -215,7 +216,7 @@ def f(x):
 # ------------------------------------------------------------------------------------------------------- by hand
 
 
-def _by_hand(factor: float) -> Iterator[Part]:
+def _by_hand(factor: float) -> Parts:
     code = f"""
 class Square(torch.autograd.Function):
     @staticmethod
@@ -232,9 +233,7 @@ x = torch.tensor([1., 2., 3.], requires_grad=True)
 Square.apply(x).sum().backward()
 print(x.grad)
 """
-    ran = run_listing(code, {"torch": torch})
-    yield text("written")
-    yield ran
+    ran = yield from attempt("written", code)
     x = ran.names["x"].detach()
     yield claim("accepted", (ran.fault, list(ran.warnings)), "=", ("", []), "A7")
     yield claim("wrong", ran.names["x"].grad, "≠", 2 * x, "A7", true=2 * x)
@@ -245,7 +244,7 @@ print(x.grad)
     yield claim("named", [report.verdict, named], "=", ["differs", "Square"], "A7", verdict=report.verdict,
                 named=f"`{named}`")  # fmt: skip
     right = code.replace(f" / {factor:g}", "")
-    fixed = run_listing(right, {"torch": torch})
+    fixed = run_listing(right)
     again = verify(lambda x: fixed.names["Square"].apply(x).sum(), {"x": x})
     grad = fixed.names["x"].grad
     yield claim("righted", [again.verdict, grad], "=", ["agrees", 2 * x], "A7", grad=grad)

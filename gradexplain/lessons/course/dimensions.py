@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -21,12 +21,9 @@ from torch import Tensor
 
 from gradexplain.figures.design import computed, designs
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Drawn, Parts, Ran, Tabulated, claim, exercise, section, text
 from gradexplain.lessons.plots import run_plots
-
-TOPIC = "squares"
-PLACE = 2
 
 _AS_WRITTEN = """
 dimensions = {dimensions}
@@ -61,18 +58,14 @@ _UNIT = (0.6, 0.8)
 _EPS = 2.0**-52
 
 
-def lesson(*, n: Annotated[int, "The most dimensions.", Range(least=2, most=8)] = 5) -> Iterator[Part]:
+def lesson(*, n: Annotated[int, "The most dimensions.", Range(least=2, most=8)] = 5) -> Parts:
     """Yields the lesson."""
-    yield head("ones")
-    results = yield from _ones(n)
-    yield head("overlap")
-    yield from _overlap(results)
-    yield head("proportion")
-    yield from _proportion(n)
-    yield head("show")
-    yield from _show(results)
-    yield head("unit")
-    yield from _unit(n)
+    results = run_listing(_ones_code(n)).names["results"]
+    yield from section("ones", _ones(n))
+    yield from section("overlap", _overlap(results))
+    yield from section("proportion", _proportion(n))
+    yield from section("show", _show(results))
+    yield from section("unit", _unit(n))
     yield exercise("ex-component", 2.0 * n, n=n)
     yield exercise("ex-length", 2 * math.sqrt(n), digits=4, n=n)
 
@@ -84,14 +77,15 @@ def _gradient(x: Tensor, power: int = 2) -> Tensor:
     return leaf.grad
 
 
-def _ones(n: int) -> Generator[Part, None, list[Any]]:
-    ran = run_listing(_AS_WRITTEN.format(dimensions=list(range(1, n + 1)), make="ones(dim"), {"torch": torch})
-    results: list[Any] = ran.names["results"]
-    yield text("as-written")
-    yield ran
-    yield Table(("dimensions", "gradient"), [(len(grad), grad) for grad in results])
+def _ones_code(n: int) -> str:
+    return _AS_WRITTEN.format(dimensions=list(range(1, n + 1)), make="ones(dim")
+
+
+def _ones(n: int) -> Parts:
+    ran = yield from attempt("as-written", _ones_code(n))
+    results = ran.names["results"]
+    yield Tabulated(("dimensions", "gradient"), [(len(grad), grad) for grad in results])
     yield claim("all-two", [grad.tolist() for grad in results], "=", [[2.0] * d for d in range(1, n + 1)], "B8")
-    return results
 
 
 # -------------------------------------------------------------------------------------------------- lines on each other
@@ -103,13 +97,13 @@ def _identical(results: Sequence[Any]) -> list[tuple[int, int]]:
     return [(len(a), len(b)) for a, b in pairs if all(p == q for p, q in zip(a, b, strict=False))]
 
 
-def _drawn(results: Sequence[Any]) -> tuple[Listing, Listing]:
+def _drawn(results: Sequence[Any]) -> tuple[Ran, Ran]:
     """Returns the runs that draw and that save the plot."""
     plot, saved = run_plots(_PLOT, _SAVE, names={"results": results, "io": io})
     return plot, saved
 
 
-def _dots(saved: Listing) -> Any:
+def _dots(saved: Ran) -> Any:
     """Returns the colour of every dot of the file, as red, green and blue from 0 to 1."""
     from matplotlib.image import imread
 
@@ -117,7 +111,7 @@ def _dots(saved: Listing) -> Any:
     return picture[..., :3].reshape(-1, 3)
 
 
-def _seen(plot: Listing, saved: Listing) -> list[bool]:
+def _seen(plot: Ran, saved: Ran) -> list[bool]:
     """Says for each line whether a single dot of the picture has its colour."""
     from matplotlib.colors import to_rgb
 
@@ -126,7 +120,7 @@ def _seen(plot: Listing, saved: Listing) -> list[bool]:
     return [bool((dots == colour).all(1).any()) for colour in colours]
 
 
-def _overlap(results: Sequence[Any]) -> Iterator[Part]:
+def _overlap(results: Sequence[Any]) -> Parts:
     n = len(results)
     ran, saved = _drawn(results)
     yield text("plotted", n=n)
@@ -147,7 +141,7 @@ def _overlap(results: Sequence[Any]) -> Iterator[Part]:
 # ---------------------------------------------------------------------------------------------------------- proportion
 
 
-def _proportion(n: int) -> Iterator[Part]:
+def _proportion(n: int) -> Parts:
     ones = torch.ones(n, dtype=torch.float64)
     found = _gradient(ones)
     laws = {"g = 2x": 2 * ones, "g = x + 1": ones + 1, "g = 3 − x": 3 - ones, "g = 2": 2 * ones**0}
@@ -155,12 +149,10 @@ def _proportion(n: int) -> Iterator[Part]:
     other = {"g = 2x": 2 * arange, "g = x + 1": arange + 1, "g = 3 − x": 3 - arange, "g = 2": 2 * arange**0}
     away = [(_far(found, laws[law]), _far(_gradient(arange), other[law])) for law in laws]
     yield text("no-proportion")
-    yield Table(("law", "away-ones", "away-arange"), [(law, *far) for law, far in zip(laws, away, strict=True)])
+    yield Tabulated(("law", "away-ones", "away-arange"), [(law, *far) for law, far in zip(laws, away, strict=True)])
     yield claim("ones-fit-all", [far for far, _ in away], "=", [0.0] * len(laws), "B18", "B9", laws=len(laws))
     yield claim("arange-fits-one", [far == 0 for _, far in away], "=", [True, False, False, False], "B18")
-    ran = run_listing(_AS_WRITTEN.format(dimensions=[n], make="arange(1., dim + 1"), {"torch": torch})
-    yield text("arange")
-    yield ran
+    ran = yield from attempt("arange", _AS_WRITTEN.format(dimensions=[n], make="arange(1., dim + 1"))
     (gradients,) = ran.names["results"]
     yield claim("twice", gradients, "=", [2.0 * i for i in range(1, n + 1)], "B18", "B17")
     yield Drawn("figure-arange", "dimensions", {"n": n, "at": "arange"})
@@ -172,7 +164,7 @@ def _far(found: Tensor, law: Tensor) -> float:
     return float((found - law).abs().max())
 
 
-def _fitted() -> Iterator[Part]:
+def _fitted() -> Parts:
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     rows = []
     for power in (2, 3):
@@ -180,7 +172,7 @@ def _fitted() -> Iterator[Part]:
         slope, intercept = map(float, np.polyfit(x.numpy(), found.numpy(), 1))
         rows.append((f"sum(x**{power})", slope, intercept, _far(found, slope * x + intercept)))
     yield text("fit")
-    yield Table(("function", "slope", "intercept", "residual"), rows)
+    yield Tabulated(("function", "slope", "intercept", "residual"), rows)
     # polyfit solves a least squares problem of nine points of size 2 with condition near 1: some tens of roundings.
     yield claim("fitted", list(rows[0][1:]), "≈", [2.0, 0.0, 0.0], "B18", within=64 * _EPS, slope=rows[0][1])
     # Of 3x² the best line is level, at the mean; the ends are the mean away from the largest value.
@@ -192,10 +184,10 @@ def _fitted() -> Iterator[Part]:
 # ---------------------------------------------------------------------------------------------------------- plt.show()
 
 
-def _show(results: Sequence[Any]) -> Iterator[Part]:
+def _show(results: Sequence[Any]) -> Parts:
     code, left = _headless()
     yield text("show-nothing")
-    yield Table(("what-ran", "exit-code", "files-left"), [("plt.show(), MPLBACKEND=agg", code, left)])
+    yield Tabulated(("what-ran", "exit-code", "files-left"), [("plt.show(), MPLBACKEND=agg", code, left)])
     yield claim("show-leaves", (code, left), "=", (0, 0), "B10", left=left)
     drawn, saved = _drawn(results)
     yield text("save")
@@ -221,7 +213,7 @@ def _headless() -> tuple[int, int]:
 # -------------------------------------------------------------------------------------------------------- unit input
 
 
-def _unit(n: int) -> Iterator[Part]:
+def _unit(n: int) -> Parts:
     ones = torch.ones(n, dtype=torch.float64)
     points = {
         "all-ones": ones,
@@ -231,7 +223,7 @@ def _unit(n: int) -> Iterator[Part]:
     }
     rows = [(text(key), x, x.norm(), _gradient(x), _gradient(x).norm()) for key, x in points.items()]
     yield text("ambiguous")
-    yield Table(("input", "x", "length", "gradient", "gradient-length"), rows)
+    yield Tabulated(("input", "x", "length", "gradient", "gradient-length"), rows)
     yield claim("ones-two", _gradient(ones), "=", [2.0] * n, "B19")
     unit = points["unit-norm"]
     yield claim("unit-not-two", _gradient(unit), "=", [2 * e for e in _UNIT], "B19", x=unit)

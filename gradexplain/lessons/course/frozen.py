@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,11 +14,17 @@ from gradexplain.figures.parameters import Range
 from gradexplain.graphs.picture import Picture
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.keeping import alive, bytes_of, watched
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Pictured, Table, Text, Verified, claim, exercise, head, text
-
-TOPIC = "training"
-PLACE = 4
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import (
+    Parts,
+    Pictured,
+    Tabulated,
+    Verified,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
 
 _FROZEN = """
 net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
@@ -53,31 +59,24 @@ def lesson(
     *,
     layers: Annotated[int, "Layers of the network.", Range(3, 8)] = 4,
     frozen: Annotated[int, "How many of them are frozen.", Range(1, 2)] = 2,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("none")
-    yield from _none()
+    yield from section("none", _none())
     passes = {
         "all-trained": _passed(layers, ()),
         "first-frozen": _passed(layers, range(frozen)),
         "last-frozen": _passed(layers, range(layers - frozen, layers)),
     }
-    yield head("nodes")
-    yield from _nodes(passes, layers, frozen)
-    yield head("saves")
-    yield from _saved(passes, layers, frozen)
-    yield head("same")
-    yield from _same(passes, layers, frozen)
-    yield head("stale")
-    yield from _stale()
+    yield from section("nodes", _nodes(passes, layers, frozen))
+    yield from section("saves", _saved(passes, layers, frozen))
+    yield from section("same", _same(passes, layers, frozen))
+    yield from section("stale", _stale())
     yield exercise("ex-products", _passed(6, range(5)).products, layers=6, frozen=5)
     yield exercise("ex-grad", "None")
 
 
-def _none() -> Iterator[Part]:
-    found = run_listing(_FROZEN, {"torch": torch})
-    yield text("freeze")
-    yield found
+def _none() -> Parts:
+    found = yield from attempt("freeze", _FROZEN)
     net = found.names["net"]
     without = [name for name, p in net.named_parameters() if p.grad is None]
     yield claim("frozen-none", without, "=", [n for n in dict(net.named_parameters()) if n.startswith("0.")], "A37")
@@ -101,7 +100,7 @@ def _passed(layers: int, frozen: Collection[int]) -> Pass:
     return Pass(picture, {name: p.grad for name, p in net.named_parameters()}, counted["mm"], size)
 
 
-def _nodes(passes: dict[str, Pass], layers: int, frozen: int) -> Iterator[Part]:
+def _nodes(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
     yield text("rule", layers=layers, frozen=frozen)
     for name, found in passes.items():
         yield Pictured(name, found.picture)
@@ -129,10 +128,10 @@ def _recorded(layers: int, trained: Collection[int]) -> int:
     return leaves + transposes + 2 * (layers - first) + 2
 
 
-def _saved(passes: dict[str, Pass], layers: int, frozen: int) -> Iterator[Part]:
-    rows = [(Text(name, {}), len(found.picture.nodes), found.products, found.bytes) for name, found in passes.items()]
+def _saved(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
+    rows = [(text(name), len(found.picture.nodes), found.products, found.bytes) for name, found in passes.items()]
     yield text("two-products")
-    yield Table(("network", "nodes-of", "products", "bytes"), rows)
+    yield Tabulated(("network", "nodes-of", "products", "bytes"), rows)
     # Each trained weight takes one product; so does each value behind the first trained weight.
     expected = [2 * layers - 1, 2 * (layers - frozen) - 1, 2 * layers - 1 - frozen]
     yield claim("products-counted", [found.products for found in passes.values()], "=", expected, "A37")
@@ -142,7 +141,7 @@ def _saved(passes: dict[str, Pass], layers: int, frozen: int) -> Iterator[Part]:
     yield text("moral")
 
 
-def _same(passes: dict[str, Pass], layers: int, frozen: int) -> Iterator[Part]:
+def _same(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
     everything = passes["all-trained"].gradients
     for key, network in (("first-same", "first-frozen"), ("last-same", "last-frozen")):
         own = {name: g for name, g in passes[network].gradients.items() if g is not None}
@@ -155,15 +154,13 @@ def _same(passes: dict[str, Pass], layers: int, frozen: int) -> Iterator[Part]:
     yield claim("right", report.verdict, "=", "agrees", "A37")
 
 
-def _stale() -> Iterator[Part]:
-    found = run_listing(_STALE, {"torch": torch})
-    yield text("too-late")
-    yield found
+def _stale() -> Parts:
+    found = yield from attempt("too-late", _STALE)
     layer, before = found.names["layer"], found.names["before"]
     # The gradient of Σ(w·x + b) by w is x, all ones here.
     yield claim("still-moves", layer.weight, "≈", before - 0.1, "A37", within=_rounding(before), before=before)
     yield text("clear-first")
-    cured = run_listing(_STALE.replace("optimizer.step()", "optimizer.zero_grad()\noptimizer.step()"), {"torch": torch})
+    cured = run_listing(_STALE.replace("optimizer.step()", "optimizer.zero_grad()\noptimizer.step()"))
     yield claim("stays", cured.names["layer"].weight, "=", cured.names["before"], "A37")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -13,10 +13,17 @@ from torch import Tensor
 from gradexplain.api import explain, verify
 from gradexplain.figures.layers import RECIPES, Flow, Recipe, flow_of, weights_of
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import Drawn, Explained, Part, Table, Verified, claim, exercise, head, text
-
-TOPIC = "training"
-PLACE = 5
+from gradexplain.lessons.parts import (
+    Drawn,
+    Explained,
+    Parts,
+    Tabulated,
+    Verified,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
 
 _WIDTH = 128
 _BATCH = 32
@@ -24,21 +31,16 @@ _BATCH = 32
 _SIGMAS = 6
 
 
-def lesson(
-    *, depth: Annotated[int, "Layers of the networks compared.", Range(least=5, most=50)] = 20
-) -> Iterator[Part]:
+def lesson(*, depth: Annotated[int, "Layers of the networks compared.", Range(least=5, most=50)] = 20) -> Parts:
     """Yields the lesson."""
-    yield head("chain")
-    yield from _chain()
-    yield head("exploding")
-    yield from _exploding()
-    yield head("vanishing")
-    yield from _vanishing(depth)
+    yield from section("chain", _chain())
+    yield from section("exploding", _exploding())
+    yield from section("vanishing", _vanishing(depth))
     yield exercise("ex-bound", _steepest() ** 4, layers=4)
     yield exercise("ex-spread", 1 / math.sqrt(2 * _WIDTH), digits=3, width=2 * _WIDTH)
 
 
-def _chain() -> Iterator[Part]:
+def _chain() -> Parts:
     x = torch.tensor(0.5, dtype=torch.float64)
     found = explain(lambda x: torch.sigmoid(torch.sigmoid(torch.sigmoid(x))), {"x": x})
     yield text("three")
@@ -100,7 +102,7 @@ def _doubt(depth: int) -> float:
 # ---------------------------------------------------------------------------------------------------------- exploding
 
 
-def _exploding() -> Iterator[Part]:
+def _exploding() -> Parts:
     # With weights of variance 1, ‖W h‖² is ‖h‖² times a sum of n squares of standard normal numbers, n in the mean, and
     # ‖Wᵀ g‖² likewise. So h grows like n^(l/2), and the loss, with h², and its gradient by the input like n^l.
     limit = math.log(torch.finfo(torch.float32).max) / math.log(_WIDTH)
@@ -114,7 +116,7 @@ def _exploding() -> Iterator[Part]:
                 gain=math.exp(found), root=math.exp(expected))  # fmt: skip
     yield text("limits", limit=limit, half=2 * limit)
     rows = [(d, flows[d].signals[-1], flows[d].loss, flows[d].gradients[0], wide[d].gradients[0]) for d in depths]
-    yield Table(("depth", "signal", "loss", "single", "double"), rows)
+    yield Tabulated(("depth", "signal", "loss", "single", "double"), rows)
     foretold = ["not-a-number" if d > 2 * limit else "infinite" if d > limit else "finite" for d in depths]
     kinds = [_kind(flows[d].loss) for d in depths]
     yield claim("leaves", kinds, "=", foretold, "A33", depths=depths, kinds=list(map(text, kinds)))
@@ -133,10 +135,10 @@ def _kind(number: float) -> str:
 # ---------------------------------------------------------------------------------------------------------- vanishing
 
 
-def _vanishing(depth: int) -> Iterator[Part]:
+def _vanishing(depth: int) -> Parts:
     flows = {name: _flow(RECIPES[name], depth, torch.float64) for name in ("sigmoid", "relu", "tanh")}
     yield text("networks", depth=depth, width=_WIDTH)
-    yield Table(
+    yield Tabulated(
         ("layers", "slope", "forward", "backward", "first", "last"),
         [
             (text(name), math.exp(_mean_log(f.squares) / 2), math.exp(_mean_log(f.forward_gains)),
@@ -167,7 +169,7 @@ def _log_spread(recipe: Recipe) -> float:
     return math.log(recipe.spread(_WIDTH)) + math.log(_WIDTH) / 2
 
 
-def _bound(flow: Flow, weights: Sequence[Tensor]) -> Iterator[Part]:
+def _bound(flow: Flow, weights: Sequence[Tensor]) -> Parts:
     # g ← Wᵀ(σ′ ∘ g), and ‖Wᵀ v‖ ≤ ‖W‖₂ ‖v‖.
     slope = _steepest()
     most = [slope * float(torch.linalg.matrix_norm(w, 2)) for w in weights]

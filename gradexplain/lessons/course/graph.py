@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import sympy as sp
@@ -13,29 +12,24 @@ from gradexplain.api import explain, graph
 from gradexplain.explanation.explanation import Explanation
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
 from gradexplain.narration.explanations import short_operator
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
-TOPIC = "graphs"
-PLACE = 1
 _LINES = ("a = x**2", "b = 2*x", "y = a + b")
 _UNUSED = "c = torch.sin(b)"
 _EPS = torch.finfo(torch.float64).eps
 
 
-def lesson(*, x: Annotated[float, "The input.", Range(-100, 100)] = 3.0) -> Iterator[Part]:
+def lesson(*, x: Annotated[float, "The input.", Range(-100, 100)] = 3.0) -> Parts:
     """Yields the lesson."""
     run = Runner(parse("; ".join(_LINES)))
     found = explain(run, {"x": torch.tensor(x, dtype=torch.float64)}, locate=run.locate, target="x**2 + 2*x")
-    yield head("while-running")
-    yield from _line_by_line(x)
-    yield head("picture")
-    yield from _picture(run, found, x)
-    yield head("forward-head")
-    yield from _forward(found, x)
-    yield head("backward-head")
-    yield from _backward(found, x)
+    yield from section("while-running", _line_by_line(x))
+    yield from section("picture", _picture(run, found, x))
+    yield from section("forward-head", _forward(found, x))
+    yield from section("backward-head", _backward(found, x))
     yield exercise("ex-nodes", _asked())
     yield exercise("ex-add", 2 * (x + 1) + 2, x=x + 1)
 
@@ -43,7 +37,7 @@ def lesson(*, x: Annotated[float, "The input.", Range(-100, 100)] = 3.0) -> Iter
 # --------------------------------------------------------------------------------------------------- define by run
 
 
-def _line_by_line(x: float) -> Iterator[Part]:
+def _line_by_line(x: float) -> Parts:
     yield text("before", x=x)
     names: dict[str, Any] = {"torch": torch, "x": torch.tensor(x, dtype=torch.float64, requires_grad=True)}
     start = len(_reached([names["x"]]))
@@ -54,7 +48,7 @@ def _line_by_line(x: float) -> Iterator[Part]:
         counts.append(len(_reached([v for v in names.values() if isinstance(v, Tensor)])))
         before = [node.name().rpartition("::")[2] for node, _ in made.next_functions if node is not None]
         rows.append((f"`{line}`", made.name(), ", ".join(before), counts[-1]))
-    yield Table(("line", "node", "points-to", "so-far"), rows)
+    yield Tabulated(("line", "node", "points-to", "so-far"), rows)
     yield claim("one-a-line", counts, "=", [start + k for k in range(1, len(counts) + 1)], "A8", start=start)
     yield claim("unused", len(_reached([names["y"]])), "=", len(_LINES), "A8", line=f"`{_UNUSED}`")
 
@@ -78,7 +72,7 @@ def _asked() -> int:
 # ------------------------------------------------------------------------------------------------------ the picture
 
 
-def _picture(run: Runner, found: Explanation, x: float) -> Iterator[Part]:
+def _picture(run: Runner, found: Explanation, x: float) -> Parts:
     yield text("as-drawn", drawn="`[x] → [x²] → [+] → [y]`")
     leaf = torch.tensor(x, dtype=torch.float64)
     shown = graph(run, {"x": leaf}, show=("values", "gradients"), title="x**2 + 2*x", locate=run.locate)
@@ -101,7 +95,7 @@ def _arriving(found: Explanation, name: str) -> list[float]:
 # ------------------------------------------------------------------------------------------------------ the passes
 
 
-def _forward(found: Explanation, x: float) -> Iterator[Part]:
+def _forward(found: Explanation, x: float) -> Parts:
     yield text("forward-why")
     yield Explained(found, ("forward",))
     values = [float(step.forward.tensor) for step in found.steps if step.forward is not None]
@@ -110,7 +104,7 @@ def _forward(found: Explanation, x: float) -> Iterator[Part]:
                 within=2 * _EPS * (square + abs(double)), a=square, b=double, y=values[-1])  # fmt: skip
 
 
-def _backward(found: Explanation, x: float) -> Iterator[Part]:
+def _backward(found: Explanation, x: float) -> Parts:
     yield text("backward-why")
     yield Explained(found, ("backward", "gradients"))
     visited = [step.name for step in sorted(found.steps, key=lambda step: step.order or 0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations, count
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,17 +10,26 @@ import torch
 
 from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Drawn, Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import (
+    Drawn,
+    Explained,
+    Parts,
+    Pictured,
+    Tabulated,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 if TYPE_CHECKING:
     import sympy
 
     from gradexplain.graphs.picture import Picture
 
-TOPIC = "gradients"
-PLACE = 2
 
 _WRITTEN = """
 x = torch.tensor([2.0], requires_grad=True)
@@ -46,16 +55,12 @@ _CUBE: Any = Runner(parse("x**3"))
 _ORDERS = ("f", "f′", "f″", "f‴")
 
 
-def lesson(*, x: Annotated[float, "Where x³ is differentiated.", Range(-1000, 1000)] = 2.0) -> Iterator[Part]:
+def lesson(*, x: Annotated[float, "Where x³ is differentiated.", Range(-1000, 1000)] = 2.0) -> Parts:
     """Yields the lesson."""
-    yield head("written")
-    yield from _as_written()
-    yield head("coincidence")
-    yield from _coincidence(x)
-    yield head("toggle")
-    yield from _toggled()
-    yield head("stacked")
-    yield from _stacked(x)
+    yield from section("written", _as_written())
+    yield from section("coincidence", _coincidence(x))
+    yield from section("toggle", _toggled())
+    yield from section("stacked", _stacked(x))
     yield exercise("ex-fourth", _exactly(_symbols("x**4")[2], 5), at=5)
     yield exercise("ex-type", "tuple")
 
@@ -85,10 +90,8 @@ def _derivatives(at: float) -> list[float]:
     return [f.item() for f in found]
 
 
-def _as_written() -> Iterator[Part]:
-    written = run_listing(_WRITTEN, {"torch": torch})
-    yield text("tutorial")
-    yield written
+def _as_written() -> Parts:
+    written = yield from attempt("tutorial", _WRITTEN)
     yield claim("prints-nothing", (written.printed, written.fault), "=", ("", ""), "A21")
     found = [written.names[name] for name in ("grad_1", "grad_2")]
     kinds = [(type(f).__name__, len(f)) for f in found]
@@ -110,7 +113,7 @@ def _at_x(picture: Picture) -> float:
     return float(leaf.facts.gradient.elements)
 
 
-def _coincidence(x: float) -> Iterator[Part]:
+def _coincidence(x: float) -> Parts:
     import sympy as sp
 
     formulas = _symbols("x**3")
@@ -121,7 +124,7 @@ def _coincidence(x: float) -> Iterator[Part]:
     better = _telling_apart(formulas, x)
     here, there = _derivatives(x), _derivatives(better)
     rows = [(name, f, a, b) for name, f, a, b in zip(_ORDERS, formulas, here, there, strict=True)]
-    yield Table(("order", "formula", "at-x", "at-better"), rows)
+    yield Tabulated(("order", "formula", "at-x", "at-better"), rows)
     yield text("here-alike" if _alike(formulas, x) else "here-apart", x=x)
     last = max(roots)
     yield Drawn("curves", "curve", {"expression": "x**3", "at": last, "order": 2, "ends": (min(roots) - 1, last + 1)})
@@ -143,7 +146,7 @@ def _telling_apart(formulas: Sequence[sympy.Expr], x: float) -> int:
     return next(at for at in count(max(1, int(x))) if not _alike(formulas, at))
 
 
-def _toggled() -> Iterator[Part]:
+def _toggled() -> Parts:
     rows = []
     for kept in (False, True):
         x = torch.tensor([2.0], requires_grad=True)
@@ -151,21 +154,17 @@ def _toggled() -> Iterator[Part]:
         nodes = len(graph(first).nodes) if first.grad_fn is not None else 0
         rows.append((f"create_graph={kept}", first.detach(), first.requires_grad, nodes))
     yield text("what-it-keeps")
-    yield Table(("call", "value", "requires", "nodes"), rows)
+    yield Tabulated(("call", "value", "requires", "nodes"), rows)
     yield claim("same-value", rows[0][1], "=", rows[1][1], "A23")
     yield claim("needs-graph", [(row[2], row[3] > 0) for row in rows], "=", [(False, False), (True, True)], "A23")
     x = torch.tensor([2.0], requires_grad=True)
-    without = run_listing(_WITHOUT, {"torch": torch, "x": x, "y": _CUBE(x=x)})
-    yield text("without")
-    yield without
+    without = yield from attempt("without", _WITHOUT, {"torch": torch, "x": x, "y": _CUBE(x=x)})
     yield claim("fails", without.fault, "=", "RuntimeError", "A23")
-    straight = run_listing(_STRAIGHT, {"torch": torch})
-    yield text("straight")
-    yield straight
+    straight = yield from attempt("straight", _STRAIGHT)
     yield claim("straight-fails", (straight.fault, straight.message), "=", (without.fault, without.message), "A23")
 
 
-def _stacked(x: float) -> Iterator[Part]:
+def _stacked(x: float) -> Parts:
     point = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     values = [_CUBE(x=point)]
     for _ in range(2):

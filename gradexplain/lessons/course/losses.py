@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated
 
@@ -13,11 +13,8 @@ from torch.nn.functional import mse_loss
 from gradexplain.api import explain, verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, Verified, claim, exercise, head, text
-
-TOPIC = "squares"
-PLACE = 4
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Explained, Parts, Tabulated, Verified, claim, exercise, section, text
 
 _NONE = """
 p = torch.tensor({p}, requires_grad=True)
@@ -41,20 +38,15 @@ def lesson(
     p: Annotated[_Numbers, "The predictions.", Range(-100, 100), Count(2, 6)] = (2.0, 3.0, 5.0),
     t: Annotated[_Numbers, "The targets, as many.", Range(-100, 100), Count(2, 6)] = (1.0, 1.0, 2.0),
     strength: Annotated[float, "λ, which weighs the L2 term.", Range(least=0.01, most=10)] = 0.5,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     if len(p) != len(t):
         raise InputError("parameter_count", name="t", seen=len(t), least=len(p), most=len(p))
-    yield head("mse")
-    yield from _mse(p, t)
-    yield head("reductions")
-    yield from _reductions(p, t)
-    yield head("term")
-    yield from _term(p, t, strength)
-    yield head("effect")
-    yield from _effect()
-    yield head("undecided")
-    yield from _undecided(strength)
+    yield from section("mse", _mse(p, t))
+    yield from section("reductions", _reductions(p, t))
+    yield from section("term", _term(p, t, strength))
+    yield from section("effect", _effect())
+    yield from section("undecided", _undecided(strength))
     n = len(p)
     yield exercise("ex-mean", 2 * (p[0] - t[0]) / (4 * n), digits=4, p=p[0], t=t[0], batch=n, outputs=4)
     yield exercise("ex-shrink", (1 - 2 * 0.1 * strength) ** 2, digits=4, strength=strength, lr=0.1)
@@ -86,7 +78,7 @@ def _rounding(p: Sequence[float], t: Sequence[float]) -> float:
 # ------------------------------------------------------------------------------------------------- mean squared error
 
 
-def _mse(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
+def _mse(p: Sequence[float], t: Sequence[float]) -> Parts:
     n = len(p)
     found = explain(lambda p, t: ((p - t) ** 2).mean(), {"p": _tensor(p), "t": _tensor(t)}, wrt="p", target="MSE")
     yield text("squares-again", n=n)
@@ -108,7 +100,7 @@ def _mse(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
     yield from _several(p, t)
 
 
-def _several(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
+def _several(p: Sequence[float], t: Sequence[float]) -> Parts:
     """A batch with several outputs: n is how many numbers there are, not how many examples."""
     batch, outputs = len(p), 4
     many = _tensor(p)[:, None].repeat(1, outputs).requires_grad_()
@@ -119,7 +111,7 @@ def _several(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
     yield claim("all-numbers", found[:, 0], "≈", column, "B26", within=_rounding(p, t), n=numbers, batch=batch)
 
 
-def _reductions(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
+def _reductions(p: Sequence[float], t: Sequence[float]) -> Parts:
     n = len(p)
     rows, found = [], []
     for reduction in ("mean", "sum"):
@@ -128,12 +120,10 @@ def _reductions(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
         found.append(_gradient(loss, own))
         rows.append((reduction, loss, found[-1]))
     yield text("two-reductions")
-    yield Table(("reduction", "loss", "gradient"), rows)
+    yield Tabulated(("reduction", "loss", "gradient"), rows)
     yield claim("sum-gradient", found[1], "≈", _expected(p, t, 1), "B26", within=_rounding(p, t))
     yield claim("n-times", found[1], "≈", n * found[0], "B26", within=n * _rounding(p, t), n=n)
-    tried = run_listing(_NONE.format(p=list(map(float, p)), t=list(map(float, t))), {"torch": torch})
-    yield text("none")
-    yield tried
+    tried = yield from attempt("none", _NONE.format(p=list(map(float, p)), t=list(map(float, t))))
     yield claim("refused", tried.fault, "=", "RuntimeError", "B26")
     weights = [1.0] + [0.0] * (n - 1)
     own = _tensor(p).requires_grad_()
@@ -147,7 +137,7 @@ def _reductions(p: Sequence[float], t: Sequence[float]) -> Iterator[Part]:
 # -------------------------------------------------------------------------------------------------------- the L2 term
 
 
-def _term(p: Sequence[float], t: Sequence[float], strength: float) -> Iterator[Part]:
+def _term(p: Sequence[float], t: Sequence[float], strength: float) -> Parts:
     def loss(w: Tensor, t: Tensor) -> Tensor:
         return ((w - t) ** 2).mean() + strength * (w**2).sum()
 
@@ -204,7 +194,7 @@ def _descended(strength: float) -> tuple[Tensor, float]:
     return w.detach(), float((high - low) / (high + low))
 
 
-def _effect() -> Iterator[Part]:
+def _effect() -> Parts:
     rows, bounds, factors = [], [], []
     for strength in _STRENGTHS:
         w, factor = _descended(strength)
@@ -215,7 +205,7 @@ def _effect() -> Iterator[Part]:
         bounds.append(factor**_STEPS * 2 * size + 64 * _EPS * size / (1 - factor))
         rows.append((strength, w, list(map(float, exact)), float(_data_loss(w)), w.norm()))
     yield text("ridge", steps=_STEPS)
-    yield Table(("lambda", "descended", "exact", "data-loss", "norm"), rows)
+    yield Tabulated(("lambda", "descended", "exact", "data-loss", "norm"), rows)
     for_all = torch.stack([row[1] for row in rows])
     yield claim("descended-right", for_all, "≈", [row[2] for row in rows], "B28", "B25", within=max(bounds))
     norms = [row[4] for row in rows]
@@ -226,14 +216,14 @@ def _effect() -> Iterator[Part]:
     yield text("not-to-zero")
     places = [1.0, 1e-3, 1e-6]
     pulls = [_gradient(f(w), w) for f in (torch.square, torch.abs) for w in map(_leaf, places)]
-    yield Table(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
+    yield Tabulated(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
     yield claim("fades", pulls, "=", [2 * w for w in places] + [1.0] * 3, "B28", squares=pulls[:3], absolute=pulls[3:])
     sizes = [abs(e) for row in rows for e in row[1].tolist()]
     # what descent and rounding may leave of a weight that is zero in truth
     yield claim("never-zero", sizes, ">", max(bounds), "B28", least=min(sizes))
 
 
-def _undecided(strength: float) -> Iterator[Part]:
+def _undecided(strength: float) -> Parts:
     """Two inputs that are always equal: only the sum of their weights matters to the data."""
     x, b = _tensor([1, 2, 3]), _tensor([2, 4, 6])
 
@@ -248,7 +238,7 @@ def _undecided(strength: float) -> Iterator[Part]:
     equal = [[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [-3.0, 5.0]]
     rows = [(w, data(_tensor(w)), loss(_tensor(w))) for w in equal]
     yield text("twins")
-    yield Table(("weights", "data-loss", "with-term"), rows)
+    yield Tabulated(("weights", "data-loss", "with-term"), rows)
     yield claim("data-silent", [row[1] for row in rows], "=", [0.0] * len(rows), "B28")
     least = min(rows, key=lambda row: float(row[2]))
     yield claim("shares", least[0], "=", [1.0, 1.0], "B28", cost=least[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Annotated
 
@@ -14,11 +14,10 @@ from gradexplain.api import explain, graph
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range, written
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
-TOPIC = "graphs"
-PLACE = 4
 # float32 holds the small whole numbers of the tutorial exactly; one unit in the last place of 10 is the room left.
 _SINGLE = 10 * torch.finfo(torch.float32).eps
 _TUTORIAL = """
@@ -44,22 +43,17 @@ def lesson(
         0.0,
         3.0,
     ),
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     if b[1] == b[2]:
         raise InputError("symmetric", b=written(b))
     A = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
     B = torch.tensor(b, dtype=torch.float64).reshape(2, 2)
-    yield head("as-it-stands")
-    yield from _as_it_stands()
-    yield head("hides")
-    yield from _hidden(A)
-    yield head("rule-head")
-    yield from _rule(A, B)
-    yield head("tells")
-    yield from _told_apart(A, B)
-    yield head("both-head")
-    yield from _both(A, B)
+    yield from section("as-it-stands", _as_it_stands())
+    yield from section("hides", _hidden(A))
+    yield from section("rule-head", _rule(A, B))
+    yield from section("tells", _told_apart(A, B))
+    yield from section("both-head", _both(A, B))
     yield exercise("ex-element", float(_gradient(A, B.T, torch.ones_like(A))[0, 0]), B=B.T)
     gradient = _gradient(torch.ones(3, 2), torch.ones(2, 5), torch.ones(3, 5))
     yield exercise("ex-shape", str(tuple(gradient.shape)))
@@ -68,8 +62,8 @@ def lesson(
 # ------------------------------------------------------------------------------------------------- the tutorial's code
 
 
-def _as_it_stands() -> Iterator[Part]:
-    ran = run_listing(_TUTORIAL, {"torch": torch})
+def _as_it_stands() -> Parts:
+    ran = run_listing(_TUTORIAL)
     A, B = ran.names["A"], ran.names["B"]
     yield text("without-output")
     yield ran
@@ -135,13 +129,13 @@ def _slack(A: Tensor, B: Tensor, C: Tensor) -> float:
     return 64 * torch.finfo(torch.float64).eps * float((C.abs() * ((A.abs() + 1) @ B.abs())).sum())
 
 
-def _table(A: Tensor, B: Tensor, C: Tensor) -> Table:
+def _table(A: Tensor, B: Tensor, C: Tensor) -> Tabulated:
     found = {**{f"`{name}`": one for name, one in _candidates(B, C).items()}, "torch": _gradient(A, B, C)}
     rows = [(name, one, "✓" if _agrees(one, A, B, C) else "✗") for name, one in found.items()]
-    return Table(("candidate", "gives", "agrees"), rows)
+    return Tabulated(("candidate", "gives", "agrees"), rows)
 
 
-def _hidden(A: Tensor) -> Iterator[Part]:
+def _hidden(A: Tensor) -> Parts:
     B, ones = 2 * torch.eye(2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
     yield text("four-rules", B=B)
     yield _table(A, B, ones)
@@ -151,7 +145,7 @@ def _hidden(A: Tensor) -> Iterator[Part]:
 # ------------------------------------------------------------------------------------------------------------- the rule
 
 
-def _rule(A: Tensor, B: Tensor) -> Iterator[Part]:
+def _rule(A: Tensor, B: Tensor) -> Parts:
     run = Runner(parse("A @ B"))
     found = explain(run, {"A": A, "B": B}, wrt="A", cotangent=_GENERIC, locate=run.locate, output_name="C")
     yield text("derived", C=_GENERIC, B=B)
@@ -160,7 +154,7 @@ def _rule(A: Tensor, B: Tensor) -> Iterator[Part]:
     yield from _by_element(A, B)
 
 
-def _by_element(A: Tensor, B: Tensor) -> Iterator[Part]:
+def _by_element(A: Tensor, B: Tensor) -> Parts:
     """Yields every path from the output back to an element of A; along each, C̄ᵢⱼ is multiplied by Bₖⱼ."""
     code = "C = A @ B; sum(C)"
     run, shown = Runner(parse(code)), ("values", "gradients")
@@ -175,12 +169,12 @@ def _by_element(A: Tensor, B: Tensor) -> Iterator[Part]:
         path = f"L → C[{i}, {j}] → A[{i}, {k}]"
         rows.append((f"A[{i}, {k}]", path, f"{written(arrives)} × {written(here)}", arrives * here))
     yield text("every-path", C=_GENERIC)
-    yield Table(("element", "path", "with-numbers", "sends"), rows)
+    yield Tabulated(("element", "path", "with-numbers", "sends"), rows)
     gradient = _gradient(A, B, _GENERIC)
     yield claim("paths-add", gradient, "≈", sums, "A16", within=_slack(A, B, _GENERIC), count=len(rows))
 
 
-def _told_apart(A: Tensor, B: Tensor) -> Iterator[Part]:
+def _told_apart(A: Tensor, B: Tensor) -> Parts:
     ones = torch.ones_like(_GENERIC)
     yield text("asymmetric", B=B)
     yield _table(A, B, ones)
@@ -213,7 +207,7 @@ def _shape_of(candidate: Candidate, B: Tensor, C: Tensor) -> torch.Size | None:
 # -------------------------------------------------------------------------------------------------------- both sides
 
 
-def _both(A: Tensor, B: Tensor) -> Iterator[Part]:
+def _both(A: Tensor, B: Tensor) -> Parts:
     a, b = A.clone().requires_grad_(), B.clone().requires_grad_()
     (a @ b).sum().backward()
     assert a.grad is not None

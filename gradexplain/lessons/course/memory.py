@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Annotated
@@ -14,11 +14,8 @@ from gradexplain.api import graph
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.keeping import alive, bytes_of, watched
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Pictured, Table, Text, claim, exercise, head, text
-
-TOPIC = "training"
-PLACE = 3
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Parts, Pictured, Tabulated, claim, exercise, section, text
 
 _FREED = """
 x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -36,17 +33,13 @@ def lesson(
     *,
     rows: Annotated[int, "Rows of the batch.", Range(8, 1024)] = 128,
     steps: Annotated[int, "Steps of the loop that sums losses.", Range(1, 20)] = 3,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     batch, weight = torch.randn(rows, _COLUMNS), (torch.randn(_COLUMNS, _WIDTH) / _COLUMNS).requires_grad_()
-    yield head("kept")
-    yield from _kept(batch, weight)
-    yield head("freed")
-    yield from _freed(batch, weight)
-    yield head("total")
-    yield from _summed(batch, weight, steps)
-    yield head("without")
-    yield from _without(batch, weight)
+    yield from section("kept", _kept(batch, weight))
+    yield from section("freed", _freed(batch, weight))
+    yield from section("total", _summed(batch, weight, steps))
+    yield from section("without", _without(batch, weight))
     yield exercise("ex-bytes", _bytes_of_exp(8), n=8)
     yield exercise("ex-nodes", _chain(10), steps=10)
 
@@ -60,7 +53,7 @@ def _expected(batch: Tensor) -> int:
     return _FLOAT * len(batch) * (_COLUMNS + _WIDTH)
 
 
-def _kept(batch: Tensor, weight: Tensor) -> Iterator[Part]:
+def _kept(batch: Tensor, weight: Tensor) -> Parts:
     with watched() as kept:
         loss = _loss(batch, weight)
     picture = graph(loss, {"W": weight}, show=("shapes", "saved", "bytes"), title="sum(tanh(mm(x, W))**2)")
@@ -72,14 +65,14 @@ def _kept(batch: Tensor, weight: Tensor) -> Iterator[Part]:
             own = saved.bytes if saved.shares is None else 0
             total += own
             rows.append((node.name, saved.name, str(saved.shape), own))
-    yield Table(("node", "keeps", "shape", "bytes"), rows)
+    yield Tabulated(("node", "keeps", "shape", "bytes"), rows)
     yield text("shared")
     expected = _expected(batch)
     yield claim("bytes-kept", total, "=", expected, "A31", rows=len(batch), columns=_COLUMNS, width=_WIDTH)
     yield claim("bytes-watched", bytes_of(alive(kept)), "=", expected, "A31", count=len(alive(kept)))
 
 
-def _freed(batch: Tensor, weight: Tensor) -> Iterator[Part]:
+def _freed(batch: Tensor, weight: Tensor) -> Parts:
     rows = []
     for retained in (False, True):
         with watched() as kept:
@@ -91,17 +84,15 @@ def _freed(batch: Tensor, weight: Tensor) -> Iterator[Part]:
         counts.append(len(alive(kept)))
         rows.append((f"retain_graph={retained}", *counts))
     yield text("how-long")
-    yield Table(("call", "forward", "backward", "deleted"), rows)
+    yield Tabulated(("call", "forward", "backward", "deleted"), rows)
     count = rows[0][1]
     yield claim("freed-by-backward", rows[0][1:], "=", (count, 0, 0), "A31")
     yield claim("freed-by-deletion", rows[1][1:], "=", (count, count, 0), "A31")
-    freed = run_listing(_FREED, {"torch": torch})
-    yield text("asked")
-    yield freed
+    freed = yield from attempt("asked", _FREED)
     yield claim("gone", freed.fault, "=", "RuntimeError", "A31")
 
 
-def _summed(batch: Tensor, weight: Tensor, steps: int) -> Iterator[Part]:
+def _summed(batch: Tensor, weight: Tensor, steps: int) -> Parts:
     ways: dict[str, Callable[[Tensor], Tensor | float]] = {
         "total += loss": lambda loss: loss,
         "total += loss.detach()": torch.Tensor.detach,
@@ -111,9 +102,9 @@ def _summed(batch: Tensor, weight: Tensor, steps: int) -> Iterator[Part]:
     for trains in (False, True):
         for way, part in ways.items():
             nodes, left = _alive_after(batch, weight, steps, part, trains=trains)
-            rows.append((way, Text("trains" if trains else "evaluates", {}), nodes, len(left), bytes_of(left)))
+            rows.append((way, text("trains" if trains else "evaluates"), nodes, len(left), bytes_of(left)))
     yield text("running-total", steps=steps)
-    yield Table(("line", "loop", "nodes", "tensors", "bytes"), rows)
+    yield Tabulated(("line", "loop", "nodes", "tensors", "bytes"), rows)
     each = len(graph(_loss(batch, weight)).nodes) - 1  # without W, which all steps share
     expected = steps * (each + 1) + 1
     yield claim("chain", [rows[0][2], rows[3][2]], "=", [expected] * 2, "A31", each=each, steps=steps, count=expected)
@@ -146,7 +137,7 @@ def _alive_after(
     return len(graph(total).nodes) if isinstance(total, Tensor) and tracked else 0, alive(kept)
 
 
-def _without(batch: Tensor, weight: Tensor) -> Iterator[Part]:
+def _without(batch: Tensor, weight: Tensor) -> Parts:
     modes = {"recorded-as-usual": torch.enable_grad, "no-grad": torch.no_grad, "inference": torch.inference_mode}
     rows, values, counted = [], [], []
     for name, mode in modes.items():
@@ -156,10 +147,10 @@ def _without(batch: Tensor, weight: Tensor) -> Iterator[Part]:
         with mode():
             counted.append(operators(lambda: _loss(batch, weight)))
         told = (value.grad_fn is not None, bytes_of(alive(kept)), counted[-1].total(), round(1e6 * seconds))
-        rows.append((Text(name, {}), *told))
+        rows.append((text(name), *told))
         values.append(value.item())
     yield text("not-recorded")
-    yield Table(("mode", "recorded", "bytes", "operators", "microseconds"), rows)
+    yield Tabulated(("mode", "recorded", "bytes", "operators", "microseconds"), rows)
     yield claim("nothing-kept", [row[2] for row in rows], "=", [rows[0][2], 0, 0], "A32")
     yield claim("something-kept", rows[0][2], "=", _expected(batch), "A32")
     yield claim("same-work", counted[1:], "=", [counted[0]] * 2, "A32", count=counted[0].total())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -11,12 +10,10 @@ from torch import Tensor
 
 from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
-
-TOPIC = "training"
-PLACE = 8
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _FACTORS = (1e-5, 1e-4)
 _LOST = """
@@ -49,22 +46,14 @@ _HALF = torch.finfo(torch.float16)
 _TINY = _HALF.smallest_normal * _HALF.eps
 
 
-def lesson(
-    *, power: Annotated[int, "The loss is scaled by 2 to this power.", Range(least=0, most=20)] = 15
-) -> Iterator[Part]:
+def lesson(*, power: Annotated[int, "The loss is scaled by 2 to this power.", Range(least=0, most=20)] = 15) -> Parts:
     """Yields the lesson."""
-    yield head("limits")
-    yield from _limits()
-    yield head("lost")
-    yield from _lost()
-    yield head("scaling")
-    yield from _scaling(power)
-    yield head("network")
-    yield from _network()
-    yield head("scaler")
-    yield from _scaler()
-    yield head("bfloat")
-    yield from _bfloat()
+    yield from section("limits", _limits())
+    yield from section("lost", _lost())
+    yield from section("scaling", _scaling(power))
+    yield from section("network", _network())
+    yield from section("scaler", _scaler())
+    yield from section("bfloat", _bfloat())
     gradient = math.prod(_FACTORS)
     yield exercise("ex-least", 2 ** math.floor(math.log2(_TINY / 2 / gradient) + 1), gradient=gradient)
     yield exercise("ex-most", 2 ** math.floor(math.log2(_HALF.max)))
@@ -83,7 +72,7 @@ def _rounded(x: float, dtype: torch.dtype = torch.float16) -> float:
 # ------------------------------------------------------------------------------------------------------------- limits
 
 
-def _limits() -> Iterator[Part]:
+def _limits() -> Parts:
     yield text("formats")
     rows = []
     for dtype in _TYPES:
@@ -91,7 +80,7 @@ def _limits() -> Iterator[Part]:
         rows.append(
             (_name(dtype), info.bits, info.smallest_normal * info.eps, info.smallest_normal, info.max, info.eps)
         )
-    yield Table(("type", "bits", "smallest", "normal", "largest", "spacing"), rows)
+    yield Tabulated(("type", "bits", "smallest", "normal", "largest", "spacing"), rows)
     by_bits = [torch.tensor(1, dtype=torch.int16).view(dtype).item() for dtype in _TYPES[:2]]
     yield claim("by-bits", by_bits, "=", [row[2] for row in rows[:2]], "A38")
     around = [torch.tensor(factor * _TINY, dtype=torch.float16).item() for factor in (0.5, 0.51)]
@@ -103,8 +92,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _lost() -> Iterator[Part]:
-    tried = run_listing(_LOST, {"torch": torch})
+def _lost() -> Parts:
+    tried = run_listing(_LOST)
     true = math.prod(_FACTORS)
     yield text("true", gradient=true)
     yield tried
@@ -119,16 +108,14 @@ def _lost() -> Iterator[Part]:
 # ------------------------------------------------------------------------------------------------------------ scaling
 
 
-def _scaling(power: int) -> Iterator[Part]:
+def _scaling(power: int) -> Parts:
     true = math.prod(_FACTORS)
     powers = sorted({0, 5, 10, 15, 16, power})
-    shown = run_listing(_SCALED, {"torch": torch, "scale": 2.0**power})
-    yield text("idea", scale=2**power)
-    yield shown
+    yield from attempt("idea", _SCALED, {"torch": torch, "scale": 2.0**power}, scale=2**power)
     arrived = {p: run_listing(_SCALED, {"torch": torch, "scale": 2.0**p}).names["x"].grad.item() for p in powers}
     rows = [(2**p, g, g / 2**p, abs(g / 2**p - true) / true) for p, g in arrived.items()]
     yield text("all-scales")
-    yield Table(("scale", "arrives", "divided", "error"), rows)
+    yield Tabulated(("scale", "arrives", "divided", "error"), rows)
     # float16 rounds three times: the scale that enters, and both products.
     foretold = [_rounded(_rounded(_rounded(2.0**p) * _FACTORS[1]) * _FACTORS[0]) for p in powers]
     yield claim("foretold", list(arrived.values()), "=", foretold, "A38")
@@ -139,7 +126,7 @@ def _scaling(power: int) -> Iterator[Part]:
     yield claim("overflow", over[1], "=", _rounded(float(over[0])), "A38", scale=over[0], largest=_HALF.max)
 
 
-def _network() -> Iterator[Part]:
+def _network() -> Parts:
     gradient = _gradients()
     size = gradient.abs()
     scales = [2**p for p in (0, 10, 20, 30, 36)]
@@ -148,7 +135,7 @@ def _network() -> Iterator[Part]:
     yield from _histogram(gradient)
     yield text("scaled-up")
     rows = [(s, *f) for s, f in zip(scales, found, strict=True)]
-    yield Table(("scale", "zeros", "subnormal", "normal-share", "infinite"), rows)
+    yield Tabulated(("scale", "zeros", "subnormal", "normal-share", "infinite"), rows)
     # A kind begins half a spacing below its smallest number; from half a spacing above the largest, all is infinite.
     limits = [_TINY / 2, _HALF.smallest_normal - _TINY / 2, _HALF.max * (1 + _HALF.eps / 4)]
     bounds = torch.tensor(limits, dtype=torch.float64)
@@ -157,7 +144,7 @@ def _network() -> Iterator[Part]:
     yield text("choose")
 
 
-def _histogram(gradient: Tensor) -> Iterator[Part]:
+def _histogram(gradient: Tensor) -> Parts:
     """The gradients by size, two powers of two in a row, in rows that end where float16 begins to hold something."""
     size = gradient.double().abs()
     powers = size[size > 0].log2().ceil().long()
@@ -165,7 +152,7 @@ def _histogram(gradient: Tensor) -> Iterator[Part]:
     rows = [-(-(int(p) - limit) // 2) for p in powers.tolist()]
     counted = {row: rows.count(row) for row in range(min(rows), max(rows) + 1)}
     each = max(counted.values()) / 30
-    yield Table(
+    yield Tabulated(
         ("up-to", "gradients", "share", "becomes"),
         [
             (2.0 ** (limit + 2 * row), n, "█" * math.ceil(n / each), text("zeros" if row <= 0 else "subnormal"))
@@ -198,10 +185,8 @@ def _kinds(half: Tensor) -> list[int]:
 # -------------------------------------------------------------------------------------------------- scaler, bfloat16
 
 
-def _scaler() -> Iterator[Part]:
-    tried = run_listing(_SCALER, {"torch": torch})
-    yield text("automatic")
-    yield tried
+def _scaler() -> Parts:
+    tried = yield from attempt("automatic", _SCALER)
     weights, scales = zip(*tried.names["seen"], strict=True)
     first = 65536.0
     # Half the scale after an overflow, and no step; then steps with the gradient of float16, divided in float32.
@@ -213,7 +198,7 @@ def _scaler() -> Iterator[Part]:
     yield text("grows", interval=tried.names["scaler"].get_growth_interval())
 
 
-def _bfloat() -> Iterator[Part]:
+def _bfloat() -> Parts:
     true = math.prod(_FACTORS)
     gradients, updates = [], []
     for dtype in _TYPES:
@@ -224,7 +209,7 @@ def _bfloat() -> Iterator[Part]:
         updates.append((x.detach() - 0.001).item())
     yield text("range")
     rows = [(_name(d), g, u) for d, g, u in zip(_TYPES, gradients, updates, strict=True)]
-    yield Table(("type", "gradient", "update"), rows)
+    yield Tabulated(("type", "gradient", "update"), rows)
     wide = torch.finfo(torch.bfloat16).eps
     yield claim("kept", abs(gradients[1] - true) / true, "<", 2 * wide, "A38", spacing=wide)
     yield claim("coarse", updates[:2], "=", [_rounded(1 - 0.001, dtype) for dtype in _TYPES[:2]], "A38",

@@ -12,13 +12,11 @@ import torch
 
 from gradexplain.api import explain, verify
 from gradexplain.explanation.explanation import Explanation, Step
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, Verified, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Explained, Parts, Tabulated, Verified, claim, exercise, section, text
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 from gradexplain.verification.verdicts import Report
-
-TOPIC = "training"
-PLACE = 6
 
 _HIDDEN = """
 x = torch.tensor([0., 1., 2.], requires_grad=True)
@@ -85,16 +83,12 @@ _FAMILIES = (
 )  # fmt: skip
 
 
-def lesson() -> Iterator[Part]:
+def lesson() -> Parts:
     """Yields the lesson."""
-    yield head("arithmetic")
-    yield from _arithmetic()
-    yield head("birth")
-    yield from _birth()
-    yield head("hidden")
-    yield from _hidden()
-    yield head("families")
-    yield from _families()
+    yield from section("arithmetic", _arithmetic())
+    yield from section("birth", _birth())
+    yield from section("hidden", _hidden())
+    yield from section("families", _families())
     code = "sqrt(sum(x**4))"
     yield exercise("ex-operation", _function(_born(_explained(code, (0.0, 0.0)))), code=code)
     yield exercise("ex-inside", _by_hand(3.0), digits=3, code=_SAFE.strip().splitlines()[2], x=3)
@@ -112,7 +106,7 @@ def _verified(code: str, point: tuple[float, ...]) -> Report:
 
 def _born(found: Explanation) -> Mapping[str, Any]:
     """Returns what is known of the backward step that made the first number that is not finite."""
-    (data,) = (f.data for f in found.findings if f.kind == "non_finite_backward")
+    (data,) = (f.data for f in found.findings if f.code == "first-gradient-not-finite")
     return data
 
 
@@ -123,16 +117,16 @@ def _step(found: Explanation, operator: str) -> Step:
 # ----------------------------------------------------------------------------------------------------- how it is born
 
 
-def _arithmetic() -> Iterator[Part]:
+def _arithmetic() -> Parts:
     zero, inf = torch.tensor(0.0), torch.tensor(math.inf)
     made = {"0 · inf": zero * inf, "inf - inf": inf - inf, "0 / 0": zero / zero, "inf / inf": inf / inf}
     yield text("unknown")
-    yield Table(("operation", "result"), list(made.items()))
+    yield Tabulated(("operation", "result"), list(made.items()))
     yield claim("all-nan", list(made.values()), "=", [math.nan] * len(made), "A35")
     yield text("factors")
 
 
-def _birth() -> Iterator[Part]:
+def _birth() -> Parts:
     import sympy
 
     norm = _FAMILIES[0]
@@ -144,7 +138,7 @@ def _birth() -> Iterator[Part]:
     infinite = float(sympy.limit(sympy.diff(sympy.sqrt(u), u), u, 0))
     yield claim("infinite", born["value"], "=", infinite, "A35", code=born["code"], element=born["element"])
     yield claim("grad-nan", found.gradients["x"], "=", [infinite * 2 * x for x in norm.point], "A35")
-    tried = run_listing(_ANOMALY, {"torch": torch})
+    tried = run_listing(_ANOMALY)
     blamed = re.findall("'(.*?)'", tried.message)[:1]
     yield text("anomaly")
     yield tried
@@ -158,23 +152,17 @@ def _birth() -> Iterator[Part]:
 # ----------------------------------------------------------------------------------------------- the branch not taken
 
 
-def _hidden() -> Iterator[Part]:
-    tried = run_listing(_HIDDEN, {"torch": torch})
-    yield text("outside")
-    yield tried
+def _hidden() -> Parts:
+    tried = yield from attempt("outside", _HIDDEN)
     x, y = tried.names["x"], tried.names["y"]
     yield claim("looks-right", y.isfinite(), "=", [True] * 3, "A35")
     yield claim("still-nan", x.grad.isnan(), "=", x.detach() == 0, "A35")
     found = _explained("sum(where(x == 0, 1, sin(x) / x))", (0, 1, 2))
     yield text("by-element")
-    yield Table(("step", "arrives", "sends"), list(_first_element(found)))
-    replaced = run_listing(_REPLACED, {"torch": torch})
-    yield text("replaced")
-    yield replaced
+    yield Tabulated(("step", "arrives", "sends"), list(_first_element(found)))
+    replaced = yield from attempt("replaced", _REPLACED)
     yield claim("no-help", replaced.names["x"].grad.isnan(), "=", x.detach() == 0, "A35")
-    safe = run_listing(_SAFE, {"torch": torch})
-    yield text("inside")
-    yield safe
+    safe = yield from attempt("inside", _SAFE)
     # a few roundings of float32 in numbers of size 1
     within = 8 * torch.finfo(torch.float32).eps
     by_hand = [_by_hand(at) for at in x.tolist()]
@@ -202,11 +190,11 @@ def _first_element(found: Explanation) -> Iterator[tuple[Any, ...]]:
 # -------------------------------------------------------------------------------------------------------- the families
 
 
-def _families() -> Iterator[Part]:
+def _families() -> Parts:
     broken = [_explained(f.broken, f.point) for f in _FAMILIES]
     born = [_born(found) for found in broken]
     yield text("births")
-    yield Table(
+    yield Tabulated(
         ("computation", "at", "operation", "made-of", "gradient"),
         [
             (f.broken, f.point, _function(b), _factors(found, b), found.gradients["x"])
@@ -231,11 +219,11 @@ def _factors(found: Explanation, born: Mapping[str, Any]) -> str:
     return f"{first.expression} {first.relation} {first.result}"
 
 
-def _remedies() -> Iterator[Part]:
+def _remedies() -> Parts:
     useless = [_explained(f.useless, f.point) for f in _FAMILIES]
     cured = [_explained(f.cured, f.point) for f in _FAMILIES]
     yield text("remedies")
-    yield Table(
+    yield Tabulated(
         ("no-remedy", "gives", "remedy", "gradient"),
         [
             (f.useless, u.gradients["x"], f.cured, c.gradients["x"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -13,11 +13,9 @@ from torch import Tensor
 from gradexplain.api import explain, graph
 from gradexplain.explanation.explanation import Explanation
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Pictured, Table, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
-
-TOPIC = "squares"
-PLACE = 6
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Tabulated, claim, exercise, section, text
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 _TEN = """
 x = torch.full((10,), 100., dtype=torch.float16, requires_grad=True)
@@ -45,22 +43,17 @@ _WIDER = {"float16": "float32", "float32": "float64"}
 def lesson(
     *,
     precision: Annotated[Literal["float16", "float32"], "The type that overflows."] = "float16",
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     dtype = getattr(torch, precision)
     # The least power of two whose square is too large, and a quarter of it: nothing but overflow is inexact.
     largest = 2.0 ** (math.floor(math.log2(torch.finfo(dtype).max) / 2) + 1)
     x = torch.tensor([largest, largest / 4], dtype=dtype)
-    yield head("limit")
-    yield from _limit()
-    yield head("survives")
-    yield from _survives(x)
-    yield head("log-sum-exp")
-    yield from _log_sum_exp()
-    yield head("advice")
-    yield from _advice(x)
-    yield head("helps")
-    yield from _helps(x, _WIDER[precision])
+    yield from section("limit", _limit())
+    yield from section("survives", _survives(x))
+    yield from section("log-sum-exp", _log_sum_exp())
+    yield from section("advice", _advice(x))
+    yield from section("helps", _helps(x, _WIDER[precision]))
     yield exercise("ex-largest", 2 ** math.floor(math.log2(torch.finfo(torch.float16).max) / 2))
     yield exercise("ex-equal", 1 / 4, count=4)
 
@@ -81,7 +74,7 @@ def _found(code: str, x: Tensor) -> tuple[Tensor, Tensor]:
 # -------------------------------------------------------------------------------------------------------------- limit
 
 
-def _limit() -> Iterator[Part]:
+def _limit() -> Parts:
     rows, kinds, exact = [], [], []
     for dtype in _TYPES:
         info = torch.finfo(dtype)
@@ -92,9 +85,9 @@ def _limit() -> Iterator[Part]:
             # What is half a spacing or more above the largest number rounds to infinity.
             exact.append(Fraction(near.item()) ** 2 >= Fraction(info.max) * (1 + Fraction(info.eps) / 4))
     yield text("roots")
-    yield Table(("type", "largest", "root", "slope"), rows)
+    yield Tabulated(("type", "largest", "root", "slope"), rows)
     yield claim("edge", kinds, "=", exact, "B32")
-    tried = run_listing(_TEN, {"torch": torch})
+    tried = run_listing(_TEN)
     x, y = tried.names["x"], tried.names["y"]
     yield text("adds-up")
     yield tried
@@ -108,7 +101,7 @@ def _limit() -> Iterator[Part]:
                 within=20 * torch.finfo(torch.float16).eps, each=x.grad[0])  # fmt: skip
 
 
-def _survives(x: Tensor) -> Iterator[Part]:
+def _survives(x: Tensor) -> Parts:
     found = _explained("sum(x**2)", x)
     yield text("too-large", x=x)
     yield Explained(found, ("forward", "backward"))
@@ -128,8 +121,8 @@ def _unit(x: Sequence[float]) -> list[float]:
 # -------------------------------------------------------------------------------------------------------- log-sum-exp
 
 
-def _log_sum_exp() -> Iterator[Part]:
-    naive, stable = run_listing(_NAIVE, {"torch": torch}), run_listing(_STABLE, {"torch": torch})
+def _log_sum_exp() -> Parts:
+    naive, stable = run_listing(_NAIVE), run_listing(_STABLE)
     yield text("made-for")
     yield naive
     yield claim("naive", [naive.names["y"].isinf(), naive.names["x"].grad.isnan().all()], "=", [True, True], "B33")
@@ -141,7 +134,7 @@ def _log_sum_exp() -> Iterator[Part]:
     yield claim("softmax", stable.names["x"].grad, "≈", [1 / 2] * 2, "B33", within=within)
 
 
-def _advice(x: Tensor) -> Iterator[Part]:
+def _advice(x: Tensor) -> Parts:
     small = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     squares = [v**2 for v in small.tolist()]
     value, gradient = _found("logsumexp(x**2, 0)", small)
@@ -167,7 +160,7 @@ def _advice(x: Tensor) -> Iterator[Part]:
 # --------------------------------------------------------------------------------------------------------- what helps
 
 
-def _helps(x: Tensor, wider: str) -> Iterator[Part]:
+def _helps(x: Tensor, wider: str) -> Parts:
     scaled, cast, late = (
         "max(abs(x)) * sqrt(sum((x / max(abs(x)))**2))", f"sum(x.to({wider})**2)", f"sum(x**2, dtype={wider})",
     )  # fmt: skip
@@ -177,7 +170,7 @@ def _helps(x: Tensor, wider: str) -> Iterator[Part]:
     numbers = x.tolist()
     total = sum(v**2 for v in numbers)
     yield text("no-room", total=total, largest=torch.finfo(x.dtype).max)
-    yield Table(("computation", "gives", "gradient-of"), [(code, *both) for code, both in found.items()])
+    yield Tabulated(("computation", "gives", "gradient-of"), [(code, *both) for code, both in found.items()])
     yield claim("no-form", [found[c][0].isinf() for c in codes[:4]], "=", [True] * 4, "B33", whole=whole, late=late)
     yield claim("wider", found[cast][0], "=", total, "B33", wider=wider)
     yield claim("wider-gradient", found[cast][1], "=", [2 * v for v in numbers], "B33")

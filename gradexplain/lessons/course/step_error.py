@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import mpmath
@@ -12,10 +12,18 @@ from torch import Tensor
 
 from gradexplain.api import graph, verify
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import Drawn, Part, Pictured, Table, Text, Verified, claim, exercise, head, text
+from gradexplain.lessons.parts import (
+    Drawn,
+    Parts,
+    Pictured,
+    Tabulated,
+    Verified,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
 
-TOPIC = "differentiation"
-PLACE = 2
 _DIGITS = 50
 _DECADES = range(-14, 0)
 _EPS = torch.finfo(torch.float64).eps
@@ -28,17 +36,13 @@ def lesson(
     x: Annotated[float, "Where.", Range(0.5, 1.25)] = 1.0,
     h: Annotated[float, "The step of the differences.", Range(1e-14, 0.25)] = 0.001,
     near: Annotated[float, "How near to zero the cancelling function is differentiated.", Range(3e-5, 3e-4)] = 1e-4,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("tutorial")
-    yield from _tutorial()
-    yield head("valley")
-    yield from _valley(function, x)
+    yield from section("tutorial", _tutorial())
+    yield from section("valley", _valley(function, x))
     yield from _one_step(function, x, h)
-    yield head("exact")
-    yield from _cancelling(near)
-    yield head("kinks")
-    yield from _kink()
+    yield from section("exact", _cancelling(near))
+    yield from section("kinks", _kink())
     yield exercise("ex-forward", _forward(_square, 3.0, 0.25), digits=3, x=3.0, h=0.25)
     yield exercise("ex-kink", _gradient(_even_odd, 0.0, torch.float64))
 
@@ -66,12 +70,12 @@ def _square(x: Tensor) -> Tensor:
     return x**2 + 2 * x
 
 
-def _tutorial() -> Iterator[Part]:
+def _tutorial() -> Parts:
     x, steps = 3.0, (1e-1, 1e-5, 1e-8, 1e-12)
     true = float(mpmath.diff(lambda x: x**2 + 2 * x, x))
     yield text("two-quotients", x=x)
     rows = [(h, _forward(_square, x, h) - true, _central(_square, x, h) - true) for h in steps]
-    yield Table(("step", "forward-off", "central-off"), rows)
+    yield Tabulated(("step", "forward-off", "central-off"), rows)
     # (f(x + h) − f(x))/h = f′ + h·f″/2 exactly, for f is a polynomial of second degree; f″ is 2.
     yield claim("forward-exact", _forward(_square, x, steps[0]), "≈", true + steps[0], "A3",
                 within=8 * _EPS * 15 / steps[0], h=steps[0])  # fmt: skip
@@ -83,7 +87,7 @@ def _tutorial() -> Iterator[Part]:
 # ------------------------------------------------------------------------------------------------------- the valley
 
 
-def _valley(name: Function, x: float) -> Iterator[Part]:
+def _valley(name: Function, x: float) -> Parts:
     f: Callable[[Tensor], Tensor] = getattr(torch, name)
     with mpmath.workdps(_DIGITS):
         value, true, second, third = (abs(float(mpmath.diff(getattr(mpmath, name), x, k))) for k in range(4))
@@ -92,7 +96,7 @@ def _valley(name: Function, x: float) -> Iterator[Part]:
     forward, central = (_worst_by_decade(way, f, x, exact) for way in (_forward, _central))
     automatic = abs(float(_gradient(f, x, torch.float64) - exact))
     rows = [(f"1e{d}", a, b) for d, a, b in zip(_DECADES, forward, central, strict=True)]
-    yield Table(("decade", "forward", "central"), rows)
+    yield Tabulated(("decade", "forward", "central"), rows)
     yield Drawn("figure", "step-error", {"expression": f"{name}(x)", "at": x})
     yield text("two-errors", second=second / 2, third=third / 6)
     rounding = _EPS * (value + x * true)
@@ -111,14 +115,14 @@ def _worst_by_decade(
     return [max(abs(float(way(f, x, h) - exact)) for h in decade) for decade in steps]
 
 
-def _bottom(key: str, errors: Sequence[float], theory: float, power: str) -> Iterator[Part]:
+def _bottom(key: str, errors: Sequence[float], theory: float, power: str) -> Parts:
     lowest = min(range(len(errors)), key=errors.__getitem__)
     middle = _DECADES[lowest] + 0.5
     # The error is flat around its least value; a decade in the step is what the table resolves.
     yield claim(key, middle, "≈", math.log10(theory), "A3", within=1.0, step=theory, power=power, least=errors[lowest])
 
 
-def _one_step(name: Function, x: float, h: float) -> Iterator[Part]:
+def _one_step(name: Function, x: float, h: float) -> Parts:
     """Yields the errors with the reader's step, beside what Taylor's series says of them."""
     f: Callable[[Tensor], Tensor] = getattr(torch, name)
     g = getattr(mpmath, name)
@@ -150,7 +154,7 @@ def _series(x: Tensor) -> Tensor:
     return 0.5 - x**2 / 24
 
 
-def _cancelling(near: float) -> Iterator[Part]:
+def _cancelling(near: float) -> Parts:
     held = float(torch.tensor(near, dtype=torch.float32))
     with mpmath.workdps(_DIGITS):
         true = mpmath.diff(lambda x: (1 - mpmath.cos(x)) / x**2, held)
@@ -160,11 +164,11 @@ def _cancelling(near: float) -> Iterator[Part]:
     yield text("overstated", x=near)
     kink = (_gradient(_even_odd, 0.0, torch.float64), _central(_even_odd, 0.0, 1e-5))
     rows = [
-        (Text("row-single", {}), slope, single, _central(_cosine, held, 1e-5, torch.float32), abs(inner)),
-        (Text("row-double", {}), slope, double, _central(_cosine, held, 1e-5), abs(inner)),
-        (Text("row-kink", {}), float(mpmath.diff(lambda x: x, 0)), *kink, Text("kink", {})),
+        (text("row-single"), slope, single, _central(_cosine, held, 1e-5, torch.float32), abs(inner)),
+        (text("row-double"), slope, double, _central(_cosine, held, 1e-5), abs(inner)),
+        (text("row-kink"), float(mpmath.diff(lambda x: x, 0)), *kink, text("kink")),
     ]
-    yield Table(("function", "true", "automatic", "central", "worst-step"), rows)
+    yield Tabulated(("function", "true", "automatic", "central", "worst-step"), rows)
     yield claim("single-wrong", abs(single - slope), ">", 100 * abs(slope), "A4", ad=single, true=slope)
     whole, inside = abs(held * bend / slope), abs(inner)
     yield claim("condition-whole", whole, "≈", 1.0, "A4", within=0.01)
@@ -184,7 +188,7 @@ def _even_odd(x: Tensor) -> Tensor:
     return torch.relu(x) - torch.relu(-x)
 
 
-def _kink() -> Iterator[Part]:
+def _kink() -> Parts:
     points = torch.linspace(-2, 2, 9, dtype=torch.float64)
     first, last = float(points[0]), float(points[-1])
     yield claim("is-identity", _even_odd(points), "=", points, "A4", count=len(points), first=first, last=last)

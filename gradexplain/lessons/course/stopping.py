@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -12,15 +12,24 @@ from torch import Tensor
 from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.keeping import watched
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Pictured, Table, Text, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import (
+    Explained,
+    Parts,
+    Pictured,
+    Said,
+    Tabulated,
+    claim,
+    exercise,
+    section,
+    text,
+)  # fmt: skip
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
 
-TOPIC = "gradients"
-PLACE = 3
 
 _WRITTEN = """
 x = torch.tensor([2.0], requires_grad=True)
@@ -55,29 +64,24 @@ _UPDATES = {
 _EPS = torch.finfo(torch.float64).eps
 
 
-def lesson(*, x: Annotated[float, "Where the functions are differentiated.", Range(0.1, 10)] = 2.0) -> Iterator[Part]:
+def lesson(*, x: Annotated[float, "Where the functions are differentiated.", Range(0.1, 10)] = 2.0) -> Parts:
     """Yields the lesson."""
-    yield head("cut")
-    yield from _as_written()
+    yield from section("cut", _as_written())
     yield from _cut(x)
-    yield head("memory")
-    yield from _shared()
-    yield head("ways")
-    yield from _three_ways()
+    yield from section("memory", _shared())
+    yield from section("ways", _three_ways())
     yield exercise("ex-half", _half_stopped(x), digits=5, x=x)
-    yield exercise("ex-error", run_listing(_CAUGHT, {"torch": torch}).fault)
+    yield exercise("ex-error", run_listing(_CAUGHT).fault)
 
 
-def _as_written() -> Iterator[Part]:
-    written = run_listing(_WRITTEN, {"torch": torch})
-    yield text("tutorial")
-    yield written
+def _as_written() -> Parts:
+    written = yield from attempt("tutorial", _WRITTEN)
     z = written.names["z"]
     found = (z.requires_grad, z.grad_fn)
     yield claim("stops", found, "=", (False, None), "A24", requires_grad=found[0], grad_fn=found[1])
 
 
-def _cut(x: float) -> Iterator[Part]:
+def _cut(x: float) -> Parts:
     point, stopped = {"x": torch.tensor(x, dtype=torch.float64)}, Runner(parse(_STOPPED))
     found = explain(stopped, point, target=_STOPPED, locate=stopped.locate, output_name="L")
     yield text("product", x=x)
@@ -90,8 +94,8 @@ def _cut(x: float) -> Iterator[Part]:
     h = _EPS ** (1 / 3) * x
     within = h**2 + 8 * _EPS * (x + h) ** 3 / h
     total, intended = (_slope(f, x, h) for f in (lambda t: t**2 * t, lambda t: x**2 * t))
-    yield Table(("what", "slope"), [(Text("of-torch", {}), gradient.item()), (Text("of-total", {}), total),
-                                    (Text("of-intended", {}), intended)])  # fmt: skip
+    yield Tabulated(("what", "slope"), [(text("of-torch"), gradient.item()), (text("of-total"), total),
+                                    (text("of-intended"), intended)])  # fmt: skip
     yield claim("torch-intended", gradient.item(), "≈", intended, "A24", within=within)
     yield claim("total", total, "≈", 3 * x**2, "A24", within=within)
     yield claim("lost", total - gradient.item(), "≈", 2 * x * x, "A24", within=within)
@@ -107,8 +111,8 @@ def _slope(f: Callable[[float], float], x: float, h: float) -> float:
     return (f(x + h) - f(x - h)) / ((x + h) - (x - h))
 
 
-def _shared() -> Iterator[Part]:
-    shared = run_listing(_SHARED, {"torch": torch})
+def _shared() -> Parts:
+    shared = run_listing(_SHARED)
     x, y, z = (shared.names[name] for name in "xyz")
     yield text("no-copy")
     yield shared
@@ -116,29 +120,23 @@ def _shared() -> Iterator[Part]:
     yield claim("same-memory", (y.data_ptr(), changed), "=", (z.data_ptr(), z), "A25", changed=changed.item())
     yield claim("pow-right", x.grad, "=", 2 * x.detach(), "A25")
     yield text("pow-saved", node=y.grad_fn.name())
-    caught = run_listing(_CAUGHT, {"torch": torch})
-    yield text("exp-saved")
-    yield caught
+    caught = yield from attempt("exp-saved", _CAUGHT)
     fault, version = caught.fault, caught.names["y"]._version
     yield claim("counted", (fault, version), "=", ("RuntimeError", 1), "A25", fault=fault, version=version)
-    cloned = run_listing(_CLONED, {"torch": torch})
-    yield text("copy")
-    yield cloned
+    cloned = yield from attempt("copy", _CLONED)
     true = math.exp(2.0)
     within = 2 * torch.finfo(torch.float32).eps * true  # exp is right to one unit in the last place, and is stored
     yield claim("copied", cloned.names["x"].grad.item(), "≈", true, "A25", within=within)
-    silent = run_listing(_DATA, {"torch": torch})
-    yield text("data")
-    yield silent
+    silent = yield from attempt("data", _DATA)
     wrong = silent.names["x"].grad.item()
     yield claim("data-wrong", wrong, "≈", true + 100, "A25", within=50 * within, true=true)
 
 
-def _three_ways() -> Iterator[Part]:
+def _three_ways() -> Parts:
     yield text("one-table")
     found = [_allowed(way) for way in _WAYS]
     by = {what: [ways[what] for ways in found] for what in found[0]}
-    yield Table(("what", *_WAYS), [(Text(what, {}), *map(_word, ways)) for what, ways in by.items()])
+    yield Tabulated(("what", *_WAYS), [(text(what), *map(_word, ways)) for what, ways in by.items()])
     yield claim("none-carries", by["carries"], "=", [False] * 3, "A26")
     yield claim("who-records", by["recorded"], "=", [1, 0, 0], "A26", "A32")
     later = [by[what] for what in ("later-grad", "later-saved", "later-changed")]
@@ -177,8 +175,8 @@ def _runs(code: str, then: str = "") -> bool:
     return run_listing(f"{code}\n{then}", {"torch": torch, "x": _leaf()}).fault == ""
 
 
-def _word(value: bool | int) -> Text | int:
-    return Text("yes" if value else "no", {}) if isinstance(value, bool) else value
+def _word(value: bool | int) -> Said | int:
+    return text("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def _half_stopped(x: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -14,23 +14,20 @@ from torch import Tensor
 from gradexplain.api import explain, graph, verify
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.graphs.picture import Picture
-from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.parts import (
     Explained,
-    Listing,
-    Part,
+    Parts,
     Pictured,
-    Table,
+    Ran,
+    Tabulated,
     Verified,
     claim,
     exercise,
-    head,
+    section,
     text,
-)
+)  # fmt: skip
 from gradexplain.narration.explanations import elements_text
-
-TOPIC = "squares"
-PLACE = 1
 
 _IMPORTS = """
 import torch
@@ -81,21 +78,15 @@ def lesson(
         2.0,
         3.0,
     ),
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     point = torch.tensor(x, dtype=torch.float64)
-    yield head("definition")
-    yield from _definition(x)
-    yield head("steps")
-    yield from _steps(x, point)
-    yield head("graphs")
-    yield from _graphs(x, point)
-    yield head("derivation")
-    yield from _derivation(x, point)
-    yield head("as-written")
-    yield from _as_written()
-    yield head("data")
-    yield from _data()
+    yield from section("definition", _definition(x))
+    yield from section("steps", _steps(x, point))
+    yield from section("graphs", _graphs(x, point))
+    yield from section("derivation", _derivation(x, point))
+    yield from section("as-written", _as_written())
+    yield from section("data", _data())
     other = [e + 0.5 for e in x]
     yield exercise("ex-gradient", [2 * e for e in other], x=other)
     yield exercise("ex-nodes", len(_recorded(torch.ones(_HUGE))), n=_HUGE)
@@ -118,18 +109,18 @@ def _rounding(x: Sequence[float]) -> float:
 # ---------------------------------------------------------------------------------------------------------- the value
 
 
-def _definition(x: Sequence[float]) -> Iterator[Part]:
+def _definition(x: Sequence[float]) -> Parts:
     rows, sums = [], []
     for n in range(1, len(x) + 1):
         value = _squares(torch.tensor(x[:n], dtype=torch.float64)).item()
         sums.append(float(_sum(x[:n])))
         rows.append((n, list(x[:n]), value))
     yield text("n-terms", n=len(x))
-    yield Table(("n", "x", "y"), rows)
+    yield Tabulated(("n", "x", "y"), rows)
     yield claim("sums", [row[2] for row in rows], "≈", sums, "B1", within=_rounding(x))
 
 
-def _steps(x: Sequence[float], point: Tensor) -> Iterator[Part]:
+def _steps(x: Sequence[float], point: Tensor) -> Parts:
     found = explain(_squares, {"x": point}, target="sum(x**2)")
     square, total = found.steps
     assert square.forward is not None
@@ -153,7 +144,7 @@ def _recorded(x: Tensor) -> list[Any]:
     return found
 
 
-def _graphs(x: Sequence[float], point: Tensor) -> Iterator[Part]:
+def _graphs(x: Sequence[float], point: Tensor) -> Parts:
     shown = ["values", "gradients", "derivatives"]
     elements = graph(_squares, {"x": point}, view="elements", show=shown, title="sum(x**2)")
     tensors = graph(_squares, {"x": point}, view="backward", show=["shapes", "saved"], title="sum(x**2)")
@@ -164,7 +155,7 @@ def _graphs(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     yield Pictured("tensors", tensors)
     rows = [(node.name, _stands_for(elements, k)) for k, node in enumerate(elements.tensors.nodes)]
     yield text("linked")
-    yield Table(("torch-node", "its-elements"), [(name, ", ".join(found)) for name, found in rows])
+    yield Tabulated(("torch-node", "its-elements"), [(name, ", ".join(found)) for name, found in rows])
     linked = sorted(name for _, found in rows for name in found)
     yield claim("linked-all", linked, "=", sorted(node.name for node in elements.nodes), "B2", count=len(linked))
     drawn = [len([node for node in elements.nodes if node.kind == kind]) for kind in ("input", "element")]
@@ -179,7 +170,7 @@ def _graphs(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     yield text("why-saves")
     counts = [(m, 2 * m + 1, len(_recorded(torch.ones(m)))) for m in (n, _LARGE)]
     yield text("grows")
-    yield Table(("n", "drawn-nodes", "recorded"), counts)
+    yield Tabulated(("n", "drawn-nodes", "recorded"), counts)
     yield claim("two-nodes", [row[2] for row in counts], "=", [2, 2], "B2")
 
 
@@ -191,7 +182,7 @@ def _stands_for(elements: Picture, node: int) -> list[str]:
 # ----------------------------------------------------------------------------------------------------- the derivation
 
 
-def _derivation(x: Sequence[float], point: Tensor) -> Iterator[Part]:
+def _derivation(x: Sequence[float], point: Tensor) -> Parts:
     import sympy
 
     n = len(x)
@@ -199,7 +190,7 @@ def _derivation(x: Sequence[float], point: Tensor) -> Iterator[Part]:
     yield run_listing(_SYMBOLIC, {"sympy": sympy})
     yield text("delta")
     jacobian = torch.autograd.functional.jacobian(lambda x: x**2, point)
-    yield Table(
+    yield Tabulated(
         ("i", "row", "total", "twice"),
         [(i + 1, _crossed_out(jacobian[:, i], i), jacobian[:, i].sum(), 2 * e) for i, e in enumerate(x)],
     )
@@ -232,24 +223,20 @@ def _by_sympy(x: Sequence[float]) -> list[list[float]]:
 # ------------------------------------------------------------------------------------------------- the tutorial's code
 
 
-def _as_written() -> Iterator[Part]:
-    imports = run_listing(_IMPORTS)
-    yield text("imports")
-    yield imports
+def _as_written() -> Parts:
+    imports = yield from attempt("imports", _IMPORTS)
     names = {name: imports.names[name] for name in ("torch", "plt", "np")}
     modules = [module.__name__ for module in names.values()]
     yield claim("imported", modules, "=", ["torch", "matplotlib.pyplot", "numpy"], "B6")
     used = {node.id for node in ast.walk(ast.parse(_PART_1)) if isinstance(node, ast.Name)} & names.keys()
     yield claim("used", sorted(used), "=", ["torch"], "B6", unused=", ".join(sorted(names.keys() - used)))
-    ran = run_listing(_PART_1, names)
-    yield text("part-1")
-    yield ran
+    ran = yield from attempt("part-1", _PART_1, names)
     x, y, gradient = _printed(ran)
     yield claim("prints-y", y, "=", [float(_sum(x))], "B7", "B15", x=x)
     yield claim("prints-gradient", gradient, "=", [2 * e for e in x], "B7", "B16", x=x)
     yield text("lines")
     rows = [(line, *_read(line), printed) for line, printed in zip(_LINES, gradient, strict=True)]
-    yield Table(("line", "said", "recomputed", "printed"), rows)
+    yield Tabulated(("line", "said", "recomputed", "printed"), rows)
     yield claim("three-lines", [row[1] for row in rows], "=", [row[2] for row in rows], "B16")
     yield claim("three-prints", [row[3] for row in rows], "=", [row[2] for row in rows], "B16")
     terms, _, said = _SUM.partition("=")
@@ -258,7 +245,7 @@ def _as_written() -> Iterator[Part]:
     yield claim("sum-said", float(said), "=", float(again), "B15", line=_SUM)
 
 
-def _printed(ran: Listing) -> list[list[float]]:
+def _printed(ran: Ran) -> list[list[float]]:
     """Returns the numbers of each line that was printed."""
     lines = [line.partition("=")[2] for line in ran.printed.splitlines() if "=" in line]
     return [[float(number) for number in re.findall(r"-?\d+\.?\d*", line)] for line in lines]
@@ -272,7 +259,7 @@ def _read(line: str) -> tuple[float, float]:
     return said, factor * element
 
 
-def _data() -> Iterator[Part]:
+def _data() -> Parts:
     names = {"torch": torch}
     yield text("data-reads")
     silent = run_listing(_EDIT.format(through=".data"), names)
@@ -281,9 +268,7 @@ def _data() -> Iterator[Part]:
     yield claim("silent", (silent.fault, len(silent.warnings)), "=", ("", 0), "B7")
     yield claim("wrong", x.grad, "=", 2 * x.detach(), "B7", now=x.detach()[0])
     yield claim("not-right", x.grad, "≠", [2 * e for e in (1.0, 2.0, 3.0)], "B7")
-    caught = run_listing(_EDIT.format(through=".detach()"), names)
-    yield text("detach-counts")
-    yield caught
+    caught = yield from attempt("detach-counts", _EDIT.format(through=".detach()"), names)
     counted = [int(listing.printed.split()[0]) for listing in (silent, caught)]
     yield claim("counted", counted, "=", [0, 1], "B7", silent=counted[0], caught=counted[1])
     yield claim("caught", caught.fault, "=", "RuntimeError", "B7")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -10,12 +9,10 @@ from torch import Tensor, nn
 
 from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
+from gradexplain.lessons.contents import names
 from gradexplain.lessons.counting import operators
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Other, Part, Table, Verified, claim, exercise, head, text
-
-TOPIC = "training"
-PLACE = 9
+from gradexplain.lessons.parts import Other, Parts, Tabulated, Verified, claim, exercise, section, text
 
 # Where each of the four is shown at length.
 _LESSONS = {
@@ -39,31 +36,25 @@ _STEP = 2.0**-20
 _EPS = torch.finfo(torch.float64).eps
 
 
-def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range(1e-3, 1e6)] = 2.0) -> Iterator[Part]:
+def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range(1e-3, 1e6)] = 2.0) -> Parts:
     """Yields the lesson."""
     yield text("four")
-    yield Table(("claim", "lessons", "also"), [(text(key), *map(Other, names)) for key, names in _LESSONS.items()])
+    yield Tabulated(("claim", "lessons", "also"), [(text(key), *map(Other, names)) for key, names in _LESSONS.items()])
     yield claim("linked", _missing(), "=", [], "A39")
-    yield head("simplifies")
-    yield from _simplifies()
-    yield head("efficient")
-    yield from _efficient()
-    yield head("optimises")
-    yield from _optimises()
-    yield head("convenient")
-    yield from _convenient(a)
+    yield from section("simplifies", _simplifies())
+    yield from section("efficient", _efficient())
+    yield from section("optimises", _optimises())
+    yield from section("convenient", _convenient(a))
     yield exercise("ex-differences", _by_differences(torch.ones(50))[0], n=50)
     yield exercise("ex-root", _slope_of_root(4.0), digits=6, a=4)
 
 
 def _missing() -> list[str]:
     """Returns the lessons named above that there are not."""
-    from gradexplain.lessons import names
-
-    return sorted({name for found in _LESSONS.values() for name in found} - {*names()})
+    return sorted({name for own in _LESSONS.values() for name in own} - {*names()})
 
 
-def _simplifies() -> Iterator[Part]:
+def _simplifies() -> Parts:
     pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
     inputs, target = torch.tensor(pairs, dtype=torch.float32), torch.tensor([[float(p ^ q)] for p, q in pairs])
     torch.manual_seed(0)
@@ -78,7 +69,7 @@ def _simplifies() -> Iterator[Part]:
     size = sum(p.numel() for p in net.parameters())
     yield text("exclusive-or", size=size)
     rows = [(p, q, p ^ q, answer) for (p, q), answer in zip(pairs, said.tolist(), strict=True)]
-    yield Table(("p", "q", "wanted", "answered"), rows)
+    yield Tabulated(("p", "q", "wanted", "answered"), rows)
     yield claim("learnt", said, "=", [p ^ q for p, q in pairs], "A39", first=losses[0], last=losses[-1])
     yield Verified(report)
     parameters = [name for name in report.inputs if name != "x"]
@@ -98,7 +89,7 @@ def _train(net: nn.Module, inputs: Tensor, target: Tensor) -> list[float]:
     return losses
 
 
-def _efficient() -> Iterator[Part]:
+def _efficient() -> Parts:
     rows, apart = [], []
     for n in (10, 100, 1000):
         x = torch.linspace(1, 2, n, dtype=torch.float64, requires_grad=True)
@@ -108,7 +99,7 @@ def _efficient() -> Iterator[Part]:
         apart.append(float((x.grad - slopes).abs().max()))
         rows.append((n, counted.total(), runs))
     yield text("any-number")
-    yield Table(("inputs", "operators", "runs"), rows)
+    yield Tabulated(("inputs", "operators", "runs"), rows)
     yield claim("same-count", [row[1] for row in rows], "=", [rows[0][1]] * len(rows), "A39")
     # A forward difference of x² is off by the step, and by the rounding of the sums, at most one eps a term, over it.
     n, largest = rows[-1][0], 4 * rows[-1][0]
@@ -125,7 +116,7 @@ def _by_differences(x: Tensor) -> tuple[int, Tensor]:
     return len(values), (torch.stack(values[1:]) - values[0]) / _STEP
 
 
-def _optimises() -> Iterator[Part]:
+def _optimises() -> Parts:
     point = torch.tensor([-1.2, 1.0], dtype=torch.float64, requires_grad=True)
     start = point.tolist()
     optimizer = torch.optim.LBFGS(
@@ -152,7 +143,7 @@ def _valley(p: Tensor) -> Tensor:
     return (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
 
 
-def _convenient(a: float) -> Iterator[Part]:
+def _convenient(a: float) -> Parts:
     found = _rooted(a)
     yield text("loop", a=a)
     yield found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Drawn, Listing, Part, Table, claim, exercise, head, text
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Drawn, Parts, Ran, Tabulated, claim, exercise, section, text
 from gradexplain.lessons.plots import run_plots
-
-TOPIC = "squares"
-PLACE = 3
 
 _GRID = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
@@ -69,20 +66,14 @@ def lesson(
     points: Annotated[int, "Points along each side of the grid.", Range(least=10, most=301)] = _AS_WRITTEN,
     at: Annotated[tuple[float, ...], "Where the tangent plane touches.", Range(-2, 2), Count(2, 2)] = (1.0, -0.5),
     radius: Annotated[float, "The circle along which the gradient is measured.", Range(least=0.1, most=10)] = 1.5,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("grid")
-    yield from _grid(points)
-    yield head("paraboloid")
-    yield from _paraboloid((at[0], at[1]))
-    yield head("minimum")
-    yield from _minimum()
-    yield head("contours")
-    yield from _contours()
-    yield head("uniform")
-    yield from _uniform(radius)
-    yield head("perpendicular")
-    yield from _perpendicular(radius)
+    yield from section("grid", _grid(points))
+    yield from section("paraboloid", _paraboloid((at[0], at[1])))
+    yield from section("minimum", _minimum())
+    yield from section("contours", _contours())
+    yield from section("uniform", _uniform(radius))
+    yield from section("perpendicular", _perpendicular(radius))
     count = 2 * (points // 4) + 10
     yield exercise("ex-grid", _least(count), digits=3, points=count)
     yield exercise("ex-radius", math.sqrt(radius), digits=3, level=radius)
@@ -116,17 +107,13 @@ def _least(points: int) -> float:
     return 0.0 if points % 2 else 2 * (_END / (points - 1)) ** 2
 
 
-def _grid(points: int) -> Iterator[Part]:
+def _grid(points: int) -> Parts:
     names = {"torch": torch, "np": np}
-    ran = run_listing(_GRID.format(points=_AS_WRITTEN), names)
-    yield text("as-written")
-    yield ran
+    ran = yield from attempt("as-written", _GRID.format(points=_AS_WRITTEN), names)
     yield claim("before", ran.names["before"], "=", ("Tensor", "Tensor"), "B11")
     yield claim("after", ran.names["after"], "=", ("ndarray", "ndarray"), "B11")
     yield claim("no-grad", ran.fault, "=", "AttributeError", "B11")
-    better = run_listing(_OWN_NAMES.format(points=_AS_WRITTEN + 1), names)
-    yield text("own-names")
-    yield better
+    better = yield from attempt("own-names", _OWN_NAMES.format(points=_AS_WRITTEN + 1), names)
     x = better.names["x"]
     yield claim("keeps", (type(x).__name__, x.grad), "=", ("Tensor", [2.0, 4.0, 6.0]), "B11", gradient=x.grad)
     yield text("misses")
@@ -137,7 +124,7 @@ def _grid(points: int) -> Iterator[Part]:
         j, i = np.unravel_index(heights.argmin(), heights.shape)
         there = text("yes" if (side == 0).any() else "no")
         rows.append((count, there, heights.min(), [side[i], side[j]], _least(count)))
-    yield Table(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
+    yield Tabulated(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
     # linspace rounds each point by an ε of 2 at most, and the square of a small point so much less.
     yield claim("least", [row[2] for row in rows], "≈", [row[4] for row in rows], "B12", within=8 * _EPS)
     yield claim("not-zero", rows[0][2], ">", 0.0, "B12", points=_AS_WRITTEN, at=rows[0][3])
@@ -148,7 +135,7 @@ def _grid(points: int) -> Iterator[Part]:
 # --------------------------------------------------------------------------------------------------------- the surface
 
 
-def _paraboloid(at: Point) -> Iterator[Part]:
+def _paraboloid(at: Point) -> Parts:
     p = torch.tensor(at, dtype=torch.float64)
     (g,) = _gradient([at])
     height = float(_bowl(p))
@@ -159,14 +146,14 @@ def _paraboloid(at: Point) -> Iterator[Part]:
         rows.append((d, surface, plane, surface - plane, d[0] ** 2 + d[1] ** 2))
     yield text("plane", x=at[0], y=at[1], z=height, g=g)
     yield Drawn("figure", "surface", {"at": at})
-    yield Table(("step", "surface-there", "plane-there", "above", "length-squared"), rows)
+    yield Tabulated(("step", "surface-there", "plane-there", "above", "length-squared"), rows)
     # A dozen operations on numbers of at most (2 + 1)² + 2² = 13.
     yield claim("above-plane", [row[3] for row in rows], "≈", [row[4] for row in rows], "B13", "B20", within=128 * _EPS)
     yield claim("plane-slope", g, "=", [2 * e for e in at], "B13")
     places = [at, (0.0, 0.0), (-1.0, 2.0)]
     hessians = [torch.autograd.functional.hessian(_bowl, torch.tensor(q, dtype=torch.float64)) for q in places]
     yield text("hessian")
-    yield Table(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
+    yield Tabulated(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
     yield claim("hessian-sympy", torch.stack(hessians), "=", [_by_sympy()] * len(places), "B20", h=_by_sympy())
     turned = [_turned(at, 2 * math.pi * k / 8) for k in range(8)]
     heights = _bowl(torch.tensor(turned, dtype=torch.float64))
@@ -189,7 +176,7 @@ def _by_sympy() -> list[list[float]]:
     return [[float(e) for e in row] for row in sympy.hessian(x**2 + y**2, (x, y)).tolist()]
 
 
-def _minimum() -> Iterator[Part]:
+def _minimum() -> Parts:
     (g,) = _gradient([(0.0, 0.0)])
     eigenvalues = torch.linalg.eigvalsh(torch.autograd.functional.hessian(_bowl, torch.zeros(2, dtype=torch.float64)))
     yield text("two-conditions")
@@ -205,7 +192,7 @@ def _minimum() -> Iterator[Part]:
 # -------------------------------------------------------------------------------------------------------- the contours
 
 
-def _plotted(size: tuple[int, int], more: str = "") -> Listing:
+def _plotted(size: tuple[int, int], more: str = "") -> Ran:
     """Returns the run of the plot, its axes laid out."""
     side = np.linspace(-_END, _END, _AS_WRITTEN)
     x, y = np.meshgrid(side, side)
@@ -214,13 +201,13 @@ def _plotted(size: tuple[int, int], more: str = "") -> Listing:
     return ran
 
 
-def _shape(ran: Listing) -> float:
+def _shape(ran: Ran) -> float:
     """Returns how wide a circle is drawn, for a height of one."""
     box = ran.names["ax2"].bbox
     return float(box.width / box.height)  # both sides of the axes are as long in x as in y
 
 
-def _contours() -> Iterator[Part]:
+def _contours() -> Parts:
     ran = _plotted((12, 5))
     segments, levels = ran.names["segments"], ran.names["contour"].levels
     joined = (np.concatenate([np.empty((0, 2)), *parts]) for parts in segments)
@@ -232,7 +219,7 @@ def _contours() -> Iterator[Part]:
     for level, vertices in found.items():
         heights = (vertices**2).sum(1)
         rows.append((level, len(vertices), heights.min(), heights.max(), float(np.sqrt(heights).mean())))
-    yield Table(("level", "vertices", "lowest", "highest", "mean-radius"), rows)
+    yield Tabulated(("level", "vertices", "lowest", "highest", "mean-radius"), rows)
     away = max(max(abs(row[2] - row[0]), abs(row[3] - row[0])) for row in rows)
     # Between two grid points the plotter takes x² for a straight line, which errs by at most (step/2)².
     yield claim("constant", away, "<", (step / 2) ** 2 + 64 * _EPS, "B22", step=step)
@@ -261,18 +248,18 @@ def _angles() -> list[float]:
     return [math.radians(d) for d in _DEGREES]
 
 
-def _uniform(radius: float) -> Iterator[Part]:
+def _uniform(radius: float) -> Parts:
     around = _bowl(torch.tensor(_circle(radius), dtype=torch.float64))
     slopes = _gradient(_circle(radius)).norm(dim=1)
     yield text("two-meanings", radius=radius)
     rows = list(zip(_DEGREES, around - radius**2, slopes - 2 * radius, strict=True))
-    yield Table(("direction", "height", "steepness"), rows)
+    yield Tabulated(("direction", "height", "steepness"), rows)
     yield claim("isotropic", around, "≈", [radius**2] * _ANGLES, "B23", within=4 * _EPS * radius**2)
     yield claim("steep", slopes, "≈", [2 * radius] * _ANGLES, "B23", within=8 * _EPS * radius)
     out = [(radius * k, 0.0) for k in (1, 2, 3, 4)]
     heights, steepness = _bowl(torch.tensor(out, dtype=torch.float64)), _gradient(out).norm(dim=1)
     yield text("outwards")
-    yield Table(("radius", "heights", "length"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
+    yield Tabulated(("radius", "heights", "length"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
     ratios = heights / heights[0]
     yield claim("quadratic", ratios, "≈", [1.0, 4.0, 9.0, 16.0], "B23", within=64 * _EPS)
     yield claim("linear-slope", steepness, "≈", [2 * p[0] for p in out], "B23", within=8 * _EPS * 4 * radius)
@@ -281,14 +268,14 @@ def _uniform(radius: float) -> Iterator[Part]:
 # ------------------------------------------------------------------------------------------------------- perpendicular
 
 
-def _perpendicular(radius: float) -> Iterator[Part]:
+def _perpendicular(radius: float) -> Parts:
     points = _circle(radius)
     gradients = _gradient(points)
     tangents = torch.tensor([_tangent(_bowl, radius**2, a) for a in _angles()], dtype=torch.float64)
     products = (gradients * tangents).sum(1).abs()
     yield text("independent")
     measured = list(zip(points, gradients, tangents, products, strict=True))
-    yield Table(("point", "gradient", "tangent", "product"), measured)
+    yield Tabulated(("point", "gradient", "tangent", "product"), measured)
     # A chord differs from the tangent by the square of its half angle at most, and its ends are known to an ε or two.
     bound = 2 * radius * (_HALF**2 + 4 * _EPS / _HALF)
     yield claim("at-right-angles", products, "≈", [0.0] * _ANGLES, "B24", within=bound)
@@ -300,7 +287,7 @@ def _perpendicular(radius: float) -> Iterator[Part]:
     yield text("why-perpendicular")
 
 
-def _stretched(radius: float, bound: float) -> Iterator[Part]:
+def _stretched(radius: float, bound: float) -> Parts:
     points = [_on_level(_trough, radius**2, a) for a in _angles()]
     gradients = _gradient(points, _trough)
     tangents = torch.tensor([_tangent(_trough, radius**2, a) for a in _angles()], dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import sympy as sp
@@ -12,14 +11,12 @@ from torch import Tensor
 from gradexplain.api import verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Range, written
-from gradexplain.lessons.parts import Part, Table, Text, claim, exercise, head, text
+from gradexplain.lessons.parts import Parts, Tabulated, claim, exercise, section, text
 from gradexplain.lessons.symbols import Straight, gathered, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
 from gradexplain.targets.values import shown
 
-TOPIC = "differentiation"
-PLACE = 1
 _EPS = torch.finfo(torch.float64).eps
 _DIGITS = 50
 
@@ -29,17 +26,14 @@ def lesson(
     expression: Annotated[str, "A smooth function of one variable."] = "x**2 + 2*x",
     x: Annotated[float, "Where it is differentiated.", Range(-100, 100)] = 3.0,
     depth: Annotated[int, "How deep sin(x·…) is nested.", Range(least=3, most=7)] = 6,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     point = torch.tensor(x, dtype=torch.float64)
     program = straight(expression, point)
     gradient = _gradient(program, point)
-    yield head("two-programs")
-    yield from _programs(program, gradient)
-    yield head("side-by-side")
-    yield from _side_by_side(program, point, gradient)
-    yield head("swell")
-    yield from _swell(depth)
+    yield from section("two-programs", _programs(program, gradient))
+    yield from section("side-by-side", _side_by_side(program, point, gradient))
+    yield from section("swell", _swell(depth))
     asked = _elsewhere(program)
     yield exercise("ex-number", gathered(walked_back(asked), asked.variable), digits=4, f=expression, x=asked.at)
     yield exercise("ex-nodes", _nodes(depth + 4), depth=depth + 4)
@@ -76,16 +70,18 @@ def _rounding(program: Straight, point: Tensor) -> float:
 # ------------------------------------------------------------------------------------------------- the two programs
 
 
-def _programs(program: Straight, gradient: float) -> Iterator[Part]:
+def _programs(program: Straight, gradient: float) -> Parts:
     sent = walked_back(program)
     ours = gathered(sent, program.variable)
     yield text("program", f=program.text, x=program.at)
-    yield Table(("line", "computes", "value"), [(p.name, f"{p.name} = {p.formula}", p.value) for p in program.lines])
+    yield Tabulated(
+        ("line", "computes", "value"), [(p.name, f"{p.name} = {p.formula}", p.value) for p in program.lines]
+    )
     yield text("derivative-program", out=program.lines[-1].name)
     rows = [
         (f"{s.line} → {s.operand}", s.arrives, f"∂{s.line}/∂{s.operand} = {s.slope}", s.value) for s in sent
     ]  # fmt: skip
-    yield Table(("back", "arrives", "own", "sends"), rows)
+    yield Tabulated(("back", "arrives", "own", "sends"), rows)
     parts = [s.value for s in sent if s.operand == program.variable]
     # Both walk the same lines in float64; what may differ is the rounding of each product and sum.
     within = 8 * _EPS * len(sent) * sum(map(abs, parts))
@@ -95,7 +91,7 @@ def _programs(program: Straight, gradient: float) -> Iterator[Part]:
 # --------------------------------------------------------------------------------------------------- the three ways
 
 
-def _side_by_side(program: Straight, point: Tensor, gradient: float) -> Iterator[Part]:
+def _side_by_side(program: Straight, point: Tensor, gradient: float) -> Parts:
     symbol = sp.Symbol(program.variable, real=True)
     derivative = sp.diff(program.expression, symbol)
     here = {symbol: sp.Rational(program.at)}
@@ -104,12 +100,12 @@ def _side_by_side(program: Straight, point: Tensor, gradient: float) -> Iterator
     numerical = _difference(program, point, h)
     yield text("ways", f=program.text)
     rows = [
-        (Text("symbolic", {}), str(derivative), Text("an-expression", {}), "–"),
-        (Text("numerical", {}), f"(f({program.variable} + h) - f({program.variable})) / h", numerical,
+        (text("symbolic"), str(derivative), text("an-expression"), "–"),
+        (text("numerical"), f"(f({program.variable} + h) - f({program.variable})) / h", numerical,
          abs(numerical - true)),
-        (Text("automatic", {}), Text("derivative-run", {}), gradient, abs(gradient - true)),
+        (text("automatic"), text("derivative-run"), gradient, abs(gradient - true)),
     ]  # fmt: skip
-    yield Table(("way", "how", "gives", "error"), rows)
+    yield Tabulated(("way", "how", "gives", "error"), rows)
     told = {"f": derivative, "x": program.at, "digits": _DIGITS}
     yield claim("automatic-is", gradient, "≈", true, "A2", within=_rounding(program, point), **told)
     # Taylor: the error is h·f″/2 (twice that, since f″ moves within the step), and that of two values over the step.
@@ -125,7 +121,7 @@ def _difference(program: Straight, point: Tensor, h: float) -> float:
 # ---------------------------------------------------------------------------------------------------------- swell
 
 
-def _swell(depth: int) -> Iterator[Part]:
+def _swell(depth: int) -> Parts:
     x = sp.Symbol("x")
     depths = range(1, depth + 1)
     derivatives = [sp.diff(_nested(x, k, sp.sin), x) for k in depths]
@@ -134,7 +130,7 @@ def _swell(depth: int) -> Iterator[Part]:
     shared = [_shared(d) for d in derivatives]
     yield text("nested", second=_nested(x, 2, sp.sin), derivative=derivatives[1])
     rows = list(zip(depths, operations, shared, nodes, strict=True))
-    yield Table(("depth", "operations", "operations-shared", "nodes"), rows)
+    yield Tabulated(("depth", "operations", "operations-shared", "nodes"), rows)
     yield claim("nodes-count", nodes, "=", [2 * k for k in depths], "A2")
     ratios = [o / n for o, n in zip(operations, nodes, strict=True)]
     yield claim("swells", ratios[1:], ">", ratios[:-1], "A2", first=ratios[0], last=ratios[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,11 +13,8 @@ from torch import Tensor, nn
 
 from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Part, Table, Text, Verified, claim, exercise, head, text
-
-TOPIC = "training"
-PLACE = 1
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Parts, Tabulated, Verified, claim, exercise, section, text
 
 _WRITTEN = """
 model = torch.nn.Linear(10, 1)
@@ -62,16 +59,12 @@ def lesson(
     *,
     lr: Annotated[float, "The learning rate.", Range(1e-6, 1)] = 0.01,
     steps: Annotated[int, "How many steps.", Range(1, 20)] = 3,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("written")
-    yield from _as_written()
-    yield head("weight")
-    yield from _followed(lr, steps)
-    yield head("order")
-    yield from _orders(lr)
-    yield head("shapes")
-    yield from _shapes()
+    yield from section("written", _as_written())
+    yield from section("weight", _followed(lr, steps))
+    yield from section("order", _orders(lr))
+    yield from section("shapes", _shapes())
     yield exercise("ex-update", 0.5 - 0.1 * -0.2, w=0.5, g=-0.2, lr=0.1, digits=2)
     yield exercise("ex-pairs", (torch.zeros(6, 1) - torch.zeros(6)).numel(), n=6)
 
@@ -87,30 +80,28 @@ def _model() -> nn.Linear:
     return nn.Linear(_COLUMNS, 1)
 
 
-def _as_written() -> Iterator[Part]:
+def _as_written() -> Parts:
     batch, target = _batch()
     names: dict[str, Any] = {"torch": torch}
-    tried = run_listing(_WRITTEN, names)
-    yield text("tutorial")
-    yield tried
+    tried = yield from attempt("tutorial", _WRITTEN, names)
     builtins = inspect.getclosurevars(tried.names["training_step"]).builtins
     yield claim("builtin", (tried.fault, [*builtins.values()]), "=", ("TypeError", [input]), "A27")
     rows = []
     for name, value in (("input", batch), ("criterion", nn.MSELoss()), ("target", target)):
         names[name] = value
         found = run_listing(_WRITTEN, names)
-        rows.append((name, found.fault or Text("runs", {}), found.message))
+        rows.append((name, found.fault or text("runs"), found.message))
     yield text("one-by-one")
-    yield Table(("given", "fault", "says"), rows)
+    yield Tabulated(("given", "fault", "says"), rows)
     yield claim("repaired", [str(row[1]) for row in rows[:2]] + [found.fault], "=", ["NameError"] * 2 + [""], "A27")
     yield text("parameters")
-    runnable = run_listing(_RUNNABLE, {"torch": torch})
+    runnable = run_listing(_RUNNABLE)
     yield runnable
     losses = list(map(float, runnable.printed.split()))
     yield claim("falls", losses[1:], "<", losses[:-1], "A27", "A28")
 
 
-def _followed(lr: float, steps: int) -> Iterator[Part]:
+def _followed(lr: float, steps: int) -> Parts:
     batch, target = _batch()
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -128,7 +119,7 @@ def _followed(lr: float, steps: int) -> Iterator[Part]:
         slopes.append(slope)
         bounds.append(bound)
     yield text("five", lr=lr)
-    yield Table(("step", "loss", "w", "g", "move", "after"), rows)
+    yield Tabulated(("step", "loss", "w", "g", "move", "after"), rows)
     yield claim("by-hand", [row[3] for row in rows], "≈", slopes, "A28", within=max(bounds))
     # The rate, the product and the difference are rounded, each by half an eps of what it is.
     within = max(_EPS * (abs(row[4]) + abs(row[5])) for row in rows)
@@ -152,7 +143,7 @@ def _slope(model: nn.Linear, batch: Tensor, target: Tensor) -> tuple[float, floa
     return slope, terms * _EPS * 2 / len(x) * float(sizes[:, 0] @ np.abs(x[:, 0]))
 
 
-def _orders(lr: float) -> Iterator[Part]:
+def _orders(lr: float) -> Parts:
     yield text("orders")
     right = _trained(lr, ("zero", "loss", "backward", "step"))
     orders = {
@@ -163,8 +154,8 @@ def _orders(lr: float) -> Iterator[Part]:
         "no-zero": _trained(lr, ("loss", "backward", "step")),
     }
     start = _model().weight.detach()
-    rows = [(Text(name, {}), (w - start).norm().item(), (w - right).norm().item()) for name, w in orders.items()]
-    yield Table(("order-of", "moved", "apart"), rows)
+    rows = [(text(name), (w - start).norm().item(), (w - right).norm().item()) for name, w in orders.items()]
+    yield Tabulated(("order-of", "moved", "apart"), rows)
     yield claim("zero-anywhere", orders["zero-last"], "=", right, "A28")
     yield claim("cleared-too-soon", [orders["zero-late"], orders["step-early"]], "=", [start, start], "A28")
     yield claim("uncleared", (orders["no-zero"] - right).norm().item(), ">", 0.0, "A28")
@@ -188,12 +179,10 @@ def _trained(lr: float, order: tuple[str, ...], steps: int = 3) -> Tensor:
     return model.weight.detach()
 
 
-def _shapes() -> Iterator[Part]:
+def _shapes() -> Parts:
     batch, target = _batch()
     flat, model = target[:, 0], _model()
-    tried = run_listing(_SHAPES, {"torch": torch, "model": model, "batch": batch, "target": flat})
-    yield text("flat")
-    yield tried
+    tried = yield from attempt("flat", _SHAPES, {"torch": torch, "model": model, "batch": batch, "target": flat})
     yield claim("warns", len(tried.warnings), "=", 1, "A28")
     output = tried.names["output"]
     p, t = output.detach().double().numpy()[:, 0], flat.double().numpy()
@@ -215,7 +204,7 @@ def _shapes() -> Iterator[Part]:
     yield claim("cured-loss", cured.names["loss"].item(), "≈", right, "A28", within=within)
 
 
-def _learnt(batch: Tensor, target: Tensor, steps: int = 200) -> Iterator[Part]:
+def _learnt(batch: Tensor, target: Tensor, steps: int = 200) -> Parts:
     """Yields what a model learns from targets that lack the column: their mean, whatever the batch."""
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated
 
 import sympy as sp
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from gradexplain.api import explain
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, Text, claim, exercise, head, text
-from gradexplain.targets.expression import Runner, parse
+from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
+from gradexplain.targets.expression import parse
+from gradexplain.targets.interpreter import Runner
 
-TOPIC = "graphs"
-PLACE = 3
 _TUTORIAL = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
 y = torch.sum(x**2)
@@ -39,17 +38,13 @@ print(x.grad)
 def lesson(
     *,
     x: Annotated[tuple[float, ...], "The elements of the vector.", Range(-100, 100), Count(2, 5)] = (1.0, 2.0, 3.0),
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
     point = torch.tensor(x, dtype=torch.float64)
-    yield head("listing-head")
-    yield from _listing()
-    yield head("shapes-head")
-    yield from _shapes(point)
-    yield head("numbers-head")
-    yield from _numbers(point)
-    yield head("cotangent-head")
-    yield from _cotangent(point)
+    yield from section("listing-head", _listing())
+    yield from section("shapes-head", _shapes(point))
+    yield from section("numbers-head", _numbers(point))
+    yield from section("cotangent-head", _cotangent(point))
     asked = torch.arange(1, len(x) + 1, dtype=torch.float64)
     weight, vector = torch.ones(4, 2), torch.ones(2, requires_grad=True)
     (gradient,) = torch.autograd.grad((weight @ vector).square().sum(), vector)
@@ -60,15 +55,11 @@ def lesson(
 # ------------------------------------------------------------------------------------------------- the tutorial's code
 
 
-def _listing() -> Iterator[Part]:
-    alone = run_listing(_TUTORIAL)
-    yield text("alone")
-    yield alone
+def _listing() -> Parts:
+    alone = yield from attempt("alone", _TUTORIAL, {})
     yield claim("name-missing", [alone.fault, "torch" in alone.message], "=", ["NameError", True], "A15",
                 fault=alone.fault)  # fmt: skip
-    ran = run_listing(_TUTORIAL, {"torch": torch})
-    yield text("in-order")
-    yield ran
+    ran = yield from attempt("in-order", _TUTORIAL)
     x = ran.names["x"].detach()
     yield claim("prints", ran.printed.strip(), "=", f"dy/dx = {_by_sympy(x).float()}", "A15", grad=ran.names["x"].grad)
 
@@ -84,7 +75,7 @@ def _by_sympy(x: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 
-def _shapes(x: Tensor) -> Iterator[Part]:
+def _shapes(x: Tensor) -> Parts:
     s, n = torch.tensor(2.0, dtype=torch.float64), len(x)
     scalar = {"scalar": s, "vector": x, "matrix": torch.outer(x, x)[:2]}
     yield text("reversed", comment="`# 向量对标量的求导`")
@@ -92,14 +83,14 @@ def _shapes(x: Tensor) -> Iterator[Part]:
     for name, at in scalar.items():
         leaf = at.clone().requires_grad_()
         (gradient,) = torch.autograd.grad((leaf**2).sum(), leaf)
-        rows.append((Text("scalar", {}), Text(name, {}), _shape(at), _shape(gradient), Text("gradient", {})))
+        rows.append((text("scalar"), text(name), _shape(at), _shape(gradient), text("gradient")))
         gradients.append((list(gradient.shape), list(at.shape)))
     by_scalar, by_vector = (_jacobian(lambda t: t * x, s), _jacobian(lambda v: v**2, x))
     rows += [
-        (Text("vector", {}), Text("scalar", {}), _shape(s), _shape(by_scalar), Text("tangent", {})),
-        (Text("vector", {}), Text("vector", {}), _shape(x), _shape(by_vector), Text("jacobian", {})),
+        (text("vector"), text("scalar"), _shape(s), _shape(by_scalar), text("tangent")),
+        (text("vector"), text("vector"), _shape(x), _shape(by_vector), text("jacobian")),
     ]
-    yield Table(("numerator", "denominator", "input-shape", "derivative-shape", "called"), rows)
+    yield Tabulated(("numerator", "denominator", "input-shape", "derivative-shape", "called"), rows)
     yield claim("shape-of-input", [g for g, _ in gradients], "=", [a for _, a in gradients], "A14")
     yield claim("tangent-is", by_scalar, "=", x, "A14")
     yield claim("jacobian-shape", list(by_vector.shape), "=", [n, n], "A14", n=n, count=n * n)
@@ -119,7 +110,7 @@ def _shape(tensor: Tensor) -> str:
 # ------------------------------------------------------------------------------------------------------------ numbers
 
 
-def _numbers(x: Tensor) -> Iterator[Part]:
+def _numbers(x: Tensor) -> Parts:
     run = Runner(parse("sum(x**2)"))
     found = explain(run, {"x": x}, locate=run.locate)
     yield text("one-each")
@@ -136,19 +127,15 @@ def _numbers(x: Tensor) -> Iterator[Part]:
 # ------------------------------------------------------------------------------------------------------- cotangents
 
 
-def _cotangent(x: Tensor) -> Iterator[Part]:
-    failed = run_listing(_WITHOUT_SUM, {"torch": torch})
-    yield text("without-sum")
-    yield failed
+def _cotangent(x: Tensor) -> Parts:
+    failed = yield from attempt("without-sum", _WITHOUT_SUM)
     yield claim("refused", failed.fault, "=", "RuntimeError", "A14", message=f"`{failed.message}`")
-    weighed = run_listing(_WEIGHED, {"torch": torch})
-    yield text("weights")
-    yield weighed
+    yield from attempt("weights", _WEIGHED)
     leaf = x.clone().requires_grad_()
     v = torch.tensor([10.0**k for k in range(len(x))], dtype=torch.float64)
     (found,) = torch.autograd.grad(leaf**2, leaf, v)
     jacobian = torch.diag(2 * x)
-    yield Table(("jacobian", "weights-v", "weighed-sum"), [(jacobian, v, found)])
+    yield Tabulated(("jacobian", "weights-v", "weighed-sum"), [(jacobian, v, found)])
     yield claim("weighed", found, "=", v @ jacobian, "A14", v=v)
     (ones,) = torch.autograd.grad(leaf**2, leaf, torch.ones_like(x))
     yield claim("ones-are-sum", ones, "=", _by_sympy(x), "A14")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -12,10 +12,7 @@ from torch import Tensor
 
 from gradexplain.api import graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import Part, Pictured, Table, claim, exercise, head, text
-
-TOPIC = "squares"
-PLACE = 7
+from gradexplain.lessons.parts import Parts, Pictured, Tabulated, claim, exercise, section, text
 
 _REPEATS = 5
 _LENGTHS = (500, 2000, 8000)
@@ -25,14 +22,11 @@ def lesson(
     *,
     n: Annotated[int, "Elements that are added up.", Range(least=500, most=2000)] = 1000,
     seeds: Annotated[int, "Random vectors whose sums are compared.", Range(least=20, most=200)] = 100,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    yield head("nodes")
-    yield from _nodes(n)
-    yield head("time")
-    yield from _times(n)
-    yield head("accuracy")
-    yield from _accuracy(seeds)
+    yield from section("nodes", _nodes(n))
+    yield from section("time", _times(n))
+    yield from section("accuracy", _accuracy(seeds))
     yield exercise("ex-nodes", _counts(10)[1], count=10, code=_CODE[1])
     yield exercise("ex-pairs", _depth(1024), count=1024)
 
@@ -66,13 +60,13 @@ def _vector(n: int) -> Tensor:
 # -------------------------------------------------------------------------------------------------------------- nodes
 
 
-def _nodes(n: int) -> Iterator[Part]:
+def _nodes(n: int) -> Parts:
     x = _vector(n)
     sums = [way(x) for way in _WAYS]
     gradients = [torch.autograd.grad(y, x, retain_graph=True)[0] for y in sums]
     found = [len(graph(y).nodes) for y in sums]
     yield text("three", n=n)
-    yield Table(("code", "graph-nodes"), list(zip(_CODE, found, strict=True)))
+    yield Tabulated(("code", "graph-nodes"), list(zip(_CODE, found, strict=True)))
     yield claim("same", gradients, "=", [2 * x.detach()] * len(_WAYS), "B34")
     yield claim("counted", found, "=", _counts(n), "B34", n=n)
     yield text("small")
@@ -90,12 +84,12 @@ def _counts(n: int) -> list[int]:
 # --------------------------------------------------------------------------------------------------------------- time
 
 
-def _times(n: int) -> Iterator[Part]:
+def _times(n: int) -> Parts:
     x = _vector(n)
     best = [_best(way, x) for way in _WAYS]
     yield text("measured", repeats=_REPEATS)
     rows = [(code, 1e3 * t, t / best[-1]) for code, t in zip(_CODE, best, strict=True)]
-    yield Table(("code", "milliseconds", "times-slower"), rows)
+    yield Tabulated(("code", "milliseconds", "times-slower"), rows)
     # Hundreds of times on an idle machine; a tenth of that is left as room for a busy one.
     yield claim("faster", min(best[:2]) / best[-1], ">", 10.0, "B34")
     yield text("why", zeros=n * n, n=n)
@@ -114,11 +108,11 @@ def _best(way: Callable[[Tensor], Tensor], x: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------------- accuracy
 
 
-def _accuracy(seeds: int) -> Iterator[Part]:
+def _accuracy(seeds: int) -> Parts:
     found = {n: _errors(n, seeds) for n in _LENGTHS}
     middle = {n: [float(e.median()) for e in errors] for n, errors in found.items()}
     yield text("exact", seeds=seeds)
-    yield Table(("length", "one-by-one", "pairwise", "vectorised"), [(n, *m) for n, m in middle.items()])
+    yield Tabulated(("length", "one-by-one", "pairwise", "vectorised"), [(n, *m) for n, m in middle.items()])
     yield claim("closer", [m[2] for m in middle.values()], "<", [m[0] for m in middle.values()], "B34",
                 ratio=[m[0] / m[2] for m in middle.values()])  # fmt: skip
     wins = [float((errors[2] < errors[0]).double().mean()) for errors in found.values()]

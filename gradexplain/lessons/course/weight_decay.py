@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -10,11 +10,8 @@ from torch import Tensor, nn
 
 from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.parts import Explained, Part, Table, claim, exercise, head, text
-
-TOPIC = "squares"
-PLACE = 5
+from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.parts import Explained, Parts, Tabulated, claim, exercise, section, text
 
 _AS_WRITTEN = """
 def l2_regularization(model, lambda_reg):
@@ -55,22 +52,14 @@ def lesson(
     strength: Annotated[float, "λ of the L2 term.", Range(least=0.001, most=0.5)] = 0.01,
     lr: Annotated[float, "The learning rate.", Range(least=0.001, most=0.2)] = 0.1,
     steps: Annotated[int, "Steps of the optimisers.", Range(least=1, most=50)] = 5,
-) -> Iterator[Part]:
+) -> Parts:
     """Yields the lesson."""
-    written = run_listing(_AS_WRITTEN, {"torch": torch})
-    penalty: Penalty = written.names["l2_regularization"]
-    yield head("as-written")
-    yield text("the-code")
-    yield written
-    yield from _gradients(penalty, strength)
-    yield head("sgd")
-    yield from _sgd(penalty, strength, lr, steps)
-    yield head("adam")
-    yield from _adam(penalty, strength, lr, steps)
-    yield head("accumulator")
-    yield from _accumulator(penalty, strength)
-    yield head("which")
-    yield from _which(penalty, strength, lr)
+    penalty: Penalty = run_listing(_AS_WRITTEN).names["l2_regularization"]
+    yield from section("as-written", _gradients(penalty, strength))
+    yield from section("sgd", _sgd(penalty, strength, lr, steps))
+    yield from section("adam", _adam(penalty, strength, lr, steps))
+    yield from section("accumulator", _accumulator(penalty, strength))
+    yield from section("which", _which(penalty, strength, lr))
     yield exercise("ex-decay", 2 * strength, digits=4, strength=strength)
     yield exercise("ex-adamw", (1 - lr * 2 * strength) ** 2, digits=4, lr=lr, decay=2 * strength)
 
@@ -108,12 +97,13 @@ def _largest(tensors: dict[str, Tensor]) -> float:
 # --------------------------------------------------------------------------------------------------------- as written
 
 
-def _gradients(penalty: Penalty, strength: float) -> Iterator[Part]:
+def _gradients(penalty: Penalty, strength: float) -> Parts:
     model = nn.Linear(2, 1)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0]]))
         model.bias.copy_(torch.tensor([3.0]))
     found = explain(lambda: penalty(model, strength), {}, target="l2_regularization(model, lambda_reg)")
+    yield from attempt("the-code", _AS_WRITTEN)
     yield text("small", strength=strength)
     yield Explained(found, ("backward",))
     measured = [g.flatten() for g in found.gradients.values() if g is not None]
@@ -157,7 +147,7 @@ def _precise(strength: float) -> Callable[[nn.Module], Tensor]:
     return lambda model: strength * torch.stack([(p**2).sum() for p in model.parameters()]).sum()
 
 
-def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Iterator[Part]:
+def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     decay = 2 * strength
     term = _trained(lambda p: torch.optim.SGD(p, lr=lr), steps, _precise(strength))
     built_in = _trained(lambda p: torch.optim.SGD(p, lr=lr, weight_decay=decay), steps)
@@ -165,16 +155,14 @@ def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Iterator[P
     coded = _trained(lambda p: torch.optim.SGD(p, lr=lr), steps, lambda model: penalty(model, strength))
     yield text("by-hand", decay=decay, steps=steps, lr=lr)
     rows = [("weight_decay = 2λ", term, built_in), ("weight_decay = λ", term, halved)]
-    yield Table(("compared", "farthest"), [(name, _farthest(a, b)) for name, a, b in rows])
+    yield Tabulated(("compared", "farthest"), [(name, _farthest(a, b)) for name, a, b in rows])
     # Both compute w − lr·(g + 2λw) and differ in the order of rounding alone: some twenty roundings a step, of numbers
     # no larger than 4. A step does not enlarge what is there: lr times the largest curvature is less than 2.
     bound = steps * 20 * 4 * _EPS
     yield claim("curvature", lr * _largest_curvature(strength), "<", 2.0, "B29")
     yield claim("same", _farthest(term, built_in), "≈", 0.0, "B29", within=bound, decay=decay)
     yield claim("half-differs", _farthest(term, halved), ">", 1000 * bound, "B29", "B31", decay=strength, bound=bound)
-    proof = run_listing(_PROOF)
-    yield text("equal-steps")
-    yield proof
+    proof = yield from attempt("equal-steps", _PROOF)
     yield claim("difference-zero", proof.names["difference"], "=", "0", "B29")
     # In the code as written λ and the sum are float32: 2λ is wrong by half an ε of float32, in every step.
     single = bound + steps * lr * decay * 2.0**-24 * 4
@@ -196,7 +184,7 @@ def _one_step(optimiser: Optimiser, w: Tensor, gradient: Tensor) -> Tensor:
     return leaf.detach()
 
 
-def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Iterator[Part]:
+def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     decay, w = 2 * strength, torch.tensor([4.0, 1.0, -0.25], dtype=torch.float64)
     leaf = w.clone().requires_grad_()
     (strength * (leaf**2).sum()).backward()
@@ -212,7 +200,7 @@ def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Iterator[
         "AdamW(weight_decay=2λ)": _one_step(lambda p: torch.optim.AdamW(p, lr=lr, weight_decay=decay), w, nothing),
     }
     yield text("one-step", w=w)
-    yield Table(("optimiser", "after", "change"), [(name, found, found - w) for name, found in moved.items()])
+    yield Tabulated(("optimiser", "after", "change"), [(name, found, found - w) for name, found in moved.items()])
     gradients = [decay * e for e in w.tolist()]
     # Adam's first averages, freed of their bias, are g and g²; some ten roundings of numbers no larger than 4 follow.
     within = 10 * 4 * _EPS
@@ -257,7 +245,7 @@ def _cells(labels: dict[str, Any], tried: dict[str, Any]) -> list[tuple[Any, ...
 _KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
-def _accumulator(penalty: Penalty, strength: float) -> Iterator[Part]:
+def _accumulator(penalty: Penalty, strength: float) -> Parts:
     better = run_listing(_ONE_LINE)
     models = {str(kind).removeprefix("torch."): nn.Linear(3, 2, dtype=kind) for kind in _KINDS}
     as_written = {name: _tried(penalty, strength, model) for name, model in models.items()}
@@ -268,7 +256,7 @@ def _accumulator(penalty: Penalty, strength: float) -> Iterator[Part]:
     one_line["empty"] = _tried(better.names["l2_penalty"], strength, nn.Tanh())
     labels = {name: text("empty") if name == "empty" else name for name in as_written}
     yield text("starts-float32")
-    yield Table(
+    yield Tabulated(
         ("model", "result", "error", "gradient-off"),
         _cells(labels, as_written),
     )
@@ -285,7 +273,7 @@ def _accumulator(penalty: Penalty, strength: float) -> Iterator[Part]:
     yield claim("empty-fails", as_written["empty"][1], "=", "RuntimeError", "B30", message=as_written["empty"][3])
     yield text("one-line")
     yield better
-    yield Table(
+    yield Tabulated(
         ("model", "result", "error", "gradient-off"),
         _cells(labels, one_line),
     )
@@ -306,12 +294,12 @@ def _accumulator(penalty: Penalty, strength: float) -> Iterator[Part]:
 # ---------------------------------------------------------------------------------------------------------- which ones
 
 
-def _which(penalty: Penalty, strength: float, lr: float) -> Iterator[Part]:
+def _which(penalty: Penalty, strength: float, lr: float) -> Parts:
     model = _model(torch.float32)
     found, rule = _penalised(penalty, strength, model), _by_rule(model, strength)
     yield text("all-of-them")
     rows = [(name, list(p.shape), found[name].norm(), rule[name].norm()) for name, p in model.named_parameters()]
-    yield Table(("parameter", "shape", "pulled", "by-rule"), rows)
+    yield Tabulated(("parameter", "shape", "pulled", "by-rule"), rows)
     # In float32 λ and one product are rounded; the norm adds at most 12 squares.
     within = 8 * 2.0**-23 * max(float(row[3]) for row in rows)
     yield claim("biases-too", [row[2] for row in rows], "≈", [row[3] for row in rows], "B31", within=within)
@@ -320,15 +308,13 @@ def _which(penalty: Penalty, strength: float, lr: float) -> Iterator[Part]:
     names = {"model": model, "torch": torch}
     model.zero_grad()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    ran = run_listing(_GROUPS.format(decay=2 * strength, lr=lr), names)
-    yield text("groups")
-    yield ran
+    ran = yield from attempt("groups", _GROUPS.format(decay=2 * strength, lr=lr), names)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     ran.names["optimizer"].step()
     after = dict(model.named_parameters())
     ratios = {name: _ratio(after[name].detach(), before[name]) for name in before}
-    yield Table(("parameter", "multiplied"), list(ratios.items()))
+    yield Tabulated(("parameter", "multiplied"), list(ratios.items()))
     factor = 1 - lr * 2 * strength
     matrices = [ratios[name] for name, p in before.items() if p.ndim > 1]
     changes = [(after[name].detach() - p).abs().max() for name, p in before.items() if p.ndim <= 1]
@@ -343,7 +329,7 @@ def _ratio(after: Tensor, before: Tensor) -> float:
     return float((_wide(after) * _wide(before)).sum()) / size if size else 1.0 + float(after.norm())
 
 
-def _half(strength: float) -> Iterator[Part]:
+def _half(strength: float) -> Parts:
     w = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
     rows = []
     for name, loss in (("λ·w²", strength * w**2), ("½·λ·w²", strength * w**2 / 2)):
@@ -352,7 +338,7 @@ def _half(strength: float) -> Iterator[Part]:
     by_sgd = _one_step(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=strength), w.detach(), torch.zeros_like(w))
     rows.append(("SGD(weight_decay=λ)", 3.0 - by_sgd.item()))
     yield text("half")
-    yield Table(("term", "gradient"), rows)
+    yield Tabulated(("term", "gradient"), rows)
     expected = [2 * strength * 3.0, strength * 3.0, strength * 3.0]
     # The last is the difference of two numbers near 3.
     yield claim("convention", [row[1] for row in rows], "≈", expected, "B31", within=8 * _EPS, w=3.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.verification.oracles.bisection import singled_out
-from gradexplain.verification.oracles.ladders import FINE, SHARP, STEPS, USUAL, Finding, Ladder, judge, useful_steps
+from gradexplain.verification.oracles.ladders import FINE, SHARP, STEPS, USUAL, Ladder, Slope, judge, useful_steps
 from gradexplain.verification.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -47,7 +47,7 @@ class Tried:
     """A direction and what it says; `at` is the element that it moves alone, `whole` says that no step was left out."""
 
     direction: Direction
-    finding: Finding
+    finding: Slope
     at: tuple[str, Place] | None = None
     whole: bool = True
 
@@ -215,7 +215,7 @@ class _Probe:
         size = min(map(self.question.scale, tried.direction))
         return tried.finding.verdict == "agrees" and tried.finding.bound <= within * size
 
-    def judged(self, u: Direction, steps: Sequence[float], noise: float) -> Finding:
+    def judged(self, u: Direction, steps: Sequence[float], noise: float) -> Slope:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
         ladder = self.ladder(u, steps)
         finding = judge(ladder, noise)
@@ -303,7 +303,7 @@ class _Probe:
         found = chosen.finding
         return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
 
-    def _verdict(self, name: str, found: Finding, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+    def _verdict(self, name: str, found: Slope, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
         if found.reason == "step":
             path = self.replay.trace.gradients[name] is not None
             return "cannot say", "jump" if path else "selects"
@@ -332,7 +332,7 @@ class _Probe:
         pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in wrong]
         return bool(pairs) and all(abs(a - b) <= self.question.precision * abs(b) for a, b in pairs)
 
-    def _numbers(self, name: str, found: Finding, place: Place | None) -> dict[str, object]:
+    def _numbers(self, name: str, found: Slope, place: Place | None) -> dict[str, object]:
         """The slopes for a reader: of one element, or along the direction where there is none."""
         unit = float(self.scale[name][place]) if place is not None else 1.0
         seen: object = found.claim / unit
@@ -360,7 +360,7 @@ def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[T
     return [*(t for t in joint if not (bent and clear and t.finding.verdict == "differs")), *alone]
 
 
-def _gravity(finding: Finding) -> float:
+def _gravity(finding: Slope) -> float:
     return math.inf if math.isnan(finding.lacking) else abs(finding.lacking)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import chosen_output
-from gradexplain.verification.oracles.ladders import STEPS, USUAL, Finding, Ladder, extrapolated, judge
+from gradexplain.verification.oracles.ladders import STEPS, USUAL, Ladder, Slope, extrapolated, judge
 from gradexplain.verification.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -104,7 +104,7 @@ class _Wrong:
     row: int
     column: int
     unit: float
-    finding: Finding
+    finding: Slope
 
 
 class _Columns:

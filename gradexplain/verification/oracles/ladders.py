@@ -50,7 +50,7 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Slope:
     """What one direction says: c, its error bound, and the reason why it cannot judge, if it cannot.
 
     `chosen` is the order of extrapolation that gave c, and the coarsest of the `STEPS` in it.
@@ -67,7 +67,7 @@ class Finding:
     chosen: tuple[int, int] = (0, 0)
 
 
-def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
+def judge(ladder: Ladder, noise: float = 0.0) -> Slope:
     """Says whether the claim holds along one direction; `noise` is what is known of f's noise already."""
     kept = [i for i, r in enumerate(ladder.residuals) if math.isfinite(r)]
     if not kept or kept[-1] != len(ladder.steps) - 1:
@@ -83,7 +83,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Finding:
     # The best bound of three may be so by luck: what orders of nearly the same bound make of it is part of the error.
     luck = max(abs(c.value - best.value) for c in candidates if c.bound <= MARGIN * best.bound or c is best)
     bound = best.bound + luck + ladder.rounding
-    finding = Finding("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
+    finding = Slope("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
     finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))
     if abs(best.value) <= 4 * (best.bound + luck) + ladder.rounding:
         return finding
@@ -175,7 +175,7 @@ def _fits_above(steps: Sequence[float], residuals: Sequence[float], sigma: float
     return any(all(fits[i : i + 3]) for i in range(len(fits) - 3))
 
 
-def _special(ladder: Ladder) -> Finding | None:
+def _special(ladder: Ladder) -> Slope | None:
     """Recognises a kink, a jump or a singularity at the point itself, by the one-sided slopes at the finest steps."""
     bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
     sigma = 4 * max(ladder.floor, _quiet(ladder))
@@ -195,7 +195,7 @@ def _quiet(ladder: Ladder) -> float:
     return _noise(ladder.steps, ladder.residuals) if len(ladder.steps) == len(STEPS) else 0.0
 
 
-def _kink(ladder: Ladder, index: int) -> Finding:
+def _kink(ladder: Ladder, index: int) -> Slope:
     """A kink says nothing about a gradient between its slopes, and refutes one outside."""
     left, right, claim = ladder.left[index - 1], ladder.right[index - 1], ladder.moved[0]
     low, high = min(left, right), max(left, right)
@@ -203,8 +203,8 @@ def _kink(ladder: Ladder, index: int) -> Finding:
     slack = (high - low) / 100 + 1e-3 * max(abs(low), abs(high))
     lacking = (left + right) / 2 - claim
     if outside > slack:
-        return Finding("differs", lacking, slack, "slope", left, right, claim)
-    return Finding("cannot say", lacking, high - low, "kink", left, right, claim)
+        return Slope("differs", lacking, slack, "slope", left, right, claim)
+    return Slope("cannot say", lacking, high - low, "kink", left, right, claim)
 
 
 def _grows(ladder: Ladder) -> bool:
@@ -222,13 +222,13 @@ def _ends(ladder: Ladder) -> list[float]:
     return [max((abs(slope) for slope in side if math.isfinite(slope)), default=0.0) for side in sides]
 
 
-def _grown(ladder: Ladder) -> Finding:
+def _grown(ladder: Ladder) -> Slope:
     ends = _ends(ladder)
     jumps = ends[-1] / ends[-2] > 0.9 * ladder.steps[-2] / ladder.steps[-1]
     size, reason = ends[-1] * ladder.steps[-1], "singular"
     if jumps:
         reason = "step" if _is_flat(ladder, ladder.right) and _is_flat(ladder, ladder.left) else "jump"
-    return Finding("cannot say", size, size, reason, ladder.left[-1], ladder.right[-1], ladder.moved[0], size)
+    return Slope("cannot say", size, size, reason, ladder.left[-1], ladder.right[-1], ladder.moved[0], size)
 
 
 def _is_flat(ladder: Ladder, slopes: Sequence[float]) -> bool:
@@ -237,15 +237,15 @@ def _is_flat(ladder: Ladder, slopes: Sequence[float]) -> bool:
     return max(changes) - min(changes) <= 8 * ladder.floor
 
 
-def _edge(ladder: Ladder) -> Finding:
+def _edge(ladder: Ladder) -> Slope:
     """The function is not defined on both sides: one side alone has a slope, or none has."""
     if _grows(ladder):
         return _grown(ladder)
     left, right, claim = ladder.left[-1], ladder.right[-1], ladder.moved[0]
-    return Finding("cannot say", 0.0, math.inf, "edge", left, right, claim)
+    return Slope("cannot say", 0.0, math.inf, "edge", left, right, claim)
 
 
-def useful_steps(settled: Finding) -> Sequence[float]:
+def useful_steps(settled: Slope) -> Sequence[float]:
     """The steps that settled a direction: those of the chosen estimate and one more, to see that it holds."""
     if settled.verdict == "cannot say":
         return FINE

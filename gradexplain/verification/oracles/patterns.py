@@ -133,7 +133,7 @@ def _some(found: Beside) -> Recognised:
     those = Beside(found.seen[wrong], found.right[wrong], found.slack[wrong], wrong[wrong])
     ratio = _ratio(those)
     if ratio is not None and those.fits(ratio * those.right, ratio):
-        one = "one_factor" if count == 1 else "some_factor"
+        one = "one-factor" if count == 1 else "some-factor"
         yield one, {"factor": shown(ratio), "ratio": ratio}
     else:
         yield "elements", {}
@@ -180,7 +180,7 @@ def _term(found: Beside) -> Recognised:
         c = _constant(lacking, t, found.slack)
         if c is not None and bool(((c * t - lacking).abs() <= found.slack).all()):
             yield (
-                ("term_missing", {"term": _product(c, name)}) if c > 0 else ("term_extra", {"term": _product(-c, name)})
+                ("term-missing", {"term": _product(c, name)}) if c > 0 else ("term-extra", {"term": _product(-c, name)})
             )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.verification.oracles.ladders import SHARP, STEPS, USUAL, Finding, Ladder, judge
+from gradexplain.verification.oracles.ladders import SHARP, STEPS, USUAL, Ladder, Slope, judge
 from gradexplain.verification.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
 
 
@@ -85,7 +85,7 @@ def _along(
     name: str,
     claimed: Tensor,
     positions: Sequence[int],
-) -> Iterator[tuple[int, Finding]]:
+) -> Iterator[tuple[int, Slope]]:
     found, x = replay.trace, replay.trace.inputs[name]
     sizes = scales(x)
     floor = 1.5 * replay.eps * weighed(found.cotangent, found.value)
