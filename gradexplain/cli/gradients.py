@@ -22,7 +22,7 @@ from gradexplain.cli.options import (
     Width,
     Wrt,
 )
-from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, page_width, progress
+from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.locale.catalogue import LANGUAGES
 
@@ -68,10 +68,10 @@ def explain(
         check_numbers(width, seed, effort)
         check_dtype(dtype)
         request = read_request(target, inputs or [], by_hand or [], cotangent)
-        loaded, tensors = request.load(dtype, seed)
-        import gradexplain.api as api
+        with progress(language), own_arguments(target):
+            loaded, tensors = request.load(dtype, seed)
+            import gradexplain.api as api
 
-        with progress(language):
             explanation = api.explain(
                 loaded.module if loaded.module is not None else loaded.function,
                 tensors,
@@ -145,9 +145,6 @@ def verify(
             verdict = _receipt(Path(target), inputs or [], output, language)
             raise typer.Exit(EXIT_CODES[verdict])
         request = read_request(target, inputs or [], by_hand or [], None)
-        loaded, tensors = request.load(dtype, seed)
-        import gradexplain.api as api
-
         asked: dict[str, Any] = {
             "each_operation": each_operation,
             "full": full,
@@ -156,7 +153,10 @@ def verify(
             "exact": exact,
             "effort": effort,
         }
-        with progress(language):
+        with progress(language), own_arguments(target):
+            loaded, tensors = request.load(dtype, seed)
+            import gradexplain.api as api
+
             report = api.verify(
                 loaded.module if loaded.module is not None else loaded.function,
                 tensors,
