@@ -1,10 +1,10 @@
 """`explain`, `verify` and `functions`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,10 @@ from gradexplain.cli.options import (
 )
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
-from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.locale.catalogue import LANGUAGES, say
+
+if TYPE_CHECKING:
+    from gradexplain.targets.loading import Target
 
 
 def explain(
@@ -70,6 +73,7 @@ def explain(
         request = read_request(target, inputs or [], by_hand or [], cotangent)
         with progress(language), own_arguments(target):
             loaded, tensors = request.load(dtype, seed)
+            _refuse_empty(loaded, tensors, wrt, language)
             import gradexplain.api as api
 
             explanation = api.explain(
@@ -155,6 +159,7 @@ def verify(
         }
         with progress(language), own_arguments(target):
             loaded, tensors = request.load(dtype, seed)
+            _refuse_empty(loaded, tensors, wrt, language)
             import gradexplain.api as api
 
             report = api.verify(
@@ -194,6 +199,17 @@ def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: s
         found = check_receipt(path)
     deliver(found.render(language) + "\n", output, language)
     return found.verdict
+
+
+def _refuse_empty(loaded: "Target", tensors: Mapping[str, Any], wrt: Sequence[str] | None, language: str) -> None:
+    """Ends undecided where the gradient that is asked for has no elements: no check of it could fail."""
+    from gradexplain.recording.computation import computation_of
+
+    computation = computation_of(loaded.function if loaded.module is None else loaded.module, tensors, wrt=wrt or None)
+    if computation.wrt and not any(computation.inputs[name].numel() for name in computation.wrt):
+        names = ", ".join(computation.wrt)
+        sys.stderr.write(f"gradexplain: {say('errors.nothing_to_check', language, names=names)}\n")
+        raise typer.Exit(EXIT_CODES["cannot say"])
 
 
 def torch_dtype(name: str | None) -> Any:

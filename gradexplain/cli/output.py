@@ -52,7 +52,7 @@ def _plain(character: str) -> str:
     if not written.isascii():
         script, _, name = unicodedata.name(character, "").partition(" LETTER ")
         letter = {"GREEK SMALL": name.lower(), "GREEK CAPITAL": name.title()}
-        written = letter.get(script, unicodedata.normalize("NFKD", character))
+        written = letter.get(script, unicodedata.normalize("NFKD", character).translate(_PLAIN))
     return written if written.isascii() else "?"
 
 
