@@ -82,17 +82,17 @@ def ask(question: Question) -> Iterator[Check]:
     """Compares ⟨v, Im f(x + ihu)⟩ / h with ⟨G, u⟩, for a random direction u of each input."""
     names = list(question.names)
     for group in [names] if len(names) > APART else [[n] for n in names]:
-        found = _followed(question, group)
-        yield from (_check(question, name, found, len(group)) for name in group)
+        slope = _followed(question, group)
+        yield from (_check(question, name, slope, len(group)) for name in group)
 
 
-def _obstacle(found: Trace) -> Unable | None:
+def _obstacle(trace: Trace) -> Unable | None:
     """Returns why the step cannot be taken, where the recorded graph shows it without a run."""
-    tensors = (found.value, *found.inputs.values())
+    tensors = (trace.value, *trace.inputs.values())
     if any(t.is_complex() for t in tensors):
         return Unable("complex")
     foreign = [str(t.layout) for t in tensors if t.layout != torch.strided]
-    foreign += [n.operator or n.name for n in found.nodes if n.leaf is None and _name(n.operator) not in ANALYTIC]
+    foreign += [n.operator or n.name for n in trace.nodes if n.leaf is None and _name(n.operator) not in ANALYTIC]
     return Unable("not_analytic", {"operator": foreign[0]}) if foreign else None
 
 
@@ -245,13 +245,13 @@ def _complex(value: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------- the verdict
 
 
-def _check(question: Question, name: str, found: _Slope | Unable, joint: int) -> Check:
-    if isinstance(found, Unable):
-        return Check(ORACLE, name, "cannot say", reason=found.reason, data=found.data)
-    worst, resolution = abs(found.step - found.claim), found.bound / question.scale(name)
-    data: dict[str, object] = {"seen": found.claim, "right": found.step, "resolution": resolution, "joint": joint}
-    verdict, reason = _verdict(question, name, worst <= found.bound, resolution)
-    return Check(ORACLE, name, verdict, worst, found.bound, resolution, reason, data)
+def _check(question: Question, name: str, slope: _Slope | Unable, joint: int) -> Check:
+    if isinstance(slope, Unable):
+        return Check(ORACLE, name, "cannot say", reason=slope.reason, data=slope.data)
+    worst, resolution = abs(slope.step - slope.claim), slope.bound / question.scale(name)
+    data: dict[str, object] = {"seen": slope.claim, "right": slope.step, "resolution": resolution, "joint": joint}
+    verdict, reason = _verdict(question, name, worst <= slope.bound, resolution)
+    return Check(ORACLE, name, verdict, worst, slope.bound, resolution, reason, data)
 
 
 def _verdict(question: Question, name: str, explained: bool, resolution: float) -> tuple[Verdict, str | None]:

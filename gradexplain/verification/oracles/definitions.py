@@ -127,10 +127,10 @@ def _value(cell: Cell) -> Any:
 def _run(rule: Rule, arguments: Mapping[str, Any], order: Sequence[Cell], start: int) -> list[Any]:
     """Returns the outputs as arrays of cells, or of numbers where there is no rank; `None` for one of indices."""
     ranks = {id(cell): rank for rank, cell in enumerate(order, start)}
-    found = dict(enumerate(order, start))
+    renamed = dict(enumerate(order, start))
     made = call(rule.operator, {n: _replaced(v, ranks) for n, v in arguments.items()})
     return [
-        np.vectorize(lambda r: found.get(r, r), otypes=[object])(y) if y.is_floating_point() else None for y in made
+        np.vectorize(lambda r: renamed.get(r, r), otypes=[object])(y) if y.is_floating_point() else None for y in made
     ]
 
 

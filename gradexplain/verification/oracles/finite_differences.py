@@ -94,13 +94,13 @@ class _Probe:
 
     def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
         """Tries random directions for every group in turn, while there are runs left."""
-        found: list[list[Tried]] = [[] for _ in groups]
+        trials: list[list[Tried]] = [[] for _ in groups]
         for number in range(DIRECTIONS):
-            for group, tried in zip(groups, found, strict=True):
+            for group, tried in zip(groups, trials, strict=True):
                 if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
                     hasty = number == 0 and len(groups) > 1  # each has its turn before any is made sharper
                     tried.append(self.tried(self.random(group), within=RESOLUTION if hasty else SHARP))
-        return found
+        return trials
 
     def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
         """Says whether a group needs one more direction; one that does not agree is enough to look closer."""
@@ -143,9 +143,9 @@ class _Probe:
         if size <= EACH:
             return [t for position in range(size) for t in self.alone(group, position)]
         worst = max((t for t in tried if t.finding.verdict != "agrees"), key=lambda t: _gravity(t.finding))
-        found = self.bisected(group, size, worst)
+        largest = self.bisected(group, size, worst)
         first, *others = self.drawn(group)
-        return [t for position in dict.fromkeys([first, *found, *others]) for t in self.alone(group, position)]
+        return [t for position in dict.fromkeys([first, *largest, *others]) for t in self.alone(group, position)]
 
     def drawn(self, group: Sequence[str]) -> list[int]:
         """Draws a few elements, of those that have a gradient: where it is zero by convention, an error hides."""
@@ -300,18 +300,18 @@ class _Probe:
         data = self._numbers(name, chosen.finding, place) | {"resolution": resolution, "directions": len(tried)}
         data |= {"joint": len(chosen.direction), "elements": wrong}
         data |= {"alone": sum(t.at is not None for t in tried)}
-        found = chosen.finding
-        return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
+        slope = chosen.finding
+        return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place)
 
-    def _verdict(self, name: str, found: Slope, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
-        if found.reason == "step":
+    def _verdict(self, name: str, slope: Slope, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+        if slope.reason == "step":
             path = self.replay.trace.gradients[name] is not None
             return "cannot say", "jump" if path else "selects"
-        if found.verdict == "cannot say":
-            return "cannot say", found.reason
+        if slope.verdict == "cannot say":
+            return "cannot say", slope.reason
         if broken:
             return "differs", "nan"
-        if found.verdict == "differs":
+        if slope.verdict == "differs":
             return ("cannot say", "cut") if self.question.trace.cuts else ("differs", "slope")
         return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", self.question.blur(name))
 
@@ -332,18 +332,18 @@ class _Probe:
         pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in wrong]
         return bool(pairs) and all(abs(a - b) <= self.question.precision * abs(b) for a, b in pairs)
 
-    def _numbers(self, name: str, found: Slope, place: Place | None) -> dict[str, object]:
+    def _numbers(self, name: str, slope: Slope, place: Place | None) -> dict[str, object]:
         """The slopes for a reader: of one element, or along the direction where there is none."""
         unit = float(self.scale[name][place]) if place is not None else 1.0
-        seen: object = found.claim / unit
+        seen: object = slope.claim / unit
         if place is not None and not bool(self.claimed[name][place].isfinite()):
             seen = plain(self.claimed[name][place])
         return {
             "seen": seen,
-            "right": (found.claim + found.lacking) / unit + 0.0,
-            "below": found.left / unit + 0.0,  # no minus before a zero
-            "above": found.right / unit + 0.0,
-            "noise": found.noise,
+            "right": (slope.claim + slope.lacking) / unit + 0.0,
+            "below": slope.left / unit + 0.0,  # no minus before a zero
+            "above": slope.right / unit + 0.0,
+            "noise": slope.noise,
         }
 
 

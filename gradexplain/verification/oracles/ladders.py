@@ -127,9 +127,11 @@ def _noise(steps: Sequence[float], residuals: Sequence[float]) -> float:
     Truncation is removed by extrapolation, noise is not: the smallest disagreement of the three orders is noise.
     """
     levels = [residuals, *(extrapolated(residuals, order)[0] for order in (1, 2))]
-    found = [[abs(a - b) for a, b in pairwise(level)] for level in levels]
+    differences = [[abs(a - b) for a, b in pairwise(level)] for level in levels]
     count = min(5, len(residuals) - 1)
-    return max((2 * min(d[-k] for d in found if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0)
+    return max(
+        (2 * min(d[-k] for d in differences if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0
+    )
 
 
 Number = TypeVar("Number", float, Tensor)

@@ -248,8 +248,8 @@ Oracle = Callable[[Question], Iterable[Check]]
 # ------------------------------------------------------------------------------------------------------- replaying
 
 
-def _low(found: Trace) -> bool:
-    tensors = [found.value, *found.inputs.values()]
+def _low(trace: Trace) -> bool:
+    tensors = [trace.value, *trace.inputs.values()]
     return any(t.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.complex64) for t in tensors)
 
 
@@ -259,30 +259,30 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
     failure = Unable("replay_failed", {"message": "–"})
     for candidate in (wide, replace(wide, call=_promoting(wide.call))):
         try:
-            found = trace(candidate, cotangent=_wide(own.cotangent))
+            wider = trace(candidate, cotangent=_wide(own.cotangent))
         except (GradexplainError, RuntimeError, TypeError) as fault:
             failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
             continue
-        if found.value.shape == own.value.shape and not _low(found):
-            return _replayed(candidate, found)
+        if wider.value.shape == own.value.shape and not _low(wider):
+            return _replayed(candidate, wider)
     return failure
 
 
-def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
-    replay = Replay(computation, found, 0.0)
-    if not bool(torch.isfinite(found.value).all()):
-        return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
+def _replayed(computation: Computation, trace: Trace) -> Replay | Unable:
+    replay = Replay(computation, trace, 0.0)
+    if not bool(torch.isfinite(trace.value).all()):
+        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
     try:
         with replay.running() as output:
             again, seconds = _timed(output)
     except GradexplainError as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    if again.shape != found.value.shape:
+    if again.shape != trace.value.shape:
         return Unable("not_deterministic", {"amplitude": math.inf})
-    apart = again - found.value
-    if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
+    apart = again - trace.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(trace.value.abs())).all()):
         return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
-    return replace(replay, seconds=seconds, jitter=weighed(found.cotangent, apart))
+    return replace(replay, seconds=seconds, jitter=weighed(trace.cotangent, apart))
 
 
 def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
@@ -329,9 +329,9 @@ def wide(value: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------- measures
 
 
-def epsilon(found: Trace) -> float:
+def epsilon(trace: Trace) -> float:
     """Returns the largest relative rounding error among the floating types that a trace went through."""
-    tensors = [found.value, *found.inputs.values(), *(y for node in found.nodes for y in node.outputs)]
+    tensors = [trace.value, *trace.inputs.values(), *(y for node in trace.nodes for y in node.outputs)]
     types = {t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())}
     return max(torch.finfo(dtype).eps for dtype in types)
 
@@ -398,8 +398,8 @@ def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
     return {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
 
 
-def _spread(found: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(one - other).abs() for one, other in combinations(found, 2)]).amax(0)
+def _spread(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(one - other).abs() for one, other in combinations(gradients, 2)]).amax(0)
 
 
 def _rounding(seed: int) -> Any:
@@ -430,8 +430,8 @@ def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
     with torch.enable_grad(), mode:
         output = replay.computation.output(values)
         wanted = [values[n] for n in names]
-        found = differentiated(output, wanted, replay.trace.cotangent)
-    return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
+        gradients = differentiated(output, wanted, replay.trace.cotangent)
+    return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
 
 
 def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
@@ -439,9 +439,9 @@ def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
     return MARGIN * changes + MARGIN / 2 * eps * magnitude
 
 
-def largest(found: Tensor) -> float:
+def largest(values: Tensor) -> float:
     """Returns the largest element, 0 for an empty tensor; nan wins."""
-    return float(found.max()) if found.numel() else 0.0
+    return float(values.max()) if values.numel() else 0.0
 
 
 def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
@@ -460,9 +460,9 @@ def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, 
 class _Measured:
     """The user's own computation with, at first use, what rounding in its own type does to its gradients."""
 
-    def __init__(self, computation: Computation, found: Trace) -> None:
-        self.replay = Replay(computation, found, 0.0)
-        self.eps = epsilon(found)
+    def __init__(self, computation: Computation, trace: Trace) -> None:
+        self.replay = Replay(computation, trace, 0.0)
+        self.eps = epsilon(trace)
 
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
@@ -507,5 +507,5 @@ def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:
 
 def plain(value: Tensor) -> float | complex:
     """Returns a one-element tensor as a Python number."""
-    found: float | complex = value.item()
-    return found
+    number: float | complex = value.item()
+    return number

@@ -33,8 +33,8 @@ def slopes(replay: Replay, name: str, claimed: Tensor, positions: Sequence[int])
     `claimed` is the gradient under test, whole.
     """
     with replay.running() as output:
-        found = list(_along(replay, output, name, claimed, positions))
-    kept = [(p, f) for p, f in found if f.verdict != "cannot say"]
+        slopes = list(_along(replay, output, name, claimed, positions))
+    kept = [(p, f) for p, f in slopes if f.verdict != "cannot say"]
     if not kept:
         return None
     x = replay.trace.inputs[name]
@@ -86,13 +86,13 @@ def _along(
     claimed: Tensor,
     positions: Sequence[int],
 ) -> Iterator[tuple[int, Slope]]:
-    found, x = replay.trace, replay.trace.inputs[name]
+    trace, x = replay.trace, replay.trace.inputs[name]
     sizes = scales(x)
-    floor = 1.5 * replay.eps * weighed(found.cotangent, found.value)
+    floor = 1.5 * replay.eps * weighed(trace.cotangent, trace.value)
 
     def slope(values: Tensor, h: float) -> float:
         try:
-            return pair(found.cotangent, output({name: values}) - found.value) / h
+            return pair(trace.cotangent, output({name: values}) - trace.value) / h
         except RunError:  # outside of what the function accepts
             return math.nan
 

@@ -71,19 +71,19 @@ def _settled(check: Check, first: Derived | Unable, second: Derived | Unable) ->
     return replace(check, verdict="cannot say", reason="digits_lost", data={"digits": MORE_DIGITS})
 
 
-def _obstacle(found: Trace) -> Unable | None:
-    made = [y for node in found.nodes for y in node.outputs if y is not None]
-    tensors = [found.value, *found.inputs.values(), *made]
+def _obstacle(trace: Trace) -> Unable | None:
+    made = [y for node in trace.nodes for y in node.outputs if y is not None]
+    tensors = [trace.value, *trace.inputs.values(), *made]
     if any(t.is_complex() for t in tensors):
         return Unable("complex")
-    if not bool(found.value.isfinite().all()):
-        return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
-    return _too_large(found) if any(t.numel() > ELEMENTS for t in tensors) else None
+    if not bool(trace.value.isfinite().all()):
+        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
+    return _too_large(trace) if any(t.numel() > ELEMENTS for t in tensors) else None
 
 
-def _too_large(found: Trace) -> Unable:
-    elements = sum(y.numel() for node in found.nodes for y in node.outputs if y is not None)
-    return Unable("too_large_to_write_out", {"nodes": len(found.nodes), "elements": elements})
+def _too_large(trace: Trace) -> Unable:
+    elements = sum(y.numel() for node in trace.nodes for y in node.outputs if y is not None)
+    return Unable("too_large_to_write_out", {"nodes": len(trace.nodes), "elements": elements})
 
 
 def _derived(question: Question, digits: int) -> Derived | Unable:

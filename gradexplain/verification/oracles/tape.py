@@ -70,14 +70,14 @@ class Tape:
 
     def adjoints(self, seeds: Iterable[tuple[Cell, Any]]) -> dict[int, Any]:
         """Returns, by the identity of a cell, the derivative of Σ seed × cell by it."""
-        found: dict[int, Any] = {}
+        adjoints: dict[int, Any] = {}
         for cell, seed in seeds:
-            found[id(cell)] = found.get(id(cell), 0) + seed
+            adjoints[id(cell)] = adjoints.get(id(cell), 0) + seed
         for cell in reversed(self.cells):
-            adjoint = found.get(id(cell), 0)
+            adjoint = adjoints.get(id(cell), 0)
             for parent, partial in cell.parents if adjoint else ():
-                found[id(parent)] = found.get(id(parent), 0) + adjoint * partial
-        return found
+                adjoints[id(parent)] = adjoints.get(id(parent), 0) + adjoint * partial
+        return adjoints
 
     def _each(self, array: Any, make: Callable[[Any], Cell]) -> Any:
         given = np.asarray(array, dtype=object)
@@ -175,10 +175,10 @@ def _as_term(value: Any) -> Term:
 def _real(function: Callable[..., Any], values: Sequence[Any]) -> Any:
     """Returns a function's value, nan where it has no real one: it may stand in a branch that is not taken."""
     try:
-        found = mpmath.mpmathify(function(*values))
+        value = mpmath.mpmathify(function(*values))
     except (ArithmeticError, ValueError):
         return mpmath.nan
-    return found.real if found.imag == 0 else mpmath.nan
+    return value.real if value.imag == 0 else mpmath.nan
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
