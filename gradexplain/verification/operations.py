@@ -33,16 +33,16 @@ from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
-from gradexplain.verification.oracles.ladders import USUAL
+from gradexplain.verification.oracles.ladders import USUAL_STEPS
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern
 from gradexplain.verification.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.verification.oracles.slopes import fits_kinks, slopes
 from gradexplain.verification.verdicts import RULES, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
-EACH, SAMPLED = 48, 24
+MOST_EACH, SAMPLED_ELEMENTS = 48, 24
 # Runs of the operator that an element takes; so many elements are measured however long that takes.
-COST, LEAST = 2 * len(USUAL), 4
+RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
@@ -300,7 +300,7 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
         return None
     sent = question.gradient(name)
-    affordable = max(int(effort / (COST * max(replay.seconds, 1e-9))), LEAST)
+    affordable = max(int(effort / (RUNS_EACH * max(replay.seconds, 1e-9))), LEAST_ELEMENTS)
     known = slopes(replay, name, sent, _positions(report, name, sent)[:affordable])
     if known is None or not bool(known.differs.any()):
         return None
@@ -322,11 +322,11 @@ def _has_kinks(asked: _Asked, name: str, effort: float) -> bool:
 
 def _positions(report: Report, name: str, sent: Tensor) -> list[int]:
     """Returns the elements to be measured: all of a few; of many, those that a check named, the largest, and others."""
-    if sent.numel() <= EACH:
+    if sent.numel() <= MOST_EACH:
         return list(range(sent.numel()))
     named = [c.place for c in report.checks if c.input == name and c.verdict == "differs" and c.place]
     flat = torch.arange(sent.numel()).reshape(sent.shape)
-    drawn = torch.randperm(sent.numel(), generator=torch.Generator().manual_seed(5))[:SAMPLED].tolist()
+    drawn = torch.randperm(sent.numel(), generator=torch.Generator().manual_seed(5))[:SAMPLED_ELEMENTS].tolist()
     largest = sent.abs().flatten().nan_to_num(torch.inf).topk(3).indices.tolist()
     return list(dict.fromkeys([*(int(flat[place]) for place in named), *largest, *drawn]))
 

@@ -110,7 +110,7 @@ def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...
         return 0.0, 0.0, ()
     turned = ours.ndim == 2 and ours.mT.is_contiguous() and torchs.mT.is_contiguous()
     pair = [t.mT if turned else (t if t.ndim else t[None]) for t in (ours, torchs)]
-    rows = max(1, _PIECE * len(pair[0]) // ours.numel())
+    rows = max(1, _PIECE_ELEMENTS * len(pair[0]) // ours.numel())
     blocks = list(zip(*(torch.split(t, rows) for t in pair), strict=True))
     apart = torch.stack([_largest_of(a - b) for a, b in blocks])
     sizes = torch.stack([_largest_of(b) for _, b in blocks])
@@ -126,7 +126,8 @@ def _largest_of(block: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
-_PIECE = 1 << 18
+# Elements taken at once: 2 MiB of float64.
+_PIECE_ELEMENTS = 1 << 18
 
 
 class _Comparison:

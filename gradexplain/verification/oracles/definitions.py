@@ -219,7 +219,7 @@ def _group_norm(input: Any, weight: Any, bias: Any, group: int, eps: float) -> A
 # By Cramer's rule: no pivot has to be chosen, and every element is a polynomial, or a quotient of two.
 
 # The minors of larger matrices are too many.
-_ROWS = 8
+_MOST_ROWS = 8
 
 
 def _matrices(function: Callable[..., Any], *stacks: Any) -> Any:
@@ -231,7 +231,7 @@ def _matrices(function: Callable[..., Any], *stacks: Any) -> Any:
 
 def _determinant(A: Any) -> Any:
     """Laplace's expansion by rows; the minors of the lower rows are shared."""
-    if len(A) > _ROWS:
+    if len(A) > _MOST_ROWS:
         raise TooLarge
 
     @cache

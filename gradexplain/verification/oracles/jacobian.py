@@ -16,7 +16,7 @@ from torch import Tensor
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import chosen_output
-from gradexplain.verification.oracles.ladders import STEPS, USUAL, Ladder, Slope, extrapolated, judge
+from gradexplain.verification.oracles.ladders import STEPS, USUAL_STEPS, Ladder, Slope, extrapolated, judge
 from gradexplain.verification.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -30,7 +30,7 @@ from gradexplain.verification.oracles.question import (
 
 ORACLE = "every element"
 # Rows of the Jacobian that one batched backward pass computes.
-BATCH = 64
+BATCH_ROWS = 64
 
 Output = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -56,7 +56,7 @@ def _rows(replay: Replay) -> dict[str, Tensor]:
     with torch.enable_grad(), replay.computation.running() as run:
         output = chosen_output(run(values), replay.computation.name)[0]
     wanted = [values[n] for n in names]
-    batches = list(torch.split(_basis(output), BATCH))
+    batches = list(torch.split(_basis(output), BATCH_ROWS))
     products = [_products(output, wanted, batch) for batch in followed(batches, "rows")]
     return {n: torch.cat([_real(batch[i]) for batch in products]) for i, n in enumerate(names)}
 
@@ -134,7 +134,7 @@ class _Columns:
 
     def column(self, column: int) -> tuple[Tensor, Tensor]:
         """Returns by how much each element of a column differs, and its error bound."""
-        right, left, made = self.ends(column, USUAL)
+        right, left, made = self.ends(column, USUAL_STEPS)
         central = [(r - s) / (2 * h) for r, s, h in zip(right, left, made, strict=True)]
         best, other = reversed(extrapolated(central, 1)[0])
         noise = (1.5 * self.replay.eps * self.value.abs() + self.replay.jitter) / made[-1]

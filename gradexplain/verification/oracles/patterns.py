@@ -18,9 +18,9 @@ from torch import Tensor
 from gradexplain.verification.oracles.question import index_of, plain
 
 # A pattern with a tensor in it needs this many elements that tell: with fewer, too many tensors fit by chance.
-TELLING = 2
+LEAST_TELLING = 2
 # Plain numbers as people write them into formulas: p/q up to here, or 1/n for a forgotten mean.
-SIMPLE, LARGEST_MEAN = 12, 100_000
+LARGEST_DENOMINATOR, LARGEST_MEAN = 12, 100_000
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _term(compared: Beside) -> Recognised:
 def _tells(compared: Beside, t: Tensor) -> bool:
     """Says whether enough elements tell `t` from a plain number."""
     used = t[compared.wrong & (t != 0)]
-    return used.numel() >= TELLING and not t.is_complex() and len(set(used.abs().tolist())) >= TELLING
+    return used.numel() >= LEAST_TELLING and not t.is_complex() and len(set(used.abs().tolist())) >= LEAST_TELLING
 
 
 def _product(c: float, name: str) -> str:
@@ -232,7 +232,7 @@ def simplest(value: float, slack: float) -> float:
 
 
 def _fractions(value: float) -> Iterator[Fraction]:
-    yield Fraction(value).limit_denominator(SIMPLE)
+    yield Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
     if value != 0 and abs(1 / value) <= LARGEST_MEAN:
         yield Fraction(1, round(1 / value) or 1)
 
@@ -241,7 +241,9 @@ def _as_fraction(value: float) -> Fraction | None:
     near = (f for f in _fractions(value) if abs(float(f) - value) <= 1e-15 * abs(value))
     fraction = next(near, None)
     return (
-        fraction if fraction is not None and (abs(fraction.numerator) <= SIMPLE or fraction.denominator == 1) else None
+        fraction
+        if fraction is not None and (abs(fraction.numerator) <= LARGEST_DENOMINATOR or fraction.denominator == 1)
+        else None
     )
 
 

@@ -30,12 +30,12 @@ Verdict = Literal["agrees", "differs", "cannot say"]
 # An answer that resolves the gradient to less than this is evidence; a coarser one is not.
 RESOLUTION = 1e-4
 # One evaluation in float64 of a larger problem costs seconds; `effort` raises it in proportion.
-LARGE = 5_000_000
+LARGE_ELEMENTS = 5_000_000
 EFFORT = 2.0
 # Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
 MARGIN = 32
 # An operator that cancels inside leaves of zero some hundred last digits of what it summed, and no trial shows them.
-HIDDEN = 1e3
+CANCELLATION_EPS = 1e3
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Question:
     @property
     def large(self) -> bool:
         """Whether a run in float64 is too dear for the effort."""
-        return self.elements > LARGE * self.effort / EFFORT
+        return self.elements > LARGE_ELEMENTS * self.effort / EFFORT
 
     @cached_property
     def replay(self) -> Replay | Unable:
@@ -188,12 +188,12 @@ class Question:
     def slight(self, name: str, eps: float) -> float:
         """Returns what can be made of the output by rounding somewhere on the way, where no number shows it."""
         if self.is_slight(self.effect(name)):
-            return HIDDEN * eps * self.value
+            return CANCELLATION_EPS * eps * self.value
         return MARGIN / 2 * eps * max(self.scale(name), self.value)
 
     def is_slight(self, effect: float) -> bool:
         """Says whether a gradient as a whole makes no more than what rounding inside an operator can leave of zero."""
-        return effect <= HIDDEN * epsilon(self.judged) * self.value
+        return effect <= CANCELLATION_EPS * epsilon(self.judged) * self.value
 
     def effect(self, name: str) -> float:
         """Returns what a relative change of the input's own size makes of the output, by the gradient."""
@@ -356,7 +356,7 @@ def scales(x: Tensor) -> Tensor:
     An element that is infinite or nan cannot be moved: its step is 0.
     """
     size = x.detach().abs()
-    size = size.double() if size.numel() <= LARGE else size
+    size = size.double() if size.numel() <= LARGE_ELEMENTS else size
     typical = _typical(size) if size.numel() else 1.0
     if not math.isfinite(typical):
         finite = size.isfinite()
@@ -436,6 +436,9 @@ def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
 
 def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
     """Returns what rounding explains of a difference: a margin over what it was seen to do, and over the last digit."""
+    # A gradient is a sum of n products, each rounded by eps at most: errors that add up like a random walk make about
+    # √n eps of the size of a summand. `changes` is such an error, measured in a few trials, and a margin over it covers
+    # a trial that came out small by chance. The second term holds where no trial happened to move anything.
     return MARGIN * changes + MARGIN / 2 * eps * magnitude
 
 
@@ -450,6 +453,9 @@ def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, 
     `changes` is what one rounding error made of each element, in a few trials; `magnitude` the size of what was summed.
     A trial can miss an element by chance: where one in a thousand is beyond, the typical change of the tensor counts.
     """
+    # |difference| ≤ m · changes + m / 2 · eps · magnitude with m = MARGIN, element by element (`allowance`). Of many
+    # elements a few draw so small a change that this is too little. The root of the mean square over the tensor is no
+    # such draw; what is beyond it, too, stays unexplained.
     beyond = ~(difference <= allowance(changes, magnitude, eps))
     if isinstance(changes, Tensor) and 0 < int(beyond.sum()) <= difference.numel() // 1000:
         typical = MARGIN * changes.square().mean().sqrt()

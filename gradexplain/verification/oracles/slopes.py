@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.verification.oracles.ladders import SHARP, STEPS, USUAL, Ladder, Slope, judge
+from gradexplain.verification.oracles.ladders import FINE_RESOLUTION, STEPS, USUAL_STEPS, Ladder, Slope, judge
 from gradexplain.verification.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
 
 
@@ -55,6 +55,9 @@ def fits_kinks(replay: Replay, name: str, claimed: Tensor, directions: int = 4) 
     ⟨G, u⟩ lies between Σ min(v r, v l) and Σ max(v r, v l) over all outputs; their sums alone, ⟨v, r⟩ and ⟨v, l⟩, say
     nothing, as kinks weighted with different signs cancel.
     """
+    # r = (y(x + hu) − y) / h and l = (y − y(x − hu)) / h, an output y at a time. Where y is smooth r = l + O(h), so
+    # that |v r − v l| is truncation and no kink: `slack` in `_has_room` is MARGIN · h of the slopes' size, and the room
+    # of real kinks has to exceed it. Every direction u has to leave room: one that does not refutes the excuse.
     generator = torch.Generator().manual_seed(13)
     with replay.running() as output:
         try:
@@ -110,7 +113,7 @@ def _along(
         u[place] = sizes[place]
         claim = float(claimed[place] * sizes[place])
         claim = claim if math.isfinite(claim) else 0.0
-        finding = judge(ladder(u, place, claim, USUAL))
-        if finding.verdict != "agrees" or finding.bound > SHARP * abs(claim):
+        finding = judge(ladder(u, place, claim, USUAL_STEPS))
+        if finding.verdict != "agrees" or finding.bound > FINE_RESOLUTION * abs(claim):
             finding = judge(ladder(u, place, claim, STEPS))
         yield position, finding

@@ -40,8 +40,8 @@ DIGITS = 50
 # Before a gradient is contradicted: numbers that 50 digits may have lost, such as the 1e-60 in log(1 + 1e-60).
 MORE_DIGITS = 200
 # Values of more elements than this are not written out.
-ELEMENTS = 1024
-# Some times what `tape.CELLS` take at 40 μs each: it decides only on a machine that is busy or slow.
+MOST_ELEMENTS = 1024
+# Some times what `tape.MOST_CELLS` take at 40 μs each: it decides only on a machine that is busy or slow.
 SECONDS = 5.0
 
 
@@ -78,7 +78,7 @@ def _obstacle(trace: Trace) -> Unable | None:
         return Unable("complex")
     if not bool(trace.value.isfinite().all()):
         return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
-    return _too_large(trace) if any(t.numel() > ELEMENTS for t in tensors) else None
+    return _too_large(trace) if any(t.numel() > MOST_ELEMENTS for t in tensors) else None
 
 
 def _too_large(trace: Trace) -> Unable:

@@ -20,9 +20,9 @@ from gradexplain.mathematics.terms import Apply, Constant, Number, Term
 from gradexplain.rules.symbolic import elementary, power
 
 # More cells than this take more than a second or two.
-CELLS = 30_000
+MOST_CELLS = 30_000
 # Numbers that agree to this many digits are taken for equal: what was meant to be 0 comes out as a rounding error.
-EQUAL = 1e-40
+EQUAL_WITHIN = 1e-40
 
 
 class TooLarge(Exception):
@@ -88,7 +88,7 @@ class Tape:
 
     def _kept(self, cell: Cell) -> Cell:
         self.cells.append(cell)
-        if len(self.cells) > CELLS or (len(self.cells) % 256 == 0 and time.perf_counter() > self.deadline):
+        if len(self.cells) > MOST_CELLS or (len(self.cells) % 256 == 0 and time.perf_counter() > self.deadline):
             raise TooLarge
         return cell
 
@@ -186,7 +186,7 @@ def _real(function: Callable[..., Any], values: Sequence[Any]) -> Any:
 
 def _refuse_tie(one: Cell, other: Cell) -> None:
     apart, size = abs(one.value - other.value), max(1, abs(one.value), abs(other.value))
-    if (one.varies or other.varies) and one is not other and apart <= EQUAL * size < mpmath.inf:
+    if (one.varies or other.varies) and one is not other and apart <= EQUAL_WITHIN * size < mpmath.inf:
         raise Tie
 
 
