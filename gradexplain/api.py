@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -20,13 +20,31 @@ from gradexplain.recording.computation import Computation, all_outputs, computat
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.summaries import SMALL
 from gradexplain.recording.tracing import trace
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.options import Options
 from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
+
+
+class Asked(TypedDict, total=False):
+    """What `verify` may be asked by name; its docstring says what each means."""
+
+    wrt: str | Sequence[str] | None
+    by_hand: Mapping[str, Callable[..., Tensor]] | None
+    dtype: torch.dtype | None
+    each_operation: bool
+    full: bool
+    second: bool
+    batched: bool
+    exact: bool
+    effort: float
+    target: str | None
+    locate: Callable[[], Source | None] | None
 
 
 @kept_generators()
@@ -59,9 +77,19 @@ def explain(
     the time in seconds that a check may take in running the function again (with more of it, large networks are checked
     by more than the rules).
 
-    Nothing of the caller's is changed: no `.grad` is written, no hook is left, random states and grad mode stay.
-    Raises `InputError` for arguments that cannot be used, `RunError` where the function fails or its output cannot be
-    differentiated.
+    `target` is what the page calls the function (its name without it), `output_name` what it calls the output ("y"),
+    and `locate`, called while the function runs, says which place in a source a step belongs to (the caller's line
+    without it).
+
+    Returns an `Explanation`: `verdict` is "agrees", "differs" or "cannot say", `gradients` has a tensor in the shape of
+    each input by its name. Nothing of the caller's is changed: no `.grad` is written, no hook is left, random states
+    and grad mode stay. Raises `InputError` for arguments that cannot be used, `RunError` where the function fails or
+    its output cannot be differentiated.
+
+    >>> import torch, gradexplain as gx
+    >>> explanation = gx.explain(lambda x: (x**2).sum(), {"x": torch.tensor([1.0, 2.0, 3.0])})
+    >>> explanation.verdict, explanation.gradients["x"]
+    ('agrees', tensor([2., 4., 6.]))
     """
     seed = _as_tensor(cotangent)
     if isinstance(function, Tensor):
@@ -114,24 +142,21 @@ def verify(
     `each_operation` checks every node of the graph alone, as is done anyway where the whole does not agree; `full`
     compares every element of the Jacobian; `second` verifies the second derivatives too, as derivatives of the gradient
     by the inputs and by the cotangent; `batched` compares several gradients at once (`vmap`) with one by one; `exact`
-    asks sympy for the derivative with 50 digits. For `wrt`, `by_hand`, `dtype` and `effort` see `explain`.
+    asks sympy for the derivative with 50 digits. For `wrt`, `by_hand`, `dtype`, `effort`, `target` and `locate` see
+    `explain`.
 
     Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
     function fails or its output cannot be differentiated.
+
+    >>> import torch, gradexplain as gx
+    >>> report = gx.verify(lambda x, y: x @ y, [torch.ones(2, 3), torch.ones(3)], full=True)
+    >>> report.verdict, [check.oracle for check in report.checks if check.input == "y"][0]
+    ('agrees', 'finite differences')
     """
     computation = all_outputs(_computation(function, inputs, wrt, dtype, target, locate))
     _check_names(by_hand or {}, computation)
-    report = inquire(
-        computation,
-        target=target or computation.name,
-        by_hand=by_hand,
-        each_operation=each_operation,
-        full=full,
-        second=second,
-        batched=batched,
-        exact=exact,
-        effort=effort,
-    )
+    options = Options(effort, each_operation, full, second, batched, exact)
+    report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
     assert report.subject is not None
     return replace(report, findings=findings_of(report.subject.trace))
 
@@ -141,12 +166,16 @@ def assert_gradients(
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     undecided: bool = False,
-    **options: Any,
+    **options: Unpack[Asked],
 ) -> Report:
     """Raises `AssertionError`, in words that can be acted on, unless `verify` says that the gradients are right.
 
-    `undecided=True` lets "cannot say" pass (a point exactly at a kink, for one). The other options are those of
-    `verify`, whose report is returned.
+    `undecided=True` lets "cannot say" pass (a point exactly at a kink, for one). `function`, `inputs` and the other
+    options are those of `verify`, whose report is returned; it raises what `verify` raises as well.
+
+    >>> import torch, gradexplain as gx
+    >>> gx.assert_gradients(torch.tanh, [torch.tensor([0.5, 1.0])], second=True).verdict
+    'agrees'
     """
     __tracebackhide__ = True  # pytest shows the caller's line
     report = verify(function, inputs, **options)
@@ -155,6 +184,46 @@ def assert_gradients(
     from gradexplain.narration.reports import summary
 
     raise AssertionError(summary(report))
+
+
+# ------------------------------------------------------------------------------------------------ what was typed
+
+
+def explained(request: Request, *, effort: float = EFFORT) -> Explanation:
+    """Explains what was typed: loads the target, makes the inputs, and keeps the request in the explanation."""
+    target, inputs = request.load()
+    explanation = explain(
+        target.module if target.module is not None else target.function,
+        inputs,
+        wrt=request.wrt or None,
+        order=request.order,
+        cotangent=request.cotangent_tensor(),
+        by_hand=request.formulas,
+        dtype=request.torch_dtype(),
+        element=request.element,
+        module=request.module,
+        effort=effort,
+        target=request.target,
+        locate=target.locate,
+        output_name=request.output_name,
+    )
+    return replace(explanation, request=request, report=replace(explanation.report, options=Options(effort)))
+
+
+def verified(request: Request, options: Options) -> Report:
+    """Verifies what was typed: loads the target, makes the inputs, and keeps the request in the report."""
+    target, inputs = request.load()
+    report = verify(
+        target.module if target.module is not None else target.function,
+        inputs,
+        wrt=request.wrt or None,
+        by_hand=request.formulas,
+        dtype=request.torch_dtype(),
+        target=request.target,
+        locate=target.locate,
+        **asdict(options),
+    )
+    return replace(report, request=request)
 
 
 def _computation(
@@ -195,10 +264,16 @@ def graph(
 
     `view` is "backward" (torch's nodes), "forward" (operators), "both" (joined) or "elements" (of small tensors).
     `show` names what stands on the nodes and edges: shapes, sources, values, gradients, derivatives, norms (as the
-    width of edges), verdicts, dtypes, saved, bytes. `wrt` names the inputs whose gradient is asked for.
+    width of edges), verdicts, dtypes, saved, bytes, hooks. `wrt` names the inputs whose gradient is asked for; `title`,
+    `output_name` and `locate` are as `target`, `output_name` and `locate` of `explain`.
 
     Raises `InputError` for a target without a graph and for options that do not exist, `RunError` where the function
     fails or its output cannot be differentiated.
+
+    >>> import torch, gradexplain as gx
+    >>> picture = gx.graph(lambda x: x * x, [torch.tensor([2.0])])
+    >>> [node.name for node in picture.nodes], len(picture.edges)
+    (['x', 'x * x'], 2)
     """
     from gradexplain.graphs.making import picture_of  # explaining and verifying need not wait for it
 

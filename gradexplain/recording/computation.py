@@ -184,6 +184,11 @@ def _tensors(result: object) -> Iterator[Tensor]:
 def _calling(
     function: Callable[..., object], inputs: Mapping[str, Any] | Sequence[Any]
 ) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], object]]:
+    owner = getattr(function, "__self__", None)
+    if isinstance(inputs, Mapping) and isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        order = forward_names(owner)  # `apply` takes names only from a later torch on
+        if {*inputs} == {*order}:
+            return {name: inputs[name] for name in order}, lambda given: function(*(given[n] for n in order))
     if isinstance(inputs, Mapping):
         return dict(inputs), partial(_call_by_name, function)
     if isinstance(inputs, Tensor):
