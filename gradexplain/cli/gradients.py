@@ -159,7 +159,7 @@ def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: s
     """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
     if inputs:
         raise UsageError("receipt_inputs", text=inputs[0])
-    from gradexplain.receipts import check_receipt
+    from gradexplain.receipts.answer import check_receipt
 
     with progress(language):
         found = check_receipt(path)
