@@ -102,12 +102,12 @@ class Report(Shown):
     @cached_property
     def verdict(self) -> Verdict:
         """One that differs decides; without, all must agree."""
-        found: list[Verdict] = [self.of(name) for name in self.inputs]
-        found += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
-        found += [self.second.verdict] if self.second is not None else []
-        if "differs" in found:
+        verdicts: list[Verdict] = [self.of(name) for name in self.inputs]
+        verdicts += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
+        verdicts += [self.second.verdict] if self.second is not None else []
+        if "differs" in verdicts:
             return "differs"
-        return "agrees" if found and all(v == "agrees" for v in found) else "cannot say"
+        return "agrees" if verdicts and all(v == "agrees" for v in verdicts) else "cannot say"
 
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
@@ -137,8 +137,8 @@ class Report(Shown):
 
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error of one gradient would have been seen, by the sharpest agreeing oracle."""
-        found = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
-        return min((r for r in found if r is not None), default=None)
+        resolutions = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
+        return min((r for r in resolutions if r is not None), default=None)
 
     def wrong(self) -> tuple[Operation, ...]:
         """Returns the operations that differ, in the order of the forward pass."""
