@@ -19,7 +19,7 @@ from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording.trace import Edge, Node
-from gradexplain.rules.application import call, slope, vjp, written
+from gradexplain.rules.application import call, slope, variables, vjp, written
 from gradexplain.rules.entries import Rule
 
 # Operators on tensors up to this size are written out.
@@ -95,7 +95,7 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
             if (term := _formula_term(node, rule, rule.formula, index)) is not None:
                 yield index, term
         return
-    made = written(rule, node.arguments, _present(node)) if _small(node) else None
+    made = written(rule, node.arguments, node.outputs) if _small(node) else None
     array: Any = made[output] if made is not None and output < len(made) else None
     for index in elements if array is not None else ():
         if isinstance(term := array[index], Term):
@@ -104,36 +104,26 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
 
 def _formula_term(node: Node, rule: Rule, formula: str, element: Index) -> Term | None:
     """Returns one of an elementwise rule's formulas at one element of the output; `None` if a number is missing."""
-    variables = _element_variables(node, rule, element)
-    if not names_in(formula) <= variables.keys():
+    numbers = _element_variables(node, rule, element)
+    if not names_in(formula) <= numbers.keys():
         return None
-    found = terms_of(formula, variables)
+    found = terms_of(formula, numbers)
     return found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
 
 
-def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for argument, variable in rule.names.items():
-        value = rule.number_for(argument, node.arguments.get(argument))
-        if isinstance(value, Tensor) and not is_real(value):
-            continue
-        if isinstance(value, Tensor):
-            found[variable] = number(value, broadcast_source(index, value.shape))
-        else:
-            found[variable] = Constant(float(value)) if isinstance(value, (int, float)) else value
-    output = node.outputs[0]
-    if output is not None and is_real(output):
-        found["y"] = number(output, index)
-    return found
+def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Term]:
+    numbers: dict[str, Term] = {}
+    for variable, value in variables(rule, node.arguments, node.outputs).items():
+        if isinstance(value, (int, float)):
+            numbers[variable] = Constant(float(value))
+        elif isinstance(value, Tensor) and is_real(value):
+            numbers[variable] = number(value, broadcast_source(index, value.shape))
+    return numbers
 
 
 def _small(node: Node) -> bool:
     tensors = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
     return all(t.numel() <= WRITTEN and is_real(t) for t in tensors)
-
-
-def _present(node: Node) -> list[Tensor]:
-    return [output for output in node.outputs if output is not None]
 
 
 # ------------------------------------------------------------------------------------------------------ backward
@@ -146,8 +136,16 @@ def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
     ranked = sorted(range(len(sent)), key=lambda i: -abs(sent[i][2]))
     count = len(ranked)
     kept = ranked if count <= LONGEST else ranked[:LARGEST]
-    rest = math.fsum(sent[i][2] for i in ranked[len(kept) :])
+    rest = _summed([sent[i][2] for i in ranked[len(kept) :]])
     return Parts(tuple(_part(pieces[i]) for i in sorted(kept)), rest, count)
+
+
+def _summed(values: Sequence[float]) -> float:
+    """Returns the sum, rounded once; in the machine's arithmetic where that has no number: inf - inf is nan."""
+    try:
+        return math.fsum(values)
+    except (ValueError, OverflowError):
+        return sum(values)
 
 
 # One term before it is written out: output number, element, cotangent there, slope there.
@@ -168,7 +166,7 @@ def _elementwise_pieces(node: Node, argument: str, rule: Rule, index: Index) -> 
     value, cotangent = node.arguments[argument], node.cotangents[0]
     if cotangent is None:
         return []
-    local = slope(rule, argument, node.arguments, _present(node)).expand(cotangent.shape)
+    local = slope(rule, argument, node.arguments, node.outputs).expand(cotangent.shape)
     fed = _fed_by(index, value.shape, cotangent.shape)
     return [
         (0, element, number(cotangent, element).value, shortest(local[element].item(), local.dtype)) for element in fed

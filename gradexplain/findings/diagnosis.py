@@ -11,7 +11,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.indices import Index, unravelled
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.application import evaluated
+from gradexplain.rules.application import Unrecorded, evaluated
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
@@ -123,10 +123,12 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
     output = node.outputs[0]
-    missing = output is None or any(isinstance(v, Tensor) and v.is_meta for v in node.arguments.values())
-    if missing or output is None or output.numel() > _SEARCHED or not rule.elementwise or not rule.kink:
+    if output is None or output.numel() > _SEARCHED or not rule.elementwise or not rule.kink:
         return []
-    where = evaluated(rule, rule.kink, node.arguments, [o for o in node.outputs if o is not None])
+    try:
+        where = evaluated(rule, rule.kink, node.arguments, node.outputs)
+    except Unrecorded:
+        return []
     return [unravelled(i, output.shape) for i in where.flatten().nonzero().flatten().tolist()]
 
 
@@ -144,10 +146,10 @@ def _tied_elements(node: Node, rule: Rule) -> list[Index]:
 
 def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
     """Returns left, right and torch's derivative, at one element, of the first argument that has both."""
-    outputs = [o for o in node.outputs if o is not None]
     for argument, sides in rule.sides.items():
         left, right, chosen = (
-            float(evaluated(rule, formula, node.arguments, outputs)[at]) for formula in (*sides, rule.slopes[argument])
+            float(evaluated(rule, formula, node.arguments, node.outputs)[at])
+            for formula in (*sides, rule.slopes[argument])
         )
         return {"left": left, "right": right, "chosen": chosen}
     return {}

@@ -126,7 +126,9 @@ def _arguments(
             found[argument.name] = argument.default_value
     for slot, (child, number) in zip(slots, node.next_functions, strict=True):
         if slot and child is not None and not isinstance(found.get(slot), Tensor):
-            found[slot] = values.get((child, number), _shape_only(child, number))
+            value = values.get((child, number), _shape_only(child, number))
+            if value is not None:
+                found[slot] = value
     return dict(_lists_gathered(found))
 
 
