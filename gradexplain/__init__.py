@@ -51,15 +51,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
 
-    if name in _FOLDERS:
-        return importlib.import_module(f"gradexplain.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'gradexplain' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"gradexplain.{_HOMES[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        import importlib
+
+        if name in _FOLDERS:
+            return importlib.import_module(f"gradexplain.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'gradexplain' has no attribute '{name}'")
+        return getattr(importlib.import_module(f"gradexplain.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_FOLDERS})
+    return sorted([*__all__, *_FOLDERS, "__doc__", "__version__"])

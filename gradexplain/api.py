@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -27,6 +27,22 @@ from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
+
+
+class Asked(TypedDict, total=False):
+    """What `verify` may be asked by name; its docstring says what each means."""
+
+    wrt: str | Sequence[str] | None
+    by_hand: Mapping[str, Callable[..., Tensor]] | None
+    dtype: torch.dtype | None
+    each_operation: bool
+    full: bool
+    second: bool
+    batched: bool
+    exact: bool
+    effort: float
+    target: str | None
+    locate: Callable[[], Source | None] | None
 
 
 @kept_generators()
@@ -59,9 +75,19 @@ def explain(
     the time in seconds that a check may take in running the function again (with more of it, large networks are checked
     by more than the rules).
 
-    Nothing of the caller's is changed: no `.grad` is written, no hook is left, random states and grad mode stay.
-    Raises `InputError` for arguments that cannot be used, `RunError` where the function fails or its output cannot be
-    differentiated.
+    `target` is what the page calls the function (its name without it), `output_name` what it calls the output ("y"),
+    and `locate`, called while the function runs, says which place in a source a step belongs to (the caller's line
+    without it).
+
+    Returns an `Explanation`: `verdict` is "agrees", "differs" or "cannot say", `gradients` has a tensor in the shape of
+    each input by its name. Nothing of the caller's is changed: no `.grad` is written, no hook is left, random states
+    and grad mode stay. Raises `InputError` for arguments that cannot be used, `RunError` where the function fails or
+    its output cannot be differentiated.
+
+    >>> import torch, gradexplain as gx
+    >>> explanation = gx.explain(lambda x: (x**2).sum(), {"x": torch.tensor([1.0, 2.0, 3.0])})
+    >>> explanation.verdict, explanation.gradients["x"]
+    ('agrees', tensor([2., 4., 6.]))
     """
     seed = _as_tensor(cotangent)
     if isinstance(function, Tensor):
@@ -114,10 +140,16 @@ def verify(
     `each_operation` checks every node of the graph alone, as is done anyway where the whole does not agree; `full`
     compares every element of the Jacobian; `second` verifies the second derivatives too, as derivatives of the gradient
     by the inputs and by the cotangent; `batched` compares several gradients at once (`vmap`) with one by one; `exact`
-    asks sympy for the derivative with 50 digits. For `wrt`, `by_hand`, `dtype` and `effort` see `explain`.
+    asks sympy for the derivative with 50 digits. For `wrt`, `by_hand`, `dtype`, `effort`, `target` and `locate` see
+    `explain`.
 
     Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
     function fails or its output cannot be differentiated.
+
+    >>> import torch, gradexplain as gx
+    >>> report = gx.verify(lambda x, y: x @ y, [torch.ones(2, 3), torch.ones(3)], full=True)
+    >>> report.verdict, [check.oracle for check in report.checks if check.input == "y"][0]
+    ('agrees', 'finite differences')
     """
     computation = all_outputs(_computation(function, inputs, wrt, dtype, target, locate))
     _check_names(by_hand or {}, computation)
@@ -141,12 +173,16 @@ def assert_gradients(
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     undecided: bool = False,
-    **options: Any,
+    **options: Unpack[Asked],
 ) -> Report:
     """Raises `AssertionError`, in words that can be acted on, unless `verify` says that the gradients are right.
 
-    `undecided=True` lets "cannot say" pass (a point exactly at a kink, for one). The other options are those of
-    `verify`, whose report is returned.
+    `undecided=True` lets "cannot say" pass (a point exactly at a kink, for one). `function`, `inputs` and the other
+    options are those of `verify`, whose report is returned; it raises what `verify` raises as well.
+
+    >>> import torch, gradexplain as gx
+    >>> gx.assert_gradients(torch.tanh, [torch.tensor([0.5, 1.0])], second=True).verdict
+    'agrees'
     """
     __tracebackhide__ = True  # pytest shows the caller's line
     report = verify(function, inputs, **options)
@@ -195,10 +231,16 @@ def graph(
 
     `view` is "backward" (torch's nodes), "forward" (operators), "both" (joined) or "elements" (of small tensors).
     `show` names what stands on the nodes and edges: shapes, sources, values, gradients, derivatives, norms (as the
-    width of edges), verdicts, dtypes, saved, bytes. `wrt` names the inputs whose gradient is asked for.
+    width of edges), verdicts, dtypes, saved, bytes, hooks. `wrt` names the inputs whose gradient is asked for; `title`,
+    `output_name` and `locate` are as `target`, `output_name` and `locate` of `explain`.
 
     Raises `InputError` for a target without a graph and for options that do not exist, `RunError` where the function
     fails or its output cannot be differentiated.
+
+    >>> import torch, gradexplain as gx
+    >>> picture = gx.graph(lambda x: x * x, [torch.tensor([2.0])])
+    >>> [node.name for node in picture.nodes], len(picture.edges)
+    (['x', 'x * x'], 2)
     """
     from gradexplain.graphs.making import picture_of  # explaining and verifying need not wait for it
 

@@ -2,16 +2,21 @@
 
 import math
 import re
+from collections.abc import Callable
 
+import mpmath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradexplain.mathematics.equations import (
+    _INTERVALS,
     CONTRADICTED,
     EXACT,
     ROUNDED,
     STORED,
+    _parsed,
+    _value,
     equation,
     holds,
     read_equations,
@@ -66,9 +71,61 @@ def test_a_true_equation_is_accepted(expression: str, relation: str, result: str
     assert holds(expression, relation, result)
 
 
-@pytest.mark.parametrize("text", ["", "1 +", "(1", "f(2)", "1 2", "__import__", "1; 2", "9^9999999999", "exp()"])
+# fmt: off
+NO_EXPRESSIONS = [
+    "", "1 +", "(1", "f(2)", "1 2", "__import__", "1; 2", "9^9999999999", "exp()", "exp(0, 0)", "exp", "2**0", "1 // 1",
+    "1_000", "0x1", "1j", "'1'", "(1, 2)", "1 if 1 else 1", "+1", "exp(a=0)", "exp(*1)", "π(1)", "1(1)", "[1][0]",
+    "1 < 2", "lambda", " + ".join(["1"] * 5000),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("text", NO_EXPRESSIONS)
 def test_what_is_no_expression_holds_nothing(text: str) -> None:
     assert not holds(text, EXACT, "1")
+
+
+# An operand of five digits, and functions of it that turn, bend or end there; the operand is any number that rounds so.
+TURNS = [
+    ("sin({})", "1.5708", math.sin),
+    ("cos({})", "3.1416", math.cos),
+    ("(1.0000 - {})²", "1.0001", lambda x: (1 - x) ** 2),
+    ("{}^0.3", "1.2345", lambda x: x**0.3),
+    ("{}⁻³", "1.2345", lambda x: x**-3),
+    ("abs({})", "1.2345", abs),
+    ("cosh({})", "2.3456", math.cosh),
+    ("lgamma({})", "1.4616", math.lgamma),
+    ("1 / {}", "3.0003", lambda x: 1 / x),
+    ("tanh({})", "0.34567", math.tanh),
+    ("erf({})", "0.78901", math.erf),
+    ("atan2(1, {})", "2.3456", lambda x: math.atan2(1, x)),
+]
+
+
+@pytest.mark.parametrize(
+    ("expression", "shown", "function"), TURNS, ids=lambda value: value if isinstance(value, str) else ""
+)
+@pytest.mark.parametrize("part", [-1.0, -0.7, -0.2, 0.0, 0.3, 0.9, 1.0])
+def test_what_any_operand_of_these_digits_gives_is_within_the_interval(
+    expression: str, shown: str, function: Callable[[float], float], part: float
+) -> None:
+    half = 0.5 * 10.0 ** -len(shown.partition(".")[2])
+    interval = _value(_parsed(expression.format(shown)), _INTERVALS)
+    value = function(float(shown) + part * half)
+    assert interval.a - 1e-15 <= value <= interval.b + 1e-15
+    assert float(interval.delta.b) <= 4 * half * max(1, abs(value)), "and it is not wider than the operand makes it"
+
+
+def test_the_precision_of_mpmath_is_left_alone() -> None:
+    before = mpmath.mp.prec, mpmath.iv.prec
+    assert holds("exp(1.5)", ROUNDED, "4.4817")
+    assert (mpmath.mp.prec, mpmath.iv.prec) == before == (53, 53)
+
+
+def test_a_product_that_underflows_is_stored_and_one_of_the_wrong_sign_is_a_contradiction() -> None:
+    assert equation("x", Number(1e-30) * Number(-1e-30), 0.0).relation == STORED
+    assert equation("x", Number(4e-7) ** 4, 0.0).relation == STORED
+    assert equation("x", Number(1000.0) ** -1, 0.04).relation == CONTRADICTED
 
 
 def test_the_sign_of_equality_tells_exact_from_rounded() -> None:

@@ -8,6 +8,7 @@ import string
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,22 @@ REFUSED = {
     "x\0": "Character 2 of the expression is a null byte",
     "\ud800": "not valid Unicode",
     "x +": "Python's syntax",
+    "2x": "write 2*x",
+    "3.5x**2 - 1e2y": "write 3.5*x**2 - 1e2*y",
+    "2(x + 1)": "a product is written with *",
+    "x²": "write x**2",
+    "2x³": "write 2*x**3",
+    "a×b − c": "write a*b - c",
+    "√(x)": "write sqrt(x)",
+    "f(x)=x**2": "write x**2",
+    "loss (x, w) = sum(x * w)": "write sum(x * w)",
+    "x^2": "a power is written with **",
+    "2^3": "a power is written with **",
+    "sum(x^(1 + 1))": "column 5, x^(1 + 1) uses ^",
+    "np.sin(x)": "np.sin belongs to another library; torch's is here without a prefix: write sin.",
+    "math.pi * x": "write pi.",
+    "numpy.arctan2(x, y)": "write atan2.",
+    "np.foo(x)": "there is no foo here",
     "x..y": "Python's syntax does not allow this at line 1, column 3",
     "x = ": "Python's syntax",
     "x y": "Python's syntax",
@@ -448,11 +465,30 @@ linalg = torch.linalg.svd(v[:, None])
 @pytest.mark.parametrize("text", TOO_LARGE)
 def test_a_tensor_of_more_than_a_gibibyte_is_refused_before_it_is_made(text):
     values = {"x": torch.ones(3, 3), "v": torch.ones(10**5), "w": torch.ones(5000, 100)}
-    names = parse(text).inputs
+    names = values.keys() & {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     error = within(60, lambda: run(text, **{name: values[name] for name in names}))
     assert type(error) is InputError
     assert error.key == "too_large"
     assert "the limit is 1.0 GiB" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sum(x*eye(10**6))",
+        "x + zeros(10**5, 2*10**4)",
+        "torch.full((2**15, 2**14), 1.5)",
+        "ones(2**14, 2**14, dtype=float64)",
+    ],
+)
+def test_what_the_text_alone_shows_to_be_too_large_is_refused_while_reading(text):
+    with pytest.raises(InputError, match="would make a tensor"):
+        parse(text)
+
+
+def test_what_the_text_alone_does_not_show_to_be_too_large_is_read():
+    for text in ("eye(n)", "ones(2**14, 2**14)", "eye(2**14, dtype=x.dtype)", "eye = x; eye", "zeros(x.shape)"):
+        parse(text)
 
 
 def test_a_tensor_just_below_the_limit_passes():
@@ -525,6 +561,18 @@ def test_what_fails_while_running_is_told_with_its_place(text, words):
     assert words in str(caught.value)
     assert "^" in str(caught.value).splitlines()[-1]
     assert caught.value.sentence("zh")
+
+
+def test_a_power_written_with_a_caret_is_told_where_only_values_show_it():
+    with pytest.raises(InputError, match=r"a power is written with \*\*"):
+        run("x^y", x=torch.tensor(2.0), y=torch.tensor(3.0))
+    assert run("(x > 0) ^ True", x=torch.tensor(1.0)) == torch.tensor(False)
+
+
+def test_advice_of_torch_on_style_is_not_shown():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(run("softmax(x)", x=torch.zeros(2)), torch.tensor([0.5, 0.5]))
 
 
 def test_a_failing_operation_is_an_error_of_the_run():

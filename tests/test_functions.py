@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import gradexplain as gx
 from gradexplain.errors import RunError
 from gradexplain.locale.catalogue import LANGUAGES
 from gradexplain.recording.computation import computation_of
@@ -215,3 +216,31 @@ def test_looking_for_the_fault_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         refusal(loss(lambda g: (g * X * 1j, None, None, None)), X, W)
+
+
+def test_a_custom_function_takes_its_arguments_by_their_names() -> None:
+    """Torch binds them by the code of `forward`, which recording must leave to be read."""
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):  # type: ignore[no-untyped-def]
+            ctx.save_for_backward(x, w)
+            return x * w
+
+        @staticmethod
+        def backward(ctx, g):  # type: ignore[no-untyped-def]
+            x, w = ctx.saved_tensors
+            return g * w, g * x
+
+    x, w = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    calls = [Scaled.apply]
+    try:
+        Scaled.apply(w=w, x=x)
+        calls.append(lambda x, w: Scaled.apply(w=w, x=x))
+    except TypeError:
+        assert torch.__version__ < "2.13", "torch has bound them by name from some release on"
+    for call in calls:
+        found = gx.explain(call, {"w": w, "x": x}, cotangent=[1.0, 1.0])
+        assert found.verdict == "agrees"
+        assert found.gradients["x"].tolist() == [3.0, 4.0]
+        assert found.gradients["w"].tolist() == [1.0, 2.0]

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradexplain.errors import InputError
+import gradexplain as gx
+from gradexplain.errors import InputError, RunError
 from gradexplain.targets.expression import Program
 from gradexplain.targets.loading import FilePlace, ModulePlace, load, match_inputs, parse_target
+from gradexplain.targets.vocabulary import FUNCTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,111 @@ def test_an_expression_stays_one(text):
 )
 def test_a_place_is_a_file_or_a_module(text, place):
     assert parse_target(text).place == place
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "name"),
+    [
+        (r"C:\f.py:loss", r"C:\f.py", "loss"),
+        (r"C:\My Files\train.py : Net.forward", r"C:\My Files\train.py", "Net.forward"),
+        ("D:/a/b.py:f", "D:/a/b.py", "f"),
+    ],
+)
+def test_the_colon_of_a_drive_is_no_separator(text, path, name):
+    assert parse_target(text).place == FilePlace(Path(path), name)
+    with pytest.raises(InputError, match=r"write .*\.py:NAME") as caught:
+        parse_target(path)
+    assert path in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("gelu", ModulePlace("torch.nn.functional", "gelu")),
+        ("F.gelu", ModulePlace("torch.nn.functional", "gelu")),
+        ("torch.nn.functional.gelu", ModulePlace("torch.nn.functional", "gelu")),
+        ("torch.sin", ModulePlace("torch", "sin")),
+        ("torch.linalg.norm", ModulePlace("torch.linalg", "norm")),
+    ],
+)
+def test_the_bare_name_of_a_function_of_torch_is_that_function(text, place):
+    assert parse_target(text).place == place
+
+
+@pytest.mark.parametrize("text", ["torch.nn.functional:gelu", "F.gelu", "gelu"])
+def test_a_function_of_torch_takes_inputs_by_its_names_or_in_order(text):
+    loaded, x = target(text), torch.tensor([0.5, -2.0])
+    for name in ("input", "x"):
+        match_inputs(loaded, [name])
+        assert torch.equal(loaded.function(**{name: x}), torch.nn.functional.gelu(x))
+    with pytest.raises(InputError, match="needs input"):
+        match_inputs(loaded, [])
+
+
+def test_what_a_function_of_torch_has_by_other_names_fills_its_free_places_in_order():
+    a, b, c = torch.tensor(2.0), torch.tensor(3.0), torch.tensor(5.0)
+    loaded = target("torch.lerp")  # input + weight * (end - input)
+    assert loaded.function(weight=c, p=a, q=b) == 2 + 5 * (3 - 2)
+    assert loaded.function(p=a, q=b, r=c) == 2 + 5 * (3 - 2)
+
+
+class Exp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        ctx.save_for_backward(values.exp())
+        return values.exp()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0]
+
+
+class Net(torch.nn.Module):
+    def forward(self, left, right):
+        return left * right
+
+
+@pytest.mark.parametrize(
+    ("function", "called", "names", "line"),
+    [
+        (Exp.apply, "Exp.forward", "values", Exp.forward.__code__.co_firstlineno),
+        (torch.angle, "angle", "input", None),
+        (torch.nn.functional.gelu, "gelu", "input, approximate", None),
+        (Net(), "Net", "left, right", Net.forward.__code__.co_firstlineno),
+        (within_a_name := lambda a, b: a * b, "<lambda>", "a, b", within_a_name.__code__.co_firstlineno),
+    ],
+)
+@pytest.mark.parametrize("verb", [gx.explain, gx.verify])
+def test_a_name_that_the_function_lacks_is_told_with_its_place_and_the_names_it_has(
+    verb, function, called, names, line
+):
+    with pytest.raises(InputError) as caught:
+        verb(function, {"z": torch.ones(2)})
+    place = "" if line is None else f" ({__file__}:{line})"
+    assert str(caught.value) == f"{called}{place} has no argument z; its arguments are: {names}."
+
+
+def test_a_custom_function_takes_its_inputs_by_the_names_of_its_forward():
+    assert gx.verify(Exp.apply, {"values": torch.ones(2)}).verdict == "agrees"
+
+
+def test_a_fault_inside_a_function_stays_its_own():
+    def f(x):
+        raise TypeError("of its own")
+
+    with pytest.raises(RunError, match="of its own"):
+        gx.verify(f, {"x": torch.ones(2)})
+
+
+def test_every_published_function_can_be_a_target():
+    loaded = [target(name) for name in FUNCTIONS]
+    assert all(one.open for one in loaded)
+    assert len([one for one in loaded if one.parameters]) > 0.9 * len(loaded)
+
+
+def test_functions_of_torch_that_take_any_number_take_their_inputs_in_order():
+    a, b = torch.ones(2), torch.arange(3.0)
+    assert torch.equal(target("block_diag").function(p=a, q=b), torch.block_diag(a, b))
 
 
 @pytest.mark.parametrize("text", ["model.py", "model.py:", "a/b-c.py", "pkg.mod:", "pkg :"])
@@ -199,6 +306,7 @@ FILES = {
         class Broken(torch.nn.Module):
             def __init__(self): raise ValueError("no weights")
         sin = torch.sin
+        biggest = max
     """,
     "raises.py": "\n\nx = 1 / 0\n",
     "deep.py": "\nimport raises\n",
@@ -218,13 +326,19 @@ FAILURES = {
     "no_such_module_x:f":  "There is no module no_such_module_x, needed for no_such_module_x; run in the folder",
     "pkg_b.none:f":        "There is no module pkg_b.none",
     "model.py:loos":       "has no loos; did you mean loss?",
-    "model.py:zzz":        "model.py has no zzz; it has Broken, Net, loss, predict, sin.",
+    "model.py:zzz":        "model.py has no zzz; it has Broken, Net, biggest, loss, predict, sin.",
     "model.py:loss.zzz":   "has no zzz",
     "model.py:answer":     "answer in model.py:answer is of type int and cannot be called",
     "model.py:math":       "is of type module and cannot be called",
     "model.py:Net":        "Net in model.py:Net cannot be made without the arguments width;",
     "model.py:Broken":     "Making the module Broken() for model.py:Broken raised ValueError: no weights",
-    "model.py:sin":        "does not tell the names of its inputs",
+    "model.py":            "such as model.py:loss. It has loss, predict, Net, Broken.",
+    "raises.py":           "no function is defined in it",
+    "model.py:Net.forward": "forward is a method of the class Net in model.py and needs an instance",
+    "model.loss":          "if model is a module of yours, write model:loss.",
+    "weights/model.pt":    "is a file of data",
+    "notes.ipynb":         "is a file of data",
+    "model.py:biggest":    "does not tell the names of its inputs",
     "raises.py:f":         "raises.py:3: division by zero",
     "deep.py:f":           "raises.py:3: division by zero",
     "syntax.py:f":         "syntax.py:2: ",

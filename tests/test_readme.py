@@ -87,7 +87,7 @@ def test_the_test_of_readme_fails_and_names_what_is_wrong() -> None:
     exec(compile(snippet, "README.md", "exec"), names)
     with pytest.raises(AssertionError, match=r"Weighted.*mistakes\.py:15"):
         names["test_weighted"](gx.assert_gradients)
-    assert len(snippet.strip().splitlines()) == 6
+    assert len(snippet.strip().splitlines()) == 8
 
 
 SAMPLES = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

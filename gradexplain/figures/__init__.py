@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from gradexplain.figures.signatures import *  # noqa: F403  # a stub, made from the figures by a test
+
 
 def names() -> tuple[str, ...]:
     """Returns the names of all figures, as functions of this module."""
@@ -28,14 +30,16 @@ def save(figure: Figure, path: str | Path) -> None:
     write(Path(path), rendered(figure, format_of(Path(path))))
 
 
-def __getattr__(name: str) -> Any:
-    from gradexplain.figures.design import designs, public
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
 
-    design = None if name.startswith("_") else designs().get(name.replace("_", "-"))
-    if design is None or "-" in name:
-        raise AttributeError(f"module 'gradexplain.figures' has no attribute '{name}'")
-    return public(design)
+    def __getattr__(name: str) -> Any:
+        from gradexplain.figures.design import designs, public
+
+        design = None if name.startswith("_") else designs().get(name.replace("_", "-"))
+        if design is None or "-" in name:
+            raise AttributeError(f"module 'gradexplain.figures' has no attribute '{name}'")
+        return public(design)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *names()])
+    return sorted(["names", "save", *names()])

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from gradexplain.errors import InputError
-from gradexplain.figures.parameters import Count, Range, checked_all
+from gradexplain.figures.parameters import Count, Range, checked_all, parameters_of
 from gradexplain.figures.style import PALETTES, Style, wrapped
 from gradexplain.locale.catalogue import LANGUAGES
 
@@ -146,15 +146,33 @@ def public(design: Design) -> Callable[..., Figure]:
         bound.pop("ax", None)
         return drawn(design, bound, ax, **shared)
 
-    own, shared = inspect.signature(design.compute), inspect.signature(common)
-    place = inspect.Parameter("ax", inspect.Parameter.KEYWORD_ONLY, default=None)
-    signature = own.replace(
-        parameters=[*own.parameters.values(), place, *shared.parameters.values()], return_annotation="Figure"
+    place = inspect.Parameter(
+        "ax", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Axes | Sequence[Axes] | None"
     )
+    signature = inspect.Signature([*_plain(design.compute), place, *_plain(common)], return_annotation="Figure")
     figure.__name__ = figure.__qualname__ = design.name.replace("-", "_")
-    figure.__doc__ = f"{inspect.getdoc(design.compute)}\n\nReturns a matplotlib Figure; pyplot is not used."
+    figure.__doc__ = _described(design)
     figure.__signature__ = signature  # type: ignore[attr-defined]
     return figure
+
+
+def _plain(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """Returns the parameters of a function, annotated with their types and no more."""
+    types = get_type_hints(function)
+    return [p.replace(annotation=types[p.name]) for p in inspect.signature(function).parameters.values()]
+
+
+def _described(design: Design) -> str:
+    """Returns the docstring of a figure's function: what it shows, and what each option is."""
+    options = [
+        f"`{parameter.name}`: {parameter.help}" + (f" ({parameter.range})" if str(parameter.range) else "")
+        for parameter in (*parameters_of(design.compute), *parameters_of(common))
+    ]
+    return "\n\n".join([
+        inspect.getdoc(design.compute) or "", "\n".join(options),
+        "`ax`: Axes of your own to draw on, one for each panel. Returns the matplotlib `Figure`; pyplot is not used.\n"
+        "Raises `InputError` for an option out of its range and for an expression that cannot be used.",
+    ])  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- panels

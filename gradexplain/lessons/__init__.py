@@ -27,10 +27,12 @@ _HOMES = {
 __all__ = ["Lesson", "function_of", "judge", "listing", "names", "run", "save", "save_course", "told", "topics"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'gradexplain.lessons' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"gradexplain.lessons.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'gradexplain.lessons' has no attribute '{name}'")
+        return getattr(importlib.import_module(f"gradexplain.lessons.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

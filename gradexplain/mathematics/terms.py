@@ -6,6 +6,7 @@ user's numbers put in) and on tensors (to compute it); here stands the first hal
 
 import ast
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,57 +17,31 @@ from typing import Any
 import numpy as np
 
 
+def _both_ways(operator: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
+    return (
+        lambda term, other: _fold(operator, term, _term(other)),
+        lambda term, other: _fold(operator, _term(other), term),
+    )
+
+
+def _comparison(operator: str) -> Callable[[Any, object], Any]:
+    return lambda term, other: _compare(operator, term, _term(other))
+
+
 class Term:
     """A scalar expression; arithmetic on terms builds larger terms."""
 
-    def __add__(self, other: object) -> Any:
-        return _fold("+", self, _term(other))
-
-    def __radd__(self, other: object) -> Any:
-        return _fold("+", _term(other), self)
-
-    def __sub__(self, other: object) -> Any:
-        return _fold("-", self, _term(other))
-
-    def __rsub__(self, other: object) -> Any:
-        return _fold("-", _term(other), self)
-
-    def __mul__(self, other: object) -> Any:
-        return _fold("*", self, _term(other))
-
-    def __rmul__(self, other: object) -> Any:
-        return _fold("*", _term(other), self)
-
-    def __truediv__(self, other: object) -> Any:
-        return _fold("/", self, _term(other))
-
-    def __rtruediv__(self, other: object) -> Any:
-        return _fold("/", _term(other), self)
-
-    def __pow__(self, other: object) -> Any:
-        return _fold("^", self, _term(other))
-
-    def __rpow__(self, other: object) -> Any:
-        return _fold("^", _term(other), self)
+    __add__, __radd__ = _both_ways("+")
+    __sub__, __rsub__ = _both_ways("-")
+    __mul__, __rmul__ = _both_ways("*")
+    __truediv__, __rtruediv__ = _both_ways("/")
+    __pow__, __rpow__ = _both_ways("^")
 
     def __neg__(self) -> Any:
         return _fold("neg", self)
 
-    def __gt__(self, other: object) -> Any:
-        return _compare(">", self, _term(other))
-
-    def __lt__(self, other: object) -> Any:
-        return _compare("<", self, _term(other))
-
-    def __ge__(self, other: object) -> Any:
-        return _compare("≥", self, _term(other))
-
-    def __le__(self, other: object) -> Any:
-        return _compare("≤", self, _term(other))
-
-    def __eq__(self, other: object) -> Any:  # an equation, not identity
-        return _compare("=", self, _term(other))
-
+    __gt__, __lt__, __ge__, __le__ = map(_comparison, "><≥≤")
+    __eq__ = _comparison("=")  # an equation, not identity
     __hash__ = object.__hash__
 
 
@@ -108,12 +83,13 @@ def _term(value: Any) -> Any:
 
 
 _ARITHMETIC: Mapping[str, Callable[..., float]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-    "^": lambda a, b: a**b,
-    "neg": lambda a: -a,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "^": operator.pow,
+    "neg": operator.neg,
+    "abs": abs,
 }
 
 
@@ -175,11 +151,11 @@ def total(summands: list[Term]) -> Term:
 
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
-    ">": lambda a, b: a > b,
-    "<": lambda a, b: a < b,
-    "≥": lambda a, b: a >= b,
-    "≤": lambda a, b: a <= b,
-    "=": lambda a, b: a == b,
+    ">": operator.gt,
+    "<": operator.lt,
+    "≥": operator.ge,
+    "≤": operator.le,
+    "=": operator.eq,
 }
 
 
@@ -194,12 +170,10 @@ def _value(term: Term) -> float | None:
     """Returns the number that a term is, where it has no symbols and only arithmetic, to decide a condition."""
     if isinstance(term, (Number, Constant)):
         return term.value
-    if not isinstance(term, Apply) or term.operator not in (*_ARITHMETIC, "abs"):
+    if not isinstance(term, Apply) or term.operator not in _ARITHMETIC:
         return None
     values = [value for argument in term.arguments if (value := _value(argument)) is not None]
-    if len(values) < len(term.arguments):
-        return None
-    return abs(values[0]) if term.operator == "abs" else _ARITHMETIC[term.operator](*values)
+    return _ARITHMETIC[term.operator](*values) if len(values) == len(term.arguments) else None
 
 
 def _where(condition: object, yes: object, no: object) -> Any:
@@ -264,7 +238,7 @@ def symbolic_text(formula: str, variables: Mapping[str, object] | None = None) -
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "neg": 3, "^": 4}
 _COMPARING = (">", "<", "≥", "≤", "=")
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-_SHOWN_NAME = {"log": "ln"}
+SHOWN_NAME = {"log": "ln"}
 _ATOM = 9
 
 
@@ -298,7 +272,7 @@ def _text(term: Term, digits: int) -> tuple[str, int]:
             return name, _ATOM
         case Apply(name, arguments):
             inside = ", ".join(_bare(a, digits) for a in arguments)
-            return f"{_SHOWN_NAME.get(name, name)}({inside})", _ATOM
+            return f"{SHOWN_NAME.get(name, name)}({inside})", _ATOM
     raise AssertionError(term)
 
 

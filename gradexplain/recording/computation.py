@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
+from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
-from gradexplain.versions.internals import internals
 
 
 @dataclass(frozen=True)
@@ -183,20 +184,35 @@ def _tensors(result: object) -> Iterator[Tensor]:
 def _calling(
     function: Callable[..., object], inputs: Mapping[str, Any] | Sequence[Any]
 ) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], object]]:
+    owner = getattr(function, "__self__", None)
+    if isinstance(inputs, Mapping) and isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        order = forward_names(owner)  # `apply` takes names only from a later torch on
+        if {*inputs} == {*order}:
+            return {name: inputs[name] for name in order}, lambda given: function(*(given[n] for n in order))
     if isinstance(inputs, Mapping):
-        return dict(inputs), lambda given: function(**given)
+        return dict(inputs), partial(_call_by_name, function)
     if isinstance(inputs, Tensor):
         inputs = [inputs]
     names = _positional_names(function, len(inputs))
     return dict(zip(names, inputs, strict=True)), lambda given: function(*(given[n] for n in names))
 
 
+def _call_by_name(function: Callable[..., object], given: Mapping[str, Any]) -> object:
+    custom = custom_function(function)
+    try:
+        if custom is not None and given.keys() <= {*(names := forward_names(custom))}:
+            return function(*(given[name] for name in names if name in given))
+        return function(**given)
+    except TypeError:
+        refuse_unknown(function, given)
+        raise
+
+
 def _positional_names(function: Callable[..., object], count: int) -> list[str]:
     import inspect
 
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
-        known = forward_names(owner)
+    if custom := custom_function(function):
+        known = forward_names(custom)
         return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
     called = function.forward if isinstance(function, nn.Module) else function
     try:
@@ -208,16 +224,6 @@ def _positional_names(function: Callable[..., object], count: int) -> list[str]:
     except (TypeError, ValueError):
         known = []
     return [known[i] if i < len(known) else f"input{i}" for i in range(count)]
-
-
-def forward_names(function: type[torch.autograd.Function]) -> list[str]:
-    """Returns the names of the arguments of a custom Function, as its forward has them; the context is none."""
-    import inspect
-
-    parameters = list(inspect.signature(function.forward).parameters.values())
-    if function.setup_context is internals().single_level_function.setup_context:
-        parameters = parameters[1:]
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def _asked(

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import update_wrapper, wraps
 from types import CodeType, FrameType
 from typing import Any
 
@@ -330,7 +330,7 @@ class Call:
 def watching_functions(recorder: Recorder) -> Iterator[None]:
     """Notes every call of a custom Function's `apply` on this thread, also of one that was bound before.
 
-    However `apply` was reached, torch asks the class for its `forward` (and its `setup_context`): that is where we look.
+    However `apply` was reached, torch asks the class for its `forward` (and `setup_context`): that is where we look.
     """
     kind: Any = type(torch.autograd.Function)
     own, found = kind.__dict__.get("__getattribute__"), kind.__getattribute__
@@ -368,8 +368,20 @@ def _apply(recorder: Recorder, function: Any, apply: Any) -> Any:
     return applied
 
 
+class _Watched:
+    """A forward that does something more: torch binds names by the code of the forward that was written."""
+
+    def __init__(self, forward: Any, run: Callable[..., Any]) -> None:
+        update_wrapper(self, forward)
+        self.run = run
+        if hasattr(forward, "__code__"):
+            self.__code__ = forward.__code__
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return self.run(*args, **keywords)
+
+
 def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
-    @wraps(forward)
     def run(*args: Any, **keywords: Any) -> Any:
         node = args[0] if args and type(args[0]) is function._backward_cls else None
         given = args if node is None else args[1:]
@@ -380,11 +392,11 @@ def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
         versions, start = tuple(map(_version, given)), len(recorder.events)
         call = Call(function, *held, given, versions, recorder.frame(), recorder.module[-1], start, states, node)
         call.outputs = forward(*args, **keywords)
-        call.constants = node is not None and node.non_differentiable or ()
+        call.constants = (node is not None and node.non_differentiable) or ()
         recorder.calls.append(call)
         return call.outputs
 
-    return run
+    return _Watched(forward, run)
 
 
 def _setup(recorder: Recorder, function: Any, setup_context: Any) -> Any:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from gradexplain.errors import InputError
 from gradexplain.targets.syntax import check_depth, cleaned, fault_at, tree_of
-from gradexplain.targets.values import Number, first_line, shown
+from gradexplain.targets.values import CREATIONS, ITEMSIZE, LIMIT, Nested, Number, first_line, shown, size_text
 from gradexplain.targets.vocabulary import (
     ATTRIBUTES,
     BINARY,
@@ -35,6 +35,9 @@ from gradexplain.targets.vocabulary import (
 )
 
 MAX_INTEGER = 2**63  # torch's integers end below it
+FOREIGN = ("np", "numpy", "math", "cmath", "jnp", "sp", "sympy")
+# What other libraries call a published function.
+SYNONYMS = {"arctan2": "atan2", "power": "pow", "concatenate": "cat", "fabs": "abs"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,12 @@ class _Reader:
             case ast.UnaryOp(op=op, operand=operand):
                 return self.fold(node, UNARY[type(op)], [self.check(operand)])
             case ast.BinOp(left, op, right):
-                return self.fold(node, BINARY[type(op)], [self.check(left), self.check(right)])
+                numbers = [self.check(left), self.check(right)]
+                if isinstance(op, ast.BitXor) and any(
+                    n is not None and not _is_truth(p) for n, p in zip(numbers, (left, right), strict=True)
+                ):
+                    raise fault_at("caret", self.text, node)
+                return self.fold(node, BINARY[type(op)], numbers)
             case ast.Compare():
                 self.comparison(node)
             case ast.Subscript(value, key):
@@ -179,10 +187,19 @@ class _Reader:
     def attribute(self, node: ast.Attribute) -> None:
         if constant_path(node):
             return
+        self.foreign(node)
         if node.attr not in ATTRIBUTES | FIELDS:
             key = "method_not_called" if node.attr in METHODS else "unknown_attribute"
             raise self.unknown(key, node, node.attr, ATTRIBUTES | FIELDS)
         self.check(node.value)
+
+    def foreign(self, node: ast.Attribute) -> None:
+        """Refuses the functions and constants of other libraries, and says how they are written here."""
+        home = _dotted(node.value)
+        if home in FOREIGN and home not in self.assigned:
+            name = SYNONYMS.get(node.attr, node.attr)
+            key = "foreign_name" if name in FUNCTIONS or name in NUMBERS else "foreign_unknown"
+            raise fault_at(key, self.text, node, name=shown(name, 40))
 
     def call(self, node: ast.Call) -> None:
         self.callee(node.func)
@@ -194,6 +211,30 @@ class _Reader:
             if keyword.arg in CHANGING_OPTIONS:
                 raise fault_at("no_out", self.text, keyword)
             self.argument(keyword.value)
+        self.creation(node)
+
+    def creation(self, node: ast.Call) -> None:
+        """Refuses a call such as `eye(10**6)` whose size the text alone tells, before torch is loaded."""
+        _, read = CREATIONS.get(_dotted(node.func).removeprefix("torch."), ("", None))
+        types = {k.arg: _dotted(k.value).removeprefix("torch.") for k in node.keywords}
+        if read is None or not types.keys() <= {"dtype"} or _dotted(node.func) in self.assigned:
+            return
+        try:
+            size = math.prod(read([self.literal(argument) for argument in node.args])[1])
+        except (ValueError, TypeError, ArithmeticError):
+            return  # not written out, or torch will say it
+        size *= ITEMSIZE.get(types.get("dtype", "float32"), 1)
+        if size > LIMIT:
+            raise fault_at("too_large", self.text, node, size=size_text(size), limit=size_text(LIMIT))
+
+    def literal(self, node: ast.expr) -> Nested:
+        """Returns the numbers that are written out in an argument; raises `ValueError` where something else is."""
+        if isinstance(node, ast.List | ast.Tuple):
+            return [self.literal(item) for item in node.elts]
+        number = self.check(node)
+        if number is None:
+            raise ValueError
+        return number
 
     def argument(self, node: ast.expr) -> None:
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
@@ -209,6 +250,7 @@ class _Reader:
             case ast.Name(id=name):
                 raise self.unknown("unknown_function", node, name, FUNCTIONS)
             case ast.Attribute(value=value, attr=name):
+                self.foreign(node)
                 if _dotted(node).partition(".")[0] in NAMESPACES:
                     raise self.unknown("unknown_function", node, name, FUNCTIONS)
                 if name not in METHODS:
@@ -227,6 +269,10 @@ class _Reader:
         return fault_at(key, self.text, node, name=shown(name, 40))
 
 
+def _is_truth(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, bool)
+
+
 def _dotted(node: ast.expr) -> str:
     """Returns `a.b.c` for names and attributes of names, and an empty text for anything else."""
     match node:
@@ -240,11 +286,13 @@ def _dotted(node: ast.expr) -> str:
 
 def function_path(node: ast.expr) -> str | None:
     """Returns where in torch the function called as `sum`, `F.relu` or `torch.linalg.norm` lives."""
-    dotted = _dotted(node)
-    if dotted in FUNCTIONS:
-        return FUNCTIONS[dotted]
-    path = f"torch.nn.functional.{dotted.removeprefix('F.')}" if dotted.startswith("F.") else dotted
-    return path if path in SPELLINGS else None
+    return published_path(_dotted(node))
+
+
+def published_path(name: str) -> str | None:
+    """Returns where in torch the function called `sum`, `F.gelu` or `torch.linalg.norm` lives, if it is published."""
+    path = f"torch.nn.functional.{name.removeprefix('F.')}" if name.startswith("F.") else name
+    return FUNCTIONS.get(name) or (path if path in SPELLINGS else None)
 
 
 def constant_path(node: ast.expr) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,10 +29,12 @@ class Runner:
         """Returns the value of the last statement."""
         names = {name: inputs[name] for name in self.program.inputs}
         value: object = None
-        for statement in self.program.statements:
-            self._statement = statement
-            value = self._evaluate(self._statement.value, names)
-            self._assign(value, names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on style names lines of this package, not the user's text
+            for statement in self.program.statements:
+                self._statement = statement
+                value = self._evaluate(self._statement.value, names)
+                self._assign(value, names)
         return value
 
     def locate(self) -> Source:
@@ -106,6 +109,8 @@ class Runner:
         for operand, value in zip(operands, values, strict=True):
             if not isinstance(value, int | float | complex | torch.Tensor):
                 raise fault_at("not_a_number_here", self.program.text, operand, kind=type(value).__name__)
+            if operation is operator.xor and isinstance(value, torch.Tensor) and value.is_floating_point():
+                raise fault_at("caret", self.program.text, node)
         return self._run(node, operation, values, {})
 
     def _index(self, node: ast.expr, value: ast.expr, key: ast.expr, names: Mapping[str, object]) -> Any:

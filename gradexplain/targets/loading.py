@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -9,17 +10,19 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from gradexplain.errors import InputError
-from gradexplain.targets.expression import Program, parse
+from gradexplain.targets.expression import Program, parse, published_path
 from gradexplain.targets.interpreter import Runner
+from gradexplain.targets.signatures import ANY, VARIADIC, by_any_name, by_name, is_torchs, signature_of
 from gradexplain.targets.values import first_line, shown
+from gradexplain.targets.vocabulary import ATTRIBUTES, FIELDS, METHODS, NUMBERS, TORCH_DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +32,11 @@ if TYPE_CHECKING:
 NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 FILE_TARGET = re.compile(rf"(?P<path>.+\.py)\s*:\s*(?P<name>{NAME})", re.DOTALL)
 MODULE_TARGET = re.compile(rf"(?P<module>{NAME}):(?P<name>{NAME})")
-UNFINISHED_TARGET = re.compile(rf"(?P<place>[^\s()\[\]]+\.py|{NAME}(?=\s*:)|[^\s()\[\]]+\.py(?=\s*:))\s*:?")
+UNFINISHED_TARGET = re.compile(rf"(?P<place>[^()\[\]]+\.py|{NAME}(?=\s*:))\s*:?")
+NO_SOURCE = re.compile(
+    r"[^()\[\]=]+\.(pt|pth|ckpt|bin|safetensors|onnx|pkl|ipynb|npy|npz|csv|json|txt|yaml|toml)", re.I
+)
+KNOWN_ATTRIBUTES = ATTRIBUTES | FIELDS | METHODS | NUMBERS.keys() | TORCH_DTYPES
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,39 @@ class Target:
 
 
 def parse_target(text: str) -> TargetSpec:
-    """Reads a TARGET without importing anything. `x[1:2]` is an expression, `x.y:z` a name in a module."""
+    """Reads a TARGET without importing anything. `x[1:2]` is an expression, `x.y:z` a name in a module.
+
+    The bare name of a function of torch, such as `F.gelu`, is that function.
+    """
     stripped = text.strip()
-    if found := FILE_TARGET.fullmatch(stripped):
-        return TargetSpec(text, FilePlace(Path(found["path"]), found["name"]))
-    if found := MODULE_TARGET.fullmatch(stripped):
-        return TargetSpec(text, ModulePlace(found["module"], found["name"]))
-    if found := UNFINISHED_TARGET.fullmatch(stripped):
-        raise InputError("target_without_name", place=shown(found["place"]))
+    if place := FILE_TARGET.fullmatch(stripped):
+        return TargetSpec(text, FilePlace(Path(place["path"]), place["name"]))
+    if place := MODULE_TARGET.fullmatch(stripped):
+        return TargetSpec(text, ModulePlace(place["module"], place["name"]))
+    if path := published_path(stripped):
+        home, _, name = path.rpartition(".")
+        return TargetSpec(text, ModulePlace(home, name))
+    if place := UNFINISHED_TARGET.fullmatch(stripped):
+        raise _unfinished(place["place"])
+    if NO_SOURCE.fullmatch(stripped):
+        raise InputError("target_is_data", place=shown(stripped))
+    module, dot, name = stripped.rpartition(".")
+    if dot and re.fullmatch(NAME, stripped) and not difflib.get_close_matches(name, KNOWN_ATTRIBUTES, n=1, cutoff=0.8):
+        raise InputError("target_colon", text=shown(stripped), module=shown(module), name=shown(name))
     return TargetSpec(text, parse(text))
+
+
+def _unfinished(place: str) -> InputError:
+    """Returns what a file without a name is told: the names that are defined in it, read without running it."""
+    try:
+        tree = ast.parse(Path(place).read_bytes())
+    except (OSError, SyntaxError, ValueError):  # said when it is loaded
+        return InputError("target_without_name", place=shown(place))
+    kinds = ast.FunctionDef | ast.ClassDef
+    names = [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    if not names:
+        return InputError("target_without_functions", place=shown(place))
+    return InputError("target_without_name_known", place=shown(place), name=names[0], names=", ".join(names[:20]))
 
 
 def load(spec: TargetSpec) -> Target:
@@ -120,7 +151,9 @@ def match_inputs(target: Target, given: Collection[str]) -> None:
     takes = ", ".join(target.parameters) or "–"
     missing = [name for name in target.required if name not in given]
     superfluous = [name for name in given if name not in target.parameters]
-    if superfluous and not target.open:
+    if target.open:
+        missing = missing[len(superfluous) :]  # the others fill the free places
+    elif superfluous:
         names = ", ".join(map(shown, superfluous))
         raise InputError("superfluous_inputs", target=shown(target.text), names=names, takes=takes)
     if missing:
@@ -201,13 +234,16 @@ def _place_of(error: BaseException, folder: Path) -> str:
 
 
 def _member(module: ModuleType, name: str, place: str) -> object:
-    found: object = module
+    member: object = module
     for part in name.split("."):
+        owner = member
         try:
-            found = getattr(found, part)
+            member = getattr(owner, part)
         except AttributeError as error:
-            raise _no_member(found, part, place) from error
-    return found
+            raise _no_member(owner, part, place) from error
+    if isinstance(owner, type) and isinstance(inspect.getattr_static(owner, part), FunctionType):
+        raise InputError("method_without_instance", place=place, cls=owner.__name__, name=part)
+    return member
 
 
 def _no_member(owner: object, name: str, place: str) -> InputError:
@@ -240,22 +276,23 @@ def _target(found: object, name: str, text: str) -> Target:
         raise InputError("target_not_callable", target=shown(text), name=name, kind=type(found).__name__)
     module = found if isinstance(found, torch.nn.Module) else None
     function: Callable[..., object] = found
-    signature = _signature(module.forward if module is not None else function, name, text)
+    signature = signature_of(function)
+    if signature is None and not is_torchs(function):
+        raise InputError("target_without_signature", target=shown(text), name=name)
+    signature = signature or ANY
     parameters = tuple(signature.parameters.values())
     named = [parameter for parameter in parameters if parameter.kind not in VARIADIC]
+    lenient = is_torchs(function) and module is None and len(named) == len(parameters)
     return Target(
         name=name,
-        function=_by_name(function, signature),
+        function=by_any_name(function, signature) if lenient else by_name(function, signature),
         parameters=tuple(parameter.name for parameter in named),
         required=tuple(parameter.name for parameter in named if parameter.default is parameter.empty),
         module=module,
         locate=None,
         text=text,
-        open=len(named) < len(parameters),
+        open=lenient or len(named) < len(parameters),
     )
-
-
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _instance(cls: type[torch.nn.Module], text: str) -> torch.nn.Module:
@@ -274,40 +311,3 @@ def _instance(cls: type[torch.nn.Module], text: str) -> torch.nn.Module:
         raise InputError(
             "constructor_raises", target=shown(text), name=cls.__name__, kind=kind, reason=reason
         ) from error
-
-
-def _signature(function: Callable[..., object], name: str, text: str) -> inspect.Signature:
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError) as error:  # written in C
-        raise InputError("target_without_signature", target=shown(text), name=name) from error
-
-
-def _by_name(function: Callable[..., object], signature: inspect.Signature) -> Callable[..., object]:
-    """Returns `function` taking all inputs by name, where `(x, /)` or `*args` would take them by position only."""
-    kinds = {parameter.kind for parameter in signature.parameters.values()}
-    if inspect.Parameter.POSITIONAL_ONLY not in kinds and (
-        inspect.Parameter.VAR_POSITIONAL not in kinds or inspect.Parameter.VAR_KEYWORD in kinds
-    ):
-        return function
-
-    def call(**inputs: object) -> object:
-        positional, named = _split_inputs(signature, inputs)
-        return function(*positional, **named)
-
-    return call
-
-
-Inputs: TypeAlias = tuple[list[object], dict[str, object]]
-
-
-def _split_inputs(signature: inspect.Signature, inputs: Mapping[str, object]) -> Inputs:
-    """Splits inputs into those that go by position, in order, and those that go by name."""
-    parameters = signature.parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    extra = [name for name in inputs if name not in parameters]
-    first = [name for name, item in parameters.items() if name in inputs and item.kind is item.POSITIONAL_ONLY]
-    if extra and inspect.Parameter.VAR_KEYWORD not in kinds:  # they go to *args, so all before them go by position
-        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        first = [name for name, item in parameters.items() if name in inputs and item.kind in by_position] + extra
-    return [inputs[name] for name in first], {name: inputs[name] for name in inputs if name not in first}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 import unicodedata
 import warnings
@@ -12,6 +13,13 @@ from gradexplain.targets.values import first_line, shown
 
 MAX_LENGTH = 10_000  # characters
 MAX_DEPTH = 100  # nested operations
+# What mathematics writes and Python does not.
+SIGNS = str.maketrans({
+    "²": "**2", "³": "**3", "⁴": "**4", "×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "√": "sqrt",
+    "（": "(", "）": ")", "，": ",", "；": ";", "＝": "=", "＋": "+",
+})  # fmt: skip
+FACTOR = re.compile(r"(?<![\w.])(\d+\.?\d*(?:[eE][+-]?\d+)?) ?(?=[^\W\d]|\()")
+DEFINITION = re.compile(r"^[^\W\d]\w*\s*\([\w\s,]*\)\s*=(?!=)\s*")
 
 
 def cleaned(text: str) -> str:
@@ -53,7 +61,21 @@ def _syntax_fault(error: SyntaxError, text: str) -> InputError:
     at = place(line, column, width, source)
     if "Exceeds the limit" in error.msg:
         return InputError("number_too_large", **at)
-    return InputError("expression_syntax", reason=shown(error.msg, 200), **at)
+    if fixed := _meant(text):
+        return InputError("expression_meant", fixed=shown(fixed, 200), **at)
+    return InputError("expression_syntax", reason=shown(error.msg, 200).rstrip(".?"), **at)
+
+
+def _meant(text: str) -> str | None:
+    """Returns how Python writes mathematics such as `2x`, `x²` and `f(x) = x**2`; `None` where that is no Python."""
+    fixed = DEFINITION.sub("", FACTOR.sub(r"\1*", text.translate(SIGNS)))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(fixed)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    return fixed
 
 
 def check_depth(tree: ast.AST, text: str) -> None:

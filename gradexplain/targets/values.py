@@ -77,6 +77,8 @@ class ValueSpec:
 
 def parse_value(text: str) -> ValueSpec:
     """Reads one VALUE; refuses what is malformed or larger than 1 GiB, and makes nothing."""
+    if text.lstrip().startswith("{"):
+        raise InputError("dict_as_value", text=shown(text))
     body, dtype = _split_suffix(text)
     spec = ValueSpec(text, _parse_source(body, text), dtype)
     match spec.source:
@@ -182,7 +184,8 @@ def _parse_number(token: str, text: str) -> Number:
         if _finite(number) or re.search("inf|nan", token.lower()):
             return number
         raise InputError("number_out_of_range", text=shown(text), number=shown(token))
-    raise InputError("not_a_number", text=shown(text), token=shown(token))
+    word = token == text.strip() and token.strip("\"'").isidentifier()
+    raise InputError("word_as_number" if word else "not_a_number", text=shown(text), token=shown(token))
 
 
 def _finite(number: Number) -> bool:
