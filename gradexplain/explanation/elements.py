@@ -78,11 +78,10 @@ def sent(node: Node, edge: Edge, rule: Rule, cotangents: Sequence[Tensor | None]
     """Returns what the rule sends along an edge; `None` where it does not cover the case, or needs what is missing."""
     name, _, place = edge.argument.partition("[")
     try:
-        found = vjp(rule, name, cotangents, node.arguments, node.outputs)
+        made = vjp(rule, name, cotangents, node.arguments, node.outputs)
+        return made[int(place[:-1])] if place else made  # type: ignore[no-any-return]
     except Exception:  # a rule is only knowledge: where it fails, what torch sent is shown as it is
         return None
-    found = found[int(place[:-1])] if place else found
-    return None if found.is_meta else found
 
 
 # ------------------------------------------------------------------------------------------------------- forward

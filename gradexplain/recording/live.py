@@ -125,9 +125,9 @@ def _arguments(
         elif argument.has_default_value():
             found[argument.name] = argument.default_value
     for slot, (child, number) in zip(slots, node.next_functions, strict=True):
-        if slot and child is not None and not isinstance(found.get(slot), Tensor):
-            value = values.get((child, number), _shape_only(child, number))
-            if value is not None:
+        if slot and not isinstance(found.get(slot), Tensor):
+            value = None if child is None else values.get((child, number), _shape_only(child, number))
+            if value is not None or "[" in slot:
                 found[slot] = value
     return dict(_lists_gathered(found))
 
@@ -140,11 +140,11 @@ def _shape_only(child: Any, number: int) -> Tensor | None:
 
 
 def _lists_gathered(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Turns `tensors[0]`, `tensors[1]`, … into the list `tensors`."""
+    """Turns `tensors[0]`, `tensors[1]`, … into the list `tensors`; one that lacks a member is not recorded."""
     lists: dict[str, list[Any]] = {}
     for name, value in arguments.items():
         if "[" in name:
             lists.setdefault(name.partition("[")[0], []).append(value)
         else:
             yield name, value
-    yield from lists.items()
+    yield from ((name, members) for name, members in lists.items() if not any(m is None for m in members))
