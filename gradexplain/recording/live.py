@@ -78,9 +78,21 @@ def _node(node: Any, index: Mapping[Any, int], values: Mapping[_Key, Tensor], se
         if child is not None
     )
     saved = saved_by(node)
-    outputs = tuple(values.get((node, n)) for n in range(max(len(passed.received), 1)))
+    made = [values.get((node, n)) for n in range(max(len(passed.received), 1))]
+    outputs = tuple(_with_saved_outputs(made, operator, saved))
     arguments = _arguments(node, operator, slots, saved, values) if operator else {}
     return Node(index[node], node.name(), operator, arguments, outputs, edges, tuple(passed.received), saved)
+
+
+def _with_saved_outputs(
+    made: list[Tensor | None], operator: str | None, saved: Mapping[str, Any]
+) -> Iterator[Tensor | None]:
+    """Yields an operator's outputs, those too that torch saved by name: the places that a maximum came from."""
+    returns = overload(operator)._schema.returns if operator else ()
+    for number in range(max(len(made), len(returns))):
+        name = (returns[number].name if number < len(returns) else "") or f"result{number}"
+        output = made[number] if number < len(made) else None
+        yield output if output is not None else saved.get(name)
 
 
 def _slots(node: Any, operator: str | None) -> list[str]:
