@@ -1,9 +1,9 @@
 """`explain`, `verify` and `functions`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,9 +21,12 @@ from gradexplain.cli.options import (
     Width,
     Wrt,
 )
-from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, page_width, progress
+from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
-from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.locale.catalogue import LANGUAGES, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def explain(
@@ -68,10 +71,11 @@ def explain(
         check_dtype(dtype)
         asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
-        import gradexplain.api as api
+        with progress(language), own_arguments(target):
+            import gradexplain.api as api
 
-        with progress(language):
             explanation = api.explained(request, effort=effort)
+        _refuse_empty(explanation.gradients, language)
         if chosen == "json":
             content = explanation.to_json(full=full) + "\n"
         else:
@@ -128,11 +132,13 @@ def verify(
             verdict = _receipt(Path(target), inputs or [], output, language)
             raise typer.Exit(EXIT_CODES[verdict])
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
-        import gradexplain.api as api
-        from gradexplain.verification.options import Options
+        with progress(language), own_arguments(target):
+            import gradexplain.api as api
+            from gradexplain.verification.options import Options
 
-        with progress(language):
             report = api.verified(request, Options(effort, each_operation, full, second, batched, exact))
+        assert report.subject is not None
+        _refuse_empty(report.subject.trace.gradients, language)
         deliver(report.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -153,9 +159,17 @@ def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: s
     """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
     if inputs:
         raise UsageError("receipt_inputs", text=inputs[0])
-    from gradexplain.receipts import check_receipt
+    from gradexplain.receipts.answer import check_receipt
 
     with progress(language):
         found = check_receipt(path)
     deliver(found.render(language) + "\n", output, language)
     return found.verdict
+
+
+def _refuse_empty(gradients: "Mapping[str, Tensor | None]", language: str) -> None:
+    """Ends undecided where the gradient that is asked for has no elements: no check of it could fail."""
+    if gradients and all(gradient is not None and not gradient.numel() for gradient in gradients.values()):
+        sentence = say("errors.nothing_to_check", language, names=", ".join(gradients))
+        sys.stderr.write(f"gradexplain: {sentence}\n")
+        raise typer.Exit(EXIT_CODES["cannot say"])

@@ -6,9 +6,7 @@ here and what is read there change together, with `FORMAT`.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,14 +28,13 @@ from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.computation import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.loading import file_of, parse_target
+from gradexplain.targets.provenance import FORMAT, file_digest, machine, tensor_digest
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 
-# The number of the receipts' format: another one is not read.
-FORMAT = 1
 _Packed = Callable[[TensorSummary | None], Any]
 
 
@@ -228,30 +225,14 @@ def _check(check: Check) -> dict[str, Any]:
         "worst": jsonable(check.worst),
         "bound": jsonable(check.bound),
         "resolution": jsonable(check.resolution),
-        "place": None if check.place is None else list(check.place),
-        "key": check.reason,
+        "element": None if check.place is None else list(check.place),
+        "reason": check.reason,
         "data": jsonable(check.data),
-        "reason": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
+        "text": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
     }
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers
-
-
-def machine() -> str:
-    """Returns what decides the last bits of a result besides torch's version: processor, instructions, threads."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes; raises `OSError` where it cannot be read."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Returns the SHA-256 of a tensor's numbers as bytes, in row-major order."""
-    flat = tensor.detach().to_dense().cpu().contiguous().resolve_conj().resolve_neg().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
 def _packing(full: bool) -> _Packed:

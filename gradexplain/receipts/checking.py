@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.narration.records import machine
 from gradexplain.receipts.claims import (
     answer_claims,
     file_claims,
@@ -26,6 +25,7 @@ from gradexplain.receipts.tensors import Comparison
 from gradexplain.receipts.verdicts import Judging, is_cheap
 from gradexplain.recording.tracing import differentiated, trace
 from gradexplain.targets.loading import file_of, parse_target
+from gradexplain.targets.provenance import machine
 from gradexplain.verification.derivatives import derivative_of
 from gradexplain.verification.verdicts import EFFORT, verify_trace
 from gradexplain.versions.releases import __version__

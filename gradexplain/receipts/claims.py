@@ -28,7 +28,6 @@ from gradexplain.mathematics.terms import (
     text,
     total,
 )
-from gradexplain.narration.records import file_digest
 from gradexplain.receipts.consistency import Line, line_of
 from gradexplain.receipts.derivation import Derived
 from gradexplain.receipts.ledger import Ledger
@@ -38,6 +37,7 @@ from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
+from gradexplain.targets.provenance import file_digest
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.question import MARGIN, wide
 
