@@ -20,7 +20,7 @@ from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node
-from gradexplain.rules.application import call, written
+from gradexplain.rules.application import call, variables, written
 from gradexplain.rules.entries import Rule
 
 # Operators on tensors up to this size are written out.
@@ -79,11 +79,10 @@ def sent(node: Node, edge: Edge, rule: Rule, cotangents: Sequence[Tensor | None]
     """Returns what the rule sends along an edge; `None` where it does not cover the case, or needs what is missing."""
     name, _, place = edge.argument.partition("[")
     try:
-        found = kinks.sent(rule, name, cotangents, node.arguments, node.outputs)
+        made = kinks.sent(rule, name, cotangents, node.arguments, node.outputs)
+        return made[int(place[:-1])] if place else made  # type: ignore[no-any-return]
     except Exception:  # a rule is only knowledge: where it fails, what torch sent is shown as it is
         return None
-    found = found[int(place[:-1])] if place else found
-    return None if found.is_meta else found
 
 
 # ------------------------------------------------------------------------------------------------------- forward
@@ -96,7 +95,7 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
             if (term := _formula_term(node, rule, rule.formula, index)) is not None:
                 yield index, term
         return
-    made = written(rule, node.arguments, _present(node)) if _small(node) else None
+    made = written(rule, node.arguments, node.outputs) if _small(node) else None
     array: Any = made[output] if made is not None and output < len(made) else None
     for index in elements if array is not None else ():
         if isinstance(term := array[index], Term):
@@ -105,36 +104,26 @@ def written_out(node: Node, rule: Rule, output: int, elements: Sequence[Index]) 
 
 def _formula_term(node: Node, rule: Rule, formula: str, element: Index) -> Term | None:
     """Returns one of an elementwise rule's formulas at one element of the output; `None` if a number is missing."""
-    variables = _element_variables(node, rule, element)
-    if not names_in(formula) <= variables.keys():
+    numbers = _element_variables(node, rule, element)
+    if not names_in(formula) <= numbers.keys():
         return None
-    found = terms_of(formula, variables)
+    found = terms_of(formula, numbers)
     return found if isinstance(found, Term) else Constant(float(found))  # type: ignore[arg-type]
 
 
-def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for argument, variable in rule.names.items():
-        value = rule.number_for(argument, node.arguments.get(argument))
-        if isinstance(value, Tensor) and not is_real(value):
-            continue
-        if isinstance(value, Tensor):
-            found[variable] = number(value, broadcast_source(index, value.shape))
-        else:
-            found[variable] = Constant(float(value)) if isinstance(value, (int, float)) else value
-    output = node.outputs[0]
-    if output is not None and is_real(output):
-        found["y"] = number(output, index)
-    return found
+def _element_variables(node: Node, rule: Rule, index: Index) -> dict[str, Term]:
+    numbers: dict[str, Term] = {}
+    for variable, value in variables(rule, node.arguments, node.outputs).items():
+        if isinstance(value, (int, float)):
+            numbers[variable] = Constant(float(value))
+        elif isinstance(value, Tensor) and is_real(value):
+            numbers[variable] = number(value, broadcast_source(index, value.shape))
+    return numbers
 
 
 def _small(node: Node) -> bool:
     tensors = [v for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
     return all(t.numel() <= WRITTEN and is_real(t) for t in tensors)
-
-
-def _present(node: Node) -> list[Tensor]:
-    return [output for output in node.outputs if output is not None]
 
 
 # ------------------------------------------------------------------------------------------------------ backward
@@ -147,8 +136,16 @@ def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
     ranked = sorted(range(len(sent)), key=lambda i: -abs(sent[i][2]))
     count = len(ranked)
     kept = ranked if count <= LONGEST else ranked[:LARGEST]
-    rest = math.fsum(sent[i][2] for i in ranked[len(kept) :])
+    rest = _summed([sent[i][2] for i in ranked[len(kept) :]])
     return Parts(tuple(_part(pieces[i]) for i in sorted(kept)), rest, count)
+
+
+def _summed(values: Sequence[float]) -> float:
+    """Returns the sum, rounded once; in the machine's arithmetic where that has no number: inf - inf is nan."""
+    try:
+        return math.fsum(values)
+    except (ValueError, OverflowError):
+        return sum(values)
 
 
 # One term before it is written out: output number, element, cotangent there, slope there.
@@ -169,7 +166,7 @@ def _elementwise_pieces(node: Node, argument: str, rule: Rule, index: Index) -> 
     value, cotangent = node.arguments[argument], node.cotangents[0]
     if cotangent is None:
         return []
-    local = kinks.local_slope(rule, argument, node.arguments, _present(node)).expand(cotangent.shape)
+    local = kinks.local_slope(rule, argument, node.arguments, node.outputs).expand(cotangent.shape)
     fed = _fed_by(index, value.shape, cotangent.shape)
     return [
         (0, element, number(cotangent, element).value, shortest(local[element].item(), local.dtype)) for element in fed

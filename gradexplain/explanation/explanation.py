@@ -33,6 +33,7 @@ from gradexplain.mathematics.indices import Index, indices
 from gradexplain.mathematics.terms import Number, symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.rules.application import variables
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.request import Request
@@ -316,14 +317,17 @@ class _Builder:
         """Returns what an elementwise formula's variables are called here: the user's names, or constants."""
         used = {e.argument: self.names.value(e.producer, e.output) for e in node.edges}
         found: dict[str, Any] = {"y": self.names.value(node.index, 0)}
+        known = variables(rule, node.arguments)
         for argument, variable in rule.names.items():
-            value = rule.number_for(argument, node.arguments.get(argument))
-            if isinstance(value, Tensor):
-                found[variable] = used.get(argument) or (
-                    number(value, ()).value if value.dim() == 0 and is_real(value) else variable
-                )
+            value = known.get(variable)
+            if argument in used:
+                found[variable] = used[argument]
+            elif isinstance(value, Tensor) and value.dim() == 0 and is_real(value):
+                found[variable] = number(value, ()).value
             elif isinstance(value, (int, float)):
                 found[variable] = float(value)
+            elif variable not in known:  # a live tensor's constant: torch did not save it
+                found[variable] = argument
         return found
 
     def _forward_rule(self, node: Node, rule: Rule | None) -> str | None:

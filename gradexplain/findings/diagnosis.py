@@ -146,7 +146,7 @@ def _tied_elements(node: Node, rule: Rule) -> list[Index]:
 def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
     """Returns left, right and torch's derivative, at one element, of the first argument whose sides differ there."""
     outputs = [o for o in node.outputs if o is not None]
-    for argument in rule.sides:
+    for argument in rule.sides if node.is_complete else ():
         left, right = (float(side[at]) for side in kinks.sides(rule, argument, node.arguments, outputs))
         if left != right:
             chosen = float(kinks.taken(rule, argument, node.arguments, outputs)[at])

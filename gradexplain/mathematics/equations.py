@@ -300,6 +300,11 @@ def _raise(a: Any, b: Any) -> Any:
     return _mp.power(a, b)
 
 
+def _bessel(order: int) -> Callable[[Any], Any]:
+    """Returns I₀ or I₁, which grow without bound: I₀ is even, I₁ is odd."""
+    return lambda a: _mp.besseli(order, a) if _finite(a) else (abs(a) if order == 0 else a)
+
+
 def _real(function: Callable[[Any], Any], domain: Callable[[Any], bool] = lambda a: True) -> Callable[[Any], Any]:
     """Returns nan outside the real domain, as the machine does."""
     return lambda a: _mp.nan if mpmath.isnan(a) or not domain(a) else _mp.mpf(function(a))
@@ -342,7 +347,7 @@ _POINTS = _Arithmetic(_point, {
     "floor": _mp.floor,                 "ceil": _mp.ceil,                 "round": _mp.nint,
     "trunc": lambda a: _mp.floor(a) if a > 0 else _mp.ceil(a),
     "sign": _mp.sign,                   "sinc": _mp.sincpi,               "atan2": _mp.atan2,
-    "i0": lambda a: _mp.besseli(0, a),  "i1": lambda a: _mp.besseli(1, a),
+    "i0": _bessel(0),                   "i1": _bessel(1),
     "maximum": max,                     "minimum": min,
 })
 # fmt: on

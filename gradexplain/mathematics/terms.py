@@ -297,7 +297,7 @@ def _bare(term: Term, digits: int) -> str:
 def _power_text(base: Term, exponent: Term, digits: int) -> str:
     below = _wrapped(base, digits, _ATOM)
     below = f"({below})" if "e" in below and isinstance(base, (Number, Constant)) and below[0] != "(" else below
-    if isinstance(exponent, (Number, Constant)) and exponent.value == int(exponent.value) and abs(exponent.value) < 1e4:
+    if isinstance(exponent, (Number, Constant)) and abs(exponent.value) < 1e4 and exponent.value == int(exponent.value):
         return below + str(int(exponent.value)).translate(_SUPERSCRIPT)
     return f"{below}^{_wrapped(exponent, digits, _ATOM)}"
 

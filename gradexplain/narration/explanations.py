@@ -198,7 +198,7 @@ class Teller:
                 text = self.value(kept) if (kept := TensorSummary(value)).small else ""
                 yield f"{name} = {text}" if 0 < len(text) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
             elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
-                yield f"{name} = {_signed(value)}"
+                yield f"{name} = {value}"
 
     def graph(self, e: Explanation) -> Iterator[Block]:
         leaves = {c.producer: c.to for s in e.steps for c in s.contributions}
@@ -437,11 +437,6 @@ def elements_text(elements: Any, digits: int) -> str:
     if isinstance(elements, (bool, str)):
         return str(elements)
     return number_text(float(elements), digits)
-
-
-def _signed(value: Any) -> Any:
-    """Undoes torch's showing of a saved negative integer as an unsigned one (ignore_index -100)."""
-    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.rules.application import call, evaluated, slope, vjp
+from gradexplain.rules.application import Unrecorded, call, evaluated, slope, vjp
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes
 
@@ -24,10 +24,12 @@ _DIGITS = 64
 
 def at_kinks(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Any]) -> Tensor | None:
     """Returns which elements of the output lie at a kink of an elementwise rule; `None` where none does."""
-    present = [o for o in outputs if o is not None]
-    if not rule.kink or not present or any(isinstance(v, Tensor) and v.is_meta for v in arguments.values()):
+    if not rule.kink or outputs[0] is None:
         return None
-    kinks = evaluated(rule, rule.kink, arguments, present)
+    try:
+        kinks = evaluated(rule, rule.kink, arguments, outputs)
+    except Unrecorded:
+        return None
     return kinks if bool(kinks.any()) else None
 
 
@@ -54,7 +56,7 @@ def _own_gradients(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> I
                 yield number, torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0]
 
 
-def local_slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor]) -> Tensor:
+def local_slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Any]) -> Tensor:
     """Returns the local derivative of an elementwise rule; at a kink what torch takes, if that is a convention."""
     own = slope(rule, argument, arguments, outputs)
     kinks = at_kinks(rule, arguments, outputs) if argument in rule.sides else None

@@ -78,9 +78,21 @@ def _node(node: Any, index: Mapping[Any, int], values: Mapping[_Key, Tensor], se
         if child is not None
     )
     saved = saved_by(node)
-    outputs = tuple(values.get((node, n)) for n in range(max(len(passed.received), 1)))
+    made = [values.get((node, n)) for n in range(max(len(passed.received), 1))]
+    outputs = tuple(_with_saved_outputs(made, operator, saved))
     arguments = _arguments(node, operator, slots, saved, values) if operator else {}
     return Node(index[node], node.name(), operator, arguments, outputs, edges, tuple(passed.received), saved)
+
+
+def _with_saved_outputs(
+    made: list[Tensor | None], operator: str | None, saved: Mapping[str, Any]
+) -> Iterator[Tensor | None]:
+    """Yields an operator's outputs, those too that torch saved by name: the places that a maximum came from."""
+    returns = overload(operator)._schema.returns if operator else ()
+    for number in range(max(len(made), len(returns))):
+        name = (returns[number].name if number < len(returns) else "") or f"result{number}"
+        output = made[number] if number < len(made) else None
+        yield output if output is not None else saved.get(name)
 
 
 def _slots(node: Any, operator: str | None) -> list[str]:
@@ -125,8 +137,10 @@ def _arguments(
         elif argument.has_default_value():
             found[argument.name] = argument.default_value
     for slot, (child, number) in zip(slots, node.next_functions, strict=True):
-        if slot and child is not None and not isinstance(found.get(slot), Tensor):
-            found[slot] = values.get((child, number), _shape_only(child, number))
+        if slot and not isinstance(found.get(slot), Tensor):
+            value = None if child is None else values.get((child, number), _shape_only(child, number))
+            if value is not None or "[" in slot:
+                found[slot] = value
     return dict(_lists_gathered(found))
 
 
@@ -138,11 +152,11 @@ def _shape_only(child: Any, number: int) -> Tensor | None:
 
 
 def _lists_gathered(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Turns `tensors[0]`, `tensors[1]`, … into the list `tensors`."""
+    """Turns `tensors[0]`, `tensors[1]`, … into the list `tensors`; one that lacks a member is not recorded."""
     lists: dict[str, list[Any]] = {}
     for name, value in arguments.items():
         if "[" in name:
             lists.setdefault(name.partition("[")[0], []).append(value)
         else:
             yield name, value
-    yield from lists.items()
+    yield from ((name, members) for name, members in lists.items() if not any(m is None for m in members))

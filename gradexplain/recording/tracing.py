@@ -505,12 +505,19 @@ def saved_by(node: Any) -> dict[str, Any]:
     return {name: value.detach() if isinstance(value, Tensor) else value for name, value in kept_by(node).items()}
 
 
+def _signed(value: Any) -> Any:
+    """Undoes torch's showing of a saved negative integer as an unsigned one: dim=-1, ignore_index=-100."""
+    if isinstance(value, tuple):
+        return tuple(map(_signed, value))
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
+
+
 def kept_by(node: Any) -> dict[str, Any]:
     """Returns the same as `saved_by`, but the very tensors, which still hang on the graph."""
     kept: dict[str, Any] = {}
     for name in _saved_names(node.__class__):
         with suppress(RuntimeError):  # freed by an earlier backward pass
-            kept[name.removeprefix("_saved_")] = getattr(node, name)
+            kept[name.removeprefix("_saved_")] = _signed(getattr(node, name))
     own = getattr(node, "_forward_cls", None)
     if not kept and own is not None and is_repeatable(own):
         with suppress(RuntimeError):

@@ -34,22 +34,46 @@ def has_one_output(operator: str) -> bool:
     return len(returns) == 1 and str(returns[0].type) == "Tensor"
 
 
+# ------------------------------------------------------------------------------------------------ what is missing
+
+
+class Unrecorded(LookupError):
+    """A number that a rule needs was not recorded: torch does not save every number of a live tensor's operators."""
+
+
+def _recorded(value: Any) -> Any:
+    """Returns `value`; raises `Unrecorded` where it was made of the shape alone of what was not recorded."""
+    if any(
+        part.is_meta for part in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(part, Tensor)
+    ):
+        raise Unrecorded
+    return value
+
+
 # ------------------------------------------------------------------------------------------------- elementwise rules
 
 
-def slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor]) -> Tensor:
+def slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None]) -> Tensor:
     """Returns the local derivative of an elementwise rule, in the shape of the output."""
     return evaluated(rule, rule.slopes[argument], arguments, outputs)
 
 
-def evaluated(rule: Rule, formula: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor] = ()) -> Tensor:
-    """Evaluates one of the rule's own formulas; in the shape and type of the output where that is given."""
-    found = eval(compiled(formula), {}, {**FUNCTIONS, **variables(rule, arguments, outputs)})
+def evaluated(rule: Rule, formula: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None] = ()) -> Tensor:
+    """Evaluates one of the rule's own formulas; in the shape and type of the output where that is given.
+
+    Raises `Unrecorded` where one of its variables was not recorded.
+    """
+    try:
+        found = eval(compiled(formula), {}, {**FUNCTIONS, **variables(rule, arguments, outputs)})
+    except NameError as fault:
+        raise Unrecorded(fault.name) from fault
     result = torch.tensor(found, dtype=_type_of(found)) if not isinstance(found, Tensor) else found
-    if not outputs:
+    _recorded(result)
+    y = outputs[0] if outputs else None
+    if y is None:
         return result
-    to_type = torch.bool if result.dtype == torch.bool else outputs[0].dtype
-    return result.to(outputs[0].device, to_type).expand(outputs[0].shape)
+    to_type = torch.bool if result.dtype == torch.bool else y.dtype
+    return result.to(y.device, to_type).expand(y.shape)
 
 
 def _type_of(number: float) -> torch.dtype:
@@ -57,12 +81,11 @@ def _type_of(number: float) -> torch.dtype:
     return torch.bool if isinstance(number, bool) else torch.float64
 
 
-def variables(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor] = ()) -> dict[str, Any]:
-    """Returns the formula's variables; what is no number is replaced by the number that stands for it."""
-    found = {name: rule.number_for(argument, arguments[argument]) for argument, name in rule.names.items()}
-    if not outputs:
-        return found
-    return {name: _as_precise(value, outputs[0].dtype) for name, value in found.items()} | {"y": outputs[0]}
+def variables(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None] = ()) -> dict[str, Any]:
+    """Returns the formula's variables, those that were recorded; a number stands for what is none."""
+    known = {v: rule.number_for(name, arguments[name]) for name, v in rule.names.items() if name in arguments}
+    y = outputs[0] if outputs else None
+    return known if y is None else {v: _as_precise(value, y.dtype) for v, value in known.items()} | {"y": y}
 
 
 def _as_precise(value: Any, dtype: torch.dtype) -> Any:
@@ -119,10 +142,11 @@ def vjp(
     """Returns the gradient of `argument`, in its shape (a list of gradients for a list of tensors).
 
     `arguments` has every argument of the schema (see `bind`); `cotangents` has `None` where nothing arrived. `local`
-    gives the local derivative of an elementwise rule in place of `slope`.
+    gives the local derivative of an elementwise rule in place of `slope`. Raises `Unrecorded` where a number that the
+    rule needs is missing among the arguments and outputs.
     """
     if not rule.elementwise:
-        return _general(rule, argument, cotangents, arguments, outputs)
+        return _recorded(_general(rule, argument, cotangents, arguments, outputs))
     shape = arguments[argument].shape
     if cotangents[0] is None:
         return torch.zeros_like(arguments[argument])
@@ -141,6 +165,8 @@ def _general(
     if all(cotangent is None for cotangent in cotangents):
         return _zeros(arguments[argument])
     available = {**arguments, **_named_outputs(rule, outputs)}
+    if unknown := set(derivative.needs) - available.keys():
+        raise Unrecorded(*unknown)
     given = {name: available[name] for name in derivative.needs}
     return derivative.run(cotangents[0] if one else tuple(cotangents), **given)
 
@@ -149,10 +175,9 @@ def _zeros(argument: Any) -> Any:
     return torch.zeros_like(argument) if isinstance(argument, Tensor) else [torch.zeros_like(t) for t in argument]
 
 
-def _named_outputs(rule: Rule, outputs: Sequence[Tensor]) -> dict[str, Any]:
-    if has_one_output(rule.operator):
-        return {"y": outputs[0]}
-    return {f"y{place}": output for place, output in enumerate(outputs)}
+def _named_outputs(rule: Rule, outputs: Sequence[Tensor | None]) -> dict[str, Any]:
+    names = ["y"] if has_one_output(rule.operator) else [f"y{place}" for place in range(len(outputs))]
+    return {name: output for name, output in zip(names, outputs, strict=False) if output is not None}
 
 
 def summed_to(g: Tensor, shape: Sequence[int]) -> Tensor:
@@ -166,15 +191,19 @@ def summed_to(g: Tensor, shape: Sequence[int]) -> Tensor:
 # ----------------------------------------------------------------------------------------------- outputs written out
 
 
-def written(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor]) -> tuple[Any, ...] | None:
+def written(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None]) -> tuple[Any, ...] | None:
     """Returns each output as an object array of terms (`None` for one that is not written), or `None` altogether.
+
+    That is so where the rule does not write its outputs, and where a number that it needs was not recorded.
 
     Floating tensors reach `rule.terms` as object arrays of `Number`, other tensors as plain arrays.
     """
     if rule.terms is None:
         return None
-    available = {**arguments, **_named_outputs(rule, outputs)}
-    result = rule.terms(**{name: _as_terms(available[name]) for name in parameters(rule.terms)})
+    available, needs = {**arguments, **_named_outputs(rule, outputs)}, parameters(rule.terms)
+    if not set(needs) <= available.keys():
+        return None
+    result = rule.terms(**{name: _as_terms(available[name]) for name in needs})
     if result is None:
         return None
     several = result if isinstance(result, tuple) else (result,)

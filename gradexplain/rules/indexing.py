@@ -36,7 +36,7 @@ rule(
     "y = x[i, j, …]",
     self=(
         "x̄ = Σ ȳ over the places that read the element",
-        lambda g, self, indices: torch.ops.aten.index_put(torch.zeros_like(self), indices, g, True),
+        lambda g, self, indices: torch.ops.aten.index_put(g.new_zeros(self.shape), indices, g, True),
     ),
     moves=True,
     example=(
@@ -59,7 +59,7 @@ rule(
     self=(
         "x̄[i] = Σ ȳ[k] over the k with iₖ = i",
         lambda g, self, dim, index: (
-            torch.zeros_like(self).index_add(dim, index, g) if self.ndim else g.sum().reshape(())
+            g.new_zeros(self.shape).index_add(dim, index, g) if self.ndim else g.sum().reshape(())
         ),
     ),
     moves=True,

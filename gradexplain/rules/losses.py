@@ -208,7 +208,7 @@ def _nll_back(g: Tensor, self: Tensor, target: Tensor, weight: Tensor | None, re
     axis = 1 if self.ndim > 1 else 0
     sent = (-each * weights).expand(target.shape).unsqueeze(axis)
     index = torch.where(target == ignored, 0, target).unsqueeze(axis)
-    return torch.zeros_like(self).scatter_add(axis, index, sent.reshape(index.shape))
+    return sent.new_zeros(self.shape).scatter_add(axis, index, sent.reshape(index.shape))
 
 
 def _nll_terms(self: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> Any:

@@ -37,14 +37,13 @@ def count(self: Tensor, dim: Any = None) -> int:
 
 def placed(g: Tensor | None, self: Tensor, dim: int, indices: Tensor, keepdim: bool = True) -> Tensor:
     """Puts each g at the index its value came from: x̄ᵢ = Σ ḡₖ over the k that were taken from i."""
-    zeros = torch.zeros_like(self)
     if g is None:
-        return zeros
+        return torch.zeros_like(self)
     if self.ndim == 0:
         return g.reshape(())
     if not keepdim:
         g, indices = g.unsqueeze(dim), indices.unsqueeze(dim)
-    return zeros.scatter_add(dim, indices, g)
+    return g.new_zeros(self.shape).scatter_add(dim, indices, g)
 
 
 def shared(g: Tensor, self: Tensor, y: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -383,8 +382,11 @@ rule(
 
 
 def _winner(self: Any, y: Any) -> Any:
-    """Returns the first element that has the output's value."""
-    return next(term for term in np.ravel(self) if term.value == np.ravel(y)[0].value)
+    """Returns the first element that has the output's value, nan among the values; `None` if there is none."""
+    best = np.ravel(y)[0].value
+    return next(
+        (term for term in np.ravel(self) if term.value == best or best != best != term.value != term.value), None
+    )
 
 
 def _winners(self: Any, y: Any, dim: Any, keepdim: bool) -> Any:
