@@ -182,12 +182,10 @@ def test_operators_are_those_of_an_explanation_also_behind_views(function: Calla
 
 
 def is_named_alike(node: str, operator: str) -> bool:
-    """Says whether torch names a node after an operator: CopySlices is after one that writes through a view, a node
-    that looks at a view again is after none."""
-    name = operator.removeprefix("aten.").split(".")[0]
-    if not operator or node == "CopySlices":
-        return (node, name[-1:]) in [("AsStridedBackward0", ""), ("CopySlices", "_")]
-    return node.lower().startswith(f"{name.replace('_', '')}backward")
+    """Says whether torch names a node after an operator; what writes or looks through a view is named after none."""
+    name = operator.removeprefix("aten.").split(".")[0].replace("_", "")
+    through_a_view = node in ("AsStridedBackward0", "torch::autograd::CopySlices")
+    return node.lower().startswith(f"{name}backward") if operator else through_a_view
 
 
 def test_what_is_made_of_a_picture_is_a_picture() -> None:
