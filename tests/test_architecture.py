@@ -17,7 +17,6 @@ FOLDERS = """
     locale errors versions mathematics documents rules targets recording findings verification comparison training
     explanation narration graphs figures api receipts lessons pages cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
-PENDING = {"graphs"}
 LIGHT = {"locale", "errors", "versions", "documents", "targets", "cli"}
 HEAVY = {"torch", "sympy", "matplotlib"}
 
@@ -93,8 +92,7 @@ def test_imports_go_one_way() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_folder_has_a_circle(folder: str) -> None:
-    if folder not in PENDING:
-        assert not circle(folder, modules())
+    assert not circle(folder, modules())
 
 
 @pytest.mark.parametrize("folder", FOLDERS[:-1])

@@ -23,10 +23,11 @@ from torch import Tensor
 import gradexplain as gx
 from gradexplain.graphs import segments
 from gradexplain.graphs.engine import engine
+from gradexplain.graphs.graph import Facts, Numbers, Saved
 from gradexplain.graphs.layout import Drawing, laid_out
 from gradexplain.graphs.nesting import nested
 from gradexplain.graphs.options import SHOWN, SUFFIXES
-from gradexplain.graphs.picture import Facts, Numbers, Picture, Saved
+from gradexplain.graphs.picture import Picture
 from gradexplain.graphs.words import Words, clean
 
 ROOT = Path(__file__).parent.parent

@@ -143,6 +143,59 @@ def test_modules_are_those_that_ran() -> None:
     assert {n.module for n in gx.graph(net, [torch.ones(1, 2)]).nodes if n.kind == "operation"} == {"0", "1.0"}
 
 
+def read_behind_a_view(x: Tensor) -> Tensor:
+    y = x * 1.0
+    v = y[0]
+    y.mul_(3)
+    return v.exp() + v.sin()
+
+
+def written_through_a_view(x: Tensor) -> Tensor:
+    y = x * 1.0
+    y[1].mul_(y[0] * 2)
+    return (y * y.exp()).sum()
+
+
+def a_view_of_a_written_view(x: Tensor) -> Tensor:
+    y = x.clone()
+    v, w = y[:2], y[1:]
+    v.add_(1)
+    w.mul_(v.clone())
+    return (v.cos() * w.sqrt()).sum()
+
+
+def conjugated(x: Tensor) -> Tensor:
+    z = torch.complex(x, x * 2)
+    return torch.real(z.conj() * torch.exp(z).conj().resolve_conj()).sum()
+
+
+@pytest.mark.parametrize(
+    "function", [read_behind_a_view, written_through_a_view, a_view_of_a_written_view, conjugated],
+    ids=lambda f: f.__name__,
+)  # fmt: skip
+def test_operators_are_those_of_an_explanation_also_behind_views(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([1.0, 2.0, 0.5])[: 2 if function is written_through_a_view else 3]
+    drawn = [(n.name, n.operator) for n in gx.graph(function, [x]).nodes if n.kind == "operation"]
+    explained = [(step.node, step.operator or "") for step in gx.explain(function, [x]).steps]
+    assert sorted(drawn) == sorted(explained)
+    assert all(is_named_alike(*pair) for pair in drawn)
+
+
+def is_named_alike(node: str, operator: str) -> bool:
+    """Says whether torch names a node after an operator; what writes or looks through a view is named after none."""
+    name = operator.removeprefix("aten.").split(".")[0].replace("_", "")
+    through_a_view = node in ("AsStridedBackward0", "torch::autograd::CopySlices")
+    return node.lower().startswith(f"{name}backward") if operator else through_a_view
+
+
+def test_what_is_made_of_a_picture_is_a_picture() -> None:
+    picture = gx.graph(Transformer(layers=2), [torch.zeros((1, 8), dtype=torch.int64)])
+    x = leaf(2)
+    for made in (picture.fold(), picture.fold(depth=1), picture.around("#3"), gx.graph(x.exp().sum(), view="both")):
+        assert isinstance(made, gx.Picture)
+    assert isinstance(gx.graph(x.exp().sum(), view="elements").tensors, gx.Picture)
+
+
 def test_a_custom_function_is_its_own_kind_of_node() -> None:
     (node,) = [n for n in gx.graph(PROGRAMS[4]()).nodes if n.kind == "function"]
     assert node.name == "SquareBackward"

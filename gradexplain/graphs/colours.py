@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradexplain.graphs.picture import Node
+from gradexplain.graphs.graph import Node
 
 # fmt: off
 LIGHT: Mapping[str, tuple[str, str]] = {

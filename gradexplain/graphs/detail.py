@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from gradexplain.explanation.explanation import Explanation
-from gradexplain.graphs.picture import CutAt, Edge, Facts, Kind, Node, Note, Numbers, Output, Passed, Picture, Saved
+from gradexplain.graphs.graph import CutAt, Edge, Facts, Graph, Kind, Node, Note, Numbers, Output, Passed, Saved
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Cut, Trace
 from gradexplain.recording.trace import Node as Recorded
@@ -46,12 +46,12 @@ class Subject:
             yield Output(edge.producer, edge.output, name)
 
 
-def detailed(subject: Subject, explanation: Explanation, asked: frozenset[str]) -> Picture:
+def detailed(subject: Subject, explanation: Explanation, asked: frozenset[str]) -> Graph:
     """Returns the picture of a trace: its nodes and edges are those of torch's graph, numbers are on them as asked."""
     maker = _Maker(subject, explanation, asked)
     places = {number: number for number in range(len(subject.nodes))}
     outputs = tuple(subject.ends(explanation.output_name))
-    return Picture(
+    return Graph(
         title=explanation.target,
         view="backward",
         nodes=tuple(maker.node(node) for node in subject.nodes),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
-from gradexplain.graphs.picture import Edge, Picture
+from gradexplain.graphs.graph import Edge, Graph
 
 Point = tuple[float, float]
 
@@ -75,7 +75,7 @@ def text_block(lines: Sequence[str]) -> float:
 
 
 def engine(
-    boxes: Sequence[Box], lines: Sequence[Line], picture: Picture | None = None, ranks: Mapping[int, str] = _FREE
+    boxes: Sequence[Box], lines: Sequence[Line], picture: Graph | None = None, ranks: Mapping[int, str] = _FREE
 ) -> Found:
     """Lays out boxes and lines in one piece, in the frames of `picture` if there are any; `ranks` says of a node that
     it stands in the first row or in the last."""

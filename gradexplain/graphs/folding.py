@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gradexplain.graphs.picture import LEAVES, Edge, Facts, Fold, Group, Node, Note, Picture
+from gradexplain.graphs.graph import LEAVES, Drawn, Edge, Facts, Fold, Graph, Group, Node, Note
 from gradexplain.graphs.repeats import repeats_in
 
 MOST = 25
@@ -46,7 +46,7 @@ class Item:
         return (self.stop - self.start) // self.times
 
 
-def fold(picture: Picture, *, most: int = MOST, depth: int | None = None) -> Picture:
+def fold(picture: Drawn, *, most: int = MOST, depth: int | None = None) -> Drawn:
     """Returns the picture with at most `most` nodes, or with its modules opened to `depth`.
 
     What opens most is opened first: modules, then one of several equal blocks; what is left over folds by line of code.
@@ -58,13 +58,13 @@ def fold(picture: Picture, *, most: int = MOST, depth: int | None = None) -> Pic
         return picture
     cut = _Cut(whole, tuple(whole.parts(Item(0, len(whole.inner), "module"))))
     cut = cut.to_depth(depth) if depth is not None else cut.within(most)
-    return cut.picture()
+    return _Drawing(cut).of(picture)
 
 
 class Whole:
     """A picture as arrays: its operations in the order in which they were recorded, and what kind each is of."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Graph) -> None:
         self.picture = picture
         nodes = picture.nodes
         self.leaves = [i for i, n in enumerate(nodes) if n.kind in LEAVES]
@@ -163,7 +163,7 @@ class Whole:
         return ("" if own.isdigit() else own), self.kinds[item.start : item.stop].tobytes()
 
 
-def _paths(picture: Picture, inner: Sequence[int]) -> list[tuple[str, ...]]:
+def _paths(picture: Graph, inner: Sequence[int]) -> list[tuple[str, ...]]:
     """Returns the module of each operation: the recorded one, or for tensors that were not recorded, by the parameters.
 
     What uses a parameter is in the parameter's module. What stands between two such is in the innermost module of both,
@@ -317,9 +317,6 @@ class _Cut:
             groups.setdefault((kind, frozenset(users[leaf])), []).append(leaf)
         return groups
 
-    def picture(self) -> Picture:
-        return _Drawn(self).picture()
-
 
 def _level(item: Item) -> int:
     """Returns how deep an item stands: a module by its path; chains come last."""
@@ -341,7 +338,7 @@ def chain_of(run: Sequence[Item]) -> Item:
     return run[0] if len(run) == 1 else Item(run[0].start, run[-1].stop, "chain", (), 1, tuple(run))
 
 
-class _Drawn:
+class _Drawing:
     """Turns a cut into a picture."""
 
     def __init__(self, cut: _Cut) -> None:
@@ -353,8 +350,7 @@ class _Drawn:
         self.heads = cut._owners(self.consumers)
         self.tails = cut._owners(self.producers)
 
-    def picture(self) -> Picture:
-        old = self.whole.picture
+    def of(self, old: Drawn) -> Drawn:
         leaves = [self.leaf(group) for group in self.groups.values()]
         items = [self.whole.node(item, self.within.get(k, [])) for k, item in enumerate(self.cut.items)]
         edges, again = self.edges()
@@ -437,7 +433,7 @@ class _Drawn:
         return Group(title, frame.item.times, members, frame.inside)
 
 
-def _told(picture: Picture) -> Iterator[Note]:
+def _told(picture: Graph) -> Iterator[Note]:
     """Yields what was folded, as remarks."""
     nodes, edges = picture.size
     folds = [n.facts.fold for n in picture.nodes if n.kind == "fold" and n.facts is not None and n.facts.fold]

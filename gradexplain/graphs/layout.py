@@ -27,7 +27,7 @@ from gradexplain.graphs.engine import (
     text_block,
     text_width,
 )  # fmt: skip
-from gradexplain.graphs.picture import LEAVES, Edge, Picture
+from gradexplain.graphs.graph import LEAVES, Edge, Graph
 from gradexplain.graphs.segments import by_segments
 from gradexplain.graphs.words import Caption, Words
 
@@ -93,7 +93,7 @@ class Frame(NamedTuple):
 class Drawing:
     """A picture with its places: everything that a drawing format needs."""
 
-    picture: Picture
+    picture: Graph
     width: float
     height: float
     places: tuple[Place, ...]
@@ -104,7 +104,7 @@ class Drawing:
     notes: tuple[str, ...]
 
 
-def laid_out(picture: Picture, words: Words) -> Drawing:
+def laid_out(picture: Graph, words: Words) -> Drawing:
     """Returns the drawing of a picture."""
     captions = words.captions()
     boxes, lines = pieces(picture, {i: size_of(caption) for i, caption in captions.items()}, words)
@@ -125,7 +125,7 @@ def size_of(caption: Caption) -> tuple[float, float]:
 Sizes = Mapping[int, tuple[float, float]]
 
 
-def pieces(picture: Picture, sizes: Sizes, words: Words) -> tuple[list[Box], list[Line]]:
+def pieces(picture: Graph, sizes: Sizes, words: Words) -> tuple[list[Box], list[Line]]:
     """Returns the boxes, each leaf just before what uses it, and the lines between them."""
     split = len(picture.nodes) > _SMALL and not picture.groups
     boxes: list[Box] = []
@@ -165,7 +165,7 @@ def pieces(picture: Picture, sizes: Sizes, words: Words) -> tuple[list[Box], lis
 # --------------------------------------------------------------------------------------------------- the drawing
 
 
-def frames_of(found: Found, picture: Picture, words: Words) -> list[Frame]:
+def frames_of(found: Found, picture: Graph, words: Words) -> list[Frame]:
     """Returns the frames, drawn close around what stands in them: the engine leaves more room."""
     boxes = [(b.node, *around(c, b)) for b, c in zip(found.boxes, found.centres, strict=True)]
     frames: list[Frame] = []
@@ -187,7 +187,7 @@ def frames_of(found: Found, picture: Picture, words: Words) -> list[Frame]:
 
 
 def _trimmed(
-    picture: Picture,
+    picture: Graph,
     found: Found,
     frames: Sequence[Frame],
     captions: Mapping[int, Caption],
@@ -226,7 +226,7 @@ def _text_corners(line: Line, middle: Point) -> tuple[Point, Point]:
     return (middle[0] - half, middle[1] - tall), (middle[0] + half, middle[1] + tall)
 
 
-def widths(picture: Picture) -> Callable[[Edge | None], float]:
+def widths(picture: Graph) -> Callable[[Edge | None], float]:
     """Returns how wide an edge is drawn: by the norm of what comes back, where norms are shown."""
     norms = [_norm(edge) for edge in picture.edges] if "norms" in picture.shown else []
     largest = max(norms, default=0.0)

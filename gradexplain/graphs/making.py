@@ -14,6 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 from gradexplain.errors import InputError
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.graphs.detail import Subject, detailed, placed
+from gradexplain.graphs.graph import Graph
 from gradexplain.graphs.naming import leaf_names, named_outputs, tensors_in, visible
 from gradexplain.graphs.options import SHOWN, USUAL, VIEWS
 from gradexplain.graphs.picture import Picture
@@ -22,8 +23,18 @@ from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors,
 from gradexplain.recording.computation import Computation, computation_of, in_one
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.live import trace_live
-from gradexplain.recording.recorder import Event, Recorder, source_of, tensors_of, watching_modules
-from gradexplain.recording.tracing import Run, hooks_in, hooks_on, is_leaf, joined, nodes_below, ordered, record
+from gradexplain.recording.recorder import Recorder, source_of, tensors_of, watching_modules
+from gradexplain.recording.tracing import (
+    Run,
+    hooks_in,
+    hooks_on,
+    is_leaf,
+    joined,
+    nodes_below,
+    ordered,
+    owners_of,
+    record,
+)
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace
 from gradexplain.versions.internals import internals, sequence_number
@@ -52,11 +63,11 @@ def picture_of(
     if callable(target) and not isinstance(target, Tensor):
         given = {} if inputs is None else [inputs] if isinstance(inputs, Tensor) else inputs
         computation = computation_of(target, given, wrt=wrt, name=title, locate=locate)
-        found = _of_function(computation, asked, view, output_name)
+        graph = _of_function(computation, asked, view, output_name)
     else:
         scope = visible(frame)
-        found = _of_tensors(_live(target, output_name, scope), asked, view, scope, inputs, title)
-    return replace(viewed(found, view), shown=asked)
+        graph = _of_tensors(_live(target, output_name, scope), asked, view, scope, inputs, title)
+    return Picture.of(replace(viewed(graph, view), shown=asked))
 
 
 def _known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -97,7 +108,7 @@ def _of_tensors(
     scope: Mapping[str, Any],
     names: object,
     title: str | None,
-) -> Picture:
+) -> Graph:
     if names is not None and not isinstance(names, Mapping):
         raise InputError("live_inputs")
     given = {id(t): Leaf(n, isinstance(t, torch.nn.Parameter)) for n, t in (names or {}).items()}
@@ -136,7 +147,7 @@ def _joining(whole: Tensor, parts: Sequence[Tensor]) -> int:
 
 def _numbered(
     subject: Subject, report: Report, title: str, output: str | None, asked: frozenset[str], view: str
-) -> Picture:
+) -> Graph:
     explanation = explain_trace(subject.trace, report, target=title, output_name=output)
     tensors = detailed(subject, explanation, asked)
     return elements_of(subject.nodes, explanation, title, tensors) if view == "elements" else tensors
@@ -145,7 +156,7 @@ def _numbered(
 # ----------------------------------------------------------------------------------------------------- functions
 
 
-def _of_function(computation: Computation, asked: frozenset[str], view: str, output: str | None) -> Picture:
+def _of_function(computation: Computation, asked: frozenset[str], view: str, output: str | None) -> Graph:
     if asked & _NUMBERS:
         whole, outputs = _with_all_outputs(computation, output or "y")
         subject = _of_run(record(whole), whole, tuple(outputs))
@@ -181,7 +192,7 @@ def _hooks_on_input(computation: Computation, name: str | None) -> int:
     return hooks_of(given) if isinstance(given, Tensor) else 0
 
 
-def _recorded(computation: Computation, keeps: bool, output: str | None) -> Picture:
+def _recorded(computation: Computation, keeps: bool, output: str | None) -> Graph:
     """Runs the function forward once, under a recorder, and walks the graph that it built."""
     leaves = computation.leaf_values()
     before = sequence_number()()
@@ -192,25 +203,13 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Pict
     results = [(n, t) for n, t in named_outputs(result, output or "y") if t.requires_grad]
     if not results:
         raise not_differentiable(recorder, leaves)
-    events = _by_number(recorder.events)
+    nodes = nodes_below(*(tensor.grad_fn for _, tensor in results))
+    owners = {n: e for n, e in owners_of(recorder.events, nodes).items() if n._sequence_nr() >= before}
     named = {id(t): Leaf(n, n in computation.parameters, _hooks_on_input(computation, n)) for n, t in leaves.items()}
     named |= {id(t): Leaf(n) for n, t in computation.leaves.items() if id(t) not in named}
-    marks = {k: Mark(str(e.operator), source_of(e.frame), e.module) for k, e in events.items() if k >= before}
+    marks = {n: Mark(str(e.operator), source_of(e.frame), e.module) for n, e in owners.items()}
     picture = walked(results, named, title=computation.name, marks=marks, keeps=keeps, hooked=tensors_of(recorder))
     place = {node.sequence: number for number, node in enumerate(picture.nodes)}
-    owners = {number: event for number, event in events.items() if number in place}
-    numbers = {id(event): number for number, event in owners.items()}
+    numbers = {id(event): node._sequence_nr() for node, event in owners.items()}
     cuts = cuts_in(recorder.events, recorder.applications, owners, list(leaves.values()), numbers)
     return replace(picture, cuts=tuple(cut for c in cuts if (cut := placed(c, place)) is not None))
-
-
-def _by_number(events: Sequence[Event]) -> dict[int, Event]:
-    """Returns the operator that each of torch's sequence numbers belongs to: see `tracing.owners_of`."""
-    found: dict[int, Event] = {}
-    inside: dict[int, Event] = {}
-    for event in events:
-        inside.setdefault(event.sequence, event)
-        if event.recorded:
-            copied = event.sequence in found and event.operator._schema.is_mutable
-            found.setdefault(event.sequence - copied, event)
-    return {**inside, **found}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from gradexplain.graphs.folding import MOST, Item, Whole, chain_of, chained
-from gradexplain.graphs.picture import CutAt, Edge, Node, Note, Output, Picture
+from gradexplain.graphs.graph import CutAt, Edge, Graph, Node, Note, Output
 
 # More boxes than this make a file that is slow to open.
 MOST_BOXES = 12_000
@@ -31,14 +31,14 @@ class Level:
     the edge's place in the picture of the level outside; `inside` sends a folded node to its level.
     """
 
-    picture: Picture
+    picture: Graph
     entries: Mapping[int, int]
     exits: Mapping[int, int]
     inside: Mapping[int, int]
     open: bool
 
 
-def nested(picture: Picture) -> list[Level]:
+def nested(picture: Graph) -> list[Level]:
     """Returns the levels of a picture, the whole first, each fold's level behind that in which the fold stands."""
     if len(picture.nodes) <= MOST or picture.whole is not None or not (whole := Whole(picture)).inner:
         return [Level(picture, {}, {}, {}, True)]

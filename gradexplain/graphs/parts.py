@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from gradexplain.errors import InputError
-from gradexplain.graphs.picture import LEAVES, Edge, Note, Picture
+from gradexplain.graphs.graph import LEAVES, Drawn, Edge, Graph, Note
 
 
-def part(picture: Picture, keep: Collection[int], *, edges: Sequence[Edge] | None = None, note: bool = True) -> Picture:
+def part(picture: Drawn, keep: Collection[int], *, edges: Sequence[Edge] | None = None, note: bool = True) -> Drawn:
     """Returns the picture of the nodes `keep`; what they use from elsewhere stands beside them as `outside`.
 
     `edges` are those that enter one of the nodes, where the caller has them.
@@ -40,7 +40,7 @@ def part(picture: Picture, keep: Collection[int], *, edges: Sequence[Edge] | Non
     )
 
 
-def in_module(picture: Picture, path: str) -> Picture:
+def in_module(picture: Drawn, path: str) -> Drawn:
     """Returns what ran in one module; raises `InputError` where there is none of this path."""
     keep = [i for i, n in enumerate(picture.nodes) if n.module == path or n.module.startswith(f"{path}.")]
     if not keep:
@@ -49,7 +49,7 @@ def in_module(picture: Picture, path: str) -> Picture:
     return part(picture, keep)
 
 
-def around(picture: Picture, name: str, radius: int) -> Picture:
+def around(picture: Drawn, name: str, radius: int) -> Drawn:
     """Returns the nodes at most `radius` edges away from the one called `name`."""
     near: dict[int, list[int]] = {}
     for edge in picture.edges:
@@ -62,7 +62,7 @@ def around(picture: Picture, name: str, radius: int) -> Picture:
     return part(picture, found)
 
 
-def between(picture: Picture, start: str, goal: str) -> Picture:
+def between(picture: Drawn, start: str, goal: str) -> Drawn:
     """Returns the nodes on the ways from `start` to `goal`; raises `InputError` where there is no way."""
     first, last = node_called(picture, start), node_called(picture, goal)
     below = _reached(first, picture.edges, lambda e: (e.producer, e.consumer))
@@ -85,7 +85,7 @@ def _reached(start: int, edges: Iterable[Edge], step: Callable[[Edge], tuple[int
     return found
 
 
-def node_called(picture: Picture, name: str) -> int:
+def node_called(picture: Graph, name: str) -> int:
     """Returns the first node of this name: a leaf's, a variable's, an output's, torch's, or its number as #7."""
     if name.startswith("#") and name[1:].isdigit() and int(name[1:]) < len(picture.nodes):
         return int(name[1:])

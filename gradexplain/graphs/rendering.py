@@ -15,12 +15,12 @@ from gradexplain.graphs.formats.mermaid import mermaid
 from gradexplain.graphs.formats.paper import pdf, png, printable
 from gradexplain.graphs.formats.svg import svg
 from gradexplain.graphs.formats.text import text
+from gradexplain.graphs.graph import Graph
 from gradexplain.graphs.layout import laid_out
 from gradexplain.graphs.options import SUFFIXES, WHOLE
-from gradexplain.graphs.picture import Picture
 from gradexplain.graphs.words import Words
 
-FORMATS: Mapping[str, Callable[[Picture, Words, int], str | bytes]] = {
+FORMATS: Mapping[str, Callable[[Graph, Words, int], str | bytes]] = {
     "text": text,
     "svg": lambda picture, words, width: svg(picture, words),
     "png": lambda picture, words, width: png(laid_out(picture, printable(words))),
@@ -33,7 +33,7 @@ FORMATS: Mapping[str, Callable[[Picture, Words, int], str | bytes]] = {
 
 
 def rendered(
-    picture: Picture, format: str, *, language: str = "en", width: int = 100, unfolded: bool = False
+    picture: Graph, format: str, *, language: str = "en", width: int = 100, unfolded: bool = False
 ) -> str | bytes:
     """Returns the picture in `format`; raises `InputError` for one that does not exist."""
     if format not in FORMATS:
@@ -51,6 +51,6 @@ def format_of(path: Path) -> str:
     return names[path.suffix]
 
 
-def save(picture: Picture, path: Path, *, language: str = "en", unfolded: bool = False) -> None:
+def save(picture: Graph, path: Path, *, language: str = "en", unfolded: bool = False) -> None:
     """Writes the picture in the format of the file's suffix, whole or not at all."""
     write(path, rendered(picture, format_of(path), language=language, unfolded=unfolded))

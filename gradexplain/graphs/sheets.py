@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from gradexplain.graphs.engine import Found, Line, Point, around, bounds, engine
+from gradexplain.graphs.graph import Edge, Graph
 from gradexplain.graphs.layout import Frame, Place, frames_of, pieces, size_of
-from gradexplain.graphs.picture import Edge, Picture
 from gradexplain.graphs.words import Words
 
 
@@ -47,7 +47,7 @@ _PORT = 4.0
 
 
 def spread(
-    picture: Picture, words: Words, first: Collection[int], last: Collection[int], known: dict[Any, Sheet]
+    picture: Graph, words: Words, first: Collection[int], last: Collection[int], known: dict[Any, Sheet]
 ) -> tuple[Sheet, list[Edge | None]]:
     """Returns the sheet of a level, and the edges of its lines; levels of one form share a sheet in `known`.
 

@@ -9,7 +9,7 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.elements import can_take_apart, is_real, measured, pieces_of
 from gradexplain.explanation.explanation import Explanation
 from gradexplain.graphs.detail import numbers
-from gradexplain.graphs.picture import Edge, Facts, Kind, Node, Numbers, Output, Passed, Picture
+from gradexplain.graphs.graph import Edge, Facts, Graph, Kind, Node, Numbers, Output, Passed
 from gradexplain.mathematics.indices import Index, indices
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.trace import Edge as Use
@@ -21,12 +21,12 @@ MOST_ELEMENTS = 400
 _KEEPS = "keeps"
 
 
-def viewed(picture: Picture, view: str) -> Picture:
+def viewed(picture: Graph, view: str) -> Graph:
     """Returns the picture in another view: names are told by the view, `both` doubles every node."""
     return _joined(picture) if view == "both" else replace(picture, view=view)
 
 
-def _joined(picture: Picture) -> Picture:
+def _joined(picture: Graph) -> Graph:
     """Returns forward operators and backward nodes in one picture: what is kept goes across, gradients go back."""
     count = len(picture.nodes)
     mirror = {i: 2 * count - 1 - i for i in range(count)}
@@ -52,7 +52,7 @@ def _part(facts: Facts | None, *, forward: bool) -> Facts | None:
 # ------------------------------------------------------------------------------------------------------ elements
 
 
-def elements_of(nodes: Sequence[Recorded], explanation: Explanation, title: str, tensors: Picture) -> Picture:
+def elements_of(nodes: Sequence[Recorded], explanation: Explanation, title: str, tensors: Graph) -> Graph:
     """Returns the picture of single elements: one node an element, one edge a local derivative that is not
     structurally zero. `tensors` is the picture of the same nodes. Raises `InputError` where there are too many."""
     count = sum(t.numel() for n in nodes for t in n.outputs if t is not None)
@@ -67,7 +67,7 @@ def elements_of(nodes: Sequence[Recorded], explanation: Explanation, title: str,
     ends = [place for o in tensors.outputs for key, place in maker.at.items() if key[:2] == (o.node, o.output)]
     outputs = tuple(Output(place, 0, maker.nodes[place].name) for place in ends)
     edges = tuple(sorted(maker.edges, key=lambda e: (e.consumer, e.slot)))
-    return Picture(
+    return Graph(
         title, "elements", tuple(maker.nodes), edges, outputs, explanation.torch, tensors=tensors, notes=tensors.notes
     )
 

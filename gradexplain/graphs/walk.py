@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.graphs.picture import Edge, Facts, Kind, Node, Note, Output, Picture, Saved, Shape
+from gradexplain.graphs.graph import Edge, Facts, Graph, Kind, Node, Note, Output, Saved, Shape
 from gradexplain.recording.lifetime import anchor
 from gradexplain.recording.tracing import hooks_on, is_leaf, kept_by, saved_by
 from gradexplain.targets.sources import Source
@@ -42,13 +42,13 @@ def walked(
     leaves: Mapping[int, Leaf],
     *,
     title: str,
-    marks: Mapping[int, Mark] | None = None,
+    marks: Mapping[Any, Mark] | None = None,
     keeps: bool = False,
     hooked: Iterable[Tensor] = (),
-) -> Picture:
+) -> Graph:
     """Returns the picture of the graph below `roots`; `leaves` names leaf tensors by identity.
 
-    `marks` are by torch's sequence number; `keeps` asks for what each node saved; hooks are looked for on the roots, on
+    `marks` are by torch's node; `keeps` asks for what each node saved; hooks are looked for on the roots, on
     the tensors `hooked`, and on what was saved where that is asked for. Nodes are in the order in which torch
     recorded them, leaves first, in the order of their first use.
     """
@@ -70,7 +70,7 @@ def walked(
         outputs = tuple(Output(number[found.index(end.node)], end.output_nr, name) for name, end in ends)
     notes = tuple(_notes(found, keeps))
     anchor([found[i] for i in reversed(order)])
-    return Picture(title, "backward", nodes, edges, outputs, torch.__version__, notes=notes)
+    return Graph(title, "backward", nodes, edges, outputs, torch.__version__, notes=notes)
 
 
 _Uses = list[list[tuple[int, int, int]]]
@@ -153,7 +153,7 @@ class _Describer:
     place."""
 
     def __init__(
-        self, leaves: Mapping[int, Leaf], marks: Mapping[int, Mark], keeps: bool, hooks: Mapping[Any, int]
+        self, leaves: Mapping[int, Leaf], marks: Mapping[Any, Mark], keeps: bool, hooks: Mapping[Any, int]
     ) -> None:
         self.leaves, self.marks, self.keeps, self.hooks = leaves, marks, keeps, hooks
         self.forms: dict[Any, _Form] = {}
@@ -170,7 +170,7 @@ class _Describer:
         results = node._input_metadata
         shapes, dtype = self.single(results[0]) if len(results) == 1 else self.several(results)
         sequence = node._sequence_nr()
-        operator, source, module = self.marked(sequence) if self.marks else _UNMARKED
+        operator, source, module = self.marked(node) if self.marks else _UNMARKED
         facts = Facts(saved=self.saved(node, number)) if self.keeps else None
         if self.hooks and node in self.hooks:
             facts = replace(facts or Facts(), hooks=self.hooks[node])
@@ -206,8 +206,8 @@ class _Describer:
     def dtype(self, dtype: torch.dtype) -> str:
         return self.dtypes.setdefault(dtype, str(dtype).removeprefix("torch."))
 
-    def marked(self, sequence: int) -> Mark:
-        mark = self.marks.get(sequence)
+    def marked(self, node: Any) -> Mark:
+        mark = self.marks.get(node)
         if mark is None:
             return self.last._replace(operator="")
         self.last = mark if mark.source is not None else mark._replace(source=self.last.source)

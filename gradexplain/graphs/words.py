@@ -10,7 +10,7 @@ from math import isfinite
 
 from rich.cells import cell_len, set_cell_size
 
-from gradexplain.graphs.picture import CutAt, Edge, Facts, Fold, Group, Node, Numbers, Passed, Picture
+from gradexplain.graphs.graph import CutAt, Edge, Facts, Fold, Graph, Group, Node, Numbers, Passed
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import elements_text, shape_text, short_place
@@ -59,7 +59,7 @@ def short(text: str, columns: int = WIDEST) -> str:
 class Words:
     """The words of one language for one picture."""
 
-    def __init__(self, picture: Picture, language: str) -> None:
+    def __init__(self, picture: Graph, language: str) -> None:
         self.picture, self.language = picture, language
         self.shown = picture.shown
         self.say: Callable[..., str] = partial(_said, language)

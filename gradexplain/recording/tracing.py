@@ -219,10 +219,10 @@ def is_leaf(node: Any) -> bool:
     return hasattr(node, "variable")
 
 
-def nodes_below(root: Any) -> list[Any]:
-    """Returns every autograd node that `root` reaches, without recursion."""
+def nodes_below(*roots: Any) -> list[Any]:
+    """Returns every autograd node that one of `roots` reaches, without recursion."""
     found: dict[Any, None] = {}
-    stack = [root] if root is not None else []
+    stack = [root for root in roots if root is not None]
     while stack:
         node = stack.pop()
         if node in found:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradexplain.graphs.colours import INKS, PAPER, shade
-from gradexplain.graphs.picture import Picture
+from gradexplain.graphs.graph import Graph
 from gradexplain.graphs.words import Words
 
 
-def dot(picture: Picture, words: Words) -> str:
+def dot(picture: Graph, words: Words) -> str:
     """Returns the picture as DOT."""
     return "\n".join(_lines(picture, words)) + "\n"
 
 
-def _lines(picture: Picture, words: Words) -> Iterator[str]:
+def _lines(picture: Graph, words: Words) -> Iterator[str]:
     yield "digraph {"
     yield f"label={quoted(words.heading())};"
     yield 'node [shape=box,style="rounded,filled",fontname="monospace",fontsize=10];'
@@ -32,14 +32,14 @@ def _lines(picture: Picture, words: Words) -> Iterator[str]:
     yield "}"
 
 
-def _node(picture: Picture, number: int, words: Words) -> str:
+def _node(picture: Graph, number: int, words: Words) -> str:
     node = picture.nodes[number]
     fill, border = PAPER[shade(node)]
     style = ",style=dashed" if node.kind == "outside" else ""
     return f'n{number} [label={quoted(words.caption(number).text)},fillcolor="{fill}",color="{border}"{style}];'
 
 
-def _clusters(picture: Picture, words: Words) -> Iterator[str]:
+def _clusters(picture: Graph, words: Words) -> Iterator[str]:
     """Yields the frames, each inside the one around it."""
     below: dict[int | None, list[int]] = {}
     for k, group in enumerate(picture.groups):

@@ -13,14 +13,14 @@ from typing import Any
 
 from gradexplain.graphs.engine import HEAD, LINE, PAD
 from gradexplain.graphs.formats.svg import STYLE, escaped, kind_of, line_of
+from gradexplain.graphs.graph import Edge, Graph
 from gradexplain.graphs.layout import widths
 from gradexplain.graphs.nesting import Level, nested
-from gradexplain.graphs.picture import Edge, Picture
 from gradexplain.graphs.sheets import Sheet, spread
 from gradexplain.graphs.words import Words
 
 
-def html(picture: Picture, words: Words) -> str:
+def html(picture: Graph, words: Words) -> str:
     """Returns the picture as one interactive HTML file."""
     page = _Page(words.language)
     levels = nested(picture)

@@ -16,13 +16,13 @@ from dataclasses import asdict, is_dataclass
 from json import dumps
 from typing import Any
 
-from gradexplain.graphs.picture import CutAt, Edge, Facts, Group, Node, Output, Picture
+from gradexplain.graphs.graph import CutAt, Edge, Facts, Graph, Group, Node, Output
 from gradexplain.targets.sources import Source
 
 _SEPARATORS = (",", ":")
 
 
-def json(picture: Picture) -> str:
+def json(picture: Graph) -> str:
     """Returns the picture as JSON, one node and one edge a line."""
     nodes, edges = picture.size
     head = {"title": picture.title, "view": picture.view, "torch": picture.torch, "whole": [nodes, edges]}

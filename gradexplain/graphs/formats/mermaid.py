@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradexplain.graphs.colours import INKS, PAPER, shade
-from gradexplain.graphs.picture import Picture
+from gradexplain.graphs.graph import Graph
 from gradexplain.graphs.words import Words
 
 
-def mermaid(picture: Picture, words: Words) -> str:
+def mermaid(picture: Graph, words: Words) -> str:
     """Returns the picture as a Mermaid flowchart."""
     return "\n".join(_lines(picture, words)) + "\n"
 
 
-def _lines(picture: Picture, words: Words) -> Iterator[str]:
+def _lines(picture: Graph, words: Words) -> Iterator[str]:
     yield "flowchart TB"
     for number, node in enumerate(picture.nodes):
         yield f"n{number}[{quoted(words.caption(number).text)}]:::{shade(node)}"
@@ -35,7 +35,7 @@ def _label(text: str) -> str:
     return f"|{quoted(text)}|" if text else ""
 
 
-def _subgraphs(picture: Picture, words: Words) -> Iterator[str]:
+def _subgraphs(picture: Graph, words: Words) -> Iterator[str]:
     """Yields each frame with the nodes that stand in no frame further inside, and the frames within by name."""
     for k, group in enumerate(picture.groups):
         inner = [(i, g) for i, g in enumerate(picture.groups) if g.inside == k]

@@ -12,8 +12,8 @@ from gradexplain.errors import InputError
 from gradexplain.graphs.colours import INKS, PAPER
 from gradexplain.graphs.engine import HEAD, LINE, PAD, TEXT, TITLE
 from gradexplain.graphs.formats.svg import kind_of, line_of
+from gradexplain.graphs.graph import Note
 from gradexplain.graphs.layout import LEGEND, MARGIN, Drawing, Place, Route
-from gradexplain.graphs.picture import Note
 from gradexplain.graphs.words import Words
 
 _INK, _SOFT, _LINE, _BACK = (INKS[name][0] for name in ("ink", "soft", "line", "back"))

@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 from gradexplain.graphs.colours import DARK, INKS, LIGHT, shade
 from gradexplain.graphs.engine import HEAD, LINE, PAD, Point
+from gradexplain.graphs.graph import Edge, Graph
 from gradexplain.graphs.layout import LEGEND, MARGIN, Drawing, Frame, Place, Route, laid_out
-from gradexplain.graphs.picture import Edge, Picture
 from gradexplain.graphs.words import Words
 
 
@@ -53,7 +53,7 @@ _ARROW = 7.0
 _BEND = 6.0
 
 
-def svg(picture: Picture, words: Words) -> str:
+def svg(picture: Graph, words: Words) -> str:
     """Returns the picture as one SVG file; elements stand beside their tensors, each a link to the other."""
     drawn = [(laid_out(picture, words), words)]
     if picture.tensors is not None:
@@ -81,7 +81,7 @@ def _file(drawn: Sequence[tuple[Drawing, Words]], links: Sequence[Mapping[int, s
     yield "</svg>"
 
 
-def _links(picture: Picture) -> Sequence[Mapping[int, str]]:
+def _links(picture: Graph) -> Sequence[Mapping[int, str]]:
     """Returns where each element leads, its tensor, and where each tensor leads, its first element."""
     if picture.tensors is None:
         return ()
@@ -142,7 +142,7 @@ def _box(place: Place, drawing: Drawing, output: bool) -> str:
     return "".join([*parts, "</g>"])
 
 
-def kind_of(number: int, picture: Picture, output: bool) -> str:
+def kind_of(number: int, picture: Graph, output: bool) -> str:
     """Returns the classes of a node's box, or of a cut's."""
     if number < 0:
         return "cut"
@@ -159,7 +159,7 @@ def _route(route: Route, drawing: Drawing, words: Words) -> str:
     return f'<path{classes}{width} d="{path_of(route.points)}">{tip}</path>{_arrow(route.points)}'
 
 
-def line_of(edge: Edge | None, again: bool, picture: Picture) -> str:
+def line_of(edge: Edge | None, again: bool, picture: Graph) -> str:
     """Returns the class of a line: whether a block feeds the next, something is kept, or a gradient goes back."""
     if again or edge is None:
         return "again" if again else "keeps"

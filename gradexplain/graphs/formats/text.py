@@ -9,14 +9,14 @@ from rich.cells import cell_len, set_cell_size
 
 from gradexplain.documents.diagram import boxed
 from gradexplain.documents.doc import Arrow, Box, Diagram
-from gradexplain.graphs.picture import Picture
+from gradexplain.graphs.graph import Graph
 from gradexplain.graphs.words import Words
 
 # Above this, boxes are a thicket.
 _FEW = 12
 
 
-def text(picture: Picture, words: Words, width: int) -> str:
+def text(picture: Graph, words: Words, width: int) -> str:
     """Returns the picture in at most `width` columns."""
     lines = [words.heading(), "", *(_boxes(picture, words, width) or _list(picture, words)), ""]
     lines += [line for note in words.notes() for line in textwrap.wrap(note, width)]
@@ -27,7 +27,7 @@ def _cut(line: str, width: int) -> str:
     return line if cell_len(line) <= width else set_cell_size(line, width - 1).rstrip() + "…"
 
 
-def _boxes(picture: Picture, words: Words, width: int) -> list[str] | None:
+def _boxes(picture: Graph, words: Words, width: int) -> list[str] | None:
     """Returns a drawing, `None` where there are too many nodes or too few columns for one."""
     if len(picture.nodes) > _FEW or picture.groups or not picture.edges:
         return None
@@ -42,7 +42,7 @@ def _boxes(picture: Picture, words: Words, width: int) -> list[str] | None:
     return lines if max(map(cell_len, lines), default=0) <= width else None
 
 
-def _list(picture: Picture, words: Words) -> Iterator[str]:
+def _list(picture: Graph, words: Words) -> Iterator[str]:
     """Yields one line a node: its number, its name, what is known of it, and the numbers of what it uses."""
     used: dict[int, list[str]] = {}
     for edge in picture.edges:
