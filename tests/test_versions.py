@@ -5,7 +5,12 @@ import sys
 from importlib.metadata import PackageNotFoundError
 
 import pytest
+import torch
 
+import gradexplain as gx
+from gradexplain.errors import InputError
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace as traced
 from gradexplain.versions import releases
 from gradexplain.versions.releases import minor_release, version_line
 
@@ -50,3 +55,106 @@ def test_torch_is_not_imported_for_its_version():
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "gradexplain.versions.releases" in loaded
     assert "torch" not in loaded
+
+
+JVP = """
+import torch, gradexplain as gx
+def inner(u):
+    return (u.sin() * torch.tensor([1., 2.], dtype=u.dtype)).sum()
+def outer(t):
+    return torch.func.jvp(inner, (t,), (torch.ones_like(t),))[1]
+print(gx.verify(outer, {"t": torch.tensor(-.5).double()}, each_operation=True).verdict)
+"""
+
+
+def test_a_constant_inside_a_forward_mode_transform_does_not_end_the_interpreter():
+    """The tangent of a constant is a zero tensor without storage, and tensors without numbers give its shape."""
+    ran = subprocess.run([sys.executable, "-c", JVP], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "agrees"), ran.stderr
+
+
+def nested(a, b):
+    return (torch.nested.as_nested_tensor([a, b], layout=torch.jagged) * 2).values().sum()
+
+
+@pytest.mark.parametrize("ask", [gx.explain, gx.verify, gx.graph])
+def test_a_nested_tensor_is_refused_with_its_layout_and_place(ask):
+    with pytest.raises(InputError) as caught:
+        ask(nested, {"a": torch.ones(2, 3), "b": torch.ones(1, 3)})
+    assert (caught.value.key, caught.value.data["layout"]) == ("nested", "jagged")
+    assert "test_versions.py" in str(caught.value)
+    assert "嵌套张量" in caught.value.sentence("zh")
+
+
+class Hiding(torch.nn.Module):
+    """A module with an attribute in the place of one of torch's methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 1)
+        self.modules = [self.inner]
+
+    def forward(self, x):
+        return self.modules[0](x).sum()
+
+
+@pytest.mark.parametrize("ask", [gx.explain, gx.verify, gx.graph])
+def test_an_attribute_that_hides_a_method_of_modules_is_no_obstacle(ask):
+    assert "inner.weight" in str(ask(Hiding(), [torch.ones(1, 2)]))
+
+
+class Identity(torch.autograd.Function):
+    """Gives its argument back, for which torch makes a view."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, g):
+        return -g
+
+
+class Both(torch.autograd.Function):
+    """Written with a context of its own, and with an output that carries no gradient."""
+
+    @staticmethod
+    def forward(x, scale):
+        return x * scale, x.round()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.scale = inputs[1]
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, g, _):
+        return g * ctx.scale, None
+
+
+reversed_, scaled = Identity.apply, Both.apply
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "arguments"),
+    [
+        (lambda x: reversed_(x * 1).sum(), "IdentityBackward", {"x"}),
+        (lambda x: Identity.apply(x * 1).sum(), "IdentityBackward", {"x"}),
+        (lambda x: scaled(x * 1, 3.0)[0].sum(), "BothBackward", {"x", "scale"}),
+        (lambda x: Both.apply(x * 1, 3.0)[0].sum(), "BothBackward", {"x", "scale"}),
+    ],
+)
+def test_a_custom_function_is_seen_however_its_apply_was_reached(function, name, arguments):
+    trace = traced(computation_of(function, [torch.tensor([1.0, 2.0])]))
+    node = next(node for node in trace.nodes if node.name == name)
+    assert set(node.arguments) == arguments
+    assert node.source is not None
+    assert node.outputs[0] is not None
+    assert node.source.file.endswith("test_versions.py")
+
+
+def test_the_class_of_functions_is_left_as_it_was():
+    kind = type(torch.autograd.Function)
+    before = dict(kind.__dict__)
+    gx.explain(lambda x: reversed_(x).sum(), [torch.ones(2)])
+    assert dict(kind.__dict__) == before

@@ -32,7 +32,7 @@ def leaf_names(scope: Mapping[str, Any]) -> dict[int, Leaf]:
         found.setdefault(id(tensor), Leaf(name, isinstance(tensor, nn.Parameter)))
     for owner, module in modules.items():
         prefix = "" if owner == "self" or len({id(m) for m in modules.values()}) == 1 else f"{owner}."
-        for path, parameter in module.named_parameters():
+        for path, parameter in nn.Module.named_parameters(module):
             known = found.get(id(parameter))
             if known is None or known.parameter:
                 found[id(parameter)] = Leaf(f"{prefix}{path}", True)

@@ -113,7 +113,7 @@ def computation_of(
     parameters = {
         f"{owner}.{path}" if owner else path: parameter
         for owner, module in modules.items()
-        for path, parameter in module.named_parameters()
+        for path, parameter in nn.Module.named_parameters(module)
         if parameter.requires_grad
     }
     given = {**names, **parameters}
@@ -409,7 +409,7 @@ def _swapped(modules: Any, replacements: Mapping[int, Tensor]) -> Iterator[None]
     undo: list[tuple[dict[str, Any], str, Any]] = []
     dtype = next((t.dtype for t in replacements.values() if t.is_floating_point()), None)
     try:
-        for module in {id(m): m for root in modules for m in root.modules()}.values():
+        for module in {id(m): m for root in modules for _, m in nn.Module.named_modules(root)}.values():
             for table in (module._parameters, module._buffers):
                 for name, own in list(table.items()):
                     if own is not None and (id(own) in replacements or table is module._buffers):

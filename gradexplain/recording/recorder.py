@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradexplain.errors import InputError
 from gradexplain.recording import computation
 from gradexplain.recording.computation import _random_states as random_states
 from gradexplain.recording.computation import differentiable, is_ours_or_torchs
@@ -120,6 +121,7 @@ class Recorder:
     def hold(self, value: Any) -> Any:
         """Returns `value` with its tensors replaced by records of them."""
         if isinstance(value, Tensor):
+            refuse_nested(value)
             kept = self.copied(value) if self.copying else value
             held = Held(kept, value.grad_fn, value.output_nr, value.requires_grad, storage_of(value), value)
             if not self.copying:
@@ -231,18 +233,34 @@ def _mode_class() -> Any:
 _MODE: Any = None
 
 
+def refuse_nested(tensor: Tensor) -> None:
+    """Raises `InputError` for a nested tensor: its rows have lengths of their own, and no shape that could be shown."""
+    if tensor.is_nested:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise InputError("nested", layout=layout, place=str(user_source() or "?"))
+
+
 def copy_of(tensor: Tensor) -> Tensor:
     """Returns the numbers of a tensor in a storage of their own."""
     with torch.no_grad():
-        return tensor.detach().clone()
+        return materialised(tensor).detach().clone()
+
+
+def materialised(tensor: Tensor) -> Tensor:
+    """Returns zeros for torch's zero tensor, which has a shape but no storage: to read it would end the interpreter."""
+    if not internals().is_zero_tensor(tensor):
+        return tensor
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def same(one: Tensor, other: Tensor) -> bool:
     """Says whether two plain tensors hold the same numbers in the same type; nan is the same as nan."""
     if one.layout != torch.strided or (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
         return False
+    if one.is_meta or other.is_meta:  # shapes without numbers, as torch asks for in its forward mode
+        return one.is_meta and other.is_meta
     with torch.no_grad():
-        one, other = one.detach(), other.detach()
+        one, other = materialised(one).detach(), materialised(other).detach()
         return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
@@ -303,7 +321,7 @@ def paths_of(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, nn.Module
     """Returns, by identity, each module with its path; the root of a function's own module has its variable's name."""
     found: dict[int, tuple[str, nn.Module]] = {}
     for owner, root in modules.items():
-        for path, module in root.named_modules():
+        for path, module in nn.Module.named_modules(root):
             found.setdefault(id(module), (".".join(p for p in (owner, path) if p), module))
     return found
 

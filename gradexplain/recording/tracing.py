@@ -30,6 +30,7 @@ from gradexplain.recording.recorder import (
     Recorder,
     held_in,
     is_repeatable,
+    materialised,
     paths_of,
     source_of,
     tensors_of,
@@ -37,7 +38,7 @@ from gradexplain.recording.recorder import (
     watching_modules,
 )
 from gradexplain.recording.trace import Draw, Edge, Node, Trace
-from gradexplain.versions.internals import internals, sequence_number
+from gradexplain.versions.internals import sequence_number
 
 LEAF = "AccumulateGrad"
 
@@ -171,21 +172,14 @@ def differentiated(output: Tensor, wanted: Sequence[Tensor], seed: Tensor, **opt
     """
     plain = output.numel() == 1 and not output.is_complex() and bool((seed == 1).all())
     found = torch.autograd.grad(output, wanted, None if plain else seed, allow_unused=True, **options)
-    return [_materialised(gradient) for gradient in found]
+    return [None if gradient is None else materialised(gradient) for gradient in found]
 
 
 def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
     def observe(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
-        seen[node] = Sent(tuple(map(_materialised, received)), tuple(map(_materialised, sent)))
+        seen[node] = Sent(*(tuple(None if t is None else materialised(t) for t in ts) for ts in (received, sent)))
 
     return observe
-
-
-def _materialised(sent: Tensor | None) -> Tensor | None:
-    """Returns zeros for torch's zero tensor, which has a shape but no storage."""
-    if sent is None or not internals().is_zero_tensor(sent):
-        return sent
-    return torch.zeros(sent.shape, dtype=sent.dtype, device=sent.device)
 
 
 # A custom Function with at most this many elements is measured on every one of them.
