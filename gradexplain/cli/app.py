@@ -5,7 +5,7 @@ Exit codes, the same for every command: 0 all agrees, 1 something differs, 2 usa
 
 from typer import Typer
 
-from gradexplain.cli import gradients, pictures, teaching
+from gradexplain.cli import gradients, guides, pictures, teaching
 
 app = Typer(
     add_completion=False,
@@ -29,3 +29,4 @@ for verb in (gradients.explain, gradients.verify, pictures.graph):
 app.add_typer(pictures.figures, name="figure", help="Draws a figure of gradients, computed by torch.")
 app.add_typer(teaching.lessons, name="lesson")
 app.command()(gradients.functions)
+app.command()(guides.guide)

@@ -148,6 +148,11 @@ class Picture:
     `again` are the edges by which one block of a repeat feeds the next, where only one block is drawn; `cuts` are no
     nodes of torch's. `tensors` is, for a picture of elements, the picture of the tensors. `whole` is how many nodes and
     edges there were before anything was folded or left out.
+
+    >>> import torch, gradexplain as gx
+    >>> picture = gx.graph(lambda x: x.exp().sum(), [torch.tensor([0.0, 1.0])])
+    >>> len(picture.nodes), len(picture.edges), len(picture.outputs)
+    (3, 2, 1)
     """
 
     title: str

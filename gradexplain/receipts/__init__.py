@@ -23,6 +23,11 @@ def check_receipt(receipt: str | Path) -> ReceiptReport:
 
     The target that the receipt names is loaded and run, and only that: a program target runs its own code.
     Raises `InputError` where the file cannot be read, is not JSON, or where the target cannot be loaded here.
+
+    >>> import gradexplain as gx
+    >>> gx.check_receipt("receipt.json")
+    Traceback (most recent call last):
+    gradexplain.errors.InputError: ...
     """
     tree = tree_of(text_of(receipt))
     ledger = Ledger()
