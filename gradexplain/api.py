@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
@@ -20,9 +20,11 @@ from gradexplain.recording.computation import Computation, all_outputs, computat
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.summaries import SMALL
 from gradexplain.recording.tracing import trace
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.options import Options
 from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
 if TYPE_CHECKING:
@@ -153,17 +155,8 @@ def verify(
     """
     computation = all_outputs(_computation(function, inputs, wrt, dtype, target, locate))
     _check_names(by_hand or {}, computation)
-    report = inquire(
-        computation,
-        target=target or computation.name,
-        by_hand=by_hand,
-        each_operation=each_operation,
-        full=full,
-        second=second,
-        batched=batched,
-        exact=exact,
-        effort=effort,
-    )
+    options = Options(effort, each_operation, full, second, batched, exact)
+    report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
     assert report.subject is not None
     return replace(report, findings=findings_of(report.subject.trace))
 
@@ -191,6 +184,46 @@ def assert_gradients(
     from gradexplain.narration.reports import summary
 
     raise AssertionError(summary(report))
+
+
+# ------------------------------------------------------------------------------------------------ what was typed
+
+
+def explained(request: Request, *, effort: float = EFFORT) -> Explanation:
+    """Explains what was typed: loads the target, makes the inputs, and keeps the request in the explanation."""
+    target, inputs = request.load()
+    explanation = explain(
+        target.module if target.module is not None else target.function,
+        inputs,
+        wrt=request.wrt or None,
+        order=request.order,
+        cotangent=request.cotangent_tensor(),
+        by_hand=request.formulas,
+        dtype=request.torch_dtype(),
+        element=request.element,
+        module=request.module,
+        effort=effort,
+        target=request.target,
+        locate=target.locate,
+        output_name=request.output_name,
+    )
+    return replace(explanation, request=request, report=replace(explanation.report, options=Options(effort)))
+
+
+def verified(request: Request, options: Options) -> Report:
+    """Verifies what was typed: loads the target, makes the inputs, and keeps the request in the report."""
+    target, inputs = request.load()
+    report = verify(
+        target.module if target.module is not None else target.function,
+        inputs,
+        wrt=request.wrt or None,
+        by_hand=request.formulas,
+        dtype=request.torch_dtype(),
+        target=request.target,
+        locate=target.locate,
+        **asdict(options),
+    )
+    return replace(report, request=request)
 
 
 def _computation(

@@ -538,7 +538,8 @@ def test_it_runs_under_functorch():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x @ x", "torch refused x @ x with operands of shape [3, 4], [3, 4]: mat1 and mat2 shapes cannot"),
+        ("x @ x", "torch refused x @ x with operands of shape [3, 4], [3, 4]: "),
+        ("x @ x", "mat1 and mat2 shapes cannot"),
         ("y = 1\nsum(x + y[0])", "y is of type int, which has no items"),
         ("cat([x, x.T])", "shape [3, 4], [4, 3]"),
         ("sin(2)", "torch refused sin(2) with operands of shape –"),

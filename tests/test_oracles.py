@@ -117,15 +117,15 @@ def test_a_wrong_backward_is_caught(oracle: str) -> None:
 
 
 def test_a_wrong_rule_is_caught_at_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradexplain.rules import application
+    from gradexplain.recording import kinks
 
-    right = application.vjp
+    right = kinks.sent
 
     def wrong(rule: Any, *given: Any) -> Any:
         found = right(rule, *given)
         return found * 1.001 if rule.operator == "aten.exp.default" else found
 
-    monkeypatch.setattr(application, "vjp", wrong)
+    monkeypatch.setattr(kinks, "sent", wrong)
     found = answers(question(lambda x: (x.exp().tanh() * x).sin(), POINT))["rules"]
     assert (found.verdict, found.reason, found.data["operator"]) == ("differs", "node", "aten.exp.default")
     assert "aten.exp.default" in say("verdicts.node", "en", **found.data)

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -67,29 +66,13 @@ def explain(
         chosen = page_format(format, output)
         check_numbers(width, seed, effort)
         check_dtype(dtype)
-        request = read_request(target, inputs or [], by_hand or [], cotangent)
-        loaded, tensors = request.load(dtype, seed)
+        asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
+        request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
         import gradexplain.api as api
 
         with progress(language):
-            explanation = api.explain(
-                loaded.module if loaded.module is not None else loaded.function,
-                tensors,
-                wrt=wrt or None,
-                order=order,
-                cotangent=request.cotangent_tensor(),
-                by_hand=request.formulas(),
-                dtype=torch_dtype(dtype),
-                element=element,
-                module=module,
-                effort=effort,
-                target=target,
-                locate=loaded.locate,
-                output_name=request.output_name,
-            )
+            explanation = api.explained(request, effort=effort)
         if chosen == "json":
-            asked = request.origin(seed, dtype, wrt, order=order, element=element, module=module, effort=effort)
-            explanation = replace(explanation, origin=asked)
             content = explanation.to_json(full=full) + "\n"
         else:
             content = explanation.render(chosen, language=language, width=width or page_width())
@@ -144,30 +127,12 @@ def verify(
         if target.endswith(".json"):
             verdict = _receipt(Path(target), inputs or [], output, language)
             raise typer.Exit(EXIT_CODES[verdict])
-        request = read_request(target, inputs or [], by_hand or [], None)
-        loaded, tensors = request.load(dtype, seed)
+        request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
         import gradexplain.api as api
+        from gradexplain.verification.options import Options
 
-        asked: dict[str, Any] = {
-            "each_operation": each_operation,
-            "full": full,
-            "second": second,
-            "batched": batched,
-            "exact": exact,
-            "effort": effort,
-        }
         with progress(language):
-            report = api.verify(
-                loaded.module if loaded.module is not None else loaded.function,
-                tensors,
-                wrt=wrt or None,
-                by_hand=request.formulas(),
-                dtype=torch_dtype(dtype),
-                target=target,
-                locate=loaded.locate,
-                **asked,
-            )
-        report = replace(report, origin=request.origin(seed, dtype, wrt, **asked))
+            report = api.verified(request, Options(effort, each_operation, full, second, batched, exact))
         deliver(report.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -194,9 +159,3 @@ def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: s
         found = check_receipt(path)
     deliver(found.render(language) + "\n", output, language)
     return found.verdict
-
-
-def torch_dtype(name: str | None) -> Any:
-    import torch
-
-    return None if name is None else getattr(torch, name)

@@ -65,8 +65,8 @@ def graph(
         check_numbers(width, seed, 1.0)
         check_least({"--max-nodes": (max_nodes, 1), "--radius": (radius, 0), "--depth": (depth or 0, 0)})
         check_dtype(dtype)
-        request = read_request(target, inputs or [], [], None)
-        loaded, tensors = request.load(dtype, seed)
+        request = read_request(target, inputs, None, dtype=dtype, seed=seed)
+        loaded, tensors = request.load()
         import gradexplain.api as api
 
         with progress(language):

@@ -18,8 +18,9 @@ from torch import Tensor
 from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
+from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node
-from gradexplain.rules.application import call, slope, vjp, written
+from gradexplain.rules.application import call, written
 from gradexplain.rules.entries import Rule
 
 # Operators on tensors up to this size are written out.
@@ -78,7 +79,7 @@ def sent(node: Node, edge: Edge, rule: Rule, cotangents: Sequence[Tensor | None]
     """Returns what the rule sends along an edge; `None` where it does not cover the case, or needs what is missing."""
     name, _, place = edge.argument.partition("[")
     try:
-        found = vjp(rule, name, cotangents, node.arguments, node.outputs)
+        found = kinks.sent(rule, name, cotangents, node.arguments, node.outputs)
     except Exception:  # a rule is only knowledge: where it fails, what torch sent is shown as it is
         return None
     found = found[int(place[:-1])] if place else found
@@ -168,7 +169,7 @@ def _elementwise_pieces(node: Node, argument: str, rule: Rule, index: Index) -> 
     value, cotangent = node.arguments[argument], node.cotangents[0]
     if cotangent is None:
         return []
-    local = slope(rule, argument, node.arguments, _present(node)).expand(cotangent.shape)
+    local = kinks.local_slope(rule, argument, node.arguments, _present(node)).expand(cotangent.shape)
     fed = _fed_by(index, value.shape, cotangent.shape)
     return [
         (0, element, number(cotangent, element).value, shortest(local[element].item(), local.dtype)) for element in fed
@@ -217,7 +218,7 @@ def _column(node: Node, argument: str, rule: Rule, index: Index, arguments: Mapp
     """Returns ∂(outputs)/∂(one element): the rule's VJP is linear in the cotangent, and its transpose gives it."""
     cotangents = [torch.zeros_like(c).requires_grad_() if c is not None else None for c in node.cotangents]
     with torch.enable_grad():
-        sent = vjp(rule, argument.partition("[")[0], cotangents, arguments, node.outputs)
+        sent = kinks.sent(rule, argument.partition("[")[0], cotangents, arguments, node.outputs)
         element = (sent[int(argument.partition("[")[2][:-1])] if "[" in argument else sent)[index]
         given = [c for c in cotangents if c is not None]
         found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())
@@ -262,14 +263,16 @@ def measured_term(node: Node, jacobian: Tensor, position: int) -> Term:
     )
 
 
-def slope_term(node: Node, argument: str, rule: Rule, element: Index) -> Term | None:
-    """Returns the local derivative of an elementwise rule at one element, written out."""
-    return _formula_term(node, rule, rule.slopes[argument], element) if rule.elementwise else None
+def _slope_term(node: Node, argument: str, rule: Rule, part: Part) -> Term:
+    """Returns the local derivative of an elementwise rule written out; at a kink, the number that torch takes."""
+    term = _formula_term(node, rule, rule.slopes[argument], part.element) if rule.elementwise else None
+    if term is None:
+        return part.slope
+    convention = argument in rule.sides and isinstance(term, Constant) and Number(term.value) != part.slope
+    return part.slope if convention else term
 
 
 def contribution_term(node: Node, argument: str, rule: Rule, parts: Parts) -> Term:
     """Returns Σ g × slope as written; of a long sum its largest terms, and the rest as one number."""
-    written = [
-        product(Number(p.cotangent), slope_term(node, argument, rule, p.element) or p.slope) for p in parts.parts
-    ]
+    written = [product(Number(p.cotangent), _slope_term(node, argument, rule, p)) for p in parts.parts]
     return total([*written, Number(parts.rest)] if parts.count > len(parts.parts) else written)

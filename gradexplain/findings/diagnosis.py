@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.indices import Index, unravelled
+from gradexplain.recording import kinks
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.application import evaluated
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.sources import Source
+from gradexplain.versions.releases import minor_text
 
 # The common mistakes that a stopped gradient may be a case of.
 _CUTS = {"detach": "P07", "no_grad": "P06", "integer": "P08"}
@@ -123,11 +125,10 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
     output = node.outputs[0]
-    missing = output is None or any(isinstance(v, Tensor) and v.is_meta for v in node.arguments.values())
-    if missing or output is None or output.numel() > _SEARCHED or not rule.elementwise or not rule.kink:
+    if output is None or output.numel() > _SEARCHED:
         return []
-    where = evaluated(rule, rule.kink, node.arguments, [o for o in node.outputs if o is not None])
-    return [unravelled(i, output.shape) for i in where.flatten().nonzero().flatten().tolist()]
+    where = kinks.at_kinks(rule, node.arguments, node.outputs)
+    return [] if where is None else [unravelled(i, output.shape) for i in where.flatten().nonzero().flatten().tolist()]
 
 
 def _tied_elements(node: Node, rule: Rule) -> list[Index]:
@@ -143,13 +144,13 @@ def _tied_elements(node: Node, rule: Rule) -> list[Index]:
 
 
 def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
-    """Returns left, right and torch's derivative, at one element, of the first argument that has both."""
+    """Returns left, right and torch's derivative, at one element, of the first argument whose sides differ there."""
     outputs = [o for o in node.outputs if o is not None]
-    for argument, sides in rule.sides.items():
-        left, right, chosen = (
-            float(evaluated(rule, formula, node.arguments, outputs)[at]) for formula in (*sides, rule.slopes[argument])
-        )
-        return {"left": left, "right": right, "chosen": chosen}
+    for argument in rule.sides:
+        left, right = (float(side[at]) for side in kinks.sides(rule, argument, node.arguments, outputs))
+        if left != right:
+            chosen = float(kinks.taken(rule, argument, node.arguments, outputs)[at])
+            return {"left": left, "right": right, "chosen": chosen, "torch": minor_text(torch.__version__)}
     return {}
 
 

@@ -6,7 +6,9 @@ here and what is read there change together, with `FORMAT`.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,11 +30,14 @@ from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.computation import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.loading import file_of, parse_target
-from gradexplain.targets.origin import FORMAT, Origin, file_digest, machine, tensor_digest
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
+from gradexplain.verification.options import Options
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 
+# The number of the receipts' format: another one is not read.
+FORMAT = 1
 _Packed = Callable[[TensorSummary | None], Any]
 
 
@@ -42,7 +47,7 @@ def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
     e = explanation
     sources = [s.source for part in (e, *e.higher) for s in part.steps]
     return {
-        **_header("explanation", e.target, e.origin, sources),
+        **_header("explanation", e.target, e.request, e.report.options, sources),
         "live": e.live,
         "parameters": list(e.parameters),
         **_body(e, full),
@@ -56,7 +61,7 @@ def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]
         return _report(report)
     subject, found, packed = report.subject, report.subject.trace, _packing(full)
     return {
-        **_header("verification", subject.target, report.origin, [n.source for n in found.nodes]),
+        **_header("verification", subject.target, report.request, report.options, [n.source for n in found.nodes]),
         "live": found.live,
         "parameters": list(subject.parameters),
         "dtype": TensorSummary(found.value).dtype,
@@ -72,13 +77,18 @@ def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]
 # ------------------------------------------------------------------------------------------------------- where from
 
 
-def _header(kind: str, target: str, origin: Origin | None, sources: Sequence[Source | None]) -> dict[str, Any]:
+def _header(
+    kind: str, target: str, request: Request | None, options: Options, sources: Sequence[Source | None]
+) -> dict[str, Any]:
+    asked = None if request is None else jsonable({**asdict(request), **asdict(options)})
+    if asked is not None:
+        del asked["target"]
     return {
         "gradexplain": __version__,
         "format": FORMAT,
         "kind": kind,
         "target": target,
-        "asked": None if origin is None else jsonable(asdict(origin)),
+        "asked": asked,
         "torch": torch.__version__,
         "machine": machine(),
         "files": {str(path): file_digest(path) for path in _files(target, sources)},
@@ -226,6 +236,22 @@ def _check(check: Check) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def machine() -> str:
+    """Returns what decides the last bits of a result besides torch's version: processor, instructions, threads."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes; raises `OSError` where it cannot be read."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Returns the SHA-256 of a tensor's numbers as bytes, in row-major order."""
+    flat = tensor.detach().to_dense().cpu().contiguous().resolve_conj().resolve_neg().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
 def _packing(full: bool) -> _Packed:

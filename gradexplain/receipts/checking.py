@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
+from gradexplain.narration.records import machine
 from gradexplain.receipts.claims import (
     answer_claims,
     file_claims,
@@ -25,7 +26,6 @@ from gradexplain.receipts.tensors import Comparison
 from gradexplain.receipts.verdicts import Judging, is_cheap
 from gradexplain.recording.tracing import differentiated, trace
 from gradexplain.targets.loading import file_of, parse_target
-from gradexplain.targets.origin import machine
 from gradexplain.verification.derivatives import derivative_of
 from gradexplain.verification.verdicts import EFFORT, verify_trace
 from gradexplain.versions.releases import __version__

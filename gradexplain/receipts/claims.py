@@ -28,16 +28,16 @@ from gradexplain.mathematics.terms import (
     text,
     total,
 )
+from gradexplain.narration.records import file_digest
 from gradexplain.receipts.consistency import Line, line_of
 from gradexplain.receipts.derivation import Derived
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.tensors import Comparison
+from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node, Trace
-from gradexplain.rules.application import vjp
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.origin import file_digest
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.question import MARGIN, wide
 
@@ -459,7 +459,7 @@ def _along(compared: Comparison, claimed: Any, path: str, trace: Trace, route: S
             compared.ledger.leave_open(path, "path_without_rule", operator=node.operator or node.name)
             return
         arguments = {n: wide(a) for n, a in node.arguments.items()}
-        found = vjp(rule, name, [cotangent], arguments, tuple(wide(y) for y in node.outputs))
+        found = kinks.sent(rule, name, [cotangent], arguments, tuple(wide(y) for y in node.outputs))
         cotangent = found[int(item.rstrip("]"))] if item else found
         sizes.append(cotangent)
     like = trace.nodes[trace.nodes[route[-1][0]].edges[route[-1][1]].producer].outputs[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
+from gradexplain.narration.records import file_digest
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.tensors import read_tensor
@@ -20,9 +21,9 @@ from gradexplain.recording.tracing import generic, trace
 from gradexplain.targets.expression import Program, parse_formula
 from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
-from gradexplain.targets.origin import file_digest
 from gradexplain.targets.values import parse_value, tensor_of
 from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.registry import REFEREE
 from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
@@ -97,7 +98,9 @@ def _derived(computation: Computation, cotangent: Any, receipt: Mapping[str, Any
         raise Stopped(Remark("$.asked", "random_unseeded"), refused=False)
     if receipt["kind"] == "verification":
         options = {name: value for name, value in _options(receipt).items() if name in OPTIONS}
-        report = inquire(computation, target=receipt["target"], by_hand=by_hand, effort=effort, **options)
+        report = inquire(
+            computation, target=receipt["target"], by_hand=by_hand, options=Options(effort=effort, **options)
+        )
     else:
         report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
     return Derived(computation, recorded, report, name)

@@ -11,12 +11,14 @@ from torch import Tensor
 from gradexplain.receipts.claims import Names
 from gradexplain.receipts.consistency import restored
 from gradexplain.receipts.ledger import Ledger
+from gradexplain.recording.kinks import taken
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.rules.application import evaluated
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.question import index_of
+from gradexplain.versions.releases import minor_text
 
 # What a finding says: its code, its place, its data.
 Fact = tuple[str, str, Mapping[str, Any]]
@@ -130,10 +132,12 @@ def _kink(node: Node, rule: Rule, names: Names) -> Iterator[Fact]:
     first = index_of(int(at.flatten().int().argmax()), at.shape)
     data: dict[str, Any] = {"operator": node.operator, "count": int(at.sum()), "why": rule.why}
     data |= {"code": _code(node), "element": names.of_node[node.index] + _index_text(first)}
-    for argument, sides in list(rule.sides.items())[:1]:
-        formulas = (*sides, rule.slopes[argument])
-        slopes = (float(evaluated(rule, formula, node.arguments, outputs)[first]) for formula in formulas)
-        data |= dict(zip(("left", "right", "chosen"), slopes, strict=True))
+    for argument, formulas in rule.sides.items():
+        left, right = (float(evaluated(rule, formula, node.arguments, outputs)[first]) for formula in formulas)
+        if left != right:
+            data |= {"left": left, "right": right, "torch": minor_text(torch.__version__)}
+            data["chosen"] = float(taken(rule, argument, node.arguments, outputs)[first])
+            break
     yield "kink", str(node.source or "–"), data
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gradexplain.locale.catalogue import sentences
+from gradexplain.narration.records import FORMAT
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
-from gradexplain.targets.origin import FORMAT
 from gradexplain.targets.values import shown
 
 Shape = Callable[[Any, str], Iterator[Remark]]

@@ -114,17 +114,19 @@ def vjp(
     cotangents: Sequence[Tensor | None],
     arguments: Mapping[str, Any],
     outputs: Sequence[Any],
+    local: Callable[..., Tensor] | None = None,
 ) -> Any:
     """Returns the gradient of `argument`, in its shape (a list of gradients for a list of tensors).
 
-    `arguments` has every argument of the schema (see `bind`); `cotangents` has `None` where nothing arrived.
+    `arguments` has every argument of the schema (see `bind`); `cotangents` has `None` where nothing arrived. `local`
+    gives the local derivative of an elementwise rule in place of `slope`.
     """
     if not rule.elementwise:
         return _general(rule, argument, cotangents, arguments, outputs)
     shape = arguments[argument].shape
     if cotangents[0] is None:
         return torch.zeros_like(arguments[argument])
-    return summed_to(cotangents[0] * slope(rule, argument, arguments, outputs), shape)
+    return summed_to(cotangents[0] * (local or slope)(rule, argument, arguments, outputs), shape)
 
 
 def _general(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 # A rule's example: from a source of random float64 tensors, the arguments of the operator.
 Example = Callable[["Any"], tuple[Any, ...]]
-# Equal candidates: "shared" gets equal parts of the cotangent, "index" gives all to the one whose index is returned.
+# Equal candidates: "shared" may divide the cotangent in any way, "index" gives all to the one whose index is returned.
 Tie = Literal["", "shared", "index"]
 
 
@@ -39,8 +39,9 @@ class Rule:
     `terms`, if its outputs can be written out: the operator on object arrays of terms.
 
     Where the operator is not differentiable: `kink` is an evaluable condition on the variables, `sides` gives the left
-    and right derivative there for an argument (torch's choice is the slope itself), `tie` says how torch divides a
-    cotangent among equal candidates, and `why` is the catalogue's key of the sentence. `symmetric` names arguments read
+    and right derivative there for an argument, `tie` says whether a cotangent may be divided among equal candidates,
+    and `why` is the catalogue's key of the sentence. What torch takes there is no knowledge of ours (`slopes`, or equal
+    shares, stand in where it cannot be measured): see `recording.kinks`. `symmetric` names arguments read
     as symmetric matrices: their gradient is the symmetric one. `numbers` says, by argument, which number stands for a
     value that is none: an absent bound is infinite.
     """

@@ -124,35 +124,44 @@ elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, 
 elementwise("aten.abs", "x", "abs(x)", x="sign(x)", kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
 _LARGER, _SMALLER = "where(x == z, 1/2, where(x < z, 0, 1))", "where(x == z, 1/2, where(x > z, 0, 1))"
 elementwise("aten.maximum", "x z", "maximum(x, z)", x=_LARGER, z=_SMALLER,
-            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_halves")
+            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two")
 elementwise("aten.minimum", "x z", "minimum(x, z)", x=_SMALLER, z=_LARGER,
-            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_halves")
+            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_two")
 elementwise("aten.fmax", "x z", "maximum(x, z)", x="where(x >= z, 1, 0)", z="where(x >= z, 0, 1)",
-            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_first")
+            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two")
 elementwise("aten.fmin", "x z", "minimum(x, z)", x="where(x <= z, 1, 0)", z="where(x <= z, 0, 1)",
-            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_first")
+            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_two")
+# Between bounds that stand in order, a clamp gives the middle one of x, low and high; of two that are equal, either.
 _CLAMPED = {
-    "kink": "(x == low) | (x == high)", "why": "kink_clamp",
-    "sides": {"x": ("where(x == low, 0, 1)", "where(x == low, 1, 0)")},
-    "numbers": {"min": {None: -math.inf}, "max": {None: math.inf}},
+    "why": "kink_clamp", "numbers": {"min": {None: -math.inf}, "max": {None: math.inf}},
+    "kink": "((x == low) | (x == high)) & (low <= high)",
 }
-elementwise("aten.clamp", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
+_X_SIDES = ("where(x == low, 0, where(x == high, 1, 0))", "where(x == low, 1, 0)")
+elementwise("aten.clamp", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED, sides={"x": _X_SIDES},
             x="where(x >= low, where(x <= high, 1, 0), 0)", example=(
                 lambda r: (r(4, 3), -0.6, 0.8), lambda r: (r(4, 3), None, 0.4), lambda r: (r(4, 3), -0.3)))
-elementwise("aten.clamp.Tensor", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED,
+_BOUNDS_MEET = "((low == high) & (x < low))"
+elementwise("aten.clamp.Tensor", "x low high", "minimum(maximum(x, low), high)",
+            **_CLAMPED | {"kink": f"({_CLAMPED['kink']}) | {_BOUNDS_MEET}"},
+            sides={"x": _X_SIDES, "low": ("where(x < low, 1, 0)", "where(x == low, 1, 0)"),
+                   "high": ("where(x < high, where(low == high, 1, 0), 1)", "0")},
             x="where(x >= low, where(x <= high, 1, 0), 0)",
-            low="where(x < low, where(low < high, 1, 0), 0)",
+            low="where(x < low, where(low <= high, 1, 0), 0)",
             high="where(x > high, 1, where(low > high, 1, 0))", example=(
                 lambda r: (r(4, 3), r.between(-0.8, -0.1, 3), r.between(0.1, 0.8, 3)),
                 lambda r: (r(4, 3), r.between(-0.8, 0.8, 3))))
-_CLAMPED_MIN = {"kink": "x == low", "why": "kink_clamp", "sides": {"x": ("0", "1")}}
-_CLAMPED_MAX = {"kink": "x == high", "why": "kink_clamp", "sides": {"x": ("1", "0")}}
-elementwise("aten.clamp_min", "x low",  "maximum(x, low)",  x="where(x >= low, 1, 0)",  **_CLAMPED_MIN)
-elementwise("aten.clamp_max", "x high", "minimum(x, high)", x="where(x <= high, 1, 0)", **_CLAMPED_MAX)
+_CLAMPED_MIN = {"kink": "x == low", "why": "kink_clamp"}
+_CLAMPED_MAX = {"kink": "x == high", "why": "kink_clamp"}
+elementwise("aten.clamp_min", "x low", "maximum(x, low)", x="where(x >= low, 1, 0)", **_CLAMPED_MIN,
+            sides={"x": ("0", "1")})
+elementwise("aten.clamp_max", "x high", "minimum(x, high)", x="where(x <= high, 1, 0)", **_CLAMPED_MAX,
+            sides={"x": ("1", "0")})
 elementwise("aten.clamp_min.Tensor", "x low", "maximum(x, low)",
-            x="where(x >= low, 1, 0)", low="where(x < low, 1, 0)", **_CLAMPED_MIN)
+            x="where(x >= low, 1, 0)", low="where(x < low, 1, 0)", **_CLAMPED_MIN,
+            sides={"x": ("0", "1"), "low": ("0", "1")})
 elementwise("aten.clamp_max.Tensor", "x high", "minimum(x, high)",
-            x="where(x <= high, 1, 0)", high="where(x > high, 1, 0)", **_CLAMPED_MAX)
+            x="where(x <= high, 1, 0)", high="where(x > high, 1, 0)", **_CLAMPED_MAX,
+            sides={"x": ("1", "0"), "high": ("1", "0")})
 elementwise("aten.where.self", "c x z", "where(c == 1, x, z)", x="where(c == 1, 1, 0)", z="where(c == 1, 0, 1)",
             example=lambda r: (r.mask(4, 3), r(3), r(4, 1)))
 elementwise("aten.masked_fill.Scalar", "x m v", "where(m == 1, v, x)", x="where(m == 1, 0, 1)",
@@ -182,23 +191,23 @@ elementwise("aten.softplus", "x b t", "where(b*x > t, x, log1p(exp(b*x))/b)", x=
 elementwise("aten.relu", "x", "where(x <= 0, 0, x)", x="where(x <= 0, 0, 1)",
             kink="x == 0", sides={"x": ("0", "1")}, why="kink_relu")
 elementwise("aten.leaky_relu", "x a", "where(x <= 0, a*x, x)", x="where(x <= 0, a, 1)",
-            kink="x == 0", sides={"x": ("a", "1")}, why="kink_left")
+            kink="x == 0", sides={"x": ("a", "1")}, why="kink_piece")
 elementwise("aten._prelu_kernel", "x a", "where(x <= 0, a*x, x)", x="where(x <= 0, a, 1)", a="where(x <= 0, x, 0)",
-            kink="x == 0", sides={"x": ("a", "1")}, why="kink_left")
+            kink="x == 0", sides={"x": ("a", "1")}, why="kink_piece")
 elementwise("aten.elu", "x a s i", "where(x <= 0, s*a*expm1(i*x), s*x)", x="where(x <= 0, s*a*i*exp(i*x), s)",
-            kink="x == 0", sides={"x": ("s*a*i", "s")}, why="kink_left")
+            kink="x == 0", sides={"x": ("s*a*i", "s")}, why="kink_piece")
 elementwise("aten.celu", "x a", "where(x <= 0, a*expm1(x/a), x)", x="where(x <= 0, exp(x/a), 1)")
 elementwise("aten.threshold", "x t v", "where(x <= t, v, x)", x="where(x <= t, 0, 1)",
-            kink="x == t", sides={"x": ("0", "1")}, why="kink_left")
+            kink="x == t", sides={"x": ("0", "1")}, why="kink_piece")
 _INSIDE = "where(x > low, where(x < high, 1, 0), 0)"
-elementwise("aten.hardtanh", "x low high", "minimum(maximum(x, low), high)", x=_INSIDE, why="kink_outer",
+elementwise("aten.hardtanh", "x low high", "minimum(maximum(x, low), high)", x=_INSIDE, why="kink_piece",
             kink="(x == low) | (x == high)", sides={"x": ("where(x == low, 0, 1)", "where(x == low, 1, 0)")},
             example=lambda r: (r(4, 3), -0.6, 0.8))
 elementwise("aten.hardsigmoid", "x", "minimum(maximum(x + 3, 0), 6)/6",
-            x="where(x > -3, where(x < 3, 1/6, 0), 0)", domain=(-5.0, 5.0), why="kink_outer",
+            x="where(x > -3, where(x < 3, 1/6, 0), 0)", domain=(-5.0, 5.0), why="kink_piece",
             kink="(x == -3) | (x == 3)", sides={"x": ("where(x < 0, 0, 1/6)", "where(x < 0, 1/6, 0)")})
 elementwise("aten.hardswish", "x", "x*minimum(maximum(x + 3, 0), 6)/6",
-            x="where(x > -3, where(x < 3, x/3 + 1/2, 1), 0)", domain=(-5.0, 5.0), why="kink_outer",
+            x="where(x > -3, where(x < 3, x/3 + 1/2, 1), 0)", domain=(-5.0, 5.0), why="kink_piece",
             kink="(x == -3) | (x == 3)", sides={"x": ("where(x < 0, 0, 3/2)", "where(x < 0, -1/2, 1)")})
 elementwise("aten.hardshrink", "x l", "where(abs(x) > l, x, 0)", x="where(abs(x) > l, 1, 0)",
             kink="abs(x) == l", sides={"x": ("where(x > 0, 0, 1)", "where(x > 0, 1, 0)")}, why="jump_shrink")

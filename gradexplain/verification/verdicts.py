@@ -7,7 +7,7 @@ that cannot judge says so, and why.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -17,8 +17,9 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.origin import Origin
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
+from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
@@ -81,7 +82,8 @@ class Report(Shown):
 
     `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
     second derivatives, where they were asked for; `subject` is what was verified, and `findings` what is unusual about
-    it. A report that is part of another has neither. `origin` is what was typed, where that is how it was asked for.
+    it. A report that is part of another has neither. `request` is what was typed, where that is how it was asked
+    for, `options` what was asked besides the usual.
 
     >>> import torch, gradexplain as gx
     >>> report = gx.verify(lambda x: x.exp().sum(), [torch.tensor([0.0, 1.0])])
@@ -94,7 +96,8 @@ class Report(Shown):
     second: Report | None = None
     subject: Subject | None = None
     findings: tuple[Finding, ...] = ()
-    origin: Origin | None = None
+    request: Request | None = None
+    options: Options = field(default_factory=Options)
 
     @property
     def inputs(self) -> Sequence[str]:

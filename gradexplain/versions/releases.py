@@ -23,7 +23,7 @@ def version_line(language: str = "en") -> str:
         return say("versions.no_torch", language, **data)
     release = minor_release(torch)
     key = "older" if release < OLDEST else "newer" if release > NEWEST else "tested"
-    oldest, newest = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
+    oldest, newest = (_joined(bound) for bound in (OLDEST, NEWEST))
     return say(f"versions.{key}", language, **data, torch=torch, oldest=oldest, newest=newest)
 
 
@@ -31,3 +31,12 @@ def minor_release(text: str) -> tuple[int, int]:
     """Returns (2, 15) for `2.15.0+cpu` and for `2.15.0.dev20261101`."""
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
+
+
+def minor_text(text: str) -> str:
+    """Returns `2.15` for `2.15.0+cpu`."""
+    return _joined(minor_release(text))
+
+
+def _joined(release: tuple[int, int]) -> str:
+    return ".".join(map(str, release))

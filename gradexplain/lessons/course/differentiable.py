@@ -117,7 +117,8 @@ def _operations() -> Parts:
     yield claim("relu-is", kinks["relu(x)"][2], "=", kinks["relu(x)"][0], "A6")
     yield claim("middle", [kinks[n][2] for n in ("abs(x)", "maximum(x, 1)")], "=",
                 [sum(kinks[n][:2]) / 2 for n in ("abs(x)", "maximum(x, 1)")], "A6")  # fmt: skip
-    yield claim("clamp-is", kinks["clamp(x, 0, 1)"][2], "=", kinks["clamp(x, 0, 1)"][0], "A6")
+    *beside, taken = kinks["clamp(x, 0, 1)"]
+    yield claim("clamp-is", taken in beside, "=", True, "A6", taken=taken)
     smooth = [_slopes(torch.relu, x)[2] for x in (-ELSEWHERE, ELSEWHERE)]
     yield claim("away", smooth, "=", [_slopes(torch.relu, x)[0] for x in (-ELSEWHERE, ELSEWHERE)], "A6", at=ELSEWHERE)
 

@@ -255,7 +255,7 @@ def _silent(walked: _Walk, node: Node) -> None:
 
 def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tuple[list[Tensor | None], frozenset[str]]:
     """Returns what the node sends along each edge by its rule, or by torch's own record if it has none."""
-    from gradexplain.rules.application import vjp
+    from gradexplain.recording import kinks
     from gradexplain.rules.registry import rule_of
 
     rule = rule_of(node.operator)
@@ -269,7 +269,7 @@ def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tup
             if rule is None or not argument:
                 raise NotImplementedError
             if argument not in found:
-                found[argument] = vjp(rule, argument, cotangents, arguments, outputs)
+                found[argument] = kinks.sent(rule, argument, cotangents, arguments, outputs)
             value = found[argument]
             sent.append(value[int(item.rstrip("]"))] if item else value)
     except Exception:  # a rule is only knowledge: what it cannot do is no verdict on torch

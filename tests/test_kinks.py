@@ -1,0 +1,119 @@
+"""Kinks and ties: a convention of torch's is taken as it is measured, what is no convention is not."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradexplain as gx
+from gradexplain.recording import kinks
+from gradexplain.rules.application import bind, call
+from gradexplain.rules.registry import rule_of
+
+G = torch.tensor([0.7, -1.3, 0.9], dtype=torch.float64)
+
+
+def sent(operator: str, argument: str, *args: object) -> Tensor:
+    """Returns what is accepted as sent for the cotangent `G`, or its sum for a single output."""
+    rule, arguments = rule_of(operator), bind(operator, args, {})
+    assert rule is not None
+    outputs = call(operator, arguments)
+    g = G if outputs[0].ndim else torch.tensor(2.0, dtype=torch.float64)
+    return kinks.sent(rule, argument, [g], arguments, outputs)
+
+
+def at(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("torchs", "accepted"), [(0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (1.5, 1.0), (-0.1, 0.0)])
+def test_at_a_kink_a_number_between_the_sides_is_taken_and_no_other(monkeypatch, torchs: float, accepted: float):
+    monkeypatch.setattr(kinks, "taken", lambda *a: torch.full((3,), torchs, dtype=torch.float64))
+    assert torch.equal(sent("aten.relu.default", "self", at(0, 2, -1)), G * at(accepted, 1, 0))
+
+
+def test_nan_is_no_convention(monkeypatch):
+    monkeypatch.setattr(kinks, "taken", lambda *a: torch.full((3,), torch.nan, dtype=torch.float64))
+    assert torch.equal(sent("aten.relu.default", "self", at(0, 2, -1)), G * at(0, 1, 0))
+
+
+@pytest.mark.parametrize(("x", "z", "accepted"), [(0.3, 0.7, 0.3), (1.0, 0.0, 1.0), (1.0, 1.0, 0.5), (0.0, 0.0, 0.5)])
+def test_two_equal_arguments_get_one_whole_between_them(monkeypatch, x: float, z: float, accepted: float):
+    shares = {"self": x, "other": z}
+    monkeypatch.setattr(kinks, "taken", lambda r, name, *a: torch.full((3,), shares[name], dtype=torch.float64))
+    assert torch.equal(sent("aten.maximum.default", "self", at(1, 2, 3), at(1, 0, 9)), G * at(accepted, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("shares", "accepted"),
+    [
+        ((0.5, 0.5, 0.0), True),
+        ((0.2, 0.8, 0.0), True),
+        ((1.0, 0.0, 0.0), True),
+        ((1.0, 1.0, 0.0), False),
+        ((1.5, -0.5, 0.0), False),
+        ((0.4, 0.4, 0.2), False),
+        ((0.0, 0.0, 0.0), False),
+        ((torch.nan, 0.5, 0.0), False),
+    ],
+)
+@pytest.mark.parametrize("operator", ["aten.max.default", "aten.amax.default", "aten.linalg_vector_norm.default"])
+def test_equal_candidates_are_divided_in_any_convex_way(monkeypatch, operator, shares, accepted):
+    monkeypatch.setattr(kinks, "_own_gradients", lambda *a: iter([(0, at(*shares))]))
+    extra = [torch.inf] if "norm" in operator else []
+    expected = 2 * (at(*shares) if accepted else at(0.5, 0.5, 0))
+    assert torch.equal(sent(operator, "self", at(4, 4, 1), *extra), expected)
+
+
+def test_where_there_is_no_tie_torch_is_not_asked(monkeypatch):
+    monkeypatch.setattr(kinks, "_own_gradients", lambda *a: iter([(0, at(0.5, 0.5, 0.0))]))
+    assert torch.equal(sent("aten.max.default", "self", at(4, 5, 1)), at(0, 2, 0))
+    assert not torch.equal(sent("aten.linalg_vector_norm.default", "self", at(3, 4, 0)), at(1, 1, 0))
+
+
+POINTS = {
+    "clamp": (lambda x: torch.clamp(x, 0, 1), at(0, 0.5, 1)),
+    "clamp by tensors": (lambda x: torch.clamp(x, at(0), at(1)), at(0, 0.5, 1)),
+    "clamp_min": (lambda x: x.clamp_min(0.25), at(0.25, 2, 0)),
+    "clamp_max": (lambda x: x.clamp_max(0.25), at(0.25, 2, 0)),
+    "fmax": (lambda x: torch.fmax(x, at(1, 2, 3)), at(1, 0, 9)),
+    "fmin": (lambda x: torch.fmin(x, at(1, 2, 3)), at(1, 0, 9)),
+    "both arguments": (lambda x: torch.fmax(x, x.flip(0)), at(1, 3, 1)),
+    "amax": (lambda x: x.amax(0), at(1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_torchs_gradient_at_a_kink_or_a_tie_is_not_called_wrong(name):
+    function, x = POINTS[name]
+    report = gx.verify(lambda x: (function(x) ** 2).sum(), {"x": x})
+    # Before 2.14 torch's own forward mode took another convention for fmax than its backward.
+    assert {c.verdict for c in report.checks if c.oracle != "forward mode"} <= {"agrees", "cannot say"}
+    assert [c.verdict for c in report.checks if c.oracle == "rules"] == ["agrees"]
+    assert report.verdict == "agrees" or name == "fmax"
+
+
+class Beyond(torch.autograd.Function):
+    """A relu whose backward takes 2 at the kink: more than either side."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return torch.where(x == 0, 2.0, (x > 0).to(x)) * g
+
+
+def test_a_number_beyond_both_sides_is_wrong():
+    assert gx.verify(lambda x: Beyond.apply(x).sum(), {"x": at(0, 1)}).verdict == "differs"
+
+
+def test_the_page_says_what_torch_takes_and_the_slopes_on_both_sides():
+    x = at(0.25, 2, 0).requires_grad_()
+    (theirs,) = torch.autograd.grad(x.clamp_min(0.25).sum(), x)
+    page = " ".join(str(gx.explain(lambda x: x.clamp_min(0.25).sum(), {"x": x.detach()})).split())
+    version = ".".join(torch.__version__.split(".")[:2])
+    taken = f"torch {version} takes {theirs[0].item():g} here; the slope is 0 on the left and 1 on the right."
+    assert taken in page
