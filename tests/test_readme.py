@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import FILES, ROOT, Block, blocks
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, body in BLOCKS if kind == "sh" for line in body.strip().splitlines()]
-SNIPPETS = [body for kind, body in BLOCKS if kind == "python"]
+COMMANDS = [line for block in blocks("sh") for line in block.text.strip().splitlines()]
+SNIPPETS = blocks("python")
+SAMPLES = blocks("console")
 OWN = ("gradexplain ", "python -m gradexplain ", "./scripts/gradexplain ")
 
 
@@ -24,10 +24,12 @@ def test_readme_starts_with_the_two_commands_that_do_everything() -> None:
     assert COMMANDS[:2] == ['./scripts/gradexplain explain "sum(x**2)" x=1,2,3', "./scripts/test"]
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith(OWN)])
+@pytest.mark.parametrize("line", [*dict.fromkeys(c for c in COMMANDS if c.startswith(OWN))])
 def test_a_command_of_readme_agrees(
     line: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("tests", "README.md"):  # a path in a command is one below the clone
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line)
     found = command(*words[words.index("-m") + 2 if "-m" in words else 1 :])
@@ -38,6 +40,7 @@ def test_a_command_of_readme_agrees(
 def test_every_command_of_readme_is_run_by_a_test() -> None:
     others = {"./scripts/test", "pip install ."}
     assert {c for c in COMMANDS if not c.startswith(OWN)} == others
+    assert {line.text.split()[1] for line in SAMPLES} <= {"gradexplain", "pytest"}
 
 
 def test_the_package_installs_and_runs_from_what_it_installed(tmp_path: Path) -> None:
@@ -67,22 +70,22 @@ def test_the_script_runs_the_package_of_the_clone() -> None:
     subprocess.run(["./scripts/test", "--version"], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.split("\n")[3][:40])
-def test_a_snippet_of_readme_runs_and_prints_what_it_says(
-    snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=str)
+def test_a_snippet_runs_and_prints_what_it_says(
+    snippet: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
-    for expected in re.findall(r"^print\(.*\)\s+# (.*)$", snippet, re.MULTILINE):
+        exec(compile(snippet.text, str(snippet), "exec"), {"__name__": "readme"})
+    for expected in re.findall(r"^print\(.*\)\s+# (.*)$", snippet.text, re.MULTILINE):
         assert expected.startswith("the ") or expected in printed.getvalue()
 
 
 def test_the_test_of_readme_fails_and_names_what_is_wrong() -> None:
     import gradexplain as gx
 
-    (snippet,) = (s for s in SNIPPETS if "def test_weighted" in s)
+    snippet = next(s.text for s in SNIPPETS if "def test_weighted" in s.text)
     names: dict[str, Any] = {}
     exec(compile(snippet, "README.md", "exec"), names)
     with pytest.raises(AssertionError, match=r"Weighted.*mistakes\.py:15"):
@@ -90,21 +93,44 @@ def test_the_test_of_readme_fails_and_names_what_is_wrong() -> None:
     assert len(snippet.strip().splitlines()) == 8
 
 
-SAMPLES = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FILTERS = {
+    "head": lambda lines, count: lines[: int(count)],
+    "tail": lambda lines, count: lines[-int(count) :],
+    'grep "^E"': lambda lines, _: [line for line in lines if line.startswith("E")],
+}
 
 
-@pytest.mark.parametrize(("line", "shown"), SAMPLES, ids=[line for line, _ in SAMPLES])
-def test_a_sample_of_readme_is_what_is_printed(
-    line: str, shown: str, command: Callable, monkeypatch: pytest.MonkeyPatch
+def in_pytest(folder: Path) -> str:
+    """Returns what pytest prints of README's test, in a project of its own."""
+    (folder / "mistakes.py").write_bytes((ROOT / "tests" / "mistakes.py").read_bytes())
+    (folder / "test_weighted.py").write_text(next(s.text for s in SNIPPETS if "def test_weighted" in s.text))
+    named = ["-p", "gradexplain.plugin", "-p", "no:gradexplain", "-p", "no:cacheprovider"]
+    run = [sys.executable, "-m", "pytest", *named, "test_weighted.py"]
+    return subprocess.run(run, cwd=folder, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_a_sample_is_what_is_printed(
+    sample: Block, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    """The first line is the command, with what is kept of its output; --update-golden writes what it prints."""
     monkeypatch.chdir(ROOT)
-    assert anywhere(shown) == anywhere(command(*shlex.split(line)[1:]).out)
+    line, _, shown = sample.text.partition("\n")
+    words, _, kept = line.removeprefix("$ ").partition(" | ")
+    printed = (in_pytest(tmp_path) if words.startswith("pytest ") else command(*shlex.split(words)[1:]).out).rstrip()
+    if kept:
+        printed = "\n".join(FILTERS[kept.split(" -")[0]](printed.splitlines(), kept.split("-")[-1]))
+    if request.config.getoption("--update-golden"):
+        text = sample.file.read_text(encoding="utf-8")
+        sample.file.write_text(text.replace(sample.text, f"{line}\n{printed.rstrip()}\n"), encoding="utf-8")
+        return
+    assert anywhere(shown) == anywhere(printed)
 
 
-def test_the_samples_of_readme_show_a_sum_and_a_wrong_operation() -> None:
-    explained, verified = (shown for _, shown in SAMPLES)
-    assert "6 + 2 = 8" in explained
-    assert "1.001 times" in verified
+def test_the_samples_show_a_sum_and_a_wrong_operation() -> None:
+    shown = "".join(sample.text for sample in SAMPLES)
+    assert "6 + 2 = 8" in shown
+    assert "1.001 times" in shown
 
 
 def anywhere(page: str) -> str:
@@ -113,7 +139,12 @@ def anywhere(page: str) -> str:
     return re.sub(r"^( [✓✗]   .{28}).*$", r"\1", page, flags=re.MULTILINE).rstrip()
 
 
-def test_readme_counts_the_rules_as_they_are() -> None:
+def test_the_rules_are_counted_as_they_are() -> None:
     from gradexplain.rules.registry import rules
 
-    assert f"{len(rules())} operators" in README
+    (guide,) = (file for file in FILES if file.stem == "verify")
+    assert f"{len(rules())} operators" in guide.read_text(encoding="utf-8")
+
+
+def test_readme_is_of_a_length_that_is_read() -> None:
+    assert len(README.splitlines()) <= 240

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gradexplain.cli import gradients, pictures, teaching
+from gradexplain.cli import gradients, guides, pictures, teaching
 from gradexplain.cli.groups import Command
 from gradexplain.versions.releases import version_line
 
@@ -49,5 +49,6 @@ for verb in (gradients.explain, gradients.verify, pictures.graph):
 app.add_typer(pictures.figures, name="figure", help="Draws a figure of gradients, computed by torch.")
 app.add_typer(teaching.lessons, name="lesson")
 app.command()(gradients.functions)
+app.command()(guides.guide)
 app.command("help", hidden=True)(help_page)
 app.command("version", hidden=True)(lambda: version())

@@ -116,6 +116,11 @@ class Explanation(Shown):
     `gradients` maps each input to its gradient (`None`: no influence). `scalar` is the name of what is differentiated:
     the output, or L = ⟨cotangent, output⟩ where that is not one number. `higher` holds the explanations of the second
     and further derivatives. `request` is what was typed, where that is how the explanation was asked for.
+
+    >>> import torch, gradexplain as gx
+    >>> explanation = gx.explain(lambda x: x * x, [torch.tensor(3.0)])
+    >>> explanation.output_name, explanation.gradients["x"].item(), explanation.steps[0].operator
+    ('y', 6.0, 'aten.mul.Tensor')
     """
 
     target: str

@@ -2,6 +2,12 @@
 
 Every function here is found in the modules beside this one (`design.py`); `names()` lists them. All take `language`,
 `style`, `size` and `ax`. Torch and matplotlib are loaded when a figure is drawn.
+
+>>> import gradexplain as gx
+>>> figure = gx.figures.descent("x**2 + 2*x", lr=(0.1, 1.01), steps=20)
+>>> len(figure.axes)
+2
+>>> gx.figures.save(figure, "descent.svg")
 """
 
 from __future__ import annotations

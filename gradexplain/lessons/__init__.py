@@ -1,6 +1,11 @@
 """The course: `lessons.run("chain-rule")` runs a lesson, `lessons.save_course("course")` writes them all.
 
 What is offered here is loaded when it is first used; of what lists the lessons, nothing loads torch.
+
+>>> import gradexplain as gx
+>>> lesson = gx.lessons.run("descent", lr=1.01, steps=50)
+>>> lesson.holds, gx.lessons.judge(gx.lessons.run("accumulation"), "8", 1)[0]
+(True, True)
 """
 
 from __future__ import annotations

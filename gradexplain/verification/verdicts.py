@@ -84,6 +84,11 @@ class Report(Shown):
     second derivatives, where they were asked for; `subject` is what was verified, and `findings` what is unusual about
     it. A report that is part of another has neither. `request` is what was typed, where that is how it was asked
     for, `options` what was asked besides the usual.
+
+    >>> import torch, gradexplain as gx
+    >>> report = gx.verify(lambda x: x.exp().sum(), [torch.tensor([0.0, 1.0])])
+    >>> report.verdict, report.of("x"), report.wrong()
+    ('agrees', 'agrees', ())
     """
 
     checks: tuple[Check, ...]
