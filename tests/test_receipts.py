@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from conftest import in_process
@@ -20,6 +21,7 @@ import gradexplain as gx
 from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import LANGUAGES, sentences
 from gradexplain.receipts.answer import ReceiptReport, check_receipt
+from gradexplain.receipts.schema import schema
 from gradexplain.targets.loading import load, parse_target
 
 Receipt = dict[str, Any]
@@ -799,6 +801,40 @@ def test_a_broken_verification_is_refused(name: str, change: Callable[[Receipt],
     report = checked(found)
     assert report.outcome == "refused"
     assert key in reasons(report)
+
+
+# ------------------------------------------------------------------------------------------------------------- schema
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(part)
+
+
+def test_every_record_is_valid_by_the_published_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    validator = jsonschema.Draft202012Validator(schema())
+    for made in (*map(receipt, [*EXAMPLES, *MORE]), *map(verification, VERIFIED)):
+        assert [e.message for e in validator.iter_errors(made)] == []
+
+
+@pytest.mark.parametrize("name", [*EXAMPLES, "kink"])
+def test_a_planted_key_is_refused_wherever_the_keys_are_known(name: str) -> None:
+    made = receipt(name)
+    names = {*made["inputs"], *made["gradients"]}
+    free = [made["files"], made["asked"]["inputs"], made["asked"]["by_hand"]]
+    for place in objects(made):
+        if any(place is f for f in free) or not place or place.keys() & names:
+            continue
+        known = jsonschema.Draft202012Validator(schema()).is_valid(made)
+        assert known
+        place["planted"] = 3
+        valid = jsonschema.Draft202012Validator(schema()).is_valid(made)
+        del place["planted"]
+        if valid:  # what a sentence is filled with is free
+            assert any(place is f.get("data") for f in objects(made))
 
 
 # -------------------------------------------------------------------------------------------------------------- words

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradexplain.receipts.format import misfits
 from gradexplain.receipts.ledger import Ledger, ReceiptReport
 from gradexplain.receipts.reading import flaws, text_of, tree_of
+from gradexplain.receipts.schema import misfits
 
 __all__ = ["ReceiptReport", "check_receipt"]
 

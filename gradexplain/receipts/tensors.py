@@ -16,12 +16,13 @@ from torch import Tensor
 
 from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.terms import number_text
-from gradexplain.receipts.format import WORDS
 from gradexplain.receipts.ledger import Ledger
 from gradexplain.targets.provenance import tensor_digest
 from gradexplain.verification.oracles.question import MARGIN, RESOLUTION, index_of
 
 _DIGITS = 9
+# The numbers that JSON does not have.
+WORDS = ("nan", "inf", "-inf")
 
 
 def read_tensor(value: Any, dtype: torch.dtype, shape: Sequence[int]) -> Tensor | None:
