@@ -39,7 +39,12 @@ def is_right(exercise: Exercise, text: str) -> bool:
     answer = plain(exercise.answer)
     if isinstance(answer, str):
         return text.strip().casefold() == answer.casefold()
-    source = parse_value(text).source
+    try:
+        source = parse_value(text).source
+    except InputError as fault:
+        if fault.key != "word_as_number":
+            raise
+        raise InputError("answer_no_number", text=text) from fault
     if not isinstance(source, Numbers):
         raise InputError("answer_no_number", text=text)
     numbers, shape = list(numbers_in(answer)), _shape(answer)
