@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradexplain.errors import RunError as RunError
     from gradexplain.explanation.explanation import Explanation as Explanation
     from gradexplain.graphs.picture import Picture as Picture
-    from gradexplain.receipts import check_receipt as check_receipt
+    from gradexplain.receipts.answer import check_receipt as check_receipt
     from gradexplain.verification.verdicts import Report as Report
     from gradexplain.versions.releases import __version__ as __version__
 
@@ -33,7 +33,7 @@ _HOMES = {
     "RunError": "errors",
     "Report": "verification.verdicts",
     "__version__": "versions.releases",
-    "check_receipt": "receipts",
+    "check_receipt": "receipts.answer",
 }
 _FOLDERS = ("figures", "lessons")
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
@@ -20,9 +20,12 @@ from gradexplain.recording.computation import Computation, all_outputs, computat
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.summaries import SMALL
 from gradexplain.recording.tracing import trace
+from gradexplain.targets.loading import load, match_inputs, parse_target
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.options import Options
 from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class Asked(TypedDict, total=False):
 
 @kept_generators()
 def explain(
-    function: Callable[..., object] | Tensor,
+    function: Callable[..., object] | Tensor | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     wrt: str | Sequence[str] | None = None,
@@ -65,8 +68,9 @@ def explain(
     """Explains the gradient of `function` at `inputs`, or of a live tensor, and checks it.
 
     `function` is a callable or an `nn.Module`, `inputs` a mapping by name or a sequence by position; its parameters and
-    those of the modules that it uses are inputs as well. Or `function` is a tensor with a `grad_fn`: its graph is
-    explained as it is, and nothing is run forward again.
+    those of the modules that it uses are inputs as well. Or `function` is a text as the command line takes it, such as
+    "sum(x**2)" or "file.py:loss"; or a tensor with a `grad_fn`: its graph is explained as it is, and nothing is run
+    forward again.
 
     `wrt` names the inputs whose gradient is asked for; `order` asks for second and higher derivatives (by the first of
     them); `cotangent` weighs the elements of an output that is not one number, in the output's shape (ones without it);
@@ -96,7 +100,8 @@ def explain(
         return _explain_live(function, inputs, seed, element=element, target=target)
     if not 1 <= order <= HIGHEST:
         raise InputError("bad_order", order=order, highest=HIGHEST)
-    computation = _computation(function, inputs, wrt, dtype, target, locate)
+    asked = _Asked.of(function, inputs, target, locate, output_name)
+    computation = _computation(asked, wrt, dtype)
     _check_names(by_hand or {}, computation)
     recorded = trace(computation, cotangent=seed)
     report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
@@ -107,7 +112,7 @@ def explain(
         cotangent_given=seed is not None,
         element=element,
         module=module,
-        output_name=output_name,
+        output_name=asked.output_name,
         parameters=tuple(computation.parameters),
     )
     return replace(first, higher=tuple(_higher(computation, first, seed, order, effort)))
@@ -115,7 +120,7 @@ def explain(
 
 @kept_generators()
 def verify(
-    function: Callable[..., object],
+    function: Callable[..., object] | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     wrt: str | Sequence[str] | None = None,
@@ -151,25 +156,16 @@ def verify(
     >>> report.verdict, [check.oracle for check in report.checks if check.input == "y"][0]
     ('agrees', 'finite differences')
     """
-    computation = all_outputs(_computation(function, inputs, wrt, dtype, target, locate))
+    computation = all_outputs(_computation(_Asked.of(function, inputs, target, locate), wrt, dtype))
     _check_names(by_hand or {}, computation)
-    report = inquire(
-        computation,
-        target=target or computation.name,
-        by_hand=by_hand,
-        each_operation=each_operation,
-        full=full,
-        second=second,
-        batched=batched,
-        exact=exact,
-        effort=effort,
-    )
+    options = Options(effort, each_operation, full, second, batched, exact)
+    report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
     assert report.subject is not None
     return replace(report, findings=findings_of(report.subject.trace))
 
 
 def assert_gradients(
-    function: Callable[..., object],
+    function: Callable[..., object] | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     undecided: bool = False,
@@ -185,7 +181,16 @@ def assert_gradients(
     'agrees'
     """
     __tracebackhide__ = True  # pytest shows the caller's line
-    report = verify(function, inputs, **options)
+    try:
+        report = verify(function, inputs, **options)
+    except RunError as fault:
+        if not fault.key.startswith("backward_"):
+            raise
+        broken = str(fault)  # said below, outside of the inner frames
+    else:
+        broken = ""
+    if broken:
+        raise AssertionError(broken)
     if report.verdict == "agrees" or (undecided and report.verdict == "cannot say"):
         return report
     from gradexplain.narration.reports import summary
@@ -193,17 +198,84 @@ def assert_gradients(
     raise AssertionError(summary(report))
 
 
-def _computation(
-    function: Callable[..., object],
-    inputs: Any,
-    wrt: str | Sequence[str] | None,
-    dtype: torch.dtype | None,
-    target: str | None,
-    locate: Callable[[], Source | None] | None,
-) -> Computation:
+# ------------------------------------------------------------------------------------------------ what was typed
+
+
+def explained(request: Request, *, effort: float = EFFORT) -> Explanation:
+    """Explains what was typed: loads the target, makes the inputs, and keeps the request in the explanation."""
+    target, inputs = request.load()
+    explanation = explain(
+        target.module if target.module is not None else target.function,
+        inputs,
+        wrt=request.wrt or None,
+        order=request.order,
+        cotangent=request.cotangent_tensor(),
+        by_hand=request.formulas,
+        dtype=request.torch_dtype(),
+        element=request.element,
+        module=request.module,
+        effort=effort,
+        target=request.target,
+        locate=target.locate,
+        output_name=request.output_name,
+    )
+    return replace(explanation, request=request, report=replace(explanation.report, options=Options(effort)))
+
+
+def verified(request: Request, options: Options) -> Report:
+    """Verifies what was typed: loads the target, makes the inputs, and keeps the request in the report."""
+    target, inputs = request.load()
+    report = verify(
+        target.module if target.module is not None else target.function,
+        inputs,
+        wrt=request.wrt or None,
+        by_hand=request.formulas,
+        dtype=request.torch_dtype(),
+        target=request.target,
+        locate=target.locate,
+        **asdict(options),
+    )
+    return replace(report, request=request)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A function and its inputs, with what a text that was given in its place says of them."""
+
+    function: Any
+    inputs: Any
+    target: str | None
+    locate: Callable[[], Source | None] | None
+    output_name: str | None
+
+    @classmethod
+    def of(
+        cls,
+        function: Any,
+        inputs: Any,
+        target: str | None,
+        locate: Callable[[], Source | None] | None,
+        output_name: str | None = None,
+    ) -> _Asked:
+        """Returns what is asked; a text is read as the command line reads it, and its inputs are matched by name."""
+        if not isinstance(function, str):
+            return cls(function, {} if inputs is None else inputs, target, locate, output_name)
+        spec = parse_target(function)
+        loaded = load(spec)
+        if not isinstance(inputs, Mapping):
+            values = [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
+            further = (f"input{i}" for i in range(len(loaded.parameters), len(values)))
+            inputs = dict(zip([*loaded.parameters, *further], values, strict=False))
+        match_inputs(loaded, list(inputs))
+        called = loaded.function if loaded.module is None else loaded.module
+        output = output_name or getattr(spec.place, "output", None)
+        return cls(called, inputs, target or function, locate or loaded.locate, output)
+
+
+def _computation(asked: _Asked, wrt: str | Sequence[str] | None, dtype: torch.dtype | None) -> Computation:
     names = [wrt] if isinstance(wrt, str) else wrt
-    found = computation_of(function, {} if inputs is None else inputs, wrt=names, name=target, locate=locate)
-    return found if dtype is None else with_dtype(found, dtype)
+    computation = computation_of(asked.function, asked.inputs, wrt=names, name=asked.target, locate=asked.locate)
+    return computation if dtype is None else with_dtype(computation, dtype)
 
 
 def _check_names(by_hand: Mapping[str, Any], computation: Computation) -> None:
@@ -213,7 +285,7 @@ def _check_names(by_hand: Mapping[str, Any], computation: Computation) -> None:
 
 
 def graph(
-    target: Callable[..., object] | Tensor | Sequence[Tensor] | Mapping[str, Any],
+    target: Callable[..., object] | Tensor | str | Sequence[Tensor] | Mapping[str, Any],
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     view: str = "backward",
@@ -244,15 +316,16 @@ def graph(
     """
     from gradexplain.graphs.making import picture_of  # explaining and verifying need not wait for it
 
+    asked = _Asked.of(target, inputs, title, locate, output_name)
     return picture_of(
-        target,
-        inputs,
+        asked.function,
+        asked.inputs if isinstance(target, str) else inputs,
         view=view,
         show=show,
         wrt=[wrt] if isinstance(wrt, str) else wrt,
-        title=title,
-        output_name=output_name,
-        locate=locate,
+        title=asked.target,
+        output_name=asked.output_name,
+        locate=asked.locate,
         frame=sys._getframe(1),
     )
 

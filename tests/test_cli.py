@@ -8,9 +8,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from gradexplain import lessons as course
+from gradexplain.cli import teaching
+from gradexplain.figures.design import designs
+from gradexplain.versions.releases import version_line
 
 BAD = [
     # arguments, a word that the sentence must hold
@@ -73,6 +79,22 @@ BAD = [
     (["graph", "argmax(x)", "x=1,2"], "integers"),
     (["graph", "x", "x=1:int64"], "floating"),
     (["nonsense"], "nonsense"),
+    (["explain", "x^2", "x=3"], "x**2"),
+    (["explain", "2x", "x=3"], "write 2*x"),
+    (["explain", "x²", "x=3"], "write x**2"),
+    (["explain", "f(x)=x**2", "x=3"], "write x**2"),
+    (["explain", "np.sin(x)", "x=1"], "write sin"),
+    (["explain", "mymod.loss", "x=1"], "mymod:loss"),
+    (["graph", "model.pt"], "file of data"),
+    (["explain", "sum(x)", "x={'a': 1}"], "dict"),
+    (["explain", "sum(x)", "x=sum"], "word"),
+    (["explain", "sum(ones(2))"], "no input to differentiate by"),
+    (["explain", "mean(x)", "x=1,2:int64"], "floating"),
+    (["verify", "x**2", "x=1", "--rtol", "1e-3"], "no tolerance to choose"),
+    (["explain", "x**2", "x=1", "--device", "cuda"], "CPU"),
+    (["graph", "x**2", "x=1", "--device=cuda"], "CPU"),
+    (["figure"], "Usage"),
+    (["lesson", "99"], "there is no"),
 ]
 
 
@@ -282,3 +304,104 @@ def test_the_parts_of_a_graph_can_be_asked_for(command: Callable) -> None:
 def test_a_graph_that_goes_elsewhere_as_bytes_is_those_bytes(process: Callable) -> None:
     run = [sys.executable, "-m", "gradexplain", "graph", "sum(x**2)", "x=1,2", "--format", "png"]
     assert subprocess.run(run, check=True, capture_output=True).stdout.startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------ what people expect of a command
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["version"]])
+def test_the_versions_are_said_in_one_line(arguments: list[str], command: Callable) -> None:
+    found = command(*arguments)
+    assert (found.code, found.out) == (0, version_line() + "\n")
+
+
+def test_help_is_a_command_too(command: Callable) -> None:
+    assert command("help").out == command("--help").out
+    assert command("help", "explain").out == command("explain", "--help").out
+
+
+def test_the_shell_completes_commands(process: Callable) -> None:
+    asked = {"_GRADEXPLAIN_COMPLETE": "complete_bash", "COMP_WORDS": "gradexplain ver", "COMP_CWORD": "1"}
+    code = "from gradexplain.cli.app import app; app(prog_name='gradexplain')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["verify"]
+    assert "--show-completion" in process(["--help"]).out
+
+
+def test_lessons_and_figures_are_listed_and_lessons_have_numbers(command: Callable) -> None:
+    assert command("lesson", "--list").out == command("lesson").out
+    assert {line.split()[0] for line in command("figure", "--list").out.splitlines()} == {*designs()}
+    for number, name in enumerate(course.names(), 1):
+        assert f" lesson {name} " in command("lesson", str(number), "--help").out
+
+
+def test_the_next_lesson_is_the_one_after_the_last_that_was_read(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(teaching, "_LAST", tmp_path / "folder" / "lesson")
+    names = course.names()
+    assert teaching._meant("next") == names[0]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    teaching._remember(names[2])
+    assert teaching._meant("next") == names[3]
+    teaching._remember(names[-1])
+    assert teaching._meant("next") == names[0]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    teaching._remember(names[2])
+    assert teaching._meant("next") == names[0]
+
+
+def test_what_other_tools_have_is_answered_in_the_language_asked_for(command: Callable) -> None:
+    found = command("verify", "x**2", "x=1", "--atol", "1", "--language", "zh")
+    assert found.code == 2
+    assert "没有容差可选" in found.err
+
+
+@pytest.mark.parametrize("verb", ["explain", "verify"])
+def test_of_inputs_without_elements_nothing_is_claimed(verb: str, command: Callable) -> None:
+    found = command(verb, "sum(x*x)", "x=zeros(0)")
+    assert (found.code, found.out) == (3, "")
+    assert "no elements" in found.err
+    assert command(verb, "sum(x*x) + sum(y)", "x=zeros(0)", "y=1").code == 0
+
+
+def test_a_figure_without_a_file_is_told_the_whole_line_that_was_typed(process: Callable) -> None:
+    found = process(["figure", "surface", "x**2 + 4*y**2", "--at", "1,1"])
+    assert found.code == 2
+    assert "gradexplain figure surface 'x**2 + 4*y**2' --at 1,1 --output surface.svg" in found.err
+
+
+def test_a_script_sees_no_arguments_but_its_own(tmp_path: Path, process: Callable) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\nLOADED = list(sys.argv)\n"
+        "def f(x):\n    assert sys.argv == LOADED == [__file__], sys.argv\n    return (x * x).sum()\n"
+    )
+    found = process(["verify", f"{script}:f", "x=1,2", "--seed", "3"])
+    assert found.code == 0, found.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk"])
+@pytest.mark.parametrize("arguments", [["explain", "sum(sin(x)**2)", "x=1,2"], ["explain", "x²", "x=1"], ["--version"]])
+def test_a_console_of_any_encoding_shows_the_page(encoding: str, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gradexplain", *arguments],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=120,
+    )
+    said = (done.stdout + done.stderr).decode(encoding)
+    assert "Traceback" not in said
+    assert "failed on its own account" not in said
+    assert done.returncode == (2 if "x²" in arguments else 0)
+    if arguments[1:2] == ["sum(sin(x)**2)"] and encoding == "ascii":
+        assert "dy/dx" in said
+        assert "?" not in said.replace("?)", "")
+
+
+def test_batch_normalisation_in_training_is_told_what_to_do(tmp_path: Path, command: Callable) -> None:
+    (tmp_path / "net.py").write_text("import torch\nnet = torch.nn.BatchNorm1d(2)\n")
+    found = command("graph", f"{tmp_path}/net.py:net", "input=randn(1,2)")
+    assert found.code == 2
+    assert ".eval()" in found.err
+    assert "?" not in found.err

@@ -19,7 +19,7 @@ HOLDING_EXAMPLES = [
     "gradexplain.figures",
     "gradexplain.graphs.picture",
     "gradexplain.lessons",
-    "gradexplain.receipts",
+    "gradexplain.receipts.answer",
     "gradexplain.verification.verdicts",
 ]
 

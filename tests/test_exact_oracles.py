@@ -491,11 +491,11 @@ def test_what_is_not_written_out_is_named() -> None:
 
 
 def test_what_is_too_large_is_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = judged(exact, lambda x: x.sin(), normal(0, exact.ELEMENTS + 1))
+    large = judged(exact, lambda x: x.sin(), normal(0, exact.MOST_ELEMENTS + 1))
     assert (large.verdict, large.reason) == ("cannot say", "too_large_to_write_out")
-    assert large.data == {"nodes": 2, "elements": 2 * exact.ELEMENTS + 2}
+    assert large.data == {"nodes": 2, "elements": 2 * exact.MOST_ELEMENTS + 2}
     assert judged(exact, torch.linalg.det, normal(0, 9, 9)).reason == "too_large_to_write_out"
-    monkeypatch.setattr(tape, "CELLS", 10)
+    monkeypatch.setattr(tape, "MOST_CELLS", 10)
     assert judged(exact, smooth, POINT).reason == "too_large_to_write_out"
 
 
@@ -544,7 +544,7 @@ def spoken() -> Iterator[Check]:
     yield from (*exact.ask(wrong), *analytic.ask(wrong))
     yield judged(exact, *TIES["relu at 0"][:2])
     yield judged(exact, Sine.apply, POINT)
-    yield judged(exact, lambda x: x.sin(), normal(0, exact.ELEMENTS + 1))
+    yield judged(exact, lambda x: x.sin(), normal(0, exact.MOST_ELEMENTS + 1))
     yield judged(exact, lambda x: 0.0**x, at(1.2))
     yield judged(exact, torch.sinc, at(1e-300))
     yield judged(analytic, only_real, POINT)

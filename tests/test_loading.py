@@ -400,3 +400,49 @@ def test_inputs_that_fit_pass():
     write("options.py", "def f(x, n=3): return x")
     match_inputs(target("options.py:f"), ["x"])
     match_inputs(target("options.py:f"), ["n", "x"])
+
+
+# ---- texts from Python ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"x": torch.tensor([1.0, 2.0])}, [torch.tensor([1.0, 2.0])], torch.tensor([1.0, 2.0])]
+)
+def test_a_text_in_the_place_of_the_function_is_read_as_the_command_line_reads_it(inputs):
+    explanation = gx.explain("h = x**2; sum(h)", inputs)
+    assert explanation.target == "h = x**2; sum(h)"
+    assert torch.equal(explanation.gradients["x"], torch.tensor([2.0, 4.0]))
+    assert gx.verify("sum(x**2)", inputs).verdict == "agrees"
+    assert gx.assert_gradients("sum(x**2)", inputs).verdict == "agrees"
+    assert "x" in {node.name for node in gx.graph("sum(x**2)", inputs).nodes}
+
+
+def test_a_text_is_refused_in_the_words_of_the_command_line():
+    for text, inputs, words in (
+        ("sum(x^2)", {"x": torch.ones(2)}, "a power is written with"),
+        ("sum(x**2)", {"z": torch.ones(2)}, "does not take z; it takes x"),
+        ("sum(x**2)", [torch.ones(2), torch.ones(2)], "does not take input1"),
+        ("open('x')", {}, "is not a function that expressions know"),
+    ):
+        for verb in (gx.explain, gx.verify, gx.graph, gx.assert_gradients):
+            with pytest.raises(InputError, match=words):
+                verb(text, inputs)
+
+
+def test_a_backward_that_torch_refuses_fails_an_assertion_in_one_line_with_a_place():
+    class Shaped(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.exp()
+
+        @staticmethod
+        def backward(ctx, g):
+            return torch.ones(5, 7)
+
+    for function, place in ((Shaped.apply, "Shaped.apply"), (lambda x: Shaped.apply(x), __file__)):
+        with pytest.raises(AssertionError, match=r"returned a gradient \(5, 7\)") as caught:
+            gx.assert_gradients(function, [torch.ones(2, 3)])
+        assert f"Used at {place}" in str(caught.value)
+        assert "?" not in str(caught.value)
+        assert caught.value.__context__ is None
+        assert len(caught.traceback) == 2

@@ -19,7 +19,7 @@ from examples import EXAMPLES
 import gradexplain as gx
 from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import LANGUAGES, sentences
-from gradexplain.receipts import ReceiptReport, check_receipt
+from gradexplain.receipts.answer import ReceiptReport, check_receipt
 from gradexplain.targets.loading import load, parse_target
 
 Receipt = dict[str, Any]
@@ -93,7 +93,7 @@ def test_a_fresh_process_derives_again_without_the_explaining_part(tmp_path: Pat
         file.write_text(text(*{**EXAMPLES, **MORE}[name]), encoding="utf-8")
     code = (
         "import sys\n"
-        "from gradexplain.receipts import check_receipt\n"
+        "from gradexplain.receipts.answer import check_receipt\n"
         "assert 'torch' not in sys.modules\n"
         "print([check_receipt(file).outcome for file in sys.argv[1:]])\n"
         "print(sorted(name for name in sys.modules if name.startswith('gradexplain')))\n"
@@ -189,13 +189,13 @@ def rename(found: Receipt) -> None:
 
 def agree(found: Receipt) -> None:
     """Lets a check agree that did not, without a contradiction in the receipt."""
-    changes = {"verdict": "agrees", "key": None, "reason": None, "worst": 0.0, "bound": 1e-9, "resolution": 1e-9}
+    changes = {"verdict": "agrees", "reason": None, "text": None, "worst": 0.0, "bound": 1e-9, "resolution": 1e-9}
     found["checks"][0] |= changes
 
 
 def because(found: Receipt) -> None:
     """Gives another reason, in its own words."""
-    found["checks"][0] |= {"key": "live", "reason": sentences("en")["verdicts.live"]}
+    found["checks"][0] |= {"reason": "live", "text": sentences("en")["verdicts.live"]}
 
 
 def find(found: Receipt) -> None:
@@ -238,7 +238,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     # the format
     "a missing key":               (TWO, Drop("cotangent"), "missing_key", ""),
     "an unknown key":              (TWO, Put("steps.0.note", "x"), "unknown_key", "steps.0"),
-    "another format":              (TWO, Put("format", 2), "other_format"),
+    "another format":              (TWO, Put("format", 1), "other_format"),
     "no version":                  (TWO, Drop("gradexplain"), "no_receipt", ""),
     "an unknown kind":             (TWO, Put("kind", "proof"), "no_receipt", ""),
     "a kind that is a list":       (TWO, Put("kind", ["explanation"]), "no_receipt", ""),
@@ -250,7 +250,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "a list for an object":        (TWO, Put("inputs", []), "expected_object"),
     "an unknown verdict":          (TWO, Put("verdict", "right"), "expected_one_of"),
     "an unknown type":             (TWO, Put("dtype", "real"), "expected_dtype"),
-    "an unknown reason":           (TWO, Put("checks.0.key", "hunger"), "expected_reason"),
+    "an unknown reason":           (TWO, Put("checks.0.reason", "hunger"), "expected_reason"),
     "an unknown finding":          (KINK, Put("findings.0.code", "bump"), "expected_finding"),
     "no version of torch":         (TWO, Put("torch", "new"), "expected_version"),
     "half a digest":               (LARGE, Put(f"{A}.sha256", "ab12"), "expected_digest"),
@@ -264,7 +264,8 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "an unfounded verdict":        (TWO, Put("verdict", "differs"), "verdict_unfounded"),
     "one check that differs":      (HAND, Put("checks.0.verdict", "differs"), "verdict_unfounded", "verdict"),
     "coarse evidence":             (TWO, Put("checks.0.resolution", 0.01), "check_coarse"),
-    "no reason given":             (TWO, Put("checks.2.verdict", "cannot say"), "check_without_reason", "checks.2.key"),
+    "no reason given":             (TWO, Put("checks.2.verdict", "cannot say"), "check_without_reason",
+                                    "checks.2.reason"),
     "another sentence":            (KINK, Put("findings.0.text", "All is well."), "reason_differs"),
     "the same check twice":        (TWO, Put("checks.0.oracle", "rules"), "check_twice", "checks.3"),
     "a check of nothing":          (TWO, Put("checks.0.input", "w"), "check_of_nothing"),
@@ -348,7 +349,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "a check left out":            (TWO, Drop("checks.1"), "check_missing", "checks"),
     "an invented check":           (TWO, Put("checks.1.oracle", "a witness"), "check_invented", "checks.1"),
     "a check that never agreed":   (CUT, agree, "check_verdict", "checks.0.verdict"),
-    "another reason":              (CUT, because, "check_reason", "checks.0.key"),
+    "another reason":              (CUT, because, "check_reason", "checks.0.reason"),
     "a smaller difference":        (CUT, Put("checks.2.worst", 1e-30), "check_numbers"),
     "a wider bound":               (TWO, Put("checks.0.bound", 1.0), "check_numbers"),
     "a finer resolution":          (TWO, Put("checks.0.resolution", 1e-30), "check_numbers"),
@@ -694,7 +695,7 @@ def test_elsewhere_the_evidence_may_be_other_numbers_of_the_same_kind() -> None:
 def test_a_check_that_was_too_costly_claims_nothing_against_one_that_is_not() -> None:
     found, data = receipt("linear"), {"elements": 29}
     said = sentences("en")["verdicts.too_costly"].format(**data)
-    found["checks"][0] |= {"verdict": "cannot say", "key": "too_costly", "reason": said, "data": data}
+    found["checks"][0] |= {"verdict": "cannot say", "reason": "too_costly", "text": said, "data": data}
     report = checked(found)
     assert (report.outcome, [n.key for n in report.notes]) == ("holds", ["time_allows_more"])
 

@@ -209,7 +209,7 @@ def test_a_wrong_element_of_the_jacobian_is_named_by_output_and_input() -> None:
 
 
 def test_without_batched_rows_the_jacobian_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jacobian, "BATCH", 1)
+    monkeypatch.setattr(jacobian, "BATCH_ROWS", 1)
     assert of(gx.verify(lambda x: x.cumprod(0), [normal(0, 4)], full=True), "every element") == {"x": "agrees"}
 
 

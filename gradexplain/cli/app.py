@@ -3,12 +3,16 @@
 Exit codes, the same for every command: 0 all agrees, 1 something differs, 2 usage or input error, 3 undecided.
 """
 
-from typer import Typer
+import sys
+from typing import Annotated
+
+import typer
 
 from gradexplain.cli import gradients, pictures, teaching
+from gradexplain.cli.groups import Command
+from gradexplain.versions.releases import version_line
 
-app = Typer(
-    add_completion=False,
+app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -16,16 +20,34 @@ app = Typer(
 )
 
 
+def version(asked: bool = True) -> None:
+    """Says which gradexplain, torch and Python these are."""
+    if asked:
+        sys.stdout.write(version_line() + "\n")
+        raise typer.Exit
+
+
 @app.callback()
-def gradexplain() -> None:
+def gradexplain(
+    _version: Annotated[
+        bool, typer.Option("--version", "-V", callback=version, is_eager=True, help="Say the versions and exit.")
+    ] = False,
+) -> None:
     """Explains and verifies PyTorch gradients: where every number comes from, and whether it is right.
 
     Exit codes: 0 all agrees, 1 something differs, 2 usage or input error, 3 could not be decided.
     """
 
 
+def help_page(context: typer.Context, command: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Shows the help of a command."""
+    app([*(command or []), "--help"], prog_name=context.find_root().info_name)
+
+
 for verb in (gradients.explain, gradients.verify, pictures.graph):
-    app.command()(verb)
+    app.command(cls=Command)(verb)
 app.add_typer(pictures.figures, name="figure", help="Draws a figure of gradients, computed by torch.")
 app.add_typer(teaching.lessons, name="lesson")
 app.command()(gradients.functions)
+app.command("help", hidden=True)(help_page)
+app.command("version", hidden=True)(lambda: version())

@@ -1,10 +1,9 @@
 """`explain`, `verify` and `functions`."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +21,12 @@ from gradexplain.cli.options import (
     Width,
     Wrt,
 )
-from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, page_width, progress
+from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
-from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.locale.catalogue import LANGUAGES, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def explain(
@@ -67,29 +69,14 @@ def explain(
         chosen = page_format(format, output)
         check_numbers(width, seed, effort)
         check_dtype(dtype)
-        request = read_request(target, inputs or [], by_hand or [], cotangent)
-        loaded, tensors = request.load(dtype, seed)
-        import gradexplain.api as api
+        asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
+        request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
+        with progress(language), own_arguments(target):
+            import gradexplain.api as api
 
-        with progress(language):
-            explanation = api.explain(
-                loaded.module if loaded.module is not None else loaded.function,
-                tensors,
-                wrt=wrt or None,
-                order=order,
-                cotangent=request.cotangent_tensor(),
-                by_hand=request.formulas(),
-                dtype=torch_dtype(dtype),
-                element=element,
-                module=module,
-                effort=effort,
-                target=target,
-                locate=loaded.locate,
-                output_name=request.output_name,
-            )
+            explanation = api.explained(request, effort=effort)
+        _refuse_empty(explanation.gradients, language)
         if chosen == "json":
-            asked = request.origin(seed, dtype, wrt, order=order, element=element, module=module, effort=effort)
-            explanation = replace(explanation, origin=asked)
             content = explanation.to_json(full=full) + "\n"
         else:
             content = explanation.render(chosen, language=language, width=width or page_width())
@@ -144,30 +131,14 @@ def verify(
         if target.endswith(".json"):
             verdict = _receipt(Path(target), inputs or [], output, language)
             raise typer.Exit(EXIT_CODES[verdict])
-        request = read_request(target, inputs or [], by_hand or [], None)
-        loaded, tensors = request.load(dtype, seed)
-        import gradexplain.api as api
+        request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
+        with progress(language), own_arguments(target):
+            import gradexplain.api as api
+            from gradexplain.verification.options import Options
 
-        asked: dict[str, Any] = {
-            "each_operation": each_operation,
-            "full": full,
-            "second": second,
-            "batched": batched,
-            "exact": exact,
-            "effort": effort,
-        }
-        with progress(language):
-            report = api.verify(
-                loaded.module if loaded.module is not None else loaded.function,
-                tensors,
-                wrt=wrt or None,
-                by_hand=request.formulas(),
-                dtype=torch_dtype(dtype),
-                target=target,
-                locate=loaded.locate,
-                **asked,
-            )
-        report = replace(report, origin=request.origin(seed, dtype, wrt, **asked))
+            report = api.verified(request, Options(effort, each_operation, full, second, batched, exact))
+        assert report.subject is not None
+        _refuse_empty(report.subject.trace.gradients, language)
         deliver(report.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -188,7 +159,7 @@ def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: s
     """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
     if inputs:
         raise UsageError("receipt_inputs", text=inputs[0])
-    from gradexplain.receipts import check_receipt
+    from gradexplain.receipts.answer import check_receipt
 
     with progress(language):
         found = check_receipt(path)
@@ -196,7 +167,9 @@ def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: s
     return found.verdict
 
 
-def torch_dtype(name: str | None) -> Any:
-    import torch
-
-    return None if name is None else getattr(torch, name)
+def _refuse_empty(gradients: "Mapping[str, Tensor | None]", language: str) -> None:
+    """Ends undecided where the gradient that is asked for has no elements: no check of it could fail."""
+    if gradients and all(gradient is not None and not gradient.numel() for gradient in gradients.values()):
+        sentence = say("errors.nothing_to_check", language, names=", ".join(gradients))
+        sys.stderr.write(f"gradexplain: {sentence}\n")
+        raise typer.Exit(EXIT_CODES["cannot say"])

@@ -10,13 +10,15 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gradexplain.figures.parameters import Parameter, parameters_of, written
+from gradexplain.locale.catalogue import LANGUAGES, say
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,40 @@ class Offer:
         return self.load()
 
 
+# Options that other tools have, and the sentence about each.
+_FOREIGN_OPTIONS = {
+    **dict.fromkeys(("--tolerance", "--tol", "--rtol", "--atol", "--eps"), "no_tolerance"),
+    **dict.fromkeys(("--device", "--cuda", "--gpu"), "no_device"),
+}
+
+
+class Command(TyperCommand):
+    """A command that knows the options which people expect and it does not have."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as fault:
+            key = _FOREIGN_OPTIONS.get(getattr(fault, "option_name", ""))
+            if key is None:
+                raise
+            language = next((b for a, b in pairwise(given) if a == "--language" and b in LANGUAGES), "en")
+            return ctx.fail(say(f"usage.{key}", language))
+
+
 Run = Callable[[Offer, Mapping[str, Any], Path | None, str | None], None]
 
 
-def group(offers: Callable[[], Iterable[Offer]], run: Run, whole: Callable[..., None] | None = None) -> typer.Typer:
+def group(
+    offers: Callable[[], Iterable[Offer]],
+    run: Run,
+    whole: Callable[..., None],
+    meant: Callable[[str], str | None] = lambda name: None,
+) -> typer.Typer:
     """Returns the commands that `offers()` gives, each of which calls `run(offer, texts, output, format)`.
 
-    `whole` is what the group does by itself; without it, it shows its help.
+    `whole` is what the group does by itself; `meant` returns the command that another word stands for.
     """
 
     class Group(TyperGroup):
@@ -66,6 +95,7 @@ def group(offers: Callable[[], Iterable[Offer]], run: Run, whole: Callable[..., 
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             there = self.list_commands(ctx)
+            args = [meant(args[0]) or args[0], *args[1:]]
             if args[0] not in there and not args[0].startswith("-"):
                 close = difflib.get_close_matches(args[0], there, n=1, cutoff=0)[0]
                 ctx.fail(f"There is no '{args[0]}'. Did you mean '{close}'? There are: {', '.join(there)}.")
@@ -75,10 +105,8 @@ def group(offers: Callable[[], Iterable[Offer]], run: Run, whole: Callable[..., 
             with formatter.section("Commands"):
                 formatter.write_dl([(offer.name, offer.summary) for offer in offers()])
 
-    made = typer.Typer(
-        cls=Group, no_args_is_help=whole is None, invoke_without_command=whole is not None, rich_markup_mode=None
-    )
-    made.callback()(whole or (lambda: None))
+    made = typer.Typer(cls=Group, invoke_without_command=True, rich_markup_mode=None)
+    made.callback()(whole)
     return made
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,37 @@ _USUAL_WIDTH = 100
 _WIDEST = 120
 # Seconds before work that is under way shows how far it is.
 _PATIENCE = 2.0
+
+
+# How a console that is not Unicode shows what our pages are written with; Greek letters are spelled out.
+_PLAIN = str.maketrans({
+    **dict.fromkeys("─━═╌", "-"), **dict.fromkeys("│┃║", "|"), **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼", "+"),
+    "→": "->", "←": "<-", "✓": "ok", "✗": "XX", "∂": "d", "·": ".", "×": "x", "−": "-", "–": "-", "—": "-",
+    "•": "*", "…": "...", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "⟨": "<", "⟩": ">", "ᵀ": "^T", "²": "^2",
+    "‖": "||", "▶": ">", "◀": "<", "▲": "^", "▼": "v", "∞": "inf", "√": "sqrt", "∑": "sum", "\u0304": "_bar",
+})  # fmt: skip
+
+
+def write_to_any_console() -> None:
+    """Lets standard output and error show in plain letters what their encoding does not have."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return "".join(map(_plain, error.object[error.start : error.end])), error.end
+
+    codecs.register_error("gradexplain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="gradexplain")
+
+
+def _plain(character: str) -> str:
+    written = character.translate(_PLAIN)
+    if not written.isascii():
+        script, _, name = unicodedata.name(character, "").partition(" LETTER ")
+        letter = {"GREEK SMALL": name.lower(), "GREEK CAPITAL": name.title()}
+        written = letter.get(script, unicodedata.normalize("NFKD", character).translate(_PLAIN))
+    return written if written.isascii() else "?"
 
 
 def page_width() -> int:
@@ -43,6 +77,16 @@ def deliver(content: str | bytes, output: Path | None, language: str) -> None:
 
     write(output, content)
     sys.stdout.write(say("explanation.complete", language, path=output) + "\n")
+
+
+@contextmanager
+def own_arguments(target: str) -> Iterator[None]:
+    """Lets the user's code see the command line of a script that was given no arguments, not ours."""
+    ours, sys.argv = sys.argv, [target.rpartition(":")[0] or target]
+    try:
+        yield
+    finally:
+        sys.argv = ours
 
 
 @contextmanager

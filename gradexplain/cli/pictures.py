@@ -1,5 +1,6 @@
 """`graph` and `figure`."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -11,7 +12,7 @@ import typer
 from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_least, check_numbers, graph_format
 from gradexplain.cli.groups import Offer, group
 from gradexplain.cli.options import Dtype, Inputs, Language, Output, Seed, TargetText, Width
-from gradexplain.cli.output import deliver, faults_said, page_width, progress
+from gradexplain.cli.output import USAGE, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.graphs.options import SHOWN, SUFFIXES, VIEWS, WHOLE
 from gradexplain.locale.catalogue import LANGUAGES
@@ -65,11 +66,11 @@ def graph(
         check_numbers(width, seed, 1.0)
         check_least({"--max-nodes": (max_nodes, 1), "--radius": (radius, 0), "--depth": (depth or 0, 0)})
         check_dtype(dtype)
-        request = read_request(target, inputs or [], [], None)
-        loaded, tensors = request.load(dtype, seed)
-        import gradexplain.api as api
+        request = read_request(target, inputs, None, dtype=dtype, seed=seed)
+        with progress(language), own_arguments(target):
+            loaded, tensors = request.load()
+            import gradexplain.api as api
 
-        with progress(language):
             picture = api.graph(
                 loaded.module if loaded.module is not None else loaded.function,
                 tensors,
@@ -104,7 +105,8 @@ def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format:
         from gradexplain.figures.parameters import read_all
 
         if output is None and (format is None or sys.stdout.isatty()):
-            raise UsageError("no_output", name=offer.name, formats=", ".join(offer.formats))
+            typed = shlex.join(["gradexplain", *sys.argv[1:]])
+            raise UsageError("no_output", typed=typed, name=offer.name, formats=", ".join(offer.formats))
         if format is not None:
             check_choice("--format", format, offer.formats)
         chosen = format or format_of(output or Path())
@@ -114,7 +116,20 @@ def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format:
         deliver(content, output, language)
 
 
-figures = group(_figures, _figure)
+def _list_figures(
+    context: typer.Context,
+    listed: Annotated[bool, typer.Option("--list", help="List the figures, each in one line.")] = False,
+) -> None:
+    if listed:
+        for offer in _figures():
+            sys.stdout.write(f"{offer.name:14}{offer.summary}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stderr.write(context.get_help() + "\n")
+        raise typer.Exit(USAGE)
+
+
+figures = group(_figures, _figure, _list_figures)
 
 
 def _part(

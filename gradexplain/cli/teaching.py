@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,9 @@ from gradexplain.cli.groups import Offer, group
 from gradexplain.cli.output import deliver, faults_said, page_width, progress
 from gradexplain.figures.parameters import Range
 from gradexplain.locale.catalogue import LANGUAGES, say
+
+# Where the lesson that was read last is noted.
+_LAST = Path(typer.get_app_dir("gradexplain")) / "lesson"
 
 
 def _lessons() -> Iterator[Offer]:
@@ -65,6 +69,7 @@ def _lesson(offer: Offer, texts: Mapping[str, Any], output: Path | None, format:
         if output is None:
             chosen = format or ("terminal" if sys.stdout.isatty() else "text")
             deliver(found.render(chosen, language=language, width=width or page_width()), None, language)
+            _remember(offer.name)
         else:
             written = course.save(found, output, format or "markdown", language=language)
             sys.stdout.write(say("explanation.complete", language, path=written) + "\n")
@@ -73,6 +78,7 @@ def _lesson(offer: Offer, texts: Mapping[str, Any], output: Path | None, format:
 
 def _course(
     context: typer.Context,
+    listed: Annotated[bool, typer.Option("--list", help="List the lessons.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Run every lesson, and write the course.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write it into.")] = None,
     format: Annotated[str | None, typer.Option(metavar="|".join(PAGES), help="Format.")] = None,
@@ -84,13 +90,15 @@ def _course(
     Examples:
       gradexplain lesson
       gradexplain lesson chain-rule
+      gradexplain lesson 3
+      gradexplain lesson next
       gradexplain lesson descent --lr 1.01 --steps 50 --language zh
       gradexplain lesson chain-rule --answer 8
       gradexplain lesson --all --output course
     """
     with faults_said(language or "en"):
         if context.invoked_subcommand is not None:
-            if everything or output is not None or format is not None or language is not None:
+            if listed or everything or output is not None or format is not None or language is not None:
                 raise UsageError("before_the_name", name=context.invoked_subcommand)
             return
         chosen = language or "en"
@@ -99,7 +107,7 @@ def _course(
             check_choice("--format", format, PAGES)
         from gradexplain import lessons as course
 
-        if not everything:
+        if listed or not everything:
             sys.stdout.write(course.listing(chosen, page_width()))
             return
         if output is None:
@@ -110,4 +118,23 @@ def _course(
     raise typer.Exit(0 if all(lesson.holds for lesson in found) else 1)
 
 
-lessons = group(_lessons, _lesson, _course)
+def _meant(word: str) -> str | None:
+    """Returns the lesson of a number, or the one after the last that was read on a terminal."""
+    from gradexplain import lessons as course
+
+    names = course.names()
+    if word == "next":
+        last = _LAST.read_text(encoding="utf-8") if _LAST.is_file() else ""
+        return names[(names.index(last) + 1) % len(names)] if last in names else names[0]
+    return names[int(word) - 1] if word.isdecimal() and 0 < int(word) <= len(names) else None
+
+
+def _remember(name: str) -> None:
+    """Notes the lesson that a person reads, for `lesson next`; where nothing can be noted, nothing is."""
+    if sys.stdout.isatty():
+        with suppress(OSError):
+            _LAST.parent.mkdir(parents=True, exist_ok=True)
+            _LAST.write_text(name, encoding="utf-8")
+
+
+lessons = group(_lessons, _lesson, _course, _meant)

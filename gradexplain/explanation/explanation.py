@@ -35,7 +35,7 @@ from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.origin import Origin
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report
 
@@ -114,7 +114,7 @@ class Explanation(Shown):
 
     `gradients` maps each input to its gradient (`None`: no influence). `scalar` is the name of what is differentiated:
     the output, or L = ⟨cotangent, output⟩ where that is not one number. `higher` holds the explanations of the second
-    and further derivatives. `origin` is what was typed, where that is how the explanation was asked for.
+    and further derivatives. `request` is what was typed, where that is how the explanation was asked for.
     """
 
     target: str
@@ -141,7 +141,7 @@ class Explanation(Shown):
     higher: tuple[Explanation, ...] = ()
     order: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
-    origin: Origin | None = None
+    request: Request | None = None
 
     @property
     def verdict(self) -> str:

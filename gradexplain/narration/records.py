@@ -28,8 +28,10 @@ from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.computation import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.loading import file_of, parse_target
-from gradexplain.targets.origin import FORMAT, Origin, file_digest, machine, tensor_digest
+from gradexplain.targets.provenance import FORMAT, file_digest, machine, tensor_digest
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
+from gradexplain.verification.options import Options
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 
@@ -42,7 +44,7 @@ def record(explanation: Explanation, *, full: bool = False) -> dict[str, Any]:
     e = explanation
     sources = [s.source for part in (e, *e.higher) for s in part.steps]
     return {
-        **_header("explanation", e.target, e.origin, sources),
+        **_header("explanation", e.target, e.request, e.report.options, sources),
         "live": e.live,
         "parameters": list(e.parameters),
         **_body(e, full),
@@ -56,7 +58,7 @@ def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]
         return _report(report)
     subject, found, packed = report.subject, report.subject.trace, _packing(full)
     return {
-        **_header("verification", subject.target, report.origin, [n.source for n in found.nodes]),
+        **_header("verification", subject.target, report.request, report.options, [n.source for n in found.nodes]),
         "live": found.live,
         "parameters": list(subject.parameters),
         "dtype": TensorSummary(found.value).dtype,
@@ -72,13 +74,18 @@ def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]
 # ------------------------------------------------------------------------------------------------------- where from
 
 
-def _header(kind: str, target: str, origin: Origin | None, sources: Sequence[Source | None]) -> dict[str, Any]:
+def _header(
+    kind: str, target: str, request: Request | None, options: Options, sources: Sequence[Source | None]
+) -> dict[str, Any]:
+    asked = None if request is None else jsonable({**asdict(request), **asdict(options)})
+    if asked is not None:
+        del asked["target"]
     return {
         "gradexplain": __version__,
         "format": FORMAT,
         "kind": kind,
         "target": target,
-        "asked": None if origin is None else jsonable(asdict(origin)),
+        "asked": asked,
         "torch": torch.__version__,
         "machine": machine(),
         "files": {str(path): file_digest(path) for path in _files(target, sources)},
@@ -218,10 +225,10 @@ def _check(check: Check) -> dict[str, Any]:
         "worst": jsonable(check.worst),
         "bound": jsonable(check.bound),
         "resolution": jsonable(check.resolution),
-        "place": None if check.place is None else list(check.place),
-        "key": check.reason,
+        "element": None if check.place is None else list(check.place),
+        "reason": check.reason,
         "data": jsonable(check.data),
-        "reason": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
+        "text": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
     }
 
 

@@ -25,7 +25,7 @@ from gradexplain.receipts.tensors import Comparison
 from gradexplain.receipts.verdicts import Judging, is_cheap
 from gradexplain.recording.tracing import differentiated, trace
 from gradexplain.targets.loading import file_of, parse_target
-from gradexplain.targets.origin import machine
+from gradexplain.targets.provenance import machine
 from gradexplain.verification.derivatives import derivative_of
 from gradexplain.verification.verdicts import EFFORT, verify_trace
 from gradexplain.versions.releases import __version__

@@ -37,7 +37,7 @@ from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.origin import file_digest
+from gradexplain.targets.provenance import file_digest
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.question import MARGIN, wide
 

@@ -136,16 +136,16 @@ def _check(ledger: Ledger, check: Mapping[str, Any], path: str, gradients: Mappi
     fine = fine or check["verdict"] != "agrees"
     data = {"seen": check["resolution"], "right": RESOLUTION}
     ledger.claim("check", fine, f"{path}.resolution", "check_coarse", **data)
-    needs = check["verdict"] != "cannot say" or check["key"] is not None
-    ledger.claim("check", needs, f"{path}.key", "check_without_reason")
-    ledger.claim("check", _is_said(check), f"{path}.reason", "reason_differs", seen=check["reason"] or "null")
+    needs = check["verdict"] != "cannot say" or check["reason"] is not None
+    ledger.claim("check", needs, f"{path}.reason", "check_without_reason")
+    ledger.claim("check", _is_said(check), f"{path}.text", "reason_differs", seen=check["text"] or "null")
 
 
 def _is_said(check: Mapping[str, Any]) -> bool:
     """Says whether a check's sentence is the one that its key and its data make."""
-    if check["key"] is None:
-        return check["reason"] is None
-    return check["reason"] is not None and check["reason"] == _said(f"verdicts.{check['key']}", restored(check["data"]))
+    if check["reason"] is None:
+        return check["text"] is None
+    return check["text"] is not None and check["text"] == _said(f"verdicts.{check['reason']}", restored(check["data"]))
 
 
 def restored(value: Any) -> Any:
@@ -170,7 +170,7 @@ def report_of(record: Mapping[str, Any]) -> Report:
 def _restored_check(check: Mapping[str, Any]) -> Check:
     worst, bound, resolution = (restored(check[k]) for k in ("worst", "bound", "resolution"))
     data = restored(check["data"])
-    return Check(check["oracle"], check["input"], check["verdict"], worst, bound, resolution, check["key"], data)
+    return Check(check["oracle"], check["input"], check["verdict"], worst, bound, resolution, check["reason"], data)
 
 
 def _total(ledger: Ledger, receipt: Mapping[str, Any]) -> None:

@@ -17,12 +17,13 @@ from gradexplain.receipts.tensors import read_tensor
 from gradexplain.recording.computation import Computation, all_outputs, computation_of, with_dtype
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, trace
-from gradexplain.targets.expression import Program, parse_formula
+from gradexplain.targets.expression import parse_formula
 from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.loading import FilePlace, Target, TargetSpec, file_of, load, match_inputs, parse_target
-from gradexplain.targets.origin import file_digest
+from gradexplain.targets.provenance import file_digest
 from gradexplain.targets.values import parse_value, tensor_of
 from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.registry import REFEREE
 from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
 
@@ -97,7 +98,9 @@ def _derived(computation: Computation, cotangent: Any, receipt: Mapping[str, Any
         raise Stopped(Remark("$.asked", "random_unseeded"), refused=False)
     if receipt["kind"] == "verification":
         options = {name: value for name, value in _options(receipt).items() if name in OPTIONS}
-        report = inquire(computation, target=receipt["target"], by_hand=by_hand, effort=effort, **options)
+        report = inquire(
+            computation, target=receipt["target"], by_hand=by_hand, options=Options(effort=effort, **options)
+        )
     else:
         report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
     return Derived(computation, recorded, report, name)
@@ -135,8 +138,8 @@ def _target_spec(receipt: Mapping[str, Any]) -> TargetSpec:
         if receipt["asked"] is not None:
             raise _refused("$.target", "text_unusable", fault=fault) from fault
         raise Stopped(Remark("$.target", "no_target"), refused=False) from fault
-    # A callable that came without a target is called by its own name, which is no expression that anybody typed.
-    if receipt["asked"] is None and isinstance(spec.place, Program) and spec.place.text.isidentifier():
+    # A callable that came without a target is called by its own name, which nobody typed, even where torch has it too.
+    if receipt["asked"] is None and receipt["target"].isidentifier():
         raise Stopped(Remark("$.target", "no_target"), refused=False)
     if isinstance(spec.place, FilePlace) and (path := file_of(spec.place)) is not None:
         _unchanged(path, receipt["files"])

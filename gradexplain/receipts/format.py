@@ -12,7 +12,7 @@ from typing import Any
 from gradexplain.locale.catalogue import sentences
 from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
-from gradexplain.targets.origin import FORMAT
+from gradexplain.targets.provenance import FORMAT
 from gradexplain.targets.values import shown
 
 Shape = Callable[[Any, str], Iterator[Remark]]
@@ -174,7 +174,7 @@ INPUT = entries(shape=listing(COUNT), dtype=TYPE, value=numbers)
 OUTPUT = entries(name=nullable(TEXT), shape=listing(COUNT), dtype=TYPE, value=numbers)
 CHECK = entries(
     oracle=TEXT, input=TEXT, verdict=VERDICT, worst=nullable(REAL), bound=nullable(REAL), resolution=nullable(REAL),
-    place=nullable(listing(COUNT)), key=nullable(REASON), data=mapping(anything), reason=nullable(TEXT),
+    element=nullable(listing(COUNT)), reason=nullable(REASON), data=mapping(anything), text=nullable(TEXT),
 )
 CONTRIBUTION = entries(to=TEXT, argument=TEXT, rule=nullable(TEXT), value=nullable(numbers), equations=listing(TEXT))
 STEP = entries(

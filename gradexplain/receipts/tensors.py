@@ -18,7 +18,7 @@ from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.terms import number_text
 from gradexplain.receipts.format import WORDS
 from gradexplain.receipts.ledger import Ledger
-from gradexplain.targets.origin import tensor_digest
+from gradexplain.targets.provenance import tensor_digest
 from gradexplain.verification.oracles.question import MARGIN, RESOLUTION, index_of
 
 _DIGITS = 9

@@ -95,7 +95,7 @@ class Judging:
         elif fresh is None:
             data = {"oracle": claimed["oracle"], "input": claimed["input"]}
             self.ledger.claim("check", False, path, "check_invented", **data)
-        elif claimed["key"] == _COSTLY:  # it claims no more than that time was short
+        elif claimed["reason"] == _COSTLY:  # it claims no more than that time was short
             self.ledger.claims["check"] += 1
             if fresh.reason != _COSTLY:
                 self.ledger.note("$.checks", "time_allows_more")
@@ -113,11 +113,11 @@ class Judging:
             self.ledger.claim("check", False, f"{path}.verdict", "check_verdict", **data)
 
     def _reason(self, claimed: Mapping[str, Any], path: str, fresh: Check) -> bool:
-        data = {"seen": claimed["key"] or "null", "right": fresh.reason or "null"}
-        if claimed["key"] != fresh.reason and not self.repeated:
-            self.ledger.leave_open(f"{path}.key", "check_open", **data)
+        data = {"seen": claimed["reason"] or "null", "right": fresh.reason or "null"}
+        if claimed["reason"] != fresh.reason and not self.repeated:
+            self.ledger.leave_open(f"{path}.reason", "check_open", **data)
             return False
-        return self.ledger.claim("check", claimed["key"] == fresh.reason, f"{path}.key", "check_reason", **data)
+        return self.ledger.claim("check", claimed["reason"] == fresh.reason, f"{path}.reason", "check_reason", **data)
 
     def _numbers(self, claimed: Mapping[str, Any], path: str, fresh: Check) -> None:
         """The same numbers, or, where time or another machine decides, numbers of the same kind."""
@@ -134,8 +134,8 @@ class Judging:
             data = {"seen": seen, "right": right}
             self.ledger.claim("check", repr(seen) == repr(right), f"{path}.{name}", "check_numbers", **data)
         place = None if fresh.place is None else list(fresh.place)
-        data = {"seen": claimed["place"], "right": place}
-        self.ledger.claim("check", claimed["place"] == place, f"{path}.place", "check_numbers", **data)
+        data = {"seen": claimed["element"], "right": place}
+        self.ledger.claim("check", claimed["element"] == place, f"{path}.element", "check_numbers", **data)
         seen, right = restored(claimed["data"]), _plain(fresh.data)
         for name in seen.keys() | right.keys():
             data = {"seen": seen.get(name, "–"), "right": right.get(name, "–")}

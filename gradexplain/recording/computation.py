@@ -65,7 +65,17 @@ class Computation:
             except GradexplainError:
                 raise
             except (Exception, SystemExit) as fault:
-                raise RunError("function_failed", name=self.name, **_fault_place(fault)) from fault
+                raise self._failure(fault) from fault
+
+    def _failure(self, fault: BaseException) -> RunError:
+        """Returns the error that says how the function failed, and what may be behind it."""
+        data = {"name": self.name, **_fault_place(fault)}
+        modules = [part for module in self.modules.values() for part in module.modules()]
+        if isinstance(fault, ValueError) and any(isinstance(m, _NORMALISING) and m.training for m in modules):
+            return RunError("function_failed_training", **data)
+        if self.inputs and not self.wrt:
+            return RunError("function_failed_integers", **data, names=", ".join(self.inputs))
+        return RunError("function_failed", **data)
 
     def output(self, values: Mapping[str, Tensor]) -> Tensor:
         """Runs the function and returns the one output that is explained: see `chosen_output`."""
@@ -289,9 +299,11 @@ def _fault_place(fault: BaseException) -> dict[str, object]:
     return {
         "kind": type(fault).__name__,
         "message": message,
-        "place": f"{last.filename}:{last.lineno}" if last else "?",
-        "code": (last.line or "").strip() if last else "",
+        "at": f" ({last.filename}:{last.lineno}: {(last.line or '').strip()})" if last else "",
     }
+
+
+_NORMALISING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 _INSIDE = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parent.parent, Path(torch.__file__).parent))

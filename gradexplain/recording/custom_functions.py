@@ -78,7 +78,7 @@ def _breaches(application: Application, returned: Sequence[Any]) -> Iterator[Bre
     data = {
         "function": application.function.__name__,
         "backward": str(backward_place(application.function) or "?"),
-        "place": str(source_of(application.frame) or "?"),
+        "place": str(source_of(application.frame) or f"{application.function.__name__}.apply"),
         "returned": ", ".join(map(described, returned)),
         "expected": ", ".join(expected(name, arguments[name]) for name in names),
     }

@@ -102,6 +102,8 @@ def _cut(reason: str, event: Event, consumer: int | None = None) -> Cut:
 
 def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> RunError:
     """Returns the error that says where the gradient of the output was lost."""
+    if not leaves:
+        return RunError("no_input")
     asked = [name for name, tensor in leaves.items() if tensor.requires_grad]
     if not asked:
         return RunError("nothing_differentiable", names=", ".join(leaves) or "–")

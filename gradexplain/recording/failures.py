@@ -60,7 +60,7 @@ def _raised(fault: Exception, own: Mapping[Any, Application]) -> RunError | None
         message=str(fault).strip().split("\n", 1)[0],
         place=f"{frame.f_code.co_filename}:{line}",
         code=linecache.getline(frame.f_code.co_filename, line).strip(),
-        used=str(source_of(application.frame) or "?"),
+        used=str(source_of(application.frame) or f"{application.function.__name__}.apply"),
     )
 
 

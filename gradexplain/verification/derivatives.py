@@ -33,8 +33,8 @@ def gradient_of(computation: Computation, cotangent: Tensor) -> Computation:
         values = {n: v for n, v in given.items() if n != name}
         output, _ = chosen_output(computation.call(values), computation.name)
         wanted = {n: values[n] if n in values else _current(computation, n) for n in computation.wrt}
-        found = _gradients(output, list(wanted.values()), given[name])
-        joined = torch.cat([g.reshape(-1) for g in found])
+        gradients = _gradients(output, list(wanted.values()), given[name])
+        joined = torch.cat([g.reshape(-1) for g in gradients])
         return joined if joined.requires_grad else joined + _nothing([*wanted.values(), given[name]])
 
     return replace(
@@ -56,8 +56,8 @@ def _free_name(computation: Computation) -> str:
 def _gradients(output: Tensor, wanted: list[Tensor], seed: Tensor) -> list[Tensor]:
     if not output.requires_grad:
         return [torch.zeros_like(x) for x in wanted]
-    found = differentiated(output, wanted, seed.expand(output.shape), create_graph=True)
-    return [torch.zeros_like(x) if g is None else g.to_dense() for g, x in zip(found, wanted, strict=True)]
+    gradients = differentiated(output, wanted, seed.expand(output.shape), create_graph=True)
+    return [torch.zeros_like(x) if g is None else g.to_dense() for g, x in zip(gradients, wanted, strict=True)]
 
 
 def _nothing(inputs: list[Tensor]) -> Tensor:
@@ -71,11 +71,11 @@ def _current(computation: Computation, name: str) -> Tensor:
         path = name.removeprefix(f"{owner}.") if owner else name
         parent, _, attribute = path.rpartition(".")
         try:
-            found = module.get_submodule(parent)._parameters.get(attribute)
+            parameter = module.get_submodule(parent)._parameters.get(attribute)
         except AttributeError:
             continue
-        if found is not None:
-            return found
+        if parameter is not None:
+            return parameter
     raise KeyError(name)
 
 
@@ -106,12 +106,12 @@ class _Derivative:
             raise RunError("constant_derivative")
         self.differentiating = True
         try:
-            (found,) = differentiated(output, [given[self.wrt]], seed, create_graph=True)
+            (gradient,) = differentiated(output, [given[self.wrt]], seed, create_graph=True)
         finally:
             self.differentiating = False
-        if found is None or not found.requires_grad:
+        if gradient is None or not gradient.requires_grad:
             raise RunError("constant_derivative")
-        return found
+        return gradient
 
     def locate(self) -> Source | None:
         if self.differentiating:

@@ -97,16 +97,16 @@ def _edit(alone: Alone, events: Sequence[Event], name: str, now: Tensor, then: H
 # ------------------------------------------------------------------------------------------------------------ hooks
 
 
-def changed_gradients(run: Run, found: Trace) -> dict[int, list[Finding]]:
+def changed_gradients(run: Run, trace: Trace) -> dict[int, list[Finding]]:
     """Returns, by node, the gradients that a hook of the user's changed on their way to it, leaves included."""
-    arrived: dict[tuple[int, int], list[Tensor]] = {found.output: [found.cotangent]}
-    for node in found.nodes:
+    arrived: dict[tuple[int, int], list[Tensor]] = {trace.output: [trace.cotangent]}
+    for node in trace.nodes:
         for edge in node.edges:
             if edge.contribution is not None:
                 arrived.setdefault((edge.producer, edge.output), []).append(edge.contribution)
     hooks = hooks_in(run)
     changed: dict[int, list[Finding]] = {}
-    for node in found.nodes:
+    for node in trace.nodes:
         for number, received in enumerate(node.cotangents):
             sent = arrived.get((node.index, number), [])
             if received is not None and sent and not _adds_up(received, sent):
@@ -151,21 +151,21 @@ def sent_otherwise(alone: Alone, operator: Operator, run: Run) -> Iterator[Findi
 def draws(run: Run) -> dict[int, list[Finding]]:
     """Returns, by the identity of an event or application, the random operators whose numbers went into it."""
     drawn: dict[int, Event] = {}
-    found: dict[int, list[Finding]] = {}
+    findings: dict[int, list[Finding]] = {}
     for event in run.recorder.events:
         used = [h for h in held_in([event.arguments, event.keywords]) if not h.tracked]
         origins = {id(e): e for h in used if (e := drawn.get(h.storage))}
         if event.random_states:
             origins[id(event)] = event
-        found[id(event)] = [_drawn(origin) for origin in origins.values()]
+        findings[id(event)] = [_drawn(origin) for origin in origins.values()]
         made = [*held_in([event.outputs]), *written_by(event)]
         tracked = any(h.tracked for h in held_in([event.arguments, event.keywords]))
         if origins and (event.random_states or not (event.recorded and tracked)):
             drawn.update((held.storage, next(iter(origins.values()))) for held in made)
     for own in run.recorder.applications:
         inside = [run.recorder.events[i] for i in own.inside]
-        found[id(own)] = [_drawn(e) for e in inside if e.random_states and not e.recorded]
-    return found
+        findings[id(own)] = [_drawn(e) for e in inside if e.random_states and not e.recorded]
+    return findings
 
 
 def _drawn(event: Event) -> Finding:
@@ -176,12 +176,12 @@ def _drawn(event: Event) -> Finding:
 
 def stops(run: Run, owners: Mapping[Any, Event]) -> dict[int, list[Finding]]:
     """Returns, by the identity of an event or application, the values it was given whose gradient had been stopped."""
-    found: dict[int, list[Finding]] = {}
+    findings: dict[int, list[Finding]] = {}
     recorder = run.recorder
     for user, reason, event in stops_in(recorder.events, recorder.applications, owners, list(run.inputs.values())):
         source = source_of(event.frame)
         data = {"code": source.code if source and source.code else str(event.operator)}
         finding = Finding(f"stopped-{reason.replace('_', '-')}", data, source)
-        if finding not in found.setdefault(id(user), []):
-            found[id(user)].append(finding)
-    return found
+        if finding not in findings.setdefault(id(user), []):
+            findings[id(user)].append(finding)
+    return findings

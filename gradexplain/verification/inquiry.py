@@ -11,10 +11,11 @@ from gradexplain.recording.computation import Computation
 from gradexplain.recording.tracing import generic, trace
 from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.operations import check_operations
+from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import Check, Replay
 from gradexplain.verification.oracles.registry import REFEREE
-from gradexplain.verification.verdicts import EFFORT, Question, Report, Subject, answered, verify_trace
+from gradexplain.verification.verdicts import Question, Report, Subject, answered, verify_trace
 
 
 def inquire(
@@ -22,26 +23,23 @@ def inquire(
     *,
     target: str,
     by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
-    each_operation: bool = False,
-    full: bool = False,
-    second: bool = False,
-    batched: bool = False,
-    exact: bool = False,
-    effort: float = EFFORT,
+    options: Options,
 ) -> Report:
-    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `verify`."""
+    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `Options`."""
+    effort = options.effort
     question = Question(trace(computation, cotangent=generic), computation, effort=effort)
-    wanted = {REFEREE: exact, "every element": full, "batched gradients": batched}
+    wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = answered(question, [name for name, on in wanted.items() if on])
     if by_hand:
         report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, effort)))
-    if each_operation or report.verdict != "agrees":
+    if options.each_operation or report.verdict != "agrees":
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
         report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
-    if second:
+    if options.second:
         report = replace(report, second=_second(question, computation, effort))
-    return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))
+    subject = Subject(target, question.trace, tuple(computation.parameters))
+    return replace(report, subject=subject, options=options)
 
 
 def _by_hand(computation: Computation, by_hand: Mapping[str, Callable[..., Tensor]], effort: float) -> Iterable[Check]:

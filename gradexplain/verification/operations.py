@@ -33,16 +33,16 @@ from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
-from gradexplain.verification.oracles.ladders import USUAL
+from gradexplain.verification.oracles.ladders import USUAL_STEPS
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern
 from gradexplain.verification.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.verification.oracles.slopes import fits_kinks, slopes
 from gradexplain.verification.verdicts import RULES, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
-EACH, SAMPLED = 48, 24
+MOST_EACH, SAMPLED_ELEMENTS = 48, 24
 # Runs of the operator that an element takes; so many elements are measured however long that takes.
-COST, LEAST = 2 * len(USUAL), 4
+RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
@@ -69,9 +69,9 @@ def check_operations(
     run = record(computation, cotangent, again=True)
     if run.output.grad_fn is None:
         return ()
-    found = joined(run, computation)
-    chosen = [a for a in nodes_alone(run, found) if only is None or only(a.recorded)]
-    notes = _Notes.of(run, found)
+    trace = joined(run, computation)
+    chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
+    notes = _Notes.of(run, trace)
     known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
     share = effort / max(sum(known), 1)
     budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
@@ -90,10 +90,10 @@ class _Notes:
     stops: Mapping[int, Sequence[Finding]]
 
     @staticmethod
-    def of(run: Run, found: Trace) -> _Notes:
+    def of(run: Run, trace: Trace) -> _Notes:
         assert run.output.grad_fn is not None
         owners = owners_of(run.recorder.events, ordered(run.output.grad_fn))
-        return _Notes(_by_user(changed_gradients(run, found), found), draws(run), stops(run, owners))
+        return _Notes(_by_user(changed_gradients(run, trace), trace), draws(run), stops(run, owners))
 
     def on(self, alone: Alone) -> Iterator[Finding]:
         """Yields the notes on a node."""
@@ -102,11 +102,11 @@ class _Notes:
         yield from self.stops.get(id(alone.origin), ())
 
 
-def _by_user(hooks: Mapping[int, Sequence[Finding]], found: Trace) -> dict[int, list[Finding]]:
-    users = found.consumers()
+def _by_user(hooks: Mapping[int, Sequence[Finding]], trace: Trace) -> dict[int, list[Finding]]:
+    users = trace.consumers()
     placed: dict[int, list[Finding]] = {}
     for index, findings in hooks.items():
-        leaf = found.nodes[index].leaf is not None
+        leaf = trace.nodes[index].leaf is not None
         placed.setdefault(users[index][0][0] if leaf and index in users else index, []).extend(findings)
     return placed
 
@@ -131,21 +131,21 @@ class _Asked:
 
 
 def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: float) -> Operation:
-    found = list(notes.on(alone))
+    findings = list(notes.on(alone))
     try:
         asked = _asked(alone)
     except Exception as fault:  # the user's own code, or torch's refusal to run an operator alone
         asked = Unable("node_failed", {"message": str(fault).strip().split("\n", 1)[0]})
     if isinstance(asked, Unable):
-        return _concluded(alone, _mute(alone, asked), found)
+        return _concluded(alone, _mute(alone, asked), findings)
     changed = list(edits(alone, run))
     report = _report(asked, changed, effort, coarsest)
     wrong = [name for name in report.inputs if report.of(name) == "differs" and not _blames_edit(report, name)]
     looks = {name: _look(asked, report, name, effort) for name in wrong}
-    found += sent_otherwise(alone, asked.operator, run)
+    findings += sent_otherwise(alone, asked.operator, run)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
     kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
-    return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *found])
+    return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *findings])
 
 
 def _concluded(alone: Alone, report: Report, findings: Sequence[Finding]) -> Operation:
@@ -199,9 +199,9 @@ def _apart(recorded: Sequence[Tensor] | None, value: Tensor) -> float | None:
     return float(apart.max()) if not bool(apart.max() <= torch.finfo(now.dtype).eps ** 0.5 * size) else None
 
 
-def _with_gradients(found: Trace, gradients: Mapping[str, Tensor | None]) -> Trace:
+def _with_gradients(trace: Trace, gradients: Mapping[str, Tensor | None]) -> Trace:
     """Returns the trace with other gradients, sent along the edges to the leaves as well."""
-    leaves = {node.index: node.leaf for node in found.nodes if node.leaf is not None}
+    leaves = {node.index: node.leaf for node in trace.nodes if node.leaf is not None}
 
     def edited(node: Node) -> Node:
         edges = [
@@ -210,7 +210,7 @@ def _with_gradients(found: Trace, gradients: Mapping[str, Tensor | None]) -> Tra
         ]
         return replace(node, edges=tuple(edges))
 
-    return replace(found, gradients=dict(gradients), nodes=tuple(map(edited, found.nodes)))
+    return replace(trace, gradients=dict(gradients), nodes=tuple(map(edited, trace.nodes)))
 
 
 def _silent(alone: Alone, operator: Operator, raw: Mapping[str, object]) -> Iterator[Finding]:
@@ -282,16 +282,16 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
         return Finding(PRESUMING[asked.operator.label], data)
     if _ignores_cotangent(asked, name):
         return Finding("cotangent-ignored", data)
-    found = _pattern(asked, report, name, effort)
-    if found is None:
+    recognised = _pattern(asked, report, name, effort)
+    if recognised is None:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
     if _is_surrogate(asked, name):
         return Finding("surrogate", data)
-    if found.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
+    if recognised.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
         return Finding("drawn", data)
-    spread = _unsummed(asked, name, found)
-    kind, more = spread or (found.kind, {})
-    return Finding(kind, {**data, **found.data, **more})
+    spread = _unsummed(asked, name, recognised)
+    kind, more = spread or (recognised.kind, {})
+    return Finding(kind, {**data, **recognised.data, **more})
 
 
 def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern | None:
@@ -300,15 +300,15 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
         return None
     sent = question.gradient(name)
-    affordable = max(int(effort / (COST * max(replay.seconds, 1e-9))), LEAST)
+    affordable = max(int(effort / (RUNS_EACH * max(replay.seconds, 1e-9))), LEAST_ELEMENTS)
     known = slopes(replay, name, sent, _positions(report, name, sent)[:affordable])
     if known is None or not bool(known.differs.any()):
         return None
     slack = 4 * known.bound + MARGIN * replay.eps * known.right.abs()
-    found = beside(
+    compared = beside(
         sent, known.right, slack, known.differs, positions=known.positions, tensors=_tensors(asked, replay.trace)
     )
-    return pattern(found, sent.shape, known.positions)
+    return pattern(compared, sent.shape, known.positions)
 
 
 def _has_kinks(asked: _Asked, name: str, effort: float) -> bool:
@@ -322,19 +322,19 @@ def _has_kinks(asked: _Asked, name: str, effort: float) -> bool:
 
 def _positions(report: Report, name: str, sent: Tensor) -> list[int]:
     """Returns the elements to be measured: all of a few; of many, those that a check named, the largest, and others."""
-    if sent.numel() <= EACH:
+    if sent.numel() <= MOST_EACH:
         return list(range(sent.numel()))
     named = [c.place for c in report.checks if c.input == name and c.verdict == "differs" and c.place]
     flat = torch.arange(sent.numel()).reshape(sent.shape)
-    drawn = torch.randperm(sent.numel(), generator=torch.Generator().manual_seed(5))[:SAMPLED].tolist()
+    drawn = torch.randperm(sent.numel(), generator=torch.Generator().manual_seed(5))[:SAMPLED_ELEMENTS].tolist()
     largest = sent.abs().flatten().nan_to_num(torch.inf).topk(3).indices.tolist()
     return list(dict.fromkeys([*(int(flat[place]) for place in named), *largest, *drawn]))
 
 
-def _tensors(asked: _Asked, found: Trace) -> dict[str, Tensor]:
+def _tensors(asked: _Asked, trace: Trace) -> dict[str, Tensor]:
     """Returns what a formula may have lost or gained as a factor, by name."""
-    real = {n: t for n, t in found.inputs.items() if t.is_floating_point()}
-    single = {"cotangent": found.cotangent, "output": found.value} if len(asked.alone.used) == 1 else {}
+    real = {n: t for n, t in trace.inputs.items() if t.is_floating_point()}
+    single = {"cotangent": trace.cotangent, "output": trace.value} if len(asked.alone.used) == 1 else {}
     return real | {n: t for n, t in single.items() if t.is_floating_point()}
 
 
@@ -344,7 +344,7 @@ def _ignores_cotangent(asked: _Asked, name: str) -> bool:
     return sent is not None and twice is not None and bool((sent != 0).any()) and torch.equal(sent, twice)
 
 
-def _unsummed(asked: _Asked, name: str, found: Pattern) -> tuple[str, dict[str, object]] | None:
+def _unsummed(asked: _Asked, name: str, recognised: Pattern) -> tuple[str, dict[str, object]] | None:
     """Recognises a gradient that was not summed over the places where its argument was repeated, by what it ignores."""
     x, y = asked.own.inputs[name], asked.own.value
     shape = (*(1,) * (y.dim() - x.dim()), *x.shape)
@@ -355,7 +355,7 @@ def _unsummed(asked: _Asked, name: str, found: Pattern) -> tuple[str, dict[str, 
     count = 1
     for axis in repeated:
         count *= y.shape[axis]
-    if found.kind == "factor" and abs(float(str(found.data["ratio"])) * count - 1) <= 1e-12 * count:
+    if recognised.kind == "factor" and abs(float(str(recognised.data["ratio"])) * count - 1) <= 1e-12 * count:
         return "unsummed-mean", {"count": count}
     for axis in repeated:
         for index in (0, y.shape[axis] - 1):

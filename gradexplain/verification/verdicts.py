@@ -7,7 +7,7 @@ that cannot judge says so, and why.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -17,8 +17,9 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.origin import Origin
+from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
+from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
@@ -81,7 +82,8 @@ class Report(Shown):
 
     `operations` has the nodes that were checked alone, in the order of the forward pass; `second` is the report on the
     second derivatives, where they were asked for; `subject` is what was verified, and `findings` what is unusual about
-    it. A report that is part of another has neither. `origin` is what was typed, where that is how it was asked for.
+    it. A report that is part of another has neither. `request` is what was typed, where that is how it was asked
+    for, `options` what was asked besides the usual.
     """
 
     checks: tuple[Check, ...]
@@ -89,7 +91,8 @@ class Report(Shown):
     second: Report | None = None
     subject: Subject | None = None
     findings: tuple[Finding, ...] = ()
-    origin: Origin | None = None
+    request: Request | None = None
+    options: Options = field(default_factory=Options)
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -99,12 +102,12 @@ class Report(Shown):
     @cached_property
     def verdict(self) -> Verdict:
         """One that differs decides; without, all must agree."""
-        found: list[Verdict] = [self.of(name) for name in self.inputs]
-        found += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
-        found += [self.second.verdict] if self.second is not None else []
-        if "differs" in found:
+        verdicts: list[Verdict] = [self.of(name) for name in self.inputs]
+        verdicts += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
+        verdicts += [self.second.verdict] if self.second is not None else []
+        if "differs" in verdicts:
             return "differs"
-        return "agrees" if found and all(v == "agrees" for v in found) else "cannot say"
+        return "agrees" if verdicts and all(v == "agrees" for v in verdicts) else "cannot say"
 
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
@@ -134,8 +137,8 @@ class Report(Shown):
 
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error of one gradient would have been seen, by the sharpest agreeing oracle."""
-        found = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
-        return min((r for r in found if r is not None), default=None)
+        resolutions = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
+        return min((r for r in resolutions if r is not None), default=None)
 
     def wrong(self) -> tuple[Operation, ...]:
         """Returns the operations that differ, in the order of the forward pass."""

@@ -55,8 +55,8 @@ def _both(replay: Replay) -> tuple[list[Tensor], list[Tensor]]:
     ]
 
     def at_once(cotangent: Tensor) -> tuple[Tensor, ...]:
-        found = torch.autograd.grad(output, wanted, cotangent, retain_graph=True, allow_unused=True)
-        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, wanted, strict=True))
+        gradients = torch.autograd.grad(output, wanted, cotangent, retain_graph=True, allow_unused=True)
+        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, wanted, strict=True))
 
     return stacked, list(torch.func.vmap(at_once)(cotangents))
 

@@ -14,12 +14,12 @@ def singled_out(measure: Measure, size: int, whole: float, threshold: float, *, 
     `measure(start, stop)` gives the effect of these elements alone; effects add up, and `whole` is that of all. At most
     `tries` measurements are made, about log2(size) an element: what one half makes, the other half lacks.
     """
-    found: list[int] = []
+    positions: list[int] = []
     open_ranges = [(0, size, whole)]
-    while open_ranges and len(found) < most:
+    while open_ranges and len(positions) < most:
         start, stop, effect = open_ranges.pop(_largest(open_ranges))
         if stop - start == 1:
-            found.append(start)
+            positions.append(start)
             continue
         if tries == 0:
             continue
@@ -28,7 +28,7 @@ def singled_out(measure: Measure, size: int, whole: float, threshold: float, *, 
         left = measure(start, middle)
         halves = ((start, middle, left), (middle, stop, effect - left))
         open_ranges += [half for half in halves if not abs(half[2]) <= threshold]  # nan, outside the domain, as well
-    return found
+    return positions
 
 
 def _largest(ranges: list[tuple[int, int, float]]) -> int:

@@ -65,9 +65,9 @@ def _compared(
     resolution = largest(bound * question.units[name]) / question.scale(name)
     if bool(beyond.any()):
         tensors = {n: t for n, t in values.items() if t.is_floating_point()} | {"cotangent": question.judged.cotangent}
-        found = pattern(beside(hand, torchs, 4 * bound + 1e-10 * magnitude, beyond, tensors=tensors), hand.shape)
-        data = {**found.data, "seen": found.data["right"], "hand": found.data["seen"]}
-        return Check(ORACLE, name, "differs", worst, most, resolution, found.kind, data, found.place)
+        recognised = pattern(beside(hand, torchs, 4 * bound + 1e-10 * magnitude, beyond, tensors=tensors), hand.shape)
+        data = {**recognised.data, "seen": recognised.data["right"], "hand": recognised.data["seen"]}
+        return Check(ORACLE, name, "differs", worst, most, resolution, recognised.kind, data, recognised.place)
     if not bool(hand.isfinite().all()):
         return Check(ORACLE, name, "cannot say", worst, most, resolution, "hand_not_finite")
     coarse = not resolution <= RESOLUTION

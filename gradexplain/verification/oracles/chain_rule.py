@@ -44,18 +44,18 @@ class _Walk:
 
 def ask(question: Question) -> Iterator[Check]:
     """Compares the gradient of each input, and what every node sent, with the rules of the operators."""
-    found = question.judged
-    if any(t.is_complex() for t in (found.value, *found.inputs.values())):
+    trace = question.judged
+    if any(t.is_complex() for t in (trace.value, *trace.inputs.values())):
         yield from (Check(ORACLE, n, "cannot say", reason="complex") for n in question.names)
         return
-    if not bool(found.value.isfinite().all()):
-        data = {"value": float(found.value[~found.value.isfinite()].abs()[0])}
+    if not bool(trace.value.isfinite().all()):
+        data = {"value": float(trace.value[~trace.value.isfinite()].abs()[0])}
         yield from (Check(ORACLE, n, "cannot say", reason="not_finite", data=data) for n in question.names)
         return
     if question.large:
         yield from _large(question)
         return
-    comparison = _Comparison(question, walk(found))
+    comparison = _Comparison(question, walk(trace))
     for name in question.names:
         yield comparison.check(name)
 
@@ -65,11 +65,11 @@ def _large(question: Question) -> Iterator[Check]:
 
     Rounding errors add up like a random walk, one step a node, each relative to the gradient's largest element.
     """
-    found = question.trace
-    walked = walk(found, exact=False)
-    leaves = {node.leaf: (node.index, 0) for node in found.nodes if node.leaf is not None}
-    steps = sum(node.leaf is None for node in found.nodes)
-    resolution = MARGIN * epsilon(found) * math.sqrt(steps)
+    trace = question.trace
+    walked = walk(trace, exact=False)
+    leaves = {node.leaf: (node.index, 0) for node in trace.nodes if node.leaf is not None}
+    steps = sum(node.leaf is None for node in trace.nodes)
+    resolution = MARGIN * epsilon(trace) * math.sqrt(steps)
     for name in question.names:
         torchs, key = question.gradient(name), leaves.get(name, (-1, 0))
         missing = walked.missing.get(key, frozenset())
@@ -110,7 +110,7 @@ def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...
         return 0.0, 0.0, ()
     turned = ours.ndim == 2 and ours.mT.is_contiguous() and torchs.mT.is_contiguous()
     pair = [t.mT if turned else (t if t.ndim else t[None]) for t in (ours, torchs)]
-    rows = max(1, _PIECE * len(pair[0]) // ours.numel())
+    rows = max(1, _PIECE_ELEMENTS * len(pair[0]) // ours.numel())
     blocks = list(zip(*(torch.split(t, rows) for t in pair), strict=True))
     apart = torch.stack([_largest_of(a - b) for a, b in blocks])
     sizes = torch.stack([_largest_of(b) for _, b in blocks])
@@ -126,15 +126,16 @@ def _largest_of(block: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
-_PIECE = 1 << 18
+# Elements taken at once: 2 MiB of float64.
+_PIECE_ELEMENTS = 1 << 18
 
 
 class _Comparison:
     """A walk beside torch's gradients; what rounding makes of them is measured once, when a difference asks for it."""
 
     def __init__(self, question: Question, walked: _Walk) -> None:
-        self.question, self.walked, self.found = question, walked, question.judged
-        self.leaves = {node.leaf: (node.index, 0) for node in self.found.nodes if node.leaf is not None}
+        self.question, self.walked, self.trace = question, walked, question.judged
+        self.leaves = {node.leaf: (node.index, 0) for node in self.trace.nodes if node.leaf is not None}
 
     def check(self, name: str) -> Check:
         """Gives the check of one input."""
@@ -166,7 +167,7 @@ class _Comparison:
 
         What rounding does is measured only where the last digits of what was summed do not explain a difference.
         """
-        eps = epsilon(self.found)
+        eps = epsilon(self.trace)
         if bool(unexplained(difference, 0.0, magnitude, eps).any()):
             if self.question.changes:
                 changes: Tensor | float = self.question.rounding(name)
@@ -206,17 +207,17 @@ def _where(walked: _Walk) -> dict[str, object]:
     }
 
 
-def walk(found: Trace, *, exact: bool = True) -> _Walk:
+def walk(trace: Trace, *, exact: bool = True) -> _Walk:
     """Carries the cotangent from the output to the leaves by rules, in float64 if `exact`.
 
     Where an operator has no rule, what torch sent is taken and the operator noted in `missing`. Without `exact`, only
     the gradients are gathered: no sizes of what was summed, no place where the paths part.
     """
     walked = _Walk()
-    walked.received[found.output] = wide(found.cotangent) if exact else found.cotangent
-    walked.magnitude[found.output] = walked.received[found.output].abs()
-    eps = epsilon(found)
-    for node in reversed(found.nodes):
+    walked.received[trace.output] = wide(trace.cotangent) if exact else trace.cotangent
+    walked.magnitude[trace.output] = walked.received[trace.output].abs()
+    eps = epsilon(trace)
+    for node in reversed(trace.nodes):
         if node.leaf is None:
             _step(walked, node, exact, eps)
     return walked
@@ -261,16 +262,16 @@ def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tup
     rule = rule_of(node.operator)
     arguments = _cast(dict(node.arguments), exact)
     outputs = tuple(_cast(y, exact) for y in node.outputs)
-    found: dict[str, Any] = {}
+    by_argument: dict[str, Any] = {}
     sent: list[Tensor | None] = []
     try:
         for edge in node.edges:
             argument, _, item = edge.argument.partition("[")
             if rule is None or not argument:
                 raise NotImplementedError
-            if argument not in found:
-                found[argument] = kinks.sent(rule, argument, cotangents, arguments, outputs)
-            value = found[argument]
+            if argument not in by_argument:
+                by_argument[argument] = kinks.sent(rule, argument, cotangents, arguments, outputs)
+            value = by_argument[argument]
             sent.append(value[int(item.rstrip("]"))] if item else value)
     except Exception:  # a rule is only knowledge: what it cannot do is no verdict on torch
         recorded = [None if e.contribution is None else _dense_wide(e.contribution, exact) for e in node.edges]

@@ -33,13 +33,13 @@ from gradexplain.versions.internals import internals
 ORACLE = "complex step"
 # About 1e-50: h² is nothing beside 1, and rounding that a kernel puts into an imaginary part is 1e34 times too large.
 STEP = 2.0**-166
-# Inputs up to NEAR keep hu small beside 1, and inputs down to hu/NEAR keep it small beside themselves. Complex kernels
-# square what they are given: what lies within 1/FAR and FAR survives that.
-NEAR, FAR = 1e20, 1e140
+# Inputs up to LARGEST_MOVED keep hu small beside 1, and down to hu/LARGEST_MOVED they keep it small beside themselves.
+# Complex kernels square what they are given: what lies within 1/LARGEST_SQUARED and LARGEST_SQUARED survives that.
+LARGEST_MOVED, LARGEST_SQUARED = 1e20, 1e140
 # Complex kernels round on their own account: a logarithm of a sum of exponentials some hundred times.
-KERNELS = 1e4
+KERNEL_EPS = 1e4
 # More inputs than this are moved together.
-APART = 8
+MOST_ALONE = 8
 
 # Operators whose kernels for complex numbers are their analytic continuation, by the reason why they have one. Left out
 # are those that conjugate or take moduli there (abs, sgn, norm, var, vdot, Cholesky, QR, SVD, slogdet), one that loses
@@ -81,18 +81,18 @@ CONDITIONS: Mapping[str, Callable[..., bool]] = {"pow": _off_the_cut, "div": _un
 def ask(question: Question) -> Iterator[Check]:
     """Compares ⟨v, Im f(x + ihu)⟩ / h with ⟨G, u⟩, for a random direction u of each input."""
     names = list(question.names)
-    for group in [names] if len(names) > APART else [[n] for n in names]:
-        found = _followed(question, group)
-        yield from (_check(question, name, found, len(group)) for name in group)
+    for group in [names] if len(names) > MOST_ALONE else [[n] for n in names]:
+        slope = _followed(question, group)
+        yield from (_check(question, name, slope, len(group)) for name in group)
 
 
-def _obstacle(found: Trace) -> Unable | None:
+def _obstacle(trace: Trace) -> Unable | None:
     """Returns why the step cannot be taken, where the recorded graph shows it without a run."""
-    tensors = (found.value, *found.inputs.values())
+    tensors = (trace.value, *trace.inputs.values())
     if any(t.is_complex() for t in tensors):
         return Unable("complex")
     foreign = [str(t.layout) for t in tensors if t.layout != torch.strided]
-    foreign += [n.operator or n.name for n in found.nodes if n.leaf is None and _name(n.operator) not in ANALYTIC]
+    foreign += [n.operator or n.name for n in trace.nodes if n.leaf is None and _name(n.operator) not in ANALYTIC]
     return Unable("not_analytic", {"operator": foreign[0]}) if foreign else None
 
 
@@ -135,7 +135,9 @@ def _slope(question: Question, replay: Replay, u: Mapping[str, Tensor], claim: f
     """Returns ⟨v, Im f(x + ihu)⟩ / h, or why that is not the slope of f."""
     size = question.value + abs(claim)
     steps = torch.cat([d.abs().flatten() for d in u.values()])
-    if not bool(((steps >= 1 / FAR) & (steps <= NEAR)).all()) or not (size == 0 or 1 / FAR <= size <= FAR):
+    if not bool(((steps >= 1 / LARGEST_SQUARED) & (steps <= LARGEST_MOVED)).all()) or not (
+        size == 0 or 1 / LARGEST_SQUARED <= size <= LARGEST_SQUARED
+    ):
         return Unable("step_range")
     made = _continued(replay, u)
     if isinstance(made, Unable):
@@ -153,12 +155,12 @@ def _reproduces(replay: Replay, real: Tensor, claim: float) -> bool:
     if real.shape != y.shape:
         return False
     away, size = (float(torch.linalg.vector_norm(t)) for t in (real - y, y))
-    return away <= KERNELS * replay.eps * (size + abs(claim))
+    return away <= KERNEL_EPS * replay.eps * (size + abs(claim))
 
 
 def _direction(x: Tensor, gradient: Tensor, generator: torch.Generator) -> Tensor:
     """Returns U[½, 1] in units of each element's size, with the gradient's own signs, so that nothing cancels."""
-    scale = torch.where(x == 0, scales(x), scales(x).minimum(NEAR * x.abs()))
+    scale = torch.where(x == 0, scales(x), scales(x).minimum(LARGEST_MOVED * x.abs()))
     size = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device) / 2 + 0.5
     signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
     return size * scale * torch.where(gradient == 0, signs, gradient.sgn())
@@ -169,7 +171,7 @@ def _bound(
 ) -> float:
     """What rounding explains: of each product, of the output's last digits and, where that is not enough, of G."""
     products = sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
-    bound = replay.eps * (KERNELS * products + MARGIN / 2 * question.value)
+    bound = replay.eps * (KERNEL_EPS * products + MARGIN / 2 * question.value)
     if abs(difference) <= bound:
         return bound
     return bound + MARGIN * sum(float((question.rounding(n) * d.abs()).sum()) for n, d in u.items())
@@ -245,13 +247,13 @@ def _complex(value: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------- the verdict
 
 
-def _check(question: Question, name: str, found: _Slope | Unable, joint: int) -> Check:
-    if isinstance(found, Unable):
-        return Check(ORACLE, name, "cannot say", reason=found.reason, data=found.data)
-    worst, resolution = abs(found.step - found.claim), found.bound / question.scale(name)
-    data: dict[str, object] = {"seen": found.claim, "right": found.step, "resolution": resolution, "joint": joint}
-    verdict, reason = _verdict(question, name, worst <= found.bound, resolution)
-    return Check(ORACLE, name, verdict, worst, found.bound, resolution, reason, data)
+def _check(question: Question, name: str, slope: _Slope | Unable, joint: int) -> Check:
+    if isinstance(slope, Unable):
+        return Check(ORACLE, name, "cannot say", reason=slope.reason, data=slope.data)
+    worst, resolution = abs(slope.step - slope.claim), slope.bound / question.scale(name)
+    data: dict[str, object] = {"seen": slope.claim, "right": slope.step, "resolution": resolution, "joint": joint}
+    verdict, reason = _verdict(question, name, worst <= slope.bound, resolution)
+    return Check(ORACLE, name, verdict, worst, slope.bound, resolution, reason, data)
 
 
 def _verdict(question: Question, name: str, explained: bool, resolution: float) -> tuple[Verdict, str | None]:

@@ -127,10 +127,10 @@ def _value(cell: Cell) -> Any:
 def _run(rule: Rule, arguments: Mapping[str, Any], order: Sequence[Cell], start: int) -> list[Any]:
     """Returns the outputs as arrays of cells, or of numbers where there is no rank; `None` for one of indices."""
     ranks = {id(cell): rank for rank, cell in enumerate(order, start)}
-    found = dict(enumerate(order, start))
+    renamed = dict(enumerate(order, start))
     made = call(rule.operator, {n: _replaced(v, ranks) for n, v in arguments.items()})
     return [
-        np.vectorize(lambda r: found.get(r, r), otypes=[object])(y) if y.is_floating_point() else None for y in made
+        np.vectorize(lambda r: renamed.get(r, r), otypes=[object])(y) if y.is_floating_point() else None for y in made
     ]
 
 
@@ -219,7 +219,7 @@ def _group_norm(input: Any, weight: Any, bias: Any, group: int, eps: float) -> A
 # By Cramer's rule: no pivot has to be chosen, and every element is a polynomial, or a quotient of two.
 
 # The minors of larger matrices are too many.
-_ROWS = 8
+_MOST_ROWS = 8
 
 
 def _matrices(function: Callable[..., Any], *stacks: Any) -> Any:
@@ -231,7 +231,7 @@ def _matrices(function: Callable[..., Any], *stacks: Any) -> Any:
 
 def _determinant(A: Any) -> Any:
     """Laplace's expansion by rows; the minors of the lower rows are shared."""
-    if len(A) > _ROWS:
+    if len(A) > _MOST_ROWS:
         raise TooLarge
 
     @cache

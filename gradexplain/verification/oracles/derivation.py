@@ -26,19 +26,19 @@ _Seeds = Sequence[tuple[Cell, Any]]
 
 def derived(question: Question, digits: int, seconds: float) -> Derived | Unable:
     """Returns the exact gradients, or why there are none; raises `TooLarge` where that takes longer than `seconds`."""
-    found, tape = question.judged, Tape(seconds)
+    trace, tape = question.judged, Tape(seconds)
     with mpmath.workdps(digits):
-        values = _written(found, tape)
+        values = _written(trace, tape)
         if isinstance(values, Unable):
             return values
-        output = values[found.output]
+        output = values[trace.output]
         if output is None:
-            return _undefined(found.nodes[found.output[0]])
-        seeds = list(zip(output.flat, map(number, found.cotangent.flatten().tolist()), strict=True))
+            return _undefined(trace.nodes[trace.output[0]])
+        seeds = list(zip(output.flat, map(number, trace.cotangent.flatten().tolist()), strict=True))
         adjoints = tape.adjoints(seeds)
-        if unlike := _unlike(found, tape, seeds, adjoints):
+        if unlike := _unlike(trace, tape, seeds, adjoints):
             return unlike
-        leaves = {node.leaf: values[node.index, 0] for node in found.nodes if node.leaf is not None}
+        leaves = {node.leaf: values[node.index, 0] for node in trace.nodes if node.leaf is not None}
         return {n: _beside(question.gradient(n), leaves.get(n), adjoints) for n in question.names}
 
 
@@ -50,7 +50,7 @@ def _beside(torchs: Tensor, leaf: Any, adjoints: Mapping[int, Any]) -> tuple[Ten
     return exactly.reshape(torchs.shape), difference.reshape(torchs.shape)
 
 
-def _unlike(found: Trace, tape: Tape, seeds: _Seeds, adjoints: Mapping[int, Any]) -> Unable | None:
+def _unlike(trace: Trace, tape: Tape, seeds: _Seeds, adjoints: Mapping[int, Any]) -> Unable | None:
     """Returns that what was written out is not what ran, if its value is not torch's but for rounding.
 
     One rounding error of a cell changes ⟨v, f⟩ by eps × its value × the derivative of ⟨v, f⟩ by it.
@@ -58,11 +58,11 @@ def _unlike(found: Trace, tape: Tape, seeds: _Seeds, adjoints: Mapping[int, Any]
     written = sum(seed * cell.value for cell, seed in seeds)
     if not mpmath.isfinite(written):
         return Unable("exact_not_finite")
-    torchs = [seed * number(y) for (_, seed), y in zip(seeds, found.value.flatten().tolist(), strict=True)]
+    torchs = [seed * number(y) for (_, seed), y in zip(seeds, trace.value.flatten().tolist(), strict=True)]
     parts = (abs(adjoints.get(id(cell), 0) * cell.value) for cell in tape.cells)
     size = sum(map(abs, torchs)) + sum(part for part in parts if mpmath.isfinite(part))
-    smallest = torch.finfo(found.value.dtype).tiny * sum(abs(seed) for _, seed in seeds)
-    if abs(written - sum(torchs)) <= MARGIN * epsilon(found) * size + smallest:
+    smallest = torch.finfo(trace.value.dtype).tiny * sum(abs(seed) for _, seed in seeds)
+    if abs(written - sum(torchs)) <= MARGIN * epsilon(trace) * size + smallest:
         return None
     return Unable("other_value", {"seen": float(sum(torchs)), "right": float(written)})
 
@@ -70,9 +70,9 @@ def _unlike(found: Trace, tape: Tape, seeds: _Seeds, adjoints: Mapping[int, Any]
 # ------------------------------------------------------------------------------------------------------- writing it out
 
 
-def _written(found: Trace, tape: Tape) -> _Values | Unable:
+def _written(trace: Trace, tape: Tape) -> _Values | Unable:
     values: _Values = {}
-    for node in found.nodes:
+    for node in trace.nodes:
         made = _made(node, values, tape)
         if isinstance(made, Unable):
             return made

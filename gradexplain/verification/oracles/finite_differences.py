@@ -15,7 +15,16 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.verification.oracles.bisection import singled_out
-from gradexplain.verification.oracles.ladders import FINE, SHARP, STEPS, USUAL, Ladder, Slope, judge, useful_steps
+from gradexplain.verification.oracles.ladders import (
+    FINE_RESOLUTION,
+    FINE_STEPS,
+    STEPS,
+    USUAL_STEPS,
+    Ladder,
+    Slope,
+    judge,
+    useful_steps,
+)
 from gradexplain.verification.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -31,12 +40,13 @@ from gradexplain.verification.oracles.question import (
 
 ORACLE = "finite differences"
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
-RUNS, CLOSER = 104, 86
+DIRECTION_RUNS, CLOSER_RUNS = 104, 86
 # An error of relative size e is missed by a random direction with resolution r with a probability of about r / e: one
-# direction that is resolved to KEEN is enough, of sharp ones two, of others four. More inputs than APART move together.
-KEEN, DIRECTIONS, APART = 1e-11, 4, 8
+# direction that is resolved to FINEST_RESOLUTION is enough, of those resolved to FINE_RESOLUTION two, of others four.
+# More inputs than MOST_ALONE move together.
+FINEST_RESOLUTION, DIRECTIONS, MOST_ALONE = 1e-11, 4, 8
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
-EACH, FOUND, OTHERS = 8, 3, 2
+MOST_EACH, MOST_BISECTED, SAMPLED_BESIDE = 8, 3, 2
 
 Direction = Mapping[str, Tensor]
 Place = tuple[int, ...]
@@ -58,7 +68,7 @@ def ask(question: Question) -> Iterator[Check]:
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
-    runs = int(min(question.effort / max(replay.seconds, 1e-9), RUNS))
+    runs = int(min(question.effort / max(replay.seconds, 1e-9), DIRECTION_RUNS))
     if runs < len(STEPS):
         data = {"elements": question.elements}
         yield from (Check(ORACLE, n, "cannot say", reason="too_costly", data=data) for n in question.names)
@@ -81,39 +91,39 @@ class _Probe:
         self.claimed = {n: question.gradient(n) for n in question.names}
         self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
         self.generator = torch.Generator().manual_seed(20)
-        self.steps: Sequence[float] = USUAL
+        self.steps: Sequence[float] = USUAL_STEPS
         self.noise = 0.0
 
     def checks(self) -> Iterator[Check]:
         """Gives one check for each input."""
         moving = [n for n, x in self.x.items() if x.numel()]
         yield from (Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0) for n, x in self.x.items() if not x.numel())
-        groups = [[n] for n in moving] if len(moving) <= APART else [moving]
+        groups = [[n] for n in moving] if len(moving) <= MOST_ALONE else [moving]
         for group, tried in zip(groups, self.directions(groups), strict=True):
             yield from self.settled(group, tried)
 
     def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
         """Tries random directions for every group in turn, while there are runs left."""
-        found: list[list[Tried]] = [[] for _ in groups]
+        trials: list[list[Tried]] = [[] for _ in groups]
         for number in range(DIRECTIONS):
-            for group, tried in zip(groups, found, strict=True):
+            for group, tried in zip(groups, trials, strict=True):
                 if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
                     hasty = number == 0 and len(groups) > 1  # each has its turn before any is made sharper
-                    tried.append(self.tried(self.random(group), within=RESOLUTION if hasty else SHARP))
-        return found
+                    tried.append(self.tried(self.random(group), within=RESOLUTION if hasty else FINE_RESOLUTION))
+        return trials
 
     def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
         """Says whether a group needs one more direction; one that does not agree is enough to look closer."""
         if any(t.whole and t.finding.verdict != "agrees" for t in tried):
             return False
         resolution = max(t.finding.bound for t in tried) / min(map(self.question.scale, group))
-        wanted = 1 if resolution <= KEEN else 2 if resolution <= SHARP else DIRECTIONS
+        wanted = 1 if resolution <= FINEST_RESOLUTION else 2 if resolution <= FINE_RESOLUTION else DIRECTIONS
         return number < min(self.size(group), wanted)
 
     def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
         """Gives the checks of a group, after a closer look where its directions do not simply agree."""
         if not all(self.is_settled(t, RESOLUTION) for t in tried):
-            self.runs = CLOSER
+            self.runs = CLOSER_RUNS
             tried = [t if t.whole or self.is_settled(t, RESOLUTION) else self.tried(t.direction) for t in tried]
         if all(t.finding.verdict == "agrees" for t in tried):
             yield from (self.check(name, self.apart(name, tried)) for name in group)
@@ -140,25 +150,25 @@ class _Probe:
     def closer(self, group: Sequence[str], tried: Sequence[Tried]) -> list[Tried]:
         """Tries single elements: each of a few, and those of many that a bisection of the worst direction finds."""
         size = self.size(group)
-        if size <= EACH:
+        if size <= MOST_EACH:
             return [t for position in range(size) for t in self.alone(group, position)]
         worst = max((t for t in tried if t.finding.verdict != "agrees"), key=lambda t: _gravity(t.finding))
-        found = self.bisected(group, size, worst)
+        largest = self.bisected(group, size, worst)
         first, *others = self.drawn(group)
-        return [t for position in dict.fromkeys([first, *found, *others]) for t in self.alone(group, position)]
+        return [t for position in dict.fromkeys([first, *largest, *others]) for t in self.alone(group, position)]
 
     def drawn(self, group: Sequence[str]) -> list[int]:
         """Draws a few elements, of those that have a gradient: where it is zero by convention, an error hides."""
         claims = torch.cat([self.claim[n].flatten() != 0 for n in group])
         able = claims.nonzero().flatten() if bool(claims.any()) else torch.arange(len(claims))
-        return able[torch.randint(0, len(able), (OTHERS,), generator=self.generator).to(able.device)].tolist()
+        return able[torch.randint(0, len(able), (SAMPLED_BESIDE,), generator=self.generator).to(able.device)].tolist()
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
         """Returns elements that make the effect seen along a direction, at the finest step that shows it."""
         seen = worst.finding
         noise = max(seen.noise, self.floor)
         shows = [h for h in STEPS if 1e3 * noise / h <= abs(seen.lacking)]
-        h = min(shows, default=FINE[-1]) if seen.verdict == "differs" else FINE[-1]
+        h = min(shows, default=FINE_STEPS[-1]) if seen.verdict == "differs" else FINE_STEPS[-1]
 
         def measure(start: int, stop: int) -> float:
             ladder = self.ladder(_restricted(worst.direction, group, self.x, start, stop), [h])
@@ -166,7 +176,7 @@ class _Probe:
 
         whole = measure(0, size)
         threshold = max(8 * noise / h, 1e-2 * abs(whole))
-        return singled_out(measure, size, whole, threshold, tries=(self.runs - 52) // 2, most=FOUND)
+        return singled_out(measure, size, whole, threshold, tries=(self.runs - 52) // 2, most=MOST_BISECTED)
 
     def size(self, group: Sequence[str]) -> int:
         """How many numbers the inputs of a group hold."""
@@ -176,7 +186,7 @@ class _Probe:
         """Tries one element by itself; a complex one moves in its real and its imaginary part."""
         name, place = _element(group, self.x, position)
         for turn in (1.0, 1.0j) if self.x[name].is_complex() else (1.0,):
-            if self.runs >= 2 * len(FINE):
+            if self.runs >= 2 * len(FINE_STEPS):
                 yield self.tried(self.unit(name, place, turn), (name, place))
 
     def random(self, names: Sequence[str]) -> Direction:
@@ -231,7 +241,7 @@ class _Probe:
         Along u, an output y has a slope r on the right and l on the left, and a convention takes any number between. So
         ⟨G, u⟩ is between Σ min(v r, v l) and Σ max(v r, v l), which the sums of all, ⟨v, r⟩ and ⟨v, l⟩, need not show.
         """
-        h, v, y = FINE[-1], self.replay.trace.cotangent, self.replay.trace.value
+        h, v, y = FINE_STEPS[-1], self.replay.trace.cotangent, self.replay.trace.value
         if y.numel() == 1 or y.is_complex():
             return False
         self.runs -= 2
@@ -300,18 +310,18 @@ class _Probe:
         data = self._numbers(name, chosen.finding, place) | {"resolution": resolution, "directions": len(tried)}
         data |= {"joint": len(chosen.direction), "elements": wrong}
         data |= {"alone": sum(t.at is not None for t in tried)}
-        found = chosen.finding
-        return Check(ORACLE, name, verdict, abs(found.lacking), found.bound, resolution, reason, data, place)
+        slope = chosen.finding
+        return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place)
 
-    def _verdict(self, name: str, found: Slope, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
-        if found.reason == "step":
+    def _verdict(self, name: str, slope: Slope, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+        if slope.reason == "step":
             path = self.replay.trace.gradients[name] is not None
             return "cannot say", "jump" if path else "selects"
-        if found.verdict == "cannot say":
-            return "cannot say", found.reason
+        if slope.verdict == "cannot say":
+            return "cannot say", slope.reason
         if broken:
             return "differs", "nan"
-        if found.verdict == "differs":
+        if slope.verdict == "differs":
             return ("cannot say", "cut") if self.question.trace.cuts else ("differs", "slope")
         return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", self.question.blur(name))
 
@@ -332,18 +342,18 @@ class _Probe:
         pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in wrong]
         return bool(pairs) and all(abs(a - b) <= self.question.precision * abs(b) for a, b in pairs)
 
-    def _numbers(self, name: str, found: Slope, place: Place | None) -> dict[str, object]:
+    def _numbers(self, name: str, slope: Slope, place: Place | None) -> dict[str, object]:
         """The slopes for a reader: of one element, or along the direction where there is none."""
         unit = float(self.scale[name][place]) if place is not None else 1.0
-        seen: object = found.claim / unit
+        seen: object = slope.claim / unit
         if place is not None and not bool(self.claimed[name][place].isfinite()):
             seen = plain(self.claimed[name][place])
         return {
             "seen": seen,
-            "right": (found.claim + found.lacking) / unit + 0.0,
-            "below": found.left / unit + 0.0,  # no minus before a zero
-            "above": found.right / unit + 0.0,
-            "noise": found.noise,
+            "right": (slope.claim + slope.lacking) / unit + 0.0,
+            "below": slope.left / unit + 0.0,  # no minus before a zero
+            "above": slope.right / unit + 0.0,
+            "noise": slope.noise,
         }
 
 

@@ -17,9 +17,10 @@ from gradexplain.recording.computation import chosen_output
 from gradexplain.verification.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair
 
 ORACLE = "forward mode"
-FORWARD = 1e4
+# What forward formulas round on their own account, in eps of each product: see `_products`.
+FORWARD_EPS = 1e4
 # More inputs than this are moved together.
-APART = 8
+MOST_ALONE = 8
 
 Run = Callable[[Mapping[str, Tensor]], object]
 
@@ -31,7 +32,7 @@ def ask(question: Question) -> Iterator[Check]:
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
     names = list(question.names)
-    groups = [names] if len(names) > APART else [[n] for n in names]
+    groups = [names] if len(names) > MOST_ALONE else [[n] for n in names]
     with replay.computation.running() as run:
         checks = [check for group in groups for check in _group(question, replay, run, group)]
     yield from checks
@@ -87,7 +88,7 @@ def _products(replay: Replay, claimed: Mapping[str, Tensor], u: Mapping[str, Ten
     Torch's forward formulas round on their own account, up to some hundred times as much (logcumsumexp goes through
     exponentials that the backward formula does without).
     """
-    return FORWARD * replay.eps * sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
+    return FORWARD_EPS * replay.eps * sum(float((claimed[n] * d).abs().sum()) for n, d in u.items())
 
 
 def _own_rounding(question: Question, u: Mapping[str, Tensor]) -> float:

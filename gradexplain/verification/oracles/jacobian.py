@@ -16,7 +16,7 @@ from torch import Tensor
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import chosen_output
-from gradexplain.verification.oracles.ladders import STEPS, USUAL, Ladder, Slope, extrapolated, judge
+from gradexplain.verification.oracles.ladders import STEPS, USUAL_STEPS, Ladder, Slope, extrapolated, judge
 from gradexplain.verification.oracles.question import (
     MARGIN,
     RESOLUTION,
@@ -30,7 +30,7 @@ from gradexplain.verification.oracles.question import (
 
 ORACLE = "every element"
 # Rows of the Jacobian that one batched backward pass computes.
-BATCH = 64
+BATCH_ROWS = 64
 
 Output = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -56,9 +56,9 @@ def _rows(replay: Replay) -> dict[str, Tensor]:
     with torch.enable_grad(), replay.computation.running() as run:
         output = chosen_output(run(values), replay.computation.name)[0]
     wanted = [values[n] for n in names]
-    batches = list(torch.split(_basis(output), BATCH))
-    found = [_products(output, wanted, batch) for batch in followed(batches, "rows")]
-    return {n: torch.cat([_real(batch[i]) for batch in found]) for i, n in enumerate(names)}
+    batches = list(torch.split(_basis(output), BATCH_ROWS))
+    products = [_products(output, wanted, batch) for batch in followed(batches, "rows")]
+    return {n: torch.cat([_real(batch[i]) for batch in products]) for i, n in enumerate(names)}
 
 
 def _basis(output: Tensor) -> Tensor:
@@ -72,13 +72,13 @@ def _basis(output: Tensor) -> Tensor:
 def _products(output: Tensor, wanted: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
     """Returns the gradients for a batch of cotangents: at once where every operator can, else one by one."""
     try:
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             output, wanted, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError:
         singles = [torch.autograd.grad(output, wanted, v, retain_graph=True, allow_unused=True) for v in cotangents]
-        found = tuple(_stacked(parts, x) for parts, x in zip(zip(*singles, strict=True), wanted, strict=True))
-    return [_dense(g, x, len(cotangents)) for g, x in zip(found, wanted, strict=True)]
+        gradients = tuple(_stacked(parts, x) for parts, x in zip(zip(*singles, strict=True), wanted, strict=True))
+    return [_dense(g, x, len(cotangents)) for g, x in zip(gradients, wanted, strict=True)]
 
 
 def _stacked(parts: Sequence[Tensor | None], x: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class _Columns:
 
     def column(self, column: int) -> tuple[Tensor, Tensor]:
         """Returns by how much each element of a column differs, and its error bound."""
-        right, left, made = self.ends(column, USUAL)
+        right, left, made = self.ends(column, USUAL_STEPS)
         central = [(r - s) / (2 * h) for r, s, h in zip(right, left, made, strict=True)]
         best, other = reversed(extrapolated(central, 1)[0])
         noise = (1.5 * self.replay.eps * self.value.abs() + self.replay.jitter) / made[-1]
@@ -189,13 +189,13 @@ class _Columns:
                 return Check(ORACLE, self.name, "agrees", worst, bound, resolution, None, data)
             return Check(ORACLE, self.name, "cannot say", worst, bound, resolution, "coarse", data)
         first = (differing or wrong)[0]
-        found, place = first.finding, index_of(first.column // self.parts, self.x.shape)
-        data |= {"output": self.row_place(first.row), "place": place, "noise": found.noise}
-        data |= {"seen": found.claim / first.unit, "right": (found.claim + found.lacking) / first.unit + 0.0}
-        data |= {"below": found.left / first.unit + 0.0, "above": found.right / first.unit + 0.0}
-        reason = "jacobian" if differing else found.reason
-        apart, allowed = abs(found.lacking) / first.unit, found.bound / first.unit
-        return Check(ORACLE, self.name, found.verdict, apart, allowed, resolution, reason, data, place)
+        slope, place = first.finding, index_of(first.column // self.parts, self.x.shape)
+        data |= {"output": self.row_place(first.row), "place": place, "noise": slope.noise}
+        data |= {"seen": slope.claim / first.unit, "right": (slope.claim + slope.lacking) / first.unit + 0.0}
+        data |= {"below": slope.left / first.unit + 0.0, "above": slope.right / first.unit + 0.0}
+        reason = "jacobian" if differing else slope.reason
+        apart, allowed = abs(slope.lacking) / first.unit, slope.bound / first.unit
+        return Check(ORACLE, self.name, slope.verdict, apart, allowed, resolution, reason, data, place)
 
     def row_place(self, row: int) -> tuple[int, ...]:
         value = self.replay.trace.value

@@ -25,11 +25,11 @@ from gradexplain.verification.oracles.question import MARGIN, Verdict
 # From an eighth of the input's own size down to where float64 has about four digits left.
 STEPS = tuple(2.0**-e for e in range(3, 42, 3))
 # What settles most directions; where it does not, the whole ladder is climbed.
-USUAL = STEPS[1:4]
+USUAL_STEPS = STEPS[1:4]
 # Steps for a direction that has no ladder of its own to learn from: small enough to miss most kinks nearby.
-FINE = STEPS[3:7]
+FINE_STEPS = STEPS[3:7]
 # A direction that is resolved to less than this part of the gradient needs no closer steps.
-SHARP = 1e-7
+FINE_RESOLUTION = 1e-7
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,17 @@ def _noise(steps: Sequence[float], residuals: Sequence[float]) -> float:
 
     Truncation is removed by extrapolation, noise is not: the smallest disagreement of the three orders is noise.
     """
+    # R(h) = c + a h² + O(h⁴) + n / h, where |n| ≤ σ is the noise of f. Neighbours differ, each step being an eighth of
+    # the one before, by
+    #     |R(8h) − R(h)| ≈ |63 a h² + n / h|,
+    # which is n / h once a is gone: in the order of extrapolation where the difference is least. So σ ≈ h · difference;
+    # twice that, as two draws of noise may by chance be alike, and the largest over the five finest steps.
     levels = [residuals, *(extrapolated(residuals, order)[0] for order in (1, 2))]
-    found = [[abs(a - b) for a, b in pairwise(level)] for level in levels]
+    differences = [[abs(a - b) for a, b in pairwise(level)] for level in levels]
     count = min(5, len(residuals) - 1)
-    return max((2 * min(d[-k] for d in found if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0)
+    return max(
+        (2 * min(d[-k] for d in differences if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0
+    )
 
 
 Number = TypeVar("Number", float, Tensor)
@@ -159,6 +166,11 @@ def _candidates(residuals: Sequence[float], noises: Sequence[float]) -> Iterator
 
 def _lepski(estimates: Sequence[float], noises: Sequence[float]) -> int:
     """Returns the coarsest step whose interval meets all finer ones; one back if it is not the coarsest of all."""
+    # Estimates  c_i = c + t_i + n_i  at steps h_0 > h_1 > …, the noise |n_i| ≤ σ_i growing and the truncation t_i
+    # shrinking with i. While |t_i| ≤ σ_i,  |c_i − c| ≤ 2 σ_i,  so that c lies in every interval
+    #     [c_i − 2 σ_i, c_i + 2 σ_i],
+    # and they meet. The first from the fine end that misses the others is where truncation has outgrown noise; the
+    # coarsest that meets them is the best balance without knowing t. (O. Lepski, Theory Probab. Appl. 35, 1991.)
     low, high = -math.inf, math.inf
     for index in reversed(range(len(estimates))):
         low = max(low, estimates[index] - 2 * noises[index])
@@ -177,6 +189,11 @@ def _fits_above(steps: Sequence[float], residuals: Sequence[float], sigma: float
 
 def _special(ladder: Ladder) -> Slope | None:
     """Recognises a kink, a jump or a singularity at the point itself, by the one-sided slopes at the finest steps."""
+    # With slopes r(h) = (f(x + h) − f(x)) / h and l(h) = (f(x) − f(x − h)) / h, the bend b(h) = r(h) − l(h) is
+    #     h f″ + O(h³)      where f is smooth: an eighth of the step, an eighth of the bend;
+    #     r − l + O(h)      at a kink: the same at every step, down to where noise σ / h covers it;
+    #     like 1 / h        at a jump, like hᵖ⁻¹ at |x|ᵖ with p < 1: the slopes themselves grow (`_grows`).
+    # A kink has to show at three resolved steps in a row, level within a quarter, and be lost in noise below them.
     bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
     sigma = 4 * max(ladder.floor, _quiet(ladder))
     resolved = [abs(b) > 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
@@ -248,7 +265,7 @@ def _edge(ladder: Ladder) -> Slope:
 def useful_steps(settled: Slope) -> Sequence[float]:
     """The steps that settled a direction: those of the chosen estimate and one more, to see that it holds."""
     if settled.verdict == "cannot say":
-        return FINE
+        return FINE_STEPS
     order, index = settled.chosen
     start = max(min(index, len(STEPS) - order - 2), 0)
     return STEPS[start : start + order + 2]

@@ -18,9 +18,9 @@ from torch import Tensor
 from gradexplain.verification.oracles.question import index_of, plain
 
 # A pattern with a tensor in it needs this many elements that tell: with fewer, too many tensors fit by chance.
-TELLING = 2
+LEAST_TELLING = 2
 # Plain numbers as people write them into formulas: p/q up to here, or 1/n for a forgotten mean.
-SIMPLE, LARGEST_MEAN = 12, 100_000
+LARGEST_DENOMINATOR, LARGEST_MEAN = 12, 100_000
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,21 @@ def _spread(tensor: Tensor, like: Tensor, at: Tensor) -> Tensor | None:
         return None
 
 
-def pattern(found: Beside, shape: torch.Size, positions: Tensor | None = None) -> Pattern:
+def pattern(compared: Beside, shape: torch.Size, positions: Tensor | None = None) -> Pattern:
     """Returns what the error looks like; at least, how many elements are wrong, and the first of them."""
-    wrong = found.wrong
+    wrong = compared.wrong
     first = int(wrong.int().argmax())
     place = index_of(int(positions[first]) if positions is not None else first, shape)
     data: dict[str, object] = {
         "count": int(wrong.sum()),
         "total": wrong.numel(),
         "place": place,
-        "seen": plain(found.seen[first]),
-        "right": plain(found.right[first]),
+        "seen": plain(compared.seen[first]),
+        "right": plain(compared.right[first]),
     }
-    if bool(found.seen.isfinite().all() & found.right.isfinite().all()):
+    if bool(compared.seen.isfinite().all() & compared.right.isfinite().all()):
         for recognise in (_zero, _factor, _transposed, _mask, _some, _tensor_factor, _term, _offset):
-            for kind, more in recognise(found):
+            for kind, more in recognise(compared):
                 return Pattern(kind, {**data, **more}, place)
     return Pattern("elements", data, place)
 
@@ -109,28 +109,28 @@ def pattern(found: Beside, shape: torch.Size, positions: Tensor | None = None) -
 Recognised = Iterator[tuple[str, Mapping[str, object]]]
 
 
-def _zero(found: Beside) -> Recognised:
-    if bool((found.seen == 0).all()):
+def _zero(compared: Beside) -> Recognised:
+    if bool((compared.seen == 0).all()):
         yield "zero", {}
 
 
-def _factor(found: Beside) -> Recognised:
-    ratio = _ratio(found)
-    if ratio is not None and found.fits(ratio * found.right, ratio):
+def _factor(compared: Beside) -> Recognised:
+    ratio = _ratio(compared)
+    if ratio is not None and compared.fits(ratio * compared.right, ratio):
         yield ("sign", {}) if ratio == -1.0 else ("factor", {"factor": shown(ratio), "ratio": ratio})
 
 
-def _transposed(found: Beside) -> Recognised:
-    if found.turned is not None and bool(((found.turned - found.right).abs() <= found.slack).all()):
+def _transposed(compared: Beside) -> Recognised:
+    if compared.turned is not None and bool(((compared.turned - compared.right).abs() <= compared.slack).all()):
         yield "transposed", {}
 
 
-def _some(found: Beside) -> Recognised:
+def _some(compared: Beside) -> Recognised:
     """A few elements that are wrong among many that are right say more than a formula that covers them all."""
-    wrong, count = found.wrong, int(found.wrong.sum())
+    wrong, count = compared.wrong, int(compared.wrong.sum())
     if wrong.numel() == 1 or (count > 1 and 4 * count > wrong.numel()):
         return
-    those = Beside(found.seen[wrong], found.right[wrong], found.slack[wrong], wrong[wrong])
+    those = Beside(compared.seen[wrong], compared.right[wrong], compared.slack[wrong], wrong[wrong])
     ratio = _ratio(those)
     if ratio is not None and those.fits(ratio * those.right, ratio):
         one = "one-factor" if count == 1 else "some-factor"
@@ -139,55 +139,57 @@ def _some(found: Beside) -> Recognised:
         yield "elements", {}
 
 
-def _mask(found: Beside) -> Recognised:
+def _mask(compared: Beside) -> Recognised:
     """Some elements are zero that should not be, or the other way round; all others are right."""
-    seen, right, slack = (t[found.wrong] for t in (found.seen, found.right, found.slack))
+    seen, right, slack = (t[compared.wrong] for t in (compared.seen, compared.right, compared.slack))
     if bool((right.abs() <= slack).all()):
         yield "unmasked", {}
     elif bool((seen == 0).all()):
         yield "masked", {}
 
 
-def _offset(found: Beside) -> Recognised:
-    offset = (found.seen - found.right)[0]
-    if found.seen.numel() > 1 and found.fits(found.right + offset):
-        number = simplest(float(offset), float(found.slack.max())) if not offset.is_complex() else plain(offset)
+def _offset(compared: Beside) -> Recognised:
+    offset = (compared.seen - compared.right)[0]
+    if compared.seen.numel() > 1 and compared.fits(compared.right + offset):
+        number = simplest(float(offset), float(compared.slack.max())) if not offset.is_complex() else plain(offset)
         yield "offset", {"offset": number}
 
 
-def _tensor_factor(found: Beside) -> Recognised:
+def _tensor_factor(compared: Beside) -> Recognised:
     """seen = c · right · t (t is too many), or right = c · seen · t (t is missing)."""
-    for name, t in found.tensors.items():
-        if not _tells(found, t):
+    for name, t in compared.tensors.items():
+        if not _tells(compared, t):
             continue
-        c = _constant(found.seen, found.right * t, found.slack)
-        if c is not None and found.fits(c * found.right * t, c * t):
+        c = _constant(compared.seen, compared.right * t, compared.slack)
+        if c is not None and compared.fits(c * compared.right * t, c * t):
             yield "superfluous", {"factor": _product(c, name)}
-        c = _constant(found.right, found.seen * t, found.slack)
-        if c is not None and bool(((c * found.seen * t - found.right).abs() <= found.slack).all()):
+        c = _constant(compared.right, compared.seen * t, compared.slack)
+        if c is not None and bool(((c * compared.seen * t - compared.right).abs() <= compared.slack).all()):
             yield "missing", {"factor": _product(c, name)}
 
 
-def _term(found: Beside) -> Recognised:
+def _term(compared: Beside) -> Recognised:
     """right = seen + c · t, where t is one of the tensors or the product of two."""
-    lacking = found.right - found.seen
-    names = list(found.tensors)
+    lacking = compared.right - compared.seen
+    names = list(compared.tensors)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i:]]
-    terms = {n: found.tensors[n] for n in names} | {f"{a}*{b}": found.tensors[a] * found.tensors[b] for a, b in pairs}
+    terms = {n: compared.tensors[n] for n in names} | {
+        f"{a}*{b}": compared.tensors[a] * compared.tensors[b] for a, b in pairs
+    }
     for name, t in terms.items():
-        if not _tells(found, t):
+        if not _tells(compared, t):
             continue
-        c = _constant(lacking, t, found.slack)
-        if c is not None and bool(((c * t - lacking).abs() <= found.slack).all()):
+        c = _constant(lacking, t, compared.slack)
+        if c is not None and bool(((c * t - lacking).abs() <= compared.slack).all()):
             yield (
                 ("term-missing", {"term": _product(c, name)}) if c > 0 else ("term-extra", {"term": _product(-c, name)})
             )
 
 
-def _tells(found: Beside, t: Tensor) -> bool:
+def _tells(compared: Beside, t: Tensor) -> bool:
     """Says whether enough elements tell `t` from a plain number."""
-    used = t[found.wrong & (t != 0)]
-    return used.numel() >= TELLING and not t.is_complex() and len(set(used.abs().tolist())) >= TELLING
+    used = t[compared.wrong & (t != 0)]
+    return used.numel() >= LEAST_TELLING and not t.is_complex() and len(set(used.abs().tolist())) >= LEAST_TELLING
 
 
 def _product(c: float, name: str) -> str:
@@ -197,11 +199,11 @@ def _product(c: float, name: str) -> str:
 # -------------------------------------------------------------------------------------------------------- numbers
 
 
-def _ratio(found: Beside) -> float | None:
+def _ratio(compared: Beside) -> float | None:
     """Returns seen / right as a plain number, read at the element that resolves it best."""
-    if found.seen.is_complex() or not bool(found.seen.isfinite().all() & found.right.isfinite().all()):
+    if compared.seen.is_complex() or not bool(compared.seen.isfinite().all() & compared.right.isfinite().all()):
         return None
-    return _quotient(found.seen, found.right, found.slack)
+    return _quotient(compared.seen, compared.right, compared.slack)
 
 
 def _quotient(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
@@ -216,8 +218,8 @@ def _quotient(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
 
 def _constant(above: Tensor, below: Tensor, slack: Tensor) -> float | None:
     """Returns above / below if it is a number such as people write into formulas."""
-    found = _quotient(above, below, slack)
-    return found if found is not None and found != 0.0 and _as_fraction(found) is not None else None
+    quotient = _quotient(above, below, slack)
+    return quotient if quotient is not None and quotient != 0.0 and _as_fraction(quotient) is not None else None
 
 
 def simplest(value: float, slack: float) -> float:
@@ -230,15 +232,19 @@ def simplest(value: float, slack: float) -> float:
 
 
 def _fractions(value: float) -> Iterator[Fraction]:
-    yield Fraction(value).limit_denominator(SIMPLE)
+    yield Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
     if value != 0 and abs(1 / value) <= LARGEST_MEAN:
         yield Fraction(1, round(1 / value) or 1)
 
 
 def _as_fraction(value: float) -> Fraction | None:
     near = (f for f in _fractions(value) if abs(float(f) - value) <= 1e-15 * abs(value))
-    found = next(near, None)
-    return found if found is not None and (abs(found.numerator) <= SIMPLE or found.denominator == 1) else None
+    fraction = next(near, None)
+    return (
+        fraction
+        if fraction is not None and (abs(fraction.numerator) <= LARGEST_DENOMINATOR or fraction.denominator == 1)
+        else None
+    )
 
 
 def shown(factor: float) -> str:

@@ -30,12 +30,12 @@ Verdict = Literal["agrees", "differs", "cannot say"]
 # An answer that resolves the gradient to less than this is evidence; a coarser one is not.
 RESOLUTION = 1e-4
 # One evaluation in float64 of a larger problem costs seconds; `effort` raises it in proportion.
-LARGE = 5_000_000
+LARGE_ELEMENTS = 5_000_000
 EFFORT = 2.0
 # Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
 MARGIN = 32
 # An operator that cancels inside leaves of zero some hundred last digits of what it summed, and no trial shows them.
-HIDDEN = 1e3
+CANCELLATION_EPS = 1e3
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Question:
     @property
     def large(self) -> bool:
         """Whether a run in float64 is too dear for the effort."""
-        return self.elements > LARGE * self.effort / EFFORT
+        return self.elements > LARGE_ELEMENTS * self.effort / EFFORT
 
     @cached_property
     def replay(self) -> Replay | Unable:
@@ -188,12 +188,12 @@ class Question:
     def slight(self, name: str, eps: float) -> float:
         """Returns what can be made of the output by rounding somewhere on the way, where no number shows it."""
         if self.is_slight(self.effect(name)):
-            return HIDDEN * eps * self.value
+            return CANCELLATION_EPS * eps * self.value
         return MARGIN / 2 * eps * max(self.scale(name), self.value)
 
     def is_slight(self, effect: float) -> bool:
         """Says whether a gradient as a whole makes no more than what rounding inside an operator can leave of zero."""
-        return effect <= HIDDEN * epsilon(self.judged) * self.value
+        return effect <= CANCELLATION_EPS * epsilon(self.judged) * self.value
 
     def effect(self, name: str) -> float:
         """Returns what a relative change of the input's own size makes of the output, by the gradient."""
@@ -248,8 +248,8 @@ Oracle = Callable[[Question], Iterable[Check]]
 # ------------------------------------------------------------------------------------------------------- replaying
 
 
-def _low(found: Trace) -> bool:
-    tensors = [found.value, *found.inputs.values()]
+def _low(trace: Trace) -> bool:
+    tensors = [trace.value, *trace.inputs.values()]
     return any(t.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.complex64) for t in tensors)
 
 
@@ -259,30 +259,30 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
     failure = Unable("replay_failed", {"message": "–"})
     for candidate in (wide, replace(wide, call=_promoting(wide.call))):
         try:
-            found = trace(candidate, cotangent=_wide(own.cotangent))
+            wider = trace(candidate, cotangent=_wide(own.cotangent))
         except (GradexplainError, RuntimeError, TypeError) as fault:
             failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
             continue
-        if found.value.shape == own.value.shape and not _low(found):
-            return _replayed(candidate, found)
+        if wider.value.shape == own.value.shape and not _low(wider):
+            return _replayed(candidate, wider)
     return failure
 
 
-def _replayed(computation: Computation, found: Trace) -> Replay | Unable:
-    replay = Replay(computation, found, 0.0)
-    if not bool(torch.isfinite(found.value).all()):
-        return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
+def _replayed(computation: Computation, trace: Trace) -> Replay | Unable:
+    replay = Replay(computation, trace, 0.0)
+    if not bool(torch.isfinite(trace.value).all()):
+        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
     try:
         with replay.running() as output:
             again, seconds = _timed(output)
     except GradexplainError as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    if again.shape != found.value.shape:
+    if again.shape != trace.value.shape:
         return Unable("not_deterministic", {"amplitude": math.inf})
-    apart = again - found.value
-    if not bool((apart.abs() <= MARGIN * replay.eps * largest(found.value.abs())).all()):
+    apart = again - trace.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(trace.value.abs())).all()):
         return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
-    return replace(replay, seconds=seconds, jitter=weighed(found.cotangent, apart))
+    return replace(replay, seconds=seconds, jitter=weighed(trace.cotangent, apart))
 
 
 def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
@@ -329,9 +329,9 @@ def wide(value: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------- measures
 
 
-def epsilon(found: Trace) -> float:
+def epsilon(trace: Trace) -> float:
     """Returns the largest relative rounding error among the floating types that a trace went through."""
-    tensors = [found.value, *found.inputs.values(), *(y for node in found.nodes for y in node.outputs)]
+    tensors = [trace.value, *trace.inputs.values(), *(y for node in trace.nodes for y in node.outputs)]
     types = {t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())}
     return max(torch.finfo(dtype).eps for dtype in types)
 
@@ -356,7 +356,7 @@ def scales(x: Tensor) -> Tensor:
     An element that is infinite or nan cannot be moved: its step is 0.
     """
     size = x.detach().abs()
-    size = size.double() if size.numel() <= LARGE else size
+    size = size.double() if size.numel() <= LARGE_ELEMENTS else size
     typical = _typical(size) if size.numel() else 1.0
     if not math.isfinite(typical):
         finite = size.isfinite()
@@ -398,8 +398,8 @@ def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
     return {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
 
 
-def _spread(found: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(one - other).abs() for one, other in combinations(found, 2)]).amax(0)
+def _spread(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(one - other).abs() for one, other in combinations(gradients, 2)]).amax(0)
 
 
 def _rounding(seed: int) -> Any:
@@ -430,18 +430,21 @@ def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
     with torch.enable_grad(), mode:
         output = replay.computation.output(values)
         wanted = [values[n] for n in names]
-        found = differentiated(output, wanted, replay.trace.cotangent)
-    return {n: dense(g, values[n].detach()) for n, g in zip(names, found, strict=True)}
+        gradients = differentiated(output, wanted, replay.trace.cotangent)
+    return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
 
 
 def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
     """Returns what rounding explains of a difference: a margin over what it was seen to do, and over the last digit."""
+    # A gradient is a sum of n products, each rounded by eps at most: errors that add up like a random walk make about
+    # √n eps of the size of a summand. `changes` is such an error, measured in a few trials, and a margin over it covers
+    # a trial that came out small by chance. The second term holds where no trial happened to move anything.
     return MARGIN * changes + MARGIN / 2 * eps * magnitude
 
 
-def largest(found: Tensor) -> float:
+def largest(values: Tensor) -> float:
     """Returns the largest element, 0 for an empty tensor; nan wins."""
-    return float(found.max()) if found.numel() else 0.0
+    return float(values.max()) if values.numel() else 0.0
 
 
 def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
@@ -450,6 +453,9 @@ def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, 
     `changes` is what one rounding error made of each element, in a few trials; `magnitude` the size of what was summed.
     A trial can miss an element by chance: where one in a thousand is beyond, the typical change of the tensor counts.
     """
+    # |difference| ≤ m · changes + m / 2 · eps · magnitude with m = MARGIN, element by element (`allowance`). Of many
+    # elements a few draw so small a change that this is too little. The root of the mean square over the tensor is no
+    # such draw; what is beyond it, too, stays unexplained.
     beyond = ~(difference <= allowance(changes, magnitude, eps))
     if isinstance(changes, Tensor) and 0 < int(beyond.sum()) <= difference.numel() // 1000:
         typical = MARGIN * changes.square().mean().sqrt()
@@ -460,9 +466,9 @@ def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, 
 class _Measured:
     """The user's own computation with, at first use, what rounding in its own type does to its gradients."""
 
-    def __init__(self, computation: Computation, found: Trace) -> None:
-        self.replay = Replay(computation, found, 0.0)
-        self.eps = epsilon(found)
+    def __init__(self, computation: Computation, trace: Trace) -> None:
+        self.replay = Replay(computation, trace, 0.0)
+        self.eps = epsilon(trace)
 
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
@@ -507,5 +513,5 @@ def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:
 
 def plain(value: Tensor) -> float | complex:
     """Returns a one-element tensor as a Python number."""
-    found: float | complex = value.item()
-    return found
+    number: float | complex = value.item()
+    return number

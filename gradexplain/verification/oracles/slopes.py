@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.verification.oracles.ladders import SHARP, STEPS, USUAL, Ladder, Slope, judge
+from gradexplain.verification.oracles.ladders import FINE_RESOLUTION, STEPS, USUAL_STEPS, Ladder, Slope, judge
 from gradexplain.verification.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
 
 
@@ -33,8 +33,8 @@ def slopes(replay: Replay, name: str, claimed: Tensor, positions: Sequence[int])
     `claimed` is the gradient under test, whole.
     """
     with replay.running() as output:
-        found = list(_along(replay, output, name, claimed, positions))
-    kept = [(p, f) for p, f in found if f.verdict != "cannot say"]
+        slopes = list(_along(replay, output, name, claimed, positions))
+    kept = [(p, f) for p, f in slopes if f.verdict != "cannot say"]
     if not kept:
         return None
     x = replay.trace.inputs[name]
@@ -55,6 +55,9 @@ def fits_kinks(replay: Replay, name: str, claimed: Tensor, directions: int = 4) 
     ⟨G, u⟩ lies between Σ min(v r, v l) and Σ max(v r, v l) over all outputs; their sums alone, ⟨v, r⟩ and ⟨v, l⟩, say
     nothing, as kinks weighted with different signs cancel.
     """
+    # r = (y(x + hu) − y) / h and l = (y − y(x − hu)) / h, an output y at a time. Where y is smooth r = l + O(h), so
+    # that |v r − v l| is truncation and no kink: `slack` in `_has_room` is MARGIN · h of the slopes' size, and the room
+    # of real kinks has to exceed it. Every direction u has to leave room: one that does not refutes the excuse.
     generator = torch.Generator().manual_seed(13)
     with replay.running() as output:
         try:
@@ -86,13 +89,13 @@ def _along(
     claimed: Tensor,
     positions: Sequence[int],
 ) -> Iterator[tuple[int, Slope]]:
-    found, x = replay.trace, replay.trace.inputs[name]
+    trace, x = replay.trace, replay.trace.inputs[name]
     sizes = scales(x)
-    floor = 1.5 * replay.eps * weighed(found.cotangent, found.value)
+    floor = 1.5 * replay.eps * weighed(trace.cotangent, trace.value)
 
     def slope(values: Tensor, h: float) -> float:
         try:
-            return pair(found.cotangent, output({name: values}) - found.value) / h
+            return pair(trace.cotangent, output({name: values}) - trace.value) / h
         except RunError:  # outside of what the function accepts
             return math.nan
 
@@ -110,7 +113,7 @@ def _along(
         u[place] = sizes[place]
         claim = float(claimed[place] * sizes[place])
         claim = claim if math.isfinite(claim) else 0.0
-        finding = judge(ladder(u, place, claim, USUAL))
-        if finding.verdict != "agrees" or finding.bound > SHARP * abs(claim):
+        finding = judge(ladder(u, place, claim, USUAL_STEPS))
+        if finding.verdict != "agrees" or finding.bound > FINE_RESOLUTION * abs(claim):
             finding = judge(ladder(u, place, claim, STEPS))
         yield position, finding

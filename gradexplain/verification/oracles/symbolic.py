@@ -40,8 +40,8 @@ DIGITS = 50
 # Before a gradient is contradicted: numbers that 50 digits may have lost, such as the 1e-60 in log(1 + 1e-60).
 MORE_DIGITS = 200
 # Values of more elements than this are not written out.
-ELEMENTS = 1024
-# Some times what `tape.CELLS` take at 40 μs each: it decides only on a machine that is busy or slow.
+MOST_ELEMENTS = 1024
+# Some times what `tape.MOST_CELLS` take at 40 μs each: it decides only on a machine that is busy or slow.
 SECONDS = 5.0
 
 
@@ -71,19 +71,19 @@ def _settled(check: Check, first: Derived | Unable, second: Derived | Unable) ->
     return replace(check, verdict="cannot say", reason="digits_lost", data={"digits": MORE_DIGITS})
 
 
-def _obstacle(found: Trace) -> Unable | None:
-    made = [y for node in found.nodes for y in node.outputs if y is not None]
-    tensors = [found.value, *found.inputs.values(), *made]
+def _obstacle(trace: Trace) -> Unable | None:
+    made = [y for node in trace.nodes for y in node.outputs if y is not None]
+    tensors = [trace.value, *trace.inputs.values(), *made]
     if any(t.is_complex() for t in tensors):
         return Unable("complex")
-    if not bool(found.value.isfinite().all()):
-        return Unable("not_finite", {"value": float(found.value[~found.value.isfinite()].abs()[0])})
-    return _too_large(found) if any(t.numel() > ELEMENTS for t in tensors) else None
+    if not bool(trace.value.isfinite().all()):
+        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
+    return _too_large(trace) if any(t.numel() > MOST_ELEMENTS for t in tensors) else None
 
 
-def _too_large(found: Trace) -> Unable:
-    elements = sum(y.numel() for node in found.nodes for y in node.outputs if y is not None)
-    return Unable("too_large_to_write_out", {"nodes": len(found.nodes), "elements": elements})
+def _too_large(trace: Trace) -> Unable:
+    elements = sum(y.numel() for node in trace.nodes for y in node.outputs if y is not None)
+    return Unable("too_large_to_write_out", {"nodes": len(trace.nodes), "elements": elements})
 
 
 def _derived(question: Question, digits: int) -> Derived | Unable:

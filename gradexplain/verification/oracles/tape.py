@@ -20,9 +20,9 @@ from gradexplain.mathematics.terms import Apply, Constant, Number, Term
 from gradexplain.rules.symbolic import elementary, power
 
 # More cells than this take more than a second or two.
-CELLS = 30_000
+MOST_CELLS = 30_000
 # Numbers that agree to this many digits are taken for equal: what was meant to be 0 comes out as a rounding error.
-EQUAL = 1e-40
+EQUAL_WITHIN = 1e-40
 
 
 class TooLarge(Exception):
@@ -70,14 +70,14 @@ class Tape:
 
     def adjoints(self, seeds: Iterable[tuple[Cell, Any]]) -> dict[int, Any]:
         """Returns, by the identity of a cell, the derivative of Σ seed × cell by it."""
-        found: dict[int, Any] = {}
+        adjoints: dict[int, Any] = {}
         for cell, seed in seeds:
-            found[id(cell)] = found.get(id(cell), 0) + seed
+            adjoints[id(cell)] = adjoints.get(id(cell), 0) + seed
         for cell in reversed(self.cells):
-            adjoint = found.get(id(cell), 0)
+            adjoint = adjoints.get(id(cell), 0)
             for parent, partial in cell.parents if adjoint else ():
-                found[id(parent)] = found.get(id(parent), 0) + adjoint * partial
-        return found
+                adjoints[id(parent)] = adjoints.get(id(parent), 0) + adjoint * partial
+        return adjoints
 
     def _each(self, array: Any, make: Callable[[Any], Cell]) -> Any:
         given = np.asarray(array, dtype=object)
@@ -88,7 +88,7 @@ class Tape:
 
     def _kept(self, cell: Cell) -> Cell:
         self.cells.append(cell)
-        if len(self.cells) > CELLS or (len(self.cells) % 256 == 0 and time.perf_counter() > self.deadline):
+        if len(self.cells) > MOST_CELLS or (len(self.cells) % 256 == 0 and time.perf_counter() > self.deadline):
             raise TooLarge
         return cell
 
@@ -175,10 +175,10 @@ def _as_term(value: Any) -> Term:
 def _real(function: Callable[..., Any], values: Sequence[Any]) -> Any:
     """Returns a function's value, nan where it has no real one: it may stand in a branch that is not taken."""
     try:
-        found = mpmath.mpmathify(function(*values))
+        value = mpmath.mpmathify(function(*values))
     except (ArithmeticError, ValueError):
         return mpmath.nan
-    return found.real if found.imag == 0 else mpmath.nan
+    return value.real if value.imag == 0 else mpmath.nan
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
@@ -186,7 +186,7 @@ def _real(function: Callable[..., Any], values: Sequence[Any]) -> Any:
 
 def _refuse_tie(one: Cell, other: Cell) -> None:
     apart, size = abs(one.value - other.value), max(1, abs(one.value), abs(other.value))
-    if (one.varies or other.varies) and one is not other and apart <= EQUAL * size < mpmath.inf:
+    if (one.varies or other.varies) and one is not other and apart <= EQUAL_WITHIN * size < mpmath.inf:
         raise Tie
 
 

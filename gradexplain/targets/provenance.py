@@ -1,10 +1,8 @@
-"""Where a result comes from: what was asked for, as it was typed, by which torch on which machine, from which files."""
+"""Where a record comes from: its format, the machine, and the digests of the files and tensors behind it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,32 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # The number of the receipts' format: another one is not read.
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What was asked for on the command line, in the texts that were typed: enough to ask again.
-
-    `inputs` and `cotangent` are VALUE texts, `by_hand` formulas; an empty `wrt` asks for every input. `order`,
-    `cotangent`, `element` and `module` belong to an explanation, the flags at the end to a verification.
-    """
-
-    inputs: Mapping[str, str]
-    seed: int = 0
-    dtype: str | None = None
-    wrt: tuple[str, ...] = ()
-    order: int = 1
-    cotangent: str | None = None
-    by_hand: Mapping[str, str] = field(default_factory=dict)
-    element: str | None = None
-    module: str | None = None
-    effort: float = 2.0
-    each_operation: bool = False
-    full: bool = False
-    second: bool = False
-    batched: bool = False
-    exact: bool = False
+FORMAT = 2
 
 
 def machine() -> str:
