@@ -422,6 +422,7 @@ def test_one_element_alone_wrong_is_told_from_all() -> None:
     report = gx.verify(planted(lambda g: changed(g, 1.001)), [normal(0, 40)])
     (operation,) = report.wrong()
     assert operation.findings[0].code == "one-factor"
+    assert operation.findings[0].kind == operation.findings[0].code
     assert operation.findings[0].data["place"] == (21,)
 
 

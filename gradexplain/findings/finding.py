@@ -22,3 +22,8 @@ class Finding:
     data: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = None
     pitfall: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The code, by the name that it had before; for callers of `Report.findings`."""
+        return self.code
