@@ -287,7 +287,8 @@ class _Asked:
         """Returns what was asked for; `None` where no text names the function, so that it cannot be asked again."""
         if self.target is None:
             return None
-        own = {n: v for n, v in computation.inputs.items() if n not in computation.parameters and isinstance(v, Tensor)}
+        own = {n: v for n, v in computation.inputs.items() if n not in computation.parameters}
+        own = {n: v if isinstance(v, Tensor) else None for n, v in own.items()}
         name = None if dtype is None else str(dtype).removeprefix("torch.")
         return Request(self.target, own, None, name, computation.wrt, by_hand=dict(by_hand or {}), **explained)
 

@@ -630,6 +630,47 @@ def test_a_large_input_is_kept_whole_or_leaves_the_receipt_open(squares: Any) ->
     assert checked(python_receipt(squares, inputs, target=target, full=True)).outcome == "holds"
 
 
+def test_an_argument_that_is_no_tensor_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("powers.py").write_text("def power(x, k=2): return (x**k).sum()\n")
+    power = load(parse_target("powers.py:power")).function
+    found = python_receipt(power, {"x": X, "k": 3}, target="powers.py:power")
+    assert reasons(checked(found)) == ["argument_not_kept"]
+    assert checked(python_receipt(power, {"x": X}, target="powers.py:power")).outcome == "holds"
+
+
+MODULE = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 2)
+    def forward(self, x): return torch.tanh(self.inner(x)).square().sum()
+"""
+
+
+def test_a_module_is_asked_again_with_the_parameters_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("network.py").write_text(MODULE)
+    network = load(parse_target("network.py:Net")).module
+    assert network is not None
+    with torch.no_grad():
+        network.inner.weight.fill_(0.5)  # a trained one
+    found = python_receipt(network, {"x": X}, target="network.py:Net", full=True)
+    assert found["inputs"]["inner.weight"]["value"] == [[0.5] * 3] * 2
+    assert checked(found).outcome == "holds"
+    assert bool((network.inner.weight == 0.5).all())
+
+
+@pytest.mark.parametrize("asked", [{"element": "x[1]"}, {"order": 2}])
+def test_what_python_asks_besides_is_asked_again(squares: Any, asked: dict[str, Any]) -> None:
+    found = python_receipt(squares, {"x": X}, target="squares.py:square", **asked)
+    assert checked(found).outcome == "holds"
+    assert found["asked"]["inputs"] == {"x": None}
+
+
 def test_a_formula_that_is_a_callable_stays_open(squares: Any) -> None:
     found = python_receipt(squares, {"x": X}, target="squares.py:square", by_hand={"x": lambda x: 2 * x})
     assert reasons(checked(found)) == ["formula_not_kept"]

@@ -162,7 +162,7 @@ def _kept(receipt: Mapping[str, Any], name: str) -> Tensor:
     """Returns an input, or a parameter, that the receipt keeps number by number."""
     path = below("$.inputs", name)
     if name not in receipt["inputs"]:
-        raise Stopped(Remark(path, "missing_key", {"name": name}), refused=True)
+        raise Stopped(Remark(path, "argument_not_kept", {"name": name}), refused=False)
     return _tensor(receipt["inputs"][name]["value"], receipt["inputs"][name], f"{path}.value", name)
 
 

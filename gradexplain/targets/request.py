@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Request:
     """A target and what was given with it: enough to ask again.
 
-    `inputs` and `cotangent` are VALUE texts as they were typed, `by_hand` formulas; from Python, they are tensors and
-    callables, and there is no `seed`. An empty `wrt` asks for every input. `order`, `cotangent`, `element` and
-    `module` belong to an explanation.
+    `inputs` and `cotangent` are VALUE texts as they were typed, `by_hand` formulas. From Python, they are tensors and
+    callables (`None` for an argument that is no tensor), and there is no `seed`. An empty `wrt` asks for every input.
+    `order`, `cotangent`, `element` and `module` belong to an explanation.
     """
 
     target: str
-    inputs: Mapping[str, str | Tensor]
+    inputs: Mapping[str, str | Tensor | None]
     seed: int | None = 0
     dtype: str | None = None
     wrt: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class Request:
 
         match_inputs(target, self.inputs)
         generator = torch.Generator().manual_seed(self.seed or 0)
-        given = {n: v for n, v in self.inputs.items() if not isinstance(v, str)}
+        given = {n: v for n, v in self.inputs.items() if isinstance(v, torch.Tensor)}
         made = {n: tensor_of(v, name=n, dtype=self.dtype, generator=generator) for n, v in self.values.items()}
         return {**given, **made}
 
