@@ -51,7 +51,7 @@ def receipt(name: str) -> Receipt:
 
 
 def checked(found: Receipt) -> ReceiptReport:
-    return check_receipt(json.dumps(found, ensure_ascii=False))
+    return check_receipt(json.dumps(found, ensure_ascii=False), trust=True)
 
 
 def reasons(report: ReceiptReport) -> list[str]:
@@ -536,6 +536,31 @@ def test_a_changed_program_is_named_and_not_run(program: Callable[[str], Path]) 
     report = checked(found)
     assert [(r.key, r.data["file"]) for r in report.refusals] == [("file_changed", "program.py")]
     assert (folder / "ran").read_text() == before
+
+
+def test_a_program_is_neither_imported_nor_run_without_trust(program: Callable[[str], Path]) -> None:
+    folder = program("3")
+    found = json.dumps(explained("program.py:cube", "x=1,2,3"))
+    before = (folder / "ran").read_text()
+    with pytest.raises(InputError, match=r"program\.py:cube, which would be imported and run.*trust=True"):
+        check_receipt(found)
+    assert (folder / "ran").read_text() == before
+
+
+@pytest.mark.parametrize("target", ["stranger:f", "pack.stranger:f", "stranger.py:f"])
+def test_a_module_whose_digest_the_receipt_does_not_hold_is_not_run(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted = "open('ran', 'w').close()\ndef f(x):\n    return (x**2).sum()\n"
+    (tmp_path / "stranger.py").write_text(planted)
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text(planted)
+    (tmp_path / "pack" / "stranger.py").write_text(planted)
+    found = receipt("sum of squares")
+    found["target"] = target
+    assert reasons(checked(found)) == ["file_changed"]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_changed_helper_is_named(program: Callable[[str], Path]) -> None:

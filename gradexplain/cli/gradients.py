@@ -23,6 +23,7 @@ from gradexplain.cli.options import (
 )
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
+from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import LANGUAGES, say
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ def verify(
     second: Annotated[bool, typer.Option("--second", help="Verify the second derivatives as well.")] = False,
     batched: Annotated[bool, typer.Option("--batched", help="Compare gradients computed at once (vmap).")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Ask sympy for the derivative with 50 digits.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the program that a receipt names, without asking first.")
+    ] = False,
     dtype: Dtype = None,
     effort: Effort = 2.0,
     seed: Seed = 0,
@@ -120,10 +124,11 @@ def verify(
       gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
       gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
       gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
-      gradexplain verify receipt.json
+      gradexplain verify receipt.json --trust
 
-    A receipt is an explanation or a verification saved as JSON. Its question is asked again of its target, which is
-    loaded and run, and must give the same record: exit code 1 if the receipt is refused or its gradient is wrong.
+    A receipt is an explanation or a verification saved as JSON. Its question is asked again of its target, and must
+    give the same record: exit code 1 if the receipt is refused or its gradient is wrong. A program that it names is
+    imported and run only with --trust, or if you say so at the terminal; an expression runs nobody's code.
     """
     with faults_said(language):
         check_choice("--language", language, LANGUAGES)
@@ -131,7 +136,7 @@ def verify(
         check_numbers(width, seed, effort)
         check_dtype(dtype)
         if target.endswith(".json"):
-            checked = _checked(Path(target), inputs or [], language)
+            checked = _checked(Path(target), inputs or [], language, trust=trust)
             deliver(checked.render(chosen, language=language, width=width or page_width()), output, language)
             raise typer.Exit(EXIT_CODES[checked.verdict])
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
@@ -158,14 +163,27 @@ def functions() -> None:
         )
 
 
-def _checked(path: Path, inputs: Sequence[str], language: str) -> "ReceiptReport":
-    """Asks the question of a receipt again and says what came of it."""
+def _checked(path: Path, inputs: Sequence[str], language: str, *, trust: bool) -> "ReceiptReport":
+    """Asks the question of a receipt again and says what came of it; for a program, the user's consent comes first."""
     if inputs:
         raise UsageError("receipt_inputs", text=inputs[0])
+    from shlex import quote
+
     from gradexplain.receipts.answer import check_receipt
 
-    with progress(language):
-        return check_receipt(path)
+    try:
+        with progress(language), own_arguments(str(path)):
+            return check_receipt(path, trust=trust)
+    except InputError as fault:
+        if fault.key != "receipt_untrusted":
+            raise
+        if not (sys.stdin.isatty() and sys.stderr.isatty()) or not typer.confirm(
+            say("usage.receipt_trust", language, **fault.data), err=True
+        ):
+            raise UsageError(
+                fault.key, command=f"gradexplain verify {quote(str(path))} --trust", **fault.data
+            ) from None
+    return _checked(path, inputs, language, trust=True)
 
 
 def _refuse_empty(gradients: "Mapping[str, Tensor | None]", language: str) -> None:

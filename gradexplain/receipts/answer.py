@@ -6,20 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradexplain.errors import InputError
 from gradexplain.receipts.reading import flaws, text_of, tree_of
 from gradexplain.receipts.report import Ledger, ReceiptReport
 from gradexplain.receipts.schema import misfits
+from gradexplain.targets.values import shown
 
 __all__ = ["ReceiptReport", "check_receipt"]
 
 
-def check_receipt(receipt: str | Path) -> ReceiptReport:
+def check_receipt(receipt: str | Path, *, trust: bool = False) -> ReceiptReport:
     """Asks the question of a receipt again, and holds the two records against each other.
 
     `receipt` is a file, or its text. It holds where the same question gives the same record: to the last digit with the
     same torch on the same kind of machine, within rounding elsewhere. Its equations are recomputed from their own
-    digits before anything is run. The target that the receipt names is loaded and run: a program runs its own code.
-    Raises `InputError` where the file cannot be read, is not JSON, or where the target cannot be loaded here.
+    digits before anything is run.
+
+    A receipt of a program can only be checked by running that program: with `trust=True`, its target is imported and
+    run, if the file is still the one that the receipt was made from. An expression runs nobody's code, and needs no
+    trust. Raises `InputError` where the file cannot be read, is not JSON, or where the target may not be run or cannot
+    be loaded here.
 
     >>> import gradexplain as gx
     >>> gx.check_receipt('{"gradients": 3}').outcome
@@ -34,14 +40,17 @@ def check_receipt(receipt: str | Path) -> ReceiptReport:
 
     own_claims(ledger, tree)
     if not ledger.refusals:  # what contradicts itself is refused before anything is run
-        _ask(ledger, tree)
+        _ask(ledger, tree, trust=trust)
     return _report(ledger, tree)
 
 
-def _ask(ledger: Ledger, tree: Mapping[str, Any]) -> None:
-    from gradexplain.receipts.asking import Stopped, ask_again
+def _ask(ledger: Ledger, tree: Mapping[str, Any], *, trust: bool) -> None:
+    from gradexplain.receipts.asking import Stopped, ask_again, foreign_code
     from gradexplain.receipts.comparison import compare
 
+    target = foreign_code(tree)
+    if target is not None and not trust:
+        raise InputError("receipt_untrusted", target=shown(target, 200))
     try:
         answer = ask_again(tree)
     except Stopped as stop:

@@ -17,8 +17,9 @@ from gradexplain import api
 from gradexplain.errors import InputError, RunError
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Remark
-from gradexplain.recording.computation import Computation, computation_of
-from gradexplain.targets.loading import FilePlace, file_of, load, parse_target
+from gradexplain.recording.computation import Computation, computation_of, is_ours_or_torchs
+from gradexplain.targets.expression import Program
+from gradexplain.targets.loading import file_of, load, parse_target
 from gradexplain.targets.provenance import file_digest
 from gradexplain.targets.request import Request
 from gradexplain.verification.options import Options
@@ -45,6 +46,17 @@ class Answer:
 
     record: Mapping[str, Any]
     timeless: bool
+
+
+def foreign_code(receipt: Mapping[str, Any]) -> str | None:
+    """Returns the target that would be imported to ask again; `None` for an expression, which runs nobody's code."""
+    if receipt["asked"] is None:
+        return None
+    try:
+        place = parse_target(receipt["target"]).place
+    except InputError:
+        return None
+    return None if isinstance(place, Program) else receipt["target"]
 
 
 def ask_again(receipt: Mapping[str, Any]) -> Answer:
@@ -109,7 +121,8 @@ def _request(receipt: Mapping[str, Any]) -> Request:
         if _is_typed(receipt):
             raise Stopped(Remark("$.target", "text_unusable", {"fault": fault}), refused=True) from fault
         raise Stopped(Remark("$.target", "no_target"), refused=False) from fault
-    if isinstance(place, FilePlace) and (path := file_of(place)) is not None:
+    path = file_of(place)
+    if path is not None and not is_ours_or_torchs(str(path)):
         _unchanged(path, receipt["files"])
     inputs = {n: _kept(receipt, n) if text is None else text for n, text in asked["inputs"].items()}
     by_hand = {name: text for name, text in asked["by_hand"].items() if text is not None}
