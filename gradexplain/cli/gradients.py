@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_numbers, page_format
+from gradexplain.cli.checks import UsageError, page_format
 from gradexplain.cli.options import (
     ByHand,
     Dtype,
@@ -23,7 +23,7 @@ from gradexplain.cli.options import (
 )
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
-from gradexplain.locale.catalogue import LANGUAGES, say
+from gradexplain.locale.catalogue import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,10 +67,7 @@ def explain(
       gradexplain explain my_module:loss x=randn(5) --element "x[1]" --output explanation.md
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
         chosen = page_format(format, output)
-        check_numbers(width, seed, effort)
-        check_dtype(dtype)
         asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
         with progress(language), own_arguments(target):
@@ -126,10 +123,7 @@ def verify(
     loaded and run, and must give the same record: exit code 1 if the receipt is refused or its gradient is wrong.
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
         chosen = page_format(format, output)
-        check_numbers(width, seed, effort)
-        check_dtype(dtype)
         if target.endswith(".json"):
             checked = _checked(Path(target), inputs or [], language)
             deliver(checked.render(chosen, language=language, width=width or page_width()), output, language)
