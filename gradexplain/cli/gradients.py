@@ -28,6 +28,8 @@ from gradexplain.locale.catalogue import LANGUAGES, say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gradexplain.receipts.report import ReceiptReport
+
 
 def explain(
     target: TargetText,
@@ -85,7 +87,7 @@ def explain(
 
 
 def verify(
-    target: Annotated[str, typer.Argument(help="As for explain; or a saved RECEIPT.json, to be derived again.")],
+    target: Annotated[str, typer.Argument(help="As for explain; or a saved RECEIPT.json, to be asked again.")],
     inputs: Inputs = None,
     wrt: Wrt = None,
     by_hand: ByHand = None,
@@ -120,8 +122,8 @@ def verify(
       gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
       gradexplain verify receipt.json
 
-    A receipt is an explanation or a verification saved as JSON. Every claim in it is derived again from its target,
-    which is loaded and run, and nothing else: exit code 1 if the receipt is refused or its gradient is wrong.
+    A receipt is an explanation or a verification saved as JSON. Its question is asked again of its target, which is
+    loaded and run, and must give the same record: exit code 1 if the receipt is refused or its gradient is wrong.
     """
     with faults_said(language):
         check_choice("--language", language, LANGUAGES)
@@ -129,8 +131,9 @@ def verify(
         check_numbers(width, seed, effort)
         check_dtype(dtype)
         if target.endswith(".json"):
-            verdict = _receipt(Path(target), inputs or [], output, language)
-            raise typer.Exit(EXIT_CODES[verdict])
+            checked = _checked(Path(target), inputs or [], language)
+            deliver(checked.render(chosen, language=language, width=width or page_width()), output, language)
+            raise typer.Exit(EXIT_CODES[checked.verdict])
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
         with progress(language), own_arguments(target):
             import gradexplain.api as api
@@ -155,16 +158,14 @@ def functions() -> None:
         )
 
 
-def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: str) -> str:
-    """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
+def _checked(path: Path, inputs: Sequence[str], language: str) -> "ReceiptReport":
+    """Asks the question of a receipt again and says what came of it."""
     if inputs:
         raise UsageError("receipt_inputs", text=inputs[0])
     from gradexplain.receipts.answer import check_receipt
 
     with progress(language):
-        found = check_receipt(path)
-    deliver(found.render(language) + "\n", output, language)
-    return found.verdict
+        return check_receipt(path)
 
 
 def _refuse_empty(gradients: "Mapping[str, Tensor | None]", language: str) -> None:

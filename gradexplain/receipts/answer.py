@@ -1,4 +1,4 @@
-"""What became of a receipt: it is read, held against itself, then against what its target gives again."""
+"""What became of a receipt: it is read, held against itself, then against a fresh record of the same question."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradexplain.receipts.ledger import Ledger, ReceiptReport
 from gradexplain.receipts.reading import flaws, text_of, tree_of
+from gradexplain.receipts.report import Ledger, ReceiptReport
 from gradexplain.receipts.schema import misfits
 
 __all__ = ["ReceiptReport", "check_receipt"]
 
 
 def check_receipt(receipt: str | Path) -> ReceiptReport:
-    """Derives every claim of a receipt again; `receipt` is a file, or its text.
+    """Asks the question of a receipt again, and holds the two records against each other.
 
-    The target that the receipt names is loaded and run, and only that: a program target runs its own code.
+    `receipt` is a file, or its text. It holds where the same question gives the same record: to the last digit with the
+    same torch on the same kind of machine, within rounding elsewhere. Its equations are recomputed from their own
+    digits before anything is run. The target that the receipt names is loaded and run: a program runs its own code.
     Raises `InputError` where the file cannot be read, is not JSON, or where the target cannot be loaded here.
 
     >>> import gradexplain as gx
@@ -32,10 +34,20 @@ def check_receipt(receipt: str | Path) -> ReceiptReport:
 
     own_claims(ledger, tree)
     if not ledger.refusals:  # what contradicts itself is refused before anything is run
-        from gradexplain.receipts.checking import derived_claims
-
-        derived_claims(ledger, tree)
+        _ask(ledger, tree)
     return _report(ledger, tree)
+
+
+def _ask(ledger: Ledger, tree: Mapping[str, Any]) -> None:
+    from gradexplain.receipts.asking import Stopped, ask_again
+    from gradexplain.receipts.comparison import compare
+
+    try:
+        answer = ask_again(tree)
+    except Stopped as stop:
+        (ledger.refusals if stop.refused else ledger.undecided).append(stop.remark)
+        return
+    compare(ledger, tree, answer.record, timeless=answer.timeless)
 
 
 def _report(ledger: Ledger, tree: Mapping[str, Any]) -> ReceiptReport:
