@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_numbers, page_format
+from gradexplain.cli.checks import UsageError, page_format
 from gradexplain.cli.options import (
     ByHand,
     Dtype,
@@ -24,7 +24,7 @@ from gradexplain.cli.options import (
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.errors import InputError
-from gradexplain.locale.catalogue import LANGUAGES, say
+from gradexplain.locale.catalogue import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,10 +68,7 @@ def explain(
       gradexplain explain my_module:loss x=randn(5) --element "x[1]" --output explanation.md
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
         chosen = page_format(format, output)
-        check_numbers(width, seed, effort)
-        check_dtype(dtype)
         asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
         with progress(language), own_arguments(target):
@@ -131,10 +128,7 @@ def verify(
     imported and run only with --trust, or if you say so at the terminal; an expression runs nobody's code.
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
         chosen = page_format(format, output)
-        check_numbers(width, seed, effort)
-        check_dtype(dtype)
         if target.endswith(".json"):
             checked = _checked(Path(target), inputs or [], language, trust=trust)
             deliver(checked.render(chosen, language=language, width=width or page_width()), output, language)
