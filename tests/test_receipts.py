@@ -739,6 +739,15 @@ def test_elsewhere_rounding_is_accepted_and_said_and_an_error_refused(factor: fl
         assert "within_rounding" in [n.key for n in report.notes]
 
 
+@pytest.mark.parametrize("name", ["kink", "third", "constant", "network and loss"])
+def test_a_receipt_of_another_torch_is_of_that_torch_throughout(name: str) -> None:
+    other = text(*{**EXAMPLES, **MORE}[name]).replace(torch.__version__, "2.1.0")
+    other = other.replace(f'"{".".join(torch.__version__.split(".")[:2])}"', '"2.1"')  # as a sentence names it
+    report = check_receipt(other)
+    assert (report.outcome, reasons(report)) == ("holds", [])
+    assert "other_setting" in [n.key for n in report.notes]
+
+
 def test_elsewhere_the_evidence_may_be_other_numbers_of_the_same_kind() -> None:
     found = receipt("linear")
     found["torch"] = "2.6.0"
