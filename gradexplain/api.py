@@ -164,7 +164,8 @@ def verify(
     report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
     assert report.subject is not None
     request = asked.request(computation, by_hand, dtype)
-    return replace(report, findings=findings_of(report.subject.trace), request=request)
+    findings = (*findings_of(report.subject.trace), *report.findings)
+    return replace(report, findings=findings, request=request)
 
 
 def assert_gradients(

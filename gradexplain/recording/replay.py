@@ -206,19 +206,23 @@ class Again:
     outputs: tuple[Tensor, ...]
 
 
-def rerun(alone: Alone, operator: Operator) -> Again | None:
-    """Returns the operator as a computation, `None` where its outputs carry no gradient when it is run alone."""
+def applied_anew(alone: Alone, operator: Operator) -> Computation:
+    """Returns the operator as a computation of its tensor arguments, which gives all its outputs."""
     inputs = dict(_tensors(operator.arguments))
-    states = operator.random_states or random_states()
     wrt = tuple(n for n, (child, _) in zip(operator.slots, alone.node.next_functions, strict=False) if n and child)
-    whole = Computation(
+    return Computation(
         name=operator.label,
         call=lambda given: operator.run(_filled(operator.arguments, given)),
         inputs=inputs,
         wrt=tuple(n for n in wrt if n in inputs),
         locate=lambda: None,
-        random_states=states,
+        random_states=operator.random_states or random_states(),
     )
+
+
+def rerun(alone: Alone, operator: Operator) -> Again | None:
+    """Returns the operator as a computation, `None` where its outputs carry no gradient when it is run alone."""
+    whole = applied_anew(alone, operator)
     with torch.enable_grad():
         made = list(tensors_in(whole.run(whole.leaf_values())))
     chosen = sorted((t.output_nr, i) for i, t in enumerate(made) if t.requires_grad and t.output_nr in alone.used)

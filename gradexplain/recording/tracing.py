@@ -89,17 +89,19 @@ def record(computation: Computation, cotangent: Cotangent = None, *, again: bool
     names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
     nodes = [node for node in nodes_below(output.grad_fn) if not is_leaf(node)]
     saved = {} if again else {node: saved_by(node) for node in nodes}
-    jacobians = {} if again else {node: measured for node in nodes if (measured := own_jacobians(node))}
+    small = [] if again else [node for node in nodes if is_small_function(node)]
     seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
     # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
     users = any(node._sequence_nr() < before for node in nodes)
     try:
-        found, sent = backward(output, list(wanted.values()), seed, keep=users or again)
+        found, sent = backward(output, list(wanted.values()), seed, keep=users or again or bool(small))
     except Exception as fault:  # torch's own refusal, or an error in a custom Function
         in_order = ordered(output.grad_fn)
         owners = owners_of(recorder.events, in_order)
         raise backward_failure(fault, in_order, owners, recorder.applications, recorder.events) from fault
     gradients = dict(zip(wanted, found, strict=True))
+    # After the pass: a backward that remembers its calls was called for the first time there.
+    jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
     return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent)
 
 
@@ -158,7 +160,8 @@ def backward(
     handles = [node.register_hook(_observer(node, seen)) for node in nodes_below(output.grad_fn) if not is_leaf(node)]
     try:
         if wanted:
-            return differentiated(output, wanted, seed, retain_graph=keep), seen
+            # A copy: a backward may write into what arrives.
+            return differentiated(output, wanted, seed.clone(), retain_graph=keep), seen
         return [], seen
     finally:
         for handle in handles:
@@ -186,14 +189,18 @@ def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
 _MEASURED = 12
 
 
-def own_jacobians(node: Any) -> dict[int, Tensor]:
-    """Returns what the backward of a small custom Function with one output makes of each unit cotangent, by edge."""
+def is_small_function(node: Any) -> bool:
+    """Says whether a node is that of a small custom Function with one output, whose backward may be called again."""
     metadata: Any = getattr(node, "_input_metadata", ())
     if len(metadata) != 1 or not (hasattr(node, "_forward_cls") and is_repeatable(node._forward_cls)):
-        return {}
-    like = torch.zeros(tuple(metadata[0].shape), dtype=metadata[0].dtype, device=metadata[0].device)
-    if not 0 < like.numel() <= _MEASURED:
-        return {}
+        return False
+    return 0 < torch.Size(metadata[0].shape).numel() <= _MEASURED
+
+
+def own_jacobians(node: Any) -> dict[int, Tensor]:
+    """Returns what the backward of a small custom Function makes of each unit cotangent, by edge."""
+    metadata = node._input_metadata[0]
+    like = torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
     try:
         rows = [node.apply(unit.reshape(like.shape)) for unit in torch.eye(like.numel()).to(like)]
     except Exception:  # the user's own code; the backward pass itself will say what is wrong with it

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.tracing import generic, trace
+from gradexplain.verification.contracts import contracts_of
 from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.operations import check_operations
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import Check, Replay
 from gradexplain.verification.oracles.registry import REFEREE
-from gradexplain.verification.verdicts import Question, Report, Subject, answered, verify_trace
+from gradexplain.verification.verdicts import Operation, Question, Report, Subject, answered, verify_trace
 
 
 def inquire(
@@ -36,10 +37,24 @@ def inquire(
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
         report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
+    contracts = contracts_of(computation, question.trace, effort=effort)
+    report = replace(report, operations=_with(report.operations, contracts.broken), findings=contracts.notes)
     if options.second:
         report = replace(report, second=_second(question, computation, effort))
     subject = Subject(target, question.trace, tuple(computation.parameters))
     return replace(report, subject=subject, options=options)
+
+
+def _with(operations: Sequence[Operation], broken: Sequence[Operation]) -> tuple[Operation, ...]:
+    """Returns the operations with what was found of those that broke their contract."""
+    found = {operation.node.index: operation for operation in operations}
+    for one in broken:
+        other = found.get(one.node.index)
+        if other is not None:
+            checks = (*other.report.checks, *one.report.checks)
+            one = replace(other, report=Report(checks), findings=(*other.findings, *one.findings))
+        found[one.node.index] = one
+    return tuple(found[index] for index in sorted(found))
 
 
 def _by_hand(computation: Computation, by_hand: Mapping[str, Callable[..., Tensor]], effort: float) -> Iterable[Check]:

@@ -1,0 +1,254 @@
+"""What every backward promises, asked of each custom Function once: for each class and signature that a run applies.
+
+A backward computes v ↦ vᵀJ, whatever v is and however it lies in memory. So it is linear in what arrives; it reads
+numbers, not the memory that they lie in; an output that is not used counts as zeros; and what it sends to one input
+does not depend on which of the others need a gradient. The Function is applied anew for every question, so that a
+backward that can run only once is asked like any other. None of this needs to know what the Function computes: two
+answers of the same backward are held against each other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gradexplain.findings.finding import Finding
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.recorder import Application, held_in, tensors_in
+from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import generic, joined, record
+from gradexplain.verification.oracles.question import MARGIN, index_of, plain
+from gradexplain.verification.verdicts import Check, Operation, Report
+
+ORACLE = "contract"
+# A power of two scales a number without rounding it; this one leaves room in half precision.
+_SCALES = (2.0**-6, 2.0**6)
+
+
+@dataclass(frozen=True)
+class Contracts:
+    """What the custom Functions of a run broke, by the node that was asked, and what is worth a note beside it."""
+
+    broken: tuple[Operation, ...] = ()
+    notes: tuple[Finding, ...] = ()
+
+
+def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Contracts:
+    """Asks each custom Function of a traced computation; no other question is begun after `effort` seconds each."""
+    if all(node.operator is not None or node.leaf is not None for node in trace.nodes):
+        return Contracts()
+    run = record(computation, generic, again=True)
+    if not run.recorder.applications:
+        return Contracts()
+    first: dict[object, Alone] = {}
+    for alone in nodes_alone(run, joined(run, computation)):
+        if isinstance(alone.origin, Application):
+            first.setdefault(_signature(alone.origin), alone)
+    broken: list[Operation] = []
+    notes: list[Finding] = []
+    for alone in first.values():
+        with suppress(Exception):  # the user's own code does not run alone: nothing is claimed of it
+            function = _Function.of(alone)
+            found = list(_until(_breaches(function), effort))
+            if found:
+                broken.append(_operation(alone, found))
+            notes += _notes(function, alone)
+    return Contracts(tuple(broken), tuple(notes))
+
+
+def _signature(origin: Application) -> object:
+    """Returns the class with the shapes, types and flags that it was applied to."""
+    given = held_in([origin.arguments, origin.keywords])
+    return origin.function, tuple((held.tensor.shape, held.tensor.dtype, held.tracked) for held in given)
+
+
+def _until(findings: Iterator[Finding | None], effort: float) -> Iterator[Finding]:
+    end = time.perf_counter() + effort
+    for finding in findings:
+        if finding is not None:
+            yield finding
+        if time.perf_counter() > end:
+            return
+
+
+def _operation(alone: Alone, found: Sequence[Finding]) -> Operation:
+    assert isinstance(alone.origin, Application)
+    function = alone.origin.function
+    names = dict.fromkeys(str(finding.data["argument"]) for finding in found)
+    report = Report(tuple(Check(ORACLE, name, "differs") for name in names))
+    return Operation(alone.recorded, report, function.__name__, backward_place(function), tuple(found))
+
+
+# ------------------------------------------------------------------------------------------------------- the Function
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A Function to be applied anew: to what, its outputs that carry a gradient, and a cotangent for each."""
+
+    computation: Computation
+    outputs: tuple[Tensor, ...]
+    cotangents: tuple[Tensor, ...]
+
+    @cached_property
+    def whole(self) -> dict[str, Tensor]:
+        """What a new node sends for the cotangents as they are: the answer that others are held against."""
+        (sent,) = self.sent(self.cotangents)
+        return sent
+
+    @cached_property
+    def noise(self) -> dict[str, float]:
+        """How far rounding inside the backward may move what is sent, by argument.
+
+        Sums may cancel: a last digit of the cotangents shows by how much. Where one number swallows another, that shows
+        nothing; so what is 1/ε times smaller than |v|·|y|/|x|, the unit of a gradient, is taken for noise as well.
+        """
+        nudged = [g * (1 + torch.finfo(g.dtype).eps * (2 * _alternating(g) - 1)) for g in self.cotangents]
+        (sent,) = self.sent(nudged)
+        size = max(_largest(y) * _largest(g) for y, g in zip(self.outputs, self.cotangents, strict=True))
+        units = {n: size / (_largest(self.computation.inputs[n]) or math.inf) for n in self.whole}
+        return {n: max(_largest(sent[n] - g), torch.finfo(g.dtype).eps * units[n]) for n, g in self.whole.items()}
+
+    @classmethod
+    def of(cls, alone: Alone) -> _Function:
+        assert alone.operator is not None
+        computation = applied_anew(alone, alone.operator)
+        with computation.running() as run, torch.enable_grad():
+            made = tuple(t.detach() for t in tensors_in(run(computation.leaf_values())) if t.requires_grad)
+        return cls(computation, made, tuple(map(generic, made)))
+
+    def sent(
+        self, cotangents: Sequence[Tensor | None], needed: Sequence[str] = (), *, times: int = 1
+    ) -> list[dict[str, Tensor]]:
+        """Returns what a new node sends to each argument, once for each of `times` calls of its backward.
+
+        `needed` are the arguments that need a gradient, all without it; `None` stands for an output that is not used.
+        """
+        names = needed or self.computation.wrt
+        with self.computation.running() as run, torch.enable_grad():
+            leaves = {n: v.detach().requires_grad_(n in names) for n, v in self.computation.leaf_values().items()}
+            made = [t for t in tensors_in(run(leaves)) if t.requires_grad]
+            used = [(t, g) for t, g in zip(made, cotangents, strict=True) if g is not None]
+            return [self._backward(used, {n: leaves[n] for n in names}, keep=i + 1 < times) for i in range(times)]
+
+    def _backward(
+        self, used: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], *, keep: bool
+    ) -> dict[str, Tensor]:
+        outputs, cotangents = zip(*used, strict=True)
+        found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, retain_graph=keep, allow_unused=True)
+        pairs = zip(leaves.items(), found, strict=True)
+        return {n: torch.zeros_like(leaf) if g is None else g.detach().to_dense() for (n, leaf), g in pairs}
+
+
+# ------------------------------------------------------------------------------------------------------ the questions
+
+
+def _breaches(function: _Function) -> Iterator[Finding | None]:
+    """Yields how a backward breaks its promises, `None` after every question that it stands."""
+    given, whole = function.cotangents, function.whole
+    if any(not g.isfinite().all() for g in whole.values()):
+        return  # at a point without a gradient, two answers say nothing
+    yield from _linear(function)
+    yield from _layouts(function)
+    if len(given) > 1:
+        yield from _unused(function)
+    if len(whole) > 1:
+        for name in whole:
+            (alone,) = function.sent(given, (name,))
+            yield _apart(function, "needs-alone", alone, {name: whole[name]})
+
+
+def _linear(function: _Function) -> Iterator[Finding | None]:
+    """Asks with another scale, and with two parts that are zero where the other is not."""
+    whole = function.whole
+    for scale in _SCALES:
+        (scaled,) = function.sent([scale * g for g in function.cotangents])
+        back = {n: g / scale for n, g in scaled.items()}
+        if all(g.isfinite().all() for g in scaled.values()):
+            yield _apart(function, "not-linear", back, whole, scale=f"{scale:.6g}")
+    masks = [_alternating(g) for g in function.cotangents]
+    (one,) = function.sent([g * mask for g, mask in zip(function.cotangents, masks, strict=True)])
+    (other,) = function.sent([g * ~mask for g, mask in zip(function.cotangents, masks, strict=True)])
+    yield _apart(function, "not-additive", {n: one[n] + other[n] for n in whole}, whole, one, other)
+
+
+def _alternating(like: Tensor) -> Tensor:
+    """Returns true and false in turn, in the order of the elements."""
+    return (torch.arange(like.numel(), device=like.device) % 2 == 0).reshape(like.shape)
+
+
+def _layouts(function: _Function) -> Iterator[Finding | None]:
+    """Asks with the same numbers in another layout: with gaps, along other axes, or one number for all elements."""
+    spaced = [torch.stack([g, -g], -1)[..., 0] for g in function.cotangents]
+    turned = [g.permute(*range(g.dim())[::-1]).contiguous().permute(*range(g.dim())[::-1]) for g in function.cotangents]
+    layouts = [("with gaps", spaced)]
+    if any(g.dim() > 1 for g in turned):
+        layouts.append(("transposed", turned))
+    for layout, cotangents in layouts:
+        with suppress(Exception):  # a refusal is heard
+            (sent,) = function.sent(cotangents)
+            yield _apart(function, "layout", sent, function.whole, layout=layout)
+    (ones,) = function.sent([torch.ones_like(g) for g in function.cotangents])
+    with suppress(Exception):
+        (sent,) = function.sent([torch.ones_like(g.sum()).expand(g.shape) for g in function.cotangents])
+        yield _apart(function, "layout", sent, ones, layout="expanded")
+
+
+def _unused(function: _Function) -> Iterator[Finding | None]:
+    """Asks with one output that is used alone, and with zeros for the others."""
+    for used, cotangent in enumerate(function.cotangents):
+        alone: list[Tensor | None] = [None] * len(function.cotangents)
+        alone[used] = cotangent
+        (sent,) = function.sent(alone)
+        (right,) = function.sent([g * (number == used) for number, g in enumerate(function.cotangents)])
+        yield _apart(function, "output-unused", sent, right, output=used)
+
+
+def _apart(
+    function: _Function,
+    code: str,
+    seen: Mapping[str, Tensor],
+    right: Mapping[str, Tensor],
+    *parts: Mapping[str, Tensor],
+    **data: object,
+) -> Finding | None:
+    """Returns where two answers differ by more than rounding: in the answers, in `parts` of them, in what arrives."""
+    for name, expected in right.items():
+        size = max((_largest(part[name]) for part in (right, function.whole, *parts)), default=0.0)
+        kind = torch.finfo(expected.dtype)
+        off = (seen[name] - expected).abs()
+        wrong = ~(off <= MARGIN * (kind.eps * size + kind.tiny + function.noise[name]))
+        if bool(wrong.any()):
+            at = index_of(int(off.nan_to_num(torch.inf).flatten().argmax()), expected.shape)
+            numbers = {"seen": plain(seen[name][at]), "right": plain(expected[at])}
+            return Finding(code, {"argument": name, "place": at, **numbers, **data})
+    return None
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------- the notes
+
+
+def _notes(function: _Function, alone: Alone) -> Iterator[Finding]:
+    """Yields what is no breach, and yet a surprise: a backward that changes from call to call, draws, or writes."""
+    assert isinstance(alone.origin, Application)
+    data, place = {"function": alone.origin.function.__name__}, backward_place(alone.origin.function)
+    given = [g.clone() for g in function.cotangents]
+    with suppress(Exception):  # one that can run only once says so itself
+        before, after = function.sent(given, times=2)
+        if not all(torch.equal(g, kept) for g, kept in zip(given, function.cotangents, strict=True)):
+            yield Finding("backward-writes", data, place)
+        elif _apart(function, "", after, before) is not None:
+            yield Finding("backward-not-reentrant", data, place)
