@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -91,10 +92,61 @@ def test_any_name_makes_a_whole_file(name: str, format: str, tmp_path: Path) -> 
         assert format in ("text", "dot") or "<img" not in content
 
 
+def in_hostile_modules(name: str) -> Picture:
+    """A picture whose folds, frames, weights, places and operations stand in modules of such a name."""
+    own = name.replace(".", "·") or "–"
+    block = lambda: torch.nn.Sequential(OrderedDict({own: torch.nn.Linear(2, 2), "then": torch.nn.Tanh()}))  # noqa: E731
+    net = torch.nn.Sequential(OrderedDict({own: torch.nn.Sequential(*(block() for _ in range(9)))}))
+    return gx.graph(net, [torch.ones(1, 2)])
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_any_name_of_a_module_makes_a_whole_file(name: str, format: str) -> None:
+    whole = in_hostile_modules(name)
+    folded = whole.fold(depth=1) if format == "html" else whole.fold(most=12)
+    assert folded.groups or any(n.kind == "fold" for n in folded.nodes)
+    for picture in (whole, folded):
+        content = picture.render(format)
+        if isinstance(content, bytes):
+            assert len(content) > 1000
+            continue
+        assert not set(content) & {"\x00", "\x07", "\x1b", "\u202e", "\r"}
+        if format == "svg":
+            assert not [e for e in ET.fromstring(content).iter() if e.tag.removeprefix(SVG) in ("script", "img")]
+        elif format == "json":
+            modules = {node.get("module", "") for node in json.loads(content)["nodes"]}
+            assert any(name.replace(".", "·") in module for module in modules)
+        elif format == "html":
+            assert content.count("<script") == content.count("</script") == 2
+            assert "<img" not in content
+            data = re.search(r'<script id="graph" type="application/json">(.*?)</script>', content, re.S)
+            assert data is not None
+            assert json.loads(data[1])["levels"]
+        elif format == "mermaid":
+            for line in content.splitlines():
+                assert re.fullmatch(r'[\w ]+(\["(\w| |#\d+;|<br/>)*"\](:::\w+)?|[-.>]+ \w+|[\w :#,]*)', line), line
+        elif format == "dot":
+            assert not re.sub(r'"([^"\\\n]|\\.)*"', "", content).count('"')
+
+
+@needs_dot
+def test_dot_reads_any_name_of_a_module(tmp_path: Path) -> None:
+    for name in HOSTILE:
+        picture = in_hostile_modules(name).fold(most=12)
+        path = tmp_path / "graph.dot"
+        picture.save(path)
+        read = subprocess.run(["dot", "-Tplain", path], check=True, capture_output=True, text=True)
+        assert read.stderr == ""
+        kinds = [line.split(" ", 1)[0] for line in read.stdout.splitlines()]
+        assert kinds.count("node") == len(picture.nodes)
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_text_is_never_wider_than_asked(name: str) -> None:
     for width in (40, 63, 100):
-        assert all(cell_len(line) <= width for line in str(hostile(name).render("text", width=width)).splitlines())
+        for picture in (hostile(name), in_hostile_modules(name)):
+            assert all(cell_len(line) <= width for line in str(picture.render("text", width=width)).splitlines())
 
 
 def test_what_cannot_be_seen_is_written_as_an_escape() -> None:
@@ -108,7 +160,9 @@ def test_no_name_runs_as_a_script_in_svg_or_html(tmp_path: Path) -> None:
     for k, name in enumerate(HOSTILE):
         hostile(name).save(tmp_path / f"{k}.svg")
         hostile(name).save(tmp_path / f"{k}.html")
-    names = [f"{k}.{kind}" for k in range(len(HOSTILE)) for kind in ("svg", "html")]
+        in_hostile_modules(name).save(tmp_path / f"m{k}.svg")
+        in_hostile_modules(name).save(tmp_path / f"m{k}.html")
+    names = [f"{m}{k}.{kind}" for k in range(len(HOSTILE)) for m in ("", "m") for kind in ("svg", "html")]
     planted = tmp_path / "planted.html"
     planted.write_text("<!DOCTYPE html><title>x</title><script>document.title='ran'</script>")
     frames = "".join(f'<iframe src="{name}"></iframe>' for name in [*names, planted.name])
