@@ -89,7 +89,7 @@ def test_a_module_is_verified_by_all_its_parameters() -> None:
 
 
 def test_the_number_of_runs_does_not_grow_with_the_inputs() -> None:
-    """At most 120 runs and 16 backward passes, the questions of its contract included, for one input of 2 elements or 7 of 10,000."""
+    """At most 120 runs and 16 backward passes, those of its contract included, for 2 elements or 7 times 10,000."""
     for count, size in ((1, 2), (1, 10_000), (3, 50), (7, 10_000), (20, 5)):
         runs, backwards = [0], [0]
 

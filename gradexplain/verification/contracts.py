@@ -100,12 +100,17 @@ class _Function:
     cotangents: tuple[Tensor, ...]
 
     @cached_property
+    def given(self) -> list[Tensor]:
+        """The cotangents that the first question hands over: a backward may write into them."""
+        return [g.clone() for g in self.cotangents]
+
+    @cached_property
     def twice(self) -> list[dict[str, Tensor]]:
-        """What a new node sends for the cotangents as they are, in its first call and, where it can run again, after."""
+        """What a new node sends for the cotangents in its first call and, where it can run again, in its second."""
         try:
-            return self.sent(self.cotangents, times=2)
+            return self.sent(self.given, times=2)
         except Exception:  # one that can run only once says so itself
-            return self.sent(self.cotangents)
+            return self.sent(self.given)
 
     @property
     def whole(self) -> dict[str, Tensor]:
@@ -161,16 +166,16 @@ class _Function:
 
 def _breaches(function: _Function) -> Iterator[Finding | None]:
     """Yields how a backward breaks its promises, `None` after every question that it stands."""
-    given, whole = function.cotangents, function.whole
+    whole = function.whole
     if any(not g.isfinite().all() for g in whole.values()):
         return  # at a point without a gradient, two answers say nothing
     yield from _linear(function)
     yield from _layouts(function)
-    if len(given) > 1:
+    if len(function.cotangents) > 1:
         yield from _unused(function)
     if len(whole) > 1:
         for name in whole:
-            (alone,) = function.sent(given, (name,))
+            (alone,) = function.sent([g.clone() for g in function.cotangents], (name,))
             yield _apart(function, "needs-alone", alone, {name: whole[name]})
 
 
@@ -214,7 +219,7 @@ def _unused(function: _Function) -> Iterator[Finding | None]:
     """Asks with one output that is used alone, and with zeros for the others."""
     for used, cotangent in enumerate(function.cotangents):
         alone: list[Tensor | None] = [None] * len(function.cotangents)
-        alone[used] = cotangent
+        alone[used] = cotangent.clone()
         (sent,) = function.sent(alone)
         (right,) = function.sent([g * (number == used) for number, g in enumerate(function.cotangents)])
         yield _apart(function, "output-unused", sent, right, output=used)
@@ -252,9 +257,7 @@ def _notes(function: _Function, alone: Alone) -> Iterator[Finding]:
     """Yields what is no breach, and yet a surprise: a backward that changes from call to call, draws, or writes."""
     assert isinstance(alone.origin, Application)
     data, place = {"function": alone.origin.function.__name__}, backward_place(alone.origin.function)
-    if any(
-        not torch.equal(g, kept) for g, kept in zip(function.cotangents, map(generic, function.outputs), strict=True)
-    ):
+    if not all(torch.equal(g, kept) for g, kept in zip(function.given, function.cotangents, strict=True)):
         yield Finding("backward-writes", data, place)
     elif len(function.twice) > 1 and _apart(function, "", function.twice[1], function.whole) is not None:
         yield Finding("backward-not-reentrant", data, place)
