@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from proofs import Proof, proved
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,7 @@ from gradexplain.rules.application import (
 from gradexplain.rules.entries import Rule, elementwise, full_name, schema_names
 from gradexplain.rules.registry import rule_of, rules
 from gradexplain.rules.samples import Samples, examples
-from gradexplain.rules.symbolic import Proof, proved, sympy_of
+from gradexplain.rules.symbolic import sympy_of
 
 RULES = rules()
 ALL = sorted(RULES)
