@@ -20,7 +20,7 @@ from gradexplain.recording.computation import Computation, all_outputs, computat
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.summaries import SMALL
 from gradexplain.recording.tracing import trace
-from gradexplain.targets.loading import load, match_inputs, parse_target
+from gradexplain.targets.loading import Target, load, match_inputs, parse_target
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
@@ -105,9 +105,10 @@ def explain(
     _check_names(by_hand or {}, computation)
     recorded = trace(computation, cotangent=seed)
     report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
+    request = asked.request(computation, by_hand, dtype, order=order, cotangent=seed, element=element, module=module)
     first = explain_trace(
         recorded,
-        report,
+        replace(report, options=Options(effort)),
         target=target or computation.name,
         cotangent_given=seed is not None,
         element=element,
@@ -115,7 +116,7 @@ def explain(
         output_name=asked.output_name,
         parameters=tuple(computation.parameters),
     )
-    return replace(first, higher=tuple(_higher(computation, first, seed, order, effort)))
+    return replace(first, request=request, higher=tuple(_higher(computation, first, seed, order, effort)))
 
 
 @kept_generators()
@@ -156,12 +157,14 @@ def verify(
     >>> report.verdict, [check.oracle for check in report.checks if check.input == "y"][0]
     ('agrees', 'finite differences')
     """
-    computation = all_outputs(_computation(_Asked.of(function, inputs, target, locate), wrt, dtype))
+    asked = _Asked.of(function, inputs, target, locate)
+    computation = all_outputs(_computation(asked, wrt, dtype))
     _check_names(by_hand or {}, computation)
     options = Options(effort, each_operation, full, second, batched, exact)
     report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
     assert report.subject is not None
-    return replace(report, findings=findings_of(report.subject.trace))
+    request = asked.request(computation, by_hand, dtype)
+    return replace(report, findings=findings_of(report.subject.trace), request=request)
 
 
 def assert_gradients(
@@ -201,9 +204,12 @@ def assert_gradients(
 # ------------------------------------------------------------------------------------------------ what was typed
 
 
-def explained(request: Request, *, effort: float = EFFORT) -> Explanation:
-    """Explains what was typed: loads the target, makes the inputs, and keeps the request in the explanation."""
-    target, inputs = request.load()
+Loaded = tuple[Target, Mapping[str, Tensor]]
+
+
+def explained(request: Request, *, effort: float = EFFORT, loaded: Loaded | None = None) -> Explanation:
+    """Explains what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
+    target, inputs = loaded or request.load()
     explanation = explain(
         target.module if target.module is not None else target.function,
         inputs,
@@ -219,12 +225,12 @@ def explained(request: Request, *, effort: float = EFFORT) -> Explanation:
         locate=target.locate,
         output_name=request.output_name,
     )
-    return replace(explanation, request=request, report=replace(explanation.report, options=Options(effort)))
+    return replace(explanation, request=request)
 
 
-def verified(request: Request, options: Options) -> Report:
-    """Verifies what was typed: loads the target, makes the inputs, and keeps the request in the report."""
-    target, inputs = request.load()
+def verified(request: Request, options: Options, *, loaded: Loaded | None = None) -> Report:
+    """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
+    target, inputs = loaded or request.load()
     report = verify(
         target.module if target.module is not None else target.function,
         inputs,
@@ -270,6 +276,21 @@ class _Asked:
         called = loaded.function if loaded.module is None else loaded.module
         output = output_name or getattr(spec.place, "output", None)
         return cls(called, inputs, target or function, locate or loaded.locate, output)
+
+    def request(
+        self,
+        computation: Computation,
+        by_hand: Mapping[str, Callable[..., Tensor]] | None,
+        dtype: torch.dtype | None,
+        **explained: Any,
+    ) -> Request | None:
+        """Returns what was asked for; `None` where no text names the function, so that it cannot be asked again."""
+        if self.target is None:
+            return None
+        own = {n: v for n, v in computation.inputs.items() if n not in computation.parameters}
+        own = {n: v if isinstance(v, Tensor) else None for n, v in own.items()}
+        name = None if dtype is None else str(dtype).removeprefix("torch.")
+        return Request(self.target, own, None, name, computation.wrt, by_hand=dict(by_hand or {}), **explained)
 
 
 def _computation(asked: _Asked, wrt: str | Sequence[str] | None, dtype: torch.dtype | None) -> Computation:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import torch
@@ -92,9 +93,19 @@ def complex_numbers() -> Tensor:
     return (z * z.conj()).abs().sum()
 
 
+def on_several_threads() -> Tensor:
+    """Each thread numbers what it records from 0, so that what is used may have a higher number than its user."""
+    made = [leaf(3)]
+    for _ in range(3):
+        worker = Thread(target=lambda: made.append((made[-1].exp() * made[0]).sin().cos()))
+        worker.start()
+        worker.join()
+    return (made[-1] * made[0].tanh()).sum()
+
+
 PROGRAMS: list[Callable[[], Tensor]] = [
     square, pieces, decomposition, in_place, custom_at_the_end, checkpointed, twice_differentiated, branching,
-    recurrent, normalised, joined, classified, complex_numbers,
+    recurrent, normalised, joined, classified, complex_numbers, on_several_threads,
 ]  # fmt: skip
 
 

@@ -156,3 +156,33 @@ def test_no_public_name_is_also_a_module() -> None:
     import gradexplain
 
     assert not set(gradexplain.__all__) & {layer(m) for m in modules()}
+
+
+# What a page of help does without: it is the first thing that a new user waits for.
+READ_LATER = ("gradexplain.targets", "gradexplain.figures")
+LOADED_LATER = ("importlib.metadata", "importlib.resources", "email", "socket", "tomllib")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "later"),
+    [
+        ([], READ_LATER + LOADED_LATER),
+        (["--help"], READ_LATER + LOADED_LATER),
+        (["explain", "--help"], READ_LATER),  # where a command has options, typer loads pydantic, and that the rest
+        (["verify", "--help"], READ_LATER),
+        (["nonsense"], READ_LATER),
+    ],
+)
+def test_a_page_of_help_loads_nothing_that_only_commands_read(arguments: list[str], later: tuple[str, ...]) -> None:
+    code = (
+        "import sys, typer, rich\n"
+        "before = {*sys.modules}\n"
+        f"sys.argv = ['gradexplain', *{arguments!r}]\n"
+        "from gradexplain.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "sys.stderr.write('|'.join(sorted({*sys.modules} - before)))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr
+    loaded = said.rpartition("\n")[2].split("|")
+    assert "gradexplain.cli.app" in loaded
+    assert not [name for name in loaded if name.startswith(later)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from conftest import Run
 MISTAKES = str(Path(__file__).with_name("mistakes.py"))
 WRONG = ("verify", f"{MISTAKES}:loss", "x=1,2,3,4", "w=2,3,4,5")
 Command = Callable[..., Run]
+Process = Callable[[Sequence[str]], Run]
 
 OWN = """
 import torch
@@ -131,6 +136,54 @@ def test_a_receipt_is_derived_again_and_a_broken_one_refused(tmp_path: Path, com
     found = command("verify", str(broken), "--language", "zh")
     assert found.code == 1
     assert "✗" in found.out
+
+
+@pytest.fixture
+def program_receipt(tmp_path: Path, process: Process, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes a receipt of a program that notes each time it is imported."""
+    monkeypatch.chdir(tmp_path)
+    source = "open('ran', 'a').write('.')\ndef f(x):\n    return (x**2).sum()\n"
+    (tmp_path / "program.py").write_text(source)
+    assert process(["verify", "program.py:f", "x=1,2,3", "--output", "receipt.json"]).code == 0
+    return tmp_path / "ran"
+
+
+def test_a_program_in_a_receipt_runs_only_with_consent(program_receipt: Path, process: Process) -> None:
+    before = program_receipt.read_text()
+    refused = process(["verify", "receipt.json"])
+    assert (refused.code, refused.out) == (2, "")
+    assert "program.py:f" in refused.err
+    assert "gradexplain verify receipt.json --trust" in refused.err
+    assert program_receipt.read_text() == before
+    assert process(["verify", "receipt.json", "--trust"]).code == 0
+    assert program_receipt.read_text() == before + "."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("answer", "code", "runs"), [("y", 0, 1), ("n", 2, 0)])
+def test_the_terminal_asks_before_a_program_in_a_receipt_runs(
+    answer: str, code: int, runs: int, program_receipt: Path
+) -> None:
+    import pty
+
+    before = program_receipt.read_text()
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "gradexplain", "verify", "receipt.json"]
+    with subprocess.Popen(words, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as run:
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        said = b"".join(until_closed(ours))
+        assert run.wait(timeout=120) == code
+    os.close(ours)
+    assert b"Do you trust that code?" in said
+    assert program_receipt.read_text() == before + "." * runs
+
+
+def until_closed(terminal: int) -> Iterator[bytes]:
+    """Yields what is written to a terminal, until nobody has it open any more."""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 10_000):
+            yield part
 
 
 def test_both_languages_say_the_same_numbers(command: Command) -> None:

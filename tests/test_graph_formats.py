@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -22,7 +23,8 @@ from torch import Tensor
 
 import gradexplain as gx
 from gradexplain.graphs import segments
-from gradexplain.graphs.engine import engine
+from gradexplain.graphs.colours import INKS
+from gradexplain.graphs.engine import LINE, TEXT, TITLE, engine, text_width
 from gradexplain.graphs.graph import Facts, Numbers, Saved
 from gradexplain.graphs.layout import Drawing, laid_out
 from gradexplain.graphs.nesting import nested
@@ -90,10 +92,61 @@ def test_any_name_makes_a_whole_file(name: str, format: str, tmp_path: Path) -> 
         assert format in ("text", "dot") or "<img" not in content
 
 
+def in_hostile_modules(name: str) -> Picture:
+    """A picture whose folds, frames, weights, places and operations stand in modules of such a name."""
+    own = name.replace(".", "·") or "–"
+    block = lambda: torch.nn.Sequential(OrderedDict({own: torch.nn.Linear(2, 2), "then": torch.nn.Tanh()}))  # noqa: E731
+    net = torch.nn.Sequential(OrderedDict({own: torch.nn.Sequential(*(block() for _ in range(9)))}))
+    return gx.graph(net, [torch.ones(1, 2)])
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_any_name_of_a_module_makes_a_whole_file(name: str, format: str) -> None:
+    whole = in_hostile_modules(name)
+    folded = whole.fold(depth=1) if format == "html" else whole.fold(most=12)
+    assert folded.groups or any(n.kind == "fold" for n in folded.nodes)
+    for picture in (whole, folded):
+        content = picture.render(format)
+        if isinstance(content, bytes):
+            assert len(content) > 1000
+            continue
+        assert not set(content) & {"\x00", "\x07", "\x1b", "\u202e", "\r"}
+        if format == "svg":
+            assert not [e for e in ET.fromstring(content).iter() if e.tag.removeprefix(SVG) in ("script", "img")]
+        elif format == "json":
+            modules = {node.get("module", "") for node in json.loads(content)["nodes"]}
+            assert any(name.replace(".", "·") in module for module in modules)
+        elif format == "html":
+            assert content.count("<script") == content.count("</script") == 2
+            assert "<img" not in content
+            data = re.search(r'<script id="graph" type="application/json">(.*?)</script>', content, re.S)
+            assert data is not None
+            assert json.loads(data[1])["levels"]
+        elif format == "mermaid":
+            for line in content.splitlines():
+                assert re.fullmatch(r'[\w ]+(\["(\w| |#\d+;|<br/>)*"\](:::\w+)?|[-.>]+ \w+|[\w :#,]*)', line), line
+        elif format == "dot":
+            assert not re.sub(r'"([^"\\\n]|\\.)*"', "", content).count('"')
+
+
+@needs_dot
+def test_dot_reads_any_name_of_a_module(tmp_path: Path) -> None:
+    for name in HOSTILE:
+        picture = in_hostile_modules(name).fold(most=12)
+        path = tmp_path / "graph.dot"
+        picture.save(path)
+        read = subprocess.run(["dot", "-Tplain", path], check=True, capture_output=True, text=True)
+        assert read.stderr == ""
+        kinds = [line.split(" ", 1)[0] for line in read.stdout.splitlines()]
+        assert kinds.count("node") == len(picture.nodes)
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_text_is_never_wider_than_asked(name: str) -> None:
     for width in (40, 63, 100):
-        assert all(cell_len(line) <= width for line in str(hostile(name).render("text", width=width)).splitlines())
+        for picture in (hostile(name), in_hostile_modules(name)):
+            assert all(cell_len(line) <= width for line in str(picture.render("text", width=width)).splitlines())
 
 
 def test_what_cannot_be_seen_is_written_as_an_escape() -> None:
@@ -107,7 +160,9 @@ def test_no_name_runs_as_a_script_in_svg_or_html(tmp_path: Path) -> None:
     for k, name in enumerate(HOSTILE):
         hostile(name).save(tmp_path / f"{k}.svg")
         hostile(name).save(tmp_path / f"{k}.html")
-    names = [f"{k}.{kind}" for k in range(len(HOSTILE)) for kind in ("svg", "html")]
+        in_hostile_modules(name).save(tmp_path / f"m{k}.svg")
+        in_hostile_modules(name).save(tmp_path / f"m{k}.html")
+    names = [f"{m}{k}.{kind}" for k in range(len(HOSTILE)) for m in ("", "m") for kind in ("svg", "html")]
     planted = tmp_path / "planted.html"
     planted.write_text("<!DOCTYPE html><title>x</title><script>document.title='ran'</script>")
     frames = "".join(f'<iframe src="{name}"></iframe>' for name in [*names, planted.name])
@@ -144,6 +199,70 @@ def test_svg_has_every_node_with_a_tooltip_and_no_script() -> None:
 def test_the_pictures_of_readme_are_made_again(name: str) -> None:
     assert f"tests/baseline/{name}.svg" in (ROOT / "gradexplain" / "guides" / "graphs.md").read_text(encoding="utf-8")
     assert (FOLDER / f"{name}.svg").read_text(encoding="utf-8") == PICTURES[name]().render("svg")
+
+
+LABELLED: list[Callable[[], Picture]] = [
+    lambda: gx.graph(unrolled(9), show=["values", "gradients", "derivatives"]).fold(),
+    lambda: gx.graph(lambda x: (x**2).sum(), {"x": torch.tensor([1.0, 2.0])}, view="elements"),
+    lambda: gpt().fold(),
+]
+
+
+@pytest.mark.parametrize("make", LABELLED, ids=["numbers", "elements", "frames"])
+def test_no_line_of_an_svg_meets_a_text_on_it(make: Callable[[], Picture]) -> None:
+    painted = list(ET.fromstring(str(make().render("svg"))).iter())
+    labels = [k for k, e in enumerate(painted) if e.attrib.get("class") in ("l", "f") and e.text]
+    for k in labels:
+        ground = max(i for i in range(k) if painted[i].tag == SVG + "rect")
+        x, y, width, height = (float(painted[ground].attrib[name]) for name in ("x", "y", "width", "height"))
+        at, base = (float(painted[k].attrib[name]) for name in ("x", "y"))
+        wide = text_width(painted[k].text or "", TEXT)
+        left = at - wide / 2 if painted[k].attrib["class"] == "l" else at
+        assert painted[ground].attrib["class"] == "page"
+        assert x < left
+        assert left + wide < x + width
+        assert y <= base - 0.6 * TEXT
+        assert base <= y + height
+        page = max(i for i in range(k) if painted[i].tag == SVG + "g" and "data-n" not in painted[i].attrib)
+        assert not [e for e in painted[ground : _end(painted, page)] if e.tag == SVG + "path"]
+    assert labels
+
+
+def _end(painted: list[ET.Element], page: int) -> int:
+    """Returns where the group that begins at `page` ends, in the order of painting."""
+    return page + sum(1 for _ in painted[page].iter())
+
+
+@pytest.mark.parametrize("make", LABELLED, ids=["numbers", "elements", "frames"])
+def test_no_line_of_a_png_meets_a_text_on_it(make: Callable[[], Picture], tmp_path: Path) -> None:
+    from PIL import Image, ImageColor
+
+    picture = make()
+    picture.save(tmp_path / "graph.png")
+    drawn, line = drawing(picture), ImageColor.getrgb(INKS["line"][0])
+    grounds = [route.ground() for route in drawn.routes if route.text] + [frame.ground() for frame in drawn.frames]
+    with Image.open(tmp_path / "graph.png") as image:
+        scale, shot = image.width / drawn.width, image.convert("RGB")
+    inner = [[round(c * scale) + d for c, d in zip((*a, *b), (2, 2, -2, -2), strict=True)] for a, b in grounds]
+    assert [area for area in inner if line in dict(map(reversed, shot.crop(area).getcolors(1 << 20)))] == []
+    assert line in dict(map(reversed, shot.getcolors(1 << 20)))
+    assert grounds
+
+
+@needs_chromium
+def test_no_line_of_a_page_meets_a_text_on_it(tmp_path: Path) -> None:
+    script = """
+    const areas = [...document.querySelectorAll(".l, .f")].map(text => [text, text.previousElementSibling].map(e => {
+      const {x, y, width, height} = e.getBBox(); return [e.getAttribute("class"), x, y, width, height]; }));
+    document.body.innerHTML = "<pre id=found></pre>";
+    document.getElementById("found").textContent = JSON.stringify(areas);"""
+    for make in LABELLED[:2]:
+        found = re.search(r'<pre id="found">(.*?)</pre>', driven(make(), script, tmp_path), re.S)
+        assert found is not None
+        areas = json.loads(unescaped(found[1]))
+        assert len(areas) > 3
+        for (_, x, _, width, _), (kind, left, _, wide, tall) in areas:
+            assert (kind, tall, left < x, x + width < left + wide) == ("page", LINE, True, True)
 
 
 def test_the_same_graph_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
@@ -344,8 +463,6 @@ def on_border(point: tuple[float, float], place: object) -> bool:
 
 
 def test_text_fits_its_box() -> None:
-    from gradexplain.graphs.engine import TEXT, TITLE, text_width
-
     drawn = drawing(gpt())
     for place in drawn.places:
         caption = drawn.captions[place.node]

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import PROGRAMS, bare_walk, chain, drawn_walk, leaf, unrolled
+from graphs import PROGRAMS, bare_walk, chain, drawn_walk, leaf, on_several_threads, unrolled
 from networks import NETWORKS, ResNet18, Transformer
 from torch import Tensor, nn
 
 import gradexplain as gx
+from gradexplain.recording.live import trace_live
+from gradexplain.recording.tracing import is_leaf, nodes_below
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +35,16 @@ def test_a_picture_has_exactly_torchs_nodes_edges_and_output_numbers(program: Ca
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
 def test_producers_stand_before_their_consumers(program: Callable[[], Tensor]) -> None:
     assert all(edge.producer < edge.consumer for edge in gx.graph(program()).edges)
+
+
+def test_what_several_threads_recorded_is_numbered_out_of_order_and_traced_in_order() -> None:
+    root = on_several_threads()
+    below = nodes_below(root.grad_fn)
+    uses = [(child, node) for node in below for child, _ in node.next_functions if not is_leaf(child)]
+    assert any(child._sequence_nr() >= node._sequence_nr() for child, node in uses)
+    nodes = trace_live(root).nodes
+    assert all(edge.producer < node.index for node in nodes for edge in node.edges)
+    assert drawn_walk(gx.graph(root, show=["gradients"])) == bare_walk(root)
 
 
 def test_a_lost_edge_or_a_wrong_output_number_is_noticed() -> None:

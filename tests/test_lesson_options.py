@@ -10,9 +10,8 @@ import torch
 
 from gradexplain import lessons
 from gradexplain.errors import InputError
-from gradexplain.lessons.counting import operators
 from gradexplain.lessons.course import descent, frozen, matrix, step_error, training_step
-from gradexplain.lessons.keeping import alive, bytes_of, watched
+from gradexplain.lessons.measures import alive, bytes_of, operators, watched
 from gradexplain.lessons.symbols import gathered, straight, walked_back
 
 

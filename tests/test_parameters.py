@@ -14,7 +14,6 @@ from gradexplain.figures.parameters import (
     checked_all,
     parameters_of,
     read,
-    read_all,
     written,
 )
 
@@ -104,8 +103,3 @@ def test_python_values_are_taken_as_they_are_meant() -> None:
             checked(KNOWN[name], value)
     with pytest.raises(InputError, match=r"no option speed; there are: expression, steps, lr"):
         checked_all(run, {"speed": 3})
-
-
-def test_only_the_texts_that_were_given_are_read() -> None:
-    texts = {"steps": "3", "lr": None, "clear": False, "hidden": "4"}
-    assert read_all(run, texts) == {"steps": 3, "clear": False}

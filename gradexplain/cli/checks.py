@@ -1,17 +1,18 @@
-"""What is refused before anything is loaded, and in which sentence."""
+"""What is refused before anything is loaded, and in which sentence; a check takes and returns an option's value."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import typer
+
+from gradexplain.documents.formats import format_of
 from gradexplain.errors import InputError
-from gradexplain.graphs.options import SUFFIXES
 from gradexplain.locale.catalogue import say
 
-PAGES = ("terminal", "text", "markdown", "html")
-FORMATS = (*PAGES, "json")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LEAST_WIDTH = 40
 
@@ -23,53 +24,62 @@ class UsageError(InputError):
         return say(f"usage.{self.key}", language, **self.data)
 
 
-def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UsageError("unknown_choice", option=option, name=value, names=", ".join(allowed))
+def one_of(names: Collection[str], separator: str | None = None) -> Callable[..., str | None]:
+    """Returns the check of an option that is one of `names`, or several of them between separators."""
+
+    def check(option: typer.CallbackParam, value: str | None) -> str | None:
+        for word in [] if value is None else value.split(separator) if separator else [value]:
+            if word.strip() not in names and (word.strip() or not separator):
+                raise UsageError("unknown_choice", option=option.opts[0], name=word.strip(), names=", ".join(names))
+        return value
+
+    return check
 
 
-def check_dtype(name: str | None) -> None:
-    """Refuses a type that there is not."""
-    if name is not None and name not in DTYPES:
-        raise UsageError("unknown_dtype", name=name, names=", ".join(DTYPES))
+def at_least(least: int) -> Callable[..., int | None]:
+    """Returns the check of an option that is a number."""
+
+    def check(option: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and value < least:
+            raise UsageError("too_small", option=option.opts[0], number=value, least=least)
+        return value
+
+    return check
+
+
+def check_dtype(value: str | None) -> str | None:
+    if value is not None and value not in DTYPES:
+        raise UsageError("unknown_dtype", name=value, names=", ".join(DTYPES))
+    return value
+
+
+def check_effort(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise UsageError("bad_effort", effort=value)
+    return value
+
+
+def check_seed(value: int) -> int:
+    if not 0 <= value < 2**63:
+        raise UsageError("bad_seed", seed=value)
+    return value
+
+
+def check_width(value: int | None) -> int | None:
+    if value is not None and value < LEAST_WIDTH:
+        raise UsageError("narrow", width=value, least=LEAST_WIDTH)
+    return value
 
 
 def page_format(format: str | None, output: Path | None) -> str:
+    """Returns the format of a page: what was asked for, what the file's suffix says, or what standard output takes."""
     if format is not None:
-        check_choice("--format", format, FORMATS)
         return format
-    if output is None:
-        return "terminal" if sys.stdout.isatty() else "text"
-    suffixes = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
-    if output.suffix not in suffixes:
-        raise InputError("unknown_suffix", path=output, names=", ".join(suffixes))
-    return suffixes[output.suffix]
+    return format_of(output) if output else "terminal" if sys.stdout.isatty() else "text"
 
 
-def graph_format(format: str | None, output: Path | None) -> str:
-    if format is None and output is None:
-        return "text"
-    if format is None:
-        found = next((name for name, suffix in SUFFIXES.items() if output and output.suffix == suffix), None)
-        if found is None:
-            raise InputError("unknown_suffix", path=output, names=", ".join(SUFFIXES.values()))
-        return found
-    check_choice("--format", format, tuple(SUFFIXES))
+def graph_format(format: str | None, output: Path | None, suffixes: Mapping[str, str]) -> str:
+    """Returns the format of a graph, of those that have `suffixes`: text where nothing says more."""
     if format in ("png", "pdf") and output is None and sys.stdout.isatty():
         raise UsageError("bytes_to_terminal", format=format)
-    return format
-
-
-def check_numbers(width: int | None, seed: int, effort: float) -> None:
-    if not 0 < effort < float("inf"):
-        raise UsageError("bad_effort", effort=effort)
-    if width is not None and width < LEAST_WIDTH:
-        raise UsageError("narrow", width=width, least=LEAST_WIDTH)
-    if not 0 <= seed < 2**63:
-        raise UsageError("bad_seed", seed=seed)
-
-
-def check_least(numbers: Mapping[str, tuple[int, int]]) -> None:
-    for option, (number, least) in numbers.items():
-        if number < least:
-            raise UsageError("too_small", option=option, number=number, least=least)
+    return format or (format_of(output, suffixes) if output else "text")

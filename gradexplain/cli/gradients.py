@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_numbers, page_format
+from gradexplain.cli.checks import UsageError, page_format
 from gradexplain.cli.options import (
     ByHand,
     Dtype,
@@ -23,10 +23,13 @@ from gradexplain.cli.options import (
 )
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
-from gradexplain.locale.catalogue import LANGUAGES, say
+from gradexplain.errors import InputError
+from gradexplain.locale.catalogue import say
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gradexplain.receipts.report import ReceiptReport
 
 
 def explain(
@@ -65,10 +68,7 @@ def explain(
       gradexplain explain my_module:loss x=randn(5) --element "x[1]" --output explanation.md
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
         chosen = page_format(format, output)
-        check_numbers(width, seed, effort)
-        check_dtype(dtype)
         asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
         with progress(language), own_arguments(target):
@@ -85,7 +85,7 @@ def explain(
 
 
 def verify(
-    target: Annotated[str, typer.Argument(help="As for explain; or a saved RECEIPT.json, to be derived again.")],
+    target: Annotated[str, typer.Argument(help="As for explain; or a saved RECEIPT.json, to be asked again.")],
     inputs: Inputs = None,
     wrt: Wrt = None,
     by_hand: ByHand = None,
@@ -96,6 +96,9 @@ def verify(
     second: Annotated[bool, typer.Option("--second", help="Verify the second derivatives as well.")] = False,
     batched: Annotated[bool, typer.Option("--batched", help="Compare gradients computed at once (vmap).")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Ask sympy for the derivative with 50 digits.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the program that a receipt names, without asking first.")
+    ] = False,
     dtype: Dtype = None,
     effort: Effort = 2.0,
     seed: Seed = 0,
@@ -118,19 +121,18 @@ def verify(
       gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
       gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
       gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
-      gradexplain verify receipt.json
+      gradexplain verify receipt.json --trust
 
-    A receipt is an explanation or a verification saved as JSON. Every claim in it is derived again from its target,
-    which is loaded and run, and nothing else: exit code 1 if the receipt is refused or its gradient is wrong.
+    A receipt is an explanation or a verification saved as JSON. Its question is asked again of its target, and must
+    give the same record: exit code 1 if the receipt is refused or its gradient is wrong. A program that it names is
+    imported and run only with --trust, or if you say so at the terminal; an expression runs nobody's code.
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
         chosen = page_format(format, output)
-        check_numbers(width, seed, effort)
-        check_dtype(dtype)
         if target.endswith(".json"):
-            verdict = _receipt(Path(target), inputs or [], output, language)
-            raise typer.Exit(EXIT_CODES[verdict])
+            checked = _checked(Path(target), inputs or [], language, trust=trust)
+            deliver(checked.render(chosen, language=language, width=width or page_width()), output, language)
+            raise typer.Exit(EXIT_CODES[checked.verdict])
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
         with progress(language), own_arguments(target):
             import gradexplain.api as api
@@ -155,16 +157,27 @@ def functions() -> None:
         )
 
 
-def _receipt(path: Path, inputs: Sequence[str], output: Path | None, language: str) -> str:
-    """Derives a receipt again, says what came of it, and returns the verdict that may be relied on."""
+def _checked(path: Path, inputs: Sequence[str], language: str, *, trust: bool) -> "ReceiptReport":
+    """Asks the question of a receipt again and says what came of it; for a program, the user's consent comes first."""
     if inputs:
         raise UsageError("receipt_inputs", text=inputs[0])
+    from shlex import quote
+
     from gradexplain.receipts.answer import check_receipt
 
-    with progress(language):
-        found = check_receipt(path)
-    deliver(found.render(language) + "\n", output, language)
-    return found.verdict
+    try:
+        with progress(language), own_arguments(str(path)):
+            return check_receipt(path, trust=trust)
+    except InputError as fault:
+        if fault.key != "receipt_untrusted":
+            raise
+        if not (sys.stdin.isatty() and sys.stderr.isatty()) or not typer.confirm(
+            say("usage.receipt_trust", language, **fault.data), err=True
+        ):
+            raise UsageError(
+                fault.key, command=f"gradexplain verify {quote(str(path))} --trust", **fault.data
+            ) from None
+    return _checked(path, inputs, language, trust=True)
 
 
 def _refuse_empty(gradients: "Mapping[str, Tensor | None]", language: str) -> None:

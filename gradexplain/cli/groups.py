@@ -1,7 +1,7 @@
-"""A group of commands whose options are read from functions: listed at once, loaded when one of them is asked for.
+"""Commands as typer has them, and groups of commands whose options are read from functions.
 
-Texts go on as they were typed; `parameters.read_all` turns them into values, so that a fault in one is said like every
-other, in the language asked for.
+A group's commands are listed at once, and loaded when one of them is asked for. A fault in an option is said like
+every other, in the language asked for.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gradexplain.figures.parameters import Parameter, parameters_of, written
+from gradexplain.cli.checks import one_of
+from gradexplain.cli.output import fail
+from gradexplain.errors import GradexplainError
 from gradexplain.locale.catalogue import LANGUAGES, say
+
+if TYPE_CHECKING:
+    from gradexplain.figures.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class Offer:
         """What it does, in one line."""
         return self.help.partition("\n")[0]
 
-    @property
-    def function(self) -> Callable[..., object]:
-        """The function whose parameters are the options."""
-        return self.load()
+    def split(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the options that were given: the function's own, and those of the whole group."""
+        own = inspect.signature(self.load()).parameters
+        given = {name: value for name, value in options.items() if value is not None}
+        return {n: v for n, v in given.items() if n in own}, {n: v for n, v in given.items() if n not in own}
 
 
 # Options that other tools have, and the sentence about each.
@@ -54,19 +61,26 @@ _FOREIGN_OPTIONS = {
 }
 
 
+def parsed(context: Any, args: list[str], parse: Callable[[Any, list[str]], Any]) -> Any:
+    """Parses arguments; says in the language asked for what our checks refuse, and what only other tools have."""
+    typed = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--language=") else [arg])]
+    language = next((b for a, b in pairwise(typed) if a == "--language" and b in LANGUAGES), "en")
+    try:
+        return parse(context, args)
+    except GradexplainError as fault:
+        return fail(fault.sentence(language))
+    except Exception as fault:
+        key = _FOREIGN_OPTIONS.get(getattr(fault, "option_name", ""))
+        if key is None:
+            raise
+        return context.fail(say(f"usage.{key}", language))
+
+
 class Command(TyperCommand):
-    """A command that knows the options which people expect and it does not have."""
+    """A command whose faults are our sentences."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as fault:
-            key = _FOREIGN_OPTIONS.get(getattr(fault, "option_name", ""))
-            if key is None:
-                raise
-            language = next((b for a, b in pairwise(given) if a == "--language" and b in LANGUAGES), "en")
-            return ctx.fail(say(f"usage.{key}", language))
+        return parsed(ctx, args, super().parse_args)
 
 
 Run = Callable[[Offer, Mapping[str, Any], Path | None, str | None], None]
@@ -78,13 +92,16 @@ def group(
     whole: Callable[..., None],
     meant: Callable[[str], str | None] = lambda name: None,
 ) -> typer.Typer:
-    """Returns the commands that `offers()` gives, each of which calls `run(offer, texts, output, format)`.
+    """Returns the commands that `offers()` gives, each of which calls `run(offer, options, output, format)`.
 
     `whole` is what the group does by itself; `meant` returns the command that another word stands for.
     """
 
     class Group(TyperGroup):
         """Knows its commands only when it is asked for one of them."""
+
+        def parse_args(self, ctx: Any, args: list[str]) -> Any:
+            return parsed(ctx, args, super().parse_args)
 
         def list_commands(self, ctx: Any) -> list[str]:
             return [offer.name for offer in offers()]
@@ -111,49 +128,53 @@ def group(
 
 
 def _command(offer: Offer, run: Run) -> Any:
-    """Returns one command, as typer makes it from a function of texts."""
+    """Returns one command, as typer makes it from a function."""
+    from gradexplain.figures.parameters import Parameter, parameters_of
 
-    def called(*, output: Path | None, format: str | None, **texts: Any) -> None:
-        run(offer, texts, output, format)
+    def called(*, output: Path | None, format: str | None, **options: Any) -> None:
+        run(offer, options, output, format)
 
-    options = [*map(_option, parameters_of(offer.function)), *map(_option, parameters_of(offer.common)), *_own(offer)]
-    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    called.__annotations__ = {option.name: option.annotation for option in options}
-    called.__doc__ = _help(offer)
+    shared = inspect.signature(offer.common).parameters.values()
+    parameters = [
+        *map(_option, parameters_of(offer.load())),
+        *(_option(p) if isinstance(p, Parameter) else p for p in parameters_of(offer.common) or shared),
+        _named("output", Path | None, typer.Option(metavar=offer.output[0], help=offer.output[1])),
+        _named(
+            "format",
+            str | None,
+            typer.Option(
+                metavar="|".join(offer.formats),
+                help="Format, also of what goes into a pipe.",
+                callback=one_of(offer.formats),
+            ),
+        ),
+    ]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    examples = "\n".join(["\b", "Examples:", *(f"  {line}" for line in offer.examples)]) if offer.examples else ""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(offer.name)(called)
+    app.command(offer.name, cls=Command, help=f"{offer.help}\n\n{examples}")(called)
     return typer.main.get_command(app)
 
 
-def _help(offer: Offer) -> str:
-    lines = [f"  {line}" for line in offer.examples]
-    return "\n".join([offer.help, "", *(["\b", "Examples:", *lines] if lines else [])])
-
-
 def _option(parameter: Parameter) -> inspect.Parameter:
-    """Returns a parameter of texts: what is not given is `None`, and the help text has the default."""
-    fallback = "" if parameter.required or parameter.default is None else f" [default: {written(parameter.default)}]"
-    words = parameter.help + ("" if parameter.kind is bool else fallback)
-    metavar, default = parameter.metavar, ... if parameter.required else None
-    if parameter.positional:
-        extra: Any = typer.Argument(help=words, metavar=parameter.option, show_default=False)
-        return _parameter(parameter.name, str | None, extra, default)
+    """Returns a parameter as typer reads it: what is not given is `None`, and the help text has the default."""
+    from gradexplain.figures.parameters import read, written
+
+    option, default = parameter.option, parameter.default
     if parameter.kind is bool and not parameter.many:
-        names = f"{parameter.option}/--no-{parameter.option[2:]}"
-        return _parameter(parameter.name, bool, typer.Option(names, help=words), parameter.default)
-    extra = typer.Option(parameter.option, help=words, metavar=metavar, show_default=False)
-    return _parameter(parameter.name, str | None, extra, default)
+        return _named(parameter.name, bool, typer.Option(f"{option}/--no-{option[2:]}", help=parameter.help), default)
+    fallback = "" if parameter.required or default is None else f" [default: {written(default)}]"
+    kind, names = (typer.Argument, ()) if parameter.positional else (typer.Option, (option,))
+    info = kind(
+        *names,
+        metavar=option if parameter.positional else parameter.metavar,
+        help=parameter.help + fallback,
+        parser=partial(read, parameter),
+        show_default=False,
+    )
+    return _named(parameter.name, str | None, info, default if parameter.required else None)
 
 
-def _own(offer: Offer) -> list[inspect.Parameter]:
-    output = typer.Option("--output", metavar=offer.output[0], help=offer.output[1])
-    format = typer.Option("--format", metavar="|".join(offer.formats), help="Format, also of what goes into a pipe.")
-    return [_parameter("output", Path | None, output, None), _parameter("format", str | None, format, None)]
-
-
-def _parameter(name: str, type_: Any, extra: Any, default: Any) -> inspect.Parameter:
-    annotation = Annotated[type_, extra]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    if default is ...:
-        return inspect.Parameter(name, kind, annotation=annotation)
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+def _named(name: str, type_: Any, info: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])

@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +10,7 @@ import typer
 from gradexplain.cli.checks import UsageError
 from gradexplain.cli.output import faults_said
 
-_FOLDER = files("gradexplain") / "guides"
+_FOLDER = Path(__file__).parent.parent / "guides"
 
 
 def guide(name: Annotated[str | None, typer.Argument(help="Which guide; without it, all are listed.")] = None) -> None:
@@ -22,7 +22,7 @@ def guide(name: Annotated[str | None, typer.Argument(help="Which guide; without 
       gradexplain guide verify
     """
     with faults_said("en"):
-        guides = {file.name.removesuffix(".md"): file for file in _FOLDER.iterdir() if file.name.endswith(".md")}
+        guides = {file.stem: file for file in _FOLDER.glob("*.md")}
         if name is None:
             width = max(map(len, guides)) + 2
             for known in sorted(guides):

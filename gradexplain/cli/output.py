@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -126,9 +127,9 @@ def faults_said(language: str) -> Iterator[None]:
     except typer.Exit:
         raise
     except GradexplainError as fault:
-        _fail(fault.sentence(spoken))
+        fail(fault.sentence(spoken))
     except KeyboardInterrupt:
-        _fail(say("usage.interrupted", spoken))
+        fail(say("usage.interrupted", spoken))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(USAGE) from None
@@ -136,9 +137,10 @@ def faults_said(language: str) -> Iterator[None]:
         if os.environ.get("GRADEXPLAIN_TRACEBACK"):
             raise
         message = str(fault).strip().split("\n", 1)[0]
-        _fail(say("usage.internal", spoken, kind=type(fault).__name__, message=message))
+        fail(say("usage.internal", spoken, kind=type(fault).__name__, message=message))
 
 
-def _fail(sentence: str) -> None:
+def fail(sentence: str) -> NoReturn:
+    """Says why nothing was done, on standard error, and ends with exit code 2."""
     sys.stderr.write(f"gradexplain: {sentence}\n")
     raise typer.Exit(USAGE)

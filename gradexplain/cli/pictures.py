@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradexplain.cli.checks import UsageError, check_choice, check_dtype, check_least, check_numbers, graph_format
+from gradexplain.cli.checks import UsageError, at_least, graph_format, one_of
 from gradexplain.cli.groups import Offer, group
 from gradexplain.cli.options import Dtype, Inputs, Language, Output, Seed, TargetText, Width
 from gradexplain.cli.output import USAGE, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.graphs.options import SHOWN, SUFFIXES, VIEWS, WHOLE
-from gradexplain.locale.catalogue import LANGUAGES
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
@@ -24,23 +23,32 @@ if TYPE_CHECKING:
 def graph(
     target: TargetText,
     inputs: Inputs = None,
-    view: Annotated[str, typer.Option(metavar="|".join(VIEWS), help="What the nodes are.")] = "backward",
+    view: Annotated[
+        str, typer.Option(metavar="|".join(VIEWS), help="What the nodes are.", callback=one_of(VIEWS))
+    ] = "backward",
     show: Annotated[
-        str, typer.Option(metavar="WHAT,...", help=f"What stands on them: {', '.join(SHOWN)}.")
+        str,
+        typer.Option(metavar="WHAT,...", help=f"What stands on them: {', '.join(SHOWN)}.", callback=one_of(SHOWN, ",")),
     ] = "shapes,sources",
-    depth: Annotated[int | None, typer.Option(metavar="N", help="Open modules to this depth.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(metavar="N", help="Open modules to this depth.", callback=at_least(0))
+    ] = None,
     module: Annotated[str | None, typer.Option(metavar="PATH", help="One module alone.")] = None,
     around: Annotated[str | None, typer.Option(metavar="NODE", help="What lies around one node.")] = None,
-    radius: Annotated[int, typer.Option(metavar="N", help="How far around it.")] = 2,
+    radius: Annotated[int, typer.Option(metavar="N", help="How far around it.", callback=at_least(0))] = 2,
     path: Annotated[
         tuple[str, str] | None, typer.Option(metavar="FROM TO", help="What lies between two nodes.")
     ] = None,
-    max_nodes: Annotated[int, typer.Option(metavar="N", help="Fold to at most so many nodes.")] = 25,
+    max_nodes: Annotated[
+        int, typer.Option(metavar="N", help="Fold to at most so many nodes.", callback=at_least(1))
+    ] = 25,
     unfolded: Annotated[bool, typer.Option("--unfolded", help="Draw every node.")] = False,
     dtype: Dtype = None,
     seed: Seed = 0,
     language: Language = "en",
-    format: Annotated[str | None, typer.Option(metavar="|".join(SUFFIXES), help="Format.")] = None,
+    format: Annotated[
+        str | None, typer.Option(metavar="|".join(SUFFIXES), help="Format.", callback=one_of(SUFFIXES))
+    ] = None,
     output: Output = None,
     width: Width = None,
 ) -> None:
@@ -57,16 +65,8 @@ def graph(
       gradexplain graph network.py:loss x=randn(8,3) --module layers.0 --output block.html
     """
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
-        check_choice("--view", view, VIEWS)
-        asked = [word.strip() for word in show.split(",") if word.strip()]
-        for word in asked:
-            check_choice("--show", word, SHOWN)
-        chosen = graph_format(format, output)
-        check_numbers(width, seed, 1.0)
-        check_least({"--max-nodes": (max_nodes, 1), "--radius": (radius, 0), "--depth": (depth or 0, 0)})
-        check_dtype(dtype)
-        request = read_request(target, inputs, None, dtype=dtype, seed=seed)
+        chosen = graph_format(format, output, SUFFIXES)
+        request = read_request(target, inputs, dtype=dtype, seed=seed)
         with progress(language), own_arguments(target):
             loaded, tensors = request.load()
             import gradexplain.api as api
@@ -75,7 +75,7 @@ def graph(
                 loaded.module if loaded.module is not None else loaded.function,
                 tensors,
                 view=view,
-                show=asked,
+                show=[word.strip() for word in show.split(",") if word.strip()],
                 title=target,
                 locate=loaded.locate,
                 output_name=request.output_name,
@@ -97,22 +97,20 @@ def _figures() -> Iterator[Offer]:
         yield Offer(design.name, design.help, load, common, tuple(suffixes), design.commands)
 
 
-def _figure(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+def _figure(offer: Offer, options: Mapping[str, Any], output: Path | None, format: str | None) -> None:
     """Draws one figure into a file, or as bytes into a pipe."""
-    language = texts.get("language") or "en"
+    language = options.get("language", "en")
     with faults_said(language):
-        from gradexplain.figures.design import designs, drawn, format_of, rendered
-        from gradexplain.figures.parameters import read_all
+        from gradexplain.documents.formats import format_of
+        from gradexplain.figures.design import SUFFIXES, designs, drawn, rendered
 
         if output is None and (format is None or sys.stdout.isatty()):
             typed = shlex.join(["gradexplain", *sys.argv[1:]])
             raise UsageError("no_output", typed=typed, name=offer.name, formats=", ".join(offer.formats))
-        if format is not None:
-            check_choice("--format", format, offer.formats)
-        chosen = format or format_of(output or Path())
-        values, shared = read_all(offer.function, texts), read_all(offer.common, texts)
+        chosen = format or format_of(output or Path(), SUFFIXES)
+        own, shared = offer.split(options)
         with progress(language):
-            content = rendered(drawn(designs()[offer.name], values, **shared), chosen)
+            content = rendered(drawn(designs()[offer.name], own, **shared), chosen)
         deliver(content, output, language)
 
 

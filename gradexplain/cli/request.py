@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradexplain.cli.checks import UsageError
-from gradexplain.targets.request import Request
-from gradexplain.targets.values import parse_assignments
+
+if TYPE_CHECKING:
+    from gradexplain.targets.request import Request
 
 
-def read_request(target: str, inputs: Sequence[str] | None, by_hand: Sequence[str] | None, **asked: Any) -> Request:
+def read_request(
+    target: str, inputs: Sequence[str] | None, by_hand: Sequence[str] | None = None, **asked: Any
+) -> Request:
     """Returns what was typed; `asked` are the other fields of a `Request`."""
+    from gradexplain.targets.request import Request
+    from gradexplain.targets.values import parse_assignments
+
     formulas: dict[str, str] = {}
     for text in by_hand or ():
         name, equals, formula = (part.strip() for part in text.partition("="))

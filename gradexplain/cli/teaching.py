@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from gradexplain.cli.checks import PAGES, UsageError, check_choice, check_numbers
+from gradexplain.cli.checks import UsageError, at_least, one_of
 from gradexplain.cli.groups import Offer, group
+from gradexplain.cli.options import Language, Width
 from gradexplain.cli.output import deliver, faults_said, page_width, progress
-from gradexplain.figures.parameters import Range
+from gradexplain.documents.formats import PAGES
 from gradexplain.locale.catalogue import LANGUAGES, say
 
 # Where the lesson that was read last is noted.
@@ -39,36 +40,33 @@ def _lessons() -> Iterator[Offer]:
 
 def _lesson_options(
     *,
-    language: Annotated[Literal["en", "zh"], "Language of the words."] = "en",
-    answer: Annotated[str | None, "Check your answer to an exercise."] = None,
-    exercise: Annotated[int | None, "Which exercise it answers, where there are several.", Range(least=1)] = None,
-    width: Annotated[int | None, "Width in columns."] = None,
+    language: Language = "en",
+    answer: Annotated[str | None, typer.Option(metavar="TEXT", help="Check your answer to an exercise.")] = None,
+    exercise: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Which exercise it answers, where there are several.", callback=at_least(1)),
+    ] = None,
+    width: Width = None,
 ) -> None:
     """The options of every lesson."""
 
 
-def _lesson(offer: Offer, texts: Mapping[str, Any], output: Path | None, format: str | None) -> None:
+def _lesson(offer: Offer, options: Mapping[str, Any], output: Path | None, format: str | None) -> None:
     """Runs one lesson and shows it, writes it, or judges an answer."""
-    language = texts.get("language") or "en"
+    own, shared = offer.split(options)
+    language = shared["language"]
     with faults_said(language):
-        check_choice("--language", language, LANGUAGES)
-        if format is not None:
-            check_choice("--format", format, PAGES)
         from gradexplain import lessons as course
-        from gradexplain.figures.parameters import read_all
 
-        options, shared = read_all(offer.function, texts), read_all(offer.common, texts)
-        width = shared.get("width")
-        check_numbers(width, 0, 1.0)
         with progress(language):
-            found = course.run(offer.name, **options)
+            found = course.run(offer.name, **own)
         if shared.get("answer") is not None:
             right, page = course.judge(found, shared["answer"], shared.get("exercise"), language=language)
             sys.stdout.write(page)
             raise typer.Exit(0 if right else 1)
         if output is None:
             chosen = format or ("terminal" if sys.stdout.isatty() else "text")
-            deliver(found.render(chosen, language=language, width=width or page_width()), None, language)
+            deliver(found.render(chosen, language=language, width=shared.get("width") or page_width()), None, language)
             _remember(offer.name)
         else:
             written = course.save(found, output, format or "markdown", language=language)
@@ -81,8 +79,8 @@ def _course(
     listed: Annotated[bool, typer.Option("--list", help="List the lessons.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Run every lesson, and write the course.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write it into.")] = None,
-    format: Annotated[str | None, typer.Option(metavar="|".join(PAGES), help="Format.")] = None,
-    language: Annotated[str | None, typer.Option(metavar="en|zh", help="Language.")] = None,
+    format: Annotated[str | None, typer.Option(metavar="|".join(PAGES), help="Format.", callback=one_of(PAGES))] = None,
+    language: Annotated[str | None, typer.Option(metavar="en|zh", help="Language.", callback=one_of(LANGUAGES))] = None,
 ) -> None:
     """Teaches automatic differentiation: every number of a lesson is computed while it runs, every claim checked.
 
@@ -102,9 +100,6 @@ def _course(
                 raise UsageError("before_the_name", name=context.invoked_subcommand)
             return
         chosen = language or "en"
-        check_choice("--language", chosen, LANGUAGES)
-        if format is not None:
-            check_choice("--format", format, PAGES)
         from gradexplain import lessons as course
 
         if listed or not everything:

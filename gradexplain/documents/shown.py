@@ -12,11 +12,9 @@ from typing import Any
 
 from gradexplain.documents.console import Page
 from gradexplain.documents.doc import Doc
+from gradexplain.documents.formats import FORMATS, format_of
 from gradexplain.documents.renderers import RENDERERS
 from gradexplain.errors import InputError
-
-FORMATS = (*RENDERERS, "json")
-SUFFIXES = {".txt": "text", ".md": "markdown", ".html": "html", ".json": "json"}
 
 
 @singledispatch
@@ -59,9 +57,7 @@ class Shown:
         Raises `InputError` for another suffix or where the folder cannot be written to; never leaves half a file.
         """
         path = Path(path)
-        if path.suffix not in SUFFIXES:
-            raise InputError("unknown_suffix", path=path, names=", ".join(SUFFIXES))
-        write(path, self.render(SUFFIXES[path.suffix], language=language, width=width))
+        write(path, self.render(format_of(path), language=language, width=width))
 
     def __str__(self) -> str:
         return self.render("text")

@@ -30,10 +30,11 @@ def names() -> tuple[str, ...]:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Writes a figure as its file's suffix says (.svg, .png, .pdf), whole or not at all; the same bytes each time."""
+    from gradexplain.documents.formats import format_of
     from gradexplain.documents.shown import write
-    from gradexplain.figures.design import format_of, rendered
+    from gradexplain.figures.design import SUFFIXES, rendered
 
-    write(Path(path), rendered(figure, format_of(Path(path))))
+    write(Path(path), rendered(figure, format_of(Path(path), SUFFIXES)))
 
 
 if not TYPE_CHECKING:  # a checker would take every name for one of ours

@@ -12,7 +12,6 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -127,14 +126,6 @@ def rendered(figure: Figure, format: str) -> bytes:
         finally:
             figure.set_canvas(canvas)
     return written.getvalue()
-
-
-def format_of(path: Path) -> str:
-    """Returns the format of a file's suffix; raises `InputError` for a suffix without one."""
-    for name, suffix in SUFFIXES.items():
-        if path.suffix.lower() == suffix:
-            return name
-    raise InputError("unknown_suffix", path=path, names=", ".join(SUFFIXES.values()))
 
 
 def public(design: Design) -> Callable[..., Figure]:

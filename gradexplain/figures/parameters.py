@@ -118,15 +118,6 @@ def checked(parameter: Parameter, value: Any) -> Any:
     return _within(parameter, tuple(_converted(parameter, item) for item in value), parameter.name)
 
 
-def read_all(function: Callable[..., object], texts: Mapping[str, str | bool | None]) -> dict[str, Any]:
-    """Returns the values of texts by name; what is `None` was not given, and a switch is a truth value already."""
-    return {
-        p.name: texts[p.name] if isinstance(texts[p.name], bool) else read(p, str(texts[p.name]))
-        for p in parameters_of(function)
-        if texts.get(p.name) is not None
-    }
-
-
 def checked_all(function: Callable[..., object], values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns values given in Python by name, checked; raises `InputError` for a name that there is not."""
     known = {p.name: p for p in parameters_of(function)}

@@ -6,7 +6,7 @@ A leaf used far apart is drawn beside each of its users, and a large graph is la
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from typing import NamedTuple
@@ -34,6 +34,8 @@ from gradexplain.graphs.words import Caption, Words
 LEGEND = 16.0
 MARGIN = 16.0
 _INNER = 12.0
+# How far a line ends beside its text.
+_AROUND = 4.0
 # The widths of the thinnest edge, and how much wider the thickest is.
 _THIN, _MORE = 0.8, 4.2
 # Larger pictures have shared leaves drawn beside each of their users.
@@ -48,6 +50,13 @@ class Place(NamedTuple):
     y: float
     width: float
     height: float
+
+    def corners(self) -> tuple[Point, Point]:
+        return (self.x, self.y), (self.x + self.width, self.y + self.height)
+
+    def moved(self, move: Callable[[Point], Point]) -> Place:
+        x, y = move((self.x, self.y))
+        return self._replace(x=x, y=y)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,14 @@ class Route:
         first = y + 4 - LINE * (len(self.text) - 1) / 2
         yield from ((text, x, first + LINE * k) for k, text in enumerate(self.text))
 
+    def ground(self) -> tuple[Point, Point]:
+        """Returns the corners of what is kept free behind the text: a line that meets it would read as a minus."""
+        (x, y), half, tall = self.at, text_block(self.text) / 2 + _AROUND, LINE * len(self.text) / 2
+        return (x - half, y - tall), (x + half, y + tall)
+
+    def moved(self, move: Callable[[Point], Point]) -> Route:
+        return replace(self, points=tuple(map(move, self.points)), at=move(self.at))
+
 
 class Frame(NamedTuple):
     """A frame around boxes, with its title."""
@@ -84,6 +101,10 @@ class Frame(NamedTuple):
     def corners(self) -> tuple[Point, Point]:
         return (self.x, self.y), (self.x + self.width, self.y + self.height)
 
+    def ground(self) -> tuple[Point, Point]:
+        """Returns the corners of what is kept free behind the title."""
+        return (self.x + 6, self.y + 3), (self.x + 10 + text_width(self.title, TEXT), self.y + 3 + LINE)
+
     def moved(self, move: Callable[[Point], Point]) -> Frame:
         x, y = move((self.x, self.y))
         return self._replace(x=x, y=y)
@@ -96,9 +117,9 @@ class Drawing:
     picture: Graph
     width: float
     height: float
-    places: tuple[Place, ...]
-    routes: tuple[Route, ...]
-    frames: tuple[Frame, ...]
+    places: Sequence[Place]
+    routes: Sequence[Route]
+    frames: Sequence[Frame]
     captions: Mapping[int, Caption]
     heading: str
     notes: tuple[str, ...]
@@ -110,8 +131,16 @@ def laid_out(picture: Graph, words: Words) -> Drawing:
     boxes, lines = pieces(picture, {i: size_of(caption) for i, caption in captions.items()}, words)
     whole = bool(picture.groups or picture.again)
     found = engine(boxes, lines, picture) if whole else by_segments(boxes, lines)
-    frames = frames_of(found, picture, words)
-    return _trimmed(picture, found, frames, captions, words.heading(), tuple(words.notes()))
+    width = widths(picture)
+    routes = [
+        Route(line.edge, tuple(points), line.text, at or _middle(points), line.again, width(line.edge))
+        for line, points, at in zip(found.lines, found.routes, found.anchors, strict=True)
+    ]
+    places = [
+        Place(b.node, *around(c, b)[0], b.width, b.height) for b, c in zip(found.boxes, found.centres, strict=True)
+    ]
+    frames, heading, notes = frames_of(found, picture, words), words.heading(), tuple(words.notes())
+    return _trimmed(Drawing(picture, 0.0, 0.0, places, routes, frames, captions, heading, notes))
 
 
 def size_of(caption: Caption) -> tuple[float, float]:
@@ -186,44 +215,23 @@ def frames_of(found: Found, picture: Graph, words: Words) -> list[Frame]:
     return frames
 
 
-def _trimmed(
-    picture: Graph,
-    found: Found,
-    frames: Sequence[Frame],
-    captions: Mapping[int, Caption],
-    heading: str,
-    notes: tuple[str, ...],
-) -> Drawing:
-    """Returns the drawing with its left upper corner at the margin."""
-    corners = [around(c, b) for c, b in zip(found.centres, found.boxes, strict=True)]
-    middles = [a or _middle(points) for a, points in zip(found.anchors, found.routes, strict=True)]
-    spots = [p for points in (*found.routes, *corners, *(f.corners() for f in frames)) for p in points]
-    spots += [p for line, at in zip(found.lines, middles, strict=True) if line.text for p in _text_corners(line, at)]
+def _trimmed(drawing: Drawing) -> Drawing:
+    """Returns a drawing with its left upper corner at the margin."""
+    spots = [p for place in drawing.places for p in place.corners()]
+    spots += [p for frame in drawing.frames for p in frame.corners()]
+    spots += [p for route in drawing.routes for p in (*route.points, *(route.ground() if route.text else ()))]
     left, top, right, bottom = bounds(spots)
     left, top = left - MARGIN, top - MARGIN - 20
-    said = max([text_width(t, TEXT) for t in notes] + [text_width(heading, TITLE)], default=0.0)
+    said = max([text_width(t, TEXT) for t in drawing.notes] + [text_width(drawing.heading, TITLE)], default=0.0)
     moved: Callable[[Point], Point] = lambda p: (round(p[0] - left, 2), round(p[1] - top, 2))  # noqa: E731
-    width = widths(picture)
-    routes = tuple(
-        Route(line.edge, tuple(moved(p) for p in points), line.text, moved(middle), line.again, width(line.edge))
-        for line, points, middle in zip(found.lines, found.routes, middles, strict=True)
+    return replace(
+        drawing,
+        width=round(max(right - left, said + MARGIN) + MARGIN, 1),
+        height=round(bottom - top + MARGIN + LEGEND * len(drawing.notes), 1),
+        places=tuple(place.moved(moved) for place in drawing.places),
+        routes=tuple(route.moved(moved) for route in drawing.routes),
+        frames=tuple(frame.moved(moved) for frame in drawing.frames),
     )
-    return Drawing(
-        picture,
-        round(max(right - left, said + MARGIN) + MARGIN, 1),
-        round(bottom - top + MARGIN + LEGEND * len(notes), 1),
-        tuple(Place(b.node, *moved(a), b.width, b.height) for b, (a, _) in zip(found.boxes, corners, strict=True)),
-        routes,
-        tuple(frame.moved(moved) for frame in frames),
-        captions,
-        heading,
-        notes,
-    )
-
-
-def _text_corners(line: Line, middle: Point) -> tuple[Point, Point]:
-    half, tall = text_block(line.text) / 2 + 2, LINE * len(line.text) / 2
-    return (middle[0] - half, middle[1] - tall), (middle[0] + half, middle[1] + tall)
 
 
 def widths(picture: Graph) -> Callable[[Edge | None], float]:

@@ -10,10 +10,11 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from gradexplain.graphs.folding import MOST, Item, Whole, chain_of, chained
+from gradexplain.graphs.folding import MOST
 from gradexplain.graphs.graph import CutAt, Edge, Graph, Node, Note, Output
+from gradexplain.graphs.tree import Item, Tree, chained, in_runs
 
 # More boxes than this make a file that is slow to open.
 MOST_BOXES = 12_000
@@ -40,13 +41,18 @@ class Level:
 
 def nested(picture: Graph) -> list[Level]:
     """Returns the levels of a picture, the whole first, each fold's level behind that in which the fold stands."""
-    if len(picture.nodes) <= MOST or picture.whole is not None or not (whole := Whole(picture)).inner:
+    if len(picture.nodes) <= MOST or picture.whole is not None or not (tree := Tree(picture)).inner:
         return [Level(picture, {}, {}, {}, True)]
-    return _Nesting(_Tree(whole)).levels()
+    return _Nesting(_Drawn(tree)).levels()
 
 
-# What an edge of a level begins or ends at: ("item", which one), ("in", edge), ("out", edge), or ("leaf", node, copy).
-_End = tuple[Any, ...]
+class _End(NamedTuple):
+    """What an edge of a level begins or ends at: the level's item of this number, the leaf that is this node, or the
+    port of this edge of the level outside. A leaf that stands beside each of its users has a `copy` for each."""
+
+    kind: Literal["item", "leaf", "in", "out"]
+    number: int
+    copy: int = -1
 
 
 # ------------------------------------------------------------------------------------------------------- the tree
@@ -74,14 +80,14 @@ class _Branch:
         return bisect_right(self.items, position, key=lambda item: item.start) - 1
 
 
-class _Tree:
-    """Which fold stands in which. Should room run out, the first of several is still followed to its last node."""
+class _Drawn:
+    """The tree as far as it is drawn. Should room run out, the first of several is still followed to its last node."""
 
-    def __init__(self, whole: Whole) -> None:
-        self.whole = whole
-        self.branches = [_Branch(self.contents(Item(0, len(whole.inner), "module")), open=True)]
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.branches = [_Branch(self.contents(tree.root), open=True)]
         self.grow()
-        self.homes = [0] * len(whole.inner)
+        self.homes = [0] * len(tree.inner)
         for number, branch in enumerate(self.branches):
             for item in branch.items:
                 self.homes[item.start : item.stop] = [number] * (item.stop - item.start)
@@ -108,45 +114,26 @@ class _Tree:
 
     def contents(self, item: Item) -> list[Item]:
         """Returns what stands in a fold, in at most as many parts as a picture shows."""
-        items = self.blocks(item) if item.how == "repeat" else self.whole.parts(item)
+        items = self.tree.blocks(item, MOST) if item.how == "repeat" else self.tree.parts(item)
         if len(items) == 1 and items[0].how:
             return self.contents(items[0])
         if len(items) <= MOST:
             return items
-        lines = chained(items, lambda i: self.whole.places[i.start])
+        lines = chained(items, lambda i: self.tree.places[i.start])
         if 1 < len(lines) <= MOST:
             return lines
-        items = lines if len(lines) > 1 else items
-        size = -(-len(items) // MOST)
-        return [chain_of(items[k : k + size]) for k in range(0, len(items), size)]
-
-    def blocks(self, item: Item) -> list[Item]:
-        """Returns the blocks of a repeat, or runs of them where they are many."""
-        size = -(-item.times // MOST)
-        return [self.run(item, k, min(size, item.times - k)) for k in range(0, item.times, size)]
-
-    def run(self, item: Item, first: int, times: int) -> Item:
-        """Returns `times` blocks of a repeat from its block `first`."""
-        unit = tuple(self.moved(own, first * item.block) for own in item.unit)
-        if times == 1:
-            return chain_of(unit)
-        stop = unit[0].start + times * item.block
-        return replace(item, start=unit[0].start, stop=stop, path=unit[0].path, times=times, unit=unit)
-
-    def moved(self, item: Item, by: int) -> Item:
-        path = self.whole.paths[item.start + by][: len(item.path)]
-        return replace(item, start=item.start + by, stop=item.stop + by, path=path)
+        return in_runs(lines if len(lines) > 1 else items, MOST)
 
     def place_leaves(self) -> None:
         """Puts every leaf into the innermost fold in which all that use it stand, or beside each part that uses it; a
         parameter that one operation uses and of which nothing is shown is drawn into the operation."""
-        whole = self.whole
-        users: dict[int, list[int]] = {leaf: [] for leaf in whole.leaves}
-        for edge in whole.picture.edges:
+        tree = self.tree
+        users: dict[int, list[int]] = {leaf: [] for leaf in tree.leaves}
+        for edge in tree.picture.edges:
             if edge.producer in users:
-                users[edge.producer].append(int(whole.position[edge.consumer]))
+                users[edge.producer].append(int(tree.position[edge.consumer]))
         for leaf, own in users.items():
-            node = whole.picture.nodes[leaf]
+            node = tree.picture.nodes[leaf]
             if node.kind == "parameter" and node.facts is None and len(set(own)) == 1:
                 self.drawn_in.setdefault(own[0], []).append(leaf)
             else:
@@ -163,7 +150,7 @@ class _Tree:
             if len(apart) > _APART:
                 waiting += [(some, self.shared(some), item) for item, some in reversed(apart.items())]
                 continue
-            end = ("leaf", leaf, copy)
+            end = _End("leaf", leaf, copy)
             branch.leaves.append(end)
             self.leaf_ends.update({(leaf, position): (home, end) for position in own})
 
@@ -193,7 +180,7 @@ class _Tree:
     def can_unfold(self, branch: _Branch, small: bool) -> bool:
         outside = self.branches[branch.parent]
         runs = all(item.how == "repeat" for item in branch.items)
-        return outside.open and not runs and self.whole.opens(outside.items[branch.place], small)
+        return outside.open and not runs and self.tree.opens(outside.items[branch.place], small)
 
     def way(self, start: int, goal: int) -> tuple[list[int], list[int]]:
         """Returns the branches that an edge leaves and those that it enters, the outermost of each first."""
@@ -250,9 +237,9 @@ class _Drafted:
 class _Nesting:
     """Turns a tree into levels."""
 
-    def __init__(self, tree: _Tree) -> None:
-        self.tree, self.whole, self.branches = tree, tree.whole, tree.branches
-        self.picture = tree.whole.picture
+    def __init__(self, drawn: _Drawn) -> None:
+        self.drawn, self.tree, self.branches = drawn, drawn.tree, drawn.branches
+        self.picture = drawn.tree.picture
         self.drafts = [_Drafted() for _ in self.branches]
         self.notes = (*self.picture.notes, *self.told())
         courses = list(self.courses())
@@ -271,17 +258,17 @@ class _Nesting:
     def courses(self) -> Iterator[_Course]:
         """Yields the way of every edge that is drawn: not of one whose leaf is drawn into what uses it."""
         for edge in self.picture.edges:
-            position = int(self.whole.position[edge.consumer])
+            position = int(self.tree.position[edge.consumer])
             goal, head = self.of_operation(position)
-            if self.whole.position[edge.producer] >= 0:
-                start, tail = self.of_operation(int(self.whole.position[edge.producer]))
-            elif edge.producer in self.tree.drawn_in.get(position, ()):
+            if self.tree.position[edge.producer] >= 0:
+                start, tail = self.of_operation(int(self.tree.position[edge.producer]))
+            elif edge.producer in self.drawn.drawn_in.get(position, ()):
                 continue
             else:
-                start, tail = self.tree.leaf_ends[edge.producer, position]
+                start, tail = self.drawn.leaf_ends[edge.producer, position]
             if (start, tail) == (goal, head):
                 continue  # inside a fold that does not open
-            left, entered = self.tree.way(start, goal)
+            left, entered = self.drawn.way(start, goal)
             at = self.branches[(left or entered)[0]].parent if left or entered else goal
             ways = [tail, *map(self.fold, reversed(left))], [head, *map(self.fold, reversed(entered))]
             yield _Course(edge, at, *ways, left, entered)
@@ -291,16 +278,16 @@ class _Nesting:
         edge, tails, heads = course.edge, list(course.tails), list(course.heads)
         further = place = self.join(edge, course.at, tails.pop(), heads.pop(), apart)
         for branch in course.left:
-            further = self.join(edge, branch, tails.pop(), ("out", further), apart)
+            further = self.join(edge, branch, tails.pop(), _End("out", further), apart)
         for branch in course.entered:
-            place = self.join(edge, branch, ("in", place), heads.pop(), apart)
+            place = self.join(edge, branch, _End("in", place), heads.pop(), apart)
 
     def join(self, edge: Edge, branch: int, tail: _End, head: _End, apart: bool) -> int:
         """Returns the place, among a branch's edges, of the one that an edge of the picture runs along."""
         begins, ends = self.is_plain(branch, tail), self.is_plain(branch, head)
         draft = self.drafts[branch]
         for end, node in ((tail, edge.producer), (head, edge.consumer)):
-            if end[0] in ("in", "out"):
+            if end.kind in ("in", "out"):
                 draft.ports.setdefault(end, self.picture.nodes[node].name)
         shown = edge._replace(output=edge.output if begins else 0, slot=edge.slot if ends else min(edge.slot, 0))
         shown = shown if ends else shown._replace(passed=None, argument="")
@@ -308,23 +295,23 @@ class _Nesting:
         return draft.add(shown, (tail, value, head, edge.slot if ends else None))
 
     def is_plain(self, branch: int, end: _End) -> bool:
-        return end[0] == "leaf" or (end[0] == "item" and not self.branches[branch].items[end[1]].how)
+        return end.kind == "leaf" or (end.kind == "item" and not self.branches[branch].items[end.number].how)
 
     def of_operation(self, position: int) -> tuple[int, _End]:
         """Returns the level in which an operation stands, and what it is drawn as there."""
-        home = self.tree.homes[position]
-        return home, ("item", self.branches[home].item_at(position))
+        home = self.drawn.homes[position]
+        return home, _End("item", self.branches[home].item_at(position))
 
     def fold(self, branch: int) -> _End:
-        return "item", self.branches[branch].place
+        return _End("item", self.branches[branch].place)
 
     def seen(self, node: int) -> Iterator[tuple[int, _End]]:
         """Yields the levels in which a node can be seen, itself or the fold in which it stands, innermost first."""
-        position = int(self.whole.position[node])
+        position = int(self.tree.position[node])
         places = (
             [self.of_operation(position)]
             if position >= 0
-            else [p for k, p in self.tree.leaf_ends.items() if k[0] == node]
+            else [p for k, p in self.drawn.leaf_ends.items() if k[0] == node]
         )
         for branch, end in places[:1]:
             while branch >= 0:
@@ -338,10 +325,10 @@ class _Nesting:
 
     def level(self, number: int) -> Level:
         branch, draft = self.branches[number], self.drafts[number]
-        ends: list[_End] = [end for end in draft.ports if end[0] == "in"]
+        ends: list[_End] = [end for end in draft.ports if end.kind == "in"]
         ends += branch.leaves
-        ends += [("item", k) for k in range(len(branch.items))]
-        ends += [end for end in draft.ports if end[0] == "out"]
+        ends += [_End("item", k) for k in range(len(branch.items))]
+        ends += [end for end in draft.ports if end.kind == "out"]
         at = {end: k for k, end in enumerate(ends)}
         edges = [
             edge._replace(producer=at[tail], consumer=at[head]) for (tail, _, head, _), edge in draft.edges.items()
@@ -355,20 +342,19 @@ class _Nesting:
             notes=self.notes,
             whole=self.picture.size,
         )
-        entries = {at[end]: end[1] for end in draft.ports if end[0] == "in"}
-        exits = {at[end]: end[1] for end in draft.ports if end[0] == "out"}
-        inside = {at["item", k]: inner for k, inner in branch.inside.items()}
+        entries = {at[end]: end.number for end in draft.ports if end.kind == "in"}
+        exits = {at[end]: end.number for end in draft.ports if end.kind == "out"}
+        inside = {at[_End("item", k)]: inner for k, inner in branch.inside.items()}
         return Level(picture, entries, exits, inside, branch.open)
 
     def node(self, branch: _Branch, draft: _Drafted, end: _End) -> Node:
-        kind, number, *_ = end
-        if kind == "leaf":
-            return self.picture.nodes[number]
-        if kind in ("in", "out"):
+        if end.kind == "leaf":
+            return self.picture.nodes[end.number]
+        if end.kind in ("in", "out"):
             return Node(draft.ports[end], "port")
-        item = branch.items[number]
-        weights = [leaf for p in range(item.start, item.stop) for leaf in self.tree.drawn_in.get(p, ())]
-        return self.whole.node(item, weights)
+        item = branch.items[end.number]
+        weights = [leaf for p in range(item.start, item.stop) for leaf in self.drawn.drawn_in.get(p, ())]
+        return self.tree.node(item, weights)
 
     def told(self) -> Iterator[Note]:
         """Yields what the page holds, and a remark on the folds for which there was no room."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gradexplain.documents.formats import format_of
 from gradexplain.documents.shown import write
 from gradexplain.errors import InputError
 from gradexplain.graphs.folding import fold
@@ -43,14 +44,6 @@ def rendered(
     return FORMATS[format](shown, Words(shown, language), width)
 
 
-def format_of(path: Path) -> str:
-    """Returns the format of a file's suffix; raises `InputError` for a suffix without one."""
-    names = {suffix: name for name, suffix in SUFFIXES.items()}
-    if path.suffix not in names:
-        raise InputError("unknown_suffix", path=path, names=", ".join(names))
-    return names[path.suffix]
-
-
 def save(picture: Graph, path: Path, *, language: str = "en", unfolded: bool = False) -> None:
     """Writes the picture in the format of the file's suffix, whole or not at all."""
-    write(path, rendered(picture, format_of(path), language=language, unfolded=unfolded))
+    write(path, rendered(picture, format_of(path, SUFFIXES), language=language, unfolded=unfolded))

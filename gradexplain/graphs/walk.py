@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.graphs.graph import Edge, Facts, Graph, Kind, Node, Note, Output, Saved, Shape
-from gradexplain.recording.lifetime import anchor
-from gradexplain.recording.tracing import hooks_on, is_leaf, kept_by, saved_by
+from gradexplain.recording.tracing import hooks_on, is_leaf, kept_by, ordered, saved_by
 from gradexplain.targets.sources import Source
 
 _FREED_PROBES = 64
@@ -54,93 +52,23 @@ def walked(
     """
     with _collector_paused():
         ends = [(name, get_gradient_edge(tensor)) for name, tensor in roots]
-        found, uses = _reached([end.node for _, end in ends])
-        order, number = _ordered(found, uses)
+        found = ordered(*(end.node for _, end in ends))
+        number = {node: k for k, node in enumerate(found)}
         kept = (t for node in found for t in kept_tensors(node)) if keeps else ()
         hooks = counted(hooks_on([*hooked, *kept, *(tensor for _, tensor in roots)]))
         describe = _Describer(leaves, marks or {}, keeps, hooks)
-        nodes = tuple([describe(found[i], k) for k, i in enumerate(order)])
+        nodes = tuple([describe(node, k) for k, node in enumerate(found)])
         edges = tuple(
             [
-                _new(Edge, (number[p], output, k, slot, "", None))
-                for k, i in enumerate(order)
-                for slot, p, output in uses[i]
+                _new(Edge, (number[child], output, k, slot, "", None))
+                for k, node in enumerate(found)
+                for slot, (child, output) in enumerate(node.next_functions)
+                if child is not None
             ]
         )
-        outputs = tuple(Output(number[found.index(end.node)], end.output_nr, name) for name, end in ends)
+        outputs = tuple(Output(number[end.node], end.output_nr, name) for name, end in ends)
     notes = tuple(_notes(found, keeps))
-    anchor([found[i] for i in reversed(order)])
     return Graph(title, "backward", nodes, edges, outputs, torch.__version__, notes=notes)
-
-
-_Uses = list[list[tuple[int, int, int]]]
-
-
-def _reached(roots: Sequence[Any]) -> tuple[list[Any], _Uses]:
-    """Returns every node below `roots`, and for each its uses: (slot, the producer's place in the list, output)."""
-    place: dict[Any, int] = {}
-    nodes: list[Any] = []
-    uses: _Uses = []
-    for root in roots:
-        if root not in place:
-            place[root] = len(nodes)
-            nodes.append(root)
-    done = 0
-    while done < len(nodes):
-        own = []
-        for slot, (child, output) in enumerate(nodes[done].next_functions):
-            if child is None:
-                continue
-            at = place.get(child)
-            if at is None:
-                at = place[child] = len(nodes)
-                nodes.append(child)
-            own.append((slot, at, output))
-        uses.append(own)
-        done += 1
-    return nodes, uses
-
-
-def _ordered(nodes: Sequence[Any], uses: _Uses) -> tuple[list[int], list[int]]:
-    """Returns the nodes in drawing order, and each node's number in it."""
-    leaf = [not own and hasattr(node, "variable") for node, own in zip(nodes, uses, strict=True)]
-    sequence = [0 if leaf[i] else node._sequence_nr() for i, node in enumerate(nodes)]
-    inner = sorted((i for i in range(len(nodes)) if not leaf[i]), key=sequence.__getitem__)
-    number = _numbered(nodes, uses, leaf, inner)
-    if any(number[p] >= number[i] for i in inner for _, p, _ in uses[i]):  # recorded on several threads
-        inner = _by_dependence(inner, uses, sequence)
-        number = _numbered(nodes, uses, leaf, inner)
-    return sorted(range(len(nodes)), key=number.__getitem__), number
-
-
-def _numbered(nodes: Sequence[Any], uses: _Uses, leaf: Sequence[bool], inner: Sequence[int]) -> list[int]:
-    first_used = dict.fromkeys(p for i in inner for _, p, _ in uses[i] if leaf[p])
-    first_used.update(dict.fromkeys(i for i, is_leaf in enumerate(leaf) if is_leaf))
-    number = [0] * len(nodes)
-    for k, i in enumerate([*first_used, *inner]):
-        number[i] = k
-    return number
-
-
-def _by_dependence(inner: Sequence[int], uses: _Uses, sequence: Sequence[int]) -> list[int]:
-    """Returns the inner nodes with producers first, those recorded earlier first where that leaves a choice."""
-    inside = set(inner)
-    waiting = {i: len({p for _, p, _ in uses[i] if p in inside}) for i in inner}
-    fed: dict[int, set[int]] = {}
-    for i in inner:
-        for _, p, _ in uses[i]:
-            fed.setdefault(p, set()).add(i)
-    ready = [(sequence[i], i) for i in inner if not waiting[i]]
-    heapq.heapify(ready)
-    found = []
-    while ready:
-        _, i = heapq.heappop(ready)
-        found.append(i)
-        for user in fed.get(i, ()):
-            waiting[user] -= 1
-            if not waiting[user]:
-                heapq.heappush(ready, (sequence[user], user))
-    return found
 
 
 _Form = tuple[tuple[Shape, ...], str]

@@ -43,3 +43,22 @@ def attempt(key: str, code: str, names: Mapping[str, Any] = TORCH, **data: Any) 
     ran = run_listing(code, names)
     yield ran
     return ran
+
+
+def run_plots(*codes: str, names: Mapping[str, Any]) -> tuple[Ran, ...]:
+    """Runs codes that make figures of `Figure` and `FigureCanvasAgg`, each with the names of those before.
+
+    They run in matplotlib's own settings; the caller's settings, and pyplot's figures, are as before.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ran: list[Ran] = []
+    known: Mapping[str, Any] = {"Figure": Figure, "FigureCanvasAgg": FigureCanvasAgg, **names}
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        for code in codes:
+            ran.append(run_listing(code, known))
+            known = ran[-1].names
+    return tuple(ran)

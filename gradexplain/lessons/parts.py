@@ -53,6 +53,11 @@ class Rows:
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
+    def __getitem__(self, key: str) -> list[Any]:
+        """Returns the column under a key of the header."""
+        place = self.header.index(key)
+        return [row[place] for row in self.rows]
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -150,6 +155,22 @@ def claim(
 ) -> Claim:
     """Returns a claim; `rows` are those of the tutorials that it settles."""
     return Claim(key, measured, relation, expected, within, rows, data)
+
+
+def verdict(key: str, report: Report, expected: str, *rows: str, **data: Any) -> Parts:
+    """Yields what `verify` found, and the claim that its verdict is the `expected` one."""
+    yield Verified(report)
+    yield claim(key, report.verdict, "=", expected, *rows, **data)
+
+
+def columns(table: Mapping[str, Sequence[Any]]) -> Rows:
+    """Returns a table of columns, each under its key."""
+    return Rows(tuple(table), list(zip(*table.values(), strict=True)))
+
+
+def code(*names: str) -> str:
+    """Returns names of code as they stand in a sentence: each as code, with commas between."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def exercise(key: str, answer: Any, *, digits: int | None = None, **data: Any) -> Exercise:

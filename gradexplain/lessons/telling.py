@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from gradexplain.documents import doc
 from gradexplain.documents.doc import Block, Doc
+from gradexplain.documents.formats import SUFFIXES
 from gradexplain.documents.renderers import RENDERERS
-from gradexplain.documents.shown import SUFFIXES, recorded, told
+from gradexplain.documents.shown import recorded, told
 from gradexplain.figures.parameters import parameters_of, written
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.parts import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from gradexplain.lessons.parts import Part
 
 # The suffix of the file that a page in each format is written to.
-SUFFIX_OF = {format: suffix for suffix, format in SUFFIXES.items()} | {"terminal": ".txt"}
+SUFFIX_OF = {**SUFFIXES, "terminal": ".txt"}
 CONTENTS = "README"
 _DIGITS = 5
 

@@ -3,7 +3,6 @@
 A key is `table.key`, or `chapter/table.key` for the files of a folder within it, which are read only when asked for.
 """
 
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +13,8 @@ LANGUAGES = tuple(sorted(file.parent.name for file in LOCALE.glob("*/errors.toml
 @cache
 def sentences(language: str, chapter: str = "") -> dict[str, str]:
     """Returns the templates of `language`, by `table.key`; raises `ValueError` where one key is given twice."""
+    import tomllib  # a page without a sentence does not wait for it
+
     found: dict[str, str] = {}
     for file in sorted((LOCALE / language / chapter).glob("*.toml")):
         for table, entries in tomllib.loads(file.read_text(encoding="utf-8")).items():

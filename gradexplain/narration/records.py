@@ -77,15 +77,12 @@ def verification_record(report: Report, *, full: bool = False) -> dict[str, Any]
 def _header(
     kind: str, target: str, request: Request | None, options: Options, sources: Sequence[Source | None]
 ) -> dict[str, Any]:
-    asked = None if request is None else jsonable({**asdict(request), **asdict(options)})
-    if asked is not None:
-        del asked["target"]
     return {
         "gradexplain": __version__,
         "format": FORMAT,
         "kind": kind,
         "target": target,
-        "asked": asked,
+        "asked": None if request is None else {**request.typed(), **asdict(options)},
         "torch": torch.__version__,
         "machine": machine(),
         "files": {str(path): file_digest(path) for path in _files(target, sources)},

@@ -1,6 +1,5 @@
-"""Receipts: an explanation or a report that was saved as JSON is derived again, from the receipt and its target alone.
+"""Receipts: an explanation or a report that was saved as JSON, whose question is asked again of the same verb.
 
-No module of the explaining part is imported here. What a receipt claims is found again by other means: the target is
-loaded anew and traced, every oracle is asked again, equations are recomputed from their own digits, and sums, names,
-paths and findings are looked for in the fresh trace.
+The two records must be the same. What is on its own here is how equations are read: from their digits alone, before
+anything is run.
 """

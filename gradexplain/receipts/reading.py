@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradexplain.errors import InputError
-from gradexplain.receipts.ledger import Remark
+from gradexplain.receipts.report import Remark
 from gradexplain.targets.values import LIMIT, shown, size_text
 
 # Tensors of more dimensions than torch has, on top of the receipt's own lists.

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gradexplain.locale.catalogue import sentences
-from gradexplain.receipts.ledger import Remark
 from gradexplain.receipts.reading import below
+from gradexplain.receipts.report import Remark
 from gradexplain.targets.provenance import FORMAT
 from gradexplain.targets.values import shown
 

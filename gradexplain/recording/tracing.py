@@ -290,15 +290,29 @@ def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
     return Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
 
 
-def ordered(root: Any) -> list[Any]:
-    """Returns all nodes below `root`, producers first: leaves by first use, then the others by sequence number."""
-    nodes = nodes_below(root)
-    inner = sorted((n for n in nodes if not is_leaf(n)), key=lambda n: sequence_of(n))
-    leaves: dict[Any, None] = {}
-    for node in inner:
-        leaves.update((child, None) for child, _ in node.next_functions if child is not None and is_leaf(child))
+def ordered(*roots: Any) -> list[Any]:
+    """Returns all nodes below `roots`, producers first: leaves by first use, then the others by sequence number."""
+    nodes = nodes_below(*roots)
+    inner = sorted((n for n in nodes if not is_leaf(n)), key=sequence_of)
+    place = {node: k for k, node in enumerate(inner)}
+    uses = [[place.get(child, child) for child, _ in node.next_functions if child is not None] for node in inner]
+    if any(isinstance(use, int) and use >= k for k, own in enumerate(uses) for use in own):
+        order = _by_dependence(uses)
+        inner, uses = [inner[k] for k in order], [uses[k] for k in order]
     anchor(inner[::-1])
-    return [*leaves, *inner] if inner else list(nodes)
+    leaves = dict.fromkeys(use for own in uses for use in own if not isinstance(use, int))
+    return [*(leaves | dict.fromkeys(filter(is_leaf, nodes))), *inner]
+
+
+def _by_dependence(uses: Sequence[Sequence[Any]]) -> list[int]:
+    """Returns the numbers of nodes that several threads recorded, producers first and earlier ones before later ones;
+    `uses` has for each the numbers of what it uses."""
+    from networkx import DiGraph, lexicographical_topological_sort
+
+    graph = DiGraph()
+    graph.add_nodes_from(range(len(uses)))
+    graph.add_edges_from((use, k) for k, own in enumerate(uses) for use in own if isinstance(use, int))
+    return list(lexicographical_topological_sort(graph))
 
 
 def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, assert_never
@@ -133,15 +134,14 @@ def load(spec: TargetSpec) -> Target:
 
 
 def file_of(place: Program | FilePlace | ModulePlace) -> Path | None:
-    """Returns the file that a target names, that of a module once it is imported; `None` for an expression."""
+    """Returns the file that a target names, without running any of it; `None` for an expression."""
     match place:
         case Program():
             return None
         case FilePlace(path):
             return (Path.cwd() / path).resolve()
         case ModulePlace(module):
-            file = getattr(sys.modules.get(module), "__file__", None)
-            return None if file is None else Path(file)
+            return _module_file(module)
         case _:
             assert_never(place)
 
@@ -160,6 +160,21 @@ def match_inputs(target: Target, given: Collection[str]) -> None:
         example = " ".join(f"{name}=1,2,3" for name in missing)
         names = ", ".join(missing)
         raise InputError("missing_inputs", target=shown(target.text), names=names, takes=takes, example=example)
+
+
+def _module_file(name: str) -> Path | None:
+    """Returns where a module stands, looked for as an import would, but importing no package on the way."""
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        return None if file is None else Path(file)
+    found, path, folders = None, "", [str(Path.cwd()), *sys.path]
+    for part in name.split("."):
+        path = f"{path}.{part}" if path else part
+        found = PathFinder.find_spec(path, folders)
+        if found is None:
+            return None
+        folders = list(found.submodule_search_locations or ())
+    return Path(found.origin) if found is not None and found.origin else None
 
 
 # ---- importing -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,5 @@
 """The release of gradexplain, and the releases of torch that it was tested with."""
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
-
 from gradexplain.locale.catalogue import say
 
 __version__ = "0.1.0"
@@ -16,6 +13,9 @@ def version_line(language: str = "en") -> str:
 
     Torch is asked for its release without being imported.
     """
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
     data = {"gradexplain": __version__, "python": platform.python_version()}
     try:
         torch = version("torch")

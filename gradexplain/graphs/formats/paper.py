@@ -10,7 +10,7 @@ from typing import Any
 from gradexplain.documents.fonts import chinese
 from gradexplain.errors import InputError
 from gradexplain.graphs.colours import INKS, PAPER
-from gradexplain.graphs.engine import HEAD, LINE, PAD, TEXT, TITLE
+from gradexplain.graphs.engine import HEAD, LINE, PAD, TEXT, TITLE, Point
 from gradexplain.graphs.formats.svg import kind_of, line_of
 from gradexplain.graphs.graph import Note
 from gradexplain.graphs.layout import LEGEND, MARGIN, Drawing, Place, Route
@@ -22,6 +22,8 @@ _DOTS = 192
 _MOST_DOTS = 65000
 _MOST_INCHES = 199.0
 _PIXEL = 1 / 96
+# matplotlib paints its lines as the second layer and texts as the third.
+_ABOVE_LINES = 2.5
 
 
 def printable(words: Words) -> Words:
@@ -87,13 +89,17 @@ class _Painter:
         for route in drawing.routes:
             self.route(route, drawing)
         for frame in drawing.frames:
-            self.text(frame.x + 8, frame.y + 14, frame.title, TEXT, _SOFT, backed=True, weight="bold")
+            if frame.title:
+                self.ground(*frame.ground())
+            self.text(frame.x + 8, frame.y + 14, frame.title, TEXT, _SOFT, weight="bold")
         outputs = {output.node for output in drawing.picture.outputs}
         for place in drawing.places:
             self.place(place, drawing, place.node in outputs)
         for route in drawing.routes:
+            if route.text:
+                self.ground(*route.ground())
             for text, x, y in route.texts():
-                self.text(x, y, text, TEXT, _BACK, ha="center", backed=True)
+                self.text(x, y, text, TEXT, _BACK, ha="center")
         below = drawing.height - LEGEND * len(drawing.notes)
         for k, note in enumerate(drawing.notes):
             self.text(MARGIN, below + LEGEND * k, note, TEXT, _SOFT)
@@ -133,8 +139,13 @@ class _Painter:
             )
         )  # fmt: skip
 
-    def text(self, x: float, y: float, text: str, size: float, colour: str, backed: bool = False, **more: Any) -> None:
-        if backed:
-            more["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": self.scale}
+    def ground(self, corner: Point, opposite: Point) -> None:
+        """Paints over the lines behind a text."""
+        from matplotlib.patches import Rectangle
+
+        (x, y), (to_x, to_y) = corner, opposite
+        self.axes.add_patch(Rectangle(corner, to_x - x, to_y - y, facecolor="white", zorder=_ABOVE_LINES))
+
+    def text(self, x: float, y: float, text: str, size: float, colour: str, **more: Any) -> None:
         points = size * 0.75 * self.scale
         self.axes.text(x, y, text, fontsize=points, color=colour, va="baseline", parse_math=False, **more)

@@ -24,7 +24,6 @@ _RULES = {
     ".page": "fill:var(--page)",
     "text": "fill:var(--soft);white-space:pre",
     ".t,.g .h": "fill:var(--ink);font-size:12px;font-weight:600",
-    ".f,.g .l": "stroke:var(--page);stroke-width:4px;paint-order:stroke",
     ".f": "font-weight:600",
     ".l": "fill:var(--back);text-anchor:middle",
     ".b": "stroke-width:1.2",
@@ -114,17 +113,24 @@ def body(drawing: Drawing, words: Words, own: str = "", links: Mapping[int, str]
         goal = links.get(place.node)
         yield box if goal is None else f'<a id="{own}{place.node}" href="#{goal}">{box}</a>'
     for route in drawing.routes:
+        if route.text:
+            yield f'<rect class="page" {_area(route.ground())}/>'
         for text, x, y in route.texts():
             yield f'<text class="l" x="{number(x)}" y="{number(y)}">{escaped(text)}</text>'
 
 
+def _area(corners: tuple[Point, Point]) -> str:
+    (x, y), (to_x, to_y) = corners
+    return f'x="{number(x)}" y="{number(y)}" width="{number(to_x - x)}" height="{number(to_y - y)}"'
+
+
 def _frame(frame: Frame) -> str:
-    box = f'x="{number(frame.x)}" y="{number(frame.y)}" width="{number(frame.width)}" height="{number(frame.height)}"'
-    return f'<rect class="frame" rx="8" {box}/>'
+    return f'<rect class="frame" rx="8" {_area(frame.corners())}/>'
 
 
 def _frame_title(frame: Frame) -> str:
-    return f'<text class="f" x="{number(frame.x + 8)}" y="{number(frame.y + 14)}">{escaped(frame.title)}</text>'
+    text = f'<text class="f" x="{number(frame.x + 8)}" y="{number(frame.y + 14)}">{escaped(frame.title)}</text>'
+    return f'<rect class="page" {_area(frame.ground())}/>{text}' if frame.title else text
 
 
 def _box(place: Place, drawing: Drawing, output: bool) -> str:
@@ -133,8 +139,7 @@ def _box(place: Place, drawing: Drawing, output: bool) -> str:
     parts = [
         f'<g class="{kind_of(place.node, drawing.picture, output)}" data-n="{place.node}">',
         f"<title>{escaped(chr(10).join(caption.details))}</title>",
-        f'<rect class="b" rx="5" x="{number(x)}" y="{number(y)}" width="{number(place.width)}" '
-        f'height="{number(place.height)}"/>',
+        f'<rect class="b" rx="5" {_area(place.corners())}/>',
         f'<text class="t" text-anchor="middle" x="{middle}" y="{number(y + HEAD)}">{escaped(caption.title)}</text>',
     ]
     for k, line in enumerate(caption.lines):

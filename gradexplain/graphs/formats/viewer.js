@@ -256,8 +256,18 @@
     scene = placed(0);
     painted(scene, 0, 0, out);
     stage.replaceChildren(made("svg", {class: "g"}, ...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels));
+    grounded([...stage.querySelectorAll(".l,.f")]);
     if (view) apply();
     if (chosen && shown(chosen)) shown(chosen).classList.add("chosen");
+  }
+
+  // Keeps free what is behind a text that stands on lines: a line that meets it would read as a minus.
+  function grounded(labels) {
+    const areas = labels.map(label => label.getBBox());
+    labels.forEach((label, k) => {
+      const {x, y, width, height} = areas[k], top = y + (height - sizes.line) / 2;
+      if (width) label.before(made("rect", {class: "page", x: round(x - 4), y: round(top), width: round(width + 8), height: sizes.line}));
+    });
   }
 
   function fit() {

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.keeping import alive, watched
 from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.measures import EPS, alive, watched
 from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
-
-_EPS = torch.finfo(torch.float64).eps
 
 _TWICE = """
 x = torch.tensor([1.], requires_grad=True)
@@ -81,7 +79,7 @@ def _ledger(x: float, passes: int) -> Parts:
     yield Rows(("pass", "before", "contribution", "after"), rows)
     one = 2 * x
     # Each of the sums is rounded, by at most half an eps of the largest.
-    within = passes * _EPS * passes * abs(one)
+    within = passes * EPS * passes * abs(one)
     yield claim("contributions", [row[2] for row in rows], "≈", [one] * passes, "A18", "B35", within=within, one=one)
     yield claim("sum", before, "≈", passes * one, "A18", within=within, passes=passes)
 

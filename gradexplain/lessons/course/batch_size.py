@@ -13,18 +13,8 @@ from torch import Tensor
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.computations import explained, pictured
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import (
-    Explained,
-    Parts,
-    Pictured,
-    Ran,
-    Rows,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
-from gradexplain.lessons.slopes import gradient
+from gradexplain.lessons.measures import EPS, SINGLE, gradient
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Ran, Rows, claim, exercise, section, text
 
 _PIECES = """
 X = torch.arange(1., 2 * pieces + 1)
@@ -77,7 +67,7 @@ def _pieces(pieces: int) -> Parts:
     # ∂/∂w of the mean of (x w)² is 2 w times the mean of x², here at w = 1.
     whole = 2 * sum(k * k for k in range(1, 2 * pieces + 1)) / (2 * pieces)
     # Some roundings of each term of the sum.
-    within = 2 * pieces * torch.finfo(torch.float32).eps * whole * pieces
+    within = 2 * pieces * SINGLE * whole * pieces
     tried = yield from attempt("often", _PIECES, names, pieces=pieces)
     yield claim("times", _grad(tried), "≈", pieces * whole, "A36", within=within, pieces=pieces, whole=whole)
     code = "mean((a*w)**2) + mean((b*w)**2)"
@@ -98,7 +88,7 @@ def _unequal() -> Parts:
     numbers = tried.names["X"].tolist()
     whole = 2 * sum(x * x for x in numbers) / len(numbers)
     means = [2 * sum(x * x for x in part) / len(part) for part in (p.tolist() for p in tried.names["parts"])]
-    within = 8 * torch.finfo(torch.float32).eps * sum(means)
+    within = 8 * SINGLE * sum(means)
     yield text("last-smaller", count=len(numbers))
     yield tried
     yield claim("mean-of-means", _grad(tried), "≈", sum(means) / len(means), "A36", within=within, whole=whole)
@@ -106,7 +96,7 @@ def _unequal() -> Parts:
     sizes = [len(p) for p in tried.names["parts"]]
     shares = [1 / (len(sizes) * size) for size in sizes for _ in range(size)]
     # two quotients, each rounded once
-    yield claim("counts", _shares(sizes), "≈", shares, "A36", within=torch.finfo(torch.float32).eps, last=shares[-1],
+    yield claim("counts", _shares(sizes), "≈", shares, "A36", within=SINGLE, last=shares[-1],
                 first=shares[0], own=1 / len(numbers))  # fmt: skip
     cured = yield from attempt("by-size", _WEIGHTED)
     yield claim("weighted", _grad(cured), "≈", whole, "A36", within=within)
@@ -163,7 +153,7 @@ def _noise(draws: int) -> Parts:
     yield claim("root", [n * f / variance for n, f in errors.items()], "≈", [1.0] * len(errors), "A36", within=within,
                 sizes=list(errors))  # fmt: skip
     yield claim("all", population.gradients(torch.randperm(_EXAMPLES, generator=generator)[None])[0], "≈", mean, "A36",
-                within=_EXAMPLES * torch.finfo(torch.float64).eps * float(alone.abs().max()))  # fmt: skip
+                within=_EXAMPLES * EPS * float(alone.abs().max()))  # fmt: skip
     yield text("price", length=float(mean.norm()))
     size = round(variance / float(mean.pow(2).sum()))
     equal = _squared_errors(population, mean, size, draws, generator) / float(mean.pow(2).sum())

@@ -6,19 +6,18 @@ import math
 from typing import Annotated
 
 import mpmath
-import torch
 from torch import Tensor
 
 from gradexplain.api import explain, graph, verify
 from gradexplain.figures.parameters import Range, written
 from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.measures import EPS, double
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
 from gradexplain.lessons.symbols import Share, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
 
 _DRAWN = 2
-_EPS = torch.finfo(torch.float64).eps
 _TUTORIAL = """
 x = torch.tensor([3.0], requires_grad=True)
 y = x**2 + 2*x
@@ -52,17 +51,17 @@ def lesson(
 
 
 def _one_path() -> Parts:
-    program = straight("sin(x**2)", torch.tensor(0.8, dtype=torch.float64))
+    program = straight("sin(x**2)", double(0.8))
     (route,) = _routes(walked_back(program), program.lines[-1].name, program.variable)
     slopes = [sent.here for sent in route]
-    explanation = explain(program.run, {"x": torch.tensor(0.8, dtype=torch.float64)})
+    explanation = explain(program.run, {"x": double(0.8)})
     yield text("formula", f="`sin(x**2)`", x=program.at)
     rows = [(f"∂{s.line}/∂{s.operand}", str(s.slope), v) for s, v in zip(route, slopes, strict=True)]
     yield Rows(("factor", "is", "value"), rows)
     with mpmath.workdps(30):
         true = float(mpmath.diff(lambda x: mpmath.sin(x**2), program.at))
     # Two factors and their product, each rounded.
-    within = 8 * _EPS * abs(true)
+    within = 8 * EPS * abs(true)
     yield claim("product", explanation.gradients["x"], "≈", math.prod(slopes), "A12", within=within)
     yield claim("one-enough", explanation.gradients["x"], "≈", true, "A12", within=within)
 
@@ -79,9 +78,9 @@ def _routes(sent: tuple[Share, ...], start: str, goal: str) -> list[list[Share]]
 
 
 def _two_paths(x: float) -> Parts:
-    explanation = explain(lambda x: x**2 + 2 * x, {"x": torch.tensor(x, dtype=torch.float64)})
+    explanation = explain(lambda x: x**2 + 2 * x, {"x": double(x)})
     (gradient,) = explanation.by_input
-    program = straight("x**2 + 2*x", torch.tensor(x, dtype=torch.float64))
+    program = straight("x**2 + 2*x", double(x))
     routes = _routes(walked_back(program), "y", "x")
     products = [math.prod(s.here for s in route) for route in routes]
     yield text("two", x=x)
@@ -89,13 +88,13 @@ def _two_paths(x: float) -> Parts:
     yield Rows(("path", "factors", "with-numbers", "product-of"), rows)
     yield Explained(explanation, ("gradients",))
     values = [float(route.value.tensor) for route in gradient.routes]
-    yield claim("routes", values, "≈", products, "A12", within=4 * _EPS * max(products))
+    yield claim("routes", values, "≈", products, "A12", within=4 * EPS * max(products))
     total = explanation.gradients["x"]
     yield claim("not-one", [abs(float(total) - v) for v in values], ">", 0.0, "A12", total=total, alone=values)  # type: ignore[arg-type]
-    yield claim("all", total, "≈", sum(products), "A12", within=4 * _EPS * sum(products), first=products[0],
+    yield claim("all", total, "≈", sum(products), "A12", within=4 * EPS * sum(products), first=products[0],
                 second=products[1])  # fmt: skip
     yield text("one-path-verified")
-    leaf = torch.tensor(x, dtype=torch.float64)
+    leaf = double(x)
     report = verify(lambda x: x**2 + 2 * x, {"x": leaf}, by_hand={"x": lambda x: 2 * x})
     verdicts = {check.oracle: check.verdict for check in report.checks}
     expected = {oracle: "differs" if oracle == "by hand" else "agrees" for oracle in verdicts}
@@ -121,7 +120,7 @@ def _deep(u: Tensor, depth: int) -> Tensor:
 
 
 def _many_paths(depth: int) -> Parts:
-    at = torch.tensor(0.25, dtype=torch.float64)
+    at = double(0.25)
     yield text("doubling", depth=depth)
     shown = graph(
         lambda u: _deep(u, _DRAWN), {"u": at}, show=("values", "gradients"), title="u + u²", output_name="y"
@@ -140,7 +139,7 @@ def _many_paths(depth: int) -> Parts:
     yield claim("visits", [row[2] for row in rows], "=", [2 * row[0] for row in rows], "A12")
     # Every product has at most 2·depth factors, and all of them are positive, so that nothing cancels.
     sums, gradients = [row[3] for row in rows], [row[4] for row in rows]
-    yield claim("same-sum", gradients, "≈", sums, "A12", within=8 * depth * _EPS * max(sums))
+    yield claim("same-sum", gradients, "≈", sums, "A12", within=8 * depth * EPS * max(sums))
 
 
 # --------------------------------------------------------------------------------------------------- the tutorial

@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.counting import fastest
+from gradexplain.lessons.measures import EPS, double, fastest, gradient
 from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
 from gradexplain.mathematics.terms import number_text
-
-_EPS = torch.finfo(torch.float64).eps
 
 
 def lesson(
@@ -103,7 +100,7 @@ def _counted(n: int) -> Parts:
     ratio = seconds["forward", n] / seconds["automatic", n]
     yield claim("faster", ratio, ">", 1.0, "A5", n=n, times=round(ratio))
     x = torch.linspace(-1, 1, n, dtype=torch.float64)
-    yield claim("same-gradient", gradient(_squares, x), "≈", 2 * x, "A5", within=4 * _EPS, n=n, most=2 * float(x[-1]))
+    yield claim("same-gradient", gradient(_squares, x), "≈", 2 * x, "A5", within=4 * EPS, n=n, most=2 * float(x[-1]))
 
 
 # ------------------------------------------------------------------------------------------------------- operations
@@ -126,7 +123,7 @@ def _operations(size: int) -> Parts:
     yield claim("whole-price", (one + other) / one, "<", 5.0, "A5", weights=weights)
     times = 2 * weights * one / (one + other)
     # The value counts as one run, value and gradient as three.
-    within = weights * _EPS
+    within = weights * EPS
     yield claim(
         "differences-price", times, "≈", 2 * weights / 3, "A5", within=within, weights=weights, runs=2 * weights
     )
@@ -149,12 +146,12 @@ def _jacobian(outputs: int) -> Parts:
     yield text("several", outputs=outputs, n=len(x))
     yield claim("passes", len(passes), "=", outputs, "A5")
     expected = torch.stack([k * x.detach() ** (k - 1) for k in range(1, outputs + 1)])
-    slack = 8 * _EPS * float(expected.abs().max())
+    slack = 8 * EPS * float(expected.abs().max())
     yield claim("rows-right", float((torch.stack(rows) - expected).abs().max()), "<", slack, "A5")
     t = 1.5
     true = [k * t ** (k - 1) for k in range(1, outputs + 1)]
-    slopes = _carried_along(torch.tensor(t, dtype=torch.float64), outputs)
-    yield claim("forward-mode", slopes, "≈", true, "A5", within=8 * _EPS * true[-1], outputs=outputs)
+    slopes = _carried_along(double(t), outputs)
+    yield claim("forward-mode", slopes, "≈", true, "A5", within=8 * EPS * true[-1], outputs=outputs)
 
 
 def _carried_along(t: Tensor, outputs: int) -> Tensor:

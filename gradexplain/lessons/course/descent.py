@@ -11,6 +11,7 @@ import torch
 
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.measures import SINGLE
 from gradexplain.lessons.parts import Drawn, Parts, Rows, claim, exercise, section, text
 
 _WRITTEN = """
@@ -27,7 +28,7 @@ _FORGOTTEN = _WRITTEN.replace("    optimizer.zero_grad()\n", "")
 _RATES = (0.1, 0.5, 0.99, 1.0, 1.01)
 _SHOWN = 4
 # Rounding to float32 changes a number by at most this part of it.
-_U = torch.finfo(torch.float32).eps / 2
+_U = SINGLE / 2
 # The bounds are of first order in _U; this covers the rest.
 _ROOM = 1.01
 

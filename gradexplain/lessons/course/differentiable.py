@@ -13,17 +13,8 @@ from gradexplain.explanation.explanation import Step
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import (
-    Explained,
-    Parts,
-    Rows,
-    Verified,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
-from gradexplain.lessons.slopes import gradient
+from gradexplain.lessons.measures import double, gradient
+from gradexplain.lessons.parts import Explained, Parts, Rows, Verified, claim, exercise, section, text
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.expression import parse
 from gradexplain.targets.interpreter import Runner
@@ -69,7 +60,7 @@ ELSEWHERE = 0.7
 
 def _slopes(f: Callable[[Tensor], Tensor], at: float) -> tuple[float, float, float | None]:
     """Returns the slope of the values on the left and on the right, and torch's derivative; `None` without any."""
-    x = torch.tensor(at, dtype=torch.float64)
+    x = double(at)
     here, left, right = (float(f(x + step)) for step in (0, -_H, _H))
     leaf = x.clone().requires_grad_()
     y = f(leaf)
@@ -146,7 +137,7 @@ _THROUGH = "exp(x) * relu(x - 1) + round(3 * exp(x))"
 
 def _path() -> Parts:
     run, at = Runner(parse(_THROUGH)), 1.0
-    explanation = explained(_THROUGH, {"x": torch.tensor(at, dtype=torch.float64)})
+    explanation = explained(_THROUGH, {"x": double(at)})
     at_kink = {finding.data["code"] for finding in explanation.findings if finding.code == "kink"}
     kinds = [_step_kind(step, at_kink) for step in explanation.steps]
     yield text("each-step", x=at, f=_THROUGH)
@@ -188,7 +179,7 @@ def f(x):
     f = ran.names["f"]
     rows = []
     for x in (start, start * 8, -start):
-        steps = explain(f, {"x": torch.tensor(float(x), dtype=torch.float64)}).steps
+        steps = explain(f, {"x": double(float(x))}).steps
         left, _, slope = _slopes(f, x)
         rows.append((x, len(steps), left, slope))
     yield Rows(("x", "recorded", "left", "torch"), rows)

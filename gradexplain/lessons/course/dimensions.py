@@ -21,10 +21,9 @@ from torch import Tensor
 
 from gradexplain.figures.design import computed, designs
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.listings import attempt, run_listing, run_plots
+from gradexplain.lessons.measures import EPS, double, gradient
 from gradexplain.lessons.parts import Drawn, Parts, Ran, Rows, claim, exercise, section, text
-from gradexplain.lessons.plots import run_plots
-from gradexplain.lessons.slopes import gradient
 
 _AS_WRITTEN = """
 dimensions = {dimensions}
@@ -56,7 +55,6 @@ figure.savefig(file, format="png", dpi=100)
 _SIGNATURE = bytes((137, 80, 78, 71, 13, 10, 26, 10))
 _DOTS = 100
 _UNIT = (0.6, 0.8)
-_EPS = 2.0**-52
 
 
 def lesson(*, n: Annotated[int, "The most dimensions.", Range(least=2, most=8)] = 5) -> Parts:
@@ -172,11 +170,11 @@ def _fitted() -> Parts:
     yield text("fit")
     yield Rows(("function", "slope", "intercept", "residual"), rows)
     # polyfit solves a least squares problem of nine points of size 2 with condition near 1: some tens of roundings.
-    yield claim("fitted", list(rows[0][1:]), "≈", [2.0, 0.0, 0.0], "B18", within=64 * _EPS, slope=rows[0][1])
+    yield claim("fitted", list(rows[0][1:]), "≈", [2.0, 0.0, 0.0], "B18", within=64 * EPS, slope=rows[0][1])
     # Of 3x² the best line is level, at the mean; the ends are the mean away from the largest value.
     squares = [3 * Fraction(e) ** 2 for e in x.tolist()]
     worst = float(max(squares) - sum(squares) / len(squares))
-    yield claim("not-fitted", rows[1][3], "≈", worst, "B18", within=1000 * _EPS)
+    yield claim("not-fitted", rows[1][3], "≈", worst, "B18", within=1000 * EPS)
 
 
 # ---------------------------------------------------------------------------------------------------------- plt.show()
@@ -215,7 +213,7 @@ def _unit(n: int) -> Parts:
     ones = torch.ones(n, dtype=torch.float64)
     points = {
         "all-ones": ones,
-        "unit-norm": torch.tensor(_UNIT, dtype=torch.float64),
+        "unit-norm": double(_UNIT),
         "normed-ones": ones / math.sqrt(n),
         "axis-vector": torch.eye(n, dtype=torch.float64)[0],
     }
@@ -227,6 +225,6 @@ def _unit(n: int) -> Parts:
     yield claim("unit-not-two", _gradient(unit), "=", [2 * e for e in _UNIT], "B19", x=unit)
     # A length takes n squares, n sums and a root: fewer than 2n + 2 roundings of a number of size 2.
     lengths = [float(_gradient(points[key]).norm()) for key in ("unit-norm", "normed-ones", "axis-vector")]
-    yield claim("length-two", lengths, "≈", [2.0] * 3, "B19", within=(2 * n + 2) * _EPS)
+    yield claim("length-two", lengths, "≈", [2.0] * 3, "B19", within=(2 * n + 2) * EPS)
     length = float(_gradient(ones).norm())
-    yield claim("ones-length", length, "≈", 2 * math.sqrt(n), "B19", within=(2 * n + 2) * _EPS * math.sqrt(n), n=n)
+    yield claim("ones-length", length, "≈", 2 * math.sqrt(n), "B19", within=(2 * n + 2) * EPS * math.sqrt(n), n=n)

@@ -12,19 +12,9 @@ from torch import Tensor, nn
 from gradexplain.api import graph, verify
 from gradexplain.figures.parameters import Range
 from gradexplain.graphs.picture import Picture
-from gradexplain.lessons.counting import operators
-from gradexplain.lessons.keeping import alive, bytes_of, watched
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import (
-    Parts,
-    Pictured,
-    Rows,
-    Verified,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
+from gradexplain.lessons.measures import SINGLE, alive, bytes_of, operators, watched
+from gradexplain.lessons.parts import Parts, Pictured, Rows, claim, exercise, section, text, verdict
 
 _FROZEN = """
 net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
@@ -150,8 +140,7 @@ def _same(passes: dict[str, Pass], layers: int, frozen: int) -> Parts:
     batch = torch.linspace(-1, 1, _ROWS * _WIDTH).reshape(_ROWS, _WIDTH)
     report = verify(lambda x: net(x).square().sum(), {"x": batch}, target="sum(net(x)**2)")
     yield text("verified")
-    yield Verified(report)
-    yield claim("right", report.verdict, "=", "agrees", "A37")
+    yield from verdict("right", report, "agrees", "A37")
 
 
 def _stale() -> Parts:
@@ -166,4 +155,4 @@ def _stale() -> Parts:
 
 def _rounding(before: Tensor) -> float:
     """Returns what rounding the rate and the difference to float32 can change."""
-    return float(torch.finfo(torch.float32).eps * (before.abs().max() + 0.2))
+    return float(SINGLE * (before.abs().max() + 0.2))

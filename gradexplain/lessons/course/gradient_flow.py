@@ -13,18 +13,8 @@ from torch import Tensor
 from gradexplain.api import explain, verify
 from gradexplain.figures.layers import RECIPES, Flow, Recipe, flow_of, weights_of
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import (
-    Drawn,
-    Explained,
-    Parts,
-    Rows,
-    Verified,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
-from gradexplain.lessons.slopes import gradient
+from gradexplain.lessons.measures import EPS, double, gradient
+from gradexplain.lessons.parts import Drawn, Explained, Parts, Rows, claim, exercise, section, text, verdict
 
 _WIDTH = 128
 _BATCH = 32
@@ -42,7 +32,7 @@ def lesson(*, depth: Annotated[int, "Layers of the networks compared.", Range(le
 
 
 def _chain() -> Parts:
-    x = torch.tensor(0.5, dtype=torch.float64)
+    x = double(0.5)
     explanation = explain(lambda x: torch.sigmoid(torch.sigmoid(torch.sigmoid(x))), {"x": x})
     yield text("three")
     yield Explained(explanation, ("backward",))
@@ -51,7 +41,7 @@ def _chain() -> Parts:
         h = 1 / (1 + math.exp(-h))
         slopes.append(h * (1 - h))
     # A few roundings in each of the factors and products.
-    within = 20 * torch.finfo(torch.float64).eps
+    within = 20 * EPS
     yield claim("product", explanation.gradients["x"], "≈", math.prod(slopes), "A34", within=within, slopes=slopes)
     grid = torch.arange(-800, 801, dtype=torch.float64) / 100
     yield claim("quarter", gradient(torch.sigmoid, grid).max(), "=", _steepest(), "A34")
@@ -156,8 +146,7 @@ def _vanishing(depth: int) -> Parts:
     yield Drawn("figure", "gradient-flow", {"networks": names, "depth": depth, "width": _WIDTH})
     yield text("right")
     report = verify(lambda x: _through(weights, x), {"x": _inputs()[:1]})
-    yield Verified(report)
-    yield claim("true", report.verdict, "=", "agrees", "A34")
+    yield from verdict("true", report, "agrees", "A34")
 
 
 def _log_spread(recipe: Recipe) -> float:

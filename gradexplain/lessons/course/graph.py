@@ -12,6 +12,7 @@ from gradexplain.api import explain, graph
 from gradexplain.explanation.explanation import Explanation
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.measures import EPS, double
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
 from gradexplain.narration.explanations import short_operator
 from gradexplain.targets.expression import parse
@@ -19,13 +20,12 @@ from gradexplain.targets.interpreter import Runner
 
 _LINES = ("a = x**2", "b = 2*x", "y = a + b")
 _UNUSED = "c = torch.sin(b)"
-_EPS = torch.finfo(torch.float64).eps
 
 
 def lesson(*, x: Annotated[float, "The input.", Range(-100, 100)] = 3.0) -> Parts:
     """Yields the lesson."""
     run = Runner(parse("; ".join(_LINES)))
-    explanation = explain(run, {"x": torch.tensor(x, dtype=torch.float64)}, locate=run.locate, target="x**2 + 2*x")
+    explanation = explain(run, {"x": double(x)}, locate=run.locate, target="x**2 + 2*x")
     yield from section("while-running", _line_by_line(x))
     yield from section("picture", _picture(run, explanation, x))
     yield from section("forward-head", _forward(explanation, x))
@@ -74,7 +74,7 @@ def _asked() -> int:
 
 def _picture(run: Runner, explanation: Explanation, x: float) -> Parts:
     yield text("as-drawn", drawn="`[x] → [x²] → [+] → [y]`")
-    leaf = torch.tensor(x, dtype=torch.float64)
+    leaf = double(x)
     shown = graph(run, {"x": leaf}, show=("values", "gradients"), title="x**2 + 2*x", locate=run.locate)
     yield Pictured("as-built", shown)
     nodes = [step.node for step in explanation.steps]
@@ -103,7 +103,7 @@ def _forward(explanation: Explanation, x: float) -> Parts:
     values = [float(step.forward.tensor) for step in explanation.steps if step.forward is not None]
     square, double = x * x, 2 * x
     yield claim("forward-values", values, "≈", [square, double, square + double], "A10",
-                within=2 * _EPS * (square + abs(double)), a=square, b=double, y=values[-1])  # fmt: skip
+                within=2 * EPS * (square + abs(double)), a=square, b=double, y=values[-1])  # fmt: skip
 
 
 def _backward(explanation: Explanation, x: float) -> Parts:
@@ -116,7 +116,7 @@ def _backward(explanation: Explanation, x: float) -> Parts:
     yield claim("ones", arrives, "=", [float(sp.diff(a + b, part)) for part in (a, b)], "A11")
     # Two values of about x² + 2x, each rounded, over twice the step.
     h = 2.0**-10
-    within = 8 * _EPS * (x * x + 2 * abs(x) + 1) / h
+    within = 8 * EPS * (x * x + 2 * abs(x) + 1) / h
     yield claim("whole", explanation.gradients["x"], "≈", _central(x, h), "A11", within=within)
 
 

@@ -11,17 +11,8 @@ import torch
 from gradexplain.api import explain, graph
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import (
-    Drawn,
-    Explained,
-    Parts,
-    Pictured,
-    Rows,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
+from gradexplain.lessons.measures import EPS
+from gradexplain.lessons.parts import Drawn, Explained, Parts, Pictured, Rows, claim, exercise, section, text
 from gradexplain.targets.expression import parse
 from gradexplain.targets.interpreter import Runner
 
@@ -131,7 +122,7 @@ def _coincidence(x: float) -> Parts:
     # Every value is a product of at most four rounded factors.
     for at, values in ((x, here), (better, there)):
         expected = [_exactly(f, at) for f in formulas]
-        within = 4 * torch.finfo(torch.float64).eps * max(map(abs, expected))
+        within = 4 * EPS * max(map(abs, expected))
         yield claim("all-right", values, "≈", expected, "A21", within=within, x=at)
     yield claim("apart", len(set(there)), "=", len(_ORDERS), "A22", better=better)
 
@@ -179,7 +170,7 @@ def _stacked(x: float) -> Parts:
         yield Pictured(key, picture)
     # ∂ at x in the picture of one order is the derivative of the next.
     slopes = [_exactly(f, x) for f in _symbols("x**3")[1:]]
-    within = 4 * torch.finfo(torch.float64).eps * max(map(abs, slopes))
+    within = 4 * EPS * max(map(abs, slopes))
     yield claim("next-order", [_at_x(picture) for picture in pictures], "≈", slopes, "A21", within=within)
     explanation = explain(_CUBE, {"x": point.detach()}, order=2, target="x**3", locate=_CUBE.locate)
     yield text("chain-rule-again")

@@ -15,8 +15,8 @@ from gradexplain.api import explain, verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.parts import Explained, Parts, Rows, Verified, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient, trained
+from gradexplain.lessons.measures import EPS, double, gradient, trained
+from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text, verdict
 
 _NONE = """
 p = torch.tensor({p}, requires_grad=True)
@@ -30,7 +30,6 @@ _A = ((1, 1), (1, 2), (2, 2), (1, 0))
 _B = (3, 5, 6, 1)
 _STRENGTHS = (0, 1, 4, 16)
 _STEPS = 400
-_EPS = 2.0**-52
 
 _Numbers = tuple[float, ...]
 
@@ -55,7 +54,7 @@ def lesson(
 
 
 def _tensor(x: Sequence[float]) -> Tensor:
-    return torch.tensor(x, dtype=torch.float64)
+    return double(x)
 
 
 def _expected(p: Sequence[float], t: Sequence[float], n: int) -> list[float]:
@@ -65,7 +64,7 @@ def _expected(p: Sequence[float], t: Sequence[float], n: int) -> list[float]:
 
 def _rounding(p: Sequence[float], t: Sequence[float]) -> float:
     """Returns what 2(p − t)/n may round by: the difference, the quotient 1/n and two products, each by half an ε."""
-    return 4 * _EPS * max(1e-300, *(abs(a - b) for a, b in zip(p, t, strict=True)))
+    return 4 * EPS * max(1e-300, *(abs(a - b) for a, b in zip(p, t, strict=True)))
 
 
 # ------------------------------------------------------------------------------------------------- mean squared error
@@ -83,8 +82,7 @@ def _mse(p: Sequence[float], t: Sequence[float]) -> Parts:
     by_hand = {"input": lambda input, target: 2 * (input - target) / n}
     report = verify(mse_loss, inputs, wrt="input", by_hand=by_hand)
     yield text("verified")
-    yield Verified(report)
-    yield claim("verdict", report.verdict, "=", "agrees", "B26")
+    yield from verdict("verdict", report, "agrees", "B26")
     if any(_expected(p, t, n)):
         without = verify(mse_loss, inputs, wrt="input", by_hand={"input": lambda input, target: 2 * (input - target)})
         yield claim("without-n", without.verdict, "=", "differs", "B26")
@@ -137,11 +135,11 @@ def _term(p: Sequence[float], t: Sequence[float], strength: float) -> Parts:
     by_rule = [float(2 * Fraction(strength) * Fraction(w)) for w in p]
     # Two products, each rounded by half an ε of the result.
     size = 2 * strength * max(map(abs, p))
-    yield claim("two-lambda-w", alone, "≈", by_rule, "B25", within=2 * _EPS * size, strength=strength)
+    yield claim("two-lambda-w", alone, "≈", by_rule, "B25", within=2 * EPS * size, strength=strength)
     assert by_w.value is not None
     both = _expected(p, t, len(p))
     both = [a + b for a, b in zip(both, by_rule, strict=True)]
-    yield claim("adds", by_w.value.tensor, "≈", both, "B25", within=4 * _EPS * size + 2 * _rounding(p, t))
+    yield claim("adds", by_w.value.tensor, "≈", both, "B25", within=4 * EPS * size + 2 * _rounding(p, t))
     yield claim("routes", len(by_w.uses), "=", 2, "B25")
     yield text("same-function")
 
@@ -160,7 +158,7 @@ def _ridge(strength: float) -> list[Fraction]:
 
 
 def _data_loss(w: Tensor) -> Tensor:
-    a, b = torch.tensor(_A, dtype=torch.float64), _tensor(_B)
+    a, b = double(_A), _tensor(_B)
     return ((a @ w - b) ** 2).sum()
 
 
@@ -185,7 +183,7 @@ def _effect() -> Parts:
         exact = _ridge(strength)
         size = max(map(abs, map(float, exact)))
         # What is missing shrinks by the factor each step; rounding, some εs a step, is shrunk by the next steps too.
-        bounds.append(factor**_STEPS * 2 * size + 64 * _EPS * size / (1 - factor))
+        bounds.append(factor**_STEPS * 2 * size + 64 * EPS * size / (1 - factor))
         rows.append((strength, w, list(map(float, exact)), float(_data_loss(w)), w.norm()))
     yield text("ridge", steps=_STEPS)
     yield Rows(("lambda", "descended", "exact", "data-loss", "norm"), rows)
@@ -198,7 +196,7 @@ def _effect() -> Parts:
     yield claim("faster", factors[1:], "<", factors[:-1], "B28", factors=factors)
     yield text("not-to-zero")
     places = [1.0, 1e-3, 1e-6]
-    pulls = [gradient(f, torch.tensor(w, dtype=torch.float64)) for f in (torch.square, torch.abs) for w in places]
+    pulls = [gradient(f, double(w)) for f in (torch.square, torch.abs) for w in places]
     yield Rows(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
     yield claim("fades", pulls, "=", [2 * w for w in places] + [1.0] * 3, "B28", squares=pulls[:3], absolute=pulls[3:])
     sizes = [abs(e) for row in rows for e in row[1].tolist()]
@@ -226,7 +224,7 @@ def _undecided(strength: float) -> Parts:
     least = min(rows, key=lambda row: float(row[2]))
     yield claim("shares", least[0], "=", [1.0, 1.0], "B28", cost=least[2])
     # The eigenvalues of a matrix of size 4Σx² + 2λ are found to some roundings of that size.
-    within = 16 * _EPS * float(4 * (x**2).sum() + 2 * strength)
+    within = 16 * EPS * float(4 * (x**2).sum() + 2 * strength)
     yield claim("flat", plain[0], "≈", 0.0, "B28", within=within)
     yield claim("curved", regular[0], "≈", 2 * strength, "B28", within=within, strength=strength)
     yield text("decided")
@@ -235,4 +233,4 @@ def _undecided(strength: float) -> Parts:
     optimizer = torch.optim.SGD([w], lr=step)
     trained(optimizer, lambda: strength * (w**2).sum(), 1)
     factor = 1 - 2 * step * strength
-    yield claim("one-step", w.detach(), "≈", [factor, -2 * factor], "B28", within=16 * _EPS, lr=step, factor=factor)
+    yield claim("one-step", w.detach(), "≈", [factor, -2 * factor], "B28", within=16 * EPS, lr=step, factor=factor)

@@ -14,11 +14,11 @@ from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range, written
 from gradexplain.lessons.computations import explained, pictured
 from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.measures import EPS, SINGLE, double, gradient
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
 
 # float32 holds the small whole numbers of the tutorial exactly; one unit in the last place of 10 is the room left.
-_SINGLE = 10 * torch.finfo(torch.float32).eps
+_SINGLE = 10 * SINGLE
 _TUTORIAL = """
 A = torch.tensor([[1., 2.],
                   [3., 4.]], requires_grad=True)
@@ -31,7 +31,7 @@ print(f"dD/dA = \\n{A.grad}")
 """
 _RULE = "C̄ @ B.T"
 # Asymmetric and far from any B that commutes with it; the powers of ten show which weight went where.
-_GENERIC = torch.tensor([[1.0, 10.0], [100.0, 2000.0]], dtype=torch.float64)
+_GENERIC = double([[1.0, 10.0], [100.0, 2000.0]])
 
 
 def lesson(
@@ -46,8 +46,8 @@ def lesson(
     """Yields the lesson."""
     if b[1] == b[2]:
         raise InputError("symmetric", b=written(b))
-    A = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
-    B = torch.tensor(b, dtype=torch.float64).reshape(2, 2)
+    A = double([[1.0, 2.0], [3.0, 4.0]])
+    B = double(b).reshape(2, 2)
     yield from section("as-it-stands", _as_it_stands())
     yield from section("hides", _hidden(A))
     yield from section("rule-head", _rule(A, B))
@@ -120,7 +120,7 @@ def _agrees(candidate: Tensor, A: Tensor, B: Tensor, C: Tensor) -> bool:
 
 def _slack(A: Tensor, B: Tensor, C: Tensor) -> float:
     """Returns what rounding may leave: the gradient was measured as a difference of two sums of weighted products."""
-    return 64 * torch.finfo(torch.float64).eps * float((C.abs() * ((A.abs() + 1) @ B.abs())).sum())
+    return 64 * EPS * float((C.abs() * ((A.abs() + 1) @ B.abs())).sum())
 
 
 def _table(A: Tensor, B: Tensor, C: Tensor) -> Rows:

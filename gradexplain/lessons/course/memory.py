@@ -10,11 +10,9 @@ from torch import Tensor
 
 from gradexplain.api import graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.counting import fastest, operators
-from gradexplain.lessons.keeping import alive, bytes_of, watched
 from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.measures import SINGLE, alive, bytes_of, fastest, gradient, operators, watched
 from gradexplain.lessons.parts import Parts, Pictured, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
 
 _FREED = """
 x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -159,7 +157,7 @@ def _without(batch: Tensor, weight: Tensor) -> Parts:
     expected = batch.double().T @ (2 * h * (1 - h**2))
     sizes = batch.double().abs().T @ (2 * h.abs())
     # Sums over the columns and the rows: at most their number of roundings, of terms of at most these sizes.
-    within = float((_COLUMNS + len(batch) + 8) * torch.finfo(torch.float32).eps * sizes.max())
+    within = float((_COLUMNS + len(batch) + 8) * SINGLE * sizes.max())
     yield claim("price", float((slopes - expected).abs().max()), "<", within, "A32")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.measures import SINGLE, double
 from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
 
 _FACTORS = (1e-5, 1e-4)
@@ -132,7 +133,7 @@ def _network() -> Parts:
     yield Rows(("scale", "zeros", "subnormal", "normal-share", "infinite"), rows)
     # A kind begins half a spacing below its smallest number; from half a spacing above the largest, all is infinite.
     limits = [_TINY / 2, _HALF.smallest_normal - _TINY / 2, _HALF.max * (1 + _HALF.eps / 4)]
-    bounds = torch.tensor(limits, dtype=torch.float64)
+    bounds = double(limits)
     counts = [torch.bucketize(size.double() * s, bounds).bincount(minlength=4).tolist() for s in scales]
     yield claim("shares", kinds, "=", counts, "A38")
     yield text("choose")
@@ -188,7 +189,7 @@ def _scaler() -> Parts:
     yield claim("halved", list(scales), "=", [first / 2] * 3, "A38", first=first)
     steps = [1.0, 1 - 1e6 * gradient, 1 - 2 * 1e6 * gradient]
     # some roundings of float32 of numbers of size 1
-    yield claim("skipped", list(weights), "≈", steps, "A38", within=4 * torch.finfo(torch.float32).eps)
+    yield claim("skipped", list(weights), "≈", steps, "A38", within=4 * SINGLE)
     yield text("grows", interval=tried.names["scaler"].get_growth_interval())
 
 

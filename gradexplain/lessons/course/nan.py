@@ -13,8 +13,8 @@ import torch
 from gradexplain.explanation.explanation import Explanation, Step
 from gradexplain.lessons.computations import explained, verified
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.parts import Explained, Parts, Rows, Verified, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
+from gradexplain.lessons.measures import EPS, SINGLE, double, gradient
+from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text, verdict
 from gradexplain.verification.verdicts import Report
 
 _HIDDEN = """
@@ -94,11 +94,11 @@ def lesson() -> Parts:
 
 
 def _explained(code: str, point: tuple[float, ...]) -> Explanation:
-    return explained(code, {"x": torch.tensor(point, dtype=torch.float64)})
+    return explained(code, {"x": double(point)})
 
 
 def _verified(code: str, point: tuple[float, ...]) -> Report:
-    return verified(code, {"x": torch.tensor(point, dtype=torch.float64)})
+    return verified(code, {"x": double(point)})
 
 
 def _born(explanation: Explanation) -> Mapping[str, Any]:
@@ -157,13 +157,12 @@ def _hidden() -> Parts:
     yield claim("no-help", replaced.names["x"].grad.isnan(), "=", x.detach() == 0, "A35")
     safe = yield from attempt("inside", _SAFE)
     # a few roundings of float32 in numbers of size 1
-    within = 8 * torch.finfo(torch.float32).eps
+    within = 8 * SINGLE
     by_hand = [_by_hand(at) for at in x.tolist()]
     yield claim("double-where", safe.names["x"].grad, "≈", by_hand, "A35", within=within, by_hand=by_hand)
     code = "safe = where(x == 0, 1, x); sum(where(x == 0, 1, sin(safe) / safe))"
     report = _verified(code, (0, 1, 2))
-    yield Verified(report)
-    yield claim("verified", report.verdict, "=", "agrees", "A35")
+    yield from verdict("verified", report, "agrees", "A35")
 
 
 def _by_hand(x: float) -> float:
@@ -225,7 +224,7 @@ def _remedies() -> Parts:
     )
     yield claim("useless", [_has_nan(u) for u in useless], "=", [True] * len(useless), "A35")
     # some roundings of float64, relative to the largest number in the table
-    within = 16 * torch.finfo(torch.float64).eps / _TINY
+    within = 16 * EPS / _TINY
     by_hand = [f.gradient for f in _FAMILIES]
     yield claim("cured", [c.gradients["x"] for c in cured], "≈", by_hand, "A35", within=within)
     verdicts = {_verified(f.cured, f.point).verdict for f in _FAMILIES}

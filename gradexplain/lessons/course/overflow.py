@@ -13,6 +13,7 @@ from torch import Tensor
 from gradexplain.api import graph
 from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.measures import EPS, SINGLE, double
 from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
 
 _TEN = """
@@ -115,17 +116,17 @@ def _log_sum_exp() -> Parts:
     stable = run_listing(_STABLE)
     yield stable
     # log Σ e^x = m + log Σ e^(x − m), with m the largest; a few roundings of float32 in numbers of that size
-    within = 2 * 1000 * torch.finfo(torch.float32).eps
+    within = 2 * 1000 * SINGLE
     yield claim("stable", stable.names["y"], "≈", 1000 + math.log(2), "B33", within=within)
     # Rounding once, relative to 1000, in an exponent is a relative error of that size.
     yield claim("softmax", stable.names["x"].grad, "≈", [1 / 2] * 2, "B33", within=within)
 
 
 def _advice(x: Tensor) -> Parts:
-    small = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    small = double([1.0, 2.0, 3.0])
     squares = [v**2 for v in small.tolist()]
     value, gradient = _computed("logsumexp(x**2, 0)", small)
-    eps = torch.finfo(torch.float64).eps
+    eps = EPS
     yield text("applied", x=small)
     yield claim("other", value, "≈", math.log(sum(map(math.exp, squares))), "B33", within=16 * eps * max(squares))
     yield claim("not-it", abs(value.item() - sum(squares)), ">", 1.0, "B33", value=value, sum=sum(squares))
@@ -140,7 +141,7 @@ def _advice(x: Tensor) -> Parts:
     # Some roundings: in the logarithm, of its own size, which is an exponent on the way back.
     within = 4 * torch.finfo(x.dtype).eps * math.log(total)
     yield claim("logarithm", value, "≈", math.log(total), "B33", within=within)
-    _, at_zero = _computed("logsumexp(2*log(abs(x)), 0)", torch.tensor([0.0, 1.0], dtype=torch.float64))
+    _, at_zero = _computed("logsumexp(2*log(abs(x)), 0)", double([0.0, 1.0]))
     yield claim("zero", at_zero.isnan(), "=", [True, False], "B33", gradient=at_zero)
 
 

@@ -12,22 +12,11 @@ from torch import Tensor
 
 from gradexplain.api import graph, verify
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.parts import (
-    Drawn,
-    Parts,
-    Pictured,
-    Rows,
-    Verified,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
-from gradexplain.lessons.slopes import gradient
+from gradexplain.lessons.measures import EPS, SINGLE, gradient
+from gradexplain.lessons.parts import Drawn, Parts, Pictured, Rows, Verified, claim, exercise, section, text
 
 _DIGITS = 50
 _DECADES = range(-14, 0)
-_EPS = torch.finfo(torch.float64).eps
 Function = Literal["exp", "sin", "log"]
 
 
@@ -77,7 +66,7 @@ def _tutorial() -> Parts:
     yield Rows(("step", "forward-off", "central-off"), rows)
     # (f(x + h) − f(x))/h = f′ + h·f″/2 exactly, for f is a polynomial of second degree; f″ is 2.
     yield claim("forward-exact", _forward(_square, x, steps[0]), "≈", true + steps[0], "A3",
-                within=8 * _EPS * 15 / steps[0], h=steps[0])  # fmt: skip
+                within=8 * EPS * 15 / steps[0], h=steps[0])  # fmt: skip
     rounded = [abs(row[2]) for row in rows]
     yield claim("rounding-alone", rounded[-1], ">", rounded[0], "A3", first=rounded[0], h=steps[-1])
     yield claim("ad-here", _gradient(_square, x, torch.float64), "=", true, "A3", x=x)
@@ -98,11 +87,11 @@ def _valley(name: Function, x: float) -> Parts:
     yield Rows(("decade", "forward", "central"), rows)
     yield Drawn("figure", "step-error", {"expression": f"{name}(x)", "at": x})
     yield text("two-errors", second=second / 2, third=third / 6)
-    rounding = _EPS * (value + x * true)
+    rounding = EPS * (value + x * true)
     yield from _bottom("bottom-forward", forward, (2 * rounding / second) ** (1 / 2), "1/2")
     yield from _bottom("bottom-central", central, (3 * rounding / third) ** (1 / 3), "1/3")
     # One operation, and its derivative is one more: their results are within a few units in the last place.
-    yield claim("flat", automatic, "<", 4 * _EPS * true, "A3", "A4", times=automatic / (_EPS * true))
+    yield claim("flat", automatic, "<", 4 * EPS * true, "A3", "A4", times=automatic / (EPS * true))
     yield claim("below-all", [min(forward), min(central)], ">", automatic, "A3")
 
 
@@ -130,7 +119,7 @@ def _one_step(name: Function, x: float, h: float) -> Parts:
         ends = (x - h, x, x + h)
         value, slope, beyond, far = (max(abs(float(mpmath.diff(g, at, k))) for at in ends) for k in (0, 1, 3, 5))
     # Two values are rounded, and so are the points at which they are taken; their difference stands over the step.
-    rounding = 4 * _EPS * (value + (x + h) * slope) / h
+    rounding = 4 * EPS * (value + (x + h) * slope) / h
     yield text("your-step", h=h, f=f"{name}(x)", x=x)
     rows = [
         ("forward-is", _forward(f, x, h), h / 2 * second, h**2 / 6 * beyond),
@@ -171,13 +160,13 @@ def _cancelling(near: float) -> Parts:
     yield claim("single-wrong", abs(single - slope), ">", 100 * abs(slope), "A4", ad=single, true=slope)
     whole, inside = abs(held * bend / slope), abs(inner)
     yield claim("condition-whole", whole, "≈", 1.0, "A4", within=0.01)
-    yield claim("condition-inside", inside, ">", 1 / torch.finfo(torch.float32).eps, "A4")
+    yield claim("condition-inside", inside, ">", 1 / SINGLE, "A4")
     yield text("verdict")
     yield Verified(verify(_cosine, {"x": torch.tensor(near)}))
     yield claim("undecided", verify(_cosine, {"x": torch.tensor(near)}).verdict, "=", "cannot say", "A4")
     repaired = _gradient(_series, held, torch.float32)
     # The next term of the slope −x/12 is x³/180, below a millionth of a millionth; float32's own rounding is left.
-    yield claim("repaired", repaired, "≈", slope, "A4", within=8 * torch.finfo(torch.float32).eps * abs(slope))
+    yield claim("repaired", repaired, "≈", slope, "A4", within=8 * SINGLE * abs(slope))
 
 
 # ------------------------------------------------------------------------------------------------------- conventions

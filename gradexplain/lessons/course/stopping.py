@@ -12,20 +12,9 @@ from torch import Tensor
 from gradexplain.figures.parameters import Range
 from gradexplain.graphs.picture import Picture
 from gradexplain.lessons.computations import explained, pictured
-from gradexplain.lessons.keeping import watched
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import (
-    Explained,
-    Parts,
-    Pictured,
-    Rows,
-    Said,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
-from gradexplain.lessons.slopes import central, gradient
+from gradexplain.lessons.measures import EPS, SINGLE, central, double, gradient, watched
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, Said, claim, exercise, section, text
 
 _WRITTEN = """
 x = torch.tensor([2.0], requires_grad=True)
@@ -57,7 +46,6 @@ _UPDATES = {
     "no-grad": "with torch.no_grad():\n    x.add_(1)",
     "inference": "with torch.inference_mode():\n    x.add_(1)",
 }
-_EPS = torch.finfo(torch.float64).eps
 
 
 def lesson(*, x: Annotated[float, "Where the functions are differentiated.", Range(0.1, 10)] = 2.0) -> Parts:
@@ -78,7 +66,7 @@ def _as_written() -> Parts:
 
 
 def _cut(x: float) -> Parts:
-    point = {"x": torch.tensor(x, dtype=torch.float64)}
+    point = {"x": double(x)}
     explanation = explained(_STOPPED, point, output_name="L")
     yield text("product", x=x)
     yield Pictured("whole", _picture(_WHOLE, point))
@@ -87,8 +75,8 @@ def _cut(x: float) -> Parts:
     slope = explanation.gradients["x"]
     assert slope is not None
     # x³ and x₀²x have the third derivatives 6 and 0: h² and 0 are what is cut off; the rest is rounding of f over h.
-    h = _EPS ** (1 / 3) * x
-    within = h**2 + 8 * _EPS * (x + h) ** 3 / h
+    h = EPS ** (1 / 3) * x
+    within = h**2 + 8 * EPS * (x + h) ** 3 / h
     total, intended = (central(f, x, h) for f in (lambda t: t**2 * t, lambda t: x**2 * t))
     yield Rows(("what", "slope"), [(text("of-torch"), slope.item()), (text("of-total"), total),
                                     (text("of-intended"), intended)])  # fmt: skip
@@ -113,7 +101,7 @@ def _shared() -> Parts:
     yield claim("counted", (fault, version), "=", ("RuntimeError", 1), "A25", fault=fault, version=version)
     cloned = yield from attempt("copy", _CLONED)
     true = math.exp(2.0)
-    within = 2 * torch.finfo(torch.float32).eps * true  # exp is right to one unit in the last place, and is stored
+    within = 2 * SINGLE * true  # exp is right to one unit in the last place, and is stored
     yield claim("copied", cloned.names["x"].grad.item(), "≈", true, "A25", within=within)
     silent = yield from attempt("data", _DATA)
     wrong = silent.names["x"].grad.item()
@@ -168,4 +156,4 @@ def _word(value: bool | int) -> Said | int:
 
 
 def _half_stopped(x: float) -> float:
-    return gradient(lambda x: (x**2).detach() * x**2, torch.tensor(x, dtype=torch.float64)).item()
+    return gradient(lambda x: (x**2).detach() * x**2, double(x)).item()

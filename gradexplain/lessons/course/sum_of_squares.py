@@ -15,19 +15,8 @@ from gradexplain.api import explain, graph, verify
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.graphs.picture import Picture
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.parts import (
-    Explained,
-    Parts,
-    Pictured,
-    Ran,
-    Rows,
-    Verified,
-    claim,
-    exercise,
-    section,
-    text,
-)  # fmt: skip
-from gradexplain.lessons.slopes import gradient
+from gradexplain.lessons.measures import double, gradient
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Ran, Rows, claim, exercise, section, text, verdict
 from gradexplain.narration.explanations import elements_text
 
 _IMPORTS = """
@@ -81,7 +70,7 @@ def lesson(
     ),
 ) -> Parts:
     """Yields the lesson."""
-    point = torch.tensor(x, dtype=torch.float64)
+    point = double(x)
     yield from section("definition", _definition(x))
     yield from section("steps", _steps(x, point))
     yield from section("graphs", _graphs(x, point))
@@ -113,7 +102,7 @@ def _rounding(x: Sequence[float]) -> float:
 def _definition(x: Sequence[float]) -> Parts:
     rows, sums = [], []
     for n in range(1, len(x) + 1):
-        value = _squares(torch.tensor(x[:n], dtype=torch.float64)).item()
+        value = _squares(double(x[:n])).item()
         sums.append(float(_sum(x[:n])))
         rows.append((n, list(x[:n]), value))
     yield text("n-terms", n=len(x))
@@ -201,8 +190,7 @@ def _derivation(x: Sequence[float], point: Tensor) -> Parts:
     yield claim("columns", jacobian.sum(0), "=", gradient(_squares, point), "B5")
     report = verify(_squares, {"x": point}, full=True, target="sum(x**2)")
     yield text("every-element")
-    yield Verified(report)
-    yield claim("agrees", report.verdict, "=", "agrees", "B5")
+    yield from verdict("agrees", report, "agrees", "B5")
 
 
 def _crossed_out(terms: Tensor, own: int) -> str:
@@ -270,8 +258,7 @@ def _data() -> Parts:
     yield claim("caught", caught.fault, "=", "RuntimeError", "B7")
     report = verify(_edited, {"x": torch.tensor([1.0, 2.0, 3.0])})
     yield text("verify-sees")
-    yield Verified(report)
-    yield claim("verify-differs", report.verdict, "=", "differs", "B7")
+    yield from verdict("verify-differs", report, "differs", "B7")
     better = yield from attempt("without-data", _WITHOUT_DATA)
     yield claim("prints-the-same", better.printed, "=", run_listing(_PART_1).printed, "B7")
 

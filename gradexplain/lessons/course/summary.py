@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.contents import names
-from gradexplain.lessons.counting import operators
 from gradexplain.lessons.listings import run_listing
+from gradexplain.lessons.measures import EPS, gradient, operators, trained
 from gradexplain.lessons.parts import Other, Parts, Rows, Verified, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient, trained
 
 # Where each of the four is shown at length.
 _LESSONS = {
@@ -34,7 +33,6 @@ y.backward()
 print(y.item(), a.grad.item())
 """
 _STEP = 2.0**-20
-_EPS = torch.finfo(torch.float64).eps
 
 
 def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range(1e-3, 1e6)] = 2.0) -> Parts:
@@ -92,7 +90,7 @@ def _efficient() -> Parts:
     yield claim("same-count", [row[1] for row in rows], "=", [rows[0][1]] * len(rows), "A39")
     # A forward difference of x² is off by the step, and by the rounding of the sums, at most one eps a term, over it.
     n, largest = rows[-1][0], 4 * rows[-1][0]
-    yield claim("all-slopes", max(apart), "<", _STEP + 2 * n * _EPS * largest / _STEP, "A39", n=n)
+    yield claim("all-slopes", max(apart), "<", _STEP + 2 * n * EPS * largest / _STEP, "A39", n=n)
 
 
 def _by_differences(x: Tensor) -> tuple[int, Tensor]:
@@ -122,7 +120,7 @@ def _optimises() -> Parts:
     runs = optimizer.state[point]["func_evals"]
     yield text("valley", start=start)
     # Near the minimum the distance is the gradient over the curvature, at least 0.39 there: below 3 gradients.
-    within = 3 * float(gradient(_valley, point).norm()) + 8 * _EPS
+    within = 3 * float(gradient(_valley, point).norm()) + 8 * EPS
     yield claim("arrives", point.detach(), "≈", [1.0, 1.0], "A39", within=max(within, 1e-9), runs=runs)
 
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.listings import attempt, run_plots
+from gradexplain.lessons.measures import EPS, double, gradient
 from gradexplain.lessons.parts import Drawn, Parts, Ran, Rows, claim, exercise, section, text
-from gradexplain.lessons.plots import run_plots
-from gradexplain.lessons.slopes import gradient
 
 _GRID = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
@@ -53,11 +52,10 @@ figure.colorbar(contour)
 """
 _AS_WRITTEN = 100
 _END = 2.0
-_EPS = 2.0**-52
 _DEGREES = tuple(range(10, 370, 45))
 _ANGLES = len(_DEGREES)
 # Half the angle of a chord: ε^⅓ makes its curvature as small as what rounding leaves of its direction.
-_HALF = _EPS ** (1 / 3)
+_HALF = EPS ** (1 / 3)
 
 Point = tuple[float, float]
 
@@ -94,7 +92,7 @@ def _saddle(p: Tensor) -> Tensor:
 
 def _gradient(points: Sequence[Point], f: Callable[[Tensor], Tensor] = _bowl) -> Tensor:
     """Returns torch's gradient at each point."""
-    return gradient(f, torch.tensor(points, dtype=torch.float64))
+    return gradient(f, double(points))
 
 
 # ----------------------------------------------------------------------------------------------------------- the grid
@@ -124,7 +122,7 @@ def _grid(points: int) -> Parts:
         rows.append((count, there, heights.min(), [side[i], side[j]], _least(count)))
     yield Rows(("points", "has-zero", "least-z", "least-at", "by-formula"), rows)
     # linspace rounds each point by an ε of 2 at most, and the square of a small point so much less.
-    yield claim("least", [row[2] for row in rows], "≈", [row[4] for row in rows], "B12", within=8 * _EPS)
+    yield claim("least", [row[2] for row in rows], "≈", [row[4] for row in rows], "B12", within=8 * EPS)
     yield claim("not-zero", rows[0][2], ">", 0.0, "B12", points=_AS_WRITTEN, at=rows[0][3])
     yield claim("zero", rows[1][2], "=", 0.0, "B12", points=_AS_WRITTEN + 1)
     yield claim("most", float(ran.names["Z"].max()), "=", 2 * _END**2, "B13")
@@ -134,32 +132,32 @@ def _grid(points: int) -> Parts:
 
 
 def _paraboloid(at: Point) -> Parts:
-    p = torch.tensor(at, dtype=torch.float64)
+    p = double(at)
     (g,) = _gradient([at])
     height = float(_bowl(p))
     rows = []
     for d in ((1.0, 0.0), (0.0, 1.0), (-0.5, 0.25), (0.125, 0.125)):
-        step = torch.tensor(d, dtype=torch.float64)
+        step = double(d)
         surface, plane = float(_bowl(p + step)), height + float(g @ step)
         rows.append((d, surface, plane, surface - plane, d[0] ** 2 + d[1] ** 2))
     yield text("plane", x=at[0], y=at[1], z=height, g=g)
     yield Drawn("figure", "surface", {"at": at})
     yield Rows(("step", "surface-there", "plane-there", "above", "length-squared"), rows)
     # A dozen operations on numbers of at most (2 + 1)² + 2² = 13.
-    yield claim("above-plane", [row[3] for row in rows], "≈", [row[4] for row in rows], "B13", "B20", within=128 * _EPS)
+    yield claim("above-plane", [row[3] for row in rows], "≈", [row[4] for row in rows], "B13", "B20", within=128 * EPS)
     yield claim("plane-slope", g, "=", [2 * e for e in at], "B13")
     places = [at, (0.0, 0.0), (-1.0, 2.0)]
-    hessians = [torch.autograd.functional.hessian(_bowl, torch.tensor(q, dtype=torch.float64)) for q in places]
+    hessians = [torch.autograd.functional.hessian(_bowl, double(q)) for q in places]
     yield text("hessian")
     yield Rows(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
     yield claim("hessian-sympy", torch.stack(hessians), "=", [_by_sympy()] * len(places), "B20", h=_by_sympy())
     turned = [_turned(at, 2 * math.pi * k / 8) for k in range(8)]
-    heights = _bowl(torch.tensor(turned, dtype=torch.float64))
+    heights = _bowl(double(turned))
     # The turn rounds each coordinate a few times, and the squares twice more.
-    within = 16 * _EPS * max(height, 1.0)
+    within = 16 * EPS * max(height, 1.0)
     yield claim("revolution", heights, "≈", [height] * 8, "B20", within=within, height=height)
     curvatures = torch.linalg.eigvalsh(torch.autograd.functional.hessian(_trough, p))
-    yield claim("not-every-bowl", curvatures, "≈", [2.0, 8.0], "B20", within=16 * _EPS * 8)
+    yield claim("not-every-bowl", curvatures, "≈", [2.0, 8.0], "B20", within=16 * EPS * 8)
 
 
 def _turned(p: Point, angle: float) -> Point:
@@ -220,10 +218,10 @@ def _contours() -> Parts:
     yield Rows(("level", "vertices", "lowest", "highest", "mean-radius"), rows)
     away = max(max(abs(row[2] - row[0]), abs(row[3] - row[0])) for row in rows)
     # Between two grid points the plotter takes x² for a straight line, which errs by at most (step/2)².
-    yield claim("constant", away, "<", (step / 2) ** 2 + 64 * _EPS, "B22", step=step)
+    yield claim("constant", away, "<", (step / 2) ** 2 + 64 * EPS, "B22", step=step)
     radius = 1.5
-    exact = _bowl(torch.tensor(_circle(radius), dtype=torch.float64))
-    yield claim("exactly", exact, "≈", [radius**2] * _ANGLES, "B22", within=4 * radius**2 * _EPS, radius=radius)
+    exact = _bowl(double(_circle(radius)))
+    yield claim("exactly", exact, "≈", [radius**2] * _ANGLES, "B22", within=4 * radius**2 * EPS, radius=radius)
     missing = [float(level) for level in levels if float(level) not in drawn]
     yield claim("empty-level", 0.0 in missing, "=", True, "B14", "B12", missing=missing)
     widths = [_shape(ran), _shape(_plotted((8, 5)))]
@@ -247,20 +245,20 @@ def _angles() -> list[float]:
 
 
 def _uniform(radius: float) -> Parts:
-    around = _bowl(torch.tensor(_circle(radius), dtype=torch.float64))
+    around = _bowl(double(_circle(radius)))
     slopes = _gradient(_circle(radius)).norm(dim=1)
     yield text("two-meanings", radius=radius)
     rows = list(zip(_DEGREES, around - radius**2, slopes - 2 * radius, strict=True))
     yield Rows(("direction", "height", "steepness"), rows)
-    yield claim("isotropic", around, "≈", [radius**2] * _ANGLES, "B23", within=4 * _EPS * radius**2)
-    yield claim("steep", slopes, "≈", [2 * radius] * _ANGLES, "B23", within=8 * _EPS * radius)
+    yield claim("isotropic", around, "≈", [radius**2] * _ANGLES, "B23", within=4 * EPS * radius**2)
+    yield claim("steep", slopes, "≈", [2 * radius] * _ANGLES, "B23", within=8 * EPS * radius)
     out = [(radius * k, 0.0) for k in (1, 2, 3, 4)]
-    heights, steepness = _bowl(torch.tensor(out, dtype=torch.float64)), _gradient(out).norm(dim=1)
+    heights, steepness = _bowl(double(out)), _gradient(out).norm(dim=1)
     yield text("outwards")
     yield Rows(("radius", "heights", "length"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
     ratios = heights / heights[0]
-    yield claim("quadratic", ratios, "≈", [1.0, 4.0, 9.0, 16.0], "B23", within=64 * _EPS)
-    yield claim("linear-slope", steepness, "≈", [2 * p[0] for p in out], "B23", within=8 * _EPS * 4 * radius)
+    yield claim("quadratic", ratios, "≈", [1.0, 4.0, 9.0, 16.0], "B23", within=64 * EPS)
+    yield claim("linear-slope", steepness, "≈", [2 * p[0] for p in out], "B23", within=8 * EPS * 4 * radius)
 
 
 # ------------------------------------------------------------------------------------------------------- perpendicular
@@ -269,18 +267,18 @@ def _uniform(radius: float) -> Parts:
 def _perpendicular(radius: float) -> Parts:
     points = _circle(radius)
     gradients = _gradient(points)
-    tangents = torch.tensor([_tangent(_bowl, radius**2, a) for a in _angles()], dtype=torch.float64)
+    tangents = double([_tangent(_bowl, radius**2, a) for a in _angles()])
     products = (gradients * tangents).sum(1).abs()
     yield text("independent")
     measured = list(zip(points, gradients, tangents, products, strict=True))
     yield Rows(("point", "gradient", "tangent", "product"), measured)
     # A chord differs from the tangent by the square of its half angle at most, and its ends are known to an ε or two.
-    bound = 2 * radius * (_HALF**2 + 4 * _EPS / _HALF)
+    bound = 2 * radius * (_HALF**2 + 4 * EPS / _HALF)
     yield claim("at-right-angles", products, "≈", [0.0] * _ANGLES, "B24", within=bound)
-    turned = torch.tensor([_turned((gx, gy), math.radians(1)) for gx, gy in gradients.tolist()], dtype=torch.float64)
+    turned = double([_turned((gx, gy), math.radians(1)) for gx, gy in gradients.tolist()])
     wrong = (turned * tangents).sum(1).abs()
     yield claim("would-show", wrong, ">", bound, "B24", least=wrong.min(), bound=bound)
-    yield claim("outward", _across(gradients, points), "≈", [0.0] * _ANGLES, "B24", within=8 * _EPS * radius**2)
+    yield claim("outward", _across(gradients, points), "≈", [0.0] * _ANGLES, "B24", within=8 * EPS * radius**2)
     yield from _stretched(radius, bound)
     yield text("why-perpendicular")
 
@@ -288,7 +286,7 @@ def _perpendicular(radius: float) -> Parts:
 def _stretched(radius: float, bound: float) -> Parts:
     points = [_on_level(_trough, radius**2, a) for a in _angles()]
     gradients = _gradient(points, _trough)
-    tangents = torch.tensor([_tangent(_trough, radius**2, a) for a in _angles()], dtype=torch.float64)
+    tangents = double([_tangent(_trough, radius**2, a) for a in _angles()])
     products = (gradients * tangents).sum(1).abs()
     # The gradient is at most twice as long as on the circle. As it is followed by the angle, this ellipse's third
     # derivative, by which a chord errs, is fewer than 32 times its first.
@@ -311,7 +309,7 @@ def _tangent(f: Callable[[Tensor], Tensor], level: float, angle: float) -> Point
 
 def _on_level(f: Callable[[Tensor], Tensor], level: float, angle: float) -> Point:
     """Returns the point where a ray from the origin reaches the level, by bisection."""
-    ray = torch.tensor((math.cos(angle), math.sin(angle)), dtype=torch.float64)
+    ray = double((math.cos(angle), math.sin(angle)))
     low, high = 0.0, 2 * math.sqrt(level)
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if float(f(middle * ray)) < level else (low, middle)

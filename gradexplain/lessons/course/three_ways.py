@@ -11,14 +11,13 @@ from torch import Tensor
 from gradexplain.api import verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Range, written
+from gradexplain.lessons.measures import EPS, double, gradient
 from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
 from gradexplain.lessons.symbols import Straight, gathered, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
 from gradexplain.targets.values import shown
 
-_EPS = torch.finfo(torch.float64).eps
 _DIGITS = 50
 
 
@@ -29,7 +28,7 @@ def lesson(
     depth: Annotated[int, "How deep sin(x·…) is nested.", Range(least=3, most=7)] = 6,
 ) -> Parts:
     """Yields the lesson."""
-    point = torch.tensor(x, dtype=torch.float64)
+    point = double(x)
     program = straight(expression, point)
     slope = _gradient(program, point)
     yield from section("two-programs", _programs(program, slope))
@@ -53,7 +52,7 @@ def _gradient(program: Straight, point: Tensor) -> float:
 def _elsewhere(program: Straight) -> Straight:
     """Returns the same program at another point, where value and derivative are finite, if one is at hand."""
     for at in (program.at + 1, program.at / 2):
-        point = torch.tensor(at, dtype=torch.float64)
+        point = double(at)
         try:
             _gradient(program, point)
         except InputError:
@@ -83,7 +82,7 @@ def _programs(program: Straight, slope: float) -> Parts:
     yield Rows(("back", "arrives", "own", "sends"), rows)
     parts = [s.value for s in sent if s.operand == program.variable]
     # Both walk the same lines in float64; what may differ is the rounding of each product and sum.
-    within = 8 * _EPS * len(sent) * sum(map(abs, parts))
+    within = 8 * EPS * len(sent) * sum(map(abs, parts))
     yield claim("walked", slope, "≈", ours, "A1", within=within, count=len(sent), f=program.text)
 
 
@@ -95,7 +94,7 @@ def _side_by_side(program: Straight, point: Tensor, slope: float) -> Parts:
     derivative = sp.diff(program.expression, symbol)
     here = {symbol: sp.Rational(program.at)}
     true = float(sp.N(derivative.subs(here), _DIGITS))
-    h = _EPS**0.5 * max(1.0, abs(program.at))
+    h = EPS**0.5 * max(1.0, abs(program.at))
     numerical = _difference(program, point, h)
     yield text("ways", f=program.text)
     rows = [
@@ -109,7 +108,7 @@ def _side_by_side(program: Straight, point: Tensor, slope: float) -> Parts:
     yield claim("automatic-is", slope, "≈", true, "A2", within=_rounding(program, point), **told)
     # Taylor: the error is h·f″/2 (twice that, since f″ moves within the step), and that of two values over the step.
     bend = max(abs(float(sp.N(sp.diff(derivative, symbol).subs(symbol, at)))) for at in (program.at, program.at + h))
-    noise = 4 * len(program.lines) * _EPS * (max(abs(p.value) for p in program.lines) + abs(program.at * true)) / h
+    noise = 4 * len(program.lines) * EPS * (max(abs(p.value) for p in program.lines) + abs(program.at * true)) / h
     yield claim("numerical-is", numerical, "≈", true, "A2", within=h * bend + noise, h=h)
 
 
@@ -134,11 +133,11 @@ def _swell(depth: int) -> Parts:
     ratios = [o / n for o, n in zip(operations, nodes, strict=True)]
     yield claim("swells", ratios[1:], ">", ratios[:-1], "A2", first=ratios[0], last=ratios[-1])
     yield claim("sharing", shared[1:], "<", operations[1:], "A2", count=shared[-1], all=operations[-1])
-    leaf = torch.tensor(0.7, dtype=torch.float64)
+    leaf = double(0.7)
     number = gradient(lambda x: _nested(x, depth, torch.sin), leaf)
     true = sp.N(derivatives[-1].subs(x, sp.Rational(leaf.item())), 30)
     # Each of the nested functions multiplies by a factor below 2, so that each adds few roundings.
-    yield claim("swollen-same", number, "≈", float(true), "A2", within=64 * depth * _EPS, depth=depth)
+    yield claim("swollen-same", number, "≈", float(true), "A2", within=64 * depth * EPS, depth=depth)
 
 
 def _nested(x: Any, depth: int, sin: Any) -> Any:

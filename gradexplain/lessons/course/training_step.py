@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.measures import SINGLE, trained
 from gradexplain.lessons.parts import Parts, Rows, Verified, claim, exercise, section, text
-from gradexplain.lessons.slopes import trained
 
 _WRITTEN = """
 model = torch.nn.Linear(10, 1)
@@ -53,7 +53,6 @@ loss = torch.nn.functional.mse_loss(output, target)
 print(loss.item())
 """
 _ROWS, _COLUMNS = 4, 10
-_EPS = torch.finfo(torch.float32).eps
 
 
 def lesson(
@@ -118,7 +117,7 @@ def _followed(lr: float, steps: int) -> Parts:
     yield Rows(("step", "loss", "w", "g", "move", "after"), rows)
     yield claim("by-hand", [row[3] for row in rows], "≈", slopes, "A28", within=max(bounds))
     # The rate, the product and the difference are rounded, each by half an eps of what it is.
-    within = max(_EPS * (abs(row[4]) + abs(row[5])) for row in rows)
+    within = max(SINGLE * (abs(row[4]) + abs(row[5])) for row in rows)
     yield claim("update", [row[5] for row in rows], "≈", [row[2] - row[4] for row in rows], "A28", within=within)
     yield Verified(
         verify(lambda x: nn.functional.mse_loss(model(x), target), {"x": batch}, target="mse_loss(model(x), target)")
@@ -136,7 +135,7 @@ def _slope(model: nn.Linear, batch: Tensor, target: Tensor) -> tuple[float, floa
     sizes = np.abs(x) @ np.abs(w.T) + np.abs(b) + np.abs(t)
     slope = 2 / len(x) * float(difference[:, 0] @ x[:, 0])
     terms = _COLUMNS + 1 + _ROWS + 3
-    return slope, terms * _EPS * 2 / len(x) * float(sizes[:, 0] @ np.abs(x[:, 0]))
+    return slope, terms * SINGLE * 2 / len(x) * float(sizes[:, 0] @ np.abs(x[:, 0]))
 
 
 def _orders(lr: float) -> Parts:
@@ -184,19 +183,19 @@ def _shapes() -> Parts:
     p, t = output.detach().double().numpy()[:, 0], flat.double().numpy()
     pairs = np.mean([(a - b) ** 2 for a in p for b in t])
     # Sixteen squares are added; each is rounded, and so is every sum.
-    within = (len(p) * len(t) + 3) * _EPS * float(pairs)
+    within = (len(p) * len(t) + 3) * SINGLE * float(pairs)
     yield claim("all-pairs", tried.names["loss"].item(), "≈", float(pairs), "A28", within=within, pairs=len(p) * len(t))
     (gradient,) = torch.autograd.grad(tried.names["loss"], output)
     expected = [[2 / len(p) * (a - float(t.mean()))] for a in p]
     sizes = float(np.abs(t).max() + np.abs(p).max())
-    yield claim("to-the-mean", gradient, "≈", expected, "A28", within=8 * _EPS * sizes, n=len(p))
+    yield claim("to-the-mean", gradient, "≈", expected, "A28", within=8 * SINGLE * sizes, n=len(p))
     yield from _learnt(batch, flat)
     yield text("cure")
     cured = run_listing(_SHAPES, {"torch": torch, "model": model, "batch": batch, "target": flat.unsqueeze(1)})
     right = float(np.mean((p - t) ** 2))
     yield claim("cured", (cured.warnings, cured.names["target"].shape), "=", ((), output.shape), "A28")
     # As above, with one square for each output; of the prediction's rounding, the square has twice its difference.
-    within = (len(p) + 3) * _EPS * right + 2 * (_COLUMNS + 1) * _EPS * sizes * right**0.5
+    within = (len(p) + 3) * SINGLE * right + 2 * (_COLUMNS + 1) * SINGLE * sizes * right**0.5
     yield claim("cured-loss", cured.names["loss"].item(), "≈", right, "A28", within=within)
 
 
@@ -209,7 +208,7 @@ def _learnt(batch: Tensor, target: Tensor, steps: int = 200) -> Parts:
         losses = trained(optimizer, lambda: nn.functional.mse_loss(model(batch), target), steps)
     mean, spread = float(target.double().mean()), float(target.double().var(correction=0))
     # The steps have ended where float32 ends: the predictions are sums of a product a column and the bias.
-    within = 8 * (_COLUMNS + 1) * _EPS * float(target.abs().max())
+    within = 8 * (_COLUMNS + 1) * SINGLE * float(target.abs().max())
     outputs = model(batch).detach()[:, 0]
     yield claim("learns-mean", outputs, "≈", [mean] * len(outputs), "A28", within=within, steps=steps, mean=mean)
-    yield claim("stays-wrong", losses[-1], "≈", spread, "A28", within=8 * len(target) ** 2 * _EPS * spread)
+    yield claim("stays-wrong", losses[-1], "≈", spread, "A28", within=8 * len(target) ** 2 * SINGLE * spread)

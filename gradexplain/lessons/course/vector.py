@@ -12,8 +12,8 @@ from torch import Tensor
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt
+from gradexplain.lessons.measures import double, gradient
 from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
 
 _TUTORIAL = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
@@ -38,7 +38,7 @@ def lesson(
     *, x: Annotated[tuple[float, ...], "The elements of the vector.", Range(-100, 100), Count(2, 5)] = (1.0, 2.0, 3.0)
 ) -> Parts:
     """Yields the lesson."""
-    point = torch.tensor(x, dtype=torch.float64)
+    point = double(x)
     yield from section("listing-head", _listing())
     yield from section("shapes-head", _shapes(point))
     yield from section("numbers-head", _numbers(point))
@@ -67,14 +67,14 @@ def _by_sympy(x: Tensor) -> Tensor:
     symbols = sp.symbols(f"x:{len(x)}")
     y = sum(symbol**2 for symbol in symbols)
     here = {symbol: sp.Rational(float(value)) for symbol, value in zip(symbols, x, strict=True)}
-    return torch.tensor([float(sp.diff(y, symbol).subs(here)) for symbol in symbols], dtype=torch.float64)
+    return double([float(sp.diff(y, symbol).subs(here)) for symbol in symbols])
 
 
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 
 def _shapes(x: Tensor) -> Parts:
-    s, n = torch.tensor(2.0, dtype=torch.float64), len(x)
+    s, n = double(2.0), len(x)
     scalar = {"scalar": s, "vector": x, "matrix": torch.outer(x, x)[:2]}
     yield text("reversed", comment="`# 向量对标量的求导`")
     rows, gradients = [], []
@@ -125,7 +125,7 @@ def _cotangent(x: Tensor) -> Parts:
     failed = yield from attempt("without-sum", _WITHOUT_SUM)
     yield claim("refused", failed.fault, "=", "RuntimeError", "A14", message=f"`{failed.message}`")
     yield from attempt("weights", _WEIGHED)
-    v = torch.tensor([10.0**k for k in range(len(x))], dtype=torch.float64)
+    v = double([10.0**k for k in range(len(x))])
     weighed = gradient(torch.square, x, v)
     jacobian = torch.diag(2 * x)
     yield Rows(("jacobian", "weights-v", "weighed-sum"), [(jacobian, v, weighed)])

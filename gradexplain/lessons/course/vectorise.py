@@ -12,9 +12,8 @@ from torch import Tensor
 
 from gradexplain.api import graph
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.counting import fastest
+from gradexplain.lessons.measures import SINGLE, double, fastest, gradient
 from gradexplain.lessons.parts import Parts, Pictured, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient
 
 _REPEATS = 5
 _LENGTHS = (500, 2000, 8000)
@@ -112,7 +111,7 @@ def _accuracy(seeds: int) -> Parts:
     yield text("pairs")
     # Rounding to nearest is off by half an eps at most, once for the square and once for each addition on the way of a
     # term to the sum; all terms are positive, so relative errors do not grow. A little more for their products.
-    half = torch.finfo(torch.float32).eps / 2
+    half = SINGLE / 2
     bounds = [1.01 * half * (1 + additions) for n in _LENGTHS for additions in (n - 1, _depth(n))]
     worst = [float(e.max()) for errors in by_length.values() for e in errors[:2]]
     yield claim("bounded", worst, "<", bounds, "B34", depths=[_depth(n) for n in _LENGTHS], lengths=list(_LENGTHS))
@@ -129,7 +128,7 @@ def _errors(n: int, seeds: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(seeds, n, generator=generator)
     # The square of a float32 is exact in float64, and fsum adds without error.
-    exact = torch.tensor([math.fsum(v * v for v in row) for row in x.tolist()], dtype=torch.float64)
+    exact = double([math.fsum(v * v for v in row) for row in x.tolist()])
     squares = (x**2).T.contiguous()
     one_by_one = torch.zeros(seeds)
     for term in squares:

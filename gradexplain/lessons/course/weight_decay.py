@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
+from gradexplain.lessons.measures import EPS, double, gradient, trained
 from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
-from gradexplain.lessons.slopes import gradient, trained
 
 _AS_WRITTEN = """
 def l2_regularization(model, lambda_reg):
@@ -42,7 +42,6 @@ built_in = w - lr * (g + weight_decay * w)
 difference = sympy.expand(with_term - built_in)
 print(difference)
 """
-_EPS = 2.0**-52
 
 Penalty = Callable[[nn.Module, float], Tensor]
 Optimiser = Callable[[Any], torch.optim.Optimizer]
@@ -158,7 +157,7 @@ def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     yield Rows(("compared", "farthest"), [(name, _farthest(a, b)) for name, a, b in rows])
     # Both compute w − lr·(g + 2λw) and differ in the order of rounding alone: some twenty roundings a step, of numbers
     # no larger than 4. A step does not enlarge what is there: lr times the largest curvature is less than 2.
-    bound = steps * 20 * 4 * _EPS
+    bound = steps * 20 * 4 * EPS
     yield claim("curvature", lr * _largest_curvature(strength), "<", 2.0, "B29")
     yield claim("same", _farthest(term, built_in), "≈", 0.0, "B29", within=bound, decay=decay)
     yield claim("half-differs", _farthest(term, halved), ">", 1000 * bound, "B29", "B31", decay=strength, bound=bound)
@@ -185,7 +184,7 @@ def _one_step(optimiser: Optimiser, w: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
-    decay, w = 2 * strength, torch.tensor([4.0, 1.0, -0.25], dtype=torch.float64)
+    decay, w = 2 * strength, double([4.0, 1.0, -0.25])
     slopes = gradient(lambda w: strength * (w**2).sum(), w)
     nothing = torch.zeros_like(w)
     eps = 1e-8
@@ -201,7 +200,7 @@ def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     yield Rows(("optimiser", "after", "change"), [(name, after, after - w) for name, after in moved.items()])
     gradients = [decay * e for e in w.tolist()]
     # Adam's first averages, freed of their bias, are g and g²; some ten roundings of numbers no larger than 4 follow.
-    within = 10 * 4 * _EPS
+    within = 10 * 4 * EPS
     by_adam = [e - lr * g / (abs(g) + eps) for e, g in zip(w.tolist(), gradients, strict=True)]
     yield claim("adam-sign", moved["Adam + L2"], "≈", by_adam, "B29", within=within, lr=lr)
     yield claim("adam-decay", moved["Adam(weight_decay=2λ)"], "≈", by_adam, "B29", within=within)
@@ -261,7 +260,7 @@ def _accumulator(penalty: Penalty, strength: float) -> Parts:
     assert off is not None
     exact = abs(float(torch.tensor(strength)) / strength - 1)
     # λ is rounded to float32 once; what follows is in double precision.
-    yield claim("lambda-rounded", off, "≈", exact, "B30", within=4 * _EPS, strength=strength)
+    yield claim("lambda-rounded", off, "≈", exact, "B30", within=4 * EPS, strength=strength)
     yield claim(
         "complex-fails", as_written["complex64"][1], "=", "RuntimeError", "B30", message=as_written["complex64"][3]
     )
@@ -333,4 +332,4 @@ def _half(strength: float) -> Parts:
     yield Rows(("term", "gradient"), rows)
     expected = [2 * strength * 3.0, strength * 3.0, strength * 3.0]
     # The last is the difference of two numbers near 3.
-    yield claim("convention", [row[1] for row in rows], "≈", expected, "B31", within=8 * _EPS, w=3.0)
+    yield claim("convention", [row[1] for row in rows], "≈", expected, "B31", within=8 * EPS, w=3.0)

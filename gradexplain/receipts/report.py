@@ -1,4 +1,4 @@
-"""What a receipt's check writes down: how many claims were checked, which do not hold, which stay open."""
+"""What a receipt's check comes to: how many claims hold, which do not, which stay open, and how that is told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gradexplain.documents.doc import Doc, Paragraph, Tone
+from gradexplain.documents.shown import Shown, recorded, told
 from gradexplain.errors import GradexplainError
 from gradexplain.locale.catalogue import say
 
@@ -36,16 +38,11 @@ class Ledger:
     undecided: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
 
-    def claim(self, kind: str, holds: bool, path: str, key: str, **data: Any) -> bool:
-        """Counts one claim; one that does not hold is refused, in the words of `key`. Returns whether it holds."""
+    def claim(self, kind: str, holds: bool, path: str, key: str, **data: Any) -> None:
+        """Counts one claim; one that does not hold is refused, in the words of `key`."""
         self.claims[kind] += 1
         if not holds:
             self.refusals.append(Remark(path, key, data))
-        return holds
-
-    def refuse(self, path: str, key: str, **data: Any) -> None:
-        """Writes down a refusal that is no counted claim."""
-        self.refusals.append(Remark(path, key, data))
 
     def leave_open(self, path: str, key: str, **data: Any) -> None:
         """Writes down what could not be decided."""
@@ -59,7 +56,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class ReceiptReport:
+class ReceiptReport(Shown):
     """What became of a receipt's claims.
 
     `claimed` is the verdict that the receipt states (`None` where it could not be read so far); `claims` counts what
@@ -87,14 +84,31 @@ class ReceiptReport:
         by_outcome = {"refused": "differs", "open": "cannot say"}
         return by_outcome.get(self.outcome, self.claimed or "cannot say")
 
-    def render(self, language: str = "en") -> str:
-        """Returns the outcome in words, a line each for what is refused, open or to be known."""
-        counted = ", ".join(f"{say(f'receipt_claims.{k}', language)} {n}" for k, n in self.claims.items())
-        verdict = say(f"receipt_verdicts.{(self.claimed or 'none').replace(' ', '_')}", language)
-        count = len(self.refusals) or len(self.undecided)
-        lines = [say(f"receipt_outcomes.{self.outcome}", language, count=count, verdict=verdict)]
-        lines += [f"  ✗ {r.sentence(language)}" for r in self.refusals]
-        lines += [f"  ? {r.sentence(language)}" for r in self.undecided]
-        lines += [f"  · {r.sentence(language)}" for r in self.notes]
-        lines += [say("receipt_outcomes.counted", language, counted=counted)] if counted else []
-        return "\n".join(lines)
+
+_TONES: Mapping[Outcome, Tone] = {"refused": "bad", "open": "unsure", "holds": "good"}
+
+
+@told.register
+def receipt_page(report: ReceiptReport, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
+    """Returns the outcome in words, a line each for what is refused, open or to be known."""
+    verdict = say(f"receipt_verdicts.{(report.claimed or 'none').replace(' ', '_')}", language)
+    count = len(report.refusals) or len(report.undecided)
+    said = say(f"receipt_outcomes.{report.outcome}", language, count=count, verdict=verdict)
+    counted = ", ".join(f"{say(f'receipt_claims.{kind}', language)} {n}" for kind, n in report.claims.items())
+    marked: Mapping[str, tuple[Tone, tuple[Remark, ...]]] = {
+        "✗": ("bad", report.refusals),
+        "?": ("unsure", report.undecided),
+        "·": ("plain", report.notes),
+    }
+    lines = [Paragraph(f"{m} {r.sentence(language)}", tone) for m, (tone, part) in marked.items() for r in part]
+    last = [Paragraph(say("receipt_outcomes.counted", language, counted=counted))] if counted else []
+    return Doc((Paragraph(said, _TONES[report.outcome]), *lines, *last))
+
+
+@recorded.register
+def receipt_record(report: ReceiptReport, *, full: bool = False) -> dict[str, Any]:
+    """Returns the outcome as plain data."""
+    marked = {"refusals": report.refusals, "undecided": report.undecided, "notes": report.notes}
+    remarks = {n: [{"path": r.path, "code": r.key, "text": r.sentence()} for r in part] for n, part in marked.items()}
+    told_ = {"target": report.target, "claimed": report.claimed, "outcome": report.outcome, "verdict": report.verdict}
+    return {"kind": report.kind, **told_, "claims": dict(report.claims), **remarks}
