@@ -412,7 +412,7 @@ def test_a_wrong_definition_is_noticed_by_the_value_of_the_function(way: str, mo
 SMOOTH_AT: Mapping[str, tuple[str, ...]] = {"acosh": ("1.7",), "^": ("1.3", "0.7"), "lgamma": ("2.3",)}
 
 
-@pytest.mark.parametrize("name", [*symbolic._ARITHMETIC, *(n for n in ARITY if n in symbolic._SMOOTH)])
+@pytest.mark.parametrize("name", [*symbolic._ARITHMETIC, *(n for n in ARITY if n in symbolic.SMOOTH)])
 def test_sympys_derivative_of_an_elementary_function_is_that_of_its_values(name: str) -> None:
     """mpmath differentiates numerically, with twice the digits."""
     known = symbolic.elementary(name)

@@ -15,6 +15,7 @@ from gradexplain.recording.computation import computation_of
 from gradexplain.recording.custom_functions import fitted
 from gradexplain.recording.trace import Node
 from gradexplain.recording.tracing import trace
+from gradexplain.versions.releases import minor_release
 
 X, T, W = torch.ones(3, 4), torch.tensor([1, 2]), torch.ones(4)
 
@@ -238,7 +239,7 @@ def test_a_custom_function_takes_its_arguments_by_their_names() -> None:
         Scaled.apply(w=w, x=x)
         calls.append(lambda x, w: Scaled.apply(w=w, x=x))
     except TypeError:
-        assert torch.__version__ < "2.13", "torch has bound them by name from some release on"
+        assert minor_release(torch.__version__) < (2, 13), "torch has bound them by name from some release on"
     for call in calls:
         found = gx.explain(call, {"w": w, "x": x}, cotangent=[1.0, 1.0])
         assert found.verdict == "agrees"

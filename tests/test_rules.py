@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from proofs import Proof, proved
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,7 @@ from gradexplain.rules.application import (
 from gradexplain.rules.entries import Rule, elementwise, full_name, schema_names
 from gradexplain.rules.registry import rule_of, rules
 from gradexplain.rules.samples import Samples, examples
-from gradexplain.rules.symbolic import Proof, proved, sympy_of
+from gradexplain.rules.symbolic import sympy_of
 
 RULES = rules()
 ALL = sorted(RULES)
@@ -37,6 +38,7 @@ ELEMENTWISE = [name for name in ALL if RULES[name].elementwise]
 KINKED = [name for name in ELEMENTWISE if RULES[name].kink]
 TIED = [name for name in ALL if RULES[name].tie]
 WRITTEN = [name for name in ALL if RULES[name].terms is not None]
+
 
 # Where torch 2.13 itself is off: finite differences side with the rule. A torch that is repaired fails this table.
 TORCH_DIFFERS = {
@@ -149,6 +151,19 @@ def cases(name: str) -> Iterator[tuple[Rule, dict[str, Any], str]]:
                 yield rule, arguments, argument
 
 
+def is_differentiated(name: str) -> bool:
+    """Says whether this torch differentiates an operator as one: an older one may make it of others, or refuse."""
+    made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(
+        name.replace(".", "::", 1).removesuffix(".default"), "CompositeImplicitAutograd"
+    )
+    _, outputs = tracked(*next(cases(name)))
+    nodes = [y.grad_fn.name() for y in outputs if y.grad_fn is not None]
+    return not made_of_others and bool(nodes) and not any(node.endswith("NotImplemented") for node in nodes)
+
+
+OWN = [name for name in ALL if is_differentiated(name)]
+
+
 def applied(rule: Rule, arguments: Mapping[str, Any], name: str) -> tuple[list[Tensor], list[Tensor | None]]:
     """Returns what the rule sends to an argument, and the cotangents that it was given."""
     _, outputs = tracked(rule, arguments, name)
@@ -171,7 +186,11 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ALL)
+def test_torch_differentiates_each_operator_but_two_of_late() -> None:
+    assert {*ALL} - {*OWN} <= {"aten.ldexp.Tensor", "aten.aminmax.default"}
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_the_operator_runs_under_its_name_and_makes_a_node(name: str) -> None:
     for rule, arguments, argument in cases(name):
         with Recorder() as recorder:
@@ -316,7 +335,7 @@ def first_of(g: Tensor, shape: Sequence[int]) -> Tensor:
     return g
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", OWN)
 def test_torch_agrees_or_is_known_to_differ(name: str) -> None:
     for argument in differentiated(RULES[name]):
         apart = max(apart_from_torch(*case) for case in cases(name) if case[2] == argument)
@@ -417,7 +436,7 @@ def beside(rule: Rule, arguments: Mapping[str, Any], argument: str, way: int) ->
     return (far - near) / (way * h)
 
 
-@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("name", [name for name in TIED if name in OWN])
 def test_at_a_tie_the_gradient_is_divided_as_torch_divides_it(name: str) -> None:
     for rule, arguments, argument in cases(name):
         tied = {k: torch.full_like(v, 0.5) if k == argument else v for k, v in arguments.items()}

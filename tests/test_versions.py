@@ -1,5 +1,6 @@
 """The releases of torch: what `gradexplain --version` says of the one that is installed."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 import gradexplain as gx
-from gradexplain.errors import InputError
+from gradexplain.errors import InputError, RunError
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace as traced
+from gradexplain.versions import internals as internals_module
 from gradexplain.versions import releases
+from gradexplain.versions.internals import internals
 from gradexplain.versions.releases import minor_release, version_line
 
 
@@ -48,6 +51,27 @@ def test_a_missing_torch_is_a_sentence(monkeypatch):
 
 def test_the_tested_releases_are_in_order():
     assert minor_release("2.6.0") < releases.OLDEST <= releases.NEWEST
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "words"),
+    [
+        (torch.autograd.graph.Node, "_input_metadata", "grad_fn._input_metadata"),
+        (torch._C._autograd, "_top_saved_tensors_default_hooks", "torch._C._autograd._top_saved_tensors_default_hooks"),
+        (torch, "_is_zerotensor", "torch._is_zerotensor"),
+    ],
+)
+def test_what_torch_lacks_is_named(monkeypatch, owner, name, words):
+    internals.cache_clear()
+    if owner is torch.autograd.graph.Node:
+        monkeypatch.setattr(internals_module, "hasattr", lambda thing, a: a != name, raising=False)
+    else:
+        monkeypatch.delattr(owner, name)
+    with pytest.raises(RunError, match=re.escape(words)):
+        internals()
+    monkeypatch.undo()
+    internals.cache_clear()
+    assert internals()
 
 
 def test_torch_is_not_imported_for_its_version():

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.recording.recorder import Application, Event, Recorder, held_in, source_of, storage_of
+from gradexplain.recording.recorder import Application, Event, Recorder, held_in, source_of
 from gradexplain.recording.trace import Cut
+from gradexplain.versions.internals import schema_of, storage_of
 
 # Operators whose output does not depend on the numbers of their input.
 _FRESH = ("empty", "zeros", "ones", "full", "rand", "new_", "bernoulli", "normal", "uniform", "scalar_tensor", "arange")
@@ -81,7 +82,7 @@ def _is_fresh(event: Event) -> bool:
 
 
 def _short_name(event: Event) -> str:
-    name: str = event.operator._schema.name
+    name: str = schema_of(event.operator).name
     return name.removeprefix("aten::")
 
 

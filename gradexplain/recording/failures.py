@@ -11,6 +11,7 @@ from gradexplain.errors import RunError
 from gradexplain.recording.computation import is_ours_or_torchs
 from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
 from gradexplain.recording.recorder import Application, Event, Held, held_in, source_of, written_by
+from gradexplain.versions.internals import saved, saved_names, schema_of
 
 _OVERWRITTEN = "modified by an inplace operation"
 
@@ -94,20 +95,19 @@ def _overwritten(
 
 def _refused(node: Any) -> str | None:
     """Returns the name of what a node saved that torch refuses to give out, because it was overwritten."""
-    names = [name for name in dir(node) if name.startswith("_saved_")] or ["saved_tensors"]
-    for name in names:
+    for name in saved_names(node) or ("saved_tensors",):
         try:
-            getattr(node, name, None)
+            saved(node, name) if saved_names(node) else node.saved_tensors
         except RuntimeError as fault:
             if _OVERWRITTEN in str(fault):
-                return name.removeprefix("_saved_")
+                return name
     return None
 
 
 def _storages(user: Event | Application, kept: str) -> set[int]:
     """Returns the storages that a saved tensor may lie in: the argument of its name, or else all that the node knew."""
     if isinstance(user, Event):
-        names = [argument.name for argument in user.operator._schema.arguments]
+        names = [argument.name for argument in schema_of(user.operator).arguments]
         if kept in names and names.index(kept) < len(user.arguments):
             return {held.storage for held in held_in(user.arguments[names.index(kept)])}
         return {held.storage for held in held_in([user.outputs])}

@@ -18,7 +18,7 @@ from gradexplain.recording.tracing import LEAF, Sent, backward, is_leaf, ordered
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of
-from gradexplain.versions.internals import internals
+from gradexplain.versions.internals import internals, results_of, schema_of
 
 _Key = tuple[Any, int]
 
@@ -88,7 +88,7 @@ def _with_saved_outputs(
     made: list[Tensor | None], operator: str | None, saved: Mapping[str, Any]
 ) -> Iterator[Tensor | None]:
     """Yields an operator's outputs, those too that torch saved by name: the places that a maximum came from."""
-    returns = overload(operator)._schema.returns if operator else ()
+    returns = schema_of(overload(operator)).returns if operator else ()
     for number in range(max(len(made), len(returns))):
         name = (returns[number].name if number < len(returns) else "") or f"result{number}"
         output = made[number] if number < len(made) else None
@@ -102,7 +102,7 @@ def _slots(node: Any, operator: str | None) -> list[str]:
     count = len(node.next_functions)
     if operator is None or rule is None:
         return [""] * count
-    names = [a.name for a in overload(operator)._schema.arguments if a.name in known]
+    names = [a.name for a in schema_of(overload(operator)).arguments if a.name in known]
     if len(names) == 1 and count > 1:
         return [f"{names[0]}[{i}]" for i in range(count)]
     return [*names, *[""] * count][:count]
@@ -131,7 +131,7 @@ def _arguments(
 ) -> dict[str, Any]:
     """Returns the operator's arguments: saved ones, outputs of the producers, defaults, and shapes for the rest."""
     found: dict[str, Any] = {}
-    for argument in overload(operator)._schema.arguments:
+    for argument in schema_of(overload(operator)).arguments:
         if argument.name in saved:
             found[argument.name] = saved[argument.name]
         elif argument.has_default_value():
@@ -145,7 +145,7 @@ def _arguments(
 
 
 def _shape_only(child: Any, number: int) -> Tensor | None:
-    metadata = getattr(child, "_input_metadata", ())
+    metadata = results_of(child)
     if number >= len(metadata):
         return None
     return torch.empty(tuple(metadata[number].shape), dtype=metadata[number].dtype, device="meta")

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import update_wrapper, wraps
+from functools import cache, update_wrapper, wraps
 from types import CodeType, FrameType
 from typing import Any
 
@@ -27,7 +27,18 @@ from gradexplain.recording.computation import _random_states as random_states
 from gradexplain.recording.computation import differentiable, is_ours_or_torchs
 from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.targets.sources import Source, source_at
-from gradexplain.versions.internals import internals, sequence_number
+from gradexplain.versions.internals import (
+    function_of,
+    internals,
+    node_class,
+    results_of,
+    schema_of,
+    sequence_number,
+    sequence_of,
+    storage_of,
+    version_of,
+    viewed,
+)
 
 
 @dataclass(slots=True)
@@ -103,12 +114,12 @@ class Recorder:
     def recording(self) -> Iterator[None]:
         """Writes every operator that is dispatched in the block into this recorder."""
         try:
-            with _mode_class()(self):
+            with _mode()(self):
                 yield
         finally:
             if len(self.events) > SAFE:
                 seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
-                anchor(sorted(seen, key=lambda node: -node._sequence_nr()))
+                anchor(sorted(seen, key=lambda node: -sequence_of(node)))
 
     def settle(self) -> None:
         """Notes the custom Functions whose node torch has finished since."""
@@ -176,61 +187,48 @@ def _place(code: CodeType) -> str:
     return found
 
 
-def storage_of(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
-        return id(tensor)
+@cache
+def _mode() -> Any:
+    """Returns the class of dispatch modes that write into a recorder; its base class is torch's own."""
+    base: Any = internals().dispatch_mode
+    counter = sequence_number()
 
+    class Mode(base):  # type: ignore[misc]  # the base class is not typed
+        def __init__(self, recorder: Recorder) -> None:
+            super().__init__()
+            self.recorder, self.first = recorder, counter()
 
-def _mode_class() -> Any:
-    """Returns the dispatch mode; its base class is torch's, hence made at first use."""
-    global _MODE
-    if _MODE is None:
-        base: Any = internals().dispatch_mode
-        counter = sequence_number()
+        def __torch_dispatch__(self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            recorder, keywords, number = self.recorder, kwargs or {}, counter() - 1
+            recorder.settle()
+            # the last number before this recording is that of a node of the user's
+            event = Event(
+                operator,
+                number if number >= self.first else -1,
+                torch.is_grad_enabled(),
+                (),
+                {},
+                None,
+                recorder.frame(),
+                recorder.module[-1],
+            )
+            if schema_of(operator).is_mutable:
+                recorder.preserve(_written(operator, args, keywords))
+            event.arguments = tuple(recorder.hold(a) for a in args)
+            event.keywords = {k: recorder.hold(v) for k, v in keywords.items()}
+            if schema_of(operator).is_mutable and not recorder.copying:
+                for held in held_in(event.arguments):
+                    held.tensor = copy_of(held.tensor)
+            if recorder.copying:
+                _complete(event, operator, args, keywords, recorder)
+            outputs = operator(*args, **keywords)
+            if recorder.copying:
+                _look_again(event, recorder)
+            event.outputs = recorder.hold(outputs)
+            recorder.events.append(event)
+            return outputs
 
-        class Mode(base):  # type: ignore[misc]  # the base class is not typed
-            def __init__(self, recorder: Recorder) -> None:
-                super().__init__()
-                self.recorder = recorder
-
-            def __torch_dispatch__(
-                self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-            ) -> Any:
-                recorder, keywords = self.recorder, kwargs or {}
-                recorder.settle()
-                event = Event(
-                    operator,
-                    counter() - 1,
-                    torch.is_grad_enabled(),
-                    (),
-                    {},
-                    None,
-                    recorder.frame(),
-                    recorder.module[-1],
-                )
-                if operator._schema.is_mutable:
-                    recorder.preserve(_written(operator, args, keywords))
-                event.arguments = tuple(recorder.hold(a) for a in args)
-                event.keywords = {k: recorder.hold(v) for k, v in keywords.items()}
-                if operator._schema.is_mutable and not recorder.copying:
-                    for held in held_in(event.arguments):
-                        held.tensor = copy_of(held.tensor)
-                if recorder.copying:
-                    _complete(event, operator, args, keywords, recorder)
-                outputs = operator(*args, **keywords)
-                if recorder.copying:
-                    _look_again(event, recorder)
-                event.outputs = recorder.hold(outputs)
-                recorder.events.append(event)
-                return outputs
-
-        _MODE = Mode
-    return _MODE
-
-
-_MODE: Any = None
+    return Mode
 
 
 def refuse_nested(tensor: Tensor) -> None:
@@ -270,8 +268,8 @@ def _complete(event: Event, operator: Any, args: Any, keywords: Mapping[str, Any
     if torch.Tag.nondeterministic_seeded in operator.tags:
         event.random_states = random_states()
     for written in _written(operator, args, keywords):
-        if event.recorded and written._base is not None:
-            before = recorder.hold(written._base)
+        if event.recorded and (base := viewed(written)) is not None:
+            before = recorder.hold(base)
             offset = int(written.storage_offset())
             event.rewritten = Rewritten(before, before.tensor, tuple(written.shape), written.stride(), offset)
 
@@ -285,7 +283,7 @@ def _look_again(event: Event, recorder: Recorder) -> None:
 
 
 def _written(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Tensor]:
-    for position, argument in enumerate(operator._schema.arguments):
+    for position, argument in enumerate(schema_of(operator).arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else keywords.get(argument.name)
             yield from (v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, Tensor))
@@ -299,8 +297,8 @@ def tensors_of(recorder: Recorder) -> list[Tensor]:
 
 def written_by(event: Event) -> Iterator[Held]:
     """Yields the recorded tensors that an operator wrote into."""
-    if event.operator._schema.is_mutable:
-        for position, argument in enumerate(event.operator._schema.arguments):
+    if schema_of(event.operator).is_mutable:
+        for position, argument in enumerate(schema_of(event.operator).arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 given = event.arguments[position:][:1] or [event.keywords.get(argument.name)]
                 yield from held_in(list(given))
@@ -401,7 +399,7 @@ class _Watched:
 
 def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
     def run(*args: Any, **keywords: Any) -> Any:
-        node = args[0] if args and type(args[0]) is function._backward_cls else None
+        node = args[0] if args and type(args[0]) is node_class(function) else None
         given = args if node is None else args[1:]
         recorder.settle()
         with internals().without_modes():
@@ -432,7 +430,7 @@ def _is_finished(call: Call) -> bool:
     if call.node is None:  # `setup_context` has not run yet
         return False
     count = len(call.outputs) if isinstance(call.outputs, tuple) else 1
-    return not call.node.next_functions or len(call.node._input_metadata) == count
+    return not call.node.next_functions or len(results_of(call.node)) == count
 
 
 def _application(call: Call, recorder: Recorder) -> Application:
@@ -466,7 +464,7 @@ def _made(output: Any, call: Call, number: int, recorder: Recorder) -> Any:
 
 
 def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+    return version_of(value) if isinstance(value, Tensor) else 0
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -484,7 +482,7 @@ def kept_on(context: Any) -> dict[str, Tensor]:
     Nothing that can be looked at only once, or that is computed again at every look (by a checkpoint).
     """
     attributes = {f"ctx.{name}": value for name, value in vars(context).items() if isinstance(value, Tensor)}
-    if not is_repeatable(context._forward_cls) or is_packed():
+    if not is_repeatable(function_of(context)) or is_packed():
         return attributes
     saved = {f"saved_tensors[{i}]": t for i, t in enumerate(context.saved_tensors) if t is not None}
     return saved | attributes

@@ -7,6 +7,7 @@ function of the whole tensor behind the view, and AsStrided, which looks at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradexplain.recording.custom_functions import arguments_of, fitted, given_b
 from gradexplain.recording.recorder import Application, Event, Held, held_in, is_repeatable, tensors_in
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import Run, argument_names, bound, is_leaf, ordered, owners_of, tensor_names
+from gradexplain.versions.internals import function_of, results_of, saved, schema_of, sequence_of
 
 Values = Mapping[str, Any]
 
@@ -78,7 +80,7 @@ def _writer(node: Any, views: Sequence[Event]) -> Event | None:
     """Returns the operator that wrote into a view and so made a CopySlices: the last one before it."""
     if not node.name().endswith("CopySlices"):
         return None
-    return next((e for e in reversed(views) if e.sequence < node._sequence_nr()), None)
+    return next((e for e in reversed(views) if e.sequence < sequence_of(node)), None)
 
 
 def _operator(node: Any, recorded: Node, origin: Event | Application | None, found: Trace) -> Operator | None:
@@ -122,13 +124,13 @@ def _completed(slots: Sequence[str], node: Any, arguments: Values) -> tuple[str,
 
 
 def _shape_of(node: Any, number: int) -> torch.Size:
-    return node.variable.shape if is_leaf(node) else torch.Size(node._input_metadata[number].shape)
+    return node.variable.shape if is_leaf(node) else torch.Size(results_of(node)[number].shape)
 
 
 def _rewriting(node: Any, origin: Event) -> Operator | None:
     """Returns the operator that makes the whole tensor anew, with what was written into the view."""
     rewritten, arguments = origin.rewritten, bound(origin)
-    name = next((a.name for a in origin.operator._schema.arguments if a.alias_info and a.alias_info.is_write), None)
+    name = next((a.name for a in schema_of(origin.operator).arguments if a.alias_info and a.alias_info.is_write), None)
     if rewritten is None or name is None:
         return None
     others = {n: v for n, v in arguments.items() if n != name}
@@ -149,7 +151,7 @@ def _strided(node: Any, recorded: Node, found: Trace) -> Operator | None:
     whole = found.nodes[edge.producer].outputs[edge.output : edge.output + 1]
     if not whole or whole[0] is None:
         return None
-    size, stride, offset = node._saved_size, node._saved_stride, node._saved_storage_offset
+    size, stride, offset = (saved(node, name) for name in ("size", "stride", "storage_offset"))
 
     def run(given: Values) -> object:
         return given["self"].as_strided(size, stride, offset)
@@ -158,14 +160,14 @@ def _strided(node: Any, recorded: Node, found: Trace) -> Operator | None:
 
 
 def _label(origin: Event) -> str:
-    name: str = origin.operator._schema.name
+    name: str = schema_of(origin.operator).name
     return name.removeprefix("aten::")
 
 
 def _called(origin: Event, given: Values, *, into: bool = False) -> object:
     """Runs a recorded operator on arguments by name; one that writes gets copies to write into, unless `into`."""
     positional, keywords = [], {}
-    for argument in origin.operator._schema.arguments:
+    for argument in schema_of(origin.operator).arguments:
         value = given.get(argument.name)
         if argument.alias_info is not None and argument.alias_info.is_write and not into:
             value = _fresh(value)
@@ -274,7 +276,8 @@ def sent_alone(alone: Alone, operator: Operator, cotangents: Sequence[Tensor | N
     """Returns what the node makes of a cotangent for each output, without hooks."""
     inputs = dict(_tensors(operator.arguments))
     if isinstance(alone.origin, Application):
-        raw = dict(zip(operator.arguments, given_back(_speaking(alone, operator), cotangents), strict=False))
+        with _speaking(alone, operator) as node:
+            raw = dict(zip(operator.arguments, given_back(node, cotangents), strict=False))
     else:
         with torch.no_grad():
             found = alone.node(*cotangents)
@@ -283,14 +286,19 @@ def sent_alone(alone: Alone, operator: Operator, cotangents: Sequence[Tensor | N
     return Sent({name: fit.get(name) for name in operator.slots if name}, raw)
 
 
-def _speaking(alone: Alone, operator: Operator) -> Any:
-    """Returns the custom Function's node, or a new one of its operator where the node gives out what it saved once."""
-    if is_repeatable(alone.node._forward_cls):
-        return alone.node
+@contextmanager
+def _speaking(alone: Alone, operator: Operator) -> Iterator[Any]:
+    """Yields the custom Function's node, or a new one of its operator where the node gives out what it saved once.
+
+    The new node lives as long as its output does, so that is kept for the block.
+    """
+    if is_repeatable(function_of(alone.node)):
+        yield alone.node
+        return
     tracked = {n: t.clone().requires_grad_(n in operator.slots) for n, t in _tensors(operator.arguments)}
     with torch.enable_grad():
-        made = tensors_in(operator.run(_filled(operator.arguments, tracked)))
-        return next(t.grad_fn for t in made if t.grad_fn is not None)
+        made = next(t for t in tensors_in(operator.run(_filled(operator.arguments, tracked))) if t.grad_fn is not None)
+    yield made.grad_fn
 
 
 def cotangents_from(alone: Alone, joined: Tensor) -> list[Tensor | None]:
@@ -298,7 +306,7 @@ def cotangents_from(alone: Alone, joined: Tensor) -> list[Tensor | None]:
 
     Those that are not used get none; a custom Function gets zeros for them, as torch makes by default.
     """
-    metadata = alone.node._input_metadata
+    metadata = results_of(alone.node)
     shapes = [tuple(metadata[number].shape) for number in alone.used]
     if len(shapes) == 1:
         parts = [joined.reshape(shapes[0])]

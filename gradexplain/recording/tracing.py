@@ -7,10 +7,9 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +37,16 @@ from gradexplain.recording.recorder import (
     watching_modules,
 )
 from gradexplain.recording.trace import Draw, Edge, Node, Trace
-from gradexplain.versions.internals import sequence_number
+from gradexplain.versions.internals import (
+    function_of,
+    hooks_of,
+    results_of,
+    saved,
+    saved_names,
+    schema_of,
+    sequence_number,
+    sequence_of,
+)
 
 LEAF = "AccumulateGrad"
 
@@ -92,7 +100,7 @@ def record(computation: Computation, cotangent: Cotangent = None, *, again: bool
     small = [] if again else [node for node in nodes if is_small_function(node)]
     seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
     # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
-    users = any(node._sequence_nr() < before for node in nodes)
+    users = any(sequence_of(node) < before for node in nodes)
     try:
         found, sent = backward(output, list(wanted.values()), seed, keep=users or again or bool(small))
     except Exception as fault:  # torch's own refusal, or an error in a custom Function
@@ -191,15 +199,15 @@ _MEASURED = 12
 
 def is_small_function(node: Any) -> bool:
     """Says whether a node is that of a small custom Function with one output, whose backward may be called again."""
-    metadata: Any = getattr(node, "_input_metadata", ())
-    if len(metadata) != 1 or not (hasattr(node, "_forward_cls") and is_repeatable(node._forward_cls)):
+    metadata = results_of(node)
+    if len(metadata) != 1 or not ((function := function_of(node)) and is_repeatable(function)):
         return False
     return 0 < torch.Size(metadata[0].shape).numel() <= _MEASURED
 
 
 def own_jacobians(node: Any) -> dict[int, Tensor]:
     """Returns what the backward of a small custom Function makes of each unit cotangent, by edge."""
-    metadata = node._input_metadata[0]
+    metadata = results_of(node)[0]
     like = torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
     try:
         rows = [node.apply(unit.reshape(like.shape)) for unit in torch.eye(like.numel()).to(like)]
@@ -292,7 +300,7 @@ def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
 def ordered(*roots: Any) -> list[Any]:
     """Returns all nodes below `roots`, producers first: leaves by first use, then the others by sequence number."""
     nodes = nodes_below(*roots)
-    inner = sorted((n for n in nodes if not is_leaf(n)), key=lambda n: n._sequence_nr())
+    inner = sorted((n for n in nodes if not is_leaf(n)), key=sequence_of)
     place = {node: k for k, node in enumerate(inner)}
     uses = [[place.get(child, child) for child, _ in node.next_functions if child is not None] for node in inner]
     if any(isinstance(use, int) and use >= k for k, own in enumerate(uses) for use in own):
@@ -317,27 +325,31 @@ def _by_dependence(uses: Sequence[Sequence[Any]]) -> list[int]:
 def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:
     """Returns for each autograd node the operator that it was made for, or the first one inside a custom Function.
 
+    Inside a Function grad mode is off. Nodes from before the recording have no operator in it.
+
     Before `mul_` overwrites its input, torch copies it, under the next number: the second operator of a number that
     writes in place has the number before. A conjugate is copied under the number of the operator that needs it.
     """
-    first: dict[int, Event] = {}
+    inside: dict[int, Event] = {}
     recorded: dict[int, list[Event]] = {}
     for event in events:
-        first.setdefault(event.sequence, event)
         if event.recorded:
-            copied = event.sequence in recorded and event.operator._schema.is_mutable
+            copied = event.sequence in recorded and schema_of(event.operator).is_mutable
             recorded.setdefault(event.sequence - copied, []).append(event)
+        else:
+            inside.setdefault(event.sequence, event)
     inner = [node for node in nodes if not is_leaf(node)]
     _behind_views(recorded, inner)
     owners: dict[Any, Event] = {}
     for node in inner:
-        number = node._sequence_nr()
-        if hasattr(node, "_forward_cls"):
-            own = [first[number]] if number in first else []
+        number = sequence_of(node)
+        if function_of(node):
+            owner = inside.get(number)
         else:
-            own = recorded.get(number, [])
-        if own:
-            owners[node] = next((e for e in own if _is_named_alike(e, node)), own[0])
+            made = recorded.get(number, [])
+            owner = next((e for e in made if _is_named_alike(e, node)), made[0] if made else None)
+        if owner is not None:
+            owners[node] = owner
     return owners
 
 
@@ -348,15 +360,15 @@ def _behind_views(recorded: dict[int, list[Event]], nodes: Sequence[Any]) -> Non
     node already, makes one that looks at the view again.
     """
     again = [n for n in nodes if n.name() == "AsStridedBackward0"]
-    for node in sorted(again, key=lambda n: n._sequence_nr(), reverse=True):
-        number = node._sequence_nr()
+    for node in sorted(again, key=lambda n: sequence_of(n), reverse=True):
+        number = sequence_of(node)
         if number in recorded and not any(_is_named_alike(e, node) for e in recorded[number]):
             recorded.setdefault(number - 1, recorded.pop(number))
 
 
 def _is_named_alike(event: Event, node: Any) -> bool:
     """Says whether a node has the name that torch makes of an operator's: MulBackward0 for aten::mul_."""
-    name: str = event.operator._schema.name.partition("::")[2].replace("_", "")
+    name: str = schema_of(event.operator).name.partition("::")[2].replace("_", "")
     return bool(node.name().lower().startswith(f"{name}backward"))
 
 
@@ -437,14 +449,14 @@ def _outputs(node: Any, owned: Event | None, values: Mapping[tuple[Any, int], Te
         own = [held.tensor.detach() for held in held_in([owned.outputs])]
         if own:
             return tuple(own)
-    count = len(getattr(node, "_input_metadata", ())) or 1
+    count = len(results_of(node)) or 1
     return tuple(v.detach() if (v := values.get((node, n))) is not None else None for n in range(count))
 
 
 def bound(event: Event) -> dict[str, Any]:
     """Returns the arguments of a recorded operator by the names of its schema, defaults filled in."""
     bound: dict[str, Any] = {}
-    for position, argument in enumerate(event.operator._schema.arguments):
+    for position, argument in enumerate(schema_of(event.operator).arguments):
         if position < len(event.arguments):
             bound[argument.name] = event.arguments[position]
         elif argument.name in event.keywords:
@@ -497,9 +509,9 @@ def hooks_on(tensors: Iterable[Tensor]) -> dict[tuple[Any, int], list[Callable[.
     """
     found: dict[tuple[Any, int], list[Callable[..., object]]] = {}
     for tensor in tensors:
-        if tensor.requires_grad and tensor._backward_hooks:
+        if tensor.requires_grad and (hooks := hooks_of(tensor)):
             edge = get_gradient_edge(tensor)
-            found[edge.node, edge.output_nr] = list(tensor._backward_hooks.values())
+            found[edge.node, edge.output_nr] = hooks
     return found
 
 
@@ -508,11 +520,6 @@ def hooks_in(run: Run) -> dict[tuple[int, int], list[Callable[..., object]]]:
     index = {node: i for i, node in enumerate(ordered(run.output.grad_fn))}
     found = hooks_on([*tensors_of(run.recorder), run.output])
     return {(index[node], number): hooks for (node, number), hooks in found.items() if node in index}
-
-
-@cache
-def _saved_names(kind: Hashable) -> tuple[str, ...]:
-    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
 
 
 def saved_by(node: Any) -> dict[str, Any]:
@@ -530,10 +537,10 @@ def _signed(value: Any) -> Any:
 def kept_by(node: Any) -> dict[str, Any]:
     """Returns the same as `saved_by`, but the very tensors, which still hang on the graph."""
     kept: dict[str, Any] = {}
-    for name in _saved_names(node.__class__):
+    for name in saved_names(node):
         with suppress(RuntimeError):  # freed by an earlier backward pass
-            kept[name.removeprefix("_saved_")] = _signed(getattr(node, name))
-    own = getattr(node, "_forward_cls", None)
+            kept[name] = _signed(saved(node, name))
+    own = function_of(node)
     if not kept and own is not None and is_repeatable(own):
         with suppress(RuntimeError):
             kept = {str(i): t for i, t in enumerate(node.saved_tensors) if t is not None}

@@ -11,18 +11,19 @@ from torch import Tensor
 from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.terms import ARITY, Number, compiled
 from gradexplain.rules.entries import Rule, overload, parameters
+from gradexplain.versions.internals import schema_of
 
 
 def bind(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns every argument of a call by its name in the operator's schema, defaults filled in."""
-    schema = overload(operator)._schema.arguments
+    schema = schema_of(overload(operator)).arguments
     bound = {a.name: a.default_value for a in schema if a.has_default_value()}
     return bound | dict(zip((a.name for a in schema), args, strict=False)) | dict(kwargs)
 
 
 def call(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """Runs an operator on arguments by name; returns its outputs as a tuple, also where there is one."""
-    schema = overload(operator)._schema.arguments
+    schema = schema_of(overload(operator)).arguments
     args = [arguments[a.name] for a in schema if not a.kwarg_only]
     result = overload(operator)(*args, **{a.name: arguments[a.name] for a in schema if a.kwarg_only})
     return (result,) if isinstance(result, Tensor) else tuple(result)
@@ -30,7 +31,7 @@ def call(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
 
 def has_one_output(operator: str) -> bool:
     """Says whether an operator returns a tensor, rather than several or a list of them."""
-    returns = overload(operator)._schema.returns
+    returns = schema_of(overload(operator)).returns
     return len(returns) == 1 and str(returns[0].type) == "Tensor"
 
 

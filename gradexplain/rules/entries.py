@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from gradexplain.versions.internals import schema_of
+
 # A rule's example: from a source of random float64 tensors, the arguments of the operator.
 Example = Callable[["Any"], tuple[Any, ...]]
 # Equal candidates: "shared" may divide the cotangent in any way, "index" gives all to the one whose index is returned.
@@ -125,7 +127,7 @@ def full_name(operator: str) -> str:
 @cache
 def schema_names(operator: str) -> tuple[str, ...]:
     """Returns the names of an operator's arguments, in order, from torch's own schema."""
-    return tuple(argument.name for argument in overload(operator)._schema.arguments)
+    return tuple(argument.name for argument in schema_of(overload(operator)).arguments)
 
 
 def overload(operator: str) -> Any:

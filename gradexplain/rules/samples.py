@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gradexplain.rules.application import bind
 from gradexplain.rules.entries import Rule, overload
+from gradexplain.versions.internals import schema_of
 
 
 class Samples:
@@ -67,7 +68,7 @@ def _generic(rule: Rule, r: Samples) -> dict[str, Any]:
     """The first tensor is (4, 3), further ones (3,), so that they broadcast; numbers are positive and not round."""
     drawn: dict[str, Any] = {}
     shape: tuple[int, ...] = (4, 3)
-    for argument in overload(rule.operator)._schema.arguments:
+    for argument in schema_of(overload(rule.operator)).arguments:
         kind = str(argument.type)
         if kind in ("Tensor", "Optional[Tensor]"):
             drawn[argument.name] = _away_from_0(r.between(*rule.domain, *shape))

@@ -1,6 +1,6 @@
 """The parts of torch that are not its public interface and that we rely on, in one place, checked at first use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -38,13 +38,36 @@ def internals() -> Any:
             found[name] = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError):
             missing.append(f"torch.{path}")
-    with torch.enable_grad():
-        node = torch.ones((), requires_grad=True).sin().grad_fn
-    missing += [f"grad_fn.{a}" for a in ("_sequence_nr", "next_functions", "register_hook") if not hasattr(node, a)]
+    missing += _missing_attributes(torch)
     if missing:
         raise RunError("torch_lacks", version=torch.__version__, missing=", ".join(missing))
     found["dispatch_mode"] = _light(found["dispatch_mode"])
     return SimpleNamespace(**found)
+
+
+def _missing_attributes(torch: Any) -> list[str]:
+    """Returns which private attributes of tensors, nodes, operators and custom Functions this torch lacks."""
+
+    class Function(torch.autograd.Function):  # type: ignore[misc]  # torch is not typed here
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.clone()
+
+    with torch.enable_grad():
+        leaf = torch.ones((), requires_grad=True)
+        made, custom = leaf.exp(), Function.apply(leaf)
+    needed = {
+        "grad_fn": (
+            made.grad_fn,
+            ("_sequence_nr", "_input_metadata", "_saved_result", "next_functions", "register_hook"),
+        ),
+        "tensor": (leaf, ("_version", "_base", "_backward_hooks")),
+        "storage": (leaf.untyped_storage(), ("_cdata",)),
+        "operator": (torch.ops.aten.exp.default, ("_schema",)),
+        "Function": (Function, ("_backward_cls",)),
+        "grad_fn of a Function": (custom.grad_fn, ("_forward_cls", "_input_metadata")),
+    }
+    return [f"{owner}.{name}" for owner, (thing, names) in needed.items() for name in names if not hasattr(thing, name)]
 
 
 def _light(dispatch_mode: Any) -> Any:
@@ -62,3 +85,70 @@ def sequence_number() -> Callable[[], int]:
     """Returns torch's counter of recorded autograd nodes on this thread."""
     counter: Callable[[], int] = internals().sequence_number
     return counter
+
+
+def sequence_of(node: Any) -> int:
+    """Returns the number under which torch made an autograd node: those made later have larger ones."""
+    return int(node._sequence_nr())
+
+
+def results_of(node: Any) -> Sequence[Any]:
+    """Returns shape, type and device of each output that a node stands for; none where torch does not say."""
+    results: Sequence[Any] = getattr(node, "_input_metadata", ())
+    return results
+
+
+def function_of(node: Any) -> Any:
+    """Returns the custom Function that a node belongs to, `None` for a node of torch's own."""
+    return getattr(node, "_forward_cls", None)
+
+
+def node_class(function: Any) -> Any:
+    """Returns the class of the nodes that a custom Function makes, which is also that of its `ctx`."""
+    return function._backward_cls
+
+
+def saved_names(node: Any) -> tuple[str, ...]:
+    """Returns the names of what a node of torch's own keeps for the backward pass."""
+    return _saved_names(node.__class__)
+
+
+@cache
+def _saved_names(kind: Hashable) -> tuple[str, ...]:
+    return tuple(name.removeprefix(_SAVED) for name in dir(kind) if name.startswith(_SAVED))
+
+
+def saved(node: Any, name: str) -> Any:
+    """Returns what a node keeps under a name; raises `RuntimeError` where it was freed or overwritten."""
+    return getattr(node, _SAVED + name)
+
+
+_SAVED = "_saved_"
+
+
+def schema_of(operator: Any) -> Any:
+    """Returns the schema of a dispatched operator: its name, arguments and returns, and what it writes into."""
+    return operator._schema
+
+
+def storage_of(tensor: Any) -> int:
+    """Returns the identity of the memory that a tensor lies in."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
+        return id(tensor)
+
+
+def version_of(tensor: Any) -> int:
+    """Returns how often a tensor was written into; 0 for one that does not count it."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def viewed(tensor: Any) -> Any:
+    """Returns the tensor that this one is a view of, `None` for one that is no view."""
+    return tensor._base
+
+
+def hooks_of(tensor: Any) -> list[Callable[..., object]]:
+    """Returns the hooks on a tensor's gradient."""
+    return list((tensor._backward_hooks or {}).values())

@@ -5,7 +5,7 @@ from gradexplain.locale.catalogue import say
 __version__ = "0.1.0"
 
 # By major and minor number; a patch of a tested release counts as tested.
-OLDEST, NEWEST = (2, 13), (2, 15)
+OLDEST, NEWEST = (2, 8), (2, 15)
 
 
 def version_line(language: str = "en") -> str:
