@@ -100,8 +100,8 @@ def test_a_wrong_rule_of_which_nodes_are_recorded_is_seen(monkeypatch: pytest.Mo
 
 # What a lesson uses, made wrong: the claims that then fail.
 PLANTED = {
-    ("surface", "_tangent"): (
-        lambda true: lambda f, level, a: true(f, level, a + 1e-4),
+    ("surface", "_tangents"): (  # turned by 1e-4
+        lambda true: lambda *a: true(*a) @ torch.tensor([[1.0, 1e-4], [-1e-4, 1.0]], dtype=torch.float64),
         {"at-right-angles", "ellipse"},
     ),
     ("surface", "_trough"): (lambda true: lambda p: p[..., 0] ** 2 + 3.999 * p[..., 1] ** 2, {"not-every-bowl"}),

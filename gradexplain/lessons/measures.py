@@ -34,9 +34,25 @@ def gradient(f: Callable[[Tensor], Tensor], x: Tensor, cotangent: Tensor | None 
     return torch.autograd.grad(y, leaf, torch.ones_like(y) if cotangent is None else cotangent)[0]
 
 
+def grad(x: Tensor) -> Tensor:
+    """Returns what stands in `x.grad` after a backward pass."""
+    assert x.grad is not None
+    return x.grad
+
+
 def curvatures(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns the eigenvalues of the Hessian by torch, the smallest first."""
     return torch.linalg.eigvalsh(torch.autograd.functional.hessian(f, x))  # type: ignore[no-any-return]
+
+
+def forward_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-7) -> Tensor:
+    """Returns the gradient by moving one input at a time."""
+    start, slopes = f(x), torch.empty_like(x)
+    for i in range(len(x)):
+        moved = x.clone()
+        moved[i] += h
+        slopes[i] = (f(moved) - start) / h
+    return slopes
 
 
 def central(f: Callable[[float], float], x: float, h: float) -> float:
@@ -66,6 +82,18 @@ def trained(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], steps:
 
 
 # ---------------------------------------------------------------------------------------- how much is computed
+
+
+@dataclass
+class Counted:
+    """A function that counts how often it is run."""
+
+    function: Callable[[Tensor], Tensor]
+    runs: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.function(x)
 
 
 class _Counting(TorchDispatchMode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,7 +163,7 @@ def verdict(key: str, report: Report, expected: str, *rows: str, **data: Any) ->
     yield claim(key, report.verdict, "=", expected, *rows, **data)
 
 
-def columns(table: Mapping[str, Sequence[Any]]) -> Rows:
+def columns(table: Mapping[str, Iterable[Any]]) -> Rows:
     """Returns a table of columns, each under its key."""
     return Rows(tuple(table), list(zip(*table.values(), strict=True)))
 

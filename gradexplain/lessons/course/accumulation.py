@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.measures import EPS, alive, watched
-from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.measures import EPS, alive, grad, watched
+from gradexplain.lessons.parts import Parts, Rows, claim, columns, exercise, section, text
 
 _TWICE = """
 x = torch.tensor([1.], requires_grad=True)
@@ -28,14 +29,7 @@ for _ in range(2):
     y.backward()
     print(x.grad)
 """
-_RETAINED = """
-x = torch.tensor([1.], requires_grad=True)
-y = x**2
-y.backward(retain_graph=True)
-print(x.grad)
-y.backward()
-print(x.grad)
-"""
+_RETAINED = _TWICE.replace("y.backward()", "y.backward(retain_graph=True)", 1)
 _NOTHING_SAVED = """
 x = torch.tensor([1.], requires_grad=True)
 y = x + 1
@@ -68,20 +62,18 @@ def lesson(
 
 def _ledger(x: float, passes: int) -> Parts:
     leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    rows, before = [], 0.0
-    for k in range(1, passes + 1):
+    held = [0.0]
+    for _ in range(passes):
         (leaf**2).backward()
-        assert leaf.grad is not None
-        after = leaf.grad.item()
-        rows.append((k, before, after - before, after))
-        before = after
+        held.append(grad(leaf).item())
+    added = [after - before for before, after in pairwise(held)]
     yield text("adds", x=x)
-    yield Rows(("pass", "before", "contribution", "after"), rows)
+    yield columns({"pass": range(1, passes + 1), "before": held[:-1], "contribution": added, "after": held[1:]})
     one = 2 * x
     # Each of the sums is rounded, by at most half an eps of the largest.
     within = passes * EPS * passes * abs(one)
-    yield claim("contributions", [row[2] for row in rows], "≈", [one] * passes, "A18", "B35", within=within, one=one)
-    yield claim("sum", before, "≈", passes * one, "A18", within=within, passes=passes)
+    yield claim("contributions", added, "≈", [one] * passes, "A18", "B35", within=within, one=one)
+    yield claim("sum", held[-1], "≈", passes * one, "A18", within=within, passes=passes)
 
 
 def _second() -> Parts:

@@ -14,7 +14,7 @@ from gradexplain.figures.parameters import Range
 from gradexplain.lessons.computations import explained, pictured
 from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.measures import EPS, SINGLE, gradient
-from gradexplain.lessons.parts import Explained, Parts, Pictured, Ran, Rows, claim, exercise, section, text
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
 
 _PIECES = """
 X = torch.arange(1., 2 * pieces + 1)
@@ -69,18 +69,14 @@ def _pieces(pieces: int) -> Parts:
     # Some roundings of each term of the sum.
     within = 2 * pieces * SINGLE * whole * pieces
     tried = yield from attempt("often", _PIECES, names, pieces=pieces)
-    yield claim("times", _grad(tried), "≈", pieces * whole, "A36", within=within, pieces=pieces, whole=whole)
+    yield claim("times", tried.names["w"].grad, "≈", pieces * whole, "A36", within=within, pieces=pieces, whole=whole)
     code = "mean((a*w)**2) + mean((b*w)**2)"
     inputs = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0]), "w": torch.tensor(1.0)}
     yield text("why", pieces=2)
     yield Explained(explained(code, inputs, wrt="w"), ("gradients",))
     yield Pictured("picture", pictured(code, inputs, view="backward", show=["values", "gradients"]))
     cured = yield from attempt("divide", _DIVIDED, names)
-    yield claim("cured", _grad(cured), "≈", whole, "A36", within=within)
-
-
-def _grad(listing: Ran) -> Tensor:
-    return listing.names["w"].grad  # type: ignore[no-any-return]
+    yield claim("cured", cured.names["w"].grad, "≈", whole, "A36", within=within)
 
 
 def _unequal() -> Parts:
@@ -91,15 +87,15 @@ def _unequal() -> Parts:
     within = 8 * SINGLE * sum(means)
     yield text("last-smaller", count=len(numbers))
     yield tried
-    yield claim("mean-of-means", _grad(tried), "≈", sum(means) / len(means), "A36", within=within, whole=whole)
-    yield claim("differs", abs(_grad(tried).item() - whole), ">", within, "A36")
+    yield claim("mean-of-means", tried.names["w"].grad, "≈", sum(means) / len(means), "A36", within=within, whole=whole)
+    yield claim("differs", abs(tried.names["w"].grad.item() - whole), ">", within, "A36")
     sizes = [len(p) for p in tried.names["parts"]]
     shares = [1 / (len(sizes) * size) for size in sizes for _ in range(size)]
     # two quotients, each rounded once
     yield claim("counts", _shares(sizes), "≈", shares, "A36", within=SINGLE, last=shares[-1],
                 first=shares[0], own=1 / len(numbers))  # fmt: skip
     cured = yield from attempt("by-size", _WEIGHTED)
-    yield claim("weighted", _grad(cured), "≈", whole, "A36", within=within)
+    yield claim("weighted", cured.names["w"].grad, "≈", whole, "A36", within=within)
     yield text("same-elsewhere")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradexplain.figures.parameters import Range
-from gradexplain.lessons.measures import EPS, double, fastest, gradient
+from gradexplain.lessons.measures import EPS, Counted, double, fastest, forward_differences, gradient
 from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
 from gradexplain.mathematics.terms import number_text
 
@@ -32,33 +31,11 @@ def lesson(
     yield exercise("ex-jacobian", outputs + 2, outputs=outputs + 2)
 
 
-@dataclass
-class _Counted:
-    """A function that counts how often it is run."""
-
-    function: Callable[[Tensor], Tensor]
-    runs: int = 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.runs += 1
-        return self.function(x)
-
-
 # ----------------------------------------------------------------------------------------------- runs of the function
 
 
 def _squares(x: Tensor) -> Tensor:
     return (x**2).sum()
-
-
-def forward_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-7) -> Tensor:
-    """Returns the gradient by moving one input at a time."""
-    start, slopes = f(x), torch.empty_like(x)
-    for i in range(len(x)):
-        moved = x.clone()
-        moved[i] += h
-        slopes[i] = (f(moved) - start) / h
-    return slopes
 
 
 def central_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-5) -> Tensor:
@@ -72,11 +49,9 @@ def central_differences(f: Callable[[Tensor], Tensor], x: Tensor, h: float = 1e-
     return slopes
 
 
-WAYS: Mapping[str, Callable[..., Tensor]] = {
-    "automatic": gradient,
-    "forward": forward_differences,
-    "central": central_differences,
-}
+_WAYS: Mapping[str, Callable[..., Tensor]] = {
+    "automatic": gradient, "forward": forward_differences, "central": central_differences,
+}  # fmt: skip
 
 
 def _counted(n: int) -> Parts:
@@ -84,8 +59,8 @@ def _counted(n: int) -> Parts:
     rows, runs, seconds = [], {}, {}
     for size in (1, 10, n):
         x = torch.linspace(-1, 1, size, dtype=torch.float64)
-        for name, way in WAYS.items():
-            f = _Counted(_squares)
+        for name, way in _WAYS.items():
+            f = Counted(_squares)
             error = float((way(f, x) - 2 * x).abs().max())
             runs[name, size], seconds[name, size] = f.runs, fastest(partial(way, _squares, x), 3)
             taken = number_text(1000 * seconds[name, size], 2)
@@ -124,9 +99,8 @@ def _operations(size: int) -> Parts:
     times = 2 * weights * one / (one + other)
     # The value counts as one run, value and gradient as three.
     within = weights * EPS
-    yield claim(
-        "differences-price", times, "≈", 2 * weights / 3, "A5", within=within, weights=weights, runs=2 * weights
-    )
+    expected = 2 * weights / 3
+    yield claim("differences-price", times, "≈", expected, "A5", within=within, weights=weights, runs=2 * weights)
 
 
 def _parameters(net: nn.Module) -> int:

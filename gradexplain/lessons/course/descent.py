@@ -11,8 +11,8 @@ import torch
 
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.measures import SINGLE
-from gradexplain.lessons.parts import Drawn, Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.measures import SINGLE, grad, gradient, stepped
+from gradexplain.lessons.parts import Drawn, Parts, Rows, claim, columns, exercise, section, text
 
 _WRITTEN = """
 x = torch.tensor([1.0], requires_grad=True)
@@ -72,13 +72,12 @@ def _walk(lr: float, steps: int, x0: float, *, clear: bool = True) -> Walk:
         if clear:
             optimizer.zero_grad()
         (x**2 + 2 * x).backward()
-        assert x.grad is not None
-        gradient = x.grad.item()
+        slope = grad(x).item()
         optimizer.step()
         if not math.isfinite(x.item()):
             break
         points.append(x.item())
-        held.append(gradient)
+        held.append(slope)
     return Walk(lr, tuple(points), tuple(held))
 
 
@@ -162,12 +161,12 @@ def _rates(lr: float, steps: int, x0: float) -> Parts:
     rates = tuple(sorted({lr, *_RATES}))
     walks = [_walk(rate, steps, x0) for rate in rates]
     yield text("factor")
-    rows = [
-        (w.lr, 1 - 2 * w.lr, abs(1 - 2 * w.lr), w.points[-1], _exact(w.lr, x0, w.steps), text(_regime(w.lr)))
-        for w in walks
-    ]
-    yield Rows(("lr", "signed", "size", "end", "exact", "regime"), rows)
-    apart = [abs(w.points[-1] - _exact(w.lr, x0, w.steps)) / (_bounds(w)[-1] or 1) for w in walks]
+    ends, exact = [w.points[-1] for w in walks], [_exact(w.lr, x0, w.steps) for w in walks]
+    signed = [1 - 2 * rate for rate in rates]
+    regimes = [text(_regime(rate)) for rate in rates]
+    yield columns({"lr": rates, "signed": signed, "size": list(map(abs, signed)), "end": ends, "exact": exact,
+                   "regime": regimes})  # fmt: skip
+    apart = [abs(a - b) / (_bounds(w)[-1] or 1) for a, b, w in zip(ends, exact, walks, strict=True)]
     yield claim("all-ends", max(apart), "<", 1.0, "A30", steps=steps)
     half = _walk(0.5, 1, x0)
     yield claim("half", half.points[-1] + 1, "≈", 0.0, "A30", within=_bounds(half)[-1], x0=x0)
@@ -228,12 +227,9 @@ def _pendulum_bound(walk: Walk) -> float:
 
 def _squares(lr: float) -> Parts:
     start = torch.tensor([1.0, 2.0, 3.0])
-    x = start.clone().requires_grad_()
-    optimizer = torch.optim.SGD([x], lr=lr)
-    torch.sum(x**2).backward()
-    optimizer.step()
+    after = stepped(lambda x: torch.optim.SGD(x, lr=lr), start, gradient(torch.square, start))
     yield text("same-law", lr=lr)
     expected = (1 - 2 * lr) * start.double()
     # As in `_bounds`: the rate, the product and the difference are rounded.
     within = _ROOM * _U * (2 * lr * 2 * 3 + float(expected.abs().max()))
-    yield claim("shrinks", x.detach(), "≈", expected, "B27", within=within, factor=1 - 2 * lr, start=start)
+    yield claim("shrinks", after, "≈", expected, "B27", within=within, factor=1 - 2 * lr, start=start)

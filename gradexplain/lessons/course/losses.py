@@ -15,8 +15,8 @@ from gradexplain.api import explain, verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import attempt
-from gradexplain.lessons.measures import EPS, double, gradient, trained
-from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text, verdict
+from gradexplain.lessons.measures import EPS, curvatures, double, gradient, stepped, trained
+from gradexplain.lessons.parts import Explained, Parts, Rows, claim, columns, exercise, section, text, verdict
 
 _NONE = """
 p = torch.tensor({p}, requires_grad=True)
@@ -53,10 +53,6 @@ def lesson(
     yield exercise("ex-shrink", (1 - 2 * 0.1 * strength) ** 2, digits=4, strength=strength, lr=0.1)
 
 
-def _tensor(x: Sequence[float]) -> Tensor:
-    return double(x)
-
-
 def _expected(p: Sequence[float], t: Sequence[float], n: int) -> list[float]:
     """Returns 2(p − t)/n, exact and then rounded once."""
     return [float(2 * (Fraction(a) - Fraction(b)) / n) for a, b in zip(p, t, strict=True)]
@@ -72,13 +68,13 @@ def _rounding(p: Sequence[float], t: Sequence[float]) -> float:
 
 def _mse(p: Sequence[float], t: Sequence[float]) -> Parts:
     n = len(p)
-    explanation = explain(lambda p, t: ((p - t) ** 2).mean(), {"p": _tensor(p), "t": _tensor(t)}, wrt="p", target="MSE")
+    explanation = explain(lambda p, t: ((p - t) ** 2).mean(), {"p": double(p), "t": double(t)}, wrt="p", target="MSE")
     yield text("squares-again", n=n)
     yield Explained(explanation, ("forward", "backward"))
     yield claim("with-n", explanation.gradients["p"], "≈", _expected(p, t, n), "B26", within=_rounding(p, t), n=n)
-    torchs = gradient(lambda p: mse_loss(p, _tensor(t)), _tensor(p))
+    torchs = gradient(lambda p: mse_loss(p, double(t)), double(p))
     yield claim("mse-loss", torchs, "≈", _expected(p, t, n), "B26", within=_rounding(p, t))
-    inputs = {"input": _tensor(p), "target": _tensor(t)}
+    inputs = {"input": double(p), "target": double(t)}
     by_hand = {"input": lambda input, target: 2 * (input - target) / n}
     report = verify(mse_loss, inputs, wrt="input", by_hand=by_hand)
     yield text("verified")
@@ -92,7 +88,7 @@ def _mse(p: Sequence[float], t: Sequence[float]) -> Parts:
 def _several(p: Sequence[float], t: Sequence[float]) -> Parts:
     """A batch with several outputs: n is how many numbers there are, not how many examples."""
     batch, outputs = len(p), 4
-    inputs, targets = (_tensor(x)[:, None].repeat(1, outputs) for x in (p, t))
+    inputs, targets = (double(x)[:, None].repeat(1, outputs) for x in (p, t))
     slopes = gradient(lambda x: mse_loss(x, targets), inputs)
     numbers = batch * outputs
     yield text("which-n", batch=batch, outputs=outputs)
@@ -102,19 +98,17 @@ def _several(p: Sequence[float], t: Sequence[float]) -> Parts:
 
 def _reductions(p: Sequence[float], t: Sequence[float]) -> Parts:
     n = len(p)
-    rows, slopes = [], []
-    for reduction in ("mean", "sum"):
-        loss = partial(mse_loss, target=_tensor(t), reduction=reduction)
-        slopes.append(gradient(loss, _tensor(p)))
-        rows.append((reduction, loss(_tensor(p)), slopes[-1]))
+    reductions = ("mean", "sum")
+    losses = [partial(mse_loss, target=double(t), reduction=reduction) for reduction in reductions]
+    slopes = [gradient(loss, double(p)) for loss in losses]
     yield text("two-reductions")
-    yield Rows(("reduction", "loss", "gradient"), rows)
+    yield columns({"reduction": reductions, "loss": [loss(double(p)) for loss in losses], "gradient": slopes})
     yield claim("sum-gradient", slopes[1], "≈", _expected(p, t, 1), "B26", within=_rounding(p, t))
     yield claim("n-times", slopes[1], "≈", n * slopes[0], "B26", within=n * _rounding(p, t), n=n)
     tried = yield from attempt("none", _NONE.format(p=list(map(float, p)), t=list(map(float, t))))
     yield claim("refused", tried.fault, "=", "RuntimeError", "B26")
     weights = [1.0] + [0.0] * (n - 1)
-    weighed = gradient(lambda p: mse_loss(p, _tensor(t), reduction="none"), _tensor(p), _tensor(weights))
+    weighed = gradient(lambda p: mse_loss(p, double(t), reduction="none"), double(p), double(weights))
     one = [e * w for e, w in zip(_expected(p, t, 1), weights, strict=True)]
     yield claim("weighed", weighed, "≈", one, "B26", within=_rounding(p, t), weights=weights)
 
@@ -126,19 +120,18 @@ def _term(p: Sequence[float], t: Sequence[float], strength: float) -> Parts:
     def loss(w: Tensor, t: Tensor) -> Tensor:
         return ((w - t) ** 2).mean() + strength * (w**2).sum()
 
-    inputs = {"w": _tensor(p), "t": _tensor(t)}
+    inputs = {"w": double(p), "t": double(t)}
     explanation = explain(loss, inputs, wrt="w", target="MSE + L2")
     (by_w,) = explanation.by_input
     yield text("added", strength=strength)
     yield Explained(explanation, ("gradients",))
-    alone = gradient(lambda w: strength * (w**2).sum(), _tensor(p))
+    alone = gradient(lambda w: strength * (w**2).sum(), double(p))
     by_rule = [float(2 * Fraction(strength) * Fraction(w)) for w in p]
     # Two products, each rounded by half an ε of the result.
     size = 2 * strength * max(map(abs, p))
     yield claim("two-lambda-w", alone, "≈", by_rule, "B25", within=2 * EPS * size, strength=strength)
     assert by_w.value is not None
-    both = _expected(p, t, len(p))
-    both = [a + b for a, b in zip(both, by_rule, strict=True)]
+    both = [a + b for a, b in zip(_expected(p, t, len(p)), by_rule, strict=True)]
     yield claim("adds", by_w.value.tensor, "≈", both, "B25", within=4 * EPS * size + 2 * _rounding(p, t))
     yield claim("routes", len(by_w.uses), "=", 2, "B25")
     yield text("same-function")
@@ -158,8 +151,7 @@ def _ridge(strength: float) -> list[Fraction]:
 
 
 def _data_loss(w: Tensor) -> Tensor:
-    a, b = double(_A), _tensor(_B)
-    return ((a @ w - b) ** 2).sum()
+    return ((double(_A) @ w - double(_B)) ** 2).sum()
 
 
 def _descended(strength: float) -> tuple[Tensor, float]:
@@ -168,7 +160,7 @@ def _descended(strength: float) -> tuple[Tensor, float]:
     def loss(w: Tensor) -> Tensor:
         return _data_loss(w) + strength * (w**2).sum()
 
-    low, high = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, torch.zeros(2, dtype=torch.float64)))
+    low, high = curvatures(loss, double([0, 0]))
     w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=float(2 / (low + high)))
     trained(optimizer, lambda: loss(w), _STEPS)
@@ -186,27 +178,25 @@ def _effect() -> Parts:
         bounds.append(factor**_STEPS * 2 * size + 64 * EPS * size / (1 - factor))
         rows.append((strength, w, list(map(float, exact)), float(_data_loss(w)), w.norm()))
     yield text("ridge", steps=_STEPS)
-    yield Rows(("lambda", "descended", "exact", "data-loss", "norm"), rows)
-    for_all = torch.stack([row[1] for row in rows])
-    yield claim("descended-right", for_all, "≈", [row[2] for row in rows], "B28", "B25", within=max(bounds))
-    norms = [row[4] for row in rows]
+    yield (table := Rows(("lambda", "descended", "exact", "data-loss", "norm"), rows))
+    yield claim("descended-right", table["descended"], "≈", table["exact"], "B28", "B25", within=max(bounds))
+    norms, losses = table["norm"], table["data-loss"]
     yield claim("shrinks", norms[1:], "<", norms[:-1], "B28")
-    losses = [row[3] for row in rows]
     yield claim("price", losses[1:], ">", losses[:-1], "B28")
     yield claim("faster", factors[1:], "<", factors[:-1], "B28", factors=factors)
     yield text("not-to-zero")
     places = [1.0, 1e-3, 1e-6]
     pulls = [gradient(f, double(w)) for f in (torch.square, torch.abs) for w in places]
-    yield Rows(("weights", "pull-square", "pull-absolute"), list(zip(places, pulls[:3], pulls[3:], strict=True)))
+    yield columns({"weights": places, "pull-square": pulls[:3], "pull-absolute": pulls[3:]})
     yield claim("fades", pulls, "=", [2 * w for w in places] + [1.0] * 3, "B28", squares=pulls[:3], absolute=pulls[3:])
-    sizes = [abs(e) for row in rows for e in row[1].tolist()]
+    sizes = [abs(e) for w in table["descended"] for e in w.tolist()]
     # what descent and rounding may leave of a weight that is zero in truth
     yield claim("never-zero", sizes, ">", max(bounds), "B28", least=min(sizes))
 
 
 def _undecided(strength: float) -> Parts:
     """Two inputs that are always equal: only the sum of their weights matters to the data."""
-    x, b = _tensor([1, 2, 3]), _tensor([2, 4, 6])
+    x, b = double([1, 2, 3]), double([2, 4, 6])
 
     def data(w: Tensor) -> Tensor:
         return ((x * w[0] + x * w[1] - b) ** 2).sum()
@@ -214,13 +204,12 @@ def _undecided(strength: float) -> Parts:
     def loss(w: Tensor) -> Tensor:
         return data(w) + strength * (w**2).sum()
 
-    start = torch.zeros(2, dtype=torch.float64)
-    plain, regular = (torch.linalg.eigvalsh(torch.autograd.functional.hessian(f, start)) for f in (data, loss))
+    plain, regular = (curvatures(f, double([0, 0])) for f in (data, loss))
     equal = [[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [-3.0, 5.0]]
-    rows = [(w, data(_tensor(w)), loss(_tensor(w))) for w in equal]
+    rows = [(w, data(double(w)), loss(double(w))) for w in equal]
     yield text("twins")
-    yield Rows(("weights", "data-loss", "with-term"), rows)
-    yield claim("data-silent", [row[1] for row in rows], "=", [0.0] * len(rows), "B28")
+    yield (table := Rows(("weights", "data-loss", "with-term"), rows))
+    yield claim("data-silent", table["data-loss"], "=", [0.0] * len(rows), "B28")
     least = min(rows, key=lambda row: float(row[2]))
     yield claim("shares", least[0], "=", [1.0, 1.0], "B28", cost=least[2])
     # The eigenvalues of a matrix of size 4Σx² + 2λ are found to some roundings of that size.
@@ -229,8 +218,8 @@ def _undecided(strength: float) -> Parts:
     yield claim("curved", regular[0], "≈", 2 * strength, "B28", within=within, strength=strength)
     yield text("decided")
     step = 0.1
-    w = _tensor([1.0, -2.0]).requires_grad_()
-    optimizer = torch.optim.SGD([w], lr=step)
-    trained(optimizer, lambda: strength * (w**2).sum(), 1)
+    w = double([1.0, -2.0])
+    slopes = gradient(lambda w: strength * (w**2).sum(), w)
+    after = stepped(lambda w: torch.optim.SGD(w, lr=step), w, slopes)
     factor = 1 - 2 * step * strength
-    yield claim("one-step", w.detach(), "≈", [factor, -2 * factor], "B28", within=16 * EPS, lr=step, factor=factor)
+    yield claim("one-step", after, "≈", [factor, -2 * factor], "B28", within=16 * EPS, lr=step, factor=factor)

@@ -15,7 +15,7 @@ from gradexplain.figures.parameters import Count, Range, written
 from gradexplain.lessons.computations import explained, pictured
 from gradexplain.lessons.listings import attempt
 from gradexplain.lessons.measures import EPS, SINGLE, double, gradient
-from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, exercise, section, text
+from gradexplain.lessons.parts import Explained, Parts, Pictured, Rows, claim, code, exercise, section, text
 
 # float32 holds the small whole numbers of the tutorial exactly; one unit in the last place of 10 is the room left.
 _SINGLE = 10 * SINGLE
@@ -63,14 +63,10 @@ def lesson(
 def _as_it_stands() -> Parts:
     ran = yield from attempt("without-output", _TUTORIAL)
     A, B = ran.names["A"], ran.names["B"]
-    yield claim("product", ran.names["D"].detach(), "=", _by_hand(A.detach(), B), "A16", C=ran.names["C"].detach())
+    by_numpy = float((A.detach().numpy() @ B.numpy()).sum())
+    yield claim("product", ran.names["D"].detach(), "=", by_numpy, "A16", C=ran.names["C"].detach())
     yield claim("grad-a", A.grad, "≈", _moved(A.detach(), B, torch.ones(2, 2)), "A16", within=_SINGLE)
     yield claim("grad-b", B.grad is None, "=", not B.requires_grad, "A16", grad=str(B.grad))
-
-
-def _by_hand(A: Tensor, B: Tensor) -> float:
-    """Returns the sum of the elements of A·B by numpy."""
-    return float((A.numpy() @ B.numpy()).sum())
 
 
 def _moved(A: Tensor, B: Tensor, cotangent: Tensor) -> Tensor:
@@ -143,18 +139,15 @@ def _rule(A: Tensor, B: Tensor) -> Parts:
     explanation = explained("A @ B", {"A": A, "B": B}, wrt="A", cotangent=_GENERIC, output_name="C")
     yield text("derived", C=_GENERIC, B=B)
     yield Explained(explanation, ("forward", "backward"))
-    yield claim(
-        "rule-is", explanation.gradients["A"], "≈", _moved(A, B, _GENERIC), "A16", within=_slack(A, B, _GENERIC)
-    )
+    slack = _slack(A, B, _GENERIC)
+    yield claim("rule-is", explanation.gradients["A"], "≈", _moved(A, B, _GENERIC), "A16", within=slack)
     yield from _by_element(A, B)
 
 
 def _by_element(A: Tensor, B: Tensor) -> Parts:
     """Yields every path from the output back to an element of A; along each, C̄ᵢⱼ is multiplied by Bₖⱼ."""
-    code = "C = A @ B; sum(C)"
-    shown = ("values", "gradients")
-    picture = pictured(code, {"A": A, "B": B}, view="elements", wrt="A", show=shown, output_name="D")
-    yield Pictured("elements", picture)
+    shown = {"view": "elements", "wrt": "A", "show": ("values", "gradients"), "output_name": "D"}
+    yield Pictured("elements", pictured("C = A @ B; sum(C)", {"A": A, "B": B}, **shown))
     rows, sums = [], torch.zeros_like(A)
     for i, k, j in product(range(2), repeat=3):
         arrives, here = float(_GENERIC[i, j]), float(B[k, j])
@@ -163,27 +156,21 @@ def _by_element(A: Tensor, B: Tensor) -> Parts:
         rows.append((f"A[{i}, {k}]", path, f"{written(arrives)} × {written(here)}", arrives * here))
     yield text("every-path", C=_GENERIC)
     yield Rows(("element", "path", "with-numbers", "sends"), rows)
-    yield claim(
-        "paths-add", _gradient(A, B, _GENERIC), "≈", sums, "A16", within=_slack(A, B, _GENERIC), count=len(rows)
-    )
+    slack = _slack(A, B, _GENERIC)
+    yield claim("paths-add", _gradient(A, B, _GENERIC), "≈", sums, "A16", within=slack, count=len(rows))
 
 
 def _told_apart(A: Tensor, B: Tensor) -> Parts:
     ones = torch.ones_like(_GENERIC)
     yield text("asymmetric", B=B)
     yield _table(A, B, ones)
-    agree = _right(A, B, ones)
-    yield claim("not-c-b", ones @ B, "≠", _moved(A, B, ones), "A17", agree=_code(agree))
+    yield claim("not-c-b", ones @ B, "≠", _moved(A, B, ones), "A17", agree=code(*_right(A, B, ones)))
     yield text("generic", C=_GENERIC)
     yield _table(A, B, _GENERIC)
     yield claim("one-left", _right(A, B, _GENERIC), "=", [_RULE], "A17", rule=f"`{_RULE}`")
     yield text("shapes")
     fits = _fitting(torch.ones(2, 3), torch.ones(3, 4), torch.ones(2, 4))
     yield claim("shapes-tell", fits, "=", [_RULE], "A17", rule=f"`{_RULE}`")
-
-
-def _code(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
 
 
 def _fitting(A: Tensor, B: Tensor, C: Tensor) -> list[str]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.computations import explained
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.measures import SINGLE, double
-from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.measures import SINGLE, double, grad
+from gradexplain.lessons.parts import Explained, Parts, Rows, claim, columns, exercise, section, text
 
 _FACTORS = (1e-5, 1e-4)
 _LOST = """
@@ -73,22 +73,14 @@ def _rounded(x: float, dtype: torch.dtype = torch.float16) -> float:
 
 def _limits() -> Parts:
     yield text("formats")
-    rows = []
-    for dtype in _TYPES:
-        info = torch.finfo(dtype)
-        rows.append(
-            (_name(dtype), info.bits, info.smallest_normal * info.eps, info.smallest_normal, info.max, info.eps)
-        )
-    yield Rows(("type", "bits", "smallest", "normal", "largest", "spacing"), rows)
+    infos = list(map(torch.finfo, _TYPES))
+    rows = [(i.dtype, i.bits, i.smallest_normal * i.eps, i.smallest_normal, i.max, i.eps) for i in infos]
+    yield (table := Rows(("type", "bits", "smallest", "normal", "largest", "spacing"), rows))
     by_bits = [torch.tensor(1, dtype=torch.int16).view(dtype).item() for dtype in _TYPES[:2]]
-    yield claim("by-bits", by_bits, "=", [row[2] for row in rows[:2]], "A38")
+    yield claim("by-bits", by_bits, "=", table["smallest"][:2], "A38")
     around = [torch.tensor(factor * _TINY, dtype=torch.float16).item() for factor in (0.5, 0.51)]
     yield claim("half", around, "=", [0.0, _TINY], "A38", tiny=_TINY)
     yield text("mixed")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _lost() -> Parts:
@@ -122,9 +114,8 @@ def _scaling(power: int) -> Parts:
 
 
 def _network() -> Parts:
-    gradient = _gradients()
+    gradient, scales = _gradients(), [2**p for p in (0, 10, 20, 30, 36)]
     size = gradient.abs()
-    scales = [2**p for p in (0, 10, 20, 30, 36)]
     kinds = [_kinds((gradient * s).half()) for s in scales]
     yield text("spread", count=len(gradient), least=size.min(), middle=size.median(), most=size.max())
     yield from _histogram(gradient)
@@ -199,12 +190,11 @@ def _bfloat() -> Parts:
     for dtype in _TYPES:
         x = torch.tensor(1.0, dtype=dtype, requires_grad=True)
         (x * _FACTORS[0] * _FACTORS[1]).backward()
-        assert x.grad is not None
-        gradients.append(x.grad.item())
+        gradients.append(grad(x).item())
         updates.append((x.detach() - 0.001).item())
     yield text("range")
-    rows = [(_name(d), g, u) for d, g, u in zip(_TYPES, gradients, updates, strict=True)]
-    yield Rows(("type", "gradient", "update"), rows)
+    names = [torch.finfo(dtype).dtype for dtype in _TYPES]
+    yield columns({"type": names, "gradient": gradients, "update": updates})
     wide = torch.finfo(torch.bfloat16).eps
     yield claim("kept", abs(gradients[1] - true) / true, "<", 2 * wide, "A38", spacing=wide)
     yield claim("coarse", updates[:2], "=", [_rounded(1 - 0.001, dtype) for dtype in _TYPES[:2]], "A38",

@@ -29,12 +29,7 @@ y = torch.log(torch.exp(x).sum())
 y.backward()
 print(y, x.grad)
 """
-_STABLE = """
-x = torch.tensor([1000., 1000.], requires_grad=True)
-y = torch.logsumexp(x, 0)
-y.backward()
-print(y, x.grad)
-"""
+_STABLE = _NAIVE.replace("torch.log(torch.exp(x).sum())", "torch.logsumexp(x, 0)")
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _WIDER = {"float16": "float32", "float32": "float64"}
 
@@ -70,7 +65,7 @@ def _limit() -> Parts:
     for dtype in _TYPES:
         info = torch.finfo(dtype)
         root = math.sqrt(info.max)
-        rows.append((str(dtype).removeprefix("torch."), info.max, root, 2 * root))
+        rows.append((info.dtype, info.max, root, 2 * root))
         for near in (torch.tensor(root * (1 + k * info.eps), dtype=dtype) for k in (-2, 2)):
             kinds.append(bool((near**2).isinf()))
             # What is half a spacing or more above the largest number rounds to infinity.
@@ -163,7 +158,7 @@ def _helps(x: Tensor, wider: str) -> Parts:
     yield claim("wider", both[cast][0], "=", total, "B33", wider=wider)
     yield claim("wider-gradient", both[cast][1], "=", [2 * v for v in numbers], "B33")
     within = 4 * torch.finfo(x.dtype).eps
-    yield claim("scaled", both[scaled][0].item() / math.hypot(*numbers), "≈", 1.0, "B33", within=within,
-                value=both[scaled][0])  # fmt: skip
-    yield claim("scaled-gradient", both[scaled][1], "≈", _unit(numbers), "B33", within=within)
+    value, slopes = both[scaled]
+    yield claim("scaled", value.item() / math.hypot(*numbers), "≈", 1.0, "B33", within=within, value=value)
+    yield claim("scaled-gradient", slopes, "≈", _unit(numbers), "B33", within=within)
     yield text("choose")

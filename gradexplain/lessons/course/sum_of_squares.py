@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import chain
 from typing import Annotated, Any
 
 import torch
@@ -16,7 +17,19 @@ from gradexplain.figures.parameters import Count, Range
 from gradexplain.graphs.picture import Picture
 from gradexplain.lessons.listings import attempt, run_listing
 from gradexplain.lessons.measures import double, gradient
-from gradexplain.lessons.parts import Explained, Parts, Pictured, Ran, Rows, claim, exercise, section, text, verdict
+from gradexplain.lessons.parts import (
+    Explained,
+    Parts,
+    Pictured,
+    Ran,
+    Rows,
+    claim,
+    columns,
+    exercise,
+    section,
+    text,
+    verdict,
+)
 from gradexplain.narration.explanations import elements_text
 
 _IMPORTS = """
@@ -32,14 +45,7 @@ print(f"x = {x.data}")
 print(f"y = {y.data}")
 print(f"dy/dx = {x.grad}\\n")
 """
-_WITHOUT_DATA = """
-x = torch.tensor([1., 2., 3.], requires_grad=True)
-y = torch.sum(x**2)
-y.backward()
-print(f"x = {x.detach()}")
-print(f"y = {y.item()}")
-print(f"dy/dx = {x.grad}\\n")
-"""
+_WITHOUT_DATA = _PART_1.replace("x.data", "x.detach()").replace("y.data", "y.item()")
 _EDIT = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
 y = torch.sum(x**2)
@@ -59,15 +65,12 @@ _SUM = "1² + 2² + 3² = 14.0"
 _LINES = ("dy/dx₁ = 2x₁ = 2(1) = 2", "dy/dx₂ = 2x₂ = 2(2) = 4", "dy/dx₃ = 2x₃ = 2(3) = 6")
 _LARGE = 1000
 _HUGE = 100_000
+_Numbers = tuple[float, ...]
 
 
 def lesson(
     *,
-    x: Annotated[tuple[float, ...], "The elements of x.", Range(least=-1000, most=1000), Count(most=6)] = (
-        1.0,
-        2.0,
-        3.0,
-    ),
+    x: Annotated[_Numbers, "The elements of x.", Range(least=-1000, most=1000), Count(most=6)] = (1.0, 2.0, 3.0),
 ) -> Parts:
     """Yields the lesson."""
     point = double(x)
@@ -100,26 +103,21 @@ def _rounding(x: Sequence[float]) -> float:
 
 
 def _definition(x: Sequence[float]) -> Parts:
-    rows, sums = [], []
-    for n in range(1, len(x) + 1):
-        value = _squares(double(x[:n])).item()
-        sums.append(float(_sum(x[:n])))
-        rows.append((n, list(x[:n]), value))
+    counts = range(1, len(x) + 1)
+    values = [_squares(double(x[:n])).item() for n in counts]
     yield text("n-terms", n=len(x))
-    yield Rows(("n", "x", "y"), rows)
-    yield claim("sums", [row[2] for row in rows], "≈", sums, "B1", within=_rounding(x))
+    yield columns({"n": counts, "x": [list(x[:n]) for n in counts], "y": values})
+    yield claim("sums", values, "≈", [float(_sum(x[:n])) for n in counts], "B1", within=_rounding(x))
 
 
 def _steps(x: Sequence[float], point: Tensor) -> Parts:
     explanation = explain(_squares, {"x": point}, target="sum(x**2)")
-    square, total = explanation.steps
-    assert square.forward is not None
-    assert total.forward is not None
+    square, total = (step.forward.tensor for step in explanation.steps if step.forward is not None)
     squares = [float(Fraction(e) ** 2) for e in x]
     yield text("two-steps")
     yield Explained(explanation, ("forward",))
-    yield claim("squared", square.forward.tensor, "=", squares, "B3")
-    yield claim("summed", total.forward.tensor, "≈", float(_sum(x)), "B4", within=_rounding(x))
+    yield claim("squared", square, "=", squares, "B3")
+    yield claim("summed", total, "≈", float(_sum(x)), "B4", within=_rounding(x))
 
 
 # ---------------------------------------------------------------------------------------------------------- the graph
@@ -143,10 +141,11 @@ def _graphs(x: Sequence[float], point: Tensor) -> Parts:
     yield text("one-each")
     yield Pictured("elements", elements)
     yield Pictured("tensors", tensors)
-    rows = [(node.name, _stands_for(elements, k)) for k, node in enumerate(elements.tensors.nodes)]
+    names = [node.name for node in elements.tensors.nodes]
+    own = [_stands_for(elements, k) for k in range(len(names))]
     yield text("linked")
-    yield Rows(("torch-node", "its-elements"), [(name, ", ".join(own)) for name, own in rows])
-    linked = sorted(name for _, own in rows for name in own)
+    yield columns({"torch-node": names, "its-elements": map(", ".join, own)})
+    linked = sorted(chain.from_iterable(own))
     yield claim("linked-all", linked, "=", sorted(node.name for node in elements.nodes), "B2", count=len(linked))
     drawn = [len([node for node in elements.nodes if node.kind == kind]) for kind in ("input", "element")]
     yield claim("element-nodes", drawn, "=", [n, n + 1], "B2", n=n, inputs=drawn[0], others=drawn[1])
@@ -160,8 +159,8 @@ def _graphs(x: Sequence[float], point: Tensor) -> Parts:
     yield text("why-saves")
     counts = [(m, 2 * m + 1, len(_recorded(torch.ones(m)))) for m in (n, _LARGE)]
     yield text("grows")
-    yield Rows(("n", "drawn-nodes", "recorded"), counts)
-    yield claim("two-nodes", [row[2] for row in counts], "=", [2, 2], "B2")
+    yield (table := Rows(("n", "drawn-nodes", "recorded"), counts))
+    yield claim("two-nodes", table["recorded"], "=", [2, 2], "B2")
 
 
 def _stands_for(elements: Picture, node: int) -> list[str]:
@@ -223,9 +222,9 @@ def _as_written() -> Parts:
     yield claim("prints-gradient", slopes, "=", [2 * e for e in x], "B7", "B16", x=x)
     yield text("lines")
     rows = [(line, *_read(line), printed) for line, printed in zip(_LINES, slopes, strict=True)]
-    yield Rows(("line", "said", "recomputed", "printed"), rows)
-    yield claim("three-lines", [row[1] for row in rows], "=", [row[2] for row in rows], "B16")
-    yield claim("three-prints", [row[3] for row in rows], "=", [row[2] for row in rows], "B16")
+    yield (table := Rows(("line", "said", "recomputed", "printed"), rows))
+    yield claim("three-lines", table["said"], "=", table["recomputed"], "B16")
+    yield claim("three-prints", table["printed"], "=", table["recomputed"], "B16")
     terms, _, said = _SUM.partition("=")
     again = _sum([float(term) for term in re.findall(r"(\d+)²", terms)])
     yield claim("sum-line", y, "=", [float(again)], "B15", line=_SUM)

@@ -11,8 +11,8 @@ from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.contents import names
 from gradexplain.lessons.listings import run_listing
-from gradexplain.lessons.measures import EPS, gradient, operators, trained
-from gradexplain.lessons.parts import Other, Parts, Rows, Verified, claim, exercise, section, text
+from gradexplain.lessons.measures import EPS, Counted, forward_differences, grad, gradient, operators, trained
+from gradexplain.lessons.parts import Other, Parts, Ran, Rows, Verified, claim, exercise, section, text
 
 # Where each of the four is shown at length.
 _LESSONS = {
@@ -44,7 +44,7 @@ def lesson(*, a: Annotated[float, "Whose square root is taken by a loop.", Range
     yield from section("efficient", _efficient())
     yield from section("optimises", _optimises())
     yield from section("convenient", _convenient(a))
-    yield exercise("ex-differences", _by_differences(torch.ones(50))[0], n=50)
+    yield exercise("ex-differences", _runs(50), n=50)
     yield exercise("ex-root", _slope_of_root(4.0), digits=6, a=4)
 
 
@@ -80,27 +80,26 @@ def _efficient() -> Parts:
     rows, apart = [], []
     for n in (10, 100, 1000):
         x = torch.linspace(1, 2, n, dtype=torch.float64, requires_grad=True)
-        counted = operators(torch.sum(x**2).backward)
-        runs, slopes = _by_differences(x.detach())
-        assert x.grad is not None
-        apart.append(float((x.grad - slopes).abs().max()))
-        rows.append((n, counted.total(), runs))
+        counted, f = operators(_squares(x).backward), Counted(_squares)
+        apart.append(float((grad(x) - forward_differences(f, x.detach(), _STEP)).abs().max()))
+        rows.append((n, counted.total(), f.runs))
     yield text("any-number")
-    yield Rows(("inputs", "operators", "runs"), rows)
-    yield claim("same-count", [row[1] for row in rows], "=", [rows[0][1]] * len(rows), "A39")
+    yield (table := Rows(("inputs", "operators", "runs"), rows))
+    yield claim("same-count", table["operators"], "=", table["operators"][:1] * len(rows), "A39")
     # A forward difference of x² is off by the step, and by the rounding of the sums, at most one eps a term, over it.
     n, largest = rows[-1][0], 4 * rows[-1][0]
     yield claim("all-slopes", max(apart), "<", _STEP + 2 * n * EPS * largest / _STEP, "A39", n=n)
 
 
-def _by_differences(x: Tensor) -> tuple[int, Tensor]:
-    """Returns how often the function ran, and its slopes by forward differences."""
-    values = [torch.sum(x**2)]
-    for i in range(len(x)):
-        moved = x.clone()
-        moved[i] += _STEP
-        values.append(torch.sum(moved**2))
-    return len(values), (torch.stack(values[1:]) - values[0]) / _STEP
+def _squares(x: Tensor) -> Tensor:
+    return torch.sum(x**2)
+
+
+def _runs(n: int) -> int:
+    """Returns how often the function runs for its slopes by forward differences."""
+    f = Counted(_squares)
+    forward_differences(f, torch.ones(n), _STEP)
+    return f.runs
 
 
 def _optimises() -> Parts:
@@ -140,10 +139,9 @@ def _convenient(a: float) -> Parts:
     yield text("limits")
 
 
-def _rooted(a: float) -> Any:
+def _rooted(a: float) -> Ran:
     return run_listing(_ROOT, {"a": torch.tensor(a, dtype=torch.float64, requires_grad=True)})
 
 
-def _slope_of_root(a: float) -> float:
-    slope: float = _rooted(a).names["a"].grad.item()
-    return slope
+def _slope_of_root(a: float) -> Any:
+    return _rooted(a).names["a"].grad.item()

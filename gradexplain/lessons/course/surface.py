@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.lessons.listings import attempt, run_plots
-from gradexplain.lessons.measures import EPS, double, gradient
-from gradexplain.lessons.parts import Drawn, Parts, Ran, Rows, claim, exercise, section, text
+from gradexplain.lessons.measures import EPS, curvatures, double, gradient
+from gradexplain.lessons.parts import Drawn, Parts, Ran, Rows, claim, columns, exercise, section, text
 
 _GRID = """
 x = torch.tensor([1., 2., 3.], requires_grad=True)
@@ -53,7 +53,7 @@ figure.colorbar(contour)
 _AS_WRITTEN = 100
 _END = 2.0
 _DEGREES = tuple(range(10, 370, 45))
-_ANGLES = len(_DEGREES)
+_ANGLES = tuple(map(math.radians, _DEGREES))
 # Half the angle of a chord: ε^⅓ makes its curvature as small as what rounding leaves of its direction.
 _HALF = EPS ** (1 / 3)
 
@@ -149,15 +149,14 @@ def _paraboloid(at: Point) -> Parts:
     places = [at, (0.0, 0.0), (-1.0, 2.0)]
     hessians = [torch.autograd.functional.hessian(_bowl, double(q)) for q in places]
     yield text("hessian")
-    yield Rows(("point", "hessian-there"), list(zip(places, hessians, strict=True)))
+    yield columns({"point": places, "hessian-there": hessians})
     yield claim("hessian-sympy", torch.stack(hessians), "=", [_by_sympy()] * len(places), "B20", h=_by_sympy())
     turned = [_turned(at, 2 * math.pi * k / 8) for k in range(8)]
     heights = _bowl(double(turned))
     # The turn rounds each coordinate a few times, and the squares twice more.
     within = 16 * EPS * max(height, 1.0)
     yield claim("revolution", heights, "≈", [height] * 8, "B20", within=within, height=height)
-    curvatures = torch.linalg.eigvalsh(torch.autograd.functional.hessian(_trough, p))
-    yield claim("not-every-bowl", curvatures, "≈", [2.0, 8.0], "B20", within=16 * EPS * 8)
+    yield claim("not-every-bowl", curvatures(_trough, p), "≈", [2.0, 8.0], "B20", within=16 * EPS * 8)
 
 
 def _turned(p: Point, angle: float) -> Point:
@@ -174,15 +173,13 @@ def _by_sympy() -> list[list[float]]:
 
 def _minimum() -> Parts:
     (g,) = _gradient([(0.0, 0.0)])
-    eigenvalues = torch.linalg.eigvalsh(torch.autograd.functional.hessian(_bowl, torch.zeros(2, dtype=torch.float64)))
     yield text("two-conditions")
     yield claim("stationary", g, "=", [0.0, 0.0], "B21")
-    yield claim("definite", eigenvalues, ">", 0.0, "B21")
+    yield claim("definite", curvatures(_bowl, double([0, 0])), ">", 0.0, "B21")
     yield text("why-both")
-    saddle = torch.autograd.functional.hessian(_saddle, torch.zeros(2, dtype=torch.float64))
     (flat,) = _gradient([(0.0, 0.0)], _saddle)
     yield claim("saddle-flat", flat, "=", [0.0, 0.0], "B21")
-    yield claim("saddle-not", torch.linalg.eigvalsh(saddle)[0], "<", 0.0, "B21")
+    yield claim("saddle-not", curvatures(_saddle, double([0, 0]))[0], "<", 0.0, "B21")
 
 
 # -------------------------------------------------------------------------------------------------------- the contours
@@ -221,7 +218,7 @@ def _contours() -> Parts:
     yield claim("constant", away, "<", (step / 2) ** 2 + 64 * EPS, "B22", step=step)
     radius = 1.5
     exact = _bowl(double(_circle(radius)))
-    yield claim("exactly", exact, "≈", [radius**2] * _ANGLES, "B22", within=4 * radius**2 * EPS, radius=radius)
+    yield claim("exactly", exact, "≈", [radius**2] * len(_ANGLES), "B22", within=4 * radius**2 * EPS, radius=radius)
     missing = [float(level) for level in levels if float(level) not in drawn]
     yield claim("empty-level", 0.0 in missing, "=", True, "B14", "B12", missing=missing)
     widths = [_shape(ran), _shape(_plotted((8, 5)))]
@@ -237,25 +234,20 @@ def _contours() -> Parts:
 
 
 def _circle(radius: float) -> list[Point]:
-    return [(radius * math.cos(a), radius * math.sin(a)) for a in _angles()]
-
-
-def _angles() -> list[float]:
-    return [math.radians(d) for d in _DEGREES]
+    return [(radius * math.cos(a), radius * math.sin(a)) for a in _ANGLES]
 
 
 def _uniform(radius: float) -> Parts:
     around = _bowl(double(_circle(radius)))
     slopes = _gradient(_circle(radius)).norm(dim=1)
     yield text("two-meanings", radius=radius)
-    rows = list(zip(_DEGREES, around - radius**2, slopes - 2 * radius, strict=True))
-    yield Rows(("direction", "height", "steepness"), rows)
-    yield claim("isotropic", around, "≈", [radius**2] * _ANGLES, "B23", within=4 * EPS * radius**2)
-    yield claim("steep", slopes, "≈", [2 * radius] * _ANGLES, "B23", within=8 * EPS * radius)
+    yield columns({"direction": _DEGREES, "height": around - radius**2, "steepness": slopes - 2 * radius})
+    yield claim("isotropic", around, "≈", [radius**2] * len(_ANGLES), "B23", within=4 * EPS * radius**2)
+    yield claim("steep", slopes, "≈", [2 * radius] * len(_ANGLES), "B23", within=8 * EPS * radius)
     out = [(radius * k, 0.0) for k in (1, 2, 3, 4)]
     heights, steepness = _bowl(double(out)), _gradient(out).norm(dim=1)
     yield text("outwards")
-    yield Rows(("radius", "heights", "length"), list(zip([p[0] for p in out], heights, steepness, strict=True)))
+    yield columns({"radius": [p[0] for p in out], "heights": heights, "length": steepness})
     ratios = heights / heights[0]
     yield claim("quadratic", ratios, "≈", [1.0, 4.0, 9.0, 16.0], "B23", within=64 * EPS)
     yield claim("linear-slope", steepness, "≈", [2 * p[0] for p in out], "B23", within=8 * EPS * 4 * radius)
@@ -267,30 +259,28 @@ def _uniform(radius: float) -> Parts:
 def _perpendicular(radius: float) -> Parts:
     points = _circle(radius)
     gradients = _gradient(points)
-    tangents = double([_tangent(_bowl, radius**2, a) for a in _angles()])
+    tangents = _tangents(_bowl, radius**2)
     products = (gradients * tangents).sum(1).abs()
     yield text("independent")
-    measured = list(zip(points, gradients, tangents, products, strict=True))
-    yield Rows(("point", "gradient", "tangent", "product"), measured)
+    yield columns({"point": points, "gradient": gradients, "tangent": tangents, "product": products})
     # A chord differs from the tangent by the square of its half angle at most, and its ends are known to an ε or two.
     bound = 2 * radius * (_HALF**2 + 4 * EPS / _HALF)
-    yield claim("at-right-angles", products, "≈", [0.0] * _ANGLES, "B24", within=bound)
+    yield claim("at-right-angles", products, "≈", [0.0] * len(_ANGLES), "B24", within=bound)
     turned = double([_turned((gx, gy), math.radians(1)) for gx, gy in gradients.tolist()])
     wrong = (turned * tangents).sum(1).abs()
     yield claim("would-show", wrong, ">", bound, "B24", least=wrong.min(), bound=bound)
-    yield claim("outward", _across(gradients, points), "≈", [0.0] * _ANGLES, "B24", within=8 * EPS * radius**2)
+    yield claim("outward", _across(gradients, points), "≈", [0.0] * len(_ANGLES), "B24", within=8 * EPS * radius**2)
     yield from _stretched(radius, bound)
     yield text("why-perpendicular")
 
 
 def _stretched(radius: float, bound: float) -> Parts:
-    points = [_on_level(_trough, radius**2, a) for a in _angles()]
-    gradients = _gradient(points, _trough)
-    tangents = double([_tangent(_trough, radius**2, a) for a in _angles()])
+    points = [_on_level(_trough, radius**2, a) for a in _ANGLES]
+    gradients, tangents = _gradient(points, _trough), _tangents(_trough, radius**2)
     products = (gradients * tangents).sum(1).abs()
     # The gradient is at most twice as long as on the circle. As it is followed by the angle, this ellipse's third
     # derivative, by which a chord errs, is fewer than 32 times its first.
-    yield claim("ellipse", products, "≈", [0.0] * _ANGLES, "B24", within=64 * bound)
+    yield claim("ellipse", products, "≈", [0.0] * len(_ANGLES), "B24", within=64 * bound)
     yield claim("ellipse-askew", max(_across(gradients, points)), ">", 64 * bound, "B24")
     yield Drawn("stretched", "surface", {"expression": "x**2 + 4*y**2"})
 
@@ -300,11 +290,10 @@ def _across(gradients: Tensor, points: Sequence[Point]) -> list[float]:
     return [abs(gx * y - gy * x) for (gx, gy), (x, y) in zip(gradients.tolist(), points, strict=True)]
 
 
-def _tangent(f: Callable[[Tensor], Tensor], level: float, angle: float) -> Point:
-    """Returns the direction of the contour of `level` at an angle, from values of the function alone."""
-    (x0, y0), (x1, y1) = (_on_level(f, level, angle + turn) for turn in (-_HALF, _HALF))
-    length = math.hypot(x1 - x0, y1 - y0)
-    return ((x1 - x0) / length, (y1 - y0) / length)
+def _tangents(f: Callable[[Tensor], Tensor], level: float) -> Tensor:
+    """Returns the directions of the contour of `level` at all angles, from values of the function alone."""
+    before, after = (double([_on_level(f, level, angle + turn) for angle in _ANGLES]) for turn in (-_HALF, _HALF))
+    return torch.nn.functional.normalize(after - before)
 
 
 def _on_level(f: Callable[[Tensor], Tensor], level: float, angle: float) -> Point:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from gradexplain.api import verify
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.measures import SINGLE, trained
+from gradexplain.lessons.measures import SINGLE, grad, trained
 from gradexplain.lessons.parts import Parts, Rows, Verified, claim, exercise, section, text
 
 _WRITTEN = """
@@ -103,25 +104,23 @@ def _followed(lr: float, steps: int) -> Parts:
     batch, target = _batch()
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    rows, slopes, bounds = [], [], []
+    rows, by_hand = [], []
     for k in range(1, steps + 1):
-        slope, bound = _slope(model, batch, target)
+        by_hand.append(_slope(model, batch, target))
         before = model.weight[0, 0].item()
         (loss,) = trained(optimizer, lambda: nn.functional.mse_loss(model(batch), target), 1)
-        assert model.weight.grad is not None
-        g = model.weight.grad[0, 0].item()
+        g = grad(model.weight)[0, 0].item()
         rows.append((k, loss, before, g, lr * g, model.weight[0, 0].item()))
-        slopes.append(slope)
-        bounds.append(bound)
+    slopes, bounds = zip(*by_hand, strict=True)
     yield text("five", lr=lr)
-    yield Rows(("step", "loss", "w", "g", "move", "after"), rows)
-    yield claim("by-hand", [row[3] for row in rows], "≈", slopes, "A28", within=max(bounds))
+    yield (table := Rows(("step", "loss", "w", "g", "move", "after"), rows))
+    yield claim("by-hand", table["g"], "≈", slopes, "A28", within=max(bounds))
     # The rate, the product and the difference are rounded, each by half an eps of what it is.
     within = max(SINGLE * (abs(row[4]) + abs(row[5])) for row in rows)
-    yield claim("update", [row[5] for row in rows], "≈", [row[2] - row[4] for row in rows], "A28", within=within)
-    yield Verified(
-        verify(lambda x: nn.functional.mse_loss(model(x), target), {"x": batch}, target="mse_loss(model(x), target)")
-    )
+    moved = [w - move for w, move in zip(table["w"], table["move"], strict=True)]
+    yield claim("update", table["after"], "≈", moved, "A28", within=within)
+    loss_of = partial(nn.functional.mse_loss, target=target)
+    yield Verified(verify(lambda x: loss_of(model(x)), {"x": batch}, target="mse_loss(model(x), target)"))
 
 
 def _slope(model: nn.Linear, batch: Tensor, target: Tensor) -> tuple[float, float]:
@@ -185,10 +184,10 @@ def _shapes() -> Parts:
     # Sixteen squares are added; each is rounded, and so is every sum.
     within = (len(p) * len(t) + 3) * SINGLE * float(pairs)
     yield claim("all-pairs", tried.names["loss"].item(), "≈", float(pairs), "A28", within=within, pairs=len(p) * len(t))
-    (gradient,) = torch.autograd.grad(tried.names["loss"], output)
+    (slopes,) = torch.autograd.grad(tried.names["loss"], output)
     expected = [[2 / len(p) * (a - float(t.mean()))] for a in p]
     sizes = float(np.abs(t).max() + np.abs(p).max())
-    yield claim("to-the-mean", gradient, "≈", expected, "A28", within=8 * SINGLE * sizes, n=len(p))
+    yield claim("to-the-mean", slopes, "≈", expected, "A28", within=8 * SINGLE * sizes, n=len(p))
     yield from _learnt(batch, flat)
     yield text("cure")
     cured = run_listing(_SHAPES, {"torch": torch, "model": model, "batch": batch, "target": flat.unsqueeze(1)})

@@ -55,8 +55,8 @@ def lesson(
 
 def _listing() -> Parts:
     alone = yield from attempt("alone", _TUTORIAL, {})
-    yield claim("name-missing", [alone.fault, "torch" in alone.message], "=", ["NameError", True], "A15",
-                fault=alone.fault)  # fmt: skip
+    missing = [alone.fault, "torch" in alone.message]
+    yield claim("name-missing", missing, "=", ["NameError", True], "A15", fault=alone.fault)
     ran = yield from attempt("in-order", _TUTORIAL)
     x = ran.names["x"].detach()
     yield claim("prints", ran.printed.strip(), "=", f"dy/dx = {_by_sympy(x).float()}", "A15", grad=ran.names["x"].grad)
@@ -110,8 +110,7 @@ def _numbers(x: Tensor) -> Parts:
     yield text("one-each")
     yield Explained(explanation, ("forward", "backward"))
     yield claim("gradient-is", explanation.gradients["x"], "=", _by_sympy(x), "A14", "A15")
-    moved = x + 2.0**-10 * torch.eye(len(x), dtype=x.dtype)
-    behind = x - 2.0**-10 * torch.eye(len(x), dtype=x.dtype)
+    moved, behind = (x + h * torch.eye(len(x), dtype=x.dtype) for h in (2.0**-10, -(2.0**-10)))
     slopes = ((moved**2).sum(1) - (behind**2).sum(1)) / 2.0**-9
     # Central differences of a parabola have no truncation error; the rounding of two sums stands over the step.
     slack = 16 * torch.finfo(x.dtype).eps * float((moved**2).sum(1).max()) * 2**9

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradexplain.api import explain
 from gradexplain.figures.parameters import Range
 from gradexplain.lessons.listings import attempt, run_listing
-from gradexplain.lessons.measures import EPS, double, gradient, trained
+from gradexplain.lessons.measures import EPS, SINGLE, double, gradient, stepped, trained
 from gradexplain.lessons.parts import Explained, Parts, Rows, claim, exercise, section, text
 
 _AS_WRITTEN = """
@@ -108,14 +108,14 @@ def _gradients(penalty: Penalty, strength: float) -> Parts:
     yield Explained(explanation, ("backward",))
     measured = [g.flatten() for g in explanation.gradients.values() if g is not None]
     # In float32 λ and one product are rounded, each by half an ε of the result.
-    within = 2.0**-23 * 2 * strength * 3
+    within = SINGLE * 2 * strength * 3
     expected = [[2 * strength * w for w in (1.0, -2.0)], [2 * strength * 3.0]]
     yield claim("two-lambda-w", measured, "≈", expected, "B29", within=within, strength=strength)
     larger = _model()
     away = _farthest(_penalised(penalty, strength, larger), _by_rule(larger, strength))
     # The accumulator and with it λ are float32, see below.
     size = _largest(_by_rule(larger, strength))
-    yield claim("larger", away / size, "≈", 0.0, "B29", within=2.0**-23, size=size)
+    yield claim("larger", away / size, "≈", 0.0, "B29", within=SINGLE, size=size)
 
 
 # ----------------------------------------------------------------------------------------------------------- optimisers
@@ -153,8 +153,8 @@ def _sgd(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     halved = _trained(lambda p: torch.optim.SGD(p, lr=lr, weight_decay=strength), steps)
     coded = _trained(lambda p: torch.optim.SGD(p, lr=lr), steps, lambda model: penalty(model, strength))
     yield text("by-hand", decay=decay, steps=steps, lr=lr)
-    rows = [("weight_decay = 2λ", term, built_in), ("weight_decay = λ", term, halved)]
-    yield Rows(("compared", "farthest"), [(name, _farthest(a, b)) for name, a, b in rows])
+    away = {"weight_decay = 2λ": _farthest(term, built_in), "weight_decay = λ": _farthest(term, halved)}
+    yield Rows(("compared", "farthest"), list(away.items()))
     # Both compute w − lr·(g + 2λw) and differ in the order of rounding alone: some twenty roundings a step, of numbers
     # no larger than 4. A step does not enlarge what is there: lr times the largest curvature is less than 2.
     bound = steps * 20 * 4 * EPS
@@ -175,26 +175,16 @@ def _largest_curvature(strength: float) -> float:
     return float(torch.linalg.eigvalsh(columns.T @ columns)[-1] * 2 / (2 * len(x)) + 2 * strength)
 
 
-def _one_step(optimiser: Optimiser, w: Tensor, gradient: Tensor) -> Tensor:
-    leaf = w.clone().requires_grad_()
-    optimizer = optimiser([leaf])
-    leaf.grad = gradient.clone()
-    optimizer.step()
-    return leaf.detach()
-
-
 def _adam(penalty: Penalty, strength: float, lr: float, steps: int) -> Parts:
     decay, w = 2 * strength, double([4.0, 1.0, -0.25])
     slopes = gradient(lambda w: strength * (w**2).sum(), w)
     nothing = torch.zeros_like(w)
     eps = 1e-8
     moved = {
-        "SGD + L2": _one_step(lambda p: torch.optim.SGD(p, lr=lr), w, slopes),
-        "Adam + L2": _one_step(lambda p: torch.optim.Adam(p, lr=lr, eps=eps), w, slopes),
-        "Adam(weight_decay=2λ)": _one_step(
-            lambda p: torch.optim.Adam(p, lr=lr, eps=eps, weight_decay=decay), w, nothing
-        ),
-        "AdamW(weight_decay=2λ)": _one_step(lambda p: torch.optim.AdamW(p, lr=lr, weight_decay=decay), w, nothing),
+        "SGD + L2": stepped(lambda p: torch.optim.SGD(p, lr=lr), w, slopes),
+        "Adam + L2": stepped(lambda p: torch.optim.Adam(p, lr=lr, eps=eps), w, slopes),
+        "Adam(weight_decay=2λ)": stepped(lambda p: torch.optim.Adam(p, lr=lr, eps=eps, weight_decay=decay), w, nothing),
+        "AdamW(weight_decay=2λ)": stepped(lambda p: torch.optim.AdamW(p, lr=lr, weight_decay=decay), w, nothing),
     }
     yield text("one-step", w=w)
     yield Rows(("optimiser", "after", "change"), [(name, after, after - w) for name, after in moved.items()])
@@ -235,8 +225,9 @@ def _tried(penalty: Penalty, strength: float, model: nn.Module) -> tuple[str, st
     return kind, "–", _farthest(gradients, rule) / _largest(rule), ""
 
 
-def _cells(labels: dict[str, Any], tried: dict[str, Any]) -> list[tuple[Any, ...]]:
-    return [(labels[n], kind, error, "–" if off is None else off) for n, (kind, error, off, _) in tried.items()]
+def _cells(tried: dict[str, Any]) -> list[tuple[Any, ...]]:
+    labels = {"empty": text("empty")}
+    return [(labels.get(n, n), kind, error, "–" if off is None else off) for n, (kind, error, off, _) in tried.items()]
 
 
 _KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
@@ -244,35 +235,31 @@ _KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.com
 
 def _accumulator(penalty: Penalty, strength: float) -> Parts:
     better = run_listing(_ONE_LINE)
-    models = {str(kind).removeprefix("torch."): nn.Linear(3, 2, dtype=kind) for kind in _KINDS}
+    names = [str(kind).removeprefix("torch.") for kind in _KINDS]
+    models = {name: nn.Linear(3, 2, dtype=kind) for name, kind in zip(names, _KINDS, strict=True)} | {
+        "empty": nn.Tanh()
+    }
     as_written = {name: _tried(penalty, strength, model) for name, model in models.items()}
-    as_written["empty"] = _tried(penalty, strength, nn.Tanh())
     for model in models.values():
         model.zero_grad()
     one_line = {name: _tried(better.names["l2_penalty"], strength, model) for name, model in models.items()}
-    one_line["empty"] = _tried(better.names["l2_penalty"], strength, nn.Tanh())
-    labels = {name: text("empty") if name == "empty" else name for name in as_written}
     yield text("starts-float32")
-    yield Rows(("model", "result", "error", "gradient-off"), _cells(labels, as_written))
-    results = [as_written[name][0] for name in ("float64", "float32", "float16", "bfloat16")]
-    yield claim("always-float32", results, "=", ["float32"] * 4, "B30")
+    yield Rows(("model", "result", "error", "gradient-off"), _cells(as_written))
+    yield claim("always-float32", [as_written[name][0] for name in names[:4]], "=", ["float32"] * 4, "B30")
     off = as_written["float64"][2]
     assert off is not None
     exact = abs(float(torch.tensor(strength)) / strength - 1)
     # λ is rounded to float32 once; what follows is in double precision.
     yield claim("lambda-rounded", off, "≈", exact, "B30", within=4 * EPS, strength=strength)
-    yield claim(
-        "complex-fails", as_written["complex64"][1], "=", "RuntimeError", "B30", message=as_written["complex64"][3]
-    )
-    yield claim("empty-fails", as_written["empty"][1], "=", "RuntimeError", "B30", message=as_written["empty"][3])
+    for key, name in (("complex-fails", "complex64"), ("empty-fails", "empty")):
+        yield claim(key, as_written[name][1], "=", "RuntimeError", "B30", message=as_written[name][3])
     yield text("one-line")
     yield better
-    yield Rows(("model", "result", "error", "gradient-off"), _cells(labels, one_line))
-    kept = [one_line[name][0] for name in ("float64", "float32", "float16", "bfloat16", "complex64")]
-    yield claim("own-type", kept, "=", ["float64", "float32", "float16", "bfloat16", "float32"], "B30")
+    yield Rows(("model", "result", "error", "gradient-off"), _cells(one_line))
+    yield claim("own-type", [one_line[name][0] for name in names], "=", [*names[:4], "float32"], "B30")
     # Two products and λ itself, each rounded by half an ε of the type.
     units = [torch.finfo(kind).eps for kind in _KINDS]
-    worst = [one_line[str(kind).removeprefix("torch.")][2] for kind in _KINDS]
+    worst = [one_line[name][2] for name in names]
     yield claim("exact-enough", [w / u for w, u in zip(worst, units, strict=True) if w is not None], "<", 4.0, "B30")
     yield claim("no-tensor", one_line["empty"][:2], "=", ("float", "AttributeError"), "B30")
     with torch.device("meta"):
@@ -290,10 +277,10 @@ def _which(penalty: Penalty, strength: float, lr: float) -> Parts:
     gradients, rule = _penalised(penalty, strength, model), _by_rule(model, strength)
     yield text("all-of-them")
     rows = [(name, list(p.shape), gradients[name].norm(), rule[name].norm()) for name, p in model.named_parameters()]
-    yield Rows(("parameter", "shape", "pulled", "by-rule"), rows)
+    yield (table := Rows(("parameter", "shape", "pulled", "by-rule"), rows))
     # In float32 λ and one product are rounded; the norm adds at most 12 squares.
-    within = 8 * 2.0**-23 * max(float(row[3]) for row in rows)
-    yield claim("biases-too", [row[2] for row in rows], "≈", [row[3] for row in rows], "B31", within=within)
+    within = 8 * SINGLE * max(map(float, table["by-rule"]))
+    yield claim("biases-too", table["pulled"], "≈", table["by-rule"], "B31", within=within)
     yield text("not-wanted")
     yield from _half(strength)
     names = {"model": model, "torch": torch}
@@ -310,7 +297,7 @@ def _which(penalty: Penalty, strength: float, lr: float) -> Parts:
     matrices = [ratios[name] for name, p in before.items() if p.ndim > 1]
     changes = [(after[name].detach() - p).abs().max() for name, p in before.items() if p.ndim <= 1]
     # Three operations in float32.
-    yield claim("matrices-decay", matrices, "≈", [factor] * len(matrices), "B31", within=4 * 2.0**-23)
+    yield claim("matrices-decay", matrices, "≈", [factor] * len(matrices), "B31", within=4 * SINGLE)
     yield claim("vectors-stay", changes, "=", [0.0] * len(changes), "B31")
 
 
@@ -321,15 +308,15 @@ def _ratio(after: Tensor, before: Tensor) -> float:
 
 
 def _half(strength: float) -> Parts:
-    w = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
-    rows = []
-    for name, loss in (("λ·w²", strength * w**2), ("½·λ·w²", strength * w**2 / 2)):
-        (gradient,) = torch.autograd.grad(loss, w)
-        rows.append((name, gradient.item()))
-    by_sgd = _one_step(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=strength), w.detach(), torch.zeros_like(w))
-    rows.append(("SGD(weight_decay=λ)", 3.0 - by_sgd.item()))
+    w = double([3.0])
+    by_sgd = stepped(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=strength), w, torch.zeros_like(w))
+    pulls = {
+        "λ·w²": gradient(lambda w: strength * w**2, w).item(),
+        "½·λ·w²": gradient(lambda w: strength * w**2 / 2, w).item(),
+        "SGD(weight_decay=λ)": 3.0 - by_sgd.item(),
+    }
     yield text("half")
-    yield Rows(("term", "gradient"), rows)
+    yield Rows(("term", "gradient"), list(pulls.items()))
     expected = [2 * strength * 3.0, strength * 3.0, strength * 3.0]
     # The last is the difference of two numbers near 3.
-    yield claim("convention", [row[1] for row in rows], "≈", expected, "B31", within=8 * EPS, w=3.0)
+    yield claim("convention", list(pulls.values()), "≈", expected, "B31", within=8 * EPS, w=3.0)
