@@ -99,7 +99,7 @@ def _figures() -> Iterator[Offer]:
 
 def _figure(offer: Offer, options: Mapping[str, Any], output: Path | None, format: str | None) -> None:
     """Draws one figure into a file, or as bytes into a pipe."""
-    language = options.get("language", "en")
+    language = options.get("language") or "en"
     with faults_said(language):
         from gradexplain.documents.formats import format_of
         from gradexplain.figures.design import SUFFIXES, designs, drawn, rendered
