@@ -1,5 +1,6 @@
 """The releases of torch: what `gradexplain --version` says of the one that is installed."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def installed(monkeypatch, torch):
             raise PackageNotFoundError(name)
         return torch
 
-    monkeypatch.setattr(releases, "version", version)
+    monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(releases, "OLDEST", (2, 9))
     monkeypatch.setattr(releases, "NEWEST", (2, 15))
 
