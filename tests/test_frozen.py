@@ -162,7 +162,7 @@ def test_its_slope_is_the_gradient_that_torch_computes(name):
 
 @pytest.mark.parametrize("name", ["detach", "no_grad", "item", "float", "tolist", "new leaf", "data", "copy"])
 def test_a_stop_makes_it_another_function_than_the_one_that_was_written(name):
-    run, replayed = _frozen(STOPS[name], POINT)
+    _, replayed = _frozen(STOPS[name], POINT)
     moved = {"x": POINT * 1.01}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -221,7 +221,7 @@ def test_memory_that_numpy_wrote_shows_at_the_point_itself():
 
 
 def test_it_is_differentiated_by_forward_mode_as_it_is():
-    run, function = _frozen(STOPS["detach"], POINT)
+    _, function = _frozen(STOPS["detach"], POINT)
     computation = as_computation(computation_of(STOPS["detach"], [POINT]), function)
     tangent = torch.linspace(1, 2, 4, dtype=torch.float64)
     with torch.autograd.forward_ad.dual_level():
