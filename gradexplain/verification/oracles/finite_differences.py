@@ -1,6 +1,11 @@
 """Finite differences that know their own error: ladders of steps along random directions, and of single elements.
 
-A verdict takes a number of runs that does not grow with the inputs; what does not simply agree gets a closer look.
+All elements move at once, each by a part of its own size. What a direction's error bound resolves of an element's own
+effect is seen; the others move again without those, until nothing new is seen (*peeling*). So the verdict takes a number
+of runs that does not grow with the inputs, and holds for every element. What does not simply agree gets a closer look.
+
+The function is F, as it was written. Where that does not settle a gradient (something is held constant, there is a
+kink), the function G is asked that torch differentiates: see `recording.frozen`.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.verification.oracles.bisection import singled_out
+from gradexplain.verification.oracles.elements import Part, coarsest, seen
 from gradexplain.verification.oracles.ladders import (
     FINE_RESOLUTION,
     FINE_STEPS,
@@ -22,6 +28,7 @@ from gradexplain.verification.oracles.ladders import (
     USUAL_STEPS,
     Ladder,
     Slope,
+    extrapolated,
     judge,
     useful_steps,
 )
@@ -33,6 +40,7 @@ from gradexplain.verification.oracles.question import (
     Replay,
     Unable,
     Verdict,
+    common_scale,
     index_of,
     pair,
     plain,
@@ -40,26 +48,54 @@ from gradexplain.verification.oracles.question import (
 
 ORACLE = "finite differences"
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
-DIRECTION_RUNS, CLOSER_RUNS = 104, 86
-# An error of relative size e is missed by a random direction with resolution r with a probability of about r / e: one
-# direction that is resolved to FINEST_RESOLUTION is enough, of those resolved to FINE_RESOLUTION two, of others four.
-# More inputs than MOST_ALONE move together.
-FINEST_RESOLUTION, DIRECTIONS, MOST_ALONE = 1e-11, 4, 8
+DIRECTION_RUNS, CLOSER_RUNS = 150, 130
+# More inputs than this move together.
+MOST_ALONE = 8
+# An error of relative size e hides from a random direction of resolution r with a probability of about r / e: a
+# coarser direction than this needs a second one.
+SURE_RESOLUTION = 1e-6
+# Directions that peel one group.
+MOST_PEELED = 16
+# How sharp a direction must be, beside its largest effect, after the first: what is coarser is peeled once more.
+PEELED_RESOLUTION = 1e-5
+# Gradients at points nearby, from which longer units are learned.
+MOST_LEARNED = 6
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
 MOST_EACH, MOST_BISECTED, SAMPLED_BESIDE = 8, 3, 2
+# Elements with a claim of 0 that move the output and are looked at alone.
+MOST_ZEROS = 16
+# A slope of 0 is resolved if its bound is this part of what the function changes in an eighth of the element's unit.
+ZERO_RESOLUTION = 1e-7
 
 Direction = Mapping[str, Tensor]
 Place = tuple[int, ...]
+Output = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A direction and what it says; `at` is the element that it moves alone, `whole` says that no step was left out."""
+    """A direction and what it says of each part of the outputs, the gravest as `finding`.
+
+    `at` is the element that it moves alone; `still` says which parts did not move at all, `whole` that no step was left
+    out.
+    """
 
     direction: Direction
-    finding: Slope
+    findings: tuple[Slope, ...]
+    still: tuple[bool, ...] = ()
     at: tuple[str, Place] | None = None
     whole: bool = True
+
+    @property
+    def finding(self) -> Slope:
+        return max(self.findings, key=lambda f: (_RANK[f.verdict], _gravity(f)))
+
+    @property
+    def agrees(self) -> bool:
+        return all(f.verdict == "agrees" for f in self.findings)
+
+
+_RANK = {"agrees": 0, "cannot say": 1, "differs": 2}
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -73,89 +109,277 @@ def ask(question: Question) -> Iterator[Check]:
         data = {"elements": question.elements}
         yield from (Check(ORACLE, n, "cannot say", reason="too_costly", data=data) for n in question.names)
         return
+    written = _probed(question, replay, question.names, runs)
+    open_ = [n for n, check in written.items() if not _is_settled(check)]
+    frozen = question.frozen if open_ else None
+    if isinstance(frozen, Replay):
+        differentiated = _probed(question, frozen, open_, runs)
+        written |= {n: _of_both(written[n], differentiated[n]) for n in open_}
+    elif open_:
+        written |= {n: _uncertain(question, written[n]) for n in open_}
+    yield from (written[n] for n in question.names)
+
+
+def _probed(question: Question, replay: Replay, names: Sequence[str], runs: int) -> dict[str, Check]:
     with replay.running() as output:
-        checks = list(_Probe(question, replay, output, runs).checks())
-    yield from checks
+        return {check.input: check for check in _Probe(question, replay, output, runs, names).checks()}
+
+
+def _is_settled(check: Check) -> bool:
+    """Says whether all elements were seen, and none contradicts."""
+    return check.verdict == "agrees"
+
+
+def _of_both(written: Check, differentiated: Check) -> Check:
+    """Returns what both functions say: G judges; what F says beside it, of a kink or of a stop, is the reason."""
+    if differentiated.verdict == "cannot say" and written.verdict == "cannot say":
+        return written if coarsest(written.bounds) <= coarsest(differentiated.bounds) else differentiated
+    if differentiated.verdict != "agrees":
+        return differentiated
+    if written.verdict == "differs":
+        return replace(differentiated, reason="cut", data={**differentiated.data, **written.data})
+    if written.reason in ("kink", "edge", "jump", "selects"):
+        reason = "selects" if written.reason == "jump" else written.reason
+        return replace(differentiated, reason=reason, data={**differentiated.data, **written.data})
+    return differentiated
+
+
+def _uncertain(question: Question, check: Check) -> Check:
+    """Returns what F alone says where G cannot be had: a difference may be something that torch holds constant."""
+    if check.verdict == "differs" and check.reason == "slope" and question.trace.cuts:
+        return replace(check, verdict="cannot say", reason="cut")
+    return check
 
 
 class _Probe:
     """The directions tried for one question; `runs` are left for it."""
 
-    def __init__(
-        self, question: Question, replay: Replay, output: Callable[[Mapping[str, Tensor]], Tensor], runs: int
-    ) -> None:
+    def __init__(self, question: Question, replay: Replay, output: Output, runs: int, names: Sequence[str]) -> None:
         self.question, self.replay, self.output, self.runs = question, replay, output, runs
-        self.x = {n: replay.trace.inputs[n] for n in question.names}
-        self.scale = question.units
+        self.x = {n: replay.trace.inputs[n] for n in names}
+        self.own = question.units
+        self.scale = dict(self.own)
         self.movable = {n: bool(x.isfinite().all()) for n, x in self.x.items()}
-        self.claimed = {n: question.gradient(n) for n in question.names}
-        self.claim = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in self.claimed.items()}
+        self.claimed = {n: question.gradient(n) for n in names}
+        self.claim = {n: _finite(g) for n, g in self.claimed.items()}
+        self.parts = [Part(p.cotangent, {n: _finite(p.gradients[n]) for n in names}) for p in question.parts]
+        self.bounds = {n: torch.full(x.shape, math.inf, dtype=torch.float64) for n, x in self.x.items()}
+        self.looks = {n: torch.zeros(x.shape, dtype=torch.int8) for n, x in self.x.items()}
         self.generator = torch.Generator().manual_seed(20)
         self.steps: Sequence[float] = USUAL_STEPS
-        self.noise = 0.0
+        self.noise = [0.0] * len(self.parts)
 
     def checks(self) -> Iterator[Check]:
         """Gives one check for each input."""
         moving = [n for n, x in self.x.items() if x.numel()]
-        yield from (Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0) for n, x in self.x.items() if not x.numel())
+        yield from (
+            Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0, bounds=self.bounds[n]) for n, x in self.x.items() if not x.numel()
+        )
         groups = [[n] for n in moving] if len(moving) <= MOST_ALONE else [moving]
-        for group, tried in zip(groups, self.directions(groups), strict=True):
-            yield from self.settled(group, tried)
+        share = self.runs // max(len(groups), 1)
+        for group in groups:
+            self.runs = max(share, 2 * len(STEPS))
+            yield from self.settled(group)
 
-    def directions(self, groups: Sequence[Sequence[str]]) -> list[list[Tried]]:
-        """Tries random directions for every group in turn, while there are runs left."""
-        trials: list[list[Tried]] = [[] for _ in groups]
-        for number in range(DIRECTIONS):
-            for group, tried in zip(groups, trials, strict=True):
-                if not tried or (self.runs >= 2 * len(self.steps) and self.wants_more(group, tried, number)):
-                    hasty = number == 0 and len(groups) > 1  # each has its turn before any is made sharper
-                    tried.append(self.tried(self.random(group), within=RESOLUTION if hasty else FINE_RESOLUTION))
-        return trials
-
-    def wants_more(self, group: Sequence[str], tried: Sequence[Tried], number: int) -> bool:
-        """Says whether a group needs one more direction; one that does not agree is enough to look closer."""
-        if any(t.whole and t.finding.verdict != "agrees" for t in tried):
-            return False
-        resolution = max(t.finding.bound for t in tried) / min(map(self.question.scale, group))
-        wanted = 1 if resolution <= FINEST_RESOLUTION else 2 if resolution <= FINE_RESOLUTION else DIRECTIONS
-        return number < min(self.size(group), wanted)
-
-    def settled(self, group: Sequence[str], tried: list[Tried]) -> Iterator[Check]:
-        """Gives the checks of a group, after a closer look where its directions do not simply agree."""
-        if not all(self.is_settled(t, RESOLUTION) for t in tried):
-            self.runs = CLOSER_RUNS
-            tried = [t if t.whole or self.is_settled(t, RESOLUTION) else self.tried(t.direction) for t in tried]
-        if all(t.finding.verdict == "agrees" for t in tried):
-            yield from (self.check(name, self.apart(name, tried)) for name in group)
-            return
-        closer = self.closer(group, tried)
-        suspects = {t.at[0] for t in closer if t.at and t.finding.verdict == "differs"}
-        others = [name for name in group if name not in suspects]
-        cleared = self.cleared(others) if suspects and others else tried
+    def settled(self, group: Sequence[str]) -> Iterator[Check]:
+        """Gives the checks of a group: its elements are peeled; those that do not agree are found and left out."""
+        moving = {n: self.x[n].isfinite() for n in group}
+        tried: list[Tried] = []
+        alone: list[Tried] = []
+        for _ in range(MOST_BISECTED):
+            tried = self.peeled(group, moving)
+            bad = [t for t in tried if not t.agrees]
+            if not bad:
+                break
+            self.runs = max(self.runs, CLOSER_RUNS)
+            looked = self.closer(group, moving, tried)
+            alone += looked
+            odd = [t.at for t in looked if t.at is not None and not t.agrees]
+            for name, place in odd:
+                moving[name][place] = False
+            if not odd or not any(bool(m.any()) for m in moving.values()):
+                break
+        alone += self.zeros(group, moving)
         for name in group:
-            alone = [t for t in closer if t.at and t.at[0] == name]
-            yield self.check(name, _joined(tried if name in suspects or not suspects else cleared, alone, self.x[name]))
+            own = [t for t in alone if t.at and t.at[0] == name]
+            joint = [t for t in tried if name in t.direction]
+            yield self.check(name, _joined(joint, own, self.x[name]) or joint or own)
 
-    def apart(self, name: str, tried: list[Tried]) -> list[Tried]:
-        """Tries an input by itself where, moved with others, it is seen too coarsely."""
-        coarse = max(t.finding.bound for t in tried) > RESOLUTION * self.question.scale(name)
-        if not coarse or len(tried[0].direction) == 1 or self.runs < 2 * len(self.steps):
+    # ------------------------------------------------------------------------------------------------- peeling
+
+    def peeled(self, group: Sequence[str], moving: Mapping[str, Tensor]) -> list[Tried]:
+        """Moves what is not seen yet, until all is, or a direction shows nothing new, or one does not agree."""
+        tried: list[Tried] = []
+        open_ = dict(moving)
+        for lengthen in (None, self.lengthen, self.learn):
+            if lengthen is not None and self._any(open_):
+                lengthen(group, open_)
+            for _ in range(MOST_PEELED):
+                if not self._any(open_) or (tried and self.runs < 2 * len(self.steps)):
+                    return tried
+                looked = self.tried(self.random(open_), within=FINE_RESOLUTION if not tried else PEELED_RESOLUTION)
+                if not looked.agrees and lengthen == self.lengthen:  # it may leap over a pole: no evidence
+                    break
+                tried.append(looked)
+                if not looked.agrees:
+                    return tried
+                new = self.marked(looked)
+                open_ = {n: moving[n] & ~seen(self.bounds[n]) & (self.claim[n] != 0) for n in group}
+                if not new:
+                    break
+        return tried
+
+    def lengthen(self, group: Sequence[str], open_: Mapping[str, Tensor]) -> None:
+        """Gives elements that their own size did not show the common unit of their tensor."""
+        for n in group:
+            longer = self.own[n].clamp_min(common_scale(self.x[n]))
+            self.scale[n] = torch.where(open_[n], longer, self.scale[n])
+
+    def learn(self, group: Sequence[str], open_: Mapping[str, Tensor]) -> None:
+        """Gives elements that their own size did not show a larger unit: as far as the gradient stays about the same.
+
+        Only a scale: a wrong gradient, or a wrong unit, costs resolution and no soundness.
+        """
+        units = {n: torch.full_like(self.scale[n], common_scale(self.x[n])) for n in group}
+        for turn in range(MOST_LEARNED):
+            draw = {n: self._signed(units[n], self.x[n]) * units[n] / 8 for n in group}
+            moved = {n: self.x[n] + torch.where(open_[n], draw[n], 0.0).to(self.x[n].dtype) for n in group}
+            there = self.question.gradients_at(moved)
+            rough = {n: self._changed(n, there) & (units[n] > self.own[n]) for n in group}
+            if not self._any(rough):
+                break
+            for n in group:
+                units[n] = torch.where(rough[n], torch.maximum(units[n] / 8 ** (turn + 1), self.own[n]), units[n])
+        for n in group:
+            self.scale[n] = torch.where(open_[n], units[n], self.scale[n])
+
+    def _changed(self, name: str, there: Mapping[str, Tensor] | None) -> Tensor:
+        """Says where a gradient is another one, by nearly a third, or where there is none."""
+        here = self.claimed[name]
+        if there is None:
+            return torch.ones_like(here, dtype=torch.bool)
+        other = there[name]
+        return ~((other - here).abs() <= 0.3 * torch.maximum(here.abs(), other.abs()))
+
+    @staticmethod
+    def _any(masks: Mapping[str, Tensor]) -> bool:
+        return any(bool(mask.any()) for mask in masks.values())
+
+    def marked(self, tried: Tried) -> bool:
+        """Notes what a direction that agrees shows of each element that it moves; says whether that is anything new."""
+        # The direction says |⟨E, u⟩| ≤ b for the error E of each part's gradient. In one element, an error of b / |uᵢ|
+        # would have been seen; beside the gradient of the part, or of all parts together, that is
+        #     b / max(|gᵢ uᵢ|, |Gᵢ uᵢ|),
+        # and where the part should not move, and did not at all, there is none.
+        new = False
+        for name, u in tried.direction.items():
+            size = u.abs()
+            total = (self.claim[name].abs() * size).double()
+            worst = torch.zeros_like(total)
+            for part, finding, still in zip(self.parts, tried.findings, tried.still, strict=True):
+                own = (part.gradients[name].abs() * size).double()
+                relative = (abs(finding.lacking) + finding.bound) / torch.maximum(own, total)
+                worst = torch.maximum(worst, torch.where(own == 0, 0.0, relative) if still else relative)
+            worst = torch.where((size > 0) & (total > 0), worst, math.inf).cpu()
+            self.looks[name] += (worst <= RESOLUTION).to(torch.int8)
+            sure = (worst <= SURE_RESOLUTION) | (self.looks[name] > 1) | (self.size([name]) == 1)
+            better = sure & (worst < self.bounds[name]) & (worst <= RESOLUTION)
+            new = new or bool((worst <= RESOLUTION).any())
+            self.bounds[name] = torch.where(better, worst, self.bounds[name])
+        return new
+
+    # --------------------------------------------------------------------------------------------- claims of zero
+
+    def zeros(self, group: Sequence[str], moving: Mapping[str, Tensor]) -> list[Tried]:
+        """Looks at the elements with a gradient of exactly 0: their own unit must move nothing, or their slope be 0.
+
+        Returns what was tried of elements whose slope is not.
+        """
+        masks = {n: moving[n] & (self.claim[n] == 0) & ~seen(self.bounds[n]) for n in group}
+        masks = {n: m & self._is_zero_in_parts(n) for n, m in masks.items()}
+        places = [(n, p) for n in group for p in masks[n].flatten().nonzero().flatten().tolist()]
+        if not places or not self.wholly(group):
+            return []
+        waiting, budget, movers = [places], 2 * MOST_ZEROS + 8, list[tuple[str, int]]()
+        while waiting and budget > 0:
+            some = waiting.pop()
+            budget -= 1
+            if self.is_still(some):
+                for name, position in some:
+                    self.bounds[name].view(-1)[position] = 0.0
+            elif len(some) == 1:
+                movers += some
+            else:
+                waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
+        looked = [self.zero(n, index_of(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
+        return [t for t in looked if not t.agrees]
+
+    def _is_zero_in_parts(self, name: str) -> Tensor:
+        return torch.stack([p.gradients[name] == 0 for p in self.parts]).all(0)
+
+    def wholly(self, group: Sequence[str]) -> bool:
+        """Says whether there is room for the runs that claims of zero take."""
+        self.runs = max(self.runs, 2 * len(FINE_STEPS) * MOST_ZEROS)
+        return all(self.movable[n] for n in group)
+
+    def is_still(self, places: Sequence[tuple[str, int]]) -> bool:
+        """Says whether moving elements by their own unit, both ways, moves no output by more than its last digit."""
+        direction = {n: torch.zeros_like(self.x[n]) for n, _ in places}
+        for name, position in places:
+            direction[name].view(-1)[position] = self.scale[name].reshape(-1)[position].to(self.x[name].dtype)
+        draw = self._spread(direction)
+        y = self.replay.trace.value
+        noise = 2 * self.replay.eps * y.abs() + self.replay.jitter
+        for sign in (1.0, -1.0):
+            moved = self.moved({n: self.x[n] + sign * d for n, d in draw.items()})
+            if moved is None or not bool(((moved - y).abs() <= noise).all()):
+                return False
+        return True
+
+    def _spread(self, direction: Mapping[str, Tensor]) -> Direction:
+        """Returns a direction with its elements drawn from [½, 1] of what they are, and signs at random."""
+        return {n: self._signed(d.abs(), d).to(d.dtype) * d for n, d in direction.items()}
+
+    def zero(self, name: str, place: Place) -> Tried:
+        """Looks at one element whose gradient is 0 and which moves the output: its slope must be 0 beside its bend."""
+        tried = self.tried(self.unit(name, place), (name, place))
+        if not tried.agrees:
             return tried
-        return [self.tried(self.random([name]))]
+        coarse = self.ladder(tried.direction, STEPS[:1])
+        worst = 0.0
+        for (ladder, still), finding in zip(coarse, tried.findings, strict=True):
+            reach = max(abs(ladder.right[0]), abs(ladder.left[0]))
+            if not still:
+                worst = max(worst, (abs(finding.lacking) + finding.bound) / reach if reach else math.inf)
+        if all(still for _, still in coarse):  # it moves farther out: what is too small to be seen may be there
+            return tried
+        if worst <= ZERO_RESOLUTION:
+            self.bounds[name][place] = worst
+        return tried
 
-    def cleared(self, names: Sequence[str]) -> list[Tried]:
-        """Tries the inputs of a group again without those that are wrong."""
-        return [self.tried(self.random(names))]
+    # ---------------------------------------------------------------------------------------------- a closer look
 
-    def closer(self, group: Sequence[str], tried: Sequence[Tried]) -> list[Tried]:
+    def closer(self, group: Sequence[str], moving: Mapping[str, Tensor], tried: Sequence[Tried]) -> list[Tried]:
         """Tries single elements: each of a few, and those of many that a bisection of the worst direction finds."""
         size = self.size(group)
         if size <= MOST_EACH:
-            return [t for position in range(size) for t in self.alone(group, position)]
-        worst = max((t for t in tried if t.finding.verdict != "agrees"), key=lambda t: _gravity(t.finding))
-        largest = self.bisected(group, size, worst)
-        first, *others = self.drawn(group)
-        return [t for position in dict.fromkeys([first, *largest, *others]) for t in self.alone(group, position)]
+            places = [p for p in range(size) if self._moves(group, moving, p)]
+        else:
+            worst = max(
+                (t for t in tried if not t.agrees), key=lambda t: (_RANK[t.finding.verdict], _gravity(t.finding))
+            )
+            found = self.bisected(group, size, worst)
+            places = list(dict.fromkeys([*found, *self.drawn(group)]))
+            self.runs = max(self.runs, 2 * (len(STEPS) + len(USUAL_STEPS)) * len(places))
+        looked = [t for position in places for t in self.alone(group, position)]
+        for t in looked:
+            if t.agrees:
+                self.marked(t)
+        return looked
+
+    def _moves(self, group: Sequence[str], moving: Mapping[str, Tensor], position: int) -> bool:
+        name, place = _element(group, self.x, position)
+        return bool(moving[name][place])
 
     def drawn(self, group: Sequence[str]) -> list[int]:
         """Draws a few elements, of those that have a gradient: where it is zero by convention, an error hides."""
@@ -165,18 +389,21 @@ class _Probe:
 
     def bisected(self, group: Sequence[str], size: int, worst: Tried) -> list[int]:
         """Returns elements that make the effect seen along a direction, at the finest step that shows it."""
-        seen = worst.finding
-        noise = max(seen.noise, self.floor)
-        shows = [h for h in STEPS if 1e3 * noise / h <= abs(seen.lacking)]
-        h = min(shows, default=FINE_STEPS[-1]) if seen.verdict == "differs" else FINE_STEPS[-1]
+        found = worst.finding
+        number = worst.findings.index(found)
+        noise = max(found.noise, self.floors[number])
+        order, index = found.chosen
+        wrong = found.verdict == "differs"
+        steps = STEPS[index : index + order + 1] if wrong else FINE_STEPS[-1:]
 
         def measure(start: int, stop: int) -> float:
-            ladder = self.ladder(_restricted(worst.direction, group, self.x, start, stop), [h])
-            return ladder.residuals[0] if seen.verdict == "differs" else ladder.right[0] - ladder.left[0]
+            ladder, _ = self.ladder(_restricted(worst.direction, group, self.x, start, stop), steps)[number]
+            return extrapolated(ladder.residuals, order)[0][-1] if wrong else ladder.right[0] - ladder.left[0]
 
         whole = measure(0, size)
-        threshold = max(8 * noise / h, 1e-2 * abs(whole))
-        return singled_out(measure, size, whole, threshold, tries=(self.runs - 52) // 2, most=MOST_BISECTED)
+        threshold = max(8 * noise / steps[-1], 1e-2 * abs(whole))
+        tries = (self.runs - 52) // (2 * len(steps))
+        return singled_out(measure, size, whole, threshold, tries=tries, most=MOST_BISECTED)
 
     def size(self, group: Sequence[str]) -> int:
         """How many numbers the inputs of a group hold."""
@@ -189,9 +416,12 @@ class _Probe:
             if self.runs >= 2 * len(FINE_STEPS):
                 yield self.tried(self.unit(name, place, turn), (name, place))
 
-    def random(self, names: Sequence[str]) -> Direction:
-        """A direction with entries ±U[½, 1] in units of each element's own size: no element can hide behind others."""
-        return {n: self._signed(self.scale[n], self.x[n]) * self.scale[n] for n in names}
+    # --------------------------------------------------------------------------------------------- one direction
+
+    def random(self, masks: Mapping[str, Tensor]) -> Direction:
+        """A direction with entries ±U[½, 1] in units of each element's own size, where a mask is set."""
+        drawn = {n: self._signed(self.scale[n], self.x[n]) * self.scale[n] for n in masks}
+        return {n: torch.where(mask.to(drawn[n].device), drawn[n], 0.0) for n, mask in masks.items() if mask.any()}
 
     def _signed(self, like: Tensor, x: Tensor) -> Tensor:
         shape = like.shape
@@ -210,67 +440,83 @@ class _Probe:
 
     def tried(self, u: Direction, at: tuple[str, Place] | None = None, within: float = RESOLUTION) -> Tried:
         """Judges one direction, by the steps that settled the one before, or by all where these cannot settle it."""
-        short = Tried(u, self.judged(u, self.steps, self.noise), at, whole=False)
+        short = replace(self.judged(u, self.steps, self.noise), at=at, whole=False)
         if self.is_settled(short, within):
             return short
         if self.runs < 2 * len(STEPS):  # what only a few steps show is no evidence against a gradient
-            unsure = replace(short.finding, verdict="cannot say", reason="coarse")
-            return replace(short, finding=unsure) if short.finding.verdict == "differs" else short
-        finding = self.judged(u, STEPS, 0.0)
-        self.noise, self.steps = max(self.noise, finding.noise), useful_steps(finding)
-        return Tried(u, finding, at)
+            return replace(short, findings=tuple(map(_unsure, short.findings)))
+        whole = replace(self.judged(u, STEPS, [0.0] * len(self.parts)), at=at)
+        self.noise = [max(n, f.noise) for n, f in zip(self.noise, whole.findings, strict=True)]
+        self.steps = useful_steps(whole.finding)
+        return whole
 
     def is_settled(self, tried: Tried, within: float) -> bool:
-        """Says whether a direction agrees, to a part of the gradient's size."""
-        size = min(map(self.question.scale, tried.direction))
-        return tried.finding.verdict == "agrees" and tried.finding.bound <= within * size
+        """Says whether a direction agrees, to a part of the largest effect of its elements."""
+        size = max((float((self.claim[n] * d).abs().max()) for n, d in tried.direction.items()), default=0.0)
+        size = size or min(map(self.question.scale, tried.direction))
+        return tried.agrees and max(f.bound for f in tried.findings) <= within * size
 
-    def judged(self, u: Direction, steps: Sequence[float], noise: float) -> Slope:
+    def judged(self, u: Direction, steps: Sequence[float], noise: Sequence[float]) -> Tried:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""
-        ladder = self.ladder(u, steps)
+        findings, still = [], []
+        for part, (ladder, rests), own in zip(self.parts, self.ladder(u, steps), noise, strict=True):
+            still.append(rests)
+            findings.append(self.part_judged(u, part, ladder, own))
+        return Tried(u, tuple(findings), tuple(still))
+
+    def part_judged(self, u: Direction, part: Part, ladder: Ladder, noise: float) -> Slope:
         finding = judge(ladder, noise)
-        if finding.reason == "slope" and self.encloses(u):
+        if finding.reason == "slope" and self.encloses(u, part):
             return replace(finding, verdict="cannot say", reason="kink")
         if finding.verdict == "agrees" or finding.reason not in (None, "noise"):
             return finding
         return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
 
-    def encloses(self, u: Direction) -> bool:
+    def encloses(self, u: Direction, part: Part) -> bool:
         """Says whether kinks of single outputs leave room for the claim.
 
         Along u, an output y has a slope r on the right and l on the left, and a convention takes any number between. So
         ⟨G, u⟩ is between Σ min(v r, v l) and Σ max(v r, v l), which the sums of all, ⟨v, r⟩ and ⟨v, l⟩, need not show.
         """
-        h, v, y = FINE_STEPS[-1], self.replay.trace.cotangent, self.replay.trace.value
+        h, v, y = FINE_STEPS[-1], part.cotangent, self.replay.trace.value
         if y.numel() == 1 or y.is_complex():
             return False
         self.runs -= 2
-        try:
-            right = v * (self.output({n: self.x[n] + h * d for n, d in u.items()}) - y) / h
-            left = v * (y - self.output({n: self.x[n] - h * d for n, d in u.items()})) / h
-        except RunError:  # outside of what the function accepts
+        ahead = self.moved({n: self.x[n] + h * d for n, d in u.items()})
+        behind = self.moved({n: self.x[n] - h * d for n, d in u.items()})
+        if ahead is None or behind is None:  # outside of what the function accepts
             return False
+        right, left = v * (ahead - y) / h, v * (y - behind) / h
         low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
         slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())  # the truncation of one-sided slopes
-        return low - slack <= sum(pair(self.claim[n], d) for n, d in u.items()) <= high + slack
+        return low - slack <= sum(pair(part.gradients[n], d) for n, d in u.items()) <= high + slack
 
     @cached_property
-    def floor(self) -> float:
+    def floors(self) -> list[float]:
         """The noise that rounding makes of ⟨v, y⟩: m rounded terms, each wrong by eps/2, with a margin of three."""
-        return max(1.5 * self.replay.eps * self.question.value, self.replay.jitter)
+        y = self.replay.trace.value
+        return [max(1.5 * self.replay.eps * _size(p.cotangent * y), self.replay.jitter) for p in self.parts]
 
-    def ladder(self, u: Direction, steps: Sequence[float]) -> Ladder:
-        """Runs the function at both ends of each step."""
+    def ladder(self, u: Direction, steps: Sequence[float]) -> list[tuple[Ladder, bool]]:
+        """Runs the function at both ends of each step; for each part of the outputs, says whether it stood still."""
         self.runs -= 2 * len(steps)
-        right, left, moved = [], [], []
+        rows: list[list[tuple[float, float, float]]] = [[] for _ in self.parts]
+        still = [True] * len(self.parts)
         for h in steps:
             ahead = {n: self.x[n] + h * d for n, d in u.items()}
             behind = {n: self.x[n] - h * d for n, d in u.items()}
-            right.append(self.slope(ahead, h))
-            left.append(-self.slope(behind, h))
-            moved.append(sum(pair(self.claim[n], self.made(n, ahead[n] - behind[n])) for n in u) / (2 * h))
-        products = sum(float((self.claim[n] * d).abs().sum()) for n, d in u.items())
-        return Ladder(steps, right, left, moved, self.floor, MARGIN * self.replay.eps * products)
+            changes = [self.changed(ahead), self.changed(behind)]
+            made = {n: self.made(n, ahead[n] - behind[n]) for n in u}
+            for k, part in enumerate(self.parts):
+                right, left = (math.nan if c is None else pair(part.cotangent, c) / h for c in changes)
+                still[k] &= all(c is not None and not bool((c * part.cotangent).any()) for c in changes)
+                rows[k].append((right, -left, sum(pair(part.gradients[n], d) for n, d in made.items()) / (2 * h)))
+        ladders = []
+        for part, row, floor, rests in zip(self.parts, rows, self.floors, still, strict=True):
+            products = sum(float((part.gradients[n] * d).abs().sum()) for n, d in u.items())
+            right, left, moved = (list(column) for column in zip(*row, strict=True))
+            ladders.append((Ladder(steps, right, left, moved, floor, MARGIN * self.replay.eps * products), rests))
+        return ladders
 
     def made(self, name: str, change: Tensor) -> Tensor:
         """Returns the change that was really made; what is infinite stays where it is."""
@@ -281,39 +527,55 @@ class _Probe:
         own = sum(float((self.question.rounding(n).nan_to_num(0.0) * d.abs()).square().sum()) for n, d in u.items())
         return MARGIN * math.sqrt(own)
 
-    def slope(self, values: Mapping[str, Tensor], h: float) -> float:
-        """(⟨v, f(values)⟩ − ⟨v, f(x)⟩) / h, nan where the step leaves the domain."""
+    def moved(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        """Returns the output at other values, `None` outside of what the function accepts."""
         try:
             y = self.output(values)
         except RunError:
-            return math.nan
-        if y.shape != self.replay.trace.value.shape:
-            return math.nan
-        return pair(self.replay.trace.cotangent, y - self.replay.trace.value) / h
+            return None
+        return y if y.shape == self.replay.trace.value.shape else None
+
+    def changed(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        """Returns how far the output moved."""
+        y = self.moved(values)
+        return None if y is None else y - self.replay.trace.value
+
+    # ------------------------------------------------------------------------------------------------- the answer
 
     def check(self, name: str, tried: Sequence[Tried]) -> Check:
         """Joins what the directions said into the check of one input."""
-        scale = self.question.scale(name)
+        if not tried:
+            data = {"elements": self.question.elements}
+            return Check(ORACLE, name, "cannot say", reason="too_costly", data=data)
         bad = [t for t in tried if t.finding.verdict == "differs"]
         mute = [t for t in tried if t.finding.verdict == "cannot say"]
         chosen = max(bad or mute or tried, key=lambda t: (t.at is not None, _gravity(t.finding)))
-        resolution = max(t.finding.bound for t in tried) / scale
         broken = self._broken(name)
         if broken is not None:
             self.runs = max(self.runs, 4 * len(STEPS))
             chosen = self.tried(self.unit(name, broken), (name, broken))
-        verdict, reason = self._verdict(name, chosen.finding, resolution, broken is not None)
+        resolution = self.resolution(name, tried)
+        verdict, reason = self._verdict(name, chosen.finding, broken is not None)
         wrong = tuple(self._elements(name, bad))
         if reason == "slope" and self._beneath(wrong):
             verdict, reason = "agrees", "beneath"
         place = chosen.at[1] if chosen.at else None
+        unseen = int((~seen(self.bounds[name])).sum())
         data = self._numbers(name, chosen.finding, place) | {"resolution": resolution, "directions": len(tried)}
-        data |= {"joint": len(chosen.direction), "elements": wrong}
+        data |= {"joint": len(chosen.direction), "elements": wrong, "unseen": unseen}
         data |= {"alone": sum(t.at is not None for t in tried)}
         slope = chosen.finding
-        return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place)
+        bounds = self.bounds[name] if verdict != "differs" else None
+        return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place, bounds)
 
-    def _verdict(self, name: str, slope: Slope, resolution: float, broken: bool) -> tuple[Verdict, str | None]:
+    def resolution(self, name: str, tried: Sequence[Tried]) -> float:
+        """Returns how small a relative error would have been seen, in the worst element that was seen."""
+        worst = coarsest(self.bounds[name])
+        if math.isfinite(worst):
+            return worst
+        return max(f.bound for t in tried for f in t.findings) / self.question.scale(name)
+
+    def _verdict(self, name: str, slope: Slope, broken: bool) -> tuple[Verdict, str | None]:
         if slope.reason == "step":
             path = self.replay.trace.gradients[name] is not None
             return "cannot say", "jump" if path else "selects"
@@ -322,8 +584,11 @@ class _Probe:
         if broken:
             return "differs", "nan"
         if slope.verdict == "differs":
-            return ("cannot say", "cut") if self.question.trace.cuts else ("differs", "slope")
-        return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", self.question.blur(name))
+            return "differs", "slope"
+        bounds = self.bounds[name]
+        if bool(seen(bounds).all()):
+            return "agrees", None
+        return "cannot say", "unseen" if bool(seen(bounds).any()) else self.question.blur(name)
 
     def _broken(self, name: str) -> Place | None:
         """The first element whose claimed gradient is nan or infinite."""
@@ -345,16 +610,28 @@ class _Probe:
     def _numbers(self, name: str, slope: Slope, place: Place | None) -> dict[str, object]:
         """The slopes for a reader: of one element, or along the direction where there is none."""
         unit = float(self.scale[name][place]) if place is not None else 1.0
-        seen: object = slope.claim / unit
+        claimed: object = slope.claim / unit
         if place is not None and not bool(self.claimed[name][place].isfinite()):
-            seen = plain(self.claimed[name][place])
+            claimed = plain(self.claimed[name][place])
         return {
-            "seen": seen,
+            "seen": claimed,
             "right": (slope.claim + slope.lacking) / unit + 0.0,
             "below": slope.left / unit + 0.0,  # no minus before a zero
             "above": slope.right / unit + 0.0,
             "noise": slope.noise,
         }
+
+
+def _unsure(finding: Slope) -> Slope:
+    return replace(finding, verdict="cannot say", reason="coarse") if finding.verdict == "differs" else finding
+
+
+def _finite(gradient: Tensor) -> Tensor:
+    return gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _size(value: Tensor) -> float:
+    return float(torch.linalg.vector_norm(value if value.is_complex() else value.double()))
 
 
 def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[Tried]:
@@ -388,7 +665,7 @@ def _restricted(u: Direction, names: Sequence[str], x: Mapping[str, Tensor], sta
     kept: dict[str, Tensor] = {}
     for name in names:
         size = x[name].numel()
-        if start < size and stop > 0:
+        if start < size and stop > 0 and name in u:
             flat = torch.zeros_like(u[name]).flatten()
             flat[max(start, 0) : stop] = u[name].flatten()[max(start, 0) : stop]
             kept[name] = flat.reshape(u[name].shape)

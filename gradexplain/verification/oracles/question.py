@@ -20,15 +20,16 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import GradexplainError
+from gradexplain.recording.branches import with_branches
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
+from gradexplain.recording.frozen import as_computation, frozen
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import differentiated, trace
+from gradexplain.recording.tracing import differentiated, generic, record, trace
+from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
 from gradexplain.versions.internals import internals
 
 Verdict = Literal["agrees", "differs", "cannot say"]
 
-# An answer that resolves the gradient to less than this is evidence; a coarser one is not.
-RESOLUTION = 1e-4
 # One evaluation in float64 of a larger problem costs seconds; `effort` raises it in proportion.
 LARGE_ELEMENTS = 5_000_000
 EFFORT = 2.0
@@ -44,7 +45,8 @@ class Check:
 
     `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound
     relative to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place`
-    is the element with the worst difference.
+    is the element with the worst difference. `bounds` says of each element what error, relative to its own gradient,
+    would have been seen (infinite: none); an oracle without it saw none.
     """
 
     oracle: str
@@ -56,6 +58,7 @@ class Check:
     reason: str | None = None
     data: Mapping[str, object] = field(default_factory=dict)
     place: tuple[int, ...] | None = None
+    bounds: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,32 @@ class Question:
         if not _low(self.trace):
             return _replayed(self.computation, self.trace)
         return _lifted(self.computation, self.trace)
+
+    @cached_property
+    def frozen(self) -> Replay | Unable:
+        """The function that torch differentiates, in float64, on torch's own branch at kinks; or why there is none."""
+        return _frozen(self.replay) if isinstance(self.replay, Replay) else self.replay
+
+    @cached_property
+    def parts(self) -> Sequence[Part]:
+        """The outputs in groups of one size, each with what its cotangent makes of the gradients."""
+        whole = Part(self.judged.cotangent, {name: self.gradient(name) for name in self.names})
+        return _parts(self.replay, whole) if isinstance(self.replay, Replay) else [whole]
+
+    def gradients_at(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """Returns the gradients at other values of the inputs, `None` where the function has none there."""
+        assert isinstance(self.replay, Replay)
+        computation, given = self.replay.computation, self.replay.trace
+        try:
+            with torch.enable_grad():
+                leaves = computation.leaf_values() | {
+                    n: v.detach().clone().requires_grad_(n in computation.wrt) for n, v in values.items()
+                }
+                output = computation.output(leaves)
+            found = differentiated(output, [leaves[n] for n in computation.wrt], given.cotangent)
+        except (GradexplainError, RuntimeError):
+            return None
+        return {n: dense(g, leaves[n].detach()) for n, g in zip(computation.wrt, found, strict=True)}
 
     @property
     def judged(self) -> Trace:
@@ -326,6 +355,63 @@ def wide(value: Any) -> Any:
     return _wide(value)
 
 
+# ------------------------------------------------------------------------------------- what torch differentiates
+
+
+def _frozen(replay: Replay) -> Replay | Unable:
+    computation, given = replay.computation, replay.trace
+    try:
+        run = record(computation, given.cotangent, again=True)
+        function = frozen(run, {name: run.inputs[name] for name in computation.wrt})
+        function = with_branches(function, given.inputs, _generic_direction(given, computation.wrt))
+        made = Replay(as_computation(computation, function), given, replay.seconds, replay.jitter)
+        with made.running() as output:
+            again = output({})
+    except (GradexplainError, RuntimeError, TypeError) as fault:
+        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    apart = (again - given.value).abs()
+    if again.shape != given.value.shape or not bool((apart <= MARGIN * replay.eps * largest(given.value.abs())).all()):
+        return Unable("not_reproduced")
+    return made
+
+
+def _generic_direction(given: Trace, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """Returns a direction in which no two elements move alike: ±[½, 1] of their own size."""
+    directions = {}
+    for name in names:
+        x = given.inputs[name]
+        size = generic(torch.zeros(x.shape, dtype=torch.float64)).to(x.device)
+        directions[name] = (size * scales(x)).to(x.dtype)
+    return directions
+
+
+def _parts(replay: Replay, whole: Part) -> Sequence[Part]:
+    """Returns the parts, or the whole alone where the backward pass does not give their sum."""
+    masks = output_parts(replay.trace.value)
+    if len(masks) == 1:
+        return [whole]
+    computation = replay.computation
+    try:
+        with torch.enable_grad():
+            values = computation.leaf_values()
+            output = computation.output(values)
+        wanted = [values[name] for name in computation.wrt]
+        parts = []
+        for mask in masks:
+            cotangent = torch.where(mask, whole.cotangent, 0.0)
+            found = differentiated(output, wanted, cotangent, retain_graph=True)
+            named = zip(computation.wrt, found, wanted, strict=True)
+            parts.append(Part(cotangent, {n: dense(g, x.detach()) for n, g, x in named}))
+    except (GradexplainError, RuntimeError):  # a backward that runs once, for one
+        return [whole]
+    for name in whole.gradients:
+        terms = [part.gradients[name] for part in parts]
+        size = torch.stack([t.abs() for t in terms]).sum(0)
+        if not bool(((torch.stack(terms).sum(0) - whole.gradients[name]).abs() <= MARGIN * replay.eps * size).all()):
+            return [whole]
+    return parts
+
+
 # -------------------------------------------------------------------------------------------------------- measures
 
 
@@ -351,18 +437,24 @@ def weighed(cotangent: Tensor, value: Tensor) -> float:
 
 
 def scales(x: Tensor) -> Tensor:
-    """Returns the size of a natural step for each element: its own, or the typical one of its tensor up to 1.
+    """Returns the size of a natural step for each element: its own, or for zeros that of its tensor, up to 1.
 
     An element that is infinite or nan cannot be moved: its step is 0.
     """
+    size = _magnitude(x)
+    return torch.where(size > 0, size, common_scale(x)).nan_to_num(0.0, 0.0, 0.0)
+
+
+def common_scale(x: Tensor) -> float:
+    """Returns the typical size of a tensor's elements, 1 at most, and 1 where all are 0."""
+    size = _magnitude(x)
+    known = size[(size > 0) & size.isfinite()]
+    return min(_typical(known), 1.0) if known.numel() else 1.0
+
+
+def _magnitude(x: Tensor) -> Tensor:
     size = x.detach().abs()
-    size = size.double() if size.numel() <= LARGE_ELEMENTS else size
-    typical = _typical(size) if size.numel() else 1.0
-    if not math.isfinite(typical):
-        finite = size.isfinite()
-        rest = torch.where(finite, size, 0.0)
-        return torch.where(finite, rest.clamp_min(min(float(rest.max()), 1.0) or 1.0), 0.0)
-    return size.clamp_min(min(typical, 1.0) if typical > 0.0 else 1.0)
+    return size.double() if size.numel() <= LARGE_ELEMENTS else size
 
 
 def _typical(size: Tensor) -> float:
