@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.frozen import Bent, Frozen, Step
-from gradexplain.recording.recorder import Application, Held, tensors_in
+from gradexplain.recording.recorder import Application, Event, Held, tensors_in
 
 # A step at which a bend of an operator stands far above its last digits, and its curvature far below.
 BEND_STEP = 2.0**-17
@@ -38,6 +38,27 @@ def with_branches(function: Frozen, values: Mapping[str, Tensor], direction: Map
             return function
         function = replace(function, bent={**function.bent, **found})
     return function
+
+
+def symmetric_steps(function: Frozen, reads_symmetric: Callable[[object], bool]) -> Iterator[tuple[int, Bent]]:
+    """Yields the steps of operators that read a symmetric matrix, as functions of its symmetric change alone.
+
+    Torch's gradient by such a matrix is the one for symmetric changes, shared between an element and its mirror image.
+    """
+    for number, step in enumerate(function.steps):
+        if step.live and isinstance(step.origin, Event) and reads_symmetric(step.origin.operator):
+            yield number, _symmetric(function, step)
+
+
+def _symmetric(function: Frozen, step: Step) -> Bent:
+    given = [_plain(argument) for argument in step.origin.arguments]
+    operator = _Local(function, step, given)
+
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        change = [(c + c.mH) / 2 for c in operator.changes(arguments)]
+        return operator.outputs(change, 1.0)
+
+    return bent
 
 
 def _bent_steps(

@@ -61,6 +61,7 @@ class Frozen:
     inputs: Mapping[str, Held]
     output: Held
     reaches: Callable[[Held], bool]
+    events: Sequence[Event]  # all that was dispatched, inside of custom Functions as well
     bent: Mapping[int, Bent] = field(default_factory=dict)
 
     def replayed(self, values: Mapping[str, Tensor], watch: Callable[..., None] | None = None) -> Tensor:
@@ -80,6 +81,47 @@ class Frozen:
                 elif isinstance(step.origin, Event):
                     _rewrite(step.origin, memory)
             return self._value(self.output, memory)
+
+    def stopped(self, values: Mapping[str, Tensor]) -> dict[int, list[Any]]:
+        """Returns, for each step that stops a gradient, what it would have given at other values of the inputs.
+
+        That is a step that torch does not differentiate and that was given something live: its results, tensors or
+        numbers; for one that wrote into live memory, what it would have changed there.
+        """
+        found: dict[int, list[Any]] = {}
+        memory: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for name, held in self.inputs.items():
+                if self.reaches(held):
+                    memory[held.storage] = _laid_out(values[name].clone(), held)
+            for number, step in enumerate(self.steps):
+                if step.live:
+                    self._run(number, step, memory, None)
+                elif isinstance(step.origin, Event):
+                    writes = any(w.held.storage in memory for w in step.origin.writes)
+                    if writes or self._is_given_live(step.origin, memory):
+                        found[number] = self._would_give(step, memory, writes)
+                    _rewrite(step.origin, memory)
+        return found
+
+    def _is_given_live(self, event: Event, memory: Mapping[int, Tensor]) -> bool:
+        return any(self.reaches(h) and h.storage in memory for h in held_in([event.arguments, event.keywords]))
+
+    def _would_give(self, step: Step, memory: Mapping[int, Tensor], writes: bool) -> list[Any]:
+        assert isinstance(step.origin, Event)
+
+        def value(given: Any) -> Any:
+            if isinstance(given, Held):
+                inside = given.storage in memory and (self.reaches(given) or writes)
+                return (self._value(given, memory) if inside else given.tensor.detach()).clone()
+            return type(given)(value(v) for v in given) if type(given) in (list, tuple) else given
+
+        positional = [value(a) for a in step.origin.arguments]
+        before = positional[0].clone() if writes and isinstance(positional[0], Tensor) else None
+        made = step.call(positional, {k: value(v) for k, v in step.origin.keywords.items()})
+        if before is not None:
+            return [positional[0] - before]
+        return list(made) if isinstance(made, (list, tuple)) else [made]
 
     def _run(self, number: int, step: Step, memory: dict[int, Tensor], watch: Callable[..., None] | None) -> None:
         origin, made = step.origin, step.made
@@ -139,7 +181,7 @@ def frozen(run: Run, wanted: Mapping[str, Tensor]) -> Frozen:
     steps = tuple(
         Step(origin, _is_live(origin, reaches)) for origin in _in_order(recorder.events, recorder.applications)
     )
-    return Frozen(steps, held, output, reaches)
+    return Frozen(steps, held, output, reaches, recorder.events)
 
 
 def as_computation(computation: Computation, function: Frozen) -> Computation:

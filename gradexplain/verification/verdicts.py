@@ -6,22 +6,25 @@ that cannot judge says so, and why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from gradexplain.documents.shown import Shown
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.registry import rule_of
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
-from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
+from gradexplain.verification.oracles import chain_rule as walk
+from gradexplain.verification.oracles.elements import coarsest, joined, seen
+from gradexplain.verification.oracles.question import EFFORT, Check, Question, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
@@ -40,11 +43,12 @@ DOUBTS = frozenset(
         "rule_not_finite",
         "gradient_not_finite",
         "exact_not_finite",
+        "cut",
     }
 )
-# Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
+# Points where the derivative is a matter of convention.
 CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
-RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
+RULES, DIFFERENCES, FORWARD = "rules", "finite differences", "forward mode"
 
 
 @dataclass(frozen=True)
@@ -119,11 +123,32 @@ class Report(Shown):
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
-        agreeing = {c.oracle for c in checks if c.verdict == "agrees" and (c.resolution or 0.0) <= RESOLUTION}
-        if self.operations and all(operation.verdict == "agrees" for operation in self.operations):
-            agreeing.add(OPERATIONS)
-        doubt = any(_doubts(check, agreeing) for check in checks)
-        return "agrees" if agreeing and not doubt else "cannot say"
+        agreeing = {check.oracle for check in checks if check.verdict == "agrees"}
+        if any(_doubts(check, agreeing) for check in checks):
+            return "cannot say"
+        bounds = self.bounds(name)
+        return "agrees" if bounds is not None and bool(seen(bounds).all()) else "cannot say"
+
+    def bounds(self, name: str) -> Tensor | None:
+        """Returns for each element what relative error the sharpest judge would have seen, `None` if none saw any."""
+        known = [c.bounds for c in self.checks if c.input == name and c.verdict != "differs" and c.bounds is not None]
+        return joined([*known, *self._bounds_of_operations(name, known)])
+
+    def _bounds_of_operations(self, name: str, known: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Where every operation is right by itself, so are all elements, to what was seen of each."""
+        if not self.operations or any(operation.verdict != "agrees" for operation in self.operations):
+            return ()
+        worst = max(operation.report.worst for operation in self.operations)
+        shape = known[0].shape if known else self._shape(name)
+        return (torch.full(shape, worst, dtype=torch.float64),)
+
+    def _shape(self, name: str) -> Sequence[int]:
+        return self.subject.trace.inputs[name].shape if self.subject is not None else ()
+
+    @property
+    def worst(self) -> float:
+        """How small a relative error would have been seen in the element of which least is known."""
+        return max((r for name in self.inputs if (r := self.resolution(name)) is not None), default=0.0)
 
     def formula_alone(self, name: str) -> bool:
         """Says whether nothing but the formula by hand contradicts the gradient of an input, and others confirm it."""
@@ -141,9 +166,15 @@ class Report(Shown):
         return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
 
     def resolution(self, name: str) -> float | None:
-        """Returns how small a relative error of one gradient would have been seen, by the sharpest agreeing oracle."""
-        resolutions = [c.resolution for c in self.checks if c.input == name and c.verdict == "agrees"]
-        return min((r for r in resolutions if r is not None), default=None)
+        """Returns how small a relative error of one gradient would have been seen, in the worst element seen."""
+        bounds = self.bounds(name)
+        worst = coarsest(bounds)
+        return worst if bounds is not None and not math.isnan(worst) else None
+
+    def unseen(self, name: str) -> Tensor | None:
+        """Returns which elements no judge saw, `None` where that is not known of single ones."""
+        bounds = self.bounds(name)
+        return None if bounds is None else ~seen(bounds)
 
     def wrong(self) -> tuple[Operation, ...]:
         """Returns the operations that differ, in the order of the forward pass."""
@@ -163,7 +194,7 @@ def _doubts(check: Check, agreeing: Set[str]) -> bool:
         return False
     if check.reason == "cancelled":  # finite differences see what is left after a cancellation
         return DIFFERENCES not in agreeing
-    return check.reason in DOUBTS or (check.reason in CONVENTIONS and not agreeing & {RULES, OPERATIONS})
+    return check.verdict == "cannot say" and check.reason in DOUBTS
 
 
 def _relative(check: Check) -> float:
@@ -194,23 +225,24 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
     asked = [*ORACLES.values(), *(ON_REQUEST[name] for name in also)]
     report = Report(tuple(_numbered(question, check) for ask in asked for check in ask(question)))
+    report = replace(report, checks=tuple(_sharpened(question, report, check) for check in report.checks))
     if report.verdict == "agrees" or REFEREE in also:
         return report
     return replace(report, checks=(*report.checks, *(_numbered(question, c) for c in ON_REQUEST[REFEREE](question))))
 
 
-def _numbered(question: Question, check: Check) -> Check:
-    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding.
+def _sharpened(question: Question, report: Report, check: Check) -> Check:
+    """Returns the rules' check with what it saw of each element, where others have not seen all of them."""
+    if check.oracle != RULES or check.verdict != "agrees" or check.bounds is not None:
+        return check
+    bounds = report.bounds(check.input)
+    if bounds is not None and bool(seen(bounds).all()):
+        return check
+    return replace(check, bounds=walk.bounds_of(question, check.input))
 
-    An operator that reads its input as a symmetric matrix has the gradient for symmetric changes, by convention: what
-    moves one element alone cannot judge it.
-    """
-    if check.verdict == "differs" and check.oracle in ("finite differences", "forward mode"):
-        operators = (n.operator for n in question.trace.nodes)
-        symmetric = next((o for o in operators if (rule := rule_of(o)) and rule.symmetric), None)
-        if symmetric is not None:
-            data = {**check.data, "operator": symmetric}
-            return replace(check, verdict="cannot say", reason="symmetric", data=data)
+
+def _numbered(question: Question, check: Check) -> Check:
+    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding."""
     lost = question.lost.get(check.input)
     if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
         return check

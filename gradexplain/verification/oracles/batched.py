@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.tracing import differentiated
+from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import (
-    RESOLUTION,
     Check,
     Question,
     Replay,

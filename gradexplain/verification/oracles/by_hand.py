@@ -9,17 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.patterns import beside, pattern
-from gradexplain.verification.oracles.question import (
-    RESOLUTION,
-    Check,
-    Question,
-    allowance,
-    epsilon,
-    largest,
-    unexplained,
-    wide,
-)
+from gradexplain.verification.oracles.question import Check, Question, allowance, epsilon, largest, unexplained, wide
 
 ORACLE = "by hand"
 

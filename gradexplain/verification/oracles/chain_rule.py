@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import (
     MARGIN,
-    RESOLUTION,
     Check,
     Question,
     Verdict,
@@ -180,6 +180,17 @@ class _Comparison:
         if bool(beyond.any()):
             beyond = beyond & ~self.question.below(name, difference, eps)
         return beyond, allowance(changes, magnitude, eps)
+
+
+def bounds_of(question: Question, name: str) -> Tensor | None:
+    """Returns what error of each element, relative to itself, the rules would have seen.
+
+    The rules start from the recorded values, and these are rounded: what that does to the gradient is measured.
+    """
+    torchs = wide(question.gradient(name)).abs()
+    eps = epsilon(question.judged)
+    limit = allowance(wide(question.rounding(name)), torchs, eps)
+    return torch.where(limit == 0, 0.0, limit / torchs).cpu()
 
 
 def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:

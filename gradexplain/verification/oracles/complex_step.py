@@ -17,17 +17,8 @@ from torch import Tensor
 
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.trace import Trace
-from gradexplain.verification.oracles.question import (
-    MARGIN,
-    RESOLUTION,
-    Check,
-    Question,
-    Replay,
-    Unable,
-    Verdict,
-    pair,
-    scales,
-)
+from gradexplain.verification.oracles.elements import RESOLUTION
+from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, Verdict, pair, scales
 from gradexplain.versions.internals import internals
 
 ORACLE = "complex step"

@@ -1,8 +1,9 @@
 """Finite differences that know their own error: ladders of steps along random directions, and of single elements.
 
 All elements move at once, each by a part of its own size. What a direction's error bound resolves of an element's own
-effect is seen; the others move again without those, until nothing new is seen (*peeling*). So the verdict takes a number
-of runs that does not grow with the inputs, and holds for every element. What does not simply agree gets a closer look.
+effect is seen; the others move again without those, until nothing new is seen (*peeling*). So the verdict takes a
+number of runs that does not grow with the inputs, and holds for every element. What does not simply agree gets a closer
+look.
 
 The function is F, as it was written. Where that does not settle a gradient (something is held constant, there is a
 kink), the function G is asked that torch differentiates: see `recording.frozen`.
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.verification.oracles.bisection import singled_out
-from gradexplain.verification.oracles.elements import Part, coarsest, seen
+from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
 from gradexplain.verification.oracles.ladders import (
     FINE_RESOLUTION,
     FINE_STEPS,
@@ -34,7 +35,6 @@ from gradexplain.verification.oracles.ladders import (
 )
 from gradexplain.verification.oracles.question import (
     MARGIN,
-    RESOLUTION,
     Check,
     Question,
     Replay,
@@ -64,6 +64,8 @@ MOST_LEARNED = 6
 MOST_EACH, MOST_BISECTED, SAMPLED_BESIDE = 8, 3, 2
 # Elements with a claim of 0 that move the output and are looked at alone.
 MOST_ZEROS = 16
+# A part of the outputs stands still if it moves by less than this part of its size.
+STILL_RESOLUTION = 1e-9
 # A slope of 0 is resolved if its bound is this part of what the function changes in an eighth of the element's unit.
 ZERO_RESOLUTION = 1e-7
 
@@ -110,7 +112,7 @@ def ask(question: Question) -> Iterator[Check]:
         yield from (Check(ORACLE, n, "cannot say", reason="too_costly", data=data) for n in question.names)
         return
     written = _probed(question, replay, question.names, runs)
-    open_ = [n for n, check in written.items() if not _is_settled(check)]
+    open_ = [n for n, check in written.items() if _is_open(question, check)]
     frozen = question.frozen if open_ else None
     if isinstance(frozen, Replay):
         differentiated = _probed(question, frozen, open_, runs)
@@ -125,9 +127,11 @@ def _probed(question: Question, replay: Replay, names: Sequence[str], runs: int)
         return {check.input: check for check in _Probe(question, replay, output, runs, names).checks()}
 
 
-def _is_settled(check: Check) -> bool:
-    """Says whether all elements were seen, and none contradicts."""
-    return check.verdict == "agrees"
+def _is_open(question: Question, check: Check) -> bool:
+    """Says whether what torch holds constant, or takes at a kink, may be behind what F does not settle."""
+    if check.verdict == "agrees":
+        return False
+    return check.reason not in ("unseen", "coarse", "cancelled", "nan") or bool(question.trace.cuts)
 
 
 def _of_both(written: Check, differentiated: Check) -> Check:
@@ -269,8 +273,8 @@ class _Probe:
         """Notes what a direction that agrees shows of each element that it moves; says whether that is anything new."""
         # The direction says |⟨E, u⟩| ≤ b for the error E of each part's gradient. In one element, an error of b / |uᵢ|
         # would have been seen; beside the gradient of the part, or of all parts together, that is
-        #     b / max(|gᵢ uᵢ|, |Gᵢ uᵢ|),
-        # and where the part should not move, and did not at all, there is none.
+        #     b / max(|gᵢ uᵢ|, |Gᵢ uᵢ|).
+        # A claim of exactly 0 in a part that is seen to stand still, to some digits of its own, is right there.
         new = False
         for name, u in tried.direction.items():
             size = u.abs()
@@ -278,8 +282,10 @@ class _Probe:
             worst = torch.zeros_like(total)
             for part, finding, still in zip(self.parts, tried.findings, tried.still, strict=True):
                 own = (part.gradients[name].abs() * size).double()
-                relative = (abs(finding.lacking) + finding.bound) / torch.maximum(own, total)
-                worst = torch.maximum(worst, torch.where(own == 0, 0.0, relative) if still else relative)
+                limit = abs(finding.lacking) + finding.bound
+                relative = limit / torch.maximum(own, total)
+                quiet = still or limit <= STILL_RESOLUTION * _size(part.cotangent * self.replay.trace.value)
+                worst = torch.maximum(worst, torch.where(own == 0, 0.0, relative) if quiet else relative)
             worst = torch.where((size > 0) & (total > 0), worst, math.inf).cpu()
             self.looks[name] += (worst <= RESOLUTION).to(torch.int8)
             sure = (worst <= SURE_RESOLUTION) | (self.looks[name] > 1) | (self.size([name]) == 1)
@@ -514,7 +520,7 @@ class _Probe:
         ladders = []
         for part, row, floor, rests in zip(self.parts, rows, self.floors, still, strict=True):
             products = sum(float((part.gradients[n] * d).abs().sum()) for n, d in u.items())
-            right, left, moved = (list(column) for column in zip(*row, strict=True))
+            right, left, moved = ([r[i] for r in row] for i in range(3))
             ladders.append((Ladder(steps, right, left, moved, floor, MARGIN * self.replay.eps * products), rests))
         return ladders
 
@@ -561,8 +567,11 @@ class _Probe:
             verdict, reason = "agrees", "beneath"
         place = chosen.at[1] if chosen.at else None
         unseen = int((~seen(self.bounds[name])).sum())
-        data = self._numbers(name, chosen.finding, place) | {"resolution": resolution, "directions": len(tried)}
-        data |= {"joint": len(chosen.direction), "elements": wrong, "unseen": unseen}
+        data: dict[str, object] = self._numbers(name, chosen.finding, place) | {
+            "resolution": resolution,
+            "directions": len(tried),
+        }
+        data |= {"joint": len(chosen.direction), "elements": wrong, "unseen": unseen, "count": self.x[name].numel()}
         data |= {"alone": sum(t.at is not None for t in tried)}
         slope = chosen.finding
         bounds = self.bounds[name] if verdict != "differs" else None

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.computation import chosen_output
-from gradexplain.verification.oracles.question import MARGIN, RESOLUTION, Check, Question, Replay, Unable, Verdict, pair
+from gradexplain.verification.oracles.elements import RESOLUTION
+from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, Verdict, pair
 
 ORACLE = "forward mode"
 # What forward formulas round on their own account, in eps of each product: see `_products`.
@@ -28,6 +29,8 @@ Run = Callable[[Mapping[str, Tensor]], object]
 def ask(question: Question) -> Iterator[Check]:
     """Compares ⟨v, J u⟩ from dual numbers with ⟨G, u⟩, for a random direction u of each input."""
     replay = question.replay
+    if question.trace.cuts and isinstance(question.frozen, Replay):
+        replay = question.frozen
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return

@@ -16,17 +16,9 @@ from torch import Tensor
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import chosen_output
+from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.ladders import STEPS, USUAL_STEPS, Ladder, Slope, extrapolated, judge
-from gradexplain.verification.oracles.question import (
-    MARGIN,
-    RESOLUTION,
-    Check,
-    Question,
-    Replay,
-    Unable,
-    index_of,
-    scales,
-)
+from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, index_of, scales
 
 ORACLE = "every element"
 # Rows of the Jacobian that one batched backward pass computes.

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import GradexplainError
-from gradexplain.recording.branches import with_branches
+from gradexplain.recording.branches import symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
-from gradexplain.recording.frozen import as_computation, frozen
+from gradexplain.recording.frozen import Frozen, as_computation, frozen
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import differentiated, generic, record, trace
+from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
 from gradexplain.versions.internals import internals
 
@@ -151,9 +152,16 @@ class Question:
         return _lifted(self.computation, self.trace)
 
     @cached_property
+    def recorded(self) -> Frozen | Unable:
+        """The function that torch differentiates, in float64; or why there is none."""
+        return _recorded(self.replay) if isinstance(self.replay, Replay) else self.replay
+
+    @cached_property
     def frozen(self) -> Replay | Unable:
-        """The function that torch differentiates, in float64, on torch's own branch at kinks; or why there is none."""
-        return _frozen(self.replay) if isinstance(self.replay, Replay) else self.replay
+        """The function that torch differentiates as a replay, on torch's own branch at kinks; or why there is none."""
+        if isinstance(self.replay, Unable):
+            return self.replay
+        return self.recorded if isinstance(self.recorded, Unable) else _frozen(self.replay, self.recorded)
 
     @cached_property
     def parts(self) -> Sequence[Part]:
@@ -358,24 +366,36 @@ def wide(value: Any) -> Any:
 # ------------------------------------------------------------------------------------- what torch differentiates
 
 
-def _frozen(replay: Replay) -> Replay | Unable:
-    computation, given = replay.computation, replay.trace
+def _recorded(replay: Replay) -> Frozen | Unable:
     try:
-        run = record(computation, given.cotangent, again=True)
-        function = frozen(run, {name: run.inputs[name] for name in computation.wrt})
-        function = with_branches(function, given.inputs, _generic_direction(given, computation.wrt))
-        made = Replay(as_computation(computation, function), given, replay.seconds, replay.jitter)
-        with made.running() as output:
-            again = output({})
+        run = record(replay.computation, replay.trace.cotangent, again=True)
+        function = frozen(run, {name: run.inputs[name] for name in replay.computation.wrt})
+        again = function.replayed(replay.trace.inputs)
     except (GradexplainError, RuntimeError, TypeError) as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    apart = (again - given.value).abs()
-    if again.shape != given.value.shape or not bool((apart <= MARGIN * replay.eps * largest(given.value.abs())).all()):
+    apart, value = (again - replay.trace.value).abs(), replay.trace.value
+    if again.shape != value.shape or not bool((apart <= MARGIN * replay.eps * largest(value.abs())).all()):
         return Unable("not_reproduced")
-    return made
+    return function
 
 
-def _generic_direction(given: Trace, names: Sequence[str]) -> Mapping[str, Tensor]:
+def _frozen(replay: Replay, function: Frozen) -> Replay | Unable:
+    computation, given = replay.computation, replay.trace
+    try:
+        function = replace(function, bent=dict(symmetric_steps(function, _reads_symmetric)))
+        function = with_branches(function, given.inputs, generic_direction(given, computation.wrt))
+    except (GradexplainError, RuntimeError, TypeError) as fault:
+        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    return Replay(as_computation(computation, function), given, replay.seconds, replay.jitter)
+
+
+def _reads_symmetric(operator: object) -> bool:
+    """Says whether an operator reads its input as a symmetric matrix, whose gradient is that of symmetric changes."""
+    rule = rule_of(str(operator))
+    return rule is not None and bool(rule.symmetric)
+
+
+def generic_direction(given: Trace, names: Sequence[str]) -> Mapping[str, Tensor]:
     """Returns a direction in which no two elements move alike: ±[½, 1] of their own size."""
     directions = {}
     for name in names:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.trace import Trace
+from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import (
-    RESOLUTION,
     Check,
     Question,
     Unable,

@@ -1,0 +1,217 @@
+"""What was stopped: how much of a slope goes through what torch holds constant, and at which line.
+
+F is the function that was written, G the one that torch differentiates. F − G is what the gradient leaves out. Each
+operator that was given something live and is not differentiated is a stop. Its share is measured by running the user's
+code once more *at the same point*, with the result of that stop alone shifted by what it would have been a little
+further on: everything before it is as it was, so that nothing has to be aligned, and everything after it follows. Each
+path is charged to its first stop, and the shares add up to F − G. What is left belongs to a path that nobody saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.errors import GradexplainError
+from gradexplain.recording.computation import chosen_output
+from gradexplain.recording.frozen import Frozen
+from gradexplain.recording.recorder import Event, source_of, tensors_in
+from gradexplain.targets.sources import Source
+from gradexplain.verification.oracles.question import Question, Replay, generic_direction, pair, scales
+from gradexplain.versions.internals import internals, schema_of
+
+# Steps of the central differences, each half of the one before, and the powers of their truncation.
+STEPS, POWERS = (2.0**-6, 2.0**-7, 2.0**-8, 2.0**-9), (4, 16, 64)
+# Up to this many elements are moved one by one; of more, so many random directions tell the size of what is stopped.
+MOST_EACH, DIRECTIONS = 4, 3
+# A share of less than this is none: what these steps leave of truncation.
+SMALLEST_SHARE = 1e-6
+# More lines than this are not told apart.
+MOST_LINES = 12
+
+Slopes = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A place where part of the slope of an input ends: the share of the larger of both slopes, and these slopes.
+
+    `slopes` are those of the function as it was written and as torch differentiates it, along the directions that were
+    tried. `source` is `None` where the place is not known: the path was lost where nobody looked.
+    """
+
+    input: str
+    share: float
+    source: Source | None
+    code: str
+    whole: float
+    left: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether the stop was seen, so that it may be meant."""
+        return bool(self.code)
+
+
+def stops_of(question: Question, names: Sequence[str]) -> tuple[Stop, ...]:
+    """Returns where the slopes of inputs are stopped, the largest share first."""
+    replay, function = question.replay, question.recorded
+    if not isinstance(replay, Replay) or not isinstance(function, Frozen):
+        return ()
+    stops: list[Stop] = []
+    with replay.running() as output:
+        for name in names:
+            stops += _Measured(replay, function, output, name).stops()
+    return tuple(sorted(stops, key=lambda stop: -stop.share))
+
+
+class _Measured:
+    """The slopes of one input: of F, of G, and of what each line stops."""
+
+    def __init__(self, replay: Replay, function: Frozen, output: Callable[..., Tensor], name: str) -> None:
+        self.replay, self.function, self.output, self.name = replay, function, output, name
+        self.x = replay.trace.inputs[name]
+        self.directions = list(_directions(replay, name))
+
+    def stops(self) -> Iterator[Stop]:
+        """Yields the lines with a share, and what no line explains."""
+        whole = self.slopes(lambda moved, u, h: self.output({self.name: moved}))
+        kept = self.slopes(lambda moved, u, h: self.function.replayed({**self.replay.trace.inputs, self.name: moved}))
+        size = max(_size(whole), _size(kept))
+        left_out = [f - g for f, g in zip(whole, kept, strict=True)]
+        if not math.isfinite(size) or not _size(left_out) > SMALLEST_SHARE * size:
+            return
+        rest = list(left_out)
+        for (source, code), numbers in self.lines().items():
+            own = self.slopes(lambda moved, u, h, numbers=numbers: self.shifted(moved, numbers))
+            if _size(own) > SMALLEST_SHARE * size:
+                rest = [r - o for r, o in zip(rest, own, strict=True)]
+                yield Stop(self.name, _size(own) / size, source, code, _size(whole), _size(kept))
+        if not _size(rest) <= 1e-4 * size:
+            yield Stop(self.name, _size(rest) / size, None, "", _size(whole), _size(kept))
+
+    def slopes(self, at: Callable[..., Tensor]) -> Slopes:
+        """Returns the slope of ⟨v, f⟩ along each direction: central differences, their truncation removed."""
+        return tuple(self._slope(at, u) for u in self.directions)
+
+    def _slope(self, at: Callable[..., Tensor], u: Tensor) -> float:
+        v = self.replay.trace.cotangent
+        try:
+            row = [pair(v, at(self.x + h * u, u, h) - at(self.x - h * u, u, -h)) / (2 * h) for h in STEPS]
+        except (GradexplainError, RuntimeError):
+            return math.nan
+        for power in POWERS:
+            row = [(power * b - a) / (power - 1) for a, b in zip(row, row[1:], strict=False)]
+        return row[-1]
+
+    # ------------------------------------------------------------------------------------------------------ lines
+
+    def lines(self) -> dict[tuple[Source | None, str], list[int]]:
+        """Returns the steps that stop something, by their lines."""
+        lines: dict[tuple[Source | None, str], list[int]] = {}
+        self.here = self.function.stopped(self.replay.trace.inputs)
+        written = {w.held.storage for n in self.here for w in self._event(n).writes}
+        for number in self.here:
+            event = self._event(number)
+            if not event.writes and any(h.storage in written for h in self.function.steps[number].made):
+                continue  # a look at memory that is written into afterwards: the write is the stop
+            source = source_of(event.frame)
+            code = source.code if source and source.code else str(schema_of(event.operator).name)
+            lines.setdefault((source, code), []).append(number)
+        return dict(list(lines.items())[:MOST_LINES])
+
+    def _event(self, number: int) -> Event:
+        event = self.function.steps[number].origin
+        assert isinstance(event, Event)
+        return event
+
+    def shifted(self, moved: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Runs the user's code at the point itself, with what some steps give shifted by what another point makes."""
+        there = self.function.stopped({**self.replay.trace.inputs, self.name: moved})
+        shifts = {self._key(n): _changes(self.here[n], there[n]) for n in numbers if n in there}
+        values = self.replay.computation.leaf_values()
+        with torch.enable_grad(), _shifting()(shifts):
+            result = self.replay.computation.run(values)
+        return chosen_output(result, self.replay.computation.name)[0].detach()
+
+    def _key(self, number: int) -> tuple[str, int]:
+        """Returns which operator a step was: its name, and how many of this name came before."""
+        if not hasattr(self, "keys"):
+            counts: dict[str, int] = {}
+            self.keys: dict[int, tuple[str, int]] = {}
+            for event in self.function.events:
+                name = str(event.operator)
+                self.keys[id(event)] = (name, counts.get(name, 0))
+                counts[name] = counts.get(name, 0) + 1
+        return self.keys[id(self._event(number))]
+
+
+def _directions(replay: Replay, name: str) -> Iterator[Tensor]:
+    """Yields what an input is moved along: each element by its own size, or a few random directions."""
+    x = replay.trace.inputs[name]
+    size = scales(x).to(x.dtype)
+    if x.numel() <= MOST_EACH:
+        for position in range(x.numel()):
+            u = torch.zeros_like(x)
+            u.view(-1)[position] = size.reshape(-1)[position]
+            yield u
+        return
+    base = generic_direction(replay.trace, [name])[name]
+    for number in range(DIRECTIONS):
+        generator = torch.Generator().manual_seed(30 + number)
+        signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
+        yield base * signs.to(x)
+
+
+def _size(slopes: Sequence[float]) -> float:
+    return math.sqrt(sum(slope * slope for slope in slopes))
+
+
+def _changes(here: Sequence[Any], there: Sequence[Any]) -> list[Any]:
+    """Returns by how much each result differs, `None` where that is no number that varies."""
+    return [_change(one, other) for one, other in zip(here, there, strict=True)]
+
+
+def _change(here: Any, there: Any) -> Any:
+    if isinstance(here, Tensor) and (here.is_floating_point() or here.is_complex()) and here.shape == there.shape:
+        return there - here
+    return there - here if isinstance(here, (float, complex)) else None
+
+
+def _shifting() -> Any:
+    """Returns the class of modes under which some operators give a little more than they do."""
+    base: Any = internals().dispatch_mode
+
+    class Shifting(base):  # type: ignore[misc]  # the base class is not typed
+        def __init__(self, shifts: Mapping[tuple[str, int], Sequence[Any]]) -> None:
+            super().__init__()
+            self.shifts, self.counts, self.held = shifts, dict[str, int](), list[Any]()
+
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = str(operator)
+            count = self.counts.get(name, 0)
+            self.counts[name] = count + 1
+            outputs = operator(*args, **(kwargs or {}))
+            shift = self.shifts.get((name, count))
+            if shift is not None:
+                outputs = _moved(outputs, shift, writes=schema_of(operator).is_mutable)
+            self.held.append((args, outputs))  # as the recorder holds them: torch looks at who else does
+            return outputs
+
+    return Shifting
+
+
+def _moved(outputs: Any, shift: Sequence[Any], *, writes: bool) -> Any:
+    if writes:
+        with torch.no_grad():
+            for tensor in list(tensors_in([outputs]))[:1]:
+                tensor.add_(shift[0])
+        return outputs
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(o if s is None else o + s for o, s in zip(outputs, shift, strict=True))
+    return outputs if shift[0] is None else outputs + shift[0]
