@@ -26,7 +26,7 @@ from gradexplain.targets.sources import Source
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire
 from gradexplain.verification.options import Options
-from gradexplain.verification.verdicts import EFFORT, Report, verify_trace
+from gradexplain.verification.verdicts import EFFORT, INTENDED, Report, is_declared, verify_trace
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
@@ -43,6 +43,8 @@ class Asked(TypedDict, total=False):
     second: bool
     batched: bool
     exact: bool
+    stops: str | Sequence[str]
+    allow_unseen: bool
     effort: float
     target: str | None
     locate: Callable[[], Source | None] | None
@@ -132,6 +134,8 @@ def verify(
     second: bool = False,
     batched: bool = False,
     exact: bool = False,
+    stops: str | Sequence[str] = (),
+    allow_unseen: bool = False,
     effort: float = EFFORT,
     target: str | None = None,
     locate: Callable[[], Source | None] | None = None,
@@ -149,6 +153,11 @@ def verify(
     asks sympy for the derivative with 50 digits. For `wrt`, `by_hand`, `dtype`, `effort`, `target` and `locate` see
     `explain`.
 
+    Where part of a slope ends in something that torch holds constant (`detach`, `no_grad`, `.item()`), the gradient is
+    right for the paths that are left: "cannot say", reason "stopped", unless `stops` declares the place (`"net.py:7"`,
+    or several; `"intended"` for all). Elements too small for any judge make it "cannot say", reason "unseen", unless
+    `allow_unseen`.
+
     Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
     function fails or its output cannot be differentiated.
 
@@ -160,8 +169,10 @@ def verify(
     asked = _Asked.of(function, inputs, target, locate)
     computation = all_outputs(_computation(asked, wrt, dtype))
     _check_names(by_hand or {}, computation)
-    options = Options(effort, each_operation, full, second, batched, exact)
+    places = (stops,) if isinstance(stops, str) else tuple(stops)
+    options = Options(effort, each_operation, full, second, batched, exact, places, allow_unseen)
     report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
+    _refuse_idle(report)
     assert report.subject is not None
     request = asked.request(computation, by_hand, dtype)
     findings = (*findings_of(report.subject.trace), *report.findings)
@@ -200,6 +211,14 @@ def assert_gradients(
     from gradexplain.narration.reports import summary
 
     raise AssertionError(summary(report))
+
+
+def _refuse_idle(report: Report) -> None:
+    """Raises `InputError` for a declared place where nothing is stopped."""
+    for place in report.options.stops:
+        if place != INTENDED and not any(is_declared(stop, place) for stop in report.stops):
+            known = ", ".join(dict.fromkeys(f"{stop.source}" for stop in report.stops if stop.source)) or "–"
+            raise InputError("stops_nothing", place=place, known=known)
 
 
 # ------------------------------------------------------------------------------------------------ what was typed

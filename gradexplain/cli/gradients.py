@@ -81,7 +81,8 @@ def explain(
         else:
             content = explanation.render(chosen, language=language, width=width or page_width())
         deliver(content, output, language)
-    raise typer.Exit(EXIT_CODES[explanation.verdict])
+    stopped = explanation.verdict == "cannot say" and explanation.reason == "stopped"
+    raise typer.Exit(EXIT_CODES["agrees" if stopped else explanation.verdict])
 
 
 def verify(
@@ -96,6 +97,13 @@ def verify(
     second: Annotated[bool, typer.Option("--second", help="Verify the second derivatives as well.")] = False,
     batched: Annotated[bool, typer.Option("--batched", help="Compare gradients computed at once (vmap).")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Ask sympy for the derivative with 50 digits.")] = False,
+    stops: Annotated[
+        list[str] | None,
+        typer.Option(help="A place where a slope is meant to end, FILE:LINE, or intended for all; repeatable."),
+    ] = None,
+    allow_unseen: Annotated[
+        bool, typer.Option("--allow-unseen", help="Let elements pass that are too small for any method to see.")
+    ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the program that a receipt names, without asking first.")
     ] = False,
@@ -120,6 +128,7 @@ def verify(
       gradexplain verify "sum(relu(x) * x)" x=0,1,-1
       gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
       gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
+      gradexplain verify "mean((x - detach(x) / 2)**2)" x=1,2,3 --stops intended
       gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
       gradexplain verify receipt.json --trust
 
@@ -138,7 +147,8 @@ def verify(
             import gradexplain.api as api
             from gradexplain.verification.options import Options
 
-            report = api.verified(request, Options(effort, each_operation, full, second, batched, exact))
+            asked = Options(effort, each_operation, full, second, batched, exact, tuple(stops or ()), allow_unseen)
+            report = api.verified(request, asked)
         assert report.subject is not None
         _refuse_empty(report.subject.trace.gradients, language)
         deliver(report.render(chosen, language=language, width=width or page_width()), output, language)

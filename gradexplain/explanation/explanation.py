@@ -38,7 +38,7 @@ from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
-from gradexplain.verification.verdicts import Report
+from gradexplain.verification.verdicts import Reason, Report
 
 # A trace of more steps than this is shown by module, or as one line a step.
 DETAILED = 40
@@ -154,6 +154,11 @@ class Explanation(Shown):
         """`agrees`, `differs` or `cannot say`, over all orders."""
         verdicts = [self.report.verdict, *(e.verdict for e in self.higher)]
         return next((v for v in ("differs", "cannot say") if v in verdicts), "agrees")
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the verdict is not that all agrees."""
+        return next((e.report.reason for e in (self, *self.higher) if e.report.verdict == self.verdict), None)
 
     @property
     def equations(self) -> tuple[Equation, ...]:

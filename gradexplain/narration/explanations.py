@@ -35,7 +35,8 @@ from gradexplain.mathematics.equations import STORED, recomputed
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
-from gradexplain.verification.verdicts import Check
+from gradexplain.verification.oracles.question import Stop, index_of
+from gradexplain.verification.verdicts import Check, Report
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -402,6 +403,31 @@ class Teller:
     def _found(self, e: Explanation) -> list[str]:
         return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
 
+    def partly(self, report: Report) -> str:
+        """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
+        if report.stops:
+            return self.say(
+                "verification.stopped", stops=self.say("verification.separator").join(map(self.stop, report.stops))
+            )
+        lines = []
+        for name in report.inputs:
+            missing = report.unseen(name)
+            if missing is not None and bool(missing.any()):
+                place = index_of(int(missing.flatten().int().argmax()), missing.shape)
+                data = {"seen": int((~missing).sum()), "count": missing.numel(), "name": name}
+                element = f"{name}[{', '.join(map(str, place))}]" if place else name
+                lines.append(self.say("verification.unseen_of", **data, element=element))
+        return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
+
+    def stop(self, stop: Stop) -> str:
+        """Returns how much of a slope ends where."""
+        place = short_place(stop.source)
+        data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
+        if stop.left <= 1e-9 * stop.whole or stop.whole <= 1e-9 * stop.left:
+            data |= {"whole": number_text(stop.whole, 4), "left": number_text(stop.left, 4)}
+            return self.say("verification.replaced_by", **data) + (f", {place}" if place else "")
+        return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
+
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
         tone: Tone = "good" if recomputed_ == shown else "bad"
         mark = "✓" if recomputed_ == shown else "✗"
@@ -416,6 +442,9 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         yield Heading("")
+        if e.reason in ("stopped", "unseen"):
+            yield Paragraph(f"{MARKS[e.verdict]} {self.partly(e.report)}", TONES[e.verdict])
+            return
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
             key = "judges_agree"

@@ -32,6 +32,8 @@ from gradexplain.targets.provenance import FORMAT, file_digest, machine, tensor_
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
+from gradexplain.verification.oracles.elements import coarsest, seen
+from gradexplain.verification.oracles.question import Stop
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 
@@ -204,7 +206,13 @@ def _report(report: Report) -> dict[str, Any]:
         "operations": [_operation(o) for o in report.operations],
         "second": None if report.second is None else _report(report.second),
         "verdict": report.verdict,
+        "reason": report.reason,
+        "stops": [_stop(s) for s in report.stops],
     }
+
+
+def _stop(stop: Stop) -> dict[str, Any]:
+    return {"source": _source(stop.source), "input": stop.input, "share": jsonable(stop.share)}
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
@@ -223,10 +231,19 @@ def _check(check: Check) -> dict[str, Any]:
         "bound": jsonable(check.bound),
         "resolution": jsonable(check.resolution),
         "element": None if check.place is None else list(check.place),
+        "elements": _elements(check),
         "reason": check.reason,
         "data": jsonable(check.data),
         "text": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
     }
+
+
+def _elements(check: Check) -> dict[str, Any] | None:
+    """Returns how many elements an oracle saw and did not see, and the coarsest bound among those that it saw."""
+    if check.bounds is None:
+        return None
+    count = int(seen(check.bounds).sum())
+    return {"seen": count, "unseen": check.bounds.numel() - count, "worst": jsonable(coarsest(check.bounds))}
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers

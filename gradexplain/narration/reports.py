@@ -99,6 +99,11 @@ class ReportTeller(Teller):
 
     def verdict(self, report: Report) -> str:
         """Returns the verdict as a sentence."""
+        if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
+            return self.partly(report)
+        if report.reason == "not_finite":
+            telling = next(c for c in report.checks if c.reason == "not_finite")
+            return self.say("verification.not_finite", value=telling.data.get("value", "nan"))
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
             return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
@@ -118,7 +123,7 @@ class ReportTeller(Teller):
         """Yields the reasons of what does not agree, the most telling first."""
         for part in (report, *([report.second] if report.second is not None else [])):
             for name in part.inputs:
-                if part.of(name) == "agrees":
+                if part.of(name) == "agrees" or part.reason in ("stopped", "unseen"):
                     continue
                 telling = [c for c in part.checks if c.input == name and c.reason and c.verdict == part.of(name)]
                 yield from (f"{name}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in telling[:2])

@@ -26,7 +26,7 @@ from gradexplain.verification.options import Options
 
 # What is asked of an explanation alone, and what of a verification alone.
 _EXPLAINED = ("order", "cotangent", "element", "module")
-_VERIFIED = ("each_operation", "full", "second", "batched", "exact")
+_VERIFIED = ("each_operation", "full", "second", "batched", "exact", "stops", "allow_unseen")
 # A function of which this many runs fit into the effort is never cut short by time.
 _MANY = 1000
 

@@ -22,8 +22,18 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
-from gradexplain.recording.recorder import Application, Event, Held, held_in, same, tensors_in
+from gradexplain.recording.recorder import (
+    Application,
+    Event,
+    Held,
+    Recorder,
+    held_in,
+    same,
+    source_of,
+    tensors_in,
+)
 from gradexplain.recording.tracing import Run, is_leaf
+from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import is_dual
 
 # What stands in for an operator's output at a kink: a function of (arguments, outputs) that gives other outputs.
@@ -62,6 +72,7 @@ class Frozen:
     output: Held
     reaches: Callable[[Held], bool]
     events: Sequence[Event]  # all that was dispatched, inside of custom Functions as well
+    exits: Sequence[tuple[Source | None, str]] = ()  # where numbers left torch, or a new leaf began, unseen by dispatch
     bent: Mapping[int, Bent] = field(default_factory=dict)
 
     def replayed(self, values: Mapping[str, Tensor], watch: Callable[..., None] | None = None) -> Tensor:
@@ -181,7 +192,24 @@ def frozen(run: Run, wanted: Mapping[str, Tensor]) -> Frozen:
     steps = tuple(
         Step(origin, _is_live(origin, reaches)) for origin in _in_order(recorder.events, recorder.applications)
     )
-    return Frozen(steps, held, output, reaches, recorder.events)
+    return Frozen(steps, held, output, reaches, recorder.events, tuple(_exits(recorder, held, reaches)))
+
+
+def _exits(
+    recorder: Recorder, inputs: Mapping[str, Held], reaches: Callable[[Held], bool]
+) -> Iterator[tuple[Source | None, str]]:
+    """Yields the lines where numbers of a live tensor left torch as a list, or a leaf was made of live memory."""
+    for held, frame, name in recorder.exits:
+        if reaches(held):
+            source = source_of(frame)
+            yield source, source.code if source and source.code else name
+    own = {held.storage for held in inputs.values()}
+    live = {h.storage for e in recorder.events for h in held_in([e.arguments]) if h.producer is not None and reaches(h)}
+    for event in recorder.events:
+        for held in held_in([event.arguments, event.keywords]):
+            if held.tracked and held.producer is None and not reaches(held) and held.storage in live | own:
+                source = source_of(event.frame)
+                yield source, source.code if source and source.code else str(event.operator)
 
 
 def as_computation(computation: Computation, function: Frozen) -> Computation:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, update_wrapper, wraps
 from types import CodeType, FrameType
@@ -121,12 +121,13 @@ class Recorder:
     calls: list[Call] = field(default_factory=list)
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
+    exits: list[tuple[Held, tuple[CodeType, int] | Source | None, str]] = field(default_factory=list)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Writes every operator that is dispatched in the block into this recorder."""
         try:
-            with _mode()(self):
+            with _mode()(self), _exits()(self) if self.copying else nullcontext():
                 yield
         finally:
             if len(self.events) > SAFE:
@@ -243,6 +244,31 @@ def _mode() -> Any:
             return outputs
 
     return Mode
+
+
+# Functions that take the numbers of tensors out of torch without an operator that would be dispatched.
+_LEAVING = ("tolist", "numpy", "__array__", "tensor", "as_tensor", "asarray")
+
+
+@cache
+def _exits() -> Any:
+    """Returns the class of modes that note where numbers leave torch unseen by dispatch."""
+    from torch.overrides import TorchFunctionMode
+
+    class Exits(TorchFunctionMode):
+        def __init__(self, recorder: Recorder) -> None:
+            super().__init__()
+            self.recorder = recorder
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(function, "__name__", "")
+            if name in _LEAVING:
+                for tensor in tensors_in(args):
+                    with internals().without_modes():
+                        self.recorder.exits.append((self.recorder.hold(tensor), self.recorder.frame(), name))
+            return function(*args, **(kwargs or {}))
+
+    return Exits
 
 
 def refuse_nested(tensor: Tensor) -> None:

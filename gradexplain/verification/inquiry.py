@@ -16,7 +16,7 @@ from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import Check, Replay
 from gradexplain.verification.oracles.registry import REFEREE
-from gradexplain.verification.verdicts import Operation, Question, Report, Subject, answered, verify_trace
+from gradexplain.verification.verdicts import Operation, Question, Report, Subject, answered
 
 
 def inquire(
@@ -30,10 +30,10 @@ def inquire(
     effort = options.effort
     question = Question(trace(computation, cotangent=generic), computation, effort=effort)
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
-    report = answered(question, [name for name, on in wanted.items() if on])
+    report = replace(answered(question, [name for name, on in wanted.items() if on]), options=options)
     if by_hand:
         report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, effort)))
-    if options.each_operation or report.verdict != "agrees":
+    if options.each_operation or report.reason not in (None, "stopped"):
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
         report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
@@ -42,7 +42,7 @@ def inquire(
     if options.second:
         report = replace(report, second=_second(question, computation, effort))
     subject = Subject(target, question.trace, tuple(computation.parameters))
-    return replace(report, subject=subject, options=options)
+    return replace(report, subject=subject)
 
 
 def _with(operations: Sequence[Operation], broken: Sequence[Operation]) -> tuple[Operation, ...]:
@@ -66,4 +66,5 @@ def _second(question: Question, computation: Computation, effort: float) -> Repo
     """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
     gradient = gradient_of(computation, question.trace.cotangent)
     recorded = trace(gradient, cotangent=generic)
-    return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)
+    cuts = bool(question.trace.cuts)
+    return answered(Question(recorded if cuts else replace(recorded, cuts=()), gradient, effort=effort, stoppable=cuts))

@@ -12,7 +12,9 @@ class Options:
     """What else to ask: `effort` is the time in seconds that a check may take in running the function again.
 
     `each_operation` checks every node of the graph alone, `full` compares every element of the Jacobian, `second`
-    verifies the second derivatives, `batched` compares gradients computed at once (`vmap`), `exact` asks sympy.
+    verifies the second derivatives, `batched` compares gradients computed at once (`vmap`), `exact` asks sympy. `stops`
+    are the places (`net.py:7`) where part of a slope is meant to end, or `intended` for all; with `allow_unseen`,
+    elements that are too small to be seen are no doubt.
     """
 
     effort: float = EFFORT
@@ -21,3 +23,5 @@ class Options:
     second: bool = False
     batched: bool = False
     exact: bool = False
+    stops: tuple[str, ...] = ()
+    allow_unseen: bool = False

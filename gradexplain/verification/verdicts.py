@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles.elements import coarsest, joined, seen
-from gradexplain.verification.oracles.question import EFFORT, Check, Question, Verdict
+from gradexplain.verification.oracles.question import EFFORT, Check, Question, Stop, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
@@ -48,6 +49,16 @@ DOUBTS = frozenset(
 )
 # Points where the derivative is a matter of convention.
 CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
+# Why a gradient is not right: the closed list of what a verdict may rest on.
+#   wrong        a judge contradicts it by more than both can be off
+#   lost         the function has a path that the gradient has not, and nobody saw where it ended
+#   stopped      right for the paths that are left; part of the slope ends where torch holds something constant
+#   unseen       right where it was seen; some elements are too small for any judge
+#   not_finite   the function itself is not finite here
+#   nothing      there is no element to judge
+#   doubtful     what a judge met (a jump, noise, a run that failed) leaves room for doubt
+Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
+INTENDED = "intended"
 RULES, DIFFERENCES, FORWARD = "rules", "finite differences", "forward mode"
 
 
@@ -118,6 +129,37 @@ class Report(Shown):
             return "differs"
         return "agrees" if verdicts and all(v == "agrees" for v in verdicts) else "cannot say"
 
+    @property
+    def reason(self) -> Reason | None:
+        """Why the verdict is not that all agrees."""
+        if self.verdict == "agrees":
+            return None
+        reasons = {check.reason for check in self.checks if check.verdict != "agrees"}
+        if self.verdict == "differs":
+            telling = [c for c in self.checks if c.verdict == "differs"]
+            return "lost" if telling and all(c.reason == "lost" for c in telling) and not self.wrong() else "wrong"
+        if not self.inputs or all(c.bounds is not None and not c.bounds.numel() for c in self.checks):
+            return "nothing"
+        if "not_finite" in reasons:
+            return "not_finite"
+        if self.second is not None and all(self.of(name) == "agrees" for name in self.inputs):
+            return self.second.reason
+        allowed = replace(self, options=replace(self.options, stops=(INTENDED,)))
+        if allowed.verdict == "agrees":
+            return "stopped"
+        visible = replace(self, options=replace(self.options, stops=(INTENDED,), allow_unseen=True))
+        return "unseen" if visible.verdict == "agrees" else "doubtful"
+
+    @property
+    def stops(self) -> Sequence[Stop]:
+        """Where part of a slope ends, the largest share first."""
+        found = [stop for check in self.checks for stop in check.stops]
+        return tuple(sorted(found, key=lambda stop: -stop.share))
+
+    def undeclared(self) -> Sequence[Stop]:
+        """Returns the stops that are not among those that are meant."""
+        return tuple(stop for stop in self.stops if not any(is_declared(stop, place) for place in self.options.stops))
+
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
@@ -126,8 +168,12 @@ class Report(Shown):
         agreeing = {check.oracle for check in checks if check.verdict == "agrees"}
         if any(_doubts(check, agreeing) for check in checks):
             return "cannot say"
+        if any(stop.input == name for stop in self.undeclared()):
+            return "cannot say"
         bounds = self.bounds(name)
-        return "agrees" if bounds is not None and bool(seen(bounds).all()) else "cannot say"
+        if bounds is None or (bounds.numel() and not bool(seen(bounds).any())):
+            return "cannot say"
+        return "agrees" if self.options.allow_unseen or bool(seen(bounds).all()) else "cannot say"
 
     def bounds(self, name: str) -> Tensor | None:
         """Returns for each element what relative error the sharpest judge would have seen, `None` if none saw any."""
@@ -186,6 +232,14 @@ class Report(Shown):
 
     def __repr__(self) -> str:
         return f"<Report: {self.verdict}>"
+
+
+def is_declared(stop: Stop, place: str) -> bool:
+    """Says whether a place that was declared, `net.py:7` or `intended`, is that of a stop."""
+    if place == INTENDED or stop.source is None:
+        return place == INTENDED
+    whole, part = str(stop.source).replace("\\", "/"), place.replace("\\", "/")
+    return whole == part or whole.endswith("/" + part)
 
 
 def _doubts(check: Check, agreeing: Set[str]) -> bool:

@@ -45,6 +45,7 @@ from gradexplain.verification.oracles.question import (
     pair,
     plain,
 )
+from gradexplain.verification.oracles.stops import stops_of
 
 ORACLE = "finite differences"
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
@@ -113,10 +114,9 @@ def ask(question: Question) -> Iterator[Check]:
         return
     written = _probed(question, replay, question.names, runs)
     open_ = [n for n, check in written.items() if _is_open(question, check)]
-    frozen = question.frozen if open_ else None
-    if isinstance(frozen, Replay):
-        differentiated = _probed(question, frozen, open_, runs)
-        written |= {n: _of_both(written[n], differentiated[n]) for n in open_}
+    if open_ and isinstance(question.frozen, Replay):
+        differentiated = _probed(question, question.frozen, open_, runs)
+        written |= {n: _of_both(question, written[n], differentiated[n]) for n in open_}
     elif open_:
         written |= {n: _uncertain(question, written[n]) for n in open_}
     yield from (written[n] for n in question.names)
@@ -134,25 +134,33 @@ def _is_open(question: Question, check: Check) -> bool:
     return check.reason not in ("unseen", "coarse", "cancelled", "nan") or bool(question.trace.cuts)
 
 
-def _of_both(written: Check, differentiated: Check) -> Check:
+def _of_both(question: Question, written: Check, differentiated: Check) -> Check:
     """Returns what both functions say: G judges; what F says beside it, of a kink or of a stop, is the reason."""
     if differentiated.verdict == "cannot say" and written.verdict == "cannot say":
         return written if coarsest(written.bounds) <= coarsest(differentiated.bounds) else differentiated
     if differentiated.verdict != "agrees":
         return differentiated
-    if written.verdict == "differs":
-        return replace(differentiated, reason="cut", data={**differentiated.data, **written.data})
+    stops = stops_of(question, [written.input])
+    if stops and not (question.stoppable and all(stop.seen for stop in stops)):
+        lost = replace(written, verdict="differs", stops=tuple(stop for stop in stops if not stop.seen))
+        return replace(lost, reason="lost" if written.verdict == "cannot say" or lost.stops else written.reason)
+    data = {**differentiated.data, **written.data}
+    if stops:
+        return replace(differentiated, reason="cut", data=data, stops=stops)
     if written.reason in ("kink", "edge", "jump", "selects"):
         reason = "selects" if written.reason == "jump" else written.reason
-        return replace(differentiated, reason=reason, data={**differentiated.data, **written.data})
+        return replace(differentiated, reason=reason, data=data, place=written.place)
     return differentiated
 
 
 def _uncertain(question: Question, check: Check) -> Check:
     """Returns what F alone says where G cannot be had: a difference may be something that torch holds constant."""
-    if check.verdict == "differs" and check.reason == "slope" and question.trace.cuts:
-        return replace(check, verdict="cannot say", reason="cut")
-    return check
+    assert isinstance(question.frozen, Unable)
+    if check.verdict != "differs" or check.reason != "slope":
+        return check
+    if question.frozen.reason != "replay_failed":
+        return replace(check, verdict="cannot say", reason=question.frozen.reason, data=question.frozen.data)
+    return replace(check, verdict="cannot say", reason="cut") if question.trace.cuts else check
 
 
 class _Probe:
@@ -514,13 +522,13 @@ class _Probe:
             changes = [self.changed(ahead), self.changed(behind)]
             made = {n: self.made(n, ahead[n] - behind[n]) for n in u}
             for k, part in enumerate(self.parts):
-                right, left = (math.nan if c is None else pair(part.cotangent, c) / h for c in changes)
+                after, before = (math.nan if c is None else pair(part.cotangent, c) / h for c in changes)
                 still[k] &= all(c is not None and not bool((c * part.cotangent).any()) for c in changes)
-                rows[k].append((right, -left, sum(pair(part.gradients[n], d) for n, d in made.items()) / (2 * h)))
+                rows[k].append((after, -before, sum(pair(part.gradients[n], d) for n, d in made.items()) / (2 * h)))
         ladders = []
         for part, row, floor, rests in zip(self.parts, rows, self.floors, still, strict=True):
             products = sum(float((part.gradients[n] * d).abs().sum()) for n, d in u.items())
-            right, left, moved = ([r[i] for r in row] for i in range(3))
+            right, left, moved = ([line[i] for line in row] for i in range(3))
             ladders.append((Ladder(steps, right, left, moved, floor, MARGIN * self.replay.eps * products), rests))
         return ladders
 
@@ -551,8 +559,8 @@ class _Probe:
     def check(self, name: str, tried: Sequence[Tried]) -> Check:
         """Joins what the directions said into the check of one input."""
         if not tried:
-            data = {"elements": self.question.elements}
-            return Check(ORACLE, name, "cannot say", reason="too_costly", data=data)
+            size = {"elements": self.question.elements}
+            return Check(ORACLE, name, "cannot say", reason="too_costly", data=size)
         bad = [t for t in tried if t.finding.verdict == "differs"]
         mute = [t for t in tried if t.finding.verdict == "cannot say"]
         chosen = max(bad or mute or tried, key=lambda t: (t.at is not None, _gravity(t.finding)))

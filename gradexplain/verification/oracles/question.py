@@ -19,13 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.errors import GradexplainError
+from gradexplain.errors import GradexplainError, RunError
 from gradexplain.recording.branches import symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
 from gradexplain.recording.frozen import Frozen, as_computation, frozen
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import differentiated, generic, record, trace
 from gradexplain.rules.registry import rule_of
+from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
 from gradexplain.versions.internals import internals
 
@@ -41,13 +42,35 @@ CANCELLATION_EPS = 1e3
 
 
 @dataclass(frozen=True)
+class Stop:
+    """A place where part of the slope of an input ends: the share of the larger of both slopes, and these slopes.
+
+    `whole` is the slope of the function as it was written, `left` as torch differentiates it (norms over the directions
+    that were tried). Without `code`, the path was lost where nobody looked.
+    """
+
+    input: str
+    share: float
+    source: Source | None
+    code: str
+    whole: float
+    left: float
+
+    @property
+    def seen(self) -> bool:
+        """Whether the stop was seen, so that it may be meant."""
+        return bool(self.code)
+
+
+@dataclass(frozen=True)
 class Check:
     """One oracle's answer for one input.
 
     `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound
     relative to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place`
     is the element with the worst difference. `bounds` says of each element what error, relative to its own gradient,
-    would have been seen (infinite: none); an oracle without it saw none.
+    would have been seen (infinite: none); an oracle without it saw none. `stops` are the places where paths end that
+    the function has and the gradient has not.
     """
 
     oracle: str
@@ -60,6 +83,7 @@ class Check:
     data: Mapping[str, object] = field(default_factory=dict)
     place: tuple[int, ...] | None = None
     bounds: Tensor | None = field(default=None, compare=False, repr=False)
+    stops: tuple[Stop, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +131,8 @@ class Replay:
 class Question:
     """What an oracle is given. `effort` is the time in seconds that one oracle may take in running the function.
 
-    `coarsest` is the rounding error of the type that the user runs in, where the trace does not show it.
+    `coarsest` is the rounding error of the type that the user runs in, where the trace does not show it. Where it is
+    not `stoppable`, nothing may be held constant: a path that ends is lost.
     """
 
     trace: Trace
@@ -115,6 +140,7 @@ class Question:
     by_hand: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     effort: float = EFFORT
     coarsest: float = 0.0
+    stoppable: bool = True
 
     @property
     def precision(self) -> float:
@@ -147,9 +173,7 @@ class Question:
             return Unable("live")
         if self.large:
             return Unable("too_costly", {"elements": self.elements})
-        if not _low(self.trace):
-            return _replayed(self.computation, self.trace)
-        return _lifted(self.computation, self.trace)
+        return _replay(self.computation, self.trace)
 
     @cached_property
     def recorded(self) -> Frozen | Unable:
@@ -287,25 +311,63 @@ Oracle = Callable[[Question], Iterable[Check]]
 
 def _low(trace: Trace) -> bool:
     tensors = [trace.value, *trace.inputs.values()]
-    return any(t.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.complex64) for t in tensors)
+    return any(t.dtype in _LOW for t in tensors)
 
 
-def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
-    """Returns the replay in float64, with captured constants promoted as well where it does not run without."""
-    wide = with_dtype(computation, torch.float64)
-    failure = Unable("replay_failed", {"message": "–"})
-    for candidate in (wide, replace(wide, call=_promoting(wide.call))):
-        try:
-            wider = trace(candidate, cotangent=_wide(own.cotangent))
-        except (GradexplainError, RuntimeError, TypeError) as fault:
-            failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-            continue
-        if wider.value.shape == own.value.shape and not _low(wider):
-            return _replayed(candidate, wider)
-    return failure
+_LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
-def _replayed(computation: Computation, trace: Trace) -> Replay | Unable:
+def _replay(computation: Computation, own: Trace) -> Replay | Unable:
+    """Returns the replay in float64; where the user's code casts down or captures shorter numbers, those widened too."""
+    base = with_dtype(computation, torch.float64) if _low(own) else computation
+    widened = replace(base, call=_promoting(base.call))
+    plain: Trace | Unable = own
+    if base is not computation:
+        plain = _traced(base, own)
+    if isinstance(plain, Trace) and plain.value.shape == own.value.shape and not _low(plain):
+        if _alike(base, widened, plain):
+            return _measured(base, plain)
+    wider = _traced(widened, own)
+    if isinstance(wider, Trace) and wider.value.shape == own.value.shape and not _low(wider):
+        return _measured(widened, wider)
+    if isinstance(plain, Trace) and not _low(plain):
+        return _measured(base, plain)
+    return wider if isinstance(wider, Unable) else Unable("replay_failed", {"message": "–"})
+
+
+def _traced(computation: Computation, own: Trace) -> Trace | Unable:
+    try:
+        return trace(computation, cotangent=_wide(own.cotangent))
+    except (GradexplainError, RuntimeError, TypeError) as fault:
+        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+
+
+# Near the point: what is copied in a shorter type shows its missing digits there, where the point itself has few.
+NEARBY = 2.0**-10
+
+
+def _alike(base: Computation, widened: Computation, trace: Trace) -> bool:
+    """Says whether nothing is in a shorter type: widened, the function is the same near the point."""
+    direction = generic_direction(trace, base.wrt)
+    moved = {name: trace.inputs[name] + NEARBY * u for name, u in direction.items()}
+    found = []
+    for computation in (base, widened):
+        for values in (moved, {}):  # the second, where a step leaves what the function accepts
+            try:
+                with Replay(computation, trace, 0.0).running() as output:
+                    found.append(output(values))
+                break
+            except GradexplainError:
+                continue
+    if len(found) < 2 or found[0].shape != found[1].shape:
+        return len(found) < 2
+    eps = torch.finfo(torch.float64).eps
+    apart, size = (found[0] - found[1]).abs(), largest(found[0].abs())
+    return not bool((apart > MARGIN * eps * size).any())
+
+
+def _measured(computation: Computation, trace: Trace) -> Replay | Unable:
+    """Returns the replay with the time of a run, and how far two runs are apart."""
     replay = Replay(computation, trace, 0.0)
     if not bool(torch.isfinite(trace.value).all()):
         return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
@@ -327,16 +389,27 @@ def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, fl
     return output({}), time.perf_counter() - start
 
 
+# Functions that make tensors of Python numbers, in torch's default type unless another is asked for.
+_MAKING = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "full", "arange", "linspace", "logspace"})
+_NARROWING = frozenset({"float", "half", "bfloat16"})
+
+
 def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
     from torch.overrides import TorchFunctionMode
 
     class Promotion(TorchFunctionMode):
-        """Hands every floating tensor to torch's functions in float64: constants that a function captured, too."""
+        """Lets torch's functions take and give float64: captured constants and casts to a shorter type as well."""
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if getattr(function, "__name__", "").startswith(("__get__", "__set__", "__delete__")):
-                return function(*args, **(kwargs or {}))  # an attribute, not an operator
-            return function(*_wide(args), **_wide(kwargs or {}))
+            name, keywords = getattr(function, "__name__", ""), kwargs or {}
+            if name.startswith(("__get__", "__set__", "__delete__")):
+                return function(*args, **keywords)  # an attribute, not an operator
+            if name in _NARROWING and args and isinstance(args[0], Tensor):
+                return args[0].double() if not args[0].is_complex() else args[0]
+            made = function(*_wide(args), **_wide(keywords))
+            if name in _MAKING and isinstance(made, Tensor) and made.dtype in _LOW and "dtype" not in keywords:
+                return function(*_wide(args), **_wide(keywords), dtype=torch.float64)
+            return made
 
     def promoted(given: Mapping[str, Any]) -> object:
         with Promotion():
@@ -371,11 +444,15 @@ def _recorded(replay: Replay) -> Frozen | Unable:
         run = record(replay.computation, replay.trace.cotangent, again=True)
         function = frozen(run, {name: run.inputs[name] for name in replay.computation.wrt})
         again = function.replayed(replay.trace.inputs)
-    except (GradexplainError, RuntimeError, TypeError) as fault:
+    except RunError as fault:
+        if fault.key == "replay_unseen_memory":
+            return Unable("replay_differs")
+        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    except (RuntimeError, TypeError) as fault:
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
     apart, value = (again - replay.trace.value).abs(), replay.trace.value
     if again.shape != value.shape or not bool((apart <= MARGIN * replay.eps * largest(value.abs())).all()):
-        return Unable("not_reproduced")
+        return Unable("replay_differs")
     return function
 
 

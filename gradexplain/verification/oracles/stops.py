@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,40 +23,22 @@ from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.frozen import Frozen
 from gradexplain.recording.recorder import Event, source_of, tensors_in
 from gradexplain.targets.sources import Source
-from gradexplain.verification.oracles.question import Question, Replay, generic_direction, pair, scales
+from gradexplain.verification.oracles.question import Question, Replay, Stop, generic_direction, pair, scales
 from gradexplain.versions.internals import internals, schema_of
 
 # Steps of the central differences, each half of the one before, and the powers of their truncation.
-STEPS, POWERS = (2.0**-6, 2.0**-7, 2.0**-8, 2.0**-9), (4, 16, 64)
+# The finer ones keep clear of kinks; the coarser are for a function that is quantised, as by a copy in float32.
+FINE_STEPS, COARSE_STEPS, POWERS = [2.0**-e for e in (11, 12, 13, 14)], [2.0**-e for e in (5, 6, 7, 8)], (4, 16, 64)
 # Up to this many elements are moved one by one; of more, so many random directions tell the size of what is stopped.
 MOST_EACH, DIRECTIONS = 4, 3
 # A share of less than this is none: what these steps leave of truncation.
 SMALLEST_SHARE = 1e-6
+# What the lines together may leave unexplained.
+SMALLEST_REST = 1e-4
 # More lines than this are not told apart.
 MOST_LINES = 12
 
 Slopes = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A place where part of the slope of an input ends: the share of the larger of both slopes, and these slopes.
-
-    `slopes` are those of the function as it was written and as torch differentiates it, along the directions that were
-    tried. `source` is `None` where the place is not known: the path was lost where nobody looked.
-    """
-
-    input: str
-    share: float
-    source: Source | None
-    code: str
-    whole: float
-    left: float
-
-    @property
-    def seen(self) -> bool:
-        """Whether the stop was seen, so that it may be meant."""
-        return bool(self.code)
 
 
 def stops_of(question: Question, names: Sequence[str]) -> tuple[Stop, ...]:
@@ -77,9 +60,19 @@ class _Measured:
         self.replay, self.function, self.output, self.name = replay, function, output, name
         self.x = replay.trace.inputs[name]
         self.directions = list(_directions(replay, name))
+        self.steps: Sequence[float] = FINE_STEPS
 
     def stops(self) -> Iterator[Stop]:
-        """Yields the lines with a share, and what no line explains."""
+        """Yields the lines with a share, and what no line explains, by the steps that leave least of that."""
+        fine = list(self._stops(FINE_STEPS))
+        if all(stop.seen for stop in fine):
+            yield from fine
+            return
+        coarse = list(self._stops(COARSE_STEPS))
+        yield from min(fine, coarse, key=lambda found: sum(s.share for s in found if not s.seen))
+
+    def _stops(self, steps: Sequence[float]) -> Iterator[Stop]:
+        self.steps = steps
         whole = self.slopes(lambda moved, u, h: self.output({self.name: moved}))
         kept = self.slopes(lambda moved, u, h: self.function.replayed({**self.replay.trace.inputs, self.name: moved}))
         size = max(_size(whole), _size(kept))
@@ -92,8 +85,9 @@ class _Measured:
             if _size(own) > SMALLEST_SHARE * size:
                 rest = [r - o for r, o in zip(rest, own, strict=True)]
                 yield Stop(self.name, _size(own) / size, source, code, _size(whole), _size(kept))
-        if not _size(rest) <= 1e-4 * size:
-            yield Stop(self.name, _size(rest) / size, None, "", _size(whole), _size(kept))
+        if not _size(rest) <= SMALLEST_REST * size:
+            source, code = next(iter(self.function.exits), (None, ""))
+            yield Stop(self.name, _size(rest) / size, source, code, _size(whole), _size(kept))
 
     def slopes(self, at: Callable[..., Tensor]) -> Slopes:
         """Returns the slope of ⟨v, f⟩ along each direction: central differences, their truncation removed."""
@@ -102,11 +96,11 @@ class _Measured:
     def _slope(self, at: Callable[..., Tensor], u: Tensor) -> float:
         v = self.replay.trace.cotangent
         try:
-            row = [pair(v, at(self.x + h * u, u, h) - at(self.x - h * u, u, -h)) / (2 * h) for h in STEPS]
+            row = [pair(v, at(self.x + h * u, u, h) - at(self.x - h * u, u, -h)) / (2 * h) for h in self.steps]
         except (GradexplainError, RuntimeError):
             return math.nan
         for power in POWERS:
-            row = [(power * b - a) / (power - 1) for a, b in zip(row, row[1:], strict=False)]
+            row = [(power * b - a) / (power - 1) for a, b in pairwise(row)]
         return row[-1]
 
     # ------------------------------------------------------------------------------------------------------ lines
@@ -114,7 +108,6 @@ class _Measured:
     def lines(self) -> dict[tuple[Source | None, str], list[int]]:
         """Returns the steps that stop something, by their lines."""
         lines: dict[tuple[Source | None, str], list[int]] = {}
-        self.here = self.function.stopped(self.replay.trace.inputs)
         written = {w.held.storage for n in self.here for w in self._event(n).writes}
         for number in self.here:
             event = self._event(number)
@@ -133,22 +126,27 @@ class _Measured:
     def shifted(self, moved: Tensor, numbers: Sequence[int]) -> Tensor:
         """Runs the user's code at the point itself, with what some steps give shifted by what another point makes."""
         there = self.function.stopped({**self.replay.trace.inputs, self.name: moved})
-        shifts = {self._key(n): _changes(self.here[n], there[n]) for n in numbers if n in there}
+        shifts = {self.keys[id(self._event(n))]: _changes(self.here[n], there[n]) for n in numbers if n in there}
         values = self.replay.computation.leaf_values()
         with torch.enable_grad(), _shifting()(shifts):
             result = self.replay.computation.run(values)
         return chosen_output(result, self.replay.computation.name)[0].detach()
 
-    def _key(self, number: int) -> tuple[str, int]:
-        """Returns which operator a step was: its name, and how many of this name came before."""
-        if not hasattr(self, "keys"):
-            counts: dict[str, int] = {}
-            self.keys: dict[int, tuple[str, int]] = {}
-            for event in self.function.events:
-                name = str(event.operator)
-                self.keys[id(event)] = (name, counts.get(name, 0))
-                counts[name] = counts.get(name, 0) + 1
-        return self.keys[id(self._event(number))]
+    @cached_property
+    def here(self) -> Mapping[int, list[Any]]:
+        """What each stop gave."""
+        return self.function.stopped(self.replay.trace.inputs)
+
+    @cached_property
+    def keys(self) -> Mapping[int, tuple[str, int]]:
+        """Which operator an event was: its name, and how many of this name came before."""
+        counts: dict[str, int] = {}
+        keys: dict[int, tuple[str, int]] = {}
+        for event in self.function.events:
+            name = str(event.operator)
+            keys[id(event)] = (name, counts.get(name, 0))
+            counts[name] = counts.get(name, 0) + 1
+        return keys
 
 
 def _directions(replay: Replay, name: str) -> Iterator[Tensor]:
