@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
+from gradexplain.recording.cuts import pads
 from gradexplain.recording.frozen import Bent, Frozen, Step
 from gradexplain.recording.recorder import Application, Event, Held, tensors_in
 
@@ -38,6 +39,23 @@ def with_branches(function: Frozen, values: Mapping[str, Tensor], direction: Map
             return function
         function = replace(function, bent={**function.bent, **found})
     return function
+
+
+def padding_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
+    """Yields the steps that look up a row which by definition gets no gradient: its lookups stay as they are."""
+    for number, step in enumerate(function.steps):
+        if step.live and isinstance(step.origin, Event) and pads(step.origin):
+            yield number, _padded(step)
+
+
+def _padded(step: Step) -> Bent:
+    indices, padding = step.origin.arguments[1].tensor, step.origin.arguments[2]
+    recorded = step.made[0].tensor.detach()
+
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        return [torch.where((indices == padding)[..., None], recorded, outputs[0])]
+
+    return bent
 
 
 def symmetric_steps(function: Frozen, reads_symmetric: Callable[[object], bool]) -> Iterator[tuple[int, Bent]]:
@@ -130,7 +148,8 @@ def _bends(y: Tensor, ahead: Tensor, half: Tensor, back: Tensor, behind: Tensor)
     whole, halved = (ahead - 2 * y + behind).abs(), (half - 2 * y + back).abs()
     reach = (ahead - y).abs() + (behind - y).abs()
     noise = 64 * torch.finfo(y.dtype).eps * torch.maximum(y.abs(), torch.maximum(ahead.abs(), behind.abs()))
-    return (halved > 0.4 * whole) & (whole > noise) & (whole > 1e-3 * reach)
+    kinked = (halved > 0.4 * whole) & (halved < 0.75 * whole)  # a jump does not shrink at all
+    return kinked & (whole > noise) & (whole > 1e-3 * reach)
 
 
 def _between(y: Tensor, ahead: Tensor, behind: Tensor, taken: Tensor) -> Tensor:

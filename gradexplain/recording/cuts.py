@@ -47,7 +47,7 @@ def stops_in(
         for held in operands if owned else ():
             if held.storage in lost and not held.tracked and held.tensor.is_floating_point():
                 yield event, *lost[held.storage]
-        if isinstance(event, Event) and _pads(event):
+        if isinstance(event, Event) and pads(event):
             yield event, "padding", event
         if isinstance(event, Application) or _is_fresh(event) or not any(h.storage in dependent for h in operands):
             continue
@@ -69,7 +69,7 @@ def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> I
     yield from waiting
 
 
-def _pads(event: Event) -> bool:
+def pads(event: Event) -> bool:
     """Says whether an embedding looks up the row that by its own definition gets no gradient."""
     if _short_name(event) != "embedding" or len(event.arguments) < 3:
         return False

@@ -261,7 +261,13 @@ def _is_live(origin: Event | Application, reaches: Callable[[Held], bool]) -> bo
         return False
     if isinstance(origin, Application):
         return True
+    if str(origin.operator).split(".")[1].rstrip("_") in _DRAWN:
+        return False
     return origin.recorded and any(held.live.requires_grad for held in held_in([origin.outputs]))
+
+
+# Draws: what they give does not follow what they are given, by torch's own definition of their gradient.
+_DRAWN = frozenset({"bernoulli", "binomial", "poisson", "multinomial", "normal"})
 
 
 def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> Iterator[Event | Application]:

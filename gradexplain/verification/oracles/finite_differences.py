@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
+from gradexplain.recording.recorder import Event
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
 from gradexplain.verification.oracles.ladders import (
@@ -38,6 +39,7 @@ from gradexplain.verification.oracles.question import (
     Check,
     Question,
     Replay,
+    Stop,
     Unable,
     Verdict,
     common_scale,
@@ -114,11 +116,17 @@ def ask(question: Question) -> Iterator[Check]:
         return
     written = _probed(question, replay, question.names, runs)
     open_ = [n for n, check in written.items() if _is_open(question, check)]
-    if open_ and isinstance(question.frozen, Replay):
-        differentiated = _probed(question, question.frozen, open_, runs)
-        written |= {n: _of_both(question, written[n], differentiated[n]) for n in open_}
-    elif open_:
-        written |= {n: _uncertain(question, written[n]) for n in open_}
+    frozen = question.frozen if open_ else None
+    if isinstance(frozen, Replay):
+        kept = _probed(question, frozen, open_, runs)
+        written |= {n: _of_both(question, written[n], kept[n]) for n in open_}
+    elif isinstance(frozen, Unable):
+        written |= {n: _uncertain(question, written[n], frozen) for n in open_}
+    bent = [n for n in open_ if written[n].verdict == "cannot say" and written[n].reason in ("kink", "edge")]
+    branched = question.branched if bent else None
+    if isinstance(branched, Replay):
+        along = _probed(question, branched, bent, runs)
+        written |= {n: _at_kink(written[n], along[n]) for n in bent}
     yield from (written[n] for n in question.names)
 
 
@@ -134,32 +142,52 @@ def _is_open(question: Question, check: Check) -> bool:
     return check.reason not in ("unseen", "coarse", "cancelled", "nan") or bool(question.trace.cuts)
 
 
-def _of_both(question: Question, written: Check, differentiated: Check) -> Check:
-    """Returns what both functions say: G judges; what F says beside it, of a kink or of a stop, is the reason."""
-    if differentiated.verdict == "cannot say" and written.verdict == "cannot say":
-        return written if coarsest(written.bounds) <= coarsest(differentiated.bounds) else differentiated
-    if differentiated.verdict != "agrees":
-        return differentiated
-    stops = stops_of(question, [written.input])
+def _of_both(question: Question, written: Check, kept: Check) -> Check:
+    """Returns what F and G say: G judges, and what F says beside it is what was stopped, by definition or at a line."""
+    if written.reason in ("jump", "singular"):
+        return written
+    stops = _stops(question, written)
     if stops and not (question.stoppable and all(stop.seen for stop in stops)):
-        lost = replace(written, verdict="differs", stops=tuple(stop for stop in stops if not stop.seen))
-        return replace(lost, reason="lost" if written.verdict == "cannot say" or lost.stops else written.reason)
-    data = {**differentiated.data, **written.data}
+        lost = tuple(stop for stop in stops if not stop.seen)
+        return replace(written, verdict="differs", stops=lost, reason="lost" if lost else "slope")
     if stops:
-        return replace(differentiated, reason="cut", data=data, stops=stops)
-    if written.reason in ("kink", "edge", "jump", "selects"):
-        reason = "selects" if written.reason == "jump" else written.reason
-        return replace(differentiated, reason=reason, data=data, place=written.place)
-    return differentiated
+        reason = "cut" if kept.verdict == "agrees" else kept.reason
+        return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
+    if question.departures and written.verdict == "differs":
+        return replace(kept, reason=kept.reason or "departs", data={**kept.data, **_departure(question)})
+    return written
 
 
-def _uncertain(question: Question, check: Check) -> Check:
+def _stops(question: Question, written: Check) -> tuple[Stop, ...]:
+    """Returns what is stopped; near the point where the point itself has a kink, or where a path seems to be lost."""
+    if written.reason not in ("kink", "edge"):
+        stops = stops_of(question, [written.input])
+        if all(stop.seen for stop in stops):
+            return stops
+    nearby = question.nearby
+    return stops_of(nearby, [written.input]) if nearby is not None else ()
+
+
+def _departure(question: Question) -> dict[str, object]:
+    """Names the operator whose gradient is not that of its function, by definition."""
+    assert not isinstance(question.recorded, Unable)
+    operators = (question.recorded.steps[number].origin for number in question.departures)
+    return {"operator": ", ".join(dict.fromkeys(str(o.operator) for o in operators if isinstance(o, Event)))}
+
+
+def _at_kink(met: Check, along: Check) -> Check:
+    """Returns what the function on torch's own branch says at a kink; torch's choice lies between the slopes there."""
+    if along.verdict != "agrees":
+        return met if along.verdict == "cannot say" else along
+    return replace(along, reason=met.reason, data={**along.data, **met.data}, place=met.place, stops=met.stops)
+
+
+def _uncertain(question: Question, check: Check, unable: Unable) -> Check:
     """Returns what F alone says where G cannot be had: a difference may be something that torch holds constant."""
-    assert isinstance(question.frozen, Unable)
     if check.verdict != "differs" or check.reason != "slope":
         return check
-    if question.frozen.reason != "replay_failed":
-        return replace(check, verdict="cannot say", reason=question.frozen.reason, data=question.frozen.data)
+    if unable.reason != "replay_failed":
+        return replace(check, verdict="cannot say", reason=unable.reason, data=unable.data)
     return replace(check, verdict="cannot say", reason="cut") if question.trace.cuts else check
 
 

@@ -30,7 +30,7 @@ def ask(question: Question) -> Iterator[Check]:
     """Compares ⟨v, J u⟩ from dual numbers with ⟨G, u⟩, for a random direction u of each input."""
     replay = question.replay
     if question.trace.cuts and isinstance(question.frozen, Replay):
-        replay = question.frozen
+        replay = question.frozen  # a tangent goes through what a gradient does not
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import GradexplainError, RunError
-from gradexplain.recording.branches import symmetric_steps, with_branches
+from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
-from gradexplain.recording.frozen import Frozen, as_computation, frozen
+from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import differentiated, generic, record, trace
 from gradexplain.rules.registry import rule_of
@@ -181,11 +181,43 @@ class Question:
         return _recorded(self.replay) if isinstance(self.replay, Replay) else self.replay
 
     @cached_property
-    def frozen(self) -> Replay | Unable:
-        """The function that torch differentiates as a replay, on torch's own branch at kinks; or why there is none."""
+    def nearby(self) -> Question | None:
+        """The same question a little beside the point, where no kink is met by design; `None` if there is none."""
+        if isinstance(self.replay, Unable):
+            return None
+        computation, given = self.replay.computation, self.replay.trace
+        moved = {n: given.inputs[n] + NEARBY * u for n, u in generic_direction(given, computation.wrt).items()}
+        computation = replace(computation, inputs={**computation.inputs, **moved})
+        found = _traced(computation, given)
+        return None if isinstance(found, Unable) else replace(self, trace=found, computation=computation)
+
+    @cached_property
+    def departures(self) -> Mapping[int, Bent]:
+        """The recorded operators whose gradient is not that of their function, by definition: symmetric, padded."""
+        if isinstance(self.recorded, Unable):
+            return {}
+        return dict([*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)])
+
+    @cached_property
+    def frozen(self) -> Replay | Unable | None:
+        """The function that torch differentiates as a replay, why it cannot be had, `None` where it is the replay."""
+        if isinstance(self.replay, Unable) or isinstance(self.recorded, Unable):
+            return self.replay if isinstance(self.replay, Unable) else self.recorded  # type: ignore[return-value]
+        if not self.departures and not self.recorded.exits and not self.recorded.stopped(self.replay.trace.inputs):
+            return None
+        function = replace(self.recorded, bent=self.departures)
+        return replace(self.replay, computation=as_computation(self.replay.computation, function))
+
+    @cached_property
+    def branched(self) -> Replay | Unable:
+        """The function that torch differentiates, on torch's own branch at kinks, or why it cannot be had."""
         if isinstance(self.replay, Unable):
             return self.replay
-        return self.recorded if isinstance(self.recorded, Unable) else _frozen(self.replay, self.recorded)
+        return (
+            self.recorded
+            if isinstance(self.recorded, Unable)
+            else _branched(self.replay, self.recorded, self.departures)
+        )
 
     @cached_property
     def parts(self) -> Sequence[Part]:
@@ -204,7 +236,7 @@ class Question:
                 }
                 output = computation.output(leaves)
             found = differentiated(output, [leaves[n] for n in computation.wrt], given.cotangent)
-        except (GradexplainError, RuntimeError):
+        except Exception:  # the user's own code
             return None
         return {n: dense(g, leaves[n].detach()) for n, g in zip(computation.wrt, found, strict=True)}
 
@@ -318,15 +350,15 @@ _LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
 def _replay(computation: Computation, own: Trace) -> Replay | Unable:
-    """Returns the replay in float64; where the user's code casts down or captures shorter numbers, those widened too."""
+    """Returns the replay in float64, with casts to shorter types and captured numbers of such widened as well."""
     base = with_dtype(computation, torch.float64) if _low(own) else computation
     widened = replace(base, call=_promoting(base.call))
     plain: Trace | Unable = own
     if base is not computation:
         plain = _traced(base, own)
-    if isinstance(plain, Trace) and plain.value.shape == own.value.shape and not _low(plain):
-        if _alike(base, widened, plain):
-            return _measured(base, plain)
+    fits = isinstance(plain, Trace) and plain.value.shape == own.value.shape and not _low(plain)
+    if isinstance(plain, Trace) and fits and _alike(base, widened, plain):
+        return _measured(base, plain)
     wider = _traced(widened, own)
     if isinstance(wider, Trace) and wider.value.shape == own.value.shape and not _low(wider):
         return _measured(widened, wider)
@@ -448,7 +480,7 @@ def _recorded(replay: Replay) -> Frozen | Unable:
         if fault.key == "replay_unseen_memory":
             return Unable("replay_differs")
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    except (RuntimeError, TypeError) as fault:
+    except Exception as fault:  # the user's own code
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
     apart, value = (again - replay.trace.value).abs(), replay.trace.value
     if again.shape != value.shape or not bool((apart <= MARGIN * replay.eps * largest(value.abs())).all()):
@@ -456,14 +488,14 @@ def _recorded(replay: Replay) -> Frozen | Unable:
     return function
 
 
-def _frozen(replay: Replay, function: Frozen) -> Replay | Unable:
+def _branched(replay: Replay, function: Frozen, departures: Mapping[int, Bent]) -> Replay | Unable:
     computation, given = replay.computation, replay.trace
     try:
-        function = replace(function, bent=dict(symmetric_steps(function, _reads_symmetric)))
-        function = with_branches(function, given.inputs, generic_direction(given, computation.wrt))
-    except (GradexplainError, RuntimeError, TypeError) as fault:
+        whole = replace(function, bent=departures)
+        whole = with_branches(whole, given.inputs, generic_direction(given, computation.wrt))
+    except Exception as fault:  # the user's own code, at a number next to the one that it was given
         return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
-    return Replay(as_computation(computation, function), given, replay.seconds, replay.jitter)
+    return replace(replay, computation=as_computation(computation, whole))
 
 
 def _reads_symmetric(operator: object) -> bool:
@@ -499,7 +531,7 @@ def _parts(replay: Replay, whole: Part) -> Sequence[Part]:
             found = differentiated(output, wanted, cotangent, retain_graph=True)
             named = zip(computation.wrt, found, wanted, strict=True)
             parts.append(Part(cotangent, {n: dense(g, x.detach()) for n, g, x in named}))
-    except (GradexplainError, RuntimeError):  # a backward that runs once, for one
+    except Exception:  # the user's own code: a backward that runs once, for one
         return [whole]
     for name in whole.gradients:
         terms = [part.gradients[name] for part in parts]
