@@ -24,8 +24,9 @@ from gradexplain.targets.loading import Target, load, match_inputs, parse_target
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
-from gradexplain.verification.inquiry import inquire
+from gradexplain.verification.inquiry import inquire, judged
 from gradexplain.verification.options import Options
+from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.verdicts import EFFORT, INTENDED, Report, is_declared, verify_trace
 
 if TYPE_CHECKING:
@@ -106,11 +107,11 @@ def explain(
     computation = _computation(asked, wrt, dtype)
     _check_names(by_hand or {}, computation)
     recorded = trace(computation, cotangent=seed)
-    report = verify_trace(recorded, computation, by_hand=by_hand, effort=effort)
+    report = judged(Question(recorded, computation, by_hand or {}, effort), Options(effort))
     request = asked.request(computation, by_hand, dtype, order=order, cotangent=seed, element=element, module=module)
     first = explain_trace(
         recorded,
-        replace(report, options=Options(effort)),
+        report,
         target=target or computation.name,
         cotangent_given=seed is not None,
         element=element,

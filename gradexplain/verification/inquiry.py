@@ -27,22 +27,31 @@ def inquire(
     options: Options,
 ) -> Report:
     """Returns the report on the gradients of a computation along a generic cotangent; for the options see `Options`."""
-    effort = options.effort
-    question = Question(trace(computation, cotangent=generic), computation, effort=effort)
+    question = Question(trace(computation, cotangent=generic), computation, effort=options.effort)
+    report = judged(question, options)
+    if by_hand:
+        report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, options.effort)))
+    if options.second:
+        report = replace(report, second=_second(question, computation, options.effort))
+    subject = Subject(target, question.trace, tuple(computation.parameters))
+    return replace(report, subject=subject)
+
+
+def judged(question: Question, options: Options) -> Report:
+    """Returns the report on a gradient: the whole by every oracle, where that leaves a doubt each operation alone.
+
+    Each custom Function is asked whether its backward keeps its contract.
+    """
+    computation, effort = question.computation, options.effort
+    assert computation is not None
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = replace(answered(question, [name for name, on in wanted.items() if on]), options=options)
-    if by_hand:
-        report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, effort)))
     if options.each_operation or report.reason not in (None, "stopped"):
         replay = question.replay
         again = replay.computation if isinstance(replay, Replay) else computation
         report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
     contracts = contracts_of(computation, question.trace, effort=effort)
-    report = replace(report, operations=_with(report.operations, contracts.broken), findings=contracts.notes)
-    if options.second:
-        report = replace(report, second=_second(question, computation, effort))
-    subject = Subject(target, question.trace, tuple(computation.parameters))
-    return replace(report, subject=subject)
+    return replace(report, operations=_with(report.operations, contracts.broken), findings=contracts.notes)
 
 
 def _with(operations: Sequence[Operation], broken: Sequence[Operation]) -> tuple[Operation, ...]:

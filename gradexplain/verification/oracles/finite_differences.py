@@ -51,7 +51,7 @@ from gradexplain.verification.oracles.stops import stops_of
 
 ORACLE = "finite differences"
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
-DIRECTION_RUNS, CLOSER_RUNS = 150, 130
+DIRECTION_RUNS, CLOSER_RUNS, BISECTION_RUNS = 150, 86, 110
 # More inputs than this move together.
 MOST_ALONE = 8
 # An error of relative size e hides from a random direction of resolution r with a probability of about r / e: a
@@ -444,7 +444,7 @@ class _Probe:
 
         whole = measure(0, size)
         threshold = max(8 * noise / steps[-1], 1e-2 * abs(whole))
-        tries = (self.runs - 52) // (2 * len(steps))
+        tries = max(BISECTION_RUNS // (2 * len(steps)), math.ceil(math.log2(size)))
         return singled_out(measure, size, whole, threshold, tries=tries, most=MOST_BISECTED)
 
     def size(self, group: Sequence[str]) -> int:
