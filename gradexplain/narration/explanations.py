@@ -400,7 +400,7 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
 
     def _found(self, e: Explanation) -> list[str]:
-        return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+        return [self.finding(f) for part in (e, *e.higher) for f in (*part.findings, *part.report.findings)]
 
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
         tone: Tone = "good" if recomputed_ == shown else "bad"
