@@ -99,18 +99,26 @@ def sent(
     kinked = {n: k for n in arrived if (k := kinks_of(rule, argument, n, arguments, outputs)) is not None}
     if not kinked:
         return vjp(rule, argument, cotangents, arguments, outputs)
-    parts = [
-        vjp(
-            rule,
-            argument,
-            [cotangent if i == number else None for i, cotangent in enumerate(cotangents)],
-            arguments,
-            outputs,
-            side=kinked[number].side if number in kinked else 0,
-        )
-        for number in arrived
-    ]
+    parts = [_sent(rule, argument, n, cotangents, arguments, outputs, kinked.get(n)) for n in arrived]
     return sum(parts[1:], parts[0])
+
+
+def _sent(
+    rule: Rule,
+    argument: str,
+    number: int,
+    cotangents: Sequence[Tensor | None],
+    arguments: Mapping[str, Any],
+    outputs: Sequence[Any],
+    kinked: Kinks | None,
+) -> Any:
+    """Returns the gradient through one output."""
+    alone = [cotangent if i == number else None for i, cotangent in enumerate(cotangents)]
+    if kinked is None:
+        return vjp(rule, argument, alone, arguments, outputs)
+    gradient = vjp(rule, argument, alone, arguments, outputs, side=kinked.side)
+    steep = kinked.taken.where(kinked.steep, 0)
+    return gradient + cotangents[number] * steep if bool(steep.any()) else gradient
 
 
 # ------------------------------------------------------------------------------------------ rules of whole tensors
@@ -121,7 +129,9 @@ class Kinks:
     """Where an argument lies at kinks of one output, in its shape, or in that of the argument that was taken apart.
 
     `left`, `right` and `taken` are the slopes of the output's sum: those on both sides and torch's own. `side` is the
-    rule's: where torch's slope lies between the others. `source` is each element's place in the argument, flattened.
+    rule's: where torch's slope lies between the others. Nothing lies between a number and an infinite one: where torch
+    takes a number there (`steep`), the rule's side is the middle, 0, and torch's slope comes on top.
+    `source` is each element's place in the argument, flattened.
     """
 
     here: Tensor
@@ -129,6 +139,7 @@ class Kinks:
     right: Tensor
     taken: Tensor
     side: Tensor
+    steep: Tensor
     source: Tensor
 
 
@@ -157,8 +168,9 @@ def kinks_of(
         for other in _rivals(rule, argument, arguments):
             known["opposite"] = own_gradients(rule, other, arguments)[number].to(middle)
         allowed = allowed & told(rule, rule.together, arguments, outputs, **known)
-    side = torch.where(allowed, _between(torchs, left, middle, right), 0)
-    return Kinks(here, left, right, torchs, side, source)
+    steep = allowed & (left.isinf() | right.isinf()) & torchs.isfinite()
+    side = torch.where(allowed & ~steep, _between(torchs, left, middle, right), 0)
+    return Kinks(here, left, right, torchs, side, steep, source)
 
 
 def _rivals(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> list[str]:
