@@ -95,30 +95,18 @@ def sent(
     """Returns the gradient of `argument` by the rule, as `vjp` does, with torch's conventions at kinks and ties."""
     if rule.elementwise:
         return vjp(rule, argument, cotangents, arguments, outputs, local_slope)
-    arrived = [number for number, cotangent in enumerate(cotangents) if cotangent is not None]
+    arrived = {number: g for number, g in enumerate(cotangents) if g is not None}
     kinked = {n: k for n in arrived if (k := kinks_of(rule, argument, n, arguments, outputs)) is not None}
     if not kinked:
         return vjp(rule, argument, cotangents, arguments, outputs)
-    parts = [_sent(rule, argument, n, cotangents, arguments, outputs, kinked.get(n)) for n in arrived]
-    return sum(parts[1:], parts[0])
-
-
-def _sent(
-    rule: Rule,
-    argument: str,
-    number: int,
-    cotangents: Sequence[Tensor | None],
-    arguments: Mapping[str, Any],
-    outputs: Sequence[Any],
-    kinked: Kinks | None,
-) -> Any:
-    """Returns the gradient through one output."""
-    alone = [cotangent if i == number else None for i, cotangent in enumerate(cotangents)]
-    if kinked is None:
-        return vjp(rule, argument, alone, arguments, outputs)
-    gradient = vjp(rule, argument, alone, arguments, outputs, side=kinked.side)
-    steep = kinked.taken.where(kinked.steep, 0)
-    return gradient + cotangents[number] * steep if bool(steep.any()) else gradient
+    total = torch.zeros_like(arguments[argument])
+    for number, g in arrived.items():
+        alone = [g if i == number else None for i in range(len(cotangents))]
+        kinks = kinked.get(number)
+        total = total + vjp(rule, argument, alone, arguments, outputs, side=kinks.side if kinks else 0)
+        if kinks and bool((kinks.steep != 0).any()):
+            total = total + g * kinks.steep
+    return total
 
 
 # ------------------------------------------------------------------------------------------ rules of whole tensors
@@ -129,8 +117,8 @@ class Kinks:
     """Where an argument lies at kinks of one output, in its shape, or in that of the argument that was taken apart.
 
     `left`, `right` and `taken` are the slopes of the output's sum: those on both sides and torch's own. `side` is the
-    rule's: where torch's slope lies between the others. Nothing lies between a number and an infinite one: where torch
-    takes a number there (`steep`), the rule's side is the middle, 0, and torch's slope comes on top.
+    rule's: where torch's slope lies between the others. On the way to an infinite one no number is at any side: there
+    the rule's is 0 in the middle, and torch's slope, if that is finite, stands in `steep`, which is 0 elsewhere.
     `source` is each element's place in the argument, flattened.
     """
 
@@ -168,9 +156,9 @@ def kinks_of(
         for other in _rivals(rule, argument, arguments):
             known["opposite"] = own_gradients(rule, other, arguments)[number].to(middle)
         allowed = allowed & told(rule, rule.together, arguments, outputs, **known)
-    steep = allowed & (left.isinf() | right.isinf()) & torchs.isfinite()
-    side = torch.where(allowed & ~steep, _between(torchs, left, middle, right), 0)
-    return Kinks(here, left, right, torchs, side, steep, source)
+    endless = allowed & (left.isinf() | right.isinf()) & torchs.isfinite()
+    side = torch.where(allowed & ~endless, _between(torchs, left, middle, right), 0)
+    return Kinks(here, left, right, torchs, side, torch.where(endless, torchs, 0), source)
 
 
 def _rivals(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> list[str]:
