@@ -23,18 +23,9 @@ from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors,
 from gradexplain.recording.computation import Computation, computation_of, in_one
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.live import trace_live
+from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import Recorder, source_of, tensors_of, watching_modules
-from gradexplain.recording.tracing import (
-    Run,
-    hooks_in,
-    hooks_on,
-    is_leaf,
-    joined,
-    nodes_below,
-    ordered,
-    owners_of,
-    record,
-)
+from gradexplain.recording.tracing import Run, hooks_in, hooks_on, joined, owners_of, record
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace
 from gradexplain.versions.internals import internals, sequence_number

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
+from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.recording.trace import Edge, Node, Trace
-from gradexplain.recording.tracing import LEAF, Sent, backward, is_leaf, ordered, saved_by, seed_for
+from gradexplain.recording.tracing import LEAF, Sent, backward, saved_by, seed_for
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of

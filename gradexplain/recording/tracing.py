@@ -21,7 +21,7 @@ from gradexplain.recording.computation import Computation, chosen_output
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.failures import backward_failure
-from gradexplain.recording.lifetime import anchor
+from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import (
     Application,
     Event,
@@ -223,24 +223,6 @@ def own_jacobians(node: Any) -> dict[int, Tensor]:
     }
 
 
-def is_leaf(node: Any) -> bool:
-    """Says whether an autograd node stands for a leaf tensor."""
-    return hasattr(node, "variable")
-
-
-def nodes_below(*roots: Any) -> list[Any]:
-    """Returns every autograd node that one of `roots` reaches, without recursion."""
-    found: dict[Any, None] = {}
-    stack = [root for root in roots if root is not None]
-    while stack:
-        node = stack.pop()
-        if node in found:
-            continue
-        found[node] = None
-        stack.extend(child for child, _ in node.next_functions if child is not None and child not in found)
-    return list(found)
-
-
 # ---------------------------------------------------------------------------------------------------------- join
 
 
@@ -295,31 +277,6 @@ def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
     leaf = Node(0, LEAF, None, {}, (value,), (), (gradients.get(name),), {}, leaf=name)
     inputs = {n: tensor.detach() for n, tensor in run.inputs.items()}
     return Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
-
-
-def ordered(*roots: Any) -> list[Any]:
-    """Returns all nodes below `roots`, producers first: leaves by first use, then the others by sequence number."""
-    nodes = nodes_below(*roots)
-    inner = sorted((n for n in nodes if not is_leaf(n)), key=sequence_of)
-    place = {node: k for k, node in enumerate(inner)}
-    uses = [[place.get(child, child) for child, _ in node.next_functions if child is not None] for node in inner]
-    if any(isinstance(use, int) and use >= k for k, own in enumerate(uses) for use in own):
-        order = _by_dependence(uses)
-        inner, uses = [inner[k] for k in order], [uses[k] for k in order]
-    anchor(inner[::-1])
-    leaves = dict.fromkeys(use for own in uses for use in own if not isinstance(use, int))
-    return [*(leaves | dict.fromkeys(filter(is_leaf, nodes))), *inner]
-
-
-def _by_dependence(uses: Sequence[Sequence[Any]]) -> list[int]:
-    """Returns the numbers of nodes that several threads recorded, producers first and earlier ones before later ones;
-    `uses` has for each the numbers of what it uses."""
-    from networkx import DiGraph, lexicographical_topological_sort
-
-    graph = DiGraph()
-    graph.add_nodes_from(range(len(uses)))
-    graph.add_edges_from((use, k) for k, own in enumerate(uses) for use in own if isinstance(use, int))
-    return list(lexicographical_topological_sort(graph))
 
 
 def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:

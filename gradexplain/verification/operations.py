@@ -19,6 +19,7 @@ from gradexplain.errors import RunError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.nodes import ordered
 from gradexplain.recording.recorder import Application, Event
 from gradexplain.recording.replay import (
     Alone,
@@ -30,7 +31,7 @@ from gradexplain.recording.replay import (
     sent_alone,
 )
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
+from gradexplain.recording.tracing import Cotangent, Run, generic, joined, owners_of, record, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
