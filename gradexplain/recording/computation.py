@@ -10,7 +10,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
 from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
+from gradexplain.versions.internals import has_hooks
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Computation:
     """A function of named tensors.
 
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
-    names those whose gradient is asked for. `call` takes the function's own inputs by name.
+    names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
+    are leaves of the user's, with whatever hooks wait on them, also where `inputs` has them in another type.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Computation:
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
     locate: Callable[[], Source | None] | None = None
     random_states: tuple[Tensor, ...] = field(default_factory=lambda: _random_states())
 
@@ -51,21 +54,31 @@ class Computation:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], object]]:
-        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block."""
-        with _untouched(self.random_states) as begin:
-            yield lambda values: self._once(values, begin)
+        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block.
 
-    def _once(self, values: Mapping[str, Tensor], begin: Callable[[], None]) -> object:
-        given = {**self.inputs, **values}
-        swapped = {id(own): given[name] for name, own in self.parameters.items()}
-        begin()
-        with _swapped(self.modules.values(), swapped) if self.modules else nullcontext():
-            try:
-                return self.call({n: v for n, v in given.items() if n not in self.parameters})
-            except GradexplainError:
-                raise
-            except (Exception, SystemExit) as fault:
-                raise self._failure(fault) from fault
+        The parameters and buffers of a run stay in the modules until the next one begins: a backward pass belongs into
+        the block, since it may use them again, and may draw random numbers.
+        """
+        with _untouched(self.random_states) as begin, ExitStack() as swapped:
+
+            def run(values: Mapping[str, Tensor]) -> object:
+                given = {**self.inputs, **values}
+                swapped.close()
+                begin()
+                if self.modules:
+                    replacements = {id(own): given[name] for name, own in self.parameters.items()}
+                    swapped.enter_context(_swapped(self.modules.values(), replacements))
+                return self._called({n: v for n, v in given.items() if n not in self.parameters})
+
+            yield run
+
+    def _called(self, given: Mapping[str, Any]) -> object:
+        try:
+            return self.call(given)
+        except GradexplainError:
+            raise
+        except (Exception, SystemExit) as fault:
+            raise self._failure(fault) from fault
 
     def _failure(self, fault: BaseException) -> RunError:
         """Returns the error that says how the function failed, and what may be behind it."""
@@ -81,15 +94,30 @@ class Computation:
         """Runs the function and returns the one output that is explained: see `chosen_output`."""
         return chosen_output(self.run(values), self.name)[0]
 
-    def leaf_values(self) -> dict[str, Tensor]:
-        """Returns fresh leaves for the inputs: those in `wrt` require grad, the others are constants."""
+    def leaf_values(self, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns leaves for the inputs: those of `given`, and fresh ones, which require grad if they are in `wrt`."""
+        known = given or {}
         return {
-            name: value.detach().clone().requires_grad_(name in self.wrt)
-            if name not in self.parameters
-            else value.detach().requires_grad_(name in self.wrt)
+            name: known[name] if name in known else value.detach().clone().requires_grad_(name in self.wrt)
             for name, value in self.inputs.items()
             if isinstance(value, Tensor)
         }
+
+    def own_leaves(self) -> dict[str, Tensor]:
+        """Returns leaves as the user's own run has them: parameters and leaves with hooks are the user's very tensors.
+
+        An input that the function reaches in another way as well, or twice, is a fresh leaf all the same: its gradient
+        is that of the one argument.
+        """
+        users = {n: t for n, t in self.own.items() if n in self.wrt and self.inputs[n] is t}
+        elsewhere = [*map(id, self.inputs.values()), *map(id, self.leaves.values())]
+        return self.leaf_values(
+            {
+                name: own
+                for name, own in users.items()
+                if name in self.parameters or (has_hooks(own) and elsewhere.count(id(own)) == 1)
+            }
+        )
 
 
 def computation_of(
@@ -109,7 +137,7 @@ def computation_of(
     """
     whole, call_whole = _calling(function, inputs)
     names, rebuilt = taken_apart(whole)
-    modules, leaves = _reached(function)
+    modules, leaves = reached(function)
     parameters = {
         f"{owner}.{path}" if owner else path: parameter
         for owner, module in modules.items()
@@ -117,6 +145,7 @@ def computation_of(
         if parameter.requires_grad
     }
     given = {**names, **parameters}
+    own = {n: v for n, v in given.items() if isinstance(v, Tensor) and v.is_leaf and v.requires_grad}
     return Computation(
         name=name or str(getattr(function, "__name__", type(function).__name__)),
         call=lambda values: call_whole(rebuilt(values)),
@@ -125,6 +154,7 @@ def computation_of(
         parameters=parameters,
         modules=modules,
         leaves=leaves,
+        own=own,
         locate=locate,
     )
 
@@ -262,7 +292,7 @@ def _dtype_text(value: object) -> str:
     return str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value).__name__
 
 
-def _reached(function: Callable[..., object]) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
+def reached(function: Callable[..., object]) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
     """Returns the modules and the leaf tensors that `function` can reach by name."""
     if isinstance(function, nn.Module):
         return {"": function}, {}

@@ -25,7 +25,7 @@ from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.recorder import Application, held_in, tensors_in
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import generic, joined, record
+from gradexplain.recording.tracing import generic, joined, recorded
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
 from gradexplain.verification.verdicts import Check, Operation, Report
 
@@ -46,23 +46,23 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
     """Asks each custom Function of a traced computation; no other question is begun after `effort` seconds each."""
     if all(node.operator is not None or node.leaf is not None for node in trace.nodes):
         return Contracts()
-    run = record(computation, generic, again=True)
-    if not run.recorder.applications:
-        return Contracts()
-    first: dict[object, Alone] = {}
-    for alone in nodes_alone(run, joined(run, computation)):
-        if isinstance(alone.origin, Application):
-            first.setdefault(_signature(alone.origin), alone)
-    broken: list[Operation] = []
-    notes: list[Finding] = []
-    for alone in first.values():
-        with suppress(Exception):  # the user's own code does not run alone: nothing is claimed of it
-            function = _Function.of(alone)
-            found = list(_until(_breaches(function), effort))
-            if found:
-                broken.append(_operation(alone, found))
-            notes += _notes(function, alone)
-    return Contracts(tuple(broken), tuple(notes))
+    with recorded(computation, generic, again=True) as run:
+        if not run.recorder.applications:
+            return Contracts()
+        first: dict[object, Alone] = {}
+        for alone in nodes_alone(run, joined(run, computation)):
+            if isinstance(alone.origin, Application):
+                first.setdefault(_signature(alone.origin), alone)
+        broken: list[Operation] = []
+        notes: list[Finding] = []
+        for alone in first.values():
+            with suppress(Exception):  # the user's own code does not run alone: nothing is claimed of it
+                function = _Function.of(alone)
+                found = list(_until(_breaches(function), effort))
+                if found:
+                    broken.append(_operation(alone, found))
+                notes += _notes(function, alone)
+        return Contracts(tuple(broken), tuple(notes))
 
 
 def _signature(origin: Application) -> object:

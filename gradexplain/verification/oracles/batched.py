@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import chosen_output
-from gradexplain.recording.tracing import differentiated
+from gradexplain.recording.plain import differentiated
 from gradexplain.verification.oracles.question import (
     RESOLUTION,
     Check,

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
+from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.plain import left_by_backward, reaches_back
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import differentiated, trace
-from gradexplain.versions.internals import internals
+from gradexplain.recording.tracing import trace
+from gradexplain.versions.internals import internals, sequence_number
 
 Verdict = Literal["agrees", "differs", "cannot say"]
 
@@ -259,7 +261,7 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
     failure = Unable("replay_failed", {"message": "–"})
     for candidate in (wide, replace(wide, call=_promoting(wide.call))):
         try:
-            wider = trace(candidate, cotangent=_wide(own.cotangent))
+            wider = trace(candidate, cotangent=_wide(own.cotangent), plain=own.plain)
         except (GradexplainError, RuntimeError, TypeError) as fault:
             failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
             continue
@@ -426,11 +428,12 @@ def _rounding(seed: int) -> Any:
 
 
 def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
-    names, values = replay.computation.wrt, replay.computation.leaf_values()
-    with torch.enable_grad(), mode:
-        output = replay.computation.output(values)
-        wanted = [values[n] for n in names]
-        gradients = differentiated(output, wanted, replay.trace.cotangent)
+    names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
+    with torch.enable_grad(), mode, replay.computation.running() as run:
+        output = chosen_output(run(values), replay.computation.name)[0]
+        wanted, nodes = [values[n] for n in names], nodes_below(output.grad_fn)
+        keep = reaches_back(nodes, before)
+        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
 
 
@@ -499,6 +502,12 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
         "right": plain(right[place]),
         "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
     }
+    trace = own.replay.trace
+    hook = next((hooked.hook for hooked in trace.hooked if hooked.leaf == name), None)
+    if hook is not None:
+        return Unable("hooked", data | {"hook": hook})
+    if name in trace.apart and not (trace.apart[name].slight or trace.apart[name].watching):
+        return Unable("unsteady", data)
     return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
 
 
