@@ -61,7 +61,7 @@ def _apart(trace: Trace) -> Iterator[Finding]:
         yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
     for name, apart in trace.apart.items():
         data = {"element": _element(name, apart.place), "plain": apart.plain, "other": apart.other}
-        yield Finding("changed-by-watching" if apart.watching else "changes-from-run-to-run", data)
+        yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:

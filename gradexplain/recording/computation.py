@@ -10,7 +10,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +34,7 @@ class Computation:
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
     names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
     are leaves of the user's, with whatever hooks wait on them, also where `inputs` has them in another type.
+    `into_leaves` says that its gradient is asked for with `.backward()`, and not with `torch.autograd.grad`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Computation:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
     own: Mapping[str, Tensor] = field(default_factory=dict)
+    into_leaves: bool = True
     locate: Callable[[], Source | None] | None = None
     random_states: tuple[Tensor, ...] = field(default_factory=lambda: _random_states())
 
@@ -54,23 +56,33 @@ class Computation:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], object]]:
-        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block.
-
-        The parameters and buffers of a run stay in the modules until the next one begins: a backward pass belongs into
-        the block, since it may use them again, and may draw random numbers.
-        """
-        with _untouched(self.random_states) as begin, ExitStack() as swapped:
+        """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block."""
+        with _untouched(self.random_states) as begin:
 
             def run(values: Mapping[str, Tensor]) -> object:
-                given = {**self.inputs, **values}
-                swapped.close()
                 begin()
-                if self.modules:
-                    replacements = {id(own): given[name] for name, own in self.parameters.items()}
-                    swapped.enter_context(_swapped(self.modules.values(), replacements))
-                return self._called({n: v for n, v in given.items() if n not in self.parameters})
+                with self._substituted(values) as given:
+                    return self._called(given)
 
             yield run
+
+    @contextmanager
+    def run_for(self, values: Mapping[str, Tensor]) -> Iterator[object]:
+        """Runs the function once and yields its result; `values` stay in the modules for the block.
+
+        A backward pass belongs into the block: it may use parameters and buffers again, and draw random numbers.
+        """
+        with _untouched(self.random_states) as begin, self._substituted(values) as given:
+            begin()
+            yield self._called(given)
+
+    @contextmanager
+    def _substituted(self, values: Mapping[str, Tensor]) -> Iterator[Mapping[str, Any]]:
+        """Puts `values` for parameters into the modules for the block, and yields what the function is called with."""
+        given = {**self.inputs, **values}
+        replacements = {id(own): given[name] for name, own in self.parameters.items()}
+        with _swapped(self.modules.values(), replacements) if self.modules else nullcontext():
+            yield {n: v for n, v in given.items() if n not in self.parameters}
 
     def _called(self, given: Mapping[str, Any]) -> object:
         try:

@@ -20,10 +20,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradexplain.errors import InputError
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import Computation, chosen_output, reached
 from gradexplain.recording.lifetime import SAFE
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import copy_of, materialised, same
+from gradexplain.recording.trace import Apart, Cause
 from gradexplain.versions.internals import (
     function_of,
     hook_tables,
@@ -57,9 +59,8 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
     leaves = computation.own_leaves()
     wanted = {name: leaves[name] for name in computation.wrt}
     users = [leaf for name, leaf in wanted.items() if leaf is computation.own.get(name)]
-    with _kept(users, numbers=True), computation.running() as run:
-        with torch.enable_grad():
-            output, _ = chosen_output(run(leaves), computation.name)
+    with kept_as_found(users, numbers=True), torch.enable_grad(), computation.run_for(leaves) as result:
+        output, _ = chosen_output(result, computation.name)
         if not output.requires_grad:
             return None
         seed = seed_for(output, cotangent)
@@ -67,13 +68,63 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
         if len(nodes) > SAFE:
             ordered(output.grad_fn)
         keep = reaches_back(nodes, before)
+        asked = list(wanted.values())
         try:
-            passed = backpropagated(output, list(wanted.values()), seed, nodes, keep=keep)
+            if computation.into_leaves:
+                passed = backpropagated(output, asked, seed, nodes, keep=keep)
+            else:
+                passed = Backpropagated(differentiated(output, asked, seed.clone(), retain_graph=keep))
         except Exception as fault:  # torch's own refusal, or an error in the user's code
             return Plain(output.detach(), {}, fault=fault)
     gradients = dict(zip(wanted, passed.gradients, strict=True))
-    changed = tuple(name for name, changed in zip(wanted, passed.changed, strict=True) if changed)
+    changed = tuple(name for name, leaf in wanted.items() if id(leaf) in passed.changed)
     return Plain(output.detach(), gradients, changed)
+
+
+def apart(
+    own: Plain, watched: Mapping[str, Tensor | None], again: Callable[[], Plain | None], *, inlined: bool
+) -> dict[str, Apart]:
+    """Returns where watched gradients are not bit by bit the plain ones, and by a second plain run (`again`), why.
+
+    What is run in line sums in another order: then last digits are no difference.
+    """
+    unlike = [n for n, g in own.gradients.items() if n not in own.changed and not is_same(g, watched[n])]
+    second = again() if unlike else None
+    found: dict[str, Apart] = {}
+    for name in unlike:
+        plain, repeated = own.gradients[name], None if second is None else second.gradients.get(name)
+        watching = is_same(plain, repeated)
+        steady = second is not None and is_same(own.value, second.value)
+        cause: Cause = "watching" if watching else "backward" if steady else "function"
+        difference = _difference(plain, watched[name] if watching else repeated, cause)
+        if difference is not None and not (difference.slight and inlined):
+            found[name] = difference
+    return found
+
+
+def is_same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Says whether two gradients are the same bit by bit, in whatever layout."""
+    if one is None or other is None:
+        return one is other
+    return same(one.to_dense(), other.to_dense())
+
+
+# What another order of summation may change, in last digits of the largest element.
+_SLIGHT = 64
+
+
+def _difference(plain: Tensor | None, other: Tensor | None, cause: Cause) -> Apart | None:
+    like = plain if plain is not None else other
+    if like is None:
+        return None
+    one, two = (torch.zeros_like(like).to_dense() if g is None else g.to_dense() for g in (plain, other))
+    if one.shape != two.shape:
+        return Apart((), tuple(one.shape), tuple(two.shape), cause, slight=False)
+    distance = torch.where((one == two) | (one.isnan() & two.isnan()), 0.0, (one - two).abs())
+    place = unravelled(int(distance.flatten().nan_to_num(torch.inf).argmax()), one.shape)
+    size = torch.where(one.isfinite(), one.abs(), 0.0).max()
+    slight = bool((distance <= _SLIGHT * torch.finfo(one.dtype).eps * size).all())
+    return Apart(place, one[place].item(), two[place].item(), cause, slight)
 
 
 def reaches_back(nodes: Sequence[Any], before: int) -> bool:
@@ -108,13 +159,20 @@ def differentiated(output: Tensor, wanted: Sequence[Tensor], seed: Tensor, **opt
 
 
 def left_by_backward(
-    output: Tensor, wanted: Sequence[Tensor], seed: Tensor, nodes: Sequence[Any], *, keep: bool
+    output: Tensor,
+    wanted: Sequence[Tensor],
+    seed: Tensor,
+    nodes: Sequence[Any],
+    *,
+    keep: bool,
+    into_leaves: bool = True,
 ) -> list[Tensor | None]:
     """Returns the gradients that `output.backward` leaves in leaves, without a write where there is no difference.
 
-    Only a custom Function sees one: in what it is asked for, and in a backward pass inside its own.
+    Only a custom Function sees one: in what it is asked for, and in a backward pass inside its own. Without
+    `into_leaves` the gradients are those of `torch.autograd.grad`.
     """
-    if any(map(function_of, nodes)):
+    if into_leaves and any(map(function_of, nodes)):
         return list(backpropagated(output, wanted, seed, nodes, keep=keep).gradients)
     return differentiated(output, wanted, seed.clone(), retain_graph=keep)
 
@@ -132,10 +190,10 @@ def is_plain_one(output: Tensor, seed: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Backpropagated:
-    """The gradients that a backward pass left, and which of them a hook changed after they were written."""
+    """The gradients that a backward pass left, and the leaves (by identity) where a hook changed what was written."""
 
     gradients: Sequence[Tensor | None]
-    changed: Sequence[bool]
+    changed: frozenset[int] = frozenset()
 
 
 def backpropagated(
@@ -150,13 +208,13 @@ def backpropagated(
     stepping = any(map(hooks_after, leaves))
     # A custom Function may have kept what it gave back, and write into it when it is called again.
     shared, stepping = any(map(function_of, nodes)), any(map(hooks_after, leaves))
-    with _kept(leaves, numbers=stepping):
+    with kept_as_found(leaves, numbers=stepping):
         arrivals = {id(leaf): _Arrival(leaf) for leaf in wanted} if stepping else {}
         # A copy: a backward may write into what arrives.
         output.backward(None if is_plain_one(output, seed) else seed.clone(), retain_graph=keep)
-        left = [arrivals[id(leaf)].left() if stepping else (leaf.grad, False) for leaf in wanted]
-        gradients = [None if g is None else _own(g, copied=shared) for g, _ in left]
-    return Backpropagated(gradients, [changed for _, changed in left])
+        left = [arrivals[id(leaf)].left() if stepping else leaf.grad for leaf in wanted]
+        gradients = [None if g is None else _own(g, copied=shared) for g in left]
+    return Backpropagated(gradients, frozenset(leaf for leaf, arrival in arrivals.items() if arrival.changed))
 
 
 def _own(gradient: Tensor, *, copied: bool) -> Tensor:
@@ -172,7 +230,7 @@ def _hidden_leaves(node: Any) -> Iterator[Tensor]:
     for kept in vars(node).values() if function_of(node) else ():
         if isinstance(kept, nn.Module) or callable(kept):
             modules, leaves = reached(kept)
-            yield from (p for module in modules.values() for p in module.parameters())
+            yield from (p for module in modules.values() for p in module.parameters() if p.is_leaf)
             yield from leaves.values()
 
 
@@ -182,17 +240,19 @@ class _Arrival:
     def __init__(self, leaf: Tensor) -> None:
         self.leaf, self.before = leaf, copy_of(leaf)
         self.total: Tensor | None = None
+        self.changed = False
         leaf.register_hook(self.note)  # behind the user's own, which change what is written
 
     def note(self, gradient: Tensor) -> None:
         self.total = copy_of(gradient) if self.total is None else self.total + gradient.detach()
 
-    def left(self) -> tuple[Tensor | None, bool]:
-        """Returns the gradient, and whether a hook changed it; one that a hook has used up is what had arrived."""
+    def left(self) -> Tensor | None:
+        """Returns the gradient as hooks left it; of one that a hook has used up, what had arrived."""
         gradient = self.leaf.grad
         if gradient is None or self.total is None or not same(self.leaf, self.before):
-            return self.total, False
-        return gradient, not same(gradient, self.total)
+            return self.total
+        self.changed = not is_same(gradient, self.total)
+        return gradient
 
 
 # ---------------------------------------------------------------------------------------------------- as it was found
@@ -218,7 +278,7 @@ class _Leaf:
 
 
 @contextmanager
-def _kept(leaves: Collection[Tensor], *, numbers: bool) -> Iterator[None]:
+def kept_as_found(leaves: Collection[Tensor], *, numbers: bool) -> Iterator[None]:
     """Takes the gradients away from leaves and gives all back at the end of the block, optimizers that stepped too."""
     kept = [_Leaf(leaf, numbers=numbers) for leaf in leaves]
     with _kept_optimizers({id(leaf) for leaf in leaves}) if numbers else nullcontext():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gradexplain.targets.sources import Source
 
@@ -87,19 +87,28 @@ class Hooked:
     source: Source | None
 
 
+Cause = Literal["watching", "function", "backward"]
+
+
 @dataclass(frozen=True)
 class Apart:
     """Where a gradient of the plain run and that of another run differ: the worst element, and both numbers.
 
-    `watching` says that a second plain run gave what the first one did: the other numbers come of being watched, and
-    are those of the watched run; else they are those of the second plain run. `slight` are last digits.
+    The `cause` is "watching" where a second plain run gave what the first one did, and `other` is then of the watched
+    run; else of the second plain run, in which the "function" gave another value, or its "backward" another gradient of
+    the same one. A `slight` difference is one of last digits.
     """
 
     place: tuple[int, ...]
     plain: Any
     other: Any
-    watching: bool
+    cause: Cause
     slight: bool
+
+    @property
+    def astray(self) -> bool:
+        """Whether the steps that were watched say nothing about the gradient of the plain run."""
+        return self.cause != "backward" and not self.slight
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import update_wrapper
 from typing import Any
@@ -18,13 +18,22 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.errors import RunError
-from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import Computation, chosen_output
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.failures import backward_failure
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
-from gradexplain.recording.plain import Cotangent, Plain, left_by_backward, reaches_back, run_plainly, seed_for
+from gradexplain.recording.plain import (
+    Cotangent,
+    Plain,
+    apart,
+    is_same,
+    kept_as_found,
+    left_by_backward,
+    reaches_back,
+    run_plainly,
+    seed_for,
+)
 from gradexplain.recording.recorder import (
     Application,
     Event,
@@ -35,16 +44,16 @@ from gradexplain.recording.recorder import (
     is_repeatable,
     materialised,
     paths_of,
-    same,
     source_of,
     tensors_of,
     watching_functions,
     watching_modules,
 )
-from gradexplain.recording.trace import Apart, Draw, Edge, Hooked, Node, Trace
+from gradexplain.recording.trace import Draw, Edge, Hooked, Node, Trace
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
+    has_hooks,
     hooks_after,
     hooks_of,
     results_of,
@@ -94,7 +103,7 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
         value=own.value,
         gradients=own.gradients,
         plain=True,
-        apart=_apart(own, found, computation, cotangent),
+        apart=apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined)),
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
     )
 
@@ -111,59 +120,28 @@ def _hooked(name: str, hook: Callable[..., object]) -> Hooked:
     return Hooked(name, getattr(hook, "__qualname__", type(hook).__name__), source)
 
 
-def _apart(own: Plain, found: Trace, computation: Computation, cotangent: Cotangent) -> dict[str, Apart]:
-    """Returns where the watched gradients are not bit by bit the plain ones, and by a second plain run, why."""
-    unlike = [n for n, g in own.gradients.items() if n not in own.changed and not _is_same(g, found.gradients.get(n))]
-    again = run_plainly(computation, cotangent) if unlike else None
-    apart: dict[str, Apart] = {}
-    for name in unlike:
-        plain, second = own.gradients[name], again.gradients.get(name) if again is not None else None
-        watching = _is_same(plain, second)
-        other = found.gradients.get(name) if watching else second
-        difference = _difference(plain, other, found.inputs[name], watching=watching)
-        if not (difference.slight and found.inlined):  # a sum in another order
-            apart[name] = difference
-    return apart
-
-
-def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return same(one.to_dense(), other.to_dense())
-
-
-# What another order of summation may change, in last digits of the largest element.
-_SLIGHT = 64
-
-
-def _difference(plain: Tensor | None, other: Tensor | None, x: Tensor, *, watching: bool) -> Apart:
-    one, two = (torch.zeros_like(x) if g is None else g.to_dense() for g in (plain, other))
-    if one.shape != two.shape:
-        return Apart((), tuple(one.shape), tuple(two.shape), watching, slight=False)
-    distance = torch.where((one == two) | (one.isnan() & two.isnan()), 0.0, (one - two).abs())
-    place = unravelled(int(distance.flatten().nan_to_num(torch.inf).argmax()), one.shape)
-    size = torch.where(one.isfinite(), one, 0.0).abs().max()
-    slight = bool((distance <= _SLIGHT * torch.finfo(one.dtype).eps * size).all())
-    return Apart(place, one[place].item(), two[place].item(), watching, slight)
-
-
 @contextmanager
 def recorded(
-    computation: Computation, cotangent: Cotangent = None, *, again: bool = False, needed: bool = True
+    computation: Computation,
+    cotangent: Cotangent = None,
+    *,
+    again: bool = False,
+    backwards: bool = True,
+    needed: bool = True,
 ) -> Iterator[Run]:
     """Yields a forward pass under a recorder and a backward pass under hooks; the block may run its nodes again.
 
-    With `again`, what is needed to run each operator and each node again is kept, and not what is only shown. Unless it
-    is `needed`, a backward pass that cannot be watched is left out.
+    With `again`, what is needed to run each operator and each node again is kept, and not what is only shown. Without
+    `backwards` there is no backward pass; one that cannot be watched is left out unless it is `needed`.
     """
-    leaves = computation.leaf_values()
-    hooked = _carried(computation, leaves)
+    leaves, users = computation.leaf_values(), [own for own in computation.own.values() if has_hooks(own)]
     before = sequence_number()()
-    with computation.running() as run:
+    with kept_as_found(users, numbers=False), ExitStack() as running:
+        hooked = _carried(computation, leaves)
         with torch.enable_grad():
             recorder = Recorder(computation.locate, copying=again)
             with watching_modules(computation.modules, recorder), watching_functions(recorder), recorder.recording():
-                result = run(leaves)
+                result = running.enter_context(computation.run_for(leaves))
         output, outputs = chosen_output(result, computation.name)
         if not output.requires_grad:
             raise not_differentiable(recorder, leaves)
@@ -176,14 +154,15 @@ def recorded(
         # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
         keep = reaches_back(nodes, before) or again or bool(small)
         try:
-            found, sent = backward(output, list(wanted.values()), seed, below, keep=keep)
+            asked = list(wanted.values()) if backwards else []
+            found, sent = backward(output, asked, seed, below, keep=keep, into_leaves=computation.into_leaves)
         except Exception as fault:  # torch's own refusal, or an error in a custom Function
             if needed:
                 in_order = ordered(output.grad_fn)
                 owners = owners_of(recorder.events, in_order)
                 raise backward_failure(fault, in_order, owners, recorder.applications, recorder.events) from fault
-            found, sent = [None] * len(wanted), {}
-        gradients = dict(zip(wanted, found, strict=True))
+            found, sent = [], {}
+        gradients = dict(zip(wanted, found or [None] * len(wanted), strict=True))
         # After the pass: a backward that remembers its calls was called for the first time there.
         jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
         changed = tuple(dict.fromkeys(hooked))
@@ -210,7 +189,7 @@ def _heard(name: str, hook: Callable[[Tensor], Any], changing: list[Hooked]) -> 
     def heard(gradient: Tensor) -> Any:
         before = copy_of(gradient)
         result = hook(gradient)
-        if not _is_same(before, gradient if result is None else result):
+        if not is_same(before, gradient if result is None else result):
             changing.append(_hooked(name, hook))
         return result
 
@@ -243,17 +222,26 @@ class Sent:
 
 
 def backward(
-    output: Tensor, wanted: Sequence[Tensor], seed: Tensor, nodes: Sequence[Any], *, keep: bool
+    output: Tensor,
+    wanted: Sequence[Tensor],
+    seed: Tensor,
+    nodes: Sequence[Any],
+    *,
+    keep: bool,
+    into_leaves: bool = True,
 ) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     """Runs the backward pass; returns the gradients and, in the order of the pass, what each node received and sent.
 
-    `nodes` are those of the graph, which can be run again if `keep`. No `.grad` is changed, and no hook stays.
+    `nodes` are those of the graph, which can be run again if `keep`; for the rest see `left_by_backward`. No `.grad` is
+    changed, and no hook stays.
     """
     seen: dict[Any, Sent] = {}
     copying = any(map(function_of, nodes))  # a custom Function may write into what arrives and what it gave back
     handles = [handle for node in nodes if not is_leaf(node) for handle in _observed(node, seen, copying=copying)]
     try:
-        return (left_by_backward(output, wanted, seed, nodes, keep=keep), seen) if wanted else ([], seen)
+        if not wanted:
+            return [], seen
+        return left_by_backward(output, wanted, seed, nodes, keep=keep, into_leaves=into_leaves), seen
     finally:
         for handle in handles:
             handle.remove()

@@ -46,7 +46,7 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
     """Asks each custom Function of a traced computation; no other question is begun after `effort` seconds each."""
     if all(node.operator is not None or node.leaf is not None for node in trace.nodes):
         return Contracts()
-    with recorded(computation, generic, again=True) as run:
+    with recorded(computation, again=True, backwards=False) as run:
         if not run.recorder.applications:
             return Contracts()
         first: dict[object, Alone] = {}

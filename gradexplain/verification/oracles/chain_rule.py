@@ -58,8 +58,8 @@ def ask(question: Question) -> Iterator[Check]:
     comparison = _Comparison(question, walk(trace))
     for name in question.names:
         apart = trace.apart.get(name)
-        unseen = apart is not None and apart.watching and not apart.slight
-        yield Check(ORACLE, name, "cannot say", reason="watched") if unseen else comparison.check(name)
+        astray = apart is not None and apart.astray
+        yield Check(ORACLE, name, "cannot say", reason="watched") if astray else comparison.check(name)
 
 
 def _large(question: Question) -> Iterator[Check]:

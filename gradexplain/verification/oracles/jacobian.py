@@ -56,9 +56,8 @@ def _rows(replay: Replay) -> dict[str, Tensor]:
     """Returns torch's Jacobian by each input: (elements of the output, elements of the input), in real numbers."""
     names, values = replay.computation.wrt, replay.computation.leaf_values()
     wanted = [values[n] for n in names]
-    with replay.computation.running() as run:
-        with torch.enable_grad():
-            output = chosen_output(run(values), replay.computation.name)[0]
+    with torch.enable_grad(), replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
         batches = list(torch.split(_basis(output), BATCH_ROWS))
         products = [_products(output, wanted, batch) for batch in followed(batches, "rows")]
     return {n: torch.cat([_real(batch[i]) for batch in products]) for i, n in enumerate(names)}

@@ -429,11 +429,11 @@ def _rounding(seed: int) -> Any:
 
 def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
     names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
-    with torch.enable_grad(), mode, replay.computation.running() as run:
-        output = chosen_output(run(values), replay.computation.name)[0]
+    with torch.enable_grad(), mode, replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
         wanted, nodes = [values[n] for n in names], nodes_below(output.grad_fn)
-        keep = reaches_back(nodes, before)
-        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep)
+        keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
+        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
 
 
@@ -506,7 +506,8 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
     hook = next((hooked.hook for hooked in trace.hooked if hooked.leaf == name), None)
     if hook is not None:
         return Unable("hooked", data | {"hook": hook})
-    if name in trace.apart and not (trace.apart[name].slight or trace.apart[name].watching):
+    apart = trace.apart.get(name)
+    if apart is not None and apart.cause == "backward" and not apart.slight:
         return Unable("unsteady", data)
     return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
 
