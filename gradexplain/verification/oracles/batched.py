@@ -58,7 +58,7 @@ def _both(replay: Replay) -> tuple[list[Tensor], list[Tensor]]:
 
         batched = list(torch.func.vmap(at_once)(cotangents))
     parts = zip(zip(*alone, strict=True), wanted, strict=True)
-    return [torch.stack([dense(g, x) for g in gradients]).detach() for gradients, x in parts], batched
+    return [torch.stack([dense(g, x) for g in gradients]) for gradients, x in parts], batched
 
 
 def _check(question: Question, replay: Replay, name: str, alone: Tensor, batched: Tensor) -> Check:
