@@ -18,7 +18,7 @@ from examples import EXAMPLES
 
 import gradexplain as gx
 from gradexplain.errors import InputError
-from gradexplain.locale.catalogue import LANGUAGES, sentences
+from gradexplain.locale.catalogue import LANGUAGES, say, sentences
 from gradexplain.receipts.answer import check_receipt
 from gradexplain.receipts.report import ReceiptReport
 from gradexplain.receipts.schema import schema
@@ -759,7 +759,7 @@ def test_elsewhere_the_evidence_may_be_other_numbers_of_the_same_kind() -> None:
 
 def test_a_check_that_was_too_costly_claims_nothing_against_one_that_is_not() -> None:
     found, data = receipt("linear"), {"elements": 29}
-    said = sentences("en")["verdicts.too_costly"].format(**data)
+    said = say("verdicts.too_costly", **data)
     found["checks"][0] |= {"verdict": "cannot say", "reason": "too_costly", "text": said, "data": data}
     report = checked(found)
     assert (report.outcome, [n.key for n in report.notes]) == ("holds", ["time_allows_more"])

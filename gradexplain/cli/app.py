@@ -10,6 +10,7 @@ import typer
 
 from gradexplain.cli import gradients, guides, pictures, teaching
 from gradexplain.cli.groups import Command
+from gradexplain.locale.spelling import as_typed, options_spelled
 from gradexplain.versions.releases import version_line
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ def version(asked: bool = True) -> None:
 
 @app.callback()
 def gradexplain(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", "-V", callback=version, is_eager=True, help="Say the versions and exit.")
     ] = False,
@@ -37,6 +39,7 @@ def gradexplain(
 
     Exit codes: 0 all agrees, 1 something differs, 2 usage or input error, 3 could not be decided.
     """
+    context.with_resource(options_spelled(as_typed))
 
 
 def help_page(context: typer.Context, command: Annotated[list[str] | None, typer.Argument()] = None) -> None:

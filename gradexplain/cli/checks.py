@@ -30,7 +30,7 @@ def one_of(names: Collection[str], separator: str | None = None) -> Callable[...
     def check(option: typer.CallbackParam, value: str | None) -> str | None:
         for word in [] if value is None else value.split(separator) if separator else [value]:
             if word.strip() not in names and (word.strip() or not separator):
-                raise UsageError("unknown_choice", option=option.opts[0], name=word.strip(), names=", ".join(names))
+                raise InputError("parameter_choice", name=option.name, seen=word.strip(), names=", ".join(names))
         return value
 
     return check
@@ -41,7 +41,7 @@ def at_least(least: int) -> Callable[..., int | None]:
 
     def check(option: typer.CallbackParam, value: int | None) -> int | None:
         if value is not None and value < least:
-            raise UsageError("too_small", option=option.opts[0], number=value, least=least)
+            raise InputError("parameter_range", name=option.name, seen=value, range=f"≥ {least}")
         return value
 
     return check

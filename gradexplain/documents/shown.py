@@ -15,6 +15,7 @@ from gradexplain.documents.doc import Doc
 from gradexplain.documents.formats import FORMATS, format_of
 from gradexplain.documents.renderers import RENDERERS
 from gradexplain.errors import InputError
+from gradexplain.locale.spelling import options_spelled
 
 
 @singledispatch
@@ -49,7 +50,8 @@ class Shown:
 
     def to_json(self, *, full: bool = False) -> str:
         """Returns the result as one JSON object; tensors are summarised unless they are small, or `full` is set."""
-        return json.dumps(recorded(self, full=full), ensure_ascii=False, indent=2)
+        with options_spelled(str):  # a record has the same words wherever it was made
+            return json.dumps(recorded(self, full=full), ensure_ascii=False, indent=2)
 
     def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
         """Writes the result; the format follows the file's suffix (.txt, .md, .html, .json).

@@ -61,9 +61,9 @@ def curve(
     import torch
 
     f = formula(expression, 1)
-    low, high = interval("--ends", ends)
+    low, high = interval("ends", ends)
     if not low <= at <= high:
-        raise InputError("figure_point_outside", name="--at", point=number(at), low=number(low), high=number(high))
+        raise InputError("figure_point_outside", name="at", point=number(at), low=number(low), high=number(high))
     x = spaced(low, high, points)
     rows = _derivatives(f, torch.cat([x, torch.tensor([at], dtype=torch.float64)]), order)
     there = tuple(row[-1] for row in rows)

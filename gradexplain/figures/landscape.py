@@ -102,7 +102,7 @@ def surface(
     following their levels, without any derivative, and |g·t| is measured: the gradient is perpendicular to the contour.
     """
     f = formula(expression, 2)
-    ends = (interval("--x-ends", x_ends), interval("--y-ends", y_ends))
+    ends = (interval("x_ends", x_ends), interval("y_ends", y_ends))
     stationary = _stationary(f, ends)
     count = points + 1 - points % 2
     middle = stationary or (None, None)
@@ -126,7 +126,7 @@ Ends = tuple[tuple[float, float], tuple[float, float]]
 def _inside(point: Sequence[float], ends: Ends) -> Sequence[float]:
     for p, (low, high) in zip(point, ends, strict=True):
         if not low <= p <= high:
-            raise InputError("figure_point_outside", name="--at", point=number(p), low=number(low), high=number(high))
+            raise InputError("figure_point_outside", name="at", point=number(p), low=number(low), high=number(high))
     return point
 
 

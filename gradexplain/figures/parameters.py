@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gradexplain.errors import InputError
+from gradexplain.locale.spelling import as_typed
 
 KINDS = (int, float, str, bool)
 
@@ -79,7 +80,7 @@ class Parameter:
     @property
     def option(self) -> str:
         """How the command line writes its name."""
-        return self.name.upper() if self.positional else "--" + self.name.replace("_", "-")
+        return self.name.upper() if self.positional else as_typed(self.name)
 
     @property
     def metavar(self) -> str:
@@ -104,7 +105,7 @@ def read(parameter: Parameter, text: str) -> Any:
     """Returns the value that a text such as `0.1,0.5` gives; raises `InputError` for one that gives none."""
     items = [part.strip() for part in text.split(",")] if parameter.many else [text.strip()]
     values = [_item(parameter, item, text) for item in items]
-    return _within(parameter, tuple(values) if parameter.many else values[0], parameter.option)
+    return _within(parameter, tuple(values) if parameter.many else values[0])
 
 
 def checked(parameter: Parameter, value: Any) -> Any:
@@ -112,10 +113,10 @@ def checked(parameter: Parameter, value: Any) -> Any:
     if value is None and parameter.optional:
         return None
     if not parameter.many:
-        return _within(parameter, _converted(parameter, value), parameter.name)
+        return _within(parameter, _converted(parameter, value))
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise _fault(parameter, value, parameter.name)
-    return _within(parameter, tuple(_converted(parameter, item) for item in value), parameter.name)
+        raise _fault(parameter, value)
+    return _within(parameter, tuple(_converted(parameter, item) for item in value))
 
 
 def checked_all(function: Callable[..., object], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,51 +178,51 @@ def _item(parameter: Parameter, item: str, text: str) -> Any:
     """Returns one item that was written."""
     if parameter.kind is str:
         if parameter.choices and item not in parameter.choices:
-            raise _fault(parameter, item, parameter.option)
+            raise _fault(parameter, item)
         return item
     try:
         value = parameter.kind(item) if parameter.kind is not bool else {"true": True, "false": False}[item.lower()]
     except (ValueError, KeyError):
-        raise _fault(parameter, text, parameter.option) from None
-    return _finite(parameter, value, parameter.option)
+        raise _fault(parameter, text) from None
+    return _finite(parameter, value)
 
 
 def _converted(parameter: Parameter, value: Any) -> Any:
     """Returns one value that was given in Python: whole numbers are floats as well, truth values are no numbers."""
     fits = isinstance(value, parameter.kind) or (parameter.kind is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and parameter.kind is not bool):
-        raise _fault(parameter, value, parameter.name)
+        raise _fault(parameter, value)
     if parameter.choices and value not in parameter.choices:
-        raise _fault(parameter, value, parameter.name)
-    return _finite(parameter, parameter.kind(value), parameter.name)
+        raise _fault(parameter, value)
+    return _finite(parameter, parameter.kind(value))
 
 
-def _finite(parameter: Parameter, value: Any, called: str) -> Any:
+def _finite(parameter: Parameter, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        raise _fault(parameter, value, called)
+        raise _fault(parameter, value)
     return value
 
 
-def _within(parameter: Parameter, value: Any, called: str) -> Any:
+def _within(parameter: Parameter, value: Any) -> Any:
     """Returns a value that lies in the parameter's range, has as many items as it may, and passes all else."""
     items = value if parameter.many else (value,)
     for item in items:
         if parameter.kind in (int, float) and not parameter.range.holds(item):
-            raise InputError("parameter_range", name=called, seen=_text(item), range=str(parameter.range))
+            raise InputError("parameter_range", name=parameter.name, seen=_text(item), range=str(parameter.range))
     count = parameter.count
     if parameter.many and (len(items) < count.least or (count.most is not None and len(items) > count.most)):
         most = "…" if count.most is None else count.most
-        raise InputError("parameter_count", name=called, seen=len(items), least=count.least, most=most)
+        raise InputError("parameter_count", name=parameter.name, seen=len(items), least=count.least, most=most)
     for further in parameter.checks:
         further.check(value)
     return value
 
 
-def _fault(parameter: Parameter, seen: object, called: str) -> InputError:
+def _fault(parameter: Parameter, seen: object) -> InputError:
     if parameter.choices:
-        return InputError("parameter_choice", name=called, seen=seen, names=", ".join(parameter.choices))
+        return InputError("parameter_choice", name=parameter.name, seen=seen, names=", ".join(parameter.choices))
     key = {int: "whole", float: "number", bool: "truth", str: "text"}[parameter.kind]
-    return InputError(f"parameter_{key}s" if parameter.many else f"parameter_{key}", name=called, seen=seen)
+    return InputError(f"parameter_{key}s" if parameter.many else f"parameter_{key}", name=parameter.name, seen=seen)
 
 
 def _text(value: Any) -> str:

@@ -87,7 +87,7 @@ def step_error(
     at the number that the type really holds. No step makes a difference as exact as torch's gradient.
     """
     f = formula(expression, 1)
-    low, high = interval("--powers", powers)
+    low, high = interval("powers", powers)
     steps = tuple(10.0 ** (k / density) for k in range(int(low) * density, int(high) * density + 1))
     exact = _exact(f)
     return StepError(f.text, f.variables[0], at, steps, tuple(_precision(f, at, d, steps, exact) for d in dtypes))

@@ -64,7 +64,7 @@ def picture_of(
 def _known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise InputError("unknown_option", option=option, name=name, names=", ".join(known))
+            raise InputError("parameter_choice", name=option, seen=name, names=", ".join(known))
 
 
 # ------------------------------------------------------------------------------------------------------- tensors

@@ -14,14 +14,14 @@ from gradexplain.targets.values import Numbers, parse_value
 _TYPED = 1e-9
 
 
-def judge(lesson: Lesson, answer: str, number: int | None = None, *, language: str = "en") -> tuple[bool, str]:
-    """Says whether `answer` is right for exercise `number` (from 1; the only one by default), and what is said of it.
+def judge(lesson: Lesson, answer: str, exercise: int | None = None, *, language: str = "en") -> tuple[bool, str]:
+    """Says whether `answer` is right for `exercise` (from 1; the only one by default), and what is said of it.
 
     Raises `InputError` where there is no such exercise, or where numbers are asked for and `answer` holds none.
     """
-    exercise = exercise_of(lesson, number)
-    right = is_right(exercise, answer)
-    return right, judgement(lesson, exercise, right, language)
+    chosen = exercise_of(lesson, exercise)
+    right = is_right(chosen, answer)
+    return right, judgement(lesson, chosen, right, language)
 
 
 def exercise_of(lesson: Lesson, number: int | None) -> Exercise:

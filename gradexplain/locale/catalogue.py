@@ -6,6 +6,8 @@ A key is `table.key`, or `chapter/table.key` for the files of a folder within it
 from functools import cache
 from pathlib import Path
 
+from gradexplain.locale.spelling import Option
+
 LOCALE = Path(__file__).parent
 LANGUAGES = tuple(sorted(file.parent.name for file in LOCALE.glob("*/errors.toml")))
 
@@ -31,6 +33,9 @@ def formula(text: str, language: str = "en") -> str:
 
 
 def say(key: str, language: str = "en", **data: object) -> str:
-    """Returns the sentence `key` in `language` with `data` put in; data is never read as a template."""
+    """Returns the sentence `key` in `language` with `data` put in; data is never read as a template.
+
+    A template names an option as `{option:order=2}`, and it is spelled as its reader gives it (`spelling.py`).
+    """
     chapter, _, entry = key.rpartition("/")
-    return sentences(language, chapter)[entry].format(**data)
+    return sentences(language, chapter)[entry].format(option=Option(), **data)

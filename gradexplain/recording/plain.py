@@ -21,7 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradexplain.errors import InputError
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.computation import Computation, chosen_output, reached
+from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.holdings import held_by
 from gradexplain.recording.lifetime import SAFE
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import copy_of, materialised, same
@@ -229,7 +230,7 @@ def _hidden_leaves(node: Any) -> Iterator[Tensor]:
     """
     for kept in vars(node).values() if function_of(node) else ():
         if isinstance(kept, nn.Module) or callable(kept):
-            modules, leaves = reached(kept)
+            modules, leaves = held_by(kept)
             yield from (p for module in modules.values() for p in module.parameters() if p.is_leaf)
             yield from leaves.values()
 

@@ -53,6 +53,8 @@ class Held:
     storage: int  # of the tensor as it was recorded
     live: Tensor  # the tensor itself, whatever was written into it since
     used_up: bool = False  # changed by the operator that it was an argument of
+    stride: tuple[int, ...] = ()  # where it lay in its storage, of what is copied
+    offset: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Event:
     module: str
     random_states: tuple[Tensor, ...] = ()  # before an operator that draws
     rewritten: Rewritten | None = None
+    writes: tuple[Write, ...] = ()
     packed: bool = False  # what it saves goes through hooks
 
 
@@ -81,6 +84,15 @@ class Rewritten:
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
+
+
+@dataclass(slots=True)
+class Write:
+    """What an operator wrote: the argument that it wrote into, its numbers before and after, and its storage before."""
+
+    held: Held
+    storage: Tensor  # all numbers of the storage, before
+    after: Tensor
 
 
 @dataclass(slots=True)
@@ -139,6 +151,8 @@ class Recorder:
             held = Held(kept, value.grad_fn, value.output_nr, value.requires_grad, storage_of(value), value)
             if not self.copying:
                 self.held.setdefault(held.storage, []).append(held)
+            elif value.layout == torch.strided:
+                held.stride, held.offset = value.stride(), int(value.storage_offset())
             return held
         if isinstance(value, (list, tuple)):
             return type(value)(self.hold(v) for v in value) if type(value) in (list, tuple) else value
@@ -246,6 +260,15 @@ def copy_of(tensor: Tensor) -> Tensor:
         return materialised(tensor).detach().clone()
 
 
+def storage_copy(tensor: Tensor) -> Tensor:
+    """Returns all numbers of the storage that a plain tensor lies in, as a vector of the tensor's type."""
+    if tensor.layout != torch.strided or tensor.is_meta or internals().is_zero_tensor(tensor):
+        return copy_of(tensor)
+    with torch.no_grad():
+        size = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor.detach().as_strided((size,), (1,), 0).clone()
+
+
 def materialised(tensor: Tensor) -> Tensor:
     """Returns zeros for torch's zero tensor, which has a shape but no storage: to read it would end the interpreter."""
     if not internals().is_zero_tensor(tensor):
@@ -270,6 +293,7 @@ def _complete(event: Event, operator: Any, args: Any, keywords: Mapping[str, Any
     if torch.Tag.nondeterministic_seeded in operator.tags:
         event.random_states = random_states()
     for written in _written(operator, args, keywords):
+        event.writes += (Write(recorder.hold(written), storage_copy(written), written),)
         if event.recorded and (base := viewed(written)) is not None:
             before = recorder.hold(base)
             offset = int(written.storage_offset())
@@ -280,6 +304,8 @@ def _look_again(event: Event, recorder: Recorder) -> None:
     """Notes what an operator did to its arguments: to running averages without saying so in its schema, for one."""
     if event.rewritten is not None:
         event.rewritten.after = recorder.copied(event.rewritten.before.live)
+    for write in event.writes:
+        write.after = recorder.copied(write.held.live)
     for held in held_in([event.arguments, event.keywords]):
         held.used_up = not held.tracked and not same(held.tensor, held.live)
 

@@ -169,9 +169,9 @@ def recorded(
         yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed)
 
 
-def record(computation: Computation, cotangent: Cotangent = None) -> Run:
-    """Runs `computation` forward under a recorder and backward under hooks."""
-    with recorded(computation, cotangent) as run:
+def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
+    """Returns what `recorded` yields, for whoever runs no custom Function's node again."""
+    with recorded(computation, cotangent, again=again) as run:
         return run
 
 

@@ -149,6 +149,13 @@ def version_of(tensor: Any) -> int:
     return 0 if tensor.is_inference() else int(tensor._version)
 
 
+def is_dual(tensor: Any) -> bool:
+    """Says whether a tensor carries a tangent of forward mode."""
+    import torch
+
+    return bool(torch._VF._unpack_dual(tensor, level=0)[1] is not None)
+
+
 def viewed(tensor: Any) -> Any:
     """Returns the tensor that this one is a view of, `None` for one that is no view."""
     return tensor._base

@@ -1,0 +1,267 @@
+"""The function that torch differentiates: what ran, with everything frozen that torch holds constant.
+
+A gradient is the derivative of this function, G, and not always of F, the one that was written: what was detached, ran
+under no_grad, left torch as a number or was copied into a new tensor is a constant to torch. G is a replay of the
+recorded operators. An argument is *live* where torch's own graph leads from it to an input; every other one is the
+recorded value, whatever it was made of. So nothing has to be known of the ways to stop a gradient, and the user's code
+does not run again: no branch is taken anew, nothing is drawn, nothing has to be aligned.
+
+Memory is replayed as memory: a live tensor is a view (size, stride, offset) into the storage that it lay in, so that
+views and writes come out as they did. A write that torch does not see (under no_grad, through `.data`) adds the
+recorded step to a live storage, which is what torch differentiates. A custom Function is one operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.errors import RunError
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.nodes import is_leaf
+from gradexplain.recording.recorder import Application, Event, Held, held_in, same, tensors_in
+from gradexplain.recording.tracing import Run
+from gradexplain.versions.internals import is_dual
+
+# What stands in for an operator's output at a kink: a function of (arguments, outputs) that gives other outputs.
+Bent = Callable[[Sequence[Any], list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded operator or custom Function, and whether torch differentiates it."""
+
+    origin: Event | Application
+    live: bool
+
+    @property
+    def made(self) -> list[Held]:
+        """The recorded outputs."""
+        return list(held_in([self.origin.outputs]))
+
+    def call(self, positional: Sequence[Any], keywords: Mapping[str, Any]) -> object:
+        """Runs the operator on other arguments, from the random state that it had."""
+        for state in self.origin.random_states[:1]:
+            torch.set_rng_state(state)
+        for device, state in enumerate(self.origin.random_states[1:]):
+            torch.cuda.set_rng_state(state, device)
+        if isinstance(self.origin, Event):
+            return self.origin.operator(*positional, **keywords)
+        return self.origin.function.apply(*positional, **keywords)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A recorded run whose live operators can be run again; `bent` replaces what steps give, by their number."""
+
+    steps: tuple[Step, ...]
+    inputs: Mapping[str, Held]
+    output: Held
+    reaches: Callable[[Held], bool]
+    bent: Mapping[int, Bent] = field(default_factory=dict)
+
+    def replayed(self, values: Mapping[str, Tensor], watch: Callable[..., None] | None = None) -> Tensor:
+        """Returns the output at other values of the inputs.
+
+        `watch` is called with the number of each live step, its arguments and its outputs. Raises `RunError` where a
+        live tensor lies in memory that no recorded operator wrote.
+        """
+        memory: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for name, held in self.inputs.items():
+                if self.reaches(held):
+                    memory[held.storage] = _laid_out(values[name].clone(), held)
+            for number, step in enumerate(self.steps):
+                if step.live:
+                    self._run(number, step, memory, watch)
+                elif isinstance(step.origin, Event):
+                    _rewrite(step.origin, memory)
+            return self._value(self.output, memory)
+
+    def _run(self, number: int, step: Step, memory: dict[int, Tensor], watch: Callable[..., None] | None) -> None:
+        origin, made = step.origin, step.made
+        for write in origin.writes if isinstance(origin, Event) else ():
+            memory.setdefault(write.held.storage, write.storage.clone())
+        written = {w.held.storage for w in origin.writes} if isinstance(origin, Event) else set()
+
+        def value(given: Any) -> Any:
+            if isinstance(given, Held):
+                inside = self.reaches(given) or given.storage in written
+                return self._value(given, memory) if inside else given.tensor.detach()
+            return type(given)(value(v) for v in given) if type(given) in (list, tuple) else given
+
+        positional = [value(a) for a in origin.arguments]
+        keywords = {k: value(v) for k, v in origin.keywords.items()}
+        before = [_snapshot(a) for a in positional] if watch or number in self.bent else []
+        if isinstance(origin, Application):
+            outputs = _applied(step, positional, keywords)
+        else:
+            outputs = list(tensors_in(step.call(positional, keywords)))
+        if len(outputs) != len(made):
+            raise RunError("replay_misaligned", operator=_name(origin))
+        if number in self.bent:
+            outputs = self.bent[number](before, outputs)
+        if watch is not None:
+            watch(number, before, [o.clone() for o in outputs])
+        used = {h.storage for h in held_in([origin.arguments, origin.keywords]) if h.storage in memory}
+        for held, output in zip(made, outputs, strict=True):
+            if tuple(held.tensor.shape) != tuple(output.shape):
+                raise RunError("replay_misaligned", operator=_name(origin))
+            if held.storage not in used:
+                memory[held.storage] = _laid_out(output, held)
+            elif number in self.bent:
+                self._value(held, memory).copy_(output)
+
+    def _value(self, held: Held, memory: Mapping[int, Tensor]) -> Tensor:
+        if held.storage not in memory:
+            if not self.reaches(held):
+                return held.tensor.detach()
+            raise RunError("replay_unseen_memory")
+        whole = memory[held.storage]
+        geometry = tuple(held.tensor.shape), held.stride, held.offset
+        if (tuple(whole.shape), whole.stride(), whole.storage_offset()) == geometry:
+            return whole
+        return whole.as_strided(*geometry)
+
+
+def frozen(run: Run, wanted: Mapping[str, Tensor]) -> Frozen:
+    """Returns the function that torch differentiates, from a run that was recorded to be run again.
+
+    `wanted` are the leaves whose gradients are asked for.
+    """
+    recorder = run.recorder
+    reaches = _Reaching({id(t) for t in wanted.values()})
+    held = {name: recorder.hold(tensor) for name, tensor in run.inputs.items()}
+    output = recorder.hold(run.output)
+    steps = tuple(
+        Step(origin, _is_live(origin, reaches)) for origin in _in_order(recorder.events, recorder.applications)
+    )
+    return Frozen(steps, held, output, reaches)
+
+
+def as_computation(computation: Computation, function: Frozen) -> Computation:
+    """Returns the function that torch differentiates as a computation of the same inputs, without the user's code."""
+    return replace(
+        computation,
+        call=lambda given: function.replayed({**computation.inputs, **given}),
+        parameters={},
+        modules={},
+        locate=lambda: None,
+    )
+
+
+class _Reaching:
+    """Says of a recorded tensor whether torch's graph leads from it to one of the wanted leaves."""
+
+    def __init__(self, leaves: set[int]) -> None:
+        self.leaves = leaves
+        self.known: dict[Any, bool] = {}
+
+    def __call__(self, held: Held) -> bool:
+        if not held.tracked:
+            return False
+        if held.producer is None:
+            return id(held.live) in self.leaves
+        return self._from(held.producer)
+
+    def _from(self, node: Any) -> bool:
+        """Walks without recursion: a graph is as deep as the function is long."""
+        waiting = [node]
+        while waiting:
+            top = waiting[-1]
+            below = [child for child, _ in top.next_functions if child is not None]
+            missing = [child for child in below if child not in self.known]
+            if top not in self.known and is_leaf(top):
+                self.known[top] = id(top.variable) in self.leaves
+            elif top not in self.known and not missing:
+                self.known[top] = any(self.known[child] for child in below)
+            elif top not in self.known:
+                waiting += missing
+                continue
+            waiting.pop()
+        return self.known[node]
+
+
+def _is_live(origin: Event | Application, reaches: Callable[[Held], bool]) -> bool:
+    """Says whether torch differentiates an operator: one of its arguments is live, and it made something tracked."""
+    if not any(reaches(held) for held in held_in([origin.arguments, origin.keywords])):
+        return False
+    if isinstance(origin, Application):
+        return True
+    return origin.recorded and any(held.live.requires_grad for held in held_in([origin.outputs]))
+
+
+def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> Iterator[Event | Application]:
+    """Yields what ran in its order, a custom Function in place of what ran inside it."""
+    outer = _outermost(applications)
+    inside = {i for own in outer for i in own.inside}
+    for position in range(len(events) + 1):
+        yield from (own for own in outer if own.inside.stop == position)
+        if position < len(events) and position not in inside:
+            yield events[position]
+
+
+def _outermost(applications: Sequence[Application]) -> list[Application]:
+    return [
+        own
+        for own in applications
+        if not any(o is not own and o.inside.start <= own.inside.start and own.inside.stop <= o.inside.stop
+                   and len(o.inside) > len(own.inside) for o in applications)
+    ]  # fmt: skip
+
+
+def _applied(step: Step, positional: Sequence[Any], keywords: Mapping[str, Any]) -> list[Tensor]:
+    """Runs a custom Function as torch did: with arguments that require grad where they did, unless they are dual."""
+    given = list(zip(step.origin.arguments, positional, strict=True))
+    if any(isinstance(value, Tensor) and is_dual(value) for value in positional):
+        return list(tensors_in(step.call(positional, keywords)))
+    with torch.enable_grad():
+        tracked = [_tracked(value, held) for held, value in given]
+        outputs = list(tensors_in(step.call(tracked, keywords)))
+    return [output.detach() for output in outputs]
+
+
+def _tracked(value: Any, held: Any) -> Any:
+    if isinstance(held, Held) and held.tracked and (value.is_floating_point() or value.is_complex()):
+        return value.detach().requires_grad_()
+    return value
+
+
+def _rewrite(event: Event, memory: Mapping[int, Tensor]) -> None:
+    """Adds what a write that torch does not see changed, where it wrote into live memory."""
+    for write in event.writes:
+        whole = memory.get(write.held.storage)
+        if whole is None:
+            continue
+        before, after = write.held.tensor.detach(), write.after
+        view = whole.as_strided(tuple(before.shape), write.held.stride, write.held.offset)
+        if not (before.is_floating_point() or before.is_complex()):
+            view.copy_(after)
+        elif not same(before, after):
+            moved = view + (after - before)
+            view.copy_(torch.where(before == after, view, torch.where(before.isfinite(), moved, after)))
+
+
+def _laid_out(value: Tensor, held: Held) -> Tensor:
+    """Returns a value in memory of its own, in the layout in which it was recorded."""
+    if (value.stride(), value.storage_offset()) == (held.stride, held.offset):
+        return value
+    spans = [(n - 1) * s for n, s in zip(held.tensor.shape, held.stride, strict=True)]
+    extent = held.offset + 1 + sum(spans) if held.tensor.numel() else held.offset
+    whole = value.new_zeros((extent,))
+    whole.as_strided(tuple(value.shape), held.stride, held.offset).copy_(value)
+    return whole
+
+
+def _snapshot(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return type(value)(_snapshot(v) for v in value) if type(value) in (list, tuple) else value
+
+
+def _name(origin: Event | Application) -> str:
+    return str(origin.operator) if isinstance(origin, Event) else str(origin.function.__name__)
