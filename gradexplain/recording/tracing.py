@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.errors import RunError
+from gradexplain.errors import RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import cuts_in, not_differentiable
@@ -92,12 +92,16 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
     differentiated, naming the place where the gradient was lost.
     """
     own = run_plainly(computation, cotangent) if plain else None
-    with recorded(computation, cotangent, needed=own is None or own.fault is not None) as run:
-        found = joined(run, computation)
     if own is None:
-        return found
+        return joined(record(computation, cotangent), computation)
     if own.fault is not None:
+        record(computation, cotangent)  # fails as well, and says who is at fault
         raise RunError("backward_failed", message=str(own.fault).split("\n", 1)[0]) from own.fault
+    try:
+        with recorded(computation, cotangent, needed=False) as run:
+            found = joined(run, computation)
+    except RunError as fault:
+        return _unwatched(own, computation, fault)
     return replace(
         found,
         value=own.value,
@@ -105,6 +109,28 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
         plain=True,
         apart=apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined)),
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
+    )
+
+
+def _unwatched(own: Plain, computation: Computation, fault: RunError) -> Trace:
+    """Returns the trace of a function that runs while nobody watches, and fails else: one step, with nothing inside."""
+    inputs = {n: v.detach() for n, v in computation.inputs.items() if isinstance(v, Tensor)}
+    leaves = [
+        Node(i, LEAF, None, {}, (inputs[name],), (), (gradient,), {}, leaf=name)
+        for i, (name, gradient) in enumerate(own.gradients.items())
+    ]
+    edges = tuple(Edge(leaf.index, 0, leaf.leaf or "", leaf.cotangents[0]) for leaf in leaves)
+    whole = Node(len(leaves), computation.name, None, {}, (own.value,), edges, (own.seed,), {})
+    return Trace(
+        nodes=(*leaves, whole),
+        output=(whole.index, 0),
+        value=own.value,
+        cotangent=own.seed,
+        inputs=inputs,
+        gradients=own.gradients,
+        order=(whole.index,),
+        plain=True,
+        unwatched=message_of(fault),
     )
 
 
