@@ -75,9 +75,13 @@ def trace(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
     """Runs `computation` forward and backward once and returns what torch did.
 
     `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
-    the output cannot be differentiated, naming the place where the gradient was lost.
+    the output cannot be differentiated, naming the place where the gradient was lost, or where there is nothing to
+    differentiate by: no check of that could fail.
     """
-    return joined(record(computation, cotangent), computation)
+    run = record(computation, cotangent)
+    if not computation.wrt:
+        raise not_differentiable(run.recorder, run.inputs)
+    return joined(run, computation)
 
 
 def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
