@@ -110,19 +110,24 @@ def _element(name: str, at: Index) -> str:
 def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         rule = rule_of(node.operator)
-        if rule is None or not (rule.kink or rule.tie):
+        if rule is None or (told := _kink(node, rule, names)) is None:
             continue
-        at = _kink_elements(node, rule) or _tied_elements(node, rule)
-        if at:
-            data = {
-                "why": rule.why,
-                "operator": node.operator,
-                "count": len(at),
-                "element": _element(names[node.index], at[0]),
-                "code": _code(node.source, node.name),
-                **_sides(node, rule, at[0]),
-            }
-            yield Finding("kink", data, node.source, "P23")
+        data = {"why": rule.why, "operator": node.operator, "code": _code(node.source, node.name), **told}
+        yield Finding("kink", data, node.source, "P23")
+
+
+def _kink(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[str, Any] | None:
+    """Returns what there is to say of a node's kinks or ties: how many, the first, and its slopes where it has two."""
+    asked = [edge.argument for edge in node.edges]
+    if rule.elementwise:
+        at = _kink_elements(node, rule) if any(not a or a in rule.sides for a in asked) else []
+    elif rule.tie:
+        at = _tied_elements(node, rule)
+    else:
+        return _kinks_of_inputs(node, rule, names)
+    if not at:
+        return None
+    return {"count": len(at), "element": _element(names[node.index], at[0]), **_sides(node, rule, at[0])}
 
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
@@ -136,7 +141,7 @@ def _kink_elements(node: Node, rule: Rule) -> list[Index]:
 def _tied_elements(node: Node, rule: Rule) -> list[Index]:
     """Returns the outputs of a reduction that more than one element of its input attains."""
     whole, output = node.arguments.get("self"), node.outputs[0]
-    if not rule.tie or not node.is_complete or not isinstance(whole, Tensor) or output is None:
+    if not node.is_complete or not isinstance(whole, Tensor) or output is None:
         return []
     if _WINDOWED & node.arguments.keys() or not output.numel() < whole.numel() <= _SEARCHED:
         return []
@@ -150,10 +155,38 @@ def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
     outputs = [o for o in node.outputs if o is not None]
     for argument in rule.sides if node.is_complete else ():
         left, right = (float(side[at]) for side in kinks.sides(rule, argument, node.arguments, outputs))
-        if left != right:
-            chosen = float(kinks.taken(rule, argument, node.arguments, outputs)[at])
-            return {"left": left, "right": right, "chosen": chosen, "torch": minor_text(torch.__version__)}
+        if left < right or left > right:
+            return _measured(left, right, float(kinks.taken(rule, argument, node.arguments, outputs)[at]))
     return {}
+
+
+def _measured(left: float, right: float, chosen: float) -> dict[str, Any]:
+    return {"left": left, "right": right, "chosen": chosen, "torch": minor_text(torch.__version__)}
+
+
+def _kinks_of_inputs(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[str, Any] | None:
+    """Returns what there is to say of the kinks of a node whose rule is not elementwise, by its first argument."""
+    sizes = [v.numel() for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
+    if not node.is_complete or max(sizes, default=0) > _SEARCHED:
+        return None
+    for edge in node.edges:
+        found = _first_kinks(node, rule, edge.argument) if edge.argument in rule.derivatives else None
+        if found is not None:
+            at = found.here.flatten().nonzero()[0, 0]
+            left, right, chosen = (float(t.flatten()[at]) for t in (found.left, found.right, found.taken))
+            source = unravelled(int(found.source.flatten()[at]), node.arguments[edge.argument].shape)
+            element = _element(names[edge.producer], source)
+            count = len(found.source[found.here].unique())
+            return {"count": count, "element": element, "input": edge.argument, **_measured(left, right, chosen)}
+    return None
+
+
+def _first_kinks(node: Node, rule: Rule, argument: str) -> kinks.Kinks | None:
+    for number, cotangent in enumerate(node.cotangents):
+        found = None if cotangent is None else kinks.kinks_of(rule, argument, number, node.arguments, node.outputs)
+        if found is not None:
+            return found
+    return None
 
 
 def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:

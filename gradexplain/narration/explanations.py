@@ -386,7 +386,7 @@ class Teller:
 
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
-        key = "kink-plain" if finding.code == "kink" and "left" not in data else finding.code
+        key = _kink_key(data) if finding.code == "kink" else finding.code
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
         return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
 
@@ -464,3 +464,9 @@ def judging(found: Sequence[Check]) -> list[Check]:
 def error_text(value: float | None) -> str:
     """Returns an error in two digits, nothing where there is none."""
     return "" if value is None else ("0" if value == 0 else f"{value:.1e}")
+
+
+def _kink_key(data: Mapping[str, Any]) -> str:
+    if "left" not in data:
+        return "kink-plain"
+    return "kink-input" if "input" in data else "kink"

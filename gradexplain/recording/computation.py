@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
+from gradexplain.recording.holdings import held_by
 from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
 
@@ -103,19 +104,14 @@ def computation_of(
     """Returns the computation of calling `function` with `inputs`, by name or by position.
 
     Inputs that hold tensors inside, such as lists and sparse tensors, are taken apart: see `containers`.
-    The parameters of an `nn.Module`, and of the modules that a function reaches through its closure or its globals, are
-    inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that
-    do; where no input requires grad, for every input of floating or complex type.
+    The parameters of an `nn.Module`, and of the modules that a function reaches (see `holdings`), are inputs as well.
+    Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that do; where no input
+    requires grad, for every input of floating or complex type.
     """
     whole, call_whole = _calling(function, inputs)
     names, rebuilt = taken_apart(whole)
-    modules, leaves = _reached(function)
-    parameters = {
-        f"{owner}.{path}" if owner else path: parameter
-        for owner, module in modules.items()
-        for path, parameter in nn.Module.named_parameters(module)
-        if parameter.requires_grad
-    }
+    modules, leaves = held_by(function)
+    parameters = _parameters(modules)
     given = {**names, **parameters}
     return Computation(
         name=name or str(getattr(function, "__name__", type(function).__name__)),
@@ -127,6 +123,16 @@ def computation_of(
         leaves=leaves,
         locate=locate,
     )
+
+
+def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Returns the parameters that require grad, each by the first of its names: modules may share them."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for owner, module in modules.items():
+        for path, parameter in nn.Module.named_parameters(module):
+            if parameter.requires_grad:
+                found.setdefault(id(parameter), (f"{owner}.{path}" if owner else path, parameter))
+    return dict(found.values())
 
 
 def with_dtype(computation: Computation, dtype: torch.dtype) -> Computation:
@@ -260,33 +266,6 @@ def _parts_of(name: str, able: Sequence[str]) -> Sequence[str]:
 
 def _dtype_text(value: object) -> str:
     return str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value).__name__
-
-
-def _reached(function: Callable[..., object]) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
-    """Returns the modules and the leaf tensors that `function` can reach by name."""
-    if isinstance(function, nn.Module):
-        return {"": function}, {}
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return {"": owner}, {}
-    names = _visible_names(function)
-    modules = {n: v for n, v in names.items() if isinstance(v, nn.Module)}
-    leaves = {n: v for n, v in names.items() if isinstance(v, Tensor) and v.requires_grad and v.is_leaf}
-    return modules, leaves
-
-
-def _visible_names(function: Callable[..., object]) -> dict[str, Any]:
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return {}
-    globals_ = getattr(function, "__globals__", {})
-    found = {name: globals_[name] for name in code.co_names if name in globals_}
-    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # a name that is not assigned yet
-            continue
-    return found
 
 
 def _fault_place(fault: BaseException) -> dict[str, object]:

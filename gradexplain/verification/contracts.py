@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
@@ -56,12 +57,15 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
     broken: list[Operation] = []
     notes: list[Finding] = []
     for alone in first.values():
-        with suppress(Exception):  # the user's own code does not run alone: nothing is claimed of it
+        found: list[Finding] = []
+        try:
             function = _Function.of(alone)
-            found = list(_until(_breaches(function), effort))
-            if found:
-                broken.append(_operation(alone, found))
+            found.extend(_until(_breaches(function), effort))  # what was found stays where a later question fails
             notes += _notes(function, alone)
+        except (Exception, SystemExit) as fault:  # the user's own code does not run alone
+            notes.append(_unasked(alone, fault))
+        if found:
+            broken.append(_operation(alone, found))
     return Contracts(tuple(broken), tuple(notes))
 
 
@@ -251,6 +255,15 @@ def _largest(tensor: Tensor) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------- the notes
+
+
+def _unasked(alone: Alone, fault: BaseException) -> Finding:
+    """Says that a backward could not be asked, or not everything."""
+    assert isinstance(alone.origin, Application)
+    function = alone.origin.function
+    return Finding(
+        "contract-unasked", {"function": function.__name__, "message": message_of(fault)}, backward_place(function)
+    )
 
 
 def _notes(function: _Function, alone: Alone) -> Iterator[Finding]:

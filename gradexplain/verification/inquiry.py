@@ -9,14 +9,26 @@ from torch import Tensor
 
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.tracing import generic, trace
-from gradexplain.verification.contracts import contracts_of
+from gradexplain.verification.contracts import ORACLE as CONTRACT
+from gradexplain.verification.contracts import Contracts, contracts_of
 from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.operations import check_operations
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import Check, Replay
 from gradexplain.verification.oracles.registry import REFEREE
-from gradexplain.verification.verdicts import Operation, Question, Report, Subject, answered, verify_trace
+from gradexplain.verification.verdicts import (
+    OPERATIONS,
+    Operation,
+    Question,
+    Report,
+    Subject,
+    answered,
+    attempting,
+    verify_trace,
+)
+
+SECOND = "second derivatives"
 
 
 def inquire(
@@ -31,18 +43,27 @@ def inquire(
     question = Question(trace(computation, cotangent=generic), computation, effort=effort)
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = answered(question, [name for name, on in wanted.items() if on])
+    checks = list(report.checks)
     if by_hand:
-        report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, effort)))
-    if options.each_operation or report.verdict != "agrees":
-        replay = question.replay
-        again = replay.computation if isinstance(replay, Replay) else computation
-        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
-    contracts = contracts_of(computation, question.trace, effort=effort)
-    report = replace(report, operations=_with(report.operations, contracts.broken), findings=contracts.notes)
-    if options.second:
-        report = replace(report, second=_second(question, computation, effort))
-    subject = Subject(target, question.trace, tuple(computation.parameters))
-    return replace(report, subject=subject, options=options)
+        with attempting(formulas.ORACLE, tuple(by_hand), checks):
+            checks += _by_hand(computation, by_hand, effort)
+    operations: tuple[Operation, ...] = ()
+    if options.each_operation or Report(tuple(checks)).verdict != "agrees":
+        with attempting(OPERATIONS, question.names, checks):
+            replay = question.replay
+            again = replay.computation if isinstance(replay, Replay) else computation
+            operations = check_operations(again, effort=effort, coarsest=2 * question.precision)
+    contracts = Contracts()
+    with attempting(CONTRACT, question.names, checks):
+        contracts = contracts_of(computation, question.trace, effort=effort)
+    return Report(
+        tuple(checks),
+        operations=_with(operations, contracts.broken),
+        second=_second(question, computation, effort) if options.second else None,
+        subject=Subject(target, question.trace, tuple(computation.parameters)),
+        findings=contracts.notes,
+        options=options,
+    )
 
 
 def _with(operations: Sequence[Operation], broken: Sequence[Operation]) -> tuple[Operation, ...]:
@@ -64,6 +85,9 @@ def _by_hand(computation: Computation, by_hand: Mapping[str, Callable[..., Tenso
 
 def _second(question: Question, computation: Computation, effort: float) -> Report:
     """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
-    gradient = gradient_of(computation, question.trace.cotangent)
-    recorded = trace(gradient, cotangent=generic)
-    return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)
+    checks: list[Check] = []
+    with attempting(SECOND, question.names, checks):
+        gradient = gradient_of(computation, question.trace.cotangent)
+        recorded = trace(gradient, cotangent=generic)
+        return verify_trace(recorded if question.trace.cuts else replace(recorded, cuts=()), gradient, effort=effort)
+    return Report(tuple(checks))

@@ -9,13 +9,14 @@ a straight-through estimate) is named for what it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gradexplain.documents.progress import followed
-from gradexplain.errors import RunError
+from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
@@ -134,15 +135,19 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: f
     findings = list(notes.on(alone))
     try:
         asked = _asked(alone)
-    except Exception as fault:  # the user's own code, or torch's refusal to run an operator alone
-        asked = Unable("node_failed", {"message": str(fault).strip().split("\n", 1)[0]})
-    if isinstance(asked, Unable):
-        return _concluded(alone, _mute(alone, asked), findings)
-    changed = list(edits(alone, run))
-    report = _report(asked, changed, effort, coarsest)
-    wrong = [name for name in report.inputs if report.of(name) == "differs" and not _blames_edit(report, name)]
-    looks = {name: _look(asked, report, name, effort) for name in wrong}
-    findings += sent_otherwise(alone, asked.operator, run)
+        if isinstance(asked, Unable):
+            return _concluded(alone, _mute(alone, asked), findings)
+        changed = list(edits(alone, run))
+        report = _report(asked, changed, effort, coarsest)
+    except (Exception, SystemExit) as fault:  # the user's own code, or torch's refusal to run an operator alone
+        return _concluded(alone, _mute(alone, Unable("node_failed", {"message": message_of(fault)})), findings)
+    looks: dict[str, Finding] = {}
+    for name in report.inputs:
+        if report.of(name) == "differs" and not _blames_edit(report, name):
+            with suppress(Exception):  # what a closer look shows is a help; the verdict stands without it
+                looks[name] = _look(asked, report, name, effort)
+    with suppress(Exception):
+        findings += sent_otherwise(alone, asked.operator, run)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
     kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
     return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *findings])

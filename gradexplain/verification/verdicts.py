@@ -6,13 +6,15 @@ that cannot judge says so, and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
 
 from gradexplain.documents.shown import Shown
+from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.trace import Node, Trace
@@ -192,11 +194,27 @@ def verify_trace(
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:
     """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
-    asked = [*ORACLES.values(), *(ON_REQUEST[name] for name in also)]
-    report = Report(tuple(_numbered(question, check) for ask in asked for check in ask(question)))
-    if report.verdict == "agrees" or REFEREE in also:
-        return report
-    return replace(report, checks=(*report.checks, *(_numbered(question, c) for c in ON_REQUEST[REFEREE](question))))
+    checks: list[Check] = []
+    for name, ask in {**ORACLES, **{name: ON_REQUEST[name] for name in also}}.items():
+        with attempting(name, question.names, checks):
+            checks += [_numbered(question, check) for check in ask(question)]
+    if Report(tuple(checks)).verdict != "agrees" and REFEREE not in also:
+        with attempting(REFEREE, question.names, checks):
+            checks += [_numbered(question, check) for check in ON_REQUEST[REFEREE](question)]
+    return Report(tuple(checks))
+
+
+@contextmanager
+def attempting(method: str, names: Sequence[str], checks: list[Check]) -> Iterator[None]:
+    """Lets a method fail: whatever is raised in the block is the reason why it cannot say, added to `checks`.
+
+    The function that is verified is the user's, and so are its backwards: they may raise in any of their calls.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as fault:
+        data = {"message": message_of(fault)}
+        checks += [Check(method, name, "cannot say", reason="method_failed", data=data) for name in names]
 
 
 def _numbered(question: Question, check: Check) -> Check:

@@ -19,8 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.errors import GradexplainError
-from gradexplain.recording.computation import Computation, chosen_output, with_dtype
+from gradexplain.errors import message_of
+from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
+from gradexplain.recording.recorder import tensors_in
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import differentiated, trace
 from gradexplain.versions.internals import internals
@@ -168,7 +169,7 @@ class Question:
             return {}
         try:
             return jittered(self.replay)
-        except (GradexplainError, RuntimeError):  # an operator that refuses a number next to the one it was given
+        except Exception:  # an operator, or the function, refuses a number next to the one that it was given
             return {}
 
     def rounding(self, name: str) -> Tensor:
@@ -260,8 +261,8 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
     for candidate in (wide, replace(wide, call=_promoting(wide.call))):
         try:
             wider = trace(candidate, cotangent=_wide(own.cotangent))
-        except (GradexplainError, RuntimeError, TypeError) as fault:
-            failure = Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+        except Exception as fault:  # the user's function, or torch's, is not made for these types
+            failure = Unable("replay_failed", {"message": message_of(fault)})
             continue
         if wider.value.shape == own.value.shape and not _low(wider):
             return _replayed(candidate, wider)
@@ -275,8 +276,8 @@ def _replayed(computation: Computation, trace: Trace) -> Replay | Unable:
     try:
         with replay.running() as output:
             again, seconds = _timed(output)
-    except GradexplainError as fault:
-        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    except Exception as fault:
+        return Unable("replay_failed", {"message": message_of(fault)})
     if again.shape != trace.value.shape:
         return Unable("not_deterministic", {"amplitude": math.inf})
     apart = again - trace.value
@@ -376,13 +377,13 @@ def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.layout != torch.strided else gradient
 
 
-# Operators whose result is one of their inputs, a comparison, or a constant: they round nothing.
+# Operators whose result is one of their inputs, a draw, or a constant: they round nothing.
 _EXACT = """
-    relu max min amax amin aminmax maximum minimum fmax fmin argmax argmin sort topk kthvalue median mode cummax cummin
-    eq ne lt le gt ge logical_and logical_or logical_not where cat stack gather index index_select take clone copy
-    _to_copy neg abs sgn sign round floor ceil trunc isnan isinf masked_fill masked_select constant_pad_nd flip roll
-    repeat tril triu zeros_like ones_like full_like empty_like new_zeros new_empty scalar_tensor fill embedding one_hot
-    nonzero bernoulli max_pool2d_with_indices max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
+    relu max min amax amin aminmax maximum minimum fmax fmin sort topk kthvalue median mode cummax cummin
+    where cat stack gather index index_select take clone copy _to_copy neg abs sgn sign round floor ceil trunc
+    masked_fill masked_select constant_pad_nd flip roll repeat tril triu zeros_like ones_like full_like empty_like
+    new_zeros new_empty scalar_tensor fill embedding bernoulli multinomial max_pool2d_with_indices
+    max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
 """
 _EXACT_NAMES = frozenset(_EXACT.split())
 
@@ -391,10 +392,13 @@ def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
     """Returns how far each gradient spreads when every operator, forward and backward, rounds at random.
 
     Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
-    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. The gradients
-    under test take no part: an error in them is no excuse for itself.
+    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. What the function
+    decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
+    take no part: an error in them is no excuse for itself.
     """
-    runs = [_gradients(replay, _rounding(seed)) for seed in range(count)]
+    answers: list[tuple[Any, object]] = []
+    _gradients(replay, _answering(answers))
+    runs = [_gradients(replay, _rounding(seed, answers)) for seed in range(count)]
     return {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
 
 
@@ -402,13 +406,28 @@ def _spread(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack([(one - other).abs() for one, other in combinations(gradients, 2)]).amax(0)
 
 
-def _rounding(seed: int) -> Any:
-    """Returns a mode under which operators round at random."""
+def _answering(answers: list[tuple[Any, object]]) -> Any:
+    """Returns a mode that notes each answer that Python gets in place of a tensor: of `equal`, `bool`, `int`."""
+    base: Any = internals().dispatch_mode
+
+    class Answering(base):  # type: ignore[misc]  # the base class is not typed
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = operator(*args, **(kwargs or {}))
+            if isinstance(made, int):
+                answers.append((operator, made))
+            return made
+
+    return Answering()
+
+
+def _rounding(seed: int, answers: Sequence[tuple[Any, object]]) -> Any:
+    """Returns a mode under which operators round at random; to Python they give the noted answers, one by one."""
+    left = list(answers)
     generator = torch.Generator().manual_seed(seed)
     base: Any = internals().dispatch_mode
 
     def moved(value: Any) -> Any:
-        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+        if differentiable(value):
             draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
             eps = torch.finfo(value.dtype).eps
             return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
@@ -420,7 +439,11 @@ def _rounding(seed: int) -> Any:
             views = any(r.alias_info is not None for r in schema.returns)
             if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
                 return operator(*args, **(kwargs or {}))
-            return operator(*moved(args), **(kwargs or {}))
+            made = operator(*moved(args), **(kwargs or {}))
+            if any(map(differentiable, tensors_in([made]))):
+                return made
+            made = operator(*args, **(kwargs or {}))  # no tensor of real numbers (`lt`, `item`, `argmax`): no rounding
+            return left.pop(0)[1] if isinstance(made, int) and left and left[0][0] is operator else made
 
     return Rounding()
 
@@ -472,7 +495,12 @@ class _Measured:
 
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
-        return jittered(self.replay)
+        """What rounding makes of each gradient; where it cannot be measured, last digits of its largest element."""
+        try:
+            return jittered(self.replay)
+        except Exception:  # an operator, or the function, refuses a number next to the one that it was given
+            gradients = {n: dense(g, self.replay.trace.inputs[n]) for n, g in self.replay.trace.gradients.items()}
+            return {n: torch.full_like(wide(g.abs()), self.eps * largest(g.abs())) for n, g in gradients.items()}
 
 
 def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
