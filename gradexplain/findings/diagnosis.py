@@ -33,6 +33,8 @@ def diagnose(
     """Returns the findings of a trace; `names` gives each node's value its name, `gradients` sums up the gradients."""
     finite = TensorSummary(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
+        *_hooked(trace),
+        *_apart(trace),
         *_cut(trace),
         *_random(trace),
         *_without_influence(gradients),
@@ -46,6 +48,20 @@ def findings_of(trace: Trace) -> tuple[Finding, ...]:
     """Returns the findings of a trace whose values go by the code that made them."""
     names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
     return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
+
+
+def _hooked(trace: Trace) -> Iterator[Finding]:
+    for hooked in trace.hooked:
+        yield Finding("leaf-hook", {"value": hooked.leaf, "hook": hooked.hook}, hooked.source)
+
+
+def _apart(trace: Trace) -> Iterator[Finding]:
+    """What was not as in the plain run, whose gradient this is."""
+    for source in trace.inlined:
+        yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
+    for name, apart in trace.apart.items():
+        data = {"element": _element(name, apart.place), "plain": apart.plain, "other": apart.other}
+        yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ from gradexplain.targets.sources import Source, source_at
 from gradexplain.versions.internals import (
     function_of,
     internals,
+    is_reentrant_checkpoint,
     node_class,
     results_of,
     schema_of,
@@ -119,6 +120,7 @@ class Recorder:
     applications: list[Application] = field(default_factory=list)
     module: list[str] = field(default_factory=lambda: [""])
     calls: list[Call] = field(default_factory=list)
+    inlined: list[Source | None] = field(default_factory=list)
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
 
@@ -403,6 +405,11 @@ def _is_torchs(function: Any) -> bool:
 
 def _apply(recorder: Recorder, function: Any, apply: Any) -> Any:
     def applied(*args: Any, **keywords: Any) -> Any:
+        if is_reentrant_checkpoint(function) and any(t.requires_grad for t in args if isinstance(t, Tensor)):
+            # Its steps run in its backward pass, in a graph of their own: in line they are seen, and do the same.
+            recorder.inlined.append(source_of(recorder.frame()))
+            run, _, *given = args
+            return run(*given)
         outputs = apply(*args, **keywords)
         recorder.settle()
         return outputs
