@@ -89,11 +89,15 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
 
     The gradients are those of the plain run; without `plain`, there is the watched run alone. `cotangent` has the
     output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where the output cannot be
-    differentiated, naming the place where the gradient was lost.
+    differentiated, naming the place where the gradient was lost, or where there is nothing to differentiate by: no
+    check of that could fail.
     """
     own = run_plainly(computation, cotangent) if plain else None
-    if own is None:
-        return joined(record(computation, cotangent), computation)
+    if own is None or not computation.wrt:
+        with recorded(computation, cotangent) as run:
+            if not computation.wrt:
+                raise not_differentiable(run.recorder, run.inputs)
+            return joined(run, computation)
     if own.fault is not None:
         record(computation, cotangent)  # fails as well, and says who is at fault
         raise RunError("backward_failed", message=str(own.fault).split("\n", 1)[0]) from own.fault
