@@ -515,7 +515,10 @@ def points_at_kinks(rule: Rule) -> Iterator[Point]:
             alike = [other.reshape(-1).repeat(x.numel())[: x.numel()].reshape(x.shape) for other in others]
             for moved in (x * 0, x * 0 + 0.5, partly, x.round(), -x.round().abs(), x.sign(), *alike):
                 point = {**full, name: moved.contiguous()}
-                outputs = run(rule, point)
+                try:
+                    outputs = run(rule, point)
+                except RuntimeError:  # outside the operator's domain
+                    continue
                 for number in range(len(outputs)):
                     if kinks.kinks_of(rule, name, number, point, outputs) is not None:
                         yield point, name, number
@@ -523,7 +526,10 @@ def points_at_kinks(rule: Rule) -> Iterator[Point]:
 
 def of_one(rule: Rule, arguments: Mapping[str, Any], number: int, moves: Mapping[str, Tensor]) -> float:
     moved = {k: v + moves[k] if k in moves else v for k, v in arguments.items()}
-    return float(run(rule, moved)[number].sum())
+    try:
+        return float(run(rule, moved)[number].sum())
+    except RuntimeError:  # outside the operator's domain
+        return math.nan
 
 
 def along(rule: Rule, point: Point, moves: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -552,11 +558,13 @@ def test_the_sides_of_a_whole_tensors_kinks_are_measured(name: str) -> None:
             if rule.tie:
                 assert min(ours) - NEAR <= min(seen) <= max(seen) <= max(ours) + NEAR
                 assert "median" in name or sorted(ours) == pytest.approx(sorted(seen), abs=NEAR)
-            elif all(map(math.isfinite, ours)):
-                assert ours == pytest.approx(seen, abs=NEAR)
-            else:
-                assert seen[0] * ours[0] > 100
-                assert seen[1] * ours[1] > 100
+                continue
+            for stated, quotient in zip(ours, seen, strict=True):
+                if math.isinf(stated):
+                    assert quotient * stated > 0
+                    assert abs(quotient) > 100
+                else:  # beyond its domain an operator counts as held fixed
+                    assert stated == pytest.approx(0 if math.isnan(quotient) else quotient, abs=NEAR)
         met += 1
     assert met
 
@@ -585,7 +593,7 @@ def is_refuted(rule: Rule, point: Point) -> bool:
     for moves in ({name: theirs[name].sign()}, {name: ones[name]}, ones):
         slope = math.fsum(float((theirs[a] * d).sum()) for a, d in moves.items())
         low, high = sorted(along(rule, point, moves))
-        if not low - NEAR <= slope <= high + NEAR:
+        if slope < low - NEAR or slope > high + NEAR:
             return True
     return False
 
@@ -593,7 +601,7 @@ def is_refuted(rule: Rule, point: Point) -> bool:
 @pytest.mark.parametrize("name", [name for name in KINKED_WHOLE if not RULES[name].tie])
 def test_the_page_says_of_a_whole_tensors_kink_what_torch_takes_and_the_slopes(name: str) -> None:
     rule = RULES[name]
-    arguments, argument, number = next(p for p in points_at_kinks(rule) if slopes_of(rule, p, 1).isfinite().all())
+    arguments, argument, number = next(points_at_kinks(rule))
     page = gx.explain(
         lambda x: call(rule.operator, {**arguments, argument: x})[number].sum(), {"x": arguments[argument]}
     )
@@ -603,7 +611,7 @@ def test_the_page_says_of_a_whole_tensors_kink_what_torch_takes_and_the_slopes(n
     unit[tuple(place)] = 1
     taken = kinks.own_gradients(rule, argument, arguments)[number][tuple(place)].item()
     seen = along(rule, (arguments, argument, number), {argument: unit})
-    if rule.apart is None:  # else the slopes are those of one pair among several
+    if rule.apart is None and math.isfinite(math.fsum(seen)):  # else the slopes are those of one pair among several
         assert (kink.data["left"], kink.data["right"]) == pytest.approx(seen, abs=NEAR)
         assert kink.data["chosen"] == taken
     said = " ".join(str(page).split())
@@ -697,6 +705,22 @@ def test_summing_to_a_shape_is_the_transpose_of_broadcasting() -> None:
     for shape in ((3,), (1, 3), (2, 1), (), (4, 2, 3), (1, 1, 1)):
         x, g = r(*shape), r(4, 2, 3)
         torch.testing.assert_close((summed_to(g, shape) * x).sum(), (g * x.expand(4, 2, 3)).sum())
+
+
+REPEATED = {
+    "aten.scatter.src": lambda r: (r(3, 4), 1, torch.tensor([[2, 2, 0], [1, 1, 1]]), r(2, 3)),
+    "aten.index_copy.default": lambda r: (r(3, 4), 0, torch.tensor([2, 0, 2]), r(3, 4)),
+    "aten.index_put.default": lambda r: (r(3, 4), [torch.tensor([1, 1, 2]), torch.tensor([0, 0, 3])], r(3)),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_of_values_written_to_one_place_only_the_one_that_stays_has_a_derivative(name: str) -> None:
+    """Torch gives the whole to each, which its documentation calls incorrect; finite differences see one."""
+    rule, arguments = RULES[name], bind(name, REPEATED[name](Samples(0)), {})
+    for argument in differentiated(rule):
+        sent, g = applied(rule, arguments, argument)
+        assert agrees(sent, measured(rule, arguments, argument, g)), argument
 
 
 def test_the_row_of_padding_gets_no_gradient_and_frequent_rows_can_be_averaged() -> None:

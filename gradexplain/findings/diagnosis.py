@@ -33,6 +33,8 @@ def diagnose(
     """Returns the findings of a trace; `names` gives each node's value its name, `gradients` sums up the gradients."""
     finite = TensorSummary(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
+        *_hooked(trace),
+        *_apart(trace),
         *_cut(trace),
         *_random(trace),
         *_without_influence(gradients),
@@ -46,6 +48,22 @@ def findings_of(trace: Trace) -> tuple[Finding, ...]:
     """Returns the findings of a trace whose values go by the code that made them."""
     names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
     return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
+
+
+def _hooked(trace: Trace) -> Iterator[Finding]:
+    for hooked in trace.hooked:
+        yield Finding("leaf-hook", {"value": hooked.leaf, "hook": hooked.hook}, hooked.source)
+
+
+def _apart(trace: Trace) -> Iterator[Finding]:
+    """What was not as in the plain run, whose gradient this is."""
+    if trace.unwatched is not None:
+        yield Finding("unwatched", {"message": trace.unwatched})
+    for source in trace.inlined:
+        yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
+    for name, apart in trace.apart.items():
+        data = {"element": _element(name, apart.place), "plain": apart.plain, "other": apart.other}
+        yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:
@@ -72,7 +90,9 @@ def _non_finite(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         made = _first_non_finite(node.outputs)
         if made and not _first_non_finite(v for v in node.arguments.values() if isinstance(v, Tensor)):
-            yield _birth("first-not-finite", node, names, *made)
+            element = _element(names[node.index], made[0])
+            given = Finding("input-not-finite", {"element": element, "value": made[1]})
+            yield given if node.leaf else _birth("first-not-finite", node, names, *made)
             break
     for index in trace.order:
         node = trace.nodes[index]
@@ -96,7 +116,7 @@ def _birth(code: str, node: Node, names: Mapping[int, str], at: Index, value: An
         "value": value,
         "element": _element(names[node.index], at),
         "operator": node.operator or node.name,
-        "code": _code(node.source),
+        "code": _code(node.source, node.name),
     }
     return Finding(code, data, node.source)
 
@@ -110,7 +130,7 @@ def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         rule = rule_of(node.operator)
         if rule is None or (told := _kink(node, rule, names)) is None:
             continue
-        data = {"why": rule.why, "operator": node.operator, "code": _code(node.source), **told}
+        data = {"why": rule.why, "operator": node.operator, "code": _code(node.source, node.name), **told}
         yield Finding("kink", data, node.source, "P23")
 
 
@@ -192,9 +212,9 @@ def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         rule = rule_of(node.operator)
         if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
-            data = {"operator": node.operator, "name": names[node.index], "code": _code(node.source)}
+            data = {"operator": node.operator, "name": names[node.index], "code": _code(node.source, node.name)}
             yield Finding("flat", data, node.source, "P08")
 
 
-def _code(source: Source | None, otherwise: str = "") -> str:
+def _code(source: Source | None, otherwise: str) -> str:
     return source.code if source else otherwise

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
+from gradexplain.recording.nodes import is_leaf
 from gradexplain.recording.recorder import Application, Event, Held, held_in, same, tensors_in
-from gradexplain.recording.tracing import Run, is_leaf
+from gradexplain.recording.tracing import Run
 from gradexplain.versions.internals import is_dual
 
 # What stands in for an operator's output at a kink: a function of (arguments, outputs) that gives other outputs.

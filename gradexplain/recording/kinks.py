@@ -95,22 +95,18 @@ def sent(
     """Returns the gradient of `argument` by the rule, as `vjp` does, with torch's conventions at kinks and ties."""
     if rule.elementwise:
         return vjp(rule, argument, cotangents, arguments, outputs, local_slope)
-    arrived = [number for number, cotangent in enumerate(cotangents) if cotangent is not None]
+    arrived = {number: g for number, g in enumerate(cotangents) if g is not None}
     kinked = {n: k for n in arrived if (k := kinks_of(rule, argument, n, arguments, outputs)) is not None}
     if not kinked:
         return vjp(rule, argument, cotangents, arguments, outputs)
-    parts = [
-        vjp(
-            rule,
-            argument,
-            [cotangent if i == number else None for i, cotangent in enumerate(cotangents)],
-            arguments,
-            outputs,
-            side=kinked[number].side if number in kinked else 0,
-        )
-        for number in arrived
-    ]
-    return sum(parts[1:], parts[0])
+    total = torch.zeros_like(arguments[argument])
+    for number, g in arrived.items():
+        alone = [g if i == number else None for i in range(len(cotangents))]
+        kinks = kinked.get(number)
+        total = total + vjp(rule, argument, alone, arguments, outputs, side=kinks.side if kinks else 0)
+        if kinks and bool((kinks.steep != 0).any()):
+            total = total + g * kinks.steep
+    return total
 
 
 # ------------------------------------------------------------------------------------------ rules of whole tensors
@@ -121,7 +117,9 @@ class Kinks:
     """Where an argument lies at kinks of one output, in its shape, or in that of the argument that was taken apart.
 
     `left`, `right` and `taken` are the slopes of the output's sum: those on both sides and torch's own. `side` is the
-    rule's: where torch's slope lies between the others. `source` is each element's place in the argument, flattened.
+    rule's: where torch's slope lies between the others. On the way to an infinite one no number is at any side: there
+    the rule's is 0 in the middle, and torch's slope, if that is finite, stands in `steep`, which is 0 elsewhere.
+    `source` is each element's place in the argument, flattened.
     """
 
     here: Tensor
@@ -129,6 +127,7 @@ class Kinks:
     right: Tensor
     taken: Tensor
     side: Tensor
+    steep: Tensor
     source: Tensor
 
 
@@ -157,8 +156,9 @@ def kinks_of(
         for other in _rivals(rule, argument, arguments):
             known["opposite"] = own_gradients(rule, other, arguments)[number].to(middle)
         allowed = allowed & told(rule, rule.together, arguments, outputs, **known)
-    side = torch.where(allowed, _between(torchs, left, middle, right), 0)
-    return Kinks(here, left, right, torchs, side, source)
+    endless = allowed & (left.isinf() | right.isinf()) & torchs.isfinite()
+    side = torch.where(allowed & ~endless, _between(torchs, left, middle, right), 0)
+    return Kinks(here, left, right, torchs, side, torch.where(endless, torchs, 0), source)
 
 
 def _rivals(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> list[str]:

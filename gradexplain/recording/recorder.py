@@ -30,6 +30,7 @@ from gradexplain.targets.sources import Source, source_at
 from gradexplain.versions.internals import (
     function_of,
     internals,
+    is_reentrant_checkpoint,
     node_class,
     results_of,
     schema_of,
@@ -119,19 +120,48 @@ class Recorder:
     applications: list[Application] = field(default_factory=list)
     module: list[str] = field(default_factory=lambda: [""])
     calls: list[Call] = field(default_factory=list)
+    inlined: list[Source | None] = field(default_factory=list)
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Writes every operator that is dispatched in the block into this recorder."""
+        count = sequence_number()
+        before = count()
+
+        def run(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+            number = count() - 1
+            # the last number before this recording is that of a node of the user's
+            return self.run(operator, args, keywords, number if number >= before else -1)
+
         try:
-            with _mode()(self):
+            with internals().dispatch_mode(run):
                 yield
         finally:
             if len(self.events) > SAFE:
                 seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
                 anchor(sorted(seen, key=lambda node: -sequence_of(node)))
+
+    def run(self, operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], number: int) -> Any:
+        """Runs an operator that is dispatched under the number of an autograd node, records it, returns its outputs."""
+        self.settle()
+        event = Event(operator, number, torch.is_grad_enabled(), (), {}, None, self.frame(), self.module[-1])
+        if schema_of(operator).is_mutable:
+            self.preserve(_written(operator, args, keywords))
+        event.arguments = tuple(self.hold(a) for a in args)
+        event.keywords = {k: self.hold(v) for k, v in keywords.items()}
+        if schema_of(operator).is_mutable and not self.copying:
+            for held in held_in(event.arguments):
+                held.tensor = copy_of(held.tensor)
+        if self.copying:
+            _complete(event, operator, args, keywords, self)
+        outputs = operator(*args, **keywords)
+        if self.copying:
+            _look_again(event, self)
+        event.outputs = self.hold(outputs)
+        self.events.append(event)
+        return outputs
 
     def settle(self) -> None:
         """Notes the custom Functions whose node torch has finished since."""
@@ -188,61 +218,12 @@ def _user_frame() -> tuple[CodeType, int] | None:
     return (frame.f_code, frame.f_lasti) if frame is not None else None
 
 
-_PLACES: dict[CodeType, str] = {}
-
-
+@cache
 def _place(code: CodeType) -> str:
     """Says whose code this is: `user`'s, `inner` (torch's or ours), or where we call the user's function."""
-    found = _PLACES.get(code)
-    if found is None:
-        inner = is_ours_or_torchs(code.co_filename) or code.co_filename.endswith(("/runpy.py",))
-        found = "caller" if code.co_filename == computation.__file__ else "inner" if inner else "user"
-        _PLACES[code] = found
-    return found
-
-
-@cache
-def _mode() -> Any:
-    """Returns the class of dispatch modes that write into a recorder; its base class is torch's own."""
-    base: Any = internals().dispatch_mode
-    counter = sequence_number()
-
-    class Mode(base):  # type: ignore[misc]  # the base class is not typed
-        def __init__(self, recorder: Recorder) -> None:
-            super().__init__()
-            self.recorder, self.first = recorder, counter()
-
-        def __torch_dispatch__(self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-            recorder, keywords, number = self.recorder, kwargs or {}, counter() - 1
-            recorder.settle()
-            # the last number before this recording is that of a node of the user's
-            event = Event(
-                operator,
-                number if number >= self.first else -1,
-                torch.is_grad_enabled(),
-                (),
-                {},
-                None,
-                recorder.frame(),
-                recorder.module[-1],
-            )
-            if schema_of(operator).is_mutable:
-                recorder.preserve(_written(operator, args, keywords))
-            event.arguments = tuple(recorder.hold(a) for a in args)
-            event.keywords = {k: recorder.hold(v) for k, v in keywords.items()}
-            if schema_of(operator).is_mutable and not recorder.copying:
-                for held in held_in(event.arguments):
-                    held.tensor = copy_of(held.tensor)
-            if recorder.copying:
-                _complete(event, operator, args, keywords, recorder)
-            outputs = operator(*args, **keywords)
-            if recorder.copying:
-                _look_again(event, recorder)
-            event.outputs = recorder.hold(outputs)
-            recorder.events.append(event)
-            return outputs
-
-    return Mode
+    if code.co_filename == computation.__file__:
+        return "caller"
+    return "inner" if is_ours_or_torchs(code.co_filename) or code.co_filename.endswith("/runpy.py") else "user"
 
 
 def refuse_nested(tensor: Tensor) -> None:
@@ -403,6 +384,11 @@ def _is_torchs(function: Any) -> bool:
 
 def _apply(recorder: Recorder, function: Any, apply: Any) -> Any:
     def applied(*args: Any, **keywords: Any) -> Any:
+        if is_reentrant_checkpoint(function) and any(t.requires_grad for t in args if isinstance(t, Tensor)):
+            # Its steps run in its backward pass, in a graph of their own: in line they are seen, and do the same.
+            recorder.inlined.append(source_of(recorder.frame()))
+            run, _, *given = args
+            return run(*given)
         outputs = apply(*args, **keywords)
         recorder.settle()
         return outputs

@@ -131,6 +131,17 @@ def _weighed(g: Tensor, weight: Tensor | None, like: Tensor, reduction: int) -> 
     return g if weight is None else g * weight
 
 
+def _bce_slopes(x: Tensor, t: Tensor, side: Any) -> Tensor:
+    """Returns the slopes of −t log x − (1 − t) log(1 − x), where 0 log 0 is 0; beyond 0 and 1 there are none.
+
+    Many are infinite at 0 and at 1, where the middle is then 0.
+    """
+    inside = torch.where(t == 1, 0, (1 - t) / (1 - x)) - torch.where(t == 0, 0, t / x)
+    side = torch.as_tensor(side, dtype=x.dtype, device=x.device)
+    part = torch.where(x == 0, (1 + side) / 2, torch.where(x == 1, (1 - side) / 2, 1))
+    return torch.where((part == 0) | (inside.isinf() & (side == 0)), 0, part * inside)
+
+
 _BCE = (
     lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3)),
     lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3), r.positive(3), _NONE),
@@ -141,8 +152,8 @@ rule(
     "ℓᵢ = −w (tᵢ log xᵢ + (1 − tᵢ) log(1 − xᵢ))" + _MEAN_WORDS,
     self=(
         "x̄ᵢ = ℓ̄ᵢ w (xᵢ − tᵢ) / (xᵢ (1 − xᵢ))",
-        lambda g, self, target, weight, reduction: (
-            _weighed(g, weight, self, reduction) * (self - target) / (self * (1 - self)).clamp(min=1e-12)
+        lambda g, self, target, weight, reduction, side: (
+            _weighed(g, weight, self, reduction) * _bce_slopes(self, target, side)
         ),
     ),
     target=(

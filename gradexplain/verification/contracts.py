@@ -26,7 +26,7 @@ from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.recorder import Application, held_in, tensors_in
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import generic, joined, record
+from gradexplain.recording.tracing import generic, joined, recorded
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
 from gradexplain.verification.verdicts import Check, Operation, Report
 
@@ -47,26 +47,26 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
     """Asks each custom Function of a traced computation; no other question is begun after `effort` seconds each."""
     if all(node.operator is not None or node.leaf is not None for node in trace.nodes):
         return Contracts()
-    run = record(computation, generic, again=True)
-    if not run.recorder.applications:
-        return Contracts()
-    first: dict[object, Alone] = {}
-    for alone in nodes_alone(run, joined(run, computation)):
-        if isinstance(alone.origin, Application):
-            first.setdefault(_signature(alone.origin), alone)
-    broken: list[Operation] = []
-    notes: list[Finding] = []
-    for alone in first.values():
-        found: list[Finding] = []
-        try:
-            function = _Function.of(alone)
-            found.extend(_until(_breaches(function), effort))  # what was found stays where a later question fails
-            notes += _notes(function, alone)
-        except (Exception, SystemExit) as fault:  # the user's own code does not run alone
-            notes.append(_unasked(alone, fault))
-        if found:
-            broken.append(_operation(alone, found))
-    return Contracts(tuple(broken), tuple(notes))
+    with recorded(computation, again=True, backwards=False) as run:
+        if not run.recorder.applications:
+            return Contracts()
+        first: dict[object, Alone] = {}
+        for alone in nodes_alone(run, joined(run, computation)):
+            if isinstance(alone.origin, Application):
+                first.setdefault(_signature(alone.origin), alone)
+        broken: list[Operation] = []
+        notes: list[Finding] = []
+        for alone in first.values():
+            found: list[Finding] = []
+            try:
+                function = _Function.of(alone)
+                found.extend(_until(_breaches(function), effort))  # what was found stays where a later question fails
+                notes += _notes(function, alone)
+            except (Exception, SystemExit) as fault:  # the user's own code does not run alone
+                notes.append(_unasked(alone, fault))
+            if found:
+                broken.append(_operation(alone, found))
+        return Contracts(tuple(broken), tuple(notes))
 
 
 def _signature(origin: Application) -> object:

@@ -20,6 +20,8 @@ from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.nodes import ordered
+from gradexplain.recording.plain import Cotangent
 from gradexplain.recording.recorder import Application, Event
 from gradexplain.recording.replay import (
     Alone,
@@ -31,7 +33,7 @@ from gradexplain.recording.replay import (
     sent_alone,
 )
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
+from gradexplain.recording.tracing import Run, generic, joined, owners_of, recorded, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
@@ -67,16 +69,17 @@ def check_operations(
     rules judge them without running anything. `coarsest` is the
     rounding error of the type that the user runs in, if that is another than the computation's.
     """
-    run = record(computation, cotangent, again=True)
-    if run.output.grad_fn is None:
-        return ()
-    trace = joined(run, computation)
-    chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
-    notes = _Notes.of(run, trace)
-    known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
-    share = effort / max(sum(known), 1)
-    budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
-    return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in followed(budgets, "operations"))
+    with recorded(computation, cotangent, again=True) as run:
+        if run.output.grad_fn is None:
+            return ()
+        trace = joined(run, computation)
+        chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
+        notes = _Notes.of(run, trace)
+        known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
+        share = effort / max(sum(known), 1)
+        budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
+        asked = followed(budgets, "operations")
+        return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in asked)
 
 
 @dataclass(frozen=True)
@@ -178,13 +181,14 @@ def _asked(alone: Alone) -> _Asked | Unable:
         return Unable("not_rerun", {"operator": operator.label})
     if any(t.layout != torch.strided for t in (*again.computation.inputs.values(), *again.outputs)):
         return Unable("sparse_operator", {"operator": operator.label})
-    fresh = replace(trace(again.computation, cotangent=generic), cuts=())
+    own = isinstance(alone.origin, Application)  # of torch's own operators, a watched run is enough
+    fresh = replace(trace(again.computation, cotangent=generic, plain=own), cuts=())
     apart = _apart(recorded_outputs(alone, again), fresh.value)
     if apart is not None:
         return Unable("not_reproduced", {"operator": operator.label, "amplitude": apart})
     sent = sent_alone(alone, operator, cotangents_from(alone, fresh.cotangent))
-    own = _with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
-    return _Asked(alone, operator, again.computation, fresh, own, tuple(_silent(alone, operator, sent.raw)))
+    judged = _with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
+    return _Asked(alone, operator, again.computation, fresh, judged, tuple(_silent(alone, operator, sent.raw)))
 
 
 def _apart(recorded: Sequence[Tensor] | None, value: Tensor) -> float | None:

@@ -239,5 +239,5 @@ def _numbered(question: Question, check: Check) -> Check:
     lost = question.lost.get(check.input)
     if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
         return check
-    verdict: Verdict = "differs" if lost.reason == "nan" else "cannot say"
+    verdict: Verdict = "cannot say" if lost.reason == "rounding" else "differs"
     return replace(check, verdict=verdict, reason=lost.reason, data={**check.data, **lost.data})

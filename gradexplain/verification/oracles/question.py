@@ -21,11 +21,13 @@ from torch import Tensor
 
 from gradexplain.errors import message_of
 from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
+from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.plain import left_by_backward, reaches_back
 from gradexplain.recording.recorder import tensors_in
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import differentiated, trace
+from gradexplain.recording.tracing import trace
 from gradexplain.verification.oracles.narrowing import narrowing
-from gradexplain.versions.internals import internals
+from gradexplain.versions.internals import internals, sequence_number
 
 Verdict = Literal["agrees", "differs", "cannot say"]
 
@@ -268,7 +270,7 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
     for call in (wide.call, promoted, narrowing(promoted, narrowed)):
         candidate = replace(wide, call=call)
         try:
-            wider = trace(candidate, cotangent=_wide(own.cotangent))
+            wider = trace(candidate, cotangent=_wide(own.cotangent), plain=own.plain)
         except Exception as fault:  # the user's function, or torch's, is not made for these types
             failure = Unable("replay_failed", {"message": message_of(fault)})
             continue
@@ -458,11 +460,12 @@ def _rounding(seed: int, answers: Sequence[tuple[Any, object]]) -> Any:
 
 
 def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
-    names, values = replay.computation.wrt, replay.computation.leaf_values()
-    with torch.enable_grad(), mode:
-        output = replay.computation.output(values)
-        wanted = [values[n] for n in names]
-        gradients = differentiated(output, wanted, replay.trace.cotangent)
+    names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
+    with torch.enable_grad(), mode, replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
+        wanted, nodes = [values[n] for n in names], nodes_below(output.grad_fn)
+        keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
+        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
 
 
@@ -536,6 +539,13 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
         "right": plain(right[place]),
         "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
     }
+    trace = own.replay.trace
+    hook = next((hooked.hook for hooked in trace.hooked if hooked.leaf == name), None)
+    if hook is not None:
+        return Unable("hooked", data | {"hook": hook})
+    apart = trace.apart.get(name)
+    if apart is not None and apart.cause == "backward" and not apart.slight:
+        return Unable("unsteady", data)
     return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
 
 
