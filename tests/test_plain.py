@@ -467,3 +467,19 @@ def test_a_reentrant_checkpoint_none_of_whose_inputs_needs_a_gradient_gives_its_
             wrt=["y", "net.weight"],
         )  # fmt: skip
     assert found.gradients["net.weight"] is None
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_function_that_fails_when_it_is_watched_is_judged_all_the_same(asked: Callable[..., Any]) -> None:
+    def shy(x: Tensor) -> Tensor:
+        if torch._C._len_torch_dispatch_stack():
+            raise NotImplementedError("not under a mode")
+        return (x**2).sum()
+
+    found = asked(shy, [normal(0, 3)])
+    assert found.verdict == "agrees"
+    (said,) = [f.data["message"] for f in found.findings if f.code == "unwatched"]
+    assert "not under a mode" in said
+    assert said in found.render("text", width=300)
+    if asked is gx.explain:
+        assert torch.equal(found.gradients["x"], 2 * normal(0, 3))

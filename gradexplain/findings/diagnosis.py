@@ -57,6 +57,8 @@ def _hooked(trace: Trace) -> Iterator[Finding]:
 
 def _apart(trace: Trace) -> Iterator[Finding]:
     """What was not as in the plain run, whose gradient this is."""
+    if trace.unwatched is not None:
+        yield Finding("unwatched", {"message": trace.unwatched})
     for source in trace.inlined:
         yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
     for name, apart in trace.apart.items():

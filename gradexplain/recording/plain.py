@@ -49,6 +49,7 @@ class Plain:
     """
 
     value: Tensor
+    seed: Tensor
     gradients: Mapping[str, Tensor | None]
     changed: tuple[str, ...] = ()
     fault: Exception | None = None
@@ -76,10 +77,10 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
             else:
                 passed = Backpropagated(differentiated(output, asked, seed.clone(), retain_graph=keep))
         except Exception as fault:  # torch's own refusal, or an error in the user's code
-            return Plain(output.detach(), {}, fault=fault)
+            return Plain(output.detach(), seed, {}, fault=fault)
     gradients = dict(zip(wanted, passed.gradients, strict=True))
     changed = tuple(name for name, leaf in wanted.items() if id(leaf) in passed.changed)
-    return Plain(output.detach(), gradients, changed)
+    return Plain(output.detach(), seed, gradients, changed)
 
 
 def apart(

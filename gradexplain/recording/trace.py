@@ -121,7 +121,8 @@ class Trace:
 
     If it is `plain`, then `value` and `gradients` are those of one plain run, which nobody watched; `apart` has the
     inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
-    places of the checkpoints whose inside was run in line to be seen.
+    places of the checkpoints whose inside was run in line to be seen. `unwatched` is how the function failed when it
+    was watched: then the whole of it is one step.
     """
 
     nodes: tuple[Node, ...]
@@ -140,6 +141,7 @@ class Trace:
     apart: Mapping[str, Apart] = field(default_factory=dict)
     hooked: tuple[Hooked, ...] = ()
     inlined: tuple[Source | None, ...] = ()
+    unwatched: str | None = None
 
     def consumers(self) -> Mapping[int, Sequence[tuple[int, int]]]:
         """Returns, for each node, the (consumer, edge number) pairs that use one of its outputs."""

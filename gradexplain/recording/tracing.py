@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.errors import RunError
+from gradexplain.errors import RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.failures import backward_failure
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.plain import (
@@ -35,16 +36,11 @@ from gradexplain.recording.plain import (
     seed_for,
 )
 from gradexplain.recording.recorder import (
-    Application,
-    Event,
-    Held,
     Recorder,
     copy_of,
-    held_in,
     is_repeatable,
     materialised,
     paths_of,
-    source_of,
     tensors_of,
     watching_functions,
     watching_modules,
@@ -93,14 +89,19 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
     check of that could fail.
     """
     own = run_plainly(computation, cotangent) if plain else None
-    with recorded(computation, cotangent, needed=own is None or own.fault is not None) as run:
-        if not computation.wrt:
-            raise not_differentiable(run.recorder, run.inputs)
-        found = joined(run, computation)
-    if own is None:
-        return found
+    if own is None or not computation.wrt:
+        with recorded(computation, cotangent) as run:
+            if not computation.wrt:
+                raise not_differentiable(run.recorder, run.inputs)
+            return joined(run, computation)
     if own.fault is not None:
+        record(computation, cotangent)  # fails as well, and says who is at fault
         raise RunError("backward_failed", message=str(own.fault).split("\n", 1)[0]) from own.fault
+    try:
+        with recorded(computation, cotangent, needed=False) as run:
+            found = joined(run, computation)
+    except RunError as fault:
+        return _unwatched(own, computation, fault)
     return replace(
         found,
         value=own.value,
@@ -108,6 +109,28 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
         plain=True,
         apart=apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined)),
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
+    )
+
+
+def _unwatched(own: Plain, computation: Computation, fault: RunError) -> Trace:
+    """Returns the trace of a function that runs while nobody watches, and fails else: one step, with nothing inside."""
+    inputs = {n: v.detach() for n, v in computation.inputs.items() if isinstance(v, Tensor)}
+    leaves = [
+        Node(i, LEAF, None, {}, (inputs[name],), (), (gradient,), {}, leaf=name)
+        for i, (name, gradient) in enumerate(own.gradients.items())
+    ]
+    edges = tuple(Edge(leaf.index, 0, leaf.leaf or "", leaf.cotangents[0]) for leaf in leaves)
+    whole = Node(len(leaves), computation.name, None, {}, (own.value,), edges, (own.seed,), {})
+    return Trace(
+        nodes=(*leaves, whole),
+        output=(whole.index, 0),
+        value=own.value,
+        cotangent=own.seed,
+        inputs=inputs,
+        gradients=own.gradients,
+        order=(whole.index,),
+        plain=True,
+        unwatched=message_of(fault),
     )
 
 
