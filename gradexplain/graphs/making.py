@@ -22,9 +22,10 @@ from gradexplain.graphs.views import elements_of, viewed
 from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors, walked
 from gradexplain.recording.computation import Computation, computation_of, in_one
 from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.events import source_of
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
-from gradexplain.recording.recorder import Recorder, source_of, tensors_of, watching_modules
+from gradexplain.recording.recorder import Recorder, tensors_of, watching_modules
 from gradexplain.recording.tracing import Run, hooks_in, hooks_on, joined, owners_of, record
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace

@@ -20,9 +20,9 @@ from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.events import Application, Event
 from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import Cotangent
-from gradexplain.recording.recorder import Application, Event
 from gradexplain.recording.replay import (
     Alone,
     Operator,

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from gradexplain.errors import message_of
 from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
+from gradexplain.recording.events import tensors_in
 from gradexplain.recording.nodes import nodes_below
 from gradexplain.recording.plain import left_by_backward, reaches_back
-from gradexplain.recording.recorder import tensors_in
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import trace
 from gradexplain.verification.oracles.narrowing import narrowing
