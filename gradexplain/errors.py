@@ -19,6 +19,13 @@ class GradexplainError(Exception):
         return self.sentence()
 
 
+def message_of(fault: BaseException) -> str:
+    """Returns what a failure, or what caused it, says in one line."""
+    first = fault.__cause__ or fault
+    message = str(first).strip().split("\n", 1)[0]
+    return message if isinstance(first, GradexplainError) else f"{type(first).__name__}: {message}".removesuffix(": ")
+
+
 class InputError(GradexplainError):
     """A target, a value or an option that cannot be used."""
 

@@ -94,7 +94,9 @@ BAD = [
     (["explain", "x**2", "x=1", "--device", "cuda"], "CPU"),
     (["graph", "x**2", "x=1", "--device=cuda"], "CPU"),
     (["figure"], "Usage"),
-    (["lesson", "99"], "there is no"),
+    (["lesson", "99"], "from 1 to 27"),
+    (["lesson", "0"], "from 1 to 27"),
+    (["figure", "curv"], "Did you mean 'curve'?"),
 ]
 
 
@@ -158,6 +160,12 @@ net = Net()
 
 def broken(x):
     raise ValueError("halfway")
+
+def own():
+    return torch.ones(2, requires_grad=True).sum()
+
+def whole(n):
+    return (n * torch.ones(2, requires_grad=True)).sum()
 
 def leaves():
     import sys
@@ -355,6 +363,7 @@ def test_what_other_tools_have_is_answered_in_the_language_asked_for(command: Ca
     found = command("verify", "x**2", "x=1", "--atol", "1", "--language", "zh")
     assert found.code == 2
     assert "没有容差可选" in found.err
+    assert "是想找“curve”吗" in command("figure", "curv", "--language", "zh").err
 
 
 @pytest.mark.parametrize("verb", ["explain", "verify"])
@@ -363,6 +372,27 @@ def test_of_inputs_without_elements_nothing_is_claimed(verb: str, command: Calla
     assert (found.code, found.out) == (3, "")
     assert "no elements" in found.err
     assert command(verb, "sum(x*x) + sum(y)", "x=zeros(0)", "y=1").code == 0
+
+
+@pytest.mark.parametrize("verb", ["explain", "verify"])
+def test_where_there_is_nothing_to_differentiate_by_nothing_is_claimed(
+    verb: str, module: Path, command: Callable
+) -> None:
+    for target, word in (("own", "There is no input"), ("whole", "None of the inputs (n)")):
+        found = command(verb, f"{module}:{target}", *(["n=2:int64"] if target == "whole" else []))
+        assert (found.code, found.out) == (2, "")
+        assert word in found.err
+        assert command("graph", f"{module}:{target}", *(["n=2:int64"] if target == "whole" else [])).code == 0
+
+
+@pytest.mark.parametrize("text", ["max(x)", "amin(x)", "sum(exp(x))"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_value_that_was_given_is_not_said_to_be_made(text: str, value: str, command: Callable) -> None:
+    found = command("explain", text, f"x=2,{value}")
+    if "Notes" in found.out:
+        assert f"What it starts from is not finite: x[1] is {value}." in found.out
+    assert "value that is not finite is made" not in found.out
+    assert "``" not in found.out
 
 
 def test_a_figure_without_a_file_is_told_the_whole_line_that_was_typed(process: Callable) -> None:

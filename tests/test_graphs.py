@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.recording.live import trace_live
-from gradexplain.recording.tracing import is_leaf, nodes_below
+from gradexplain.recording.nodes import is_leaf, nodes_below
 
 ROOT = Path(__file__).parent.parent
 

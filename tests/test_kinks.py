@@ -58,14 +58,45 @@ def test_two_equal_arguments_get_one_whole_between_them(monkeypatch, x: float, z
 )
 @pytest.mark.parametrize("operator", ["aten.max.default", "aten.amax.default", "aten.linalg_vector_norm.default"])
 def test_equal_candidates_are_divided_in_any_convex_way(monkeypatch, operator, shares, accepted):
-    monkeypatch.setattr(kinks, "_own_gradients", lambda *a: iter([(0, at(*shares))]))
+    monkeypatch.setattr(kinks, "own_gradients", lambda *a: {0: at(*shares)})
     extra = [torch.inf] if "norm" in operator else []
     expected = 2 * (at(*shares) if accepted else at(0.5, 0.5, 0))
     assert torch.equal(sent(operator, "self", at(4, 4, 1), *extra), expected)
 
 
+NORM, STD, MARGIN = "aten.linalg_vector_norm.default", "aten.std.correction", "aten.multi_margin_loss.default"
+FIRST = torch.tensor(0)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "possible", "impossible"),
+    [
+        # ‖x‖₂ near 0 grows by 1 in every direction: any slopes of length 1 or less
+        (NORM, (at(0, 0, 0),), [(0, 0, 0), (0.6, -0.8, 0)], [(0.8, 0.8, 0), (1.5, 0, 0), (torch.nan, 0, 0)]),
+        # ‖x‖₁ bends along each axis by itself
+        (NORM, (at(0, 0, -2), 1), [(0.3, -1, -1)], [(0, 1.2, -1)]),
+        # max |x|: a convex split between the two that attain it
+        (NORM, (at(2, -2, 1), torch.inf), [(0.7, -0.3, 0), (1, 0, 0)], [(1, -1, 0), (0.4, -0.4, 0), (0.5, 0.5, 0)]),
+        # s = ‖x − μ‖/√2: slopes of length 1/√2 or less, which do not change when all x move
+        (STD, (at(2, 2, 2),), [(0, 0, 0), (0.5, -0.5, 0)], [(0.5, 0.5, 0), (0.55, -0.55, 0)]),
+        # (max(0, x₁) + max(0, 0.5))/3 with x₁ = 0 the first margin, and x₀ in both of them with a minus
+        (MARGIN, (at(1, 0, 0.5), FIRST), [(-0.5, 1 / 6, 1 / 3), (-1 / 3, 0, 1 / 3)], [(-1 / 3, 1 / 6, 1 / 3)]),
+    ],
+)
+def test_slopes_that_are_possible_together_are_taken_and_no_others(
+    monkeypatch, operator, arguments, possible, impossible
+):
+    plain = sent(operator, "self", *arguments)
+    for torchs, is_possible in [*((p, True) for p in possible), *((i, False) for i in impossible)]:
+        monkeypatch.setattr(kinks, "own_gradients", lambda *a, torchs=torchs: {0: at(*torchs)})
+        taken = sent(operator, "self", *arguments)
+        assert torch.allclose(taken, 2 * at(*torchs), rtol=1e-14, atol=1e-15) is is_possible, torchs
+    monkeypatch.undo()
+    assert torch.equal(sent(operator, "self", *arguments), plain)
+
+
 def test_where_there_is_no_tie_torch_is_not_asked(monkeypatch):
-    monkeypatch.setattr(kinks, "_own_gradients", lambda *a: iter([(0, at(0.5, 0.5, 0.0))]))
+    monkeypatch.setattr(kinks, "own_gradients", lambda *a: {0: at(0.5, 0.5, 0.0)})
     assert torch.equal(sent("aten.max.default", "self", at(4, 5, 1)), at(0, 2, 0))
     assert not torch.equal(sent("aten.linalg_vector_norm.default", "self", at(3, 4, 0)), at(1, 1, 0))
 

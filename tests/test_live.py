@@ -301,3 +301,10 @@ def test_gradients_of_both_infinities_are_explained() -> None:
     assert gradient is not None
     assert gradient.isnan()
     assert "∂y/∂x = nan" in explanation.render("text")
+
+
+def test_where_no_line_is_known_an_operation_goes_by_its_node() -> None:
+    x = torch.tensor([0.0, 1.0], requires_grad=True)
+    page = gx.explain((x.log() * 2).sum()).render("text", width=200)
+    assert "in the backward pass of `LogBackward0`" in page
+    assert "``" not in page

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+import torch
 from examples import EXAMPLES
 from wcwidth import wcswidth
 
+import gradexplain as gx
 from gradexplain.locale.catalogue import LANGUAGES, LOCALE, say, sentences
 from gradexplain.mathematics.equations import read_equations, unwrapped
 from gradexplain.mathematics.terms import ARITY
@@ -118,3 +120,14 @@ def test_columns_align_with_wide_characters(command: Callable) -> None:
     rows = [line for line in page if re.match(r"     (规则|代入数字|保留) ", line)]
     starts = {wcswidth(re.match(r"\s*\S+\s+", line)[0]) for line in rows}  # type: ignore[index]
     assert len(starts) == 1
+
+
+def test_a_language_that_we_do_not_speak_is_refused_with_those_that_we_do() -> None:
+    explanation = gx.explain("x**2", {"x": torch.tensor(3.0)})
+    for result in (
+        explanation,
+        gx.verify("x**2", {"x": torch.tensor(3.0)}),
+        gx.graph("x**2", {"x": torch.tensor(3.0)}),
+    ):
+        with pytest.raises(ValueError, match="no language de; there are: en, zh"):
+            result.render("text", language="de")

@@ -346,7 +346,8 @@ def test_a_saved_tensor_changed_in_place_is_torchs_error_in_a_sentence() -> None
 def test_no_hook_stays_on_a_graph_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[object] = []
     monkeypatch.setattr(
-        "gradexplain.recording.tracing._observer", lambda node, seen: lambda sent, received: called.append(node)
+        "gradexplain.recording.tracing._observed",
+        lambda node, seen, copying: [node.register_hook(lambda sent, received: called.append(node))],
     )
     x = torch.ones(2, requires_grad=True)
     y = (x**2).sum()

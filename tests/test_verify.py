@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -12,11 +12,18 @@ import torch.nn.functional as F
 from test_verification import at, changed, normal, planted
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
+from gradexplain.verification import inquiry
 from gradexplain.verification.oracles import batched, jacobian
 from gradexplain.verification.oracles.bisection import singled_out
+from gradexplain.verification.oracles.narrowing import narrowing
+from gradexplain.verification.oracles.question import Question, Replay, jittered
+from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES
 from gradexplain.verification.verdicts import Check, Report
 
 # Each on a line of its own, so that the line of the wrong operation can be told.
@@ -502,3 +509,173 @@ def test_torchs_own_wrong_forward_mode_is_told_from_a_wrong_gradient() -> None:
     report = gx.verify(function, [at(2.0), at(3.0)])
     assert report.verdict == "agrees"
     assert "forward mode gives 0" in " ".join(str(report).split())
+
+
+# ------------------------------------------------------------------------------------------------ what fails
+
+
+def failing(factor: float, call: int, *, backward: bool) -> tuple[Callable[[Tensor], Tensor], list[int]]:
+    """Returns x ↦ Σ x³ + eˣ, whose cube has the backward `factor`·x² and which raises in one call, and its calls."""
+    calls = [0]
+
+    def counted(of_backward: bool) -> None:
+        calls[0] += backward == of_backward
+        if backward == of_backward and calls[0] == call:
+            raise ValueError("this call failed")
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            counted(True)
+            (x,) = ctx.saved_tensors
+            return factor * x * x * g
+
+    def function(x: Tensor) -> Tensor:
+        counted(False)
+        return (cast(Any, Cube.apply)(x) + x.exp()).sum()
+
+    return function, calls
+
+
+@pytest.mark.parametrize(("factor", "never", "most"), [(3, "differs", 60), (6, "agrees", 20)])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_call_that_fails_ends_no_verdict(factor: float, never: str, most: int, backward: bool) -> None:
+    options = {"second": True, "each_operation": True, "batched": True} if factor == 3 else {}
+    function, calls = failing(factor, 0, backward=backward)
+    gx.verify(function, [at(0.3, 0.7)], **cast(Any, options))
+    for call in range(2, min(calls[0], most) + 1):
+        function, _ = failing(factor, call, backward=backward)
+        report = gx.verify(function, [at(0.3, 0.7)], **cast(Any, options))
+        assert report.verdict != never, f"call {call} of {calls[0]}"
+        str(report)
+
+
+def test_explain_answers_whichever_call_fails() -> None:
+    function, calls = failing(3, 0, backward=False)
+    gx.explain(function, [at(0.3, 0.7)])
+    for call in range(2, calls[0] + 1):
+        explanation = gx.explain(failing(3, call, backward=False)[0], [at(0.3, 0.7)])
+        assert explanation.verdict != "differs"
+        assert torch.equal(explanation.gradients["x"], 3 * at(0.3, 0.7) ** 2 + at(0.3, 0.7).exp())
+
+
+@pytest.mark.parametrize("method", [*ORACLES, *ON_REQUEST])
+def test_each_method_may_fail_and_says_so(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One input is right and one is wrong: whichever method fails, the others judge, and its message is told."""
+
+    def broken(question: Question) -> Iterator[Check]:
+        yield Check(method, "x", "agrees", 0.0, 0.0, 0.0)
+        raise LookupError("nothing there")
+
+    for methods in (ORACLES, ON_REQUEST):
+        if method in methods:
+            monkeypatch.setitem(cast(Any, methods), method, broken)
+    report = gx.verify(
+        lambda x, y: (x.sin() + scaled(y)).sum(), [at(0.3), at(0.7)], full=True, batched=True, exact=True
+    )
+    assert (report.of("x"), report.of("y")) == ("agrees", "differs")
+    assert [(c.verdict, c.reason) for c in report.checks if c.oracle == method] == 2 * [("cannot say", "method_failed")]
+    assert "LookupError: nothing there" in str(report)
+
+
+@pytest.mark.parametrize("part", ["contracts_of", "check_operations", "gradient_of"])
+def test_operations_contracts_and_second_derivatives_may_fail(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(inquiry, part, broken)
+    report = gx.verify(lambda x: x.sin(), [at(0.3)], each_operation=True, second=True)
+    assert report.of("x") == "agrees"
+    assert report.verdict == ("cannot say" if part == "gradient_of" else "agrees")
+    assert "This method failed: SystemExit: 3" in str(report)
+
+
+def test_an_interruption_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(question: Question) -> Iterator[Check]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cast(Any, ORACLES), "rules", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gx.verify(torch.sin, [at(0.3)])
+
+
+_GUARDS: dict[str, Callable[[Tensor], object]] = {
+    "equal": lambda p: torch.equal(p, p + 0),
+    "comparison": lambda p: bool((p == p + 0).all()),
+    "number": lambda p: p[1].item() == float(torch.linspace(0, 1, 5)[1]),
+    "order": lambda p: p.argmax() == 4 and not (p > 1).any(),
+    "search": lambda p: int(torch.searchsorted(p, p)[2]) == 2,
+}
+
+
+@pytest.mark.parametrize("guard", _GUARDS)
+def test_a_comparison_in_the_function_sees_exact_numbers(guard: str) -> None:
+    """While operators round at random, a function that refuses any points but its own must still see them."""
+    points = torch.linspace(0, 1, 5)
+
+    def loss(w: Tensor) -> Tensor:
+        if not _GUARDS[guard](points):
+            raise RuntimeError("these are not the training inputs")
+        e = torch.exp(w * points)
+        return (e / (e + 1e-3)).sum()
+
+    e = (0.7 * points.double()).exp()
+    assert gx.verify(loss, {"w": torch.tensor(0.7)}).verdict == "agrees"
+    explanation = gx.explain(loss, {"w": torch.tensor(0.7)})
+    assert explanation.verdict == "agrees"
+    # d/dw e/(e + c) = c p e / (e + c)², what is left of two terms that cancel to a thousandth of their size
+    found = explanation.gradients["w"].item()
+    assert found == pytest.approx(float((1e-3 * points * e / (e + 1e-3) ** 2).sum()), rel=1e-4)
+    computation = computation_of(loss, {"w": torch.tensor(0.7)})
+    noise = jittered(Replay(computation, trace(computation), 0.0))
+    assert 0 < float(noise["w"]) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------ no float64
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="an older torch has no such function")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_an_operator_without_float64_runs_in_a_shorter_type_and_is_judged(dtype: torch.dtype, factor: float) -> None:
+    a, w = normal(0, 6, 8).to(dtype), normal(1, 2, 8, 8).to(dtype)
+    ends = torch.tensor([2, 6], dtype=torch.int32)
+
+    def function(a: Tensor, w: Tensor) -> Tensor:
+        product = F.grouped_mm(a, w, offs=ends).sin()
+        product.register_hook(lambda g: factor * g)  # at 1.01, what arrives at both inputs is wrong
+        return product.sum()
+
+    report = gx.verify(function, [a, w])
+    assert report.verdict == ("agrees" if factor == 1 else "differs")
+    assert [f.data["operators"] for f in report.findings if f.code == "no-float64"] == ["_grouped_mm"]
+    assert "Torch has no kernel in float64 for _grouped_mm" in str(gx.explain(function, [a, w]))
+
+
+def test_the_widest_type_that_an_operator_has_is_taken() -> None:
+    """It takes nothing wider than bfloat16: the replay goes on from there, with what it rounds."""
+
+    def bfloat16_only(x: Tensor) -> Tensor:
+        return torch.addmm(torch.zeros(2, 2, dtype=x.dtype), x, x)
+
+    def refusing(function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.addmm and args[1].dtype != torch.bfloat16:
+            raise RuntimeError('"addmm" not implemented')
+        return function(*args, **(kwargs or {}))
+
+    class Refusing(TorchFunctionMode):
+        def __torch_function__(self, *call: Any) -> Any:
+            return refusing(*call)
+
+    narrowed: set[str] = set()
+    with Refusing():
+        made = narrowing(lambda given: bfloat16_only(given["x"]), narrowed)({"x": at(1.0, 3.0, 0.5, 1 / 3).view(2, 2)})
+    assert isinstance(made, Tensor)
+    assert made.dtype == torch.float64
+    assert made.tolist() == [[2.5, 4], [0.66796875, 1.609375]]  # 1/3 is 0.33398 in its 8 bits
+    assert narrowed == {"torch.addmm"}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gradexplain.cli.checks import one_of
-from gradexplain.cli.output import fail
+from gradexplain.cli.checks import UsageError, one_of
+from gradexplain.cli.output import fail, faults_said
 from gradexplain.errors import GradexplainError
 from gradexplain.locale.catalogue import LANGUAGES, say
 
@@ -61,10 +61,15 @@ _FOREIGN_OPTIONS = {
 }
 
 
+def language_of(args: Iterable[str]) -> str:
+    """Returns the language that is asked for among arguments that are not parsed yet."""
+    typed = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--language=") else [arg])]
+    return next((b for a, b in pairwise(typed) if a == "--language" and b in LANGUAGES), "en")
+
+
 def parsed(context: Any, args: list[str], parse: Callable[[Any, list[str]], Any]) -> Any:
     """Parses arguments; says in the language asked for what our checks refuse, and what only other tools have."""
-    typed = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--language=") else [arg])]
-    language = next((b for a, b in pairwise(typed) if a == "--language" and b in LANGUAGES), "en")
+    language = language_of(args)
     try:
         return parse(context, args)
     except GradexplainError as fault:
@@ -112,10 +117,11 @@ def group(
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             there = self.list_commands(ctx)
-            args = [meant(args[0]) or args[0], *args[1:]]
-            if args[0] not in there and not args[0].startswith("-"):
-                close = difflib.get_close_matches(args[0], there, n=1, cutoff=0)[0]
-                ctx.fail(f"There is no '{args[0]}'. Did you mean '{close}'? There are: {', '.join(there)}.")
+            with faults_said(language_of(args)):
+                args = [meant(args[0]) or args[0], *args[1:]]
+                if args[0] not in there and not args[0].startswith("-"):
+                    close = difflib.get_close_matches(args[0], there, n=1, cutoff=0)[0]
+                    raise UsageError("unknown_name", name=args[0], close=close, names=", ".join(there))
             return super().resolve_command(ctx, args)
 
         def format_commands(self, ctx: Any, formatter: Any) -> None:

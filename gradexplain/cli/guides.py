@@ -31,7 +31,7 @@ def guide(name: Annotated[str | None, typer.Argument(help="Which guide; without 
             return
         if name not in guides:
             close = difflib.get_close_matches(name, guides, n=1, cutoff=0)[0]
-            raise UsageError("unknown_guide", name=name, close=close, names=", ".join(sorted(guides)))
+            raise UsageError("unknown_name", name=name, close=close, names=", ".join(sorted(guides)))
         text = guides[name].read_text(encoding="utf-8")
         if not sys.stdout.isatty():
             sys.stdout.write(text)

@@ -114,14 +114,21 @@ def _course(
 
 
 def _meant(word: str) -> str | None:
-    """Returns the lesson of a number, or the one after the last that was read on a terminal."""
+    """Returns the lesson of a number, or the one after the last that was read on a terminal.
+
+    Raises `UsageError` where there is no lesson of that number.
+    """
     from gradexplain import lessons as course
 
     names = course.names()
     if word == "next":
         last = _LAST.read_text(encoding="utf-8") if _LAST.is_file() else ""
         return names[(names.index(last) + 1) % len(names)] if last in names else names[0]
-    return names[int(word) - 1] if word.isdecimal() and 0 < int(word) <= len(names) else None
+    if not word.isdecimal():
+        return None
+    if not 0 < int(word) <= len(names):
+        raise UsageError("no_lesson", number=word, count=len(names))
+    return names[int(word) - 1]
 
 
 def _remember(name: str) -> None:

@@ -37,7 +37,8 @@ class Shown:
         """Returns the result as a page.
 
         `format` is `terminal`, `text`, `markdown`, `html` or `json`, `language` "en" or "zh" (JSON has its own words
-        in English), `width` the columns of a page. Raises `InputError` for a format that does not exist.
+        in English), `width` the columns of a page. Raises `InputError` for a format that does not exist, `ValueError`
+        for a language that does not.
 
         >>> import torch, gradexplain as gx
         >>> page = gx.explain(lambda x: (x**2).sum(), [torch.tensor([3.0])]).render("markdown", width=80)

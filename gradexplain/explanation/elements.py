@@ -197,7 +197,7 @@ def _general_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list
 def _is_structural(node: Node, argument: str, rule: Rule) -> bool:
     """Says whether the zeros of a small Jacobian can be told from those that the numbers happen to give."""
     needs = rule.derivatives[argument.partition("[")[0]].needs
-    return _small(node) and all(name in node.arguments for name in needs)
+    return _small(node) and all(name in node.arguments or name == "side" for name in needs)
 
 
 def _generic(node: Node) -> dict[str, Any]:

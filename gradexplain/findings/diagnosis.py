@@ -33,6 +33,8 @@ def diagnose(
     """Returns the findings of a trace; `names` gives each node's value its name, `gradients` sums up the gradients."""
     finite = TensorSummary(trace.value).finite and all(g is None or g.finite for g in gradients.values())
     return (
+        *_hooked(trace),
+        *_apart(trace),
         *_cut(trace),
         *_random(trace),
         *_without_influence(gradients),
@@ -46,6 +48,22 @@ def findings_of(trace: Trace) -> tuple[Finding, ...]:
     """Returns the findings of a trace whose values go by the code that made them."""
     names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
     return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
+
+
+def _hooked(trace: Trace) -> Iterator[Finding]:
+    for hooked in trace.hooked:
+        yield Finding("leaf-hook", {"value": hooked.leaf, "hook": hooked.hook}, hooked.source)
+
+
+def _apart(trace: Trace) -> Iterator[Finding]:
+    """What was not as in the plain run, whose gradient this is."""
+    if trace.unwatched is not None:
+        yield Finding("unwatched", {"message": trace.unwatched})
+    for source in trace.inlined:
+        yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
+    for name, apart in trace.apart.items():
+        data = {"element": _element(name, apart.place), "plain": apart.plain, "other": apart.other}
+        yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:
@@ -72,7 +90,9 @@ def _non_finite(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         made = _first_non_finite(node.outputs)
         if made and not _first_non_finite(v for v in node.arguments.values() if isinstance(v, Tensor)):
-            yield _birth("first-not-finite", node, names, *made)
+            element = _element(names[node.index], made[0])
+            given = Finding("input-not-finite", {"element": element, "value": made[1]})
+            yield given if node.leaf else _birth("first-not-finite", node, names, *made)
             break
     for index in trace.order:
         node = trace.nodes[index]
@@ -96,7 +116,7 @@ def _birth(code: str, node: Node, names: Mapping[int, str], at: Index, value: An
         "value": value,
         "element": _element(names[node.index], at),
         "operator": node.operator or node.name,
-        "code": _code(node.source),
+        "code": _code(node.source, node.name),
     }
     return Finding(code, data, node.source)
 
@@ -108,19 +128,24 @@ def _element(name: str, at: Index) -> str:
 def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         rule = rule_of(node.operator)
-        if rule is None or not (rule.kink or rule.tie):
+        if rule is None or (told := _kink(node, rule, names)) is None:
             continue
-        at = _kink_elements(node, rule) or _tied_elements(node, rule)
-        if at:
-            data = {
-                "why": rule.why,
-                "operator": node.operator,
-                "count": len(at),
-                "element": _element(names[node.index], at[0]),
-                "code": _code(node.source),
-                **_sides(node, rule, at[0]),
-            }
-            yield Finding("kink", data, node.source, "P23")
+        data = {"why": rule.why, "operator": node.operator, "code": _code(node.source, node.name), **told}
+        yield Finding("kink", data, node.source, "P23")
+
+
+def _kink(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[str, Any] | None:
+    """Returns what there is to say of a node's kinks or ties: how many, the first, and its slopes where it has two."""
+    asked = [edge.argument for edge in node.edges]
+    if rule.elementwise:
+        at = _kink_elements(node, rule) if any(not a or a in rule.sides for a in asked) else []
+    elif rule.tie:
+        at = _tied_elements(node, rule)
+    else:
+        return _kinks_of_inputs(node, rule, names)
+    if not at:
+        return None
+    return {"count": len(at), "element": _element(names[node.index], at[0]), **_sides(node, rule, at[0])}
 
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
@@ -134,7 +159,7 @@ def _kink_elements(node: Node, rule: Rule) -> list[Index]:
 def _tied_elements(node: Node, rule: Rule) -> list[Index]:
     """Returns the outputs of a reduction that more than one element of its input attains."""
     whole, output = node.arguments.get("self"), node.outputs[0]
-    if not rule.tie or not node.is_complete or not isinstance(whole, Tensor) or output is None:
+    if not node.is_complete or not isinstance(whole, Tensor) or output is None:
         return []
     if _WINDOWED & node.arguments.keys() or not output.numel() < whole.numel() <= _SEARCHED:
         return []
@@ -148,10 +173,38 @@ def _sides(node: Node, rule: Rule, at: Index) -> dict[str, Any]:
     outputs = [o for o in node.outputs if o is not None]
     for argument in rule.sides if node.is_complete else ():
         left, right = (float(side[at]) for side in kinks.sides(rule, argument, node.arguments, outputs))
-        if left != right:
-            chosen = float(kinks.taken(rule, argument, node.arguments, outputs)[at])
-            return {"left": left, "right": right, "chosen": chosen, "torch": minor_text(torch.__version__)}
+        if left < right or left > right:
+            return _measured(left, right, float(kinks.taken(rule, argument, node.arguments, outputs)[at]))
     return {}
+
+
+def _measured(left: float, right: float, chosen: float) -> dict[str, Any]:
+    return {"left": left, "right": right, "chosen": chosen, "torch": minor_text(torch.__version__)}
+
+
+def _kinks_of_inputs(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[str, Any] | None:
+    """Returns what there is to say of the kinks of a node whose rule is not elementwise, by its first argument."""
+    sizes = [v.numel() for v in (*node.arguments.values(), *node.outputs) if isinstance(v, Tensor)]
+    if not node.is_complete or max(sizes, default=0) > _SEARCHED:
+        return None
+    for edge in node.edges:
+        found = _first_kinks(node, rule, edge.argument) if edge.argument in rule.derivatives else None
+        if found is not None:
+            at = found.here.flatten().nonzero()[0, 0]
+            left, right, chosen = (float(t.flatten()[at]) for t in (found.left, found.right, found.taken))
+            source = unravelled(int(found.source.flatten()[at]), node.arguments[edge.argument].shape)
+            element = _element(names[edge.producer], source)
+            count = len(found.source[found.here].unique())
+            return {"count": count, "element": element, "input": edge.argument, **_measured(left, right, chosen)}
+    return None
+
+
+def _first_kinks(node: Node, rule: Rule, argument: str) -> kinks.Kinks | None:
+    for number, cotangent in enumerate(node.cotangents):
+        found = None if cotangent is None else kinks.kinks_of(rule, argument, number, node.arguments, node.outputs)
+        if found is not None:
+            return found
+    return None
 
 
 def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
@@ -159,9 +212,9 @@ def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         rule = rule_of(node.operator)
         if rule is not None and rule.slopes and set(rule.slopes.values()) == {"0"}:
-            data = {"operator": node.operator, "name": names[node.index], "code": _code(node.source)}
+            data = {"operator": node.operator, "name": names[node.index], "code": _code(node.source, node.name)}
             yield Finding("flat", data, node.source, "P08")
 
 
-def _code(source: Source | None, otherwise: str = "") -> str:
+def _code(source: Source | None, otherwise: str) -> str:
     return source.code if source else otherwise

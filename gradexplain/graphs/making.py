@@ -22,22 +22,14 @@ from gradexplain.graphs.views import elements_of, viewed
 from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors, walked
 from gradexplain.recording.computation import Computation, computation_of, in_one
 from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.events import source_of
 from gradexplain.recording.live import trace_live
-from gradexplain.recording.recorder import Recorder, source_of, tensors_of, watching_modules
-from gradexplain.recording.tracing import (
-    Run,
-    hooks_in,
-    hooks_on,
-    is_leaf,
-    joined,
-    nodes_below,
-    ordered,
-    owners_of,
-    record,
-)
+from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
+from gradexplain.recording.recorder import Recorder, tensors_of, watching_modules
+from gradexplain.recording.tracing import Run, hooks_in, hooks_on, joined, owners_of, record
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace
-from gradexplain.versions.internals import internals, sequence_number
+from gradexplain.versions.internals import hooks_after, internals, sequence_number
 
 # What only a recorded backward pass knows.
 _NUMBERS = frozenset({"values", "gradients", "derivatives", "norms", "verdicts"})
@@ -168,7 +160,7 @@ def _of_function(computation: Computation, asked: frozenset[str], view: str, out
 def _of_run(run: Run, whole: Computation, outputs: Sequence[tuple[str, Tensor]]) -> Subject:
     found = joined(run, whole)
     hooks = counted(hooks_in(run))
-    inputs = {node.index: _hooks_on_input(whole, node.leaf) for node in found.nodes if node.leaf is not None}
+    inputs = {node.index: _hooks_left_out(whole, node.leaf) for node in found.nodes if node.leaf is not None}
     hooks |= {index: hooks.get(index, 0) + own for index, own in inputs.items()}
     joining = _joining(run.output, [t for _, t in outputs]) if len(outputs) > 1 else 0
     return Subject(found, [name for name, _ in outputs], joining, frozenset(whole.parameters), hooks)
@@ -190,6 +182,12 @@ def _hooks_on_input(computation: Computation, name: str | None) -> int:
     """Returns how many hooks wait on an input itself: a run starts from a copy of it."""
     given = computation.inputs.get(name or "")
     return hooks_of(given) if isinstance(given, Tensor) else 0
+
+
+def _hooks_left_out(computation: Computation, name: str) -> int:
+    """Returns how many hooks wait on an input itself and not on the leaf of a run that stands for it."""
+    own = computation.own.get(name)
+    return _hooks_on_input(computation, name) if own is None else len(hooks_after(own))
 
 
 def _recorded(computation: Computation, keeps: bool, output: str | None) -> Graph:

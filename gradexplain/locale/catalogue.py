@@ -14,7 +14,12 @@ LANGUAGES = tuple(sorted(file.parent.name for file in LOCALE.glob("*/errors.toml
 
 @cache
 def sentences(language: str, chapter: str = "") -> dict[str, str]:
-    """Returns the templates of `language`, by `table.key`; raises `ValueError` where one key is given twice."""
+    """Returns the templates of `language`, by `table.key`.
+
+    Raises `ValueError` for a language that we do not speak, and where one key is given twice.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"There is no language {language}; there are: {', '.join(LANGUAGES)}.")
     import tomllib  # a page without a sentence does not wait for it
 
     found: dict[str, str] = {}

@@ -387,7 +387,7 @@ class Teller:
 
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
-        key = "kink-plain" if finding.code == "kink" and "left" not in data else finding.code
+        key = _kink_key(data) if finding.code == "kink" else finding.code
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
         return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
 
@@ -401,7 +401,7 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
 
     def _found(self, e: Explanation) -> list[str]:
-        return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+        return [self.finding(f) for part in (e, *e.higher) for f in (*part.findings, *part.report.findings)]
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
@@ -493,3 +493,9 @@ def judging(found: Sequence[Check]) -> list[Check]:
 def error_text(value: float | None) -> str:
     """Returns an error in two digits, nothing where there is none."""
     return "" if value is None else ("0" if value == 0 else f"{value:.1e}")
+
+
+def _kink_key(data: Mapping[str, Any]) -> str:
+    if "left" not in data:
+        return "kink-plain"
+    return "kink-input" if "input" in data else "kink"

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
+from gradexplain.recording.holdings import held_by
 from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
+from gradexplain.versions.internals import has_hooks
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Computation:
     """A function of named tensors.
 
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
-    names those whose gradient is asked for. `call` takes the function's own inputs by name.
+    names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
+    are leaves of the user's, with whatever hooks wait on them, also where `inputs` has them in another type.
+    `into_leaves` says that its gradient is asked for with `.backward()`, and not with `torch.autograd.grad`.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Computation:
     parameters: Mapping[str, nn.Parameter] = field(default_factory=dict)
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    into_leaves: bool = True
     locate: Callable[[], Source | None] | None = None
     random_states: tuple[Tensor, ...] = field(default_factory=lambda: _random_states())
 
@@ -53,19 +59,39 @@ class Computation:
     def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], object]]:
         """Yields `run`; every run starts from the same random state, and all is as it was at the end of the block."""
         with _untouched(self.random_states) as begin:
-            yield lambda values: self._once(values, begin)
 
-    def _once(self, values: Mapping[str, Tensor], begin: Callable[[], None]) -> object:
+            def run(values: Mapping[str, Tensor]) -> object:
+                begin()
+                with self._substituted(values) as given:
+                    return self._called(given)
+
+            yield run
+
+    @contextmanager
+    def run_for(self, values: Mapping[str, Tensor]) -> Iterator[object]:
+        """Runs the function once and yields its result; `values` stay in the modules for the block.
+
+        A backward pass belongs into the block: it may use parameters and buffers again, and draw random numbers.
+        """
+        with _untouched(self.random_states) as begin, self._substituted(values) as given:
+            begin()
+            yield self._called(given)
+
+    @contextmanager
+    def _substituted(self, values: Mapping[str, Tensor]) -> Iterator[Mapping[str, Any]]:
+        """Puts `values` for parameters into the modules for the block, and yields what the function is called with."""
         given = {**self.inputs, **values}
-        swapped = {id(own): given[name] for name, own in self.parameters.items()}
-        begin()
-        with _swapped(self.modules.values(), swapped) if self.modules else nullcontext():
-            try:
-                return self.call({n: v for n, v in given.items() if n not in self.parameters})
-            except GradexplainError:
-                raise
-            except (Exception, SystemExit) as fault:
-                raise self._failure(fault) from fault
+        replacements = {id(own): given[name] for name, own in self.parameters.items()}
+        with _swapped(self.modules.values(), replacements) if self.modules else nullcontext():
+            yield {n: v for n, v in given.items() if n not in self.parameters}
+
+    def _called(self, given: Mapping[str, Any]) -> object:
+        try:
+            return self.call(given)
+        except GradexplainError:
+            raise
+        except (Exception, SystemExit) as fault:
+            raise self._failure(fault) from fault
 
     def _failure(self, fault: BaseException) -> RunError:
         """Returns the error that says how the function failed, and what may be behind it."""
@@ -81,15 +107,30 @@ class Computation:
         """Runs the function and returns the one output that is explained: see `chosen_output`."""
         return chosen_output(self.run(values), self.name)[0]
 
-    def leaf_values(self) -> dict[str, Tensor]:
-        """Returns fresh leaves for the inputs: those in `wrt` require grad, the others are constants."""
+    def leaf_values(self, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns leaves for the inputs: those of `given`, and fresh ones, which require grad if they are in `wrt`."""
+        known = given or {}
         return {
-            name: value.detach().clone().requires_grad_(name in self.wrt)
-            if name not in self.parameters
-            else value.detach().requires_grad_(name in self.wrt)
+            name: known[name] if name in known else value.detach().clone().requires_grad_(name in self.wrt)
             for name, value in self.inputs.items()
             if isinstance(value, Tensor)
         }
+
+    def own_leaves(self) -> dict[str, Tensor]:
+        """Returns leaves as the user's own run has them: parameters and leaves with hooks are the user's very tensors.
+
+        An input that the function reaches in another way as well, or twice, is a fresh leaf all the same: its gradient
+        is that of the one argument.
+        """
+        users = {n: t for n, t in self.own.items() if n in self.wrt and self.inputs[n] is t}
+        elsewhere = [*map(id, self.inputs.values()), *map(id, self.leaves.values())]
+        return self.leaf_values(
+            {
+                name: own
+                for name, own in users.items()
+                if name in self.parameters or (has_hooks(own) and elsewhere.count(id(own)) == 1)
+            }
+        )
 
 
 def computation_of(
@@ -103,20 +144,16 @@ def computation_of(
     """Returns the computation of calling `function` with `inputs`, by name or by position.
 
     Inputs that hold tensors inside, such as lists and sparse tensors, are taken apart: see `containers`.
-    The parameters of an `nn.Module`, and of the modules that a function reaches through its closure or its globals, are
-    inputs as well. Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that
-    do; where no input requires grad, for every input of floating or complex type.
+    The parameters of an `nn.Module`, and of the modules that a function reaches (see `holdings`), are inputs as well.
+    Without `wrt`, the gradient is asked for the inputs that require grad and for all parameters that do; where no input
+    requires grad, for every input of floating or complex type.
     """
     whole, call_whole = _calling(function, inputs)
     names, rebuilt = taken_apart(whole)
-    modules, leaves = _reached(function)
-    parameters = {
-        f"{owner}.{path}" if owner else path: parameter
-        for owner, module in modules.items()
-        for path, parameter in nn.Module.named_parameters(module)
-        if parameter.requires_grad
-    }
+    modules, leaves = held_by(function)
+    parameters = _parameters(modules)
     given = {**names, **parameters}
+    own = {n: v for n, v in given.items() if isinstance(v, Tensor) and v.is_leaf and v.requires_grad}
     return Computation(
         name=name or str(getattr(function, "__name__", type(function).__name__)),
         call=lambda values: call_whole(rebuilt(values)),
@@ -125,8 +162,19 @@ def computation_of(
         parameters=parameters,
         modules=modules,
         leaves=leaves,
+        own=own,
         locate=locate,
     )
+
+
+def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Returns the parameters that require grad, each by the first of its names: modules may share them."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for owner, module in modules.items():
+        for path, parameter in nn.Module.named_parameters(module):
+            if parameter.requires_grad:
+                found.setdefault(id(parameter), (f"{owner}.{path}" if owner else path, parameter))
+    return dict(found.values())
 
 
 def with_dtype(computation: Computation, dtype: torch.dtype) -> Computation:
@@ -260,33 +308,6 @@ def _parts_of(name: str, able: Sequence[str]) -> Sequence[str]:
 
 def _dtype_text(value: object) -> str:
     return str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value).__name__
-
-
-def _reached(function: Callable[..., object]) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
-    """Returns the modules and the leaf tensors that `function` can reach by name."""
-    if isinstance(function, nn.Module):
-        return {"": function}, {}
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return {"": owner}, {}
-    names = _visible_names(function)
-    modules = {n: v for n, v in names.items() if isinstance(v, nn.Module)}
-    leaves = {n: v for n, v in names.items() if isinstance(v, Tensor) and v.requires_grad and v.is_leaf}
-    return modules, leaves
-
-
-def _visible_names(function: Callable[..., object]) -> dict[str, Any]:
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return {}
-    globals_ = getattr(function, "__globals__", {})
-    found = {name: globals_[name] for name in code.co_names if name in globals_}
-    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # a name that is not assigned yet
-            continue
-    return found
 
 
 def _fault_place(fault: BaseException) -> dict[str, object]:

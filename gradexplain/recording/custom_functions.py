@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.recording.recorder import Application, Held, source_of
+from gradexplain.recording.events import Application, Held, source_of
 from gradexplain.targets.signatures import forward_names
 from gradexplain.targets.sources import Source
 

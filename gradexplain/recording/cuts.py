@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.recording.recorder import Application, Event, Recorder, held_in, source_of
+from gradexplain.recording.events import Application, Event, held_in, source_of
+from gradexplain.recording.recorder import Recorder
 from gradexplain.recording.trace import Cut
 from gradexplain.versions.internals import schema_of, storage_of
 

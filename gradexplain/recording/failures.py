@@ -10,7 +10,7 @@ from typing import Any
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import is_ours_or_torchs
 from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
-from gradexplain.recording.recorder import Application, Event, Held, held_in, source_of, written_by
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.versions.internals import saved, saved_names, schema_of
 
 _OVERWRITTEN = "modified by an inplace operation"

@@ -22,17 +22,10 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
-from gradexplain.recording.recorder import (
-    Application,
-    Event,
-    Held,
-    Recorder,
-    held_in,
-    same,
-    source_of,
-    tensors_in,
-)
-from gradexplain.recording.tracing import Run, is_leaf
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of, tensors_in
+from gradexplain.recording.nodes import is_leaf
+from gradexplain.recording.recorder import Recorder, same
+from gradexplain.recording.tracing import Run
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import is_dual
 

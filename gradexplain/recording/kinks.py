@@ -8,15 +8,15 @@ rule stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradexplain.rules.application import Unrecorded, call, evaluated, slope, vjp
+from gradexplain.rules.application import Unrecorded, call, evaluated, slope, told, vjp
 from gradexplain.rules.entries import Rule
-from gradexplain.rules.reductions import axes
 
 # Shares of a whole are sums of a few quotients: some last digits of 1.
 _DIGITS = 64
@@ -42,39 +42,44 @@ def sides(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequ
 def taken(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Tensor]) -> Tensor:
     """Returns the local derivative by the operator's own backward, for one argument in the shape of the output."""
     repeated = arguments[argument].detach().expand(outputs[0].shape)
-    return next(_own_gradients(rule, argument, {**arguments, argument: repeated}))[1]
+    return own_gradients(rule, argument, {**arguments, argument: repeated})[0]
 
 
-def _own_gradients(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> Iterator[tuple[int, Tensor]]:
-    """Yields, for each differentiable output of the operator run alone, its number and the gradient of its sum."""
+def own_gradients(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> dict[int, Tensor]:
+    """Returns the gradient of the sum of each differentiable output, by its number, of the operator run alone."""
     plain = {n: v.detach() if isinstance(v, Tensor) else v for n, v in arguments.items()}
     with torch.enable_grad():
         leaf = plain[argument].clone().requires_grad_()
         outputs = call(rule.operator, {**plain, argument: leaf})
-        for number, output in enumerate(outputs):
-            if output.requires_grad:
-                yield number, torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0]
+        return {
+            number: torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0]
+            for number, output in enumerate(outputs)
+            if output.requires_grad
+        }
 
 
 def local_slope(rule: Rule, argument: str, arguments: Mapping[str, Any], outputs: Sequence[Any]) -> Tensor:
-    """Returns the local derivative of an elementwise rule; at a kink what torch takes, if that is a convention."""
+    """Returns the local derivative of an elementwise rule; at a kink what torch takes, if that is a convention.
+
+    Where there is no slope on either side, whatever number torch takes is one.
+    """
     own = slope(rule, argument, arguments, outputs)
     kinks = at_kinks(rule, arguments, outputs) if argument in rule.sides else None
     if kinks is None:
         return own
     left, right = sides(rule, argument, arguments, outputs)
-    low, high = torch.minimum(left, right), torch.maximum(left, right)
     torchs = taken(rule, argument, arguments, outputs).to(own)
-    between = torch.where(torchs >= low, torch.minimum(torchs, high), low)  # the nearest; nan is nowhere near
-    return torch.where(kinks & _are_whole(rule, arguments, outputs, argument, torchs), between, own)
+    nearest = torch.fmin(torch.fmax(torchs, torch.minimum(left, right)), torch.maximum(left, right))
+    known = kinks & ~torchs.isnan() & _are_whole(rule, arguments, outputs, argument, torchs)
+    return torch.where(known, nearest, own)
 
 
 def _are_whole(
     rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor], argument: str, torchs: Tensor
 ) -> Tensor:
     """Says where torch's shares add up to 1, for a rule whose output is one of several arguments."""
-    rivals = [a for a in rule.sides if a != argument and isinstance(arguments[a], Tensor)]
-    if len(rule.sides) == 1 or not all(arguments[a].is_floating_point() for a in rivals):
+    rivals = _rivals(rule, argument, arguments)
+    if rule.tie != "shared" or not all(arguments[a].is_floating_point() for a in rivals):
         return torch.ones_like(torchs, dtype=torch.bool)
     total = sum((taken(rule, a, arguments, outputs).to(torchs) for a in rivals), torchs)
     return (total - 1).abs() <= _DIGITS * torch.finfo(torchs.dtype).eps
@@ -88,59 +93,94 @@ def sent(
     outputs: Sequence[Any],
 ) -> Any:
     """Returns the gradient of `argument` by the rule, as `vjp` does, with torch's conventions at kinks and ties."""
-    if rule.tie == "shared":
-        return _divided(rule, argument, cotangents, arguments, outputs)
-    return vjp(rule, argument, cotangents, arguments, outputs, local_slope)
+    if rule.elementwise:
+        return vjp(rule, argument, cotangents, arguments, outputs, local_slope)
+    arrived = {number: g for number, g in enumerate(cotangents) if g is not None}
+    kinked = {n: k for n in arrived if (k := kinks_of(rule, argument, n, arguments, outputs)) is not None}
+    if not kinked:
+        return vjp(rule, argument, cotangents, arguments, outputs)
+    total = torch.zeros_like(arguments[argument])
+    for number, g in arrived.items():
+        alone = [g if i == number else None for i in range(len(cotangents))]
+        kinks = kinked.get(number)
+        total = total + vjp(rule, argument, alone, arguments, outputs, side=kinks.side if kinks else 0)
+        if kinks and bool((kinks.steep != 0).any()):
+            total = total + g * kinks.steep
+    return total
 
 
-def _divided(
-    rule: Rule,
-    argument: str,
-    cotangents: Sequence[Tensor | None],
-    arguments: Mapping[str, Any],
-    outputs: Sequence[Tensor],
-) -> Tensor:
-    """Returns the gradient of a reduction that picks elements: among equal ones, divided as torch divides it.
+# ------------------------------------------------------------------------------------------ rules of whole tensors
 
-    The rule gives equal shares w = 1/m to the m candidates, torch shares t. Where the t are a convex split among the
-    same candidates, the rule's gradient g·w becomes g·t.
+
+@dataclass(frozen=True)
+class Kinks:
+    """Where an argument lies at kinks of one output, in its shape, or in that of the argument that was taken apart.
+
+    `left`, `right` and `taken` are the slopes of the output's sum: those on both sides and torch's own. `side` is the
+    rule's: where torch's slope lies between the others. On the way to an infinite one no number is at any side: there
+    the rule's is 0 in the middle, and torch's slope, if that is finite, stands in `steep`, which is 0 elsewhere.
+    `source` is each element's place in the argument, flattened.
     """
-    equal: Tensor = vjp(rule, argument, cotangents, arguments, outputs)
-    if equal.is_meta or all(c is None for c in cotangents):
-        return equal
-    ones = [None if c is None else torch.ones_like(c) for c in cotangents]
-    parts = torch.zeros_like(equal)
-    torchs: dict[int, Tensor] | None = None
-    for number, one in enumerate(ones):
-        if one is None:
-            continue
-        only = [c if i == number else None for i, c in enumerate(cotangents)]
-        part = equal if len(ones) == 1 else vjp(rule, argument, only, arguments, outputs)
-        shares = vjp(rule, argument, [o if i == number else None for i, o in enumerate(ones)], arguments, outputs)
-        groups = _ties(shares, arguments)
-        if bool(groups.any()):
-            torchs = dict(_own_gradients(rule, argument, arguments)) if torchs is None else torchs
-            split = groups & _splits(torchs[number].to(shares), shares, arguments) & (shares != 0)
-            part = part * torch.where(split, torchs[number].to(shares) / shares, 1)
-        parts = parts + part
-    return parts
+
+    here: Tensor
+    left: Tensor
+    right: Tensor
+    taken: Tensor
+    side: Tensor
+    steep: Tensor
+    source: Tensor
 
 
-def _within(values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Sums over what an output is chosen from, and keeps the axes."""
-    return values.sum(axes(arguments.get("dim"), values.ndim), keepdim=True)
+def kinks_of(
+    rule: Rule, argument: str, number: int, arguments: Mapping[str, Any], outputs: Sequence[Any]
+) -> Kinks | None:
+    """Returns the kinks of the output `number` by one argument; `None` where the rule has none at this point."""
+    if not rule.derivatives[argument].has_kinks:
+        return None
+    left, right = (_slopes(rule, argument, number, arguments, outputs, side) for side in (-1, 1))
+    if left.is_meta or not bool(_differ(left, right).any()):
+        return None
+    source = torch.arange(left.numel(), device=left.device).reshape(left.shape)
+    if rule.apart is not None:
+        source = told(rule, rule.apart, {**arguments, argument: source}, ())[argument]
+        arguments = {**arguments, **told(rule, rule.apart, arguments, ())}
+        outputs = call(rule.operator, arguments)
+        left, right = (_slopes(rule, argument, number, arguments, outputs, side) for side in (-1, 1))
+    middle, here = _slopes(rule, argument, number, arguments, outputs, 0), _differ(left, right)
+    torchs = own_gradients(rule, argument, arguments)[number].to(middle)
+    low, high = torch.minimum(left, right), torch.maximum(left, right)
+    slack = _DIGITS * torch.finfo(middle.dtype).eps * torch.maximum(low.abs(), high.abs())
+    allowed = here & (torchs >= low - slack) & (torchs <= high + slack)
+    if rule.together is not None:
+        known = {"slopes": torch.where(here, torchs, middle), "argument": argument}
+        for other in _rivals(rule, argument, arguments):
+            known["opposite"] = own_gradients(rule, other, arguments)[number].to(middle)
+        allowed = allowed & told(rule, rule.together, arguments, outputs, **known)
+    endless = allowed & (left.isinf() | right.isinf()) & torchs.isfinite()
+    side = torch.where(allowed & ~endless, _between(torchs, left, middle, right), 0)
+    return Kinks(here, left, right, torchs, side, torch.where(endless, torchs, 0), source)
 
 
-def _ties(shares: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Returns where one of several equal candidates is chosen: m > 1 shares, each of size 1/m."""
-    candidates = shares != 0
-    count, size = _within(candidates.to(shares.dtype), arguments), shares.abs()
-    even = (size * count - 1).abs() <= _DIGITS * torch.finfo(shares.dtype).eps
-    return (count > 1) & (_within((candidates & ~even).to(shares.dtype), arguments) == 0)
+def _rivals(rule: Rule, argument: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Returns the other arguments that have kinks where this one has."""
+    others = [*rule.sides, *(a for a, derivative in rule.derivatives.items() if derivative.has_kinks)]
+    return [a for a in others if a != argument and isinstance(arguments[a], Tensor)]
 
 
-def _splits(torchs: Tensor, shares: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Returns where torch's shares are a convex split: to candidates alone, none negative, 1 in all."""
-    stray = (torchs * shares.sign() < 0) | ((shares == 0) & (torchs != 0)) | torchs.isnan()
-    whole = (_within(torchs.abs(), arguments) - 1).abs() <= _DIGITS * torch.finfo(shares.dtype).eps
-    return whole & (_within(stray.to(shares.dtype), arguments) == 0)
+def _slopes(
+    rule: Rule, argument: str, number: int, arguments: Mapping[str, Any], outputs: Sequence[Any], side: int
+) -> Tensor:
+    """Returns the gradient of the sum of one output, at one side of all kinks."""
+    ones = [torch.ones_like(output) if i == number else None for i, output in enumerate(outputs)]
+    slopes: Tensor = vjp(rule, argument, ones, arguments, outputs, side=side)
+    return slopes
+
+
+def _differ(left: Tensor, right: Tensor) -> Tensor:
+    return (left != right) & ~(left.isnan() | right.isnan())
+
+
+def _between(x: Tensor, left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
+    """Returns where x lies on the way from `left` (−1) over `middle` (0) to `right` (1), in two straight parts."""
+    on, back = (x - middle) / (right - middle), (x - middle) / (middle - left)
+    return torch.where(x == middle, 0, torch.where(on > 0, on, back)).clamp(-1, 1)

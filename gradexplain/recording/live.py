@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
+from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
+from gradexplain.recording.plain import seed_for
 from gradexplain.recording.trace import Edge, Node, Trace
-from gradexplain.recording.tracing import LEAF, Sent, backward, is_leaf, ordered, saved_by, seed_for
+from gradexplain.recording.tracing import LEAF, Sent, backward, saved_by
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of
@@ -56,7 +58,7 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
 
 def _run(output: Tensor, leaves: list[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     try:
-        return backward(output, leaves, seed, keep=True)
+        return backward(output, leaves, seed, nodes_below(output.grad_fn), keep=True)
     except RuntimeError as fault:
         if "second time" in str(fault) or "freed" in str(fault):
             raise RunError("graph_freed", node=output.grad_fn.name() if output.grad_fn else "") from fault

@@ -25,11 +25,13 @@ from gradexplain.errors import InputError
 from gradexplain.recording import computation
 from gradexplain.recording.computation import _random_states as random_states
 from gradexplain.recording.computation import differentiable, is_ours_or_torchs
+from gradexplain.recording.events import Application, Event, Held, Rewritten, Write, held_in, source_of, tensors_in
 from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.targets.sources import Source, source_at
 from gradexplain.versions.internals import (
     function_of,
     internals,
+    is_reentrant_checkpoint,
     node_class,
     results_of,
     schema_of,
@@ -41,76 +43,6 @@ from gradexplain.versions.internals import (
 )
 
 
-@dataclass(slots=True)
-class Held:
-    """A recorded tensor. It is replaced by a copy just before something writes into its storage."""
-
-    tensor: Tensor
-    producer: Any  # the autograd node that made it, None for a leaf or a constant
-    number: int
-    tracked: bool
-    storage: int  # of the tensor as it was recorded
-    live: Tensor  # the tensor itself, whatever was written into it since
-    used_up: bool = False  # changed by the operator that it was an argument of
-    stride: tuple[int, ...] = ()  # where it lay in its storage, of what is copied
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class Event:
-    """One dispatched operator."""
-
-    operator: Any
-    sequence: int
-    recorded: bool  # grad mode was on
-    arguments: tuple[Any, ...]
-    keywords: Mapping[str, Any]
-    outputs: Any
-    frame: tuple[CodeType, int] | Source | None
-    module: str
-    random_states: tuple[Tensor, ...] = ()  # before an operator that draws
-    rewritten: Rewritten | None = None
-    writes: tuple[Write, ...] = ()
-    packed: bool = False  # what it saves goes through hooks
-
-
-@dataclass(slots=True)
-class Rewritten:
-    """The tensor behind the view that an operator writes into, before and after, and where the view lies in it."""
-
-    before: Held
-    after: Tensor
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-
-@dataclass(slots=True)
-class Write:
-    """What an operator wrote: the argument that it wrote into, its numbers before and after, and its storage before."""
-
-    held: Held
-    storage: Tensor  # all numbers of the storage, before
-    after: Tensor
-
-
-@dataclass(slots=True)
-class Application:
-    """One call of a custom Function's `apply`, as far as it made a node."""
-
-    function: Any
-    arguments: tuple[Any, ...]
-    keywords: Mapping[str, Any]
-    outputs: Any
-    node: Any
-    kept: Mapping[str, Held]  # what forward left on its context: saved tensors and attributes
-    dirty: frozenset[int]  # positions of the arguments that forward wrote into
-    frame: tuple[CodeType, int] | Source | None
-    module: str
-    inside: range  # which of the recorded events ran inside it
-    random_states: tuple[Tensor, ...]
-
-
 @dataclass
 class Recorder:
     locate: Callable[[], Source | None] | None
@@ -119,6 +51,7 @@ class Recorder:
     applications: list[Application] = field(default_factory=list)
     module: list[str] = field(default_factory=lambda: [""])
     calls: list[Call] = field(default_factory=list)
+    inlined: list[Source | None] = field(default_factory=list)
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
     exits: list[tuple[Held, tuple[CodeType, int] | Source | None, str]] = field(default_factory=list)
@@ -126,13 +59,41 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Writes every operator that is dispatched in the block into this recorder."""
+        count = sequence_number()
+        before = count()
+
+        def run(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+            number = count() - 1
+            # the last number before this recording is that of a node of the user's
+            return self.run(operator, args, keywords, number if number >= before else -1)
+
         try:
-            with _mode()(self), _exits()(self) if self.copying else nullcontext():
+            with internals().dispatch_mode(run), _exits()(self) if self.copying else nullcontext():
                 yield
         finally:
             if len(self.events) > SAFE:
                 seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
                 anchor(sorted(seen, key=lambda node: -sequence_of(node)))
+
+    def run(self, operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], number: int) -> Any:
+        """Runs an operator that is dispatched under the number of an autograd node, records it, returns its outputs."""
+        self.settle()
+        event = Event(operator, number, torch.is_grad_enabled(), (), {}, None, self.frame(), self.module[-1])
+        if schema_of(operator).is_mutable:
+            self.preserve(_written(operator, args, keywords))
+        event.arguments = tuple(self.hold(a) for a in args)
+        event.keywords = {k: self.hold(v) for k, v in keywords.items()}
+        if schema_of(operator).is_mutable and not self.copying:
+            for held in held_in(event.arguments):
+                held.tensor = copy_of(held.tensor)
+        if self.copying:
+            _complete(event, operator, args, keywords, self)
+        outputs = operator(*args, **keywords)
+        if self.copying:
+            _look_again(event, self)
+        event.outputs = self.hold(outputs)
+        self.events.append(event)
+        return outputs
 
     def settle(self) -> None:
         """Notes the custom Functions whose node torch has finished since."""
@@ -189,61 +150,12 @@ def _user_frame() -> tuple[CodeType, int] | None:
     return (frame.f_code, frame.f_lasti) if frame is not None else None
 
 
-_PLACES: dict[CodeType, str] = {}
-
-
+@cache
 def _place(code: CodeType) -> str:
     """Says whose code this is: `user`'s, `inner` (torch's or ours), or where we call the user's function."""
-    found = _PLACES.get(code)
-    if found is None:
-        inner = is_ours_or_torchs(code.co_filename) or code.co_filename.endswith(("/runpy.py",))
-        found = "caller" if code.co_filename == computation.__file__ else "inner" if inner else "user"
-        _PLACES[code] = found
-    return found
-
-
-@cache
-def _mode() -> Any:
-    """Returns the class of dispatch modes that write into a recorder; its base class is torch's own."""
-    base: Any = internals().dispatch_mode
-    counter = sequence_number()
-
-    class Mode(base):  # type: ignore[misc]  # the base class is not typed
-        def __init__(self, recorder: Recorder) -> None:
-            super().__init__()
-            self.recorder, self.first = recorder, counter()
-
-        def __torch_dispatch__(self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-            recorder, keywords, number = self.recorder, kwargs or {}, counter() - 1
-            recorder.settle()
-            # the last number before this recording is that of a node of the user's
-            event = Event(
-                operator,
-                number if number >= self.first else -1,
-                torch.is_grad_enabled(),
-                (),
-                {},
-                None,
-                recorder.frame(),
-                recorder.module[-1],
-            )
-            if schema_of(operator).is_mutable:
-                recorder.preserve(_written(operator, args, keywords))
-            event.arguments = tuple(recorder.hold(a) for a in args)
-            event.keywords = {k: recorder.hold(v) for k, v in keywords.items()}
-            if schema_of(operator).is_mutable and not recorder.copying:
-                for held in held_in(event.arguments):
-                    held.tensor = copy_of(held.tensor)
-            if recorder.copying:
-                _complete(event, operator, args, keywords, recorder)
-            outputs = operator(*args, **keywords)
-            if recorder.copying:
-                _look_again(event, recorder)
-            event.outputs = recorder.hold(outputs)
-            recorder.events.append(event)
-            return outputs
-
-    return Mode
+    if code.co_filename == computation.__file__:
+        return "caller"
+    return "inner" if is_ours_or_torchs(code.co_filename) or code.co_filename.endswith("/runpy.py") else "user"
 
 
 # Functions that take the numbers of tensors out of torch without an operator that would be dispatched.
@@ -347,26 +259,6 @@ def tensors_of(recorder: Recorder) -> list[Tensor]:
     return list({id(h.live): h.live for u in users for h in held_in([u.arguments, u.keywords, u.outputs])}.values())
 
 
-def written_by(event: Event) -> Iterator[Held]:
-    """Yields the recorded tensors that an operator wrote into."""
-    if schema_of(event.operator).is_mutable:
-        for position, argument in enumerate(schema_of(event.operator).arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = event.arguments[position:][:1] or [event.keywords.get(argument.name)]
-                yield from held_in(list(given))
-
-
-def held_in(value: Any) -> Iterator[Held]:
-    if isinstance(value, Held):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from held_in(part)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from held_in(part)
-
-
 def paths_of(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, nn.Module]]:
     """Returns, by identity, each module with its path; the root of a function's own module has its variable's name."""
     found: dict[int, tuple[str, nn.Module]] = {}
@@ -429,6 +321,11 @@ def _is_torchs(function: Any) -> bool:
 
 def _apply(recorder: Recorder, function: Any, apply: Any) -> Any:
     def applied(*args: Any, **keywords: Any) -> Any:
+        if is_reentrant_checkpoint(function) and any(t.requires_grad for t in args if isinstance(t, Tensor)):
+            # Its steps run in its backward pass, in a graph of their own: in line they are seen, and do the same.
+            recorder.inlined.append(source_of(recorder.frame()))
+            run, _, *given = args
+            return run(*given)
         outputs = apply(*args, **keywords)
         recorder.settle()
         return outputs
@@ -519,15 +416,6 @@ def _version(value: Any) -> int:
     return version_of(value) if isinstance(value, Tensor) else 0
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors in a value of nested lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
-
-
 def kept_on(context: Any) -> dict[str, Tensor]:
     """Returns the tensors that a custom Function keeps for its backward: saved ones by position, attributes by name.
 
@@ -572,7 +460,3 @@ def watching_modules(modules: Mapping[str, nn.Module], recorder: Recorder) -> It
     finally:
         before.remove()
         after.remove()
-
-
-def source_of(frame: tuple[CodeType, int] | Source | None) -> Source | None:
-    return source_at(*frame) if isinstance(frame, tuple) else frame

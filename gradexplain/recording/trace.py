@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gradexplain.targets.sources import Source
 
@@ -79,12 +79,50 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Hooked:
+    """A hook on a leaf of the user's that changed its gradient."""
+
+    leaf: str
+    hook: str
+    source: Source | None
+
+
+Cause = Literal["watching", "function", "backward"]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Where a gradient of the plain run and that of another run differ: the worst element, and both numbers.
+
+    The `cause` is "watching" where a second plain run gave what the first one did, and `other` is then of the watched
+    run; else of the second plain run, in which the "function" gave another value, or its "backward" another gradient of
+    the same one. A `slight` difference is one of last digits.
+    """
+
+    place: tuple[int, ...]
+    plain: Any
+    other: Any
+    cause: Cause
+    slight: bool
+
+    @property
+    def astray(self) -> bool:
+        """Whether the steps that were watched say nothing about the gradient of the plain run."""
+        return self.cause != "backward" and not self.slight
+
+
+@dataclass(frozen=True)
 class Trace:
     """One forward and one backward pass: `nodes` with every producer before its consumers.
 
     `output` is (node, output number). `gradients` has one entry per differentiable input; `None` means that the
     output does not depend on it. `order` lists the nodes as the backward pass visited them; `outputs` counts the
     tensors that the function returned.
+
+    If it is `plain`, then `value` and `gradients` are those of one plain run, which nobody watched; `apart` has the
+    inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
+    places of the checkpoints whose inside was run in line to be seen. `unwatched` is how the function failed when it
+    was watched: then the whole of it is one step.
     """
 
     nodes: tuple[Node, ...]
@@ -99,6 +137,11 @@ class Trace:
     modules: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     outputs: int = 1
+    plain: bool = False
+    apart: Mapping[str, Apart] = field(default_factory=dict)
+    hooked: tuple[Hooked, ...] = ()
+    inlined: tuple[Source | None, ...] = ()
+    unwatched: str | None = None
 
     def consumers(self) -> Mapping[int, Sequence[tuple[int, int]]]:
         """Returns, for each node, the (consumer, edge number) pairs that use one of its outputs."""

@@ -8,37 +8,49 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import update_wrapper
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.errors import InputError
+from gradexplain.errors import RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.failures import backward_failure
-from gradexplain.recording.lifetime import anchor
+from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
+from gradexplain.recording.plain import (
+    Cotangent,
+    Plain,
+    apart,
+    is_same,
+    kept_as_found,
+    left_by_backward,
+    reaches_back,
+    run_plainly,
+    seed_for,
+)
 from gradexplain.recording.recorder import (
-    Application,
-    Event,
-    Held,
     Recorder,
-    held_in,
+    copy_of,
     is_repeatable,
     materialised,
     paths_of,
-    source_of,
     tensors_of,
     watching_functions,
     watching_modules,
 )
-from gradexplain.recording.trace import Draw, Edge, Node, Trace
+from gradexplain.recording.trace import Draw, Edge, Hooked, Node, Trace
+from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
+    has_hooks,
+    hooks_after,
     hooks_of,
     results_of,
     saved,
@@ -65,52 +77,149 @@ class Run:
     saved: Mapping[Any, Mapping[str, Any]]
     jacobians: Mapping[Any, Mapping[int, Tensor]]
     sent: Mapping[Any, Sent]
+    hooked: tuple[Hooked, ...]
 
 
-# What a backward pass starts from: a tensor, a function of the output that makes one, or ones.
-Cotangent = Tensor | Callable[[Tensor], Tensor] | None
+def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool = True) -> Trace:
+    """Runs `computation` forward and backward, plainly and then watched, and returns what torch did.
 
-
-def trace(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
-    """Runs `computation` forward and backward once and returns what torch did.
-
-    `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where
-    the output cannot be differentiated, naming the place where the gradient was lost.
+    The gradients are those of the plain run; without `plain`, there is the watched run alone. `cotangent` has the
+    output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where the output cannot be
+    differentiated, naming the place where the gradient was lost, or where there is nothing to differentiate by: no
+    check of that could fail.
     """
-    return joined(record(computation, cotangent), computation)
+    own = run_plainly(computation, cotangent) if plain else None
+    if own is None or not computation.wrt:
+        with recorded(computation, cotangent) as run:
+            if not computation.wrt:
+                raise not_differentiable(run.recorder, run.inputs)
+            return joined(run, computation)
+    if own.fault is not None:
+        record(computation, cotangent)  # fails as well, and says who is at fault
+        raise RunError("backward_failed", message=str(own.fault).split("\n", 1)[0]) from own.fault
+    try:
+        with recorded(computation, cotangent, needed=False) as run:
+            found = joined(run, computation)
+    except RunError as fault:
+        return _unwatched(own, computation, fault)
+    return replace(
+        found,
+        value=own.value,
+        gradients=own.gradients,
+        plain=True,
+        apart=apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined)),
+        hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
+    )
+
+
+def _unwatched(own: Plain, computation: Computation, fault: RunError) -> Trace:
+    """Returns the trace of a function that runs while nobody watches, and fails else: one step, with nothing inside."""
+    inputs = {n: v.detach() for n, v in computation.inputs.items() if isinstance(v, Tensor)}
+    leaves = [
+        Node(i, LEAF, None, {}, (inputs[name],), (), (gradient,), {}, leaf=name)
+        for i, (name, gradient) in enumerate(own.gradients.items())
+    ]
+    edges = tuple(Edge(leaf.index, 0, leaf.leaf or "", leaf.cotangents[0]) for leaf in leaves)
+    whole = Node(len(leaves), computation.name, None, {}, (own.value,), edges, (own.seed,), {})
+    return Trace(
+        nodes=(*leaves, whole),
+        output=(whole.index, 0),
+        value=own.value,
+        cotangent=own.seed,
+        inputs=inputs,
+        gradients=own.gradients,
+        order=(whole.index,),
+        plain=True,
+        unwatched=message_of(fault),
+    )
+
+
+def _after(own: Plain, computation: Computation) -> Iterator[Hooked]:
+    """Yields the hooks that changed a gradient when it had been accumulated."""
+    for name in own.changed:
+        yield from (_hooked(name, hook) for hook in hooks_after(computation.own[name]))
+
+
+def _hooked(name: str, hook: Callable[..., object]) -> Hooked:
+    code = getattr(hook, "__code__", None)
+    source = Source(code.co_filename, code.co_firstlineno, "") if code else None
+    return Hooked(name, getattr(hook, "__qualname__", type(hook).__name__), source)
+
+
+@contextmanager
+def recorded(
+    computation: Computation,
+    cotangent: Cotangent = None,
+    *,
+    again: bool = False,
+    backwards: bool = True,
+    needed: bool = True,
+) -> Iterator[Run]:
+    """Yields a forward pass under a recorder and a backward pass under hooks; the block may run its nodes again.
+
+    With `again`, what is needed to run each operator and each node again is kept, and not what is only shown. Without
+    `backwards` there is no backward pass; one that cannot be watched is left out unless it is `needed`.
+    """
+    leaves, users = computation.leaf_values(), [own for own in computation.own.values() if has_hooks(own)]
+    before = sequence_number()()
+    with kept_as_found(users, numbers=False), ExitStack() as running:
+        hooked = _carried(computation, leaves)
+        with torch.enable_grad():
+            recorder = Recorder(computation.locate, copying=again)
+            with watching_modules(computation.modules, recorder), watching_functions(recorder), recorder.recording():
+                result = running.enter_context(computation.run_for(leaves))
+        output, outputs = chosen_output(result, computation.name)
+        if not output.requires_grad:
+            raise not_differentiable(recorder, leaves)
+        names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
+        below = nodes_below(output.grad_fn)
+        nodes = [node for node in below if not is_leaf(node)]
+        saved = {} if again else {node: saved_by(node) for node in nodes}
+        small = [] if again else [node for node in nodes if is_small_function(node)]
+        seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
+        # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
+        keep = reaches_back(nodes, before) or again or bool(small)
+        try:
+            asked = list(wanted.values()) if backwards else []
+            found, sent = backward(output, asked, seed, below, keep=keep, into_leaves=computation.into_leaves)
+        except Exception as fault:  # torch's own refusal, or an error in a custom Function
+            if needed:
+                in_order = ordered(output.grad_fn)
+                owners = owners_of(recorder.events, in_order)
+                raise backward_failure(fault, in_order, owners, recorder.applications, recorder.events) from fault
+            found, sent = [], {}
+        gradients = dict(zip(wanted, found or [None] * len(wanted), strict=True))
+        # After the pass: a backward that remembers its calls was called for the first time there.
+        jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
+        changed = tuple(dict.fromkeys(hooked))
+        yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed)
 
 
 def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
-    """Runs `computation` forward under a recorder and backward under hooks.
+    """Returns what `recorded` yields, for whoever runs no custom Function's node again."""
+    with recorded(computation, cotangent, again=again) as run:
+        return run
 
-    With `again`, what is needed to run each operator and each node again is kept, and not what is only shown.
-    """
-    leaves = computation.leaf_values()
-    before = sequence_number()()
-    with torch.enable_grad():
-        recorder = Recorder(computation.locate, copying=again)
-        with watching_modules(computation.modules, recorder), watching_functions(recorder), recorder.recording():
-            result = computation.run(leaves)
-    output, outputs = chosen_output(result, computation.name)
-    if not output.requires_grad:
-        raise not_differentiable(recorder, leaves)
-    names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
-    nodes = [node for node in nodes_below(output.grad_fn) if not is_leaf(node)]
-    saved = {} if again else {node: saved_by(node) for node in nodes}
-    small = [] if again else [node for node in nodes if is_small_function(node)]
-    seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
-    # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
-    users = any(sequence_of(node) < before for node in nodes)
-    try:
-        found, sent = backward(output, list(wanted.values()), seed, keep=users or again or bool(small))
-    except Exception as fault:  # torch's own refusal, or an error in a custom Function
-        in_order = ordered(output.grad_fn)
-        owners = owners_of(recorder.events, in_order)
-        raise backward_failure(fault, in_order, owners, recorder.applications, recorder.events) from fault
-    gradients = dict(zip(wanted, found, strict=True))
-    # After the pass: a backward that remembers its calls was called for the first time there.
-    jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
-    return Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent)
+
+def _carried(computation: Computation, leaves: Mapping[str, Tensor]) -> list[Hooked]:
+    """Puts the hooks on the user's own leaves on those of a run; the list fills with those that change a gradient."""
+    changing: list[Hooked] = []
+    for name, own in computation.own.items():
+        if name in computation.wrt and computation.inputs[name] is own:
+            for hook in hooks_of(own):
+                leaves[name].register_hook(_heard(name, hook, changing))
+    return changing
+
+
+def _heard(name: str, hook: Callable[[Tensor], Any], changing: list[Hooked]) -> Callable[[Tensor], Any]:
+    def heard(gradient: Tensor) -> Any:
+        before = copy_of(gradient)
+        result = hook(gradient)
+        if not is_same(before, gradient if result is None else result):
+            changing.append(_hooked(name, hook))
+        return result
+
+    return update_wrapper(heard, hook)
 
 
 def generic(output: Tensor) -> Tensor:
@@ -127,25 +236,6 @@ def generic(output: Tensor) -> Tensor:
     return (torch.complex(draw(), draw()) if output.is_complex() else draw()).to(output.dtype).to(output.device)
 
 
-def seed_for(output: Tensor, cotangent: Cotangent) -> Tensor:
-    """Returns the cotangent that the backward pass starts from: ones where none is given.
-
-    Raises `InputError` where the given one cannot take the output's shape.
-    """
-    if cotangent is None:
-        return torch.ones_like(output)
-    if not isinstance(cotangent, Tensor):
-        return cotangent(output.detach())
-    try:
-        return cotangent.detach().to(output.dtype).to(output.device).expand(output.shape).clone()
-    except RuntimeError as fault:
-        raise InputError("cotangent_shape", seen=_shape_text(cotangent), needed=_shape_text(output)) from fault
-
-
-def _shape_text(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
-
-
 # ------------------------------------------------------------------------------------------------------ backward
 
 
@@ -158,39 +248,45 @@ class Sent:
 
 
 def backward(
-    output: Tensor, wanted: Sequence[Tensor], seed: Tensor, *, keep: bool
+    output: Tensor,
+    wanted: Sequence[Tensor],
+    seed: Tensor,
+    nodes: Sequence[Any],
+    *,
+    keep: bool,
+    into_leaves: bool = True,
 ) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     """Runs the backward pass; returns the gradients and, in the order of the pass, what each node received and sent.
 
-    The graph can be run again if `keep`. No `.grad` is written; every hook is removed again.
+    `nodes` are those of the graph, which can be run again if `keep`; for the rest see `left_by_backward`. No `.grad` is
+    changed, and no hook stays.
     """
     seen: dict[Any, Sent] = {}
-    handles = [node.register_hook(_observer(node, seen)) for node in nodes_below(output.grad_fn) if not is_leaf(node)]
+    copying = any(map(function_of, nodes))  # a custom Function may write into what arrives and what it gave back
+    handles = [handle for node in nodes if not is_leaf(node) for handle in _observed(node, seen, copying=copying)]
     try:
-        if wanted:
-            # A copy: a backward may write into what arrives.
-            return differentiated(output, wanted, seed.clone(), retain_graph=keep), seen
-        return [], seen
+        if not wanted:
+            return [], seen
+        return left_by_backward(output, wanted, seed, nodes, keep=keep, into_leaves=into_leaves), seen
     finally:
         for handle in handles:
             handle.remove()
 
 
-def differentiated(output: Tensor, wanted: Sequence[Tensor], seed: Tensor, **options: bool) -> list[Tensor | None]:
-    """Returns `torch.autograd.grad`'s gradients, `None` for an input that the output does not depend on.
+def _observed(node: Any, seen: dict[Any, Sent], *, copying: bool) -> Iterator[Any]:
+    """Notes what a node receives and sends; yields the handles of the hooks that do."""
+    arrived: list[tuple[Tensor | None, ...]] = []
 
-    A seed of 1 for one number is left out: torch loads sympy, half a second, to compare the shape of one that is given.
-    """
-    plain = output.numel() == 1 and not output.is_complex() and bool((seed == 1).all())
-    found = torch.autograd.grad(output, wanted, None if plain else seed, allow_unused=True, **options)
-    return [None if gradient is None else materialised(gradient) for gradient in found]
+    def kept(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        keep = copy_of if copying else materialised
+        return tuple(None if t is None else keep(t) for t in tensors)
 
-
-def _observer(node: Any, seen: dict[Any, Sent]) -> Callable[[Any, Any], None]:
     def observe(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
-        seen[node] = Sent(*(tuple(None if t is None else materialised(t) for t in ts) for ts in (received, sent)))
+        seen[node] = Sent(arrived.pop() if arrived else kept(received), kept(sent))
 
-    return observe
+    if copying:
+        yield node.register_prehook(lambda received: arrived.append(kept(received)))
+    yield node.register_hook(observe)
 
 
 # A custom Function with at most this many elements is measured on every one of them.
@@ -221,24 +317,6 @@ def own_jacobians(node: Any) -> dict[int, Tensor]:
         for slot in range(len(node.next_functions))
         if all(isinstance(row[slot], Tensor) for row in columns) and columns[0][slot].numel() <= _MEASURED
     }
-
-
-def is_leaf(node: Any) -> bool:
-    """Says whether an autograd node stands for a leaf tensor."""
-    return hasattr(node, "variable")
-
-
-def nodes_below(*roots: Any) -> list[Any]:
-    """Returns every autograd node that one of `roots` reaches, without recursion."""
-    found: dict[Any, None] = {}
-    stack = [root for root in roots if root is not None]
-    while stack:
-        node = stack.pop()
-        if node in found:
-            continue
-        found[node] = None
-        stack.extend(child for child, _ in node.next_functions if child is not None and child not in found)
-    return list(found)
 
 
 # ---------------------------------------------------------------------------------------------------------- join
@@ -278,6 +356,8 @@ def joined(run: Run, computation: Computation) -> Trace:
         draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,
+        hooked=run.hooked,
+        inlined=tuple(dict.fromkeys(run.recorder.inlined)),
     )
 
 
@@ -294,32 +374,9 @@ def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
     value = run.output.detach()
     leaf = Node(0, LEAF, None, {}, (value,), (), (gradients.get(name),), {}, leaf=name)
     inputs = {n: tensor.detach() for n, tensor in run.inputs.items()}
-    return Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
-
-
-def ordered(*roots: Any) -> list[Any]:
-    """Returns all nodes below `roots`, producers first: leaves by first use, then the others by sequence number."""
-    nodes = nodes_below(*roots)
-    inner = sorted((n for n in nodes if not is_leaf(n)), key=sequence_of)
-    place = {node: k for k, node in enumerate(inner)}
-    uses = [[place.get(child, child) for child, _ in node.next_functions if child is not None] for node in inner]
-    if any(isinstance(use, int) and use >= k for k, own in enumerate(uses) for use in own):
-        order = _by_dependence(uses)
-        inner, uses = [inner[k] for k in order], [uses[k] for k in order]
-    anchor(inner[::-1])
-    leaves = dict.fromkeys(use for own in uses for use in own if not isinstance(use, int))
-    return [*(leaves | dict.fromkeys(filter(is_leaf, nodes))), *inner]
-
-
-def _by_dependence(uses: Sequence[Sequence[Any]]) -> list[int]:
-    """Returns the numbers of nodes that several threads recorded, producers first and earlier ones before later ones;
-    `uses` has for each the numbers of what it uses."""
-    from networkx import DiGraph, lexicographical_topological_sort
-
-    graph = DiGraph()
-    graph.add_nodes_from(range(len(uses)))
-    graph.add_edges_from((use, k) for k, own in enumerate(uses) for use in own if isinstance(use, int))
-    return list(lexicographical_topological_sort(graph))
+    return Trace(
+        (leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs, hooked=run.hooked
+    )
 
 
 def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]:

@@ -139,15 +139,17 @@ def vjp(
     arguments: Mapping[str, Any],
     outputs: Sequence[Any],
     local: Callable[..., Tensor] | None = None,
+    side: Any = 0,
 ) -> Any:
     """Returns the gradient of `argument`, in its shape (a list of gradients for a list of tensors).
 
     `arguments` has every argument of the schema (see `bind`); `cotangents` has `None` where nothing arrived. `local`
-    gives the local derivative of an elementwise rule in place of `slope`. Raises `Unrecorded` where a number that the
-    rule needs is missing among the arguments and outputs.
+    gives the local derivative of an elementwise rule in place of `slope`; `side` says what every other rule takes at
+    kinks (see `Derivative`). Raises `Unrecorded` where a number that the rule needs is missing among the arguments and
+    outputs.
     """
     if not rule.elementwise:
-        return _recorded(_general(rule, argument, cotangents, arguments, outputs))
+        return _recorded(_general(rule, argument, cotangents, arguments, outputs, side))
     shape = arguments[argument].shape
     if cotangents[0] is None:
         return torch.zeros_like(arguments[argument])
@@ -160,16 +162,25 @@ def _general(
     cotangents: Sequence[Tensor | None],
     arguments: Mapping[str, Any],
     outputs: Sequence[Tensor],
+    side: Any,
 ) -> Any:
-    derivative = rule.derivatives[argument]
-    one = has_one_output(rule.operator)
     if all(cotangent is None for cotangent in cotangents):
         return _zeros(arguments[argument])
-    available = {**arguments, **_named_outputs(rule, outputs)}
-    if unknown := set(derivative.needs) - available.keys():
+    g = cotangents[0] if has_one_output(rule.operator) else tuple(cotangents)
+    return told(rule, rule.derivatives[argument].run, arguments, outputs, g=g, side=side)
+
+
+def told(
+    rule: Rule, function: Callable[..., Any], arguments: Mapping[str, Any], outputs: Sequence[Any], **more: Any
+) -> Any:
+    """Returns what a function of the rule's makes of the arguments and outputs that it asks for, and of what is `more`.
+
+    Raises `Unrecorded` where one of them is missing.
+    """
+    available, needs = {**arguments, **_named_outputs(rule, outputs), **more}, parameters(function)
+    if unknown := set(needs) - available.keys():
         raise Unrecorded(*unknown)
-    given = {name: available[name] for name in derivative.needs}
-    return derivative.run(cotangents[0] if one else tuple(cotangents), **given)
+    return function(**{name: available[name] for name in needs})
 
 
 def _zeros(argument: Any) -> Any:

@@ -21,6 +21,10 @@ class Derivative:
     `shown` is the formula for a reader. `run(g, ...)` takes the cotangent and, by their names in the operator's schema,
     whichever arguments it needs; the operator's output is `y` (`y0`, `y1`, … where there are several, and then `g`
     is a tuple of cotangents, `None` where nothing arrived). It returns the gradient in the argument's shape.
+
+    One that has kinks or ties takes a `side` as well: at −1 it has the slopes on the left (of equal candidates, none
+    gets anything), at 1 those on the right (each gets all), at 0 what lies in the middle of them (equal shares). A
+    tensor says it for each element, or for each of those that `Rule.apart` makes of them.
     """
 
     shown: str
@@ -30,6 +34,11 @@ class Derivative:
     def needs(self) -> tuple[str, ...]:
         """The names that `run` asks for, `g` left out."""
         return parameters(self.run)[1:]
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether it has to be told a side."""
+        return "side" in self.needs
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,15 @@ class Rule:
     `terms`, if its outputs can be written out: the operator on object arrays of terms.
 
     Where the operator is not differentiable: `kink` is an evaluable condition on the variables, `sides` gives the left
-    and right derivative there for an argument, `tie` says whether a cotangent may be divided among equal candidates,
-    and `why` is the catalogue's key of the sentence. What torch takes there is no knowledge of ours (`slopes`, or equal
-    shares, stand in where it cannot be measured): see `recording.kinks`. `symmetric` names arguments read
-    as symmetric matrices: their gradient is the symmetric one. `numbers` says, by argument, which number stands for a
-    value that is none: an absent bound is infinite.
+    and right derivative there for an argument; derivatives that are not elementwise take a `side`. `tie` says whether a
+    cotangent may be divided among equal candidates, and `why` is the catalogue's key of the sentence. What torch takes
+    there is no knowledge of ours (`slopes`, or the middle, stand in where it cannot be measured): see
+    `recording.kinks`. `together` says of slopes that each lie between their sides where they are also possible
+    together (those of the `opposite` argument too): equal candidates share one whole. `apart` repeats arguments until
+    no element is at two kinks.
+
+    `symmetric` names arguments read as symmetric matrices: their gradient is the symmetric one. `numbers` says, by
+    argument, which number stands for a value that is none: an absent bound is infinite.
     """
 
     operator: str
@@ -61,6 +74,8 @@ class Rule:
     kink: str = ""
     sides: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     tie: Tie = ""
+    together: Callable[..., Any] | None = None
+    apart: Callable[..., Mapping[str, Any]] | None = None
     symmetric: tuple[str, ...] = ()
     numbers: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
 
@@ -88,7 +103,9 @@ def elementwise(operator: str, names: str, formula: str, **entry: Any) -> None:
     output. `domain=(low, high)` is where examples are drawn; `example` (one, or several in a tuple) overrides the
     generic one. `sides` is given by variable, as the local derivatives are.
     """
-    options: dict[str, Any] = {key: entry.pop(key) for key in ("why", "domain", "kink", "numbers") if key in entry}
+    options: dict[str, Any] = {
+        key: entry.pop(key) for key in ("why", "domain", "kink", "tie", "numbers") if key in entry
+    }
     examples, sides = _several(entry.pop("example", ())), entry.pop("sides", {})
     variables = dict(zip(schema_names(operator), names.split(), strict=False))
     arguments = {variable: argument for argument, variable in variables.items()}
@@ -103,10 +120,15 @@ def rule(operator: str, formula: str, *, example: Example | tuple[Example, ...],
     `rule("aten.mm", "C = A B", example=…, self=("Ā = C̄ Bᵀ", lambda g, mat2: g @ mat2.mT), …)`: for each argument of
     the schema that has a derivative, the formula shown and the code that runs it. `terms` writes the outputs out on
     object arrays of terms (numpy's own operators serve); `moves=True` says that the operator only moves elements.
+    `together` takes `slopes`, the name of the `argument`, and whichever arguments and outputs it needs; `apart`
+    whichever arguments it repeats.
     """
-    options = {key: entry.pop(key) for key in ("why", "terms", "moves", "tie", "symmetric") if key in entry}
+    options = {key: entry.pop(key) for key in _OPTIONS if key in entry}
     derivatives = {argument: Derivative(*pair) for argument, pair in entry.items()}
     _enter(Rule(full_name(operator), formula, derivatives=derivatives, examples=_several(example), **options))
+
+
+_OPTIONS = ("why", "terms", "moves", "tie", "together", "apart", "symmetric")
 
 
 def _several(example: Example | tuple[Example, ...]) -> tuple[Example, ...]:

@@ -1,5 +1,6 @@
 """Operators that pick elements by index or mask, and those that write into a copy. Repeated indices add up."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -112,11 +113,27 @@ def _embedding_back(g: Tensor, weight: Tensor, indices: Tensor, padding_idx: int
 
 # ----------------------------------------------------------------------------------------------------------- writing
 
+
+def _lasting(
+    sent: Tensor, g: Tensor, write: Callable[[Tensor, Tensor], Tensor], read: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Returns `sent` where what was written is what is read again: where an index occurs twice, one value stays."""
+    numbers = torch.arange(sent.numel(), device=g.device).reshape(sent.shape)
+    whole = torch.zeros(g.shape, dtype=torch.long, device=g.device)
+    return torch.where(read(write(whole, numbers)) == numbers, sent, 0)
+
+
 rule(
     "aten.scatter.src",
     "y = x with y[iₖ] = s[k] along an axis",
     self=("x̄ = ȳ, 0 where s was written", lambda g, dim, index: g.scatter(dim, index, 0)),
-    src=("s̄[k] = ȳ[iₖ]", lambda g, src, dim, index: _in_corner(g.gather(dim, index), src)),
+    src=(
+        "s̄[k] = ȳ[iₖ] where s[k] was not written over",
+        lambda g, src, dim, index: _in_corner(
+            _lasting(g.gather(dim, index), g, lambda x, s: x.scatter(dim, index, s), lambda x: x.gather(dim, index)),
+            src,
+        ),
+    ),
     moves=True,
     why="scatter_repeated",
     example=lambda r: (r(3, 4), 1, torch.tensor([[2, 0], [1, 3]]), r(2, 2)),
@@ -152,7 +169,15 @@ rule(
     "aten.index_copy",
     "y = x with y[iₖ] = s[k], whole slices along an axis",
     self=("x̄ = ȳ, 0 where s was written", lambda g, self, dim, index: _kept(g, _at(self, dim, index))),
-    source=("s̄[k] = ȳ[iₖ]", lambda g, source, dim, index: _slices(g, dim, index, source)),
+    source=(
+        "s̄[k] = ȳ[iₖ] where s[k] was not written over",
+        lambda g, source, dim, index: _lasting(
+            _slices(g, dim, index, source),
+            g,
+            lambda x, s: x.index_copy(dim, index, s),
+            lambda x: _slices(x, dim, index, source),
+        ),
+    ),
     moves=True,
     why="scatter_repeated",
     example=lambda r: (r(3, 4), 1, torch.tensor([2, 0]), r(3, 2)),
@@ -180,6 +205,14 @@ def _index_put_self(g: Tensor, self: Tensor, indices: Any, accumulate: bool) -> 
     return _kept(g, torch.ops.aten.index_put(torch.zeros_like(self, dtype=torch.bool), indices, torch.tensor(True)))
 
 
+def _index_put_values(g: Tensor, indices: Any, accumulate: bool) -> Tensor:
+    def read(x: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten.index(x, indices)
+        return found
+
+    return read(g) if accumulate else _lasting(read(g), g, lambda x, v: torch.ops.aten.index_put(x, indices, v), read)
+
+
 rule(
     "aten.index_put",
     "y = x with y[i, j, …] = v, or += v to accumulate",
@@ -188,8 +221,8 @@ rule(
         lambda g, self, indices, accumulate: _index_put_self(g, self, indices, accumulate),
     ),
     values=(
-        "v̄ = ȳ[i, j, …]",
-        lambda g, values, indices: summed_to(torch.ops.aten.index(g, indices), values.shape),
+        "v̄ = ȳ[i, j, …] where v was not written over",
+        lambda g, values, indices, accumulate: summed_to(_index_put_values(g, indices, accumulate), values.shape),
     ),
     why="scatter_repeated",
     example=(

@@ -11,6 +11,7 @@ from torch import Tensor
 from gradexplain.mathematics.terms import NAMESPACE, Constant, Term
 from gradexplain.rules.application import summed_to
 from gradexplain.rules.entries import rule
+from gradexplain.rules.reductions import are_norms, cancel, is_whole, norm_slopes, signs
 
 _NUMPY: Mapping[str, Any] = NAMESPACE
 _exp, _log, _log1p, _sigmoid, _abs = (_NUMPY[name] for name in ("exp", "log", "log1p", "sigmoid", "abs"))
@@ -60,9 +61,9 @@ def _distances(self: Any, target: Any) -> Any:
     return np.vectorize(lambda x, t: abs(x.value - t.value), otypes=[float])(self, target)
 
 
-def _smooth_l1(self: Tensor, target: Tensor, beta: float) -> Tensor:
-    d = self - target
-    return torch.where(d.abs() < beta, d / beta, d.sign())
+def _smooth_l1(d: Tensor, beta: float, side: Any) -> Tensor:
+    """Returns the slopes by d; with β = 0 there is a kink at 0."""
+    return torch.where(d.abs() < beta, d / beta, signs(d, side))
 
 
 rule(
@@ -70,12 +71,18 @@ rule(
     "d = xᵢ − tᵢ,  ℓᵢ = d²/(2β) if |d| < β else |d| − β/2" + _MEAN_WORDS,
     self=(
         "x̄ᵢ = ℓ̄ᵢ (d/β if |d| < β else sign d)",
-        lambda g, self, target, reduction, beta: _each(g, self, reduction) * _smooth_l1(self, target, beta),
+        lambda g, self, target, reduction, beta, side: (
+            _each(g, self, reduction) * _smooth_l1(self - target, beta, side)
+        ),
     ),
     target=(
         "t̄ᵢ = −x̄ᵢ",
-        lambda g, self, target, reduction, beta: -_each(g, self, reduction) * _smooth_l1(self, target, beta),
+        lambda g, self, target, reduction, beta, side: (
+            _each(g, self, reduction) * _smooth_l1(target - self, beta, side)
+        ),
     ),
+    together=lambda slopes, opposite: cancel(slopes, opposite),
+    why="kink_piece",
     terms=lambda self, target, reduction, beta: _reduced(
         np.where(_distances(self, target) < beta, (self - target) ** 2 / (2 * beta), _abs(self - target) - beta / 2),
         reduction,
@@ -124,6 +131,17 @@ def _weighed(g: Tensor, weight: Tensor | None, like: Tensor, reduction: int) -> 
     return g if weight is None else g * weight
 
 
+def _bce_slopes(x: Tensor, t: Tensor, side: Any) -> Tensor:
+    """Returns the slopes of −t log x − (1 − t) log(1 − x), where 0 log 0 is 0; beyond 0 and 1 there are none.
+
+    Many are infinite at 0 and at 1, where the middle is then 0.
+    """
+    inside = torch.where(t == 1, 0, (1 - t) / (1 - x)) - torch.where(t == 0, 0, t / x)
+    side = torch.as_tensor(side, dtype=x.dtype, device=x.device)
+    part = torch.where(x == 0, (1 + side) / 2, torch.where(x == 1, (1 - side) / 2, 1))
+    return torch.where((part == 0) | (inside.isinf() & (side == 0)), 0, part * inside)
+
+
 _BCE = (
     lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3)),
     lambda r: (r.between(0.1, 0.9, 2, 3), r.between(0.1, 0.9, 2, 3), r.positive(3), _NONE),
@@ -134,8 +152,8 @@ rule(
     "ℓᵢ = −w (tᵢ log xᵢ + (1 − tᵢ) log(1 − xᵢ))" + _MEAN_WORDS,
     self=(
         "x̄ᵢ = ℓ̄ᵢ w (xᵢ − tᵢ) / (xᵢ (1 − xᵢ))",
-        lambda g, self, target, weight, reduction: (
-            _weighed(g, weight, self, reduction) * (self - target) / (self * (1 - self)).clamp(min=1e-12)
+        lambda g, self, target, weight, reduction, side: (
+            _weighed(g, weight, self, reduction) * _bce_slopes(self, target, side)
         ),
     ),
     target=(
@@ -267,23 +285,37 @@ rule(
 )
 
 
-def _margins(self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None) -> Tensor:
-    """Returns ∂ℓₙ/∂xₙⱼ of ℓₙ = w[tₙ] Σⱼ≠ₜ max(0, margin − x[t] + x[j])ᵖ / C, for rows of x."""
+def _margins(self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None, side: Any) -> Tensor:
+    """Returns ∂ℓₙ/∂xₙⱼ of ℓₙ = w[tₙ] Σⱼ≠ₜ max(0, margin − x[t] + x[j])ᵖ / C, for rows of x.
+
+    With p = 1, a margin that is met exactly is a kink. What moves x[t] to the left moves every margin to the right.
+    """
     at = target[:, None]
     gap = margin - self.gather(1, at) + self
     own = torch.zeros_like(self).scatter(1, at, 1)
-    wrong = (gap > 0) * (1 - own) * (1 if p == 1 else 2 * gap) / self.shape[1]
-    if weight is not None:
-        wrong = wrong * weight[at]
-    return wrong - own * wrong.sum(1, keepdim=True)
+    scale = (1 - own) * (1 if p == 1 else 2 * gap) / self.shape[1] * (1 if weight is None else weight[at])
+    moved, held = (scale * torch.where(gap == 0, (1 + s) / 2, (gap > 0).to(gap)) for s in (side, _seen_from_t(side)))
+    return moved - own * held.sum(1, keepdim=True)
+
+
+def _seen_from_t(side: Any) -> Any:
+    """A number means one side for every element; a tensor has the measured side of each margin already."""
+    return side if isinstance(side, Tensor) else -side
 
 
 def _multi_margin_back(
-    g: Tensor, self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None, reduction: int
+    g: Tensor, self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None, reduction: int, side: Any
 ) -> Tensor:
-    rows, targets = self.reshape(-1, self.shape[-1]), target.reshape(-1)
+    rows = self.reshape(-1, self.shape[-1])
     each = g / rows.shape[0] if reduction == _MEAN else g
-    return (each.reshape(-1, 1) * _margins(rows, targets, p, margin, weight)).reshape(self.shape)
+    side = side.reshape(rows.shape) if isinstance(side, Tensor) else side
+    slopes = _margins(rows, target.reshape(-1), p, margin, weight, side)
+    return (each.reshape(-1, 1) * slopes).reshape(self.shape)
+
+
+def _are_margins(slopes: Tensor) -> Tensor:
+    """Says whether slopes are possible together: a number added to all of a row changes no margin."""
+    return is_whole(slopes, 0, -1)
 
 
 rule(
@@ -291,10 +323,11 @@ rule(
     "ℓ = w[t] Σⱼ≠ₜ max(0, m − x[t] + x[j])ᵖ / C",
     self=(
         "x̄[j] = ℓ̄ w[t] p max(0, m − x[t] + x[j])ᵖ⁻¹ / C where that is > 0;  x̄[t] = −Σⱼ≠ₜ x̄[j]",
-        lambda g, self, target, p, margin, weight, reduction: _multi_margin_back(
-            g, self, target, p, margin, weight, reduction
+        lambda g, self, target, p, margin, weight, reduction, side: _multi_margin_back(
+            g, self, target, p, margin, weight, reduction, side
         ),
     ),
+    together=_are_margins,
     why="kink_hinge",
     example=(
         lambda r: (r(3, 4), r.ints(4, 3)),
@@ -305,16 +338,24 @@ rule(
 # ------------------------------------------------------------------------------------------------------- distances
 
 
-def _cdist_back(g: Tensor, x1: Tensor, x2: Tensor, y: Tensor, p: float) -> Tensor:
-    """Returns ȳᵢⱼ ∂yᵢⱼ/∂(x1ᵢ − x2ⱼ) for each pair: sign(d) (|d|/y)ᵖ⁻¹, 0 where the two are the same point."""
-    d = x1.unsqueeze(-2) - x2.unsqueeze(-3)
-    distance = y.unsqueeze(-1)
-    if p == 0:
-        return torch.zeros_like(d)
-    if math.isinf(p):
-        return g.unsqueeze(-1) * d.sign() * (d.abs() == distance)
-    ratio = torch.where(distance == 0, 0, d.abs() / distance)
-    return g.unsqueeze(-1) * d.sign() * torch.where(ratio == 0, 0, ratio ** (p - 1))
+def _cdist_back(g: Tensor, a: Tensor, b: Tensor, y: Tensor, p: float, side: Any) -> Tensor:
+    """Returns Σⱼ ȳᵢⱼ ∂yᵢⱼ/∂aᵢ: a norm of aᵢ − bⱼ for each pair."""
+    d = a.unsqueeze(-2) - b.unsqueeze(-3)
+    if isinstance(side, Tensor):
+        side = side.reshape(d.shape)
+    return summed_to((g.unsqueeze(-1) * norm_slopes(d, y.unsqueeze(-1), p, -1, side)).sum(-2), a.shape)
+
+
+def _pairs(x1: Tensor, x2: Tensor) -> dict[str, Tensor]:
+    """Returns each pair of points as a batch of its own: two tensors (…, P, R, 1, M)."""
+    first, second = x1.unsqueeze(-2).unsqueeze(-2), x2.unsqueeze(-2).unsqueeze(-4)
+    return dict(zip(("x1", "x2"), torch.broadcast_tensors(first, second), strict=True))
+
+
+def _are_distances(
+    slopes: Tensor, opposite: Tensor, argument: str, x1: Tensor, x2: Tensor, y: Tensor, p: float
+) -> Tensor:
+    return are_norms(slopes, x1 - x2 if argument == "x1" else x2 - x1, y, p, -1) & cancel(slopes, opposite)
 
 
 rule(
@@ -322,12 +363,14 @@ rule(
     "yᵢⱼ = ‖aᵢ − bⱼ‖ₚ",
     x1=(
         "āᵢ = Σⱼ ȳᵢⱼ sign(aᵢ − bⱼ) (|aᵢ − bⱼ| / yᵢⱼ)ᵖ⁻¹",
-        lambda g, x1, x2, y, p: summed_to(_cdist_back(g, x1, x2, y, p).sum(-2), x1.shape),
+        lambda g, x1, x2, y, p, side: _cdist_back(g, x1, x2, y, p, side),
     ),
     x2=(
         "b̄ⱼ = −Σᵢ ȳᵢⱼ sign(aᵢ − bⱼ) (|aᵢ − bⱼ| / yᵢⱼ)ᵖ⁻¹",
-        lambda g, x1, x2, y, p: -summed_to(_cdist_back(g, x1, x2, y, p).sum(-3), x2.shape),
+        lambda g, x1, x2, y, p, side: _cdist_back(g.mT, x2, x1, y.mT, p, _turned(side)),
     ),
+    together=_are_distances,
+    apart=_pairs,
     why="norm_at_zero",
     example=(
         lambda r: (r(3, 2), r(4, 2), 2.0, None),
@@ -339,8 +382,15 @@ rule(
 rule(
     "aten._euclidean_dist",
     "yᵢⱼ = ‖aᵢ − bⱼ‖",
-    x1=("āᵢ = Σⱼ ȳᵢⱼ (aᵢ − bⱼ) / yᵢⱼ", lambda g, x1, x2, y: _cdist_back(g, x1, x2, y, 2).sum(-2)),
-    x2=("b̄ⱼ = −Σᵢ ȳᵢⱼ (aᵢ − bⱼ) / yᵢⱼ", lambda g, x1, x2, y: -_cdist_back(g, x1, x2, y, 2).sum(-3)),
+    x1=("āᵢ = Σⱼ ȳᵢⱼ (aᵢ − bⱼ) / yᵢⱼ", lambda g, x1, x2, y, side: _cdist_back(g, x1, x2, y, 2, side)),
+    x2=("b̄ⱼ = −Σᵢ ȳᵢⱼ (aᵢ − bⱼ) / yᵢⱼ", lambda g, x1, x2, y, side: _cdist_back(g.mT, x2, x1, y.mT, 2, _turned(side))),
+    together=lambda slopes, opposite, argument, x1, x2, y: _are_distances(slopes, opposite, argument, x1, x2, y, 2),
+    apart=_pairs,
     why="norm_at_zero",
     example=lambda r: (r(3, 2), r(4, 2)),
 )
+
+
+def _turned(side: Any) -> Any:
+    """Returns the sides of the pairs (i, j) as those of the pairs (j, i)."""
+    return side.transpose(-4, -3) if isinstance(side, Tensor) else side

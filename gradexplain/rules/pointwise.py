@@ -38,10 +38,15 @@ elementwise("aten.div.Scalar_mode", "x z m", "where(m == 0, x/z, where(m == 1, f
                 lambda r: (r(4, 3), 0.7, {"rounding_mode": None}),
                 lambda r: (r(4, 3), 0.7, {"rounding_mode": "floor"})))
 
-# The remainder follows the quotient's whole part q: y = x − z q, so that ∂y/∂z = −q; q itself does not move.
-elementwise("aten.fmod.Tensor",      "x z", "x - z*trunc(x/z)", x="1", z="-trunc(x/z)", why="steps")
+# The remainder follows the quotient's whole part q: y = x − z q, so that ∂y/∂z = −q; q itself does not move but where
+# x/z is whole: there z moves the quotient away from 0 on one side and towards it on the other.
+_JUMPS = {"kink": "(abs(x) > 0) & (x/z == trunc(x/z))", "why": "steps"}
+_NEARER = "sign(x/z) - x/z"
+elementwise("aten.fmod.Tensor",      "x z", "x - z*trunc(x/z)", x="1", z="-trunc(x/z)", **_JUMPS,
+            sides={"z": (f"where(z > 0, -x/z, {_NEARER})", f"where(z > 0, {_NEARER}, -x/z)")})
 elementwise("aten.fmod.Scalar",      "x z", "x - z*trunc(x/z)", x="1", why="steps")
-elementwise("aten.remainder.Tensor", "x z", "x - z*floor(x/z)", x="1", z="-floor(x/z)", why="steps")
+elementwise("aten.remainder.Tensor", "x z", "x - z*floor(x/z)", x="1", z="-floor(x/z)", **_JUMPS,
+            sides={"z": ("where(x > 0, -x/z, 1 - x/z)", "where(x > 0, 1 - x/z, -x/z)")})
 elementwise("aten.remainder.Scalar", "x z", "x - z*floor(x/z)", x="1", why="steps")
 elementwise("aten.frac",  "x", "x - trunc(x)", x="1", why="steps")
 elementwise("aten.floor", "x", "floor(x)", x="0", why="steps")
@@ -71,13 +76,15 @@ elementwise("aten.logaddexp",  "x z", "log(exp(x) + exp(z))",      x="sigmoid(x 
 elementwise("aten.logaddexp2", "x z", "log2(2.0**x + 2.0**z)",
             x="sigmoid(log(2)*(x - z))", z="sigmoid(log(2)*(z - x))")
 elementwise("aten.ldexp.Tensor", "x z", "x*2.0**z", x="2.0**z", z="y*log(2)")
-_LOG = "where(x == 0, where(z <= 0, 0, log(z)), log(z))"
-elementwise("aten.xlogy.Tensor",       "x z", "where(x == 0, 0, x*log(z))", x=_LOG, z="x/z", domain=(0.2, 3.0),
-            why="xlogy")
-elementwise("aten.xlogy.Scalar_Self",  "x z", "where(x == 0, 0, x*log(z))", z="x/z", domain=(0.2, 3.0), why="xlogy")
-elementwise("aten.xlogy.Scalar_Other", "x z", "where(x == 0, 0, x*log(z))", x=_LOG, domain=(0.2, 3.0), why="xlogy")
-elementwise("aten.special_xlog1py",    "x z", "where(x == 0, 0, x*log1p(z))", domain=(-0.8, 3.0), why="xlogy",
-            x="where(x == 0, where(z <= -1, 0, log1p(z)), log1p(z))", z="x/(1 + z)")
+# Where x = 0 and the logarithm has no value, there is nothing on either side of x: the sides are nan.
+_XLOGY = {"domain": (0.2, 3.0), "why": "xlogy"}
+_ALONE = {"kink": "(x == 0) & (z <= 0)", "sides": {"x": ("0*log(z)", "0*log(z)")}}
+elementwise("aten.xlogy.Tensor", "x z", "where(x == 0, 0, x*log(z))", x="log(z)", z="x/z", **_XLOGY, **_ALONE)
+elementwise("aten.xlogy.Scalar_Self",  "x z", "where(x == 0, 0, x*log(z))", z="x/z", **_XLOGY)
+elementwise("aten.xlogy.Scalar_Other", "x z", "where(x == 0, 0, x*log(z))", x="log(z)", **_XLOGY, **_ALONE)
+elementwise("aten.special_xlog1py", "x z", "where(x == 0, 0, x*log1p(z))", x="log1p(z)", z="x/(1 + z)",
+            domain=(-0.8, 3.0), why="xlogy", kink="(x == 0) & (z <= -1)",
+            sides={"x": ("0*log1p(z)", "0*log1p(z)")})
 elementwise("aten.special_entr", "x", "where(x == 0, 0, -x*log(x))", x="-log(x) - 1", domain=(0.2, 3.0))
 
 # ------------------------------------------------------------------------- trigonometric and hyperbolic functions
@@ -94,7 +101,8 @@ elementwise("aten.asinh", "x", "asinh(x)", x="1/sqrt(x**2 + 1)")
 elementwise("aten.acosh", "x", "acosh(x)", x="1/sqrt(x**2 - 1)",   domain=(1.2, 3.0))
 elementwise("aten.atanh", "x", "atanh(x)", x="1/(1 - x**2)",       domain=(-0.9, 0.9))
 elementwise("aten.atan2", "x z", "atan2(x, z)", x="z/(x**2 + z**2)", z="-x/(x**2 + z**2)")
-elementwise("aten.hypot", "x z", "sqrt(x**2 + z**2)", x="x/y", z="z/y", why="hypot_at_zero")
+elementwise("aten.hypot", "x z", "sqrt(x**2 + z**2)", x="x/y", z="z/y",
+            kink="y == 0", sides={"x": ("-1", "1"), "z": ("-1", "1")}, why="hypot_at_zero")
 elementwise("aten.sinc",  "x", "sinc(x)",  x="where(x == 0, 0, (cos(pi*x) - y)/x)")
 
 # ------------------------------------------------------------------------------------------------- special functions
@@ -114,8 +122,7 @@ elementwise("aten.special_ndtri", "x", "sqrt(2)*erfinv(2*x - 1)", x="sqrt(2*pi)*
 elementwise("aten.special_log_ndtr", "x", "log(erfc(-x/sqrt(2))/2)", x="exp(-x**2/2 - y)/sqrt(2*pi)")
 elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, log((1 - e)/e), log(x/(1 - x))))",
             x="where(x < e, 0, where(x > 1 - e, 0, 1/(x*(1 - x))))", domain=(0.1, 0.9),
-            # without `eps` nothing is clamped: the bounds −1 and 2 lie where the logarithm has no value anyway
-            numbers={"eps": {None: -1.0}}, why="clamped", kink="(x == e) | (x == 1 - e)",
+            numbers={"eps": {None: -math.inf}}, why="clamped", kink="(x == e) | (x == 1 - e)",
             sides={"x": ("where(x == e, 0, 1/(x*(1 - x)))", "where(x == e, 1/(x*(1 - x)), 0)")},
             example=(lambda r: (r.between(0.1, 0.9, 4, 3),), lambda r: (r.between(0.1, 0.9, 4, 3), 0.2)))
 
@@ -124,26 +131,26 @@ elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, 
 elementwise("aten.abs", "x", "abs(x)", x="sign(x)", kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
 _LARGER, _SMALLER = "where(x == z, 1/2, where(x < z, 0, 1))", "where(x == z, 1/2, where(x > z, 0, 1))"
 elementwise("aten.maximum", "x z", "maximum(x, z)", x=_LARGER, z=_SMALLER,
-            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two")
+            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two", tie="shared")
 elementwise("aten.minimum", "x z", "minimum(x, z)", x=_SMALLER, z=_LARGER,
-            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_two")
+            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_two", tie="shared")
 elementwise("aten.fmax", "x z", "maximum(x, z)", x="where(x >= z, 1, 0)", z="where(x >= z, 0, 1)",
-            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two")
+            kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two", tie="shared")
 elementwise("aten.fmin", "x z", "minimum(x, z)", x="where(x <= z, 1, 0)", z="where(x <= z, 0, 1)",
-            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_two")
+            kink="x == z", sides={"x": ("1", "0"), "z": ("1", "0")}, why="tie_two", tie="shared")
 # Between bounds that stand in order, a clamp gives the middle one of x, low and high; of two that are equal, either.
 _CLAMPED = {
     "why": "kink_clamp", "numbers": {"min": {None: -math.inf}, "max": {None: math.inf}},
     "kink": "((x == low) | (x == high)) & (low <= high)",
 }
-_X_SIDES = ("where(x == low, 0, where(x == high, 1, 0))", "where(x == low, 1, 0)")
+_X_SIDES = ("where((x == high) & (low < high), 1, 0)", "where((x == low) & (low < high), 1, 0)")
 elementwise("aten.clamp", "x low high", "minimum(maximum(x, low), high)", **_CLAMPED, sides={"x": _X_SIDES},
             x="where(x >= low, where(x <= high, 1, 0), 0)", example=(
                 lambda r: (r(4, 3), -0.6, 0.8), lambda r: (r(4, 3), None, 0.4), lambda r: (r(4, 3), -0.3)))
 _BOUNDS_MEET = "((low == high) & (x < low))"
 elementwise("aten.clamp.Tensor", "x low high", "minimum(maximum(x, low), high)",
-            **_CLAMPED | {"kink": f"({_CLAMPED['kink']}) | {_BOUNDS_MEET}"},
-            sides={"x": _X_SIDES, "low": ("where(x < low, 1, 0)", "where(x == low, 1, 0)"),
+            **_CLAMPED | {"kink": f"({_CLAMPED['kink']}) | {_BOUNDS_MEET}"}, tie="shared",
+            sides={"x": _X_SIDES, "low": ("where(x < low, 1, 0)", _X_SIDES[1]),
                    "high": ("where(x < high, where(low == high, 1, 0), 1)", "0")},
             x="where(x >= low, where(x <= high, 1, 0), 0)",
             low="where(x < low, where(low <= high, 1, 0), 0)",
@@ -157,10 +164,10 @@ elementwise("aten.clamp_min", "x low", "maximum(x, low)", x="where(x >= low, 1, 
 elementwise("aten.clamp_max", "x high", "minimum(x, high)", x="where(x <= high, 1, 0)", **_CLAMPED_MAX,
             sides={"x": ("1", "0")})
 elementwise("aten.clamp_min.Tensor", "x low", "maximum(x, low)",
-            x="where(x >= low, 1, 0)", low="where(x < low, 1, 0)", **_CLAMPED_MIN,
+            x="where(x >= low, 1, 0)", low="where(x < low, 1, 0)", **_CLAMPED_MIN, tie="shared",
             sides={"x": ("0", "1"), "low": ("0", "1")})
 elementwise("aten.clamp_max.Tensor", "x high", "minimum(x, high)",
-            x="where(x <= high, 1, 0)", high="where(x > high, 1, 0)", **_CLAMPED_MAX,
+            x="where(x <= high, 1, 0)", high="where(x > high, 1, 0)", **_CLAMPED_MAX, tie="shared",
             sides={"x": ("1", "0"), "high": ("1", "0")})
 elementwise("aten.where.self", "c x z", "where(c == 1, x, z)", x="where(c == 1, 1, 0)", z="where(c == 1, 0, 1)",
             example=lambda r: (r.mask(4, 3), r(3), r(4, 1)))

@@ -46,11 +46,36 @@ def placed(g: Tensor | None, self: Tensor, dim: int, indices: Tensor, keepdim: b
     return g.new_zeros(self.shape).scatter_add(dim, indices, g)
 
 
-def shared(g: Tensor, self: Tensor, y: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Divides g equally among the elements of `self` that attain the output; nan is attained by nan."""
-    attained = spread(y, self, dim, keepdim)
+def signs(x: Tensor, side: Any) -> Tensor:
+    """Returns the slopes of |x|; at 0, where they are −1 on the left and 1 on the right, `side` itself."""
+    return torch.where(x == 0, side, x.sign())
+
+
+def shares(self: Tensor, attained: Tensor, dim: Any, side: Any) -> Tensor:
+    """Returns the part that each element has in an extreme value along axes; nan is attained by nan.
+
+    Of m equal candidates each has 1/m, nothing at the side −1, the whole at the side 1.
+    """
     winners = (self == attained) | (self.isnan() & attained.isnan())
-    return spread(g, self, dim, keepdim) * winners / winners.sum(axes(dim, self.ndim), keepdim=True)
+    equal = 1 / winners.sum(axes(dim, self.ndim), keepdim=True).to(self.dtype)
+    side = torch.as_tensor(side, dtype=self.dtype, device=self.device)
+    return winners * torch.where(equal == 1, 1, equal + torch.where(side > 0, side * (1 - equal), side * equal))
+
+
+def shared(g: Tensor, self: Tensor, y: Tensor, dim: Any, keepdim: bool, side: Any) -> Tensor:
+    """Divides g among the elements of `self` that attain the output; `side` is as for `shares`."""
+    return spread(g, self, dim, keepdim) * shares(self, spread(y, self, dim, keepdim), dim, side)
+
+
+def is_whole(parts: Tensor, whole: Any = 1, dim: Any = None) -> Tensor:
+    """Says whether parts add up to a whole along axes, but for some last digits; nan never does."""
+    total, size = (t.sum(axes(dim, parts.ndim), keepdim=True) for t in (parts, parts.abs()))
+    return torch.le((total - whole).abs(), _rounding(parts) * (size + abs(whole)))
+
+
+def _rounding(parts: Tensor) -> float:
+    """Returns how far sums of a few quotients may be from what they are in mathematics: some last digits of 1."""
+    return 32 * torch.finfo(parts.dtype).eps
 
 
 def without(self: Tensor, dim: int) -> Tensor:
@@ -66,6 +91,11 @@ def without(self: Tensor, dim: int) -> Tensor:
 def backward_sum(g: Tensor, dim: int) -> Tensor:
     """Returns Σₖ≥ᵢ gₖ along an axis."""
     return g.flip(dim).cumsum(dim).flip(dim)
+
+
+def cancel(slopes: Tensor, opposite: Tensor) -> Tensor:
+    """Says where the slopes by two arguments are possible together, of what depends on their difference alone."""
+    return torch.le((slopes + opposite).abs(), _rounding(slopes) * slopes.abs())
 
 
 # ----------------------------------------------------------------------------------------------- sums, means, products
@@ -220,9 +250,28 @@ def _var_back(g: Tensor, self: Tensor, dim: Any, correction: Any, keepdim: bool)
     return 2 * spread(g, self, dim, keepdim) * _deviation(self, dim, correction)
 
 
-def _std_back(g: Tensor, self: Tensor, y: Tensor, dim: Any, correction: Any, keepdim: bool) -> Tensor:
-    scaled = torch.where(y == 0, 0, g / y)
-    return spread(scaled, self, dim, keepdim) * _deviation(self, dim, correction)
+def _std_back(g: Tensor, self: Tensor, y: Tensor, dim: Any, correction: Any, keepdim: bool, side: Any) -> Tensor:
+    """Where all elements are equal, one that moves by h has the deviation h (n−1)/n and each of the others −h/n.
+
+    So s = |h| √((n−1) / (n (n−c))) there: a kink.
+    """
+    s, n = spread(y, self, dim, keepdim), count(self, dim)
+    steepest = math.sqrt((n - 1) / n) * _narrowest(n, correction)
+    smooth = _deviation(self, dim, correction) / torch.where(s == 0, 1, s)
+    return spread(g, self, dim, keepdim) * torch.where(s == 0, side * steepest, smooth)
+
+
+def _narrowest(n: int, correction: Any) -> float:
+    """Returns 1/√(n − c), 0 where the spread of n elements is none."""
+    freedom = n - (1 if correction is None else correction)
+    return 1 / math.sqrt(freedom) if freedom > 0 else 0.0
+
+
+def _is_std(slopes: Tensor, self: Tensor, dim: Any, correction: Any) -> Tensor:
+    """Says whether slopes of s = ‖x − μ‖/√(n−c) at 0 are possible together: it moves with x, and no faster."""
+    length = torch.linalg.vector_norm(slopes, dim=axes(dim, self.ndim), keepdim=True)
+    longest = _narrowest(count(self, dim), correction)
+    return is_whole(slopes, 0, dim) & torch.le(length, longest * (1 + _rounding(slopes)))
 
 
 def _var_terms(self: Any, dim: Any, correction: Any, keepdim: bool) -> Any:
@@ -256,9 +305,10 @@ rule(
     "y = √(Σᵢ (xᵢ − μ)² / (n − c))",
     self=(
         "x̄ᵢ = ȳ (xᵢ − μ) / ((n − c) y)",
-        lambda g, self, y, dim, correction, keepdim: _std_back(g, self, y, dim, correction, keepdim),
+        lambda g, self, y, dim, correction, keepdim, side: _std_back(g, self, y, dim, correction, keepdim, side),
     ),
     terms=lambda self, dim, correction, keepdim: _sqrt(_var_terms(self, dim, correction, keepdim)),
+    together=_is_std,
     why="std_at_zero",
     example=_VARIANCE_EXAMPLES,
 )
@@ -282,44 +332,82 @@ rule(
     "s = √(Σᵢ (xᵢ − μ)² / (n − c)),  μ = Σᵢ xᵢ / n",
     self=(
         "x̄ᵢ = s̄ (xᵢ − μ) / ((n − c) s) + μ̄ / n",
-        lambda g, self, y0, dim, correction, keepdim: _with_mean(
-            torch.zeros_like(self) if g[0] is None else _std_back(g[0], self, y0, dim, correction, keepdim),
+        lambda g, self, y0, dim, correction, keepdim, side: _with_mean(
+            torch.zeros_like(self) if g[0] is None else _std_back(g[0], self, y0, dim, correction, keepdim, side),
             g[1],
             self,
             dim,
             keepdim,
         ),
     ),
+    together=_is_std,
     why="std_at_zero",
     example=_VARIANCE_EXAMPLES,
 )
 
 
-def norm_slope(x: Tensor, y: Tensor, p: float) -> Tensor:
-    """Returns ∂y/∂xᵢ of y = (Σᵢ |xᵢ|ᵖ)^(1/p), with y broadcasting over x.
+# y = (Σᵢ |xᵢ|ᵖ)^(1/p). From yᵖ = Σ|xᵢ|ᵖ: p yᵖ⁻¹ dy = Σ p |xᵢ|ᵖ⁻¹ sign(xᵢ) dxᵢ, so ∂y/∂xᵢ = sign(xᵢ) (|xᵢ|/y)ᵖ⁻¹. For
+# p = ±∞ the elements that attain the norm share sign(xᵢ). Where there is no derivative, by one element that moves by h:
+#   y = 0, p > 0      all are 0, and y = |h|
+#   y = 0, p < 0      y = |h| if this is the only 0, else y stays 0
+#   xᵢ = 0, p = 1     y grows by |h|
+#   xᵢ = 0, p < 1     y grows by |h|ᵖ yᵖ⁻¹ / p to first order: infinitely steep on both sides
+#   p = ±∞            of equal candidates, the one that moves decides y on one side and not on the other
 
-    From yᵖ = Σ|xᵢ|ᵖ: p yᵖ⁻¹ dy = Σ p |xᵢ|ᵖ⁻¹ sign(xᵢ) dxᵢ, so ∂y/∂xᵢ = sign(xᵢ) (|xᵢ|/y)ᵖ⁻¹. At y = 0 there is no
-    derivative for p > 1; torch takes 0. For p = ±∞ the cotangent is divided among the elements that attain the norm.
-    """
+
+def norm_slopes(x: Tensor, y: Tensor, p: float, dim: Any, side: Any) -> Tensor:
+    """Returns ∂y/∂xᵢ of a p-norm along axes; y broadcasts over x."""
     if p == 0:
         return torch.zeros_like(x)
+    cone = y == 0
+    if p < 0:
+        cone = cone & (x == 0) & ((x == 0).sum(axes(dim, x.ndim), keepdim=True) == 1)
+    return torch.where(cone, side, torch.where(y == 0, 0, _slopes_beside(x, y, p, dim, side)))
+
+
+def _slopes_beside(x: Tensor, y: Tensor, p: float, dim: Any, side: Any) -> Tensor:
+    """Returns the slopes where y > 0."""
     if p == 1:
-        return x.sign()
+        return signs(x, side)
     if math.isinf(p):
-        return x.sign()
-    ratio = torch.where(y == 0, 0, x.abs() / y)
-    return x.sign() * (ratio if p == 2 else torch.where(ratio == 0, 0, ratio ** (p - 1)))
+        return x.sign() * shares(x.abs(), y, dim, math.copysign(1, p) * x.sign() * side)
+    ratio = x.abs() / y
+    smooth = x.sign() * (ratio if p == 2 else torch.where(ratio == 0, 0, ratio ** (p - 1)))
+    if p > 1:
+        return smooth
+    side = torch.as_tensor(side, dtype=x.dtype, device=x.device)
+    return torch.where(x == 0, torch.where(side == 0, 0, side * math.inf), smooth)
 
 
-def _norm_back(g: Tensor, self: Tensor, y: Tensor, p: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-    p = 2.0 if p is None else float(p)
-    if math.isinf(p):
-        return shared(g, self.abs(), y, dim, keepdim) * self.sign()
-    return spread(g, self, dim, keepdim) * norm_slope(self, spread(y, self, dim, keepdim), p)
+def are_norms(slopes: Tensor, x: Tensor, y: Tensor, p: float, dim: Any) -> Tensor:
+    """Says whether slopes of a p-norm are possible together.
+
+    As y(tx) = t y(x), they meet Σ xᵢ ∂y/∂xᵢ = y. A norm (p ≥ 1) does not grow faster than its argument: the dual
+    norm of the slopes, with 1/p + 1/q = 1, is at most 1.
+    """
+    fits = is_whole(slopes * x.sign() * torch.where(y == 0, 0, x.abs() / y), (y != 0).to(y), dim)
+    if p < 1:
+        return fits
+    q = math.inf if p == 1 else 1 if math.isinf(p) else p / (p - 1)
+    dual = torch.linalg.vector_norm(slopes, q, axes(dim, x.ndim), keepdim=True)
+    return fits & torch.le(dual, 1 + _rounding(slopes))
+
+
+def _order(p: Any) -> float:
+    return 2.0 if p is None else float(p)
+
+
+def _norm_back(g: Tensor, self: Tensor, y: Tensor, p: Any, dim: Any, keepdim: bool, side: Any) -> Tensor:
+    slopes = norm_slopes(self, spread(y, self, dim, keepdim), _order(p), dim, side)
+    return spread(g, self, dim, keepdim) * slopes
+
+
+def _are_norms(slopes: Tensor, self: Tensor, y: Tensor, p: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
+    return are_norms(slopes, self, spread(y, self, dim, keepdim), _order(p), dim)
 
 
 def _norm_terms(self: Any, p: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    p = 2.0 if p is None else float(p)
+    p = _order(p)
     if p == 0 or math.isinf(p):
         return None
     powers = self**2 if p == 2 else _abs(self) if p == 1 else _abs(self) ** p
@@ -331,10 +419,10 @@ _NORM, _NORM_BACK = "y = (Σᵢ |xᵢ|ᵖ)^(1/p)", "x̄ᵢ = ȳ sign(xᵢ) (|x�
 rule(
     "aten.linalg_vector_norm",
     _NORM,
-    self=(_NORM_BACK, lambda g, self, y, ord, dim, keepdim: _norm_back(g, self, y, ord, dim, keepdim)),
+    self=(_NORM_BACK, lambda g, self, y, ord, dim, keepdim, side: _norm_back(g, self, y, ord, dim, keepdim, side)),
     terms=lambda self, ord, dim, keepdim: _norm_terms(self, ord, dim, keepdim),
+    together=lambda slopes, self, y, ord, dim, keepdim: _are_norms(slopes, self, y, ord, dim, keepdim),
     why="norm_at_zero",
-    tie="shared",
     example=(
         lambda r: (r(2, 3),),
         lambda r: (r(2, 3), 1, [1]),
@@ -346,35 +434,45 @@ rule(
 rule(
     "aten.norm.Scalar",
     _NORM,
-    self=(_NORM_BACK, lambda g, self, y, p: _norm_back(g, self, y, p)),
+    self=(_NORM_BACK, lambda g, self, y, p, side: _norm_back(g, self, y, p, None, False, side)),
     terms=lambda self, p: _norm_terms(self, p),
+    together=lambda slopes, self, y, p: _are_norms(slopes, self, y, p),
     why="norm_at_zero",
-    tie="shared",
     example=(lambda r: (r(2, 3),), lambda r: (r(2, 3), 3)),
 )
 rule(
     "aten.norm.ScalarOpt_dim",
     _NORM,
-    self=(_NORM_BACK, lambda g, self, y, p, dim, keepdim: _norm_back(g, self, y, p, dim, keepdim)),
+    self=(_NORM_BACK, lambda g, self, y, p, dim, keepdim, side: _norm_back(g, self, y, p, dim, keepdim, side)),
     terms=lambda self, p, dim, keepdim: _norm_terms(self, p, dim, keepdim),
+    together=lambda slopes, self, y, p, dim, keepdim: _are_norms(slopes, self, y, p, dim, keepdim),
     why="norm_at_zero",
-    tie="shared",
     example=(lambda r: (r(2, 3), 2, [1]), lambda r: (r(2, 3), 1, [0], True)),
 )
+
+
+def _is_distance(
+    slopes: Tensor, opposite: Tensor, argument: str, self: Tensor, other: Tensor, y: Tensor, p: Any
+) -> Tensor:
+    difference = self - other if argument == "self" else other - self
+    return _are_norms(slopes, difference, y, p) & cancel(slopes, opposite)
+
+
 rule(
     "aten.dist",
     "y = ‖A − B‖ₚ",
     self=(
         "Ā = ȳ sign(A − B) (|A − B| / y)ᵖ⁻¹",
-        lambda g, self, other, y, p: summed_to(_norm_back(g, self - other, y, p), self.shape),
+        lambda g, self, other, y, p, side: summed_to(_norm_back(g, self - other, y, p, None, False, side), self.shape),
     ),
     other=(
         "B̄ = −ȳ sign(A − B) (|A − B| / y)ᵖ⁻¹",
-        lambda g, self, other, y, p: -summed_to(_norm_back(g, self - other, y, p), other.shape),
+        lambda g, self, other, y, p, side: summed_to(_norm_back(g, other - self, y, p, None, False, side), other.shape),
     ),
     terms=lambda self, other, p: _norm_terms(self - other, p),
+    together=_is_distance,
+    apart=lambda self, other: dict(zip(("self", "other"), torch.broadcast_tensors(self, other), strict=True)),
     why="norm_at_zero",
-    tie="shared",
     example=(lambda r: (r(2, 3), r(3)), lambda r: (r(2, 3), r(2, 3), 3)),
 )
 
@@ -404,9 +502,13 @@ for _name in ("max", "min", "median", "nanmedian"):
     rule(
         f"aten.{_name}",
         f"y = {_name}ᵢ xᵢ",
-        self=("x̄ᵢ = ȳ / m where xᵢ = y (m times), else 0", lambda g, self, y: shared(g, self, y)),
+        self=(
+            "x̄ᵢ = ȳ / m where xᵢ = y (m times), else 0",
+            lambda g, self, y, side: shared(g, self, y, None, False, side),
+        ),
         terms=lambda self, y: _winner(self, y),
         tie="shared",
+        together=lambda slopes: is_whole(slopes),
         why="tie_shared",
         example=lambda r: (r(2, 3),),
     )
@@ -428,17 +530,18 @@ for _name in ("amax", "amin"):
         f"y = {_name[1:]}ᵢ xᵢ",
         self=(
             "x̄ᵢ = ȳ / m where xᵢ = y (m times), else 0",
-            lambda g, self, y, dim, keepdim: shared(g, self, y, dim, keepdim),
+            lambda g, self, y, dim, keepdim, side: shared(g, self, y, dim, keepdim, side),
         ),
         terms=_winners,
         tie="shared",
+        together=lambda slopes, dim: is_whole(slopes, 1, dim),
         why="tie_shared",
         example=(lambda r: (r(2, 3), [1]), lambda r: (r(2, 3, 2), [0, 2], True)),
     )
 
 
-def _both(g: Sequence[Tensor | None], self: Tensor, ys: Sequence[Tensor], dim: Any, keepdim: bool) -> Tensor:
-    parts = [shared(part, self, y, dim, keepdim) for part, y in zip(g, ys, strict=True) if part is not None]
+def _both(g: Sequence[Tensor | None], self: Tensor, ys: Sequence[Tensor], dim: Any, keepdim: bool, side: Any) -> Tensor:
+    parts = [shared(part, self, y, dim, keepdim, side) for part, y in zip(g, ys, strict=True) if part is not None]
     return sum(parts, torch.zeros_like(self))
 
 
@@ -447,9 +550,10 @@ rule(
     "a = minᵢ xᵢ,  b = maxᵢ xᵢ",
     self=(
         "x̄ᵢ = ā / m where xᵢ = a (m times), + b̄ / n where xᵢ = b (n times)",
-        lambda g, self, y0, y1, dim, keepdim: _both(g, self, (y0, y1), dim, keepdim),
+        lambda g, self, y0, y1, dim, keepdim, side: _both(g, self, (y0, y1), dim, keepdim, side),
     ),
     tie="shared",
+    together=lambda slopes, dim: is_whole(slopes, 1, dim),
     why="tie_shared",
     example=(lambda r: (r(2, 3),), lambda r: (r(2, 3), {"dim": 1})),
 )

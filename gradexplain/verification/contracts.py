@@ -19,13 +19,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
-from gradexplain.recording.recorder import Application, held_in, tensors_in
+from gradexplain.recording.events import Application, held_in, tensors_in
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import generic, joined, record
+from gradexplain.recording.tracing import generic, joined, recorded
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
 from gradexplain.verification.verdicts import Check, Operation, Report
 
@@ -46,23 +47,26 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
     """Asks each custom Function of a traced computation; no other question is begun after `effort` seconds each."""
     if all(node.operator is not None or node.leaf is not None for node in trace.nodes):
         return Contracts()
-    run = record(computation, generic, again=True)
-    if not run.recorder.applications:
-        return Contracts()
-    first: dict[object, Alone] = {}
-    for alone in nodes_alone(run, joined(run, computation)):
-        if isinstance(alone.origin, Application):
-            first.setdefault(_signature(alone.origin), alone)
-    broken: list[Operation] = []
-    notes: list[Finding] = []
-    for alone in first.values():
-        with suppress(Exception):  # the user's own code does not run alone: nothing is claimed of it
-            function = _Function.of(alone)
-            found = list(_until(_breaches(function), effort))
+    with recorded(computation, again=True, backwards=False) as run:
+        if not run.recorder.applications:
+            return Contracts()
+        first: dict[object, Alone] = {}
+        for alone in nodes_alone(run, joined(run, computation)):
+            if isinstance(alone.origin, Application):
+                first.setdefault(_signature(alone.origin), alone)
+        broken: list[Operation] = []
+        notes: list[Finding] = []
+        for alone in first.values():
+            found: list[Finding] = []
+            try:
+                function = _Function.of(alone)
+                found.extend(_until(_breaches(function), effort))  # what was found stays where a later question fails
+                notes += _notes(function, alone)
+            except (Exception, SystemExit) as fault:  # the user's own code does not run alone
+                notes.append(_unasked(alone, fault))
             if found:
                 broken.append(_operation(alone, found))
-            notes += _notes(function, alone)
-    return Contracts(tuple(broken), tuple(notes))
+        return Contracts(tuple(broken), tuple(notes))
 
 
 def _signature(origin: Application) -> object:
@@ -251,6 +255,15 @@ def _largest(tensor: Tensor) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------- the notes
+
+
+def _unasked(alone: Alone, fault: BaseException) -> Finding:
+    """Says that a backward could not be asked, or not everything."""
+    assert isinstance(alone.origin, Application)
+    function = alone.origin.function
+    return Finding(
+        "contract-unasked", {"function": function.__name__, "message": message_of(fault)}, backward_place(function)
+    )
 
 
 def _notes(function: _Function, alone: Alone) -> Iterator[Finding]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.plain import differentiated
 from gradexplain.recording.recorder import user_source
-from gradexplain.recording.tracing import differentiated
 from gradexplain.targets.sources import Source
 
 COTANGENT = "cotangent"
@@ -43,6 +43,7 @@ def gradient_of(computation: Computation, cotangent: Tensor) -> Computation:
         call=call,
         inputs={**computation.inputs, name: cotangent},
         wrt=(*computation.wrt, name),
+        into_leaves=False,
     )
 
 
@@ -86,7 +87,7 @@ def derivative_of(below: Computation, wrt: str, scalar: str, order: int, seed: T
     `constant_derivative`) where the gradient does not depend on its inputs any more.
     """
     call = _Derivative(below, wrt, seed, f"{scalar}{_PRIMES[order - 1]}")
-    return replace(below, call=call, locate=call.locate, name=call.name)
+    return replace(below, call=call, locate=call.locate, name=call.name, into_leaves=False)
 
 
 @dataclass

@@ -5,6 +5,7 @@ None of these is an error of an operator's backward, and each has a name and a p
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import stops_in
-from gradexplain.recording.recorder import Application, Event, Held, held_in, kept_on, same, source_of, written_by
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
+from gradexplain.recording.recorder import kept_on, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import Run, bound, hooks_in, saved_by
@@ -125,9 +127,10 @@ def _adds_up(received: Tensor, sent: Sequence[Tensor]) -> bool:
 
 
 def _hooked(node: Node, hooks: Sequence[Callable[..., object]]) -> Finding:
-    code = getattr(hooks[0], "__code__", None) if hooks else None
+    hook = inspect.unwrap(hooks[0]) if hooks else None
+    code = getattr(hook, "__code__", None)
     source = Source(code.co_filename, code.co_firstlineno, "") if code else node.source
-    name = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__) if hooks else ""
+    name = getattr(hook, "__qualname__", type(hook).__name__)
     value = node.leaf or (node.source.code if node.source else node.name)
     return Finding("hook" if hooks else "hook-unseen", {"value": value} | ({"hook": name} if hooks else {}), source)
 

@@ -9,14 +9,17 @@ from torch import Tensor
 
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.tracing import generic, trace
-from gradexplain.verification.contracts import contracts_of
+from gradexplain.verification.contracts import ORACLE as CONTRACT
+from gradexplain.verification.contracts import Contracts, contracts_of
 from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.operations import check_operations
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import Check, Replay
 from gradexplain.verification.oracles.registry import REFEREE
-from gradexplain.verification.verdicts import Operation, Question, Report, Subject, answered
+from gradexplain.verification.verdicts import OPERATIONS, Operation, Question, Report, Subject, answered, attempting
+
+SECOND = "second derivatives"
 
 
 def inquire(
@@ -30,11 +33,13 @@ def inquire(
     question = Question(trace(computation, cotangent=generic), computation, effort=options.effort)
     report = judged(question, options)
     if by_hand:
-        report = replace(report, checks=(*report.checks, *_by_hand(computation, by_hand, options.effort)))
+        checks: list[Check] = []
+        with attempting(formulas.ORACLE, tuple(by_hand), checks):
+            checks += _by_hand(computation, by_hand, options.effort)
+        report = replace(report, checks=(*report.checks, *checks))
     if options.second:
         report = replace(report, second=_second(question, computation, options.effort))
-    subject = Subject(target, question.trace, tuple(computation.parameters))
-    return replace(report, subject=subject)
+    return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))
 
 
 def judged(question: Question, options: Options) -> Report:
@@ -46,12 +51,22 @@ def judged(question: Question, options: Options) -> Report:
     assert computation is not None
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = replace(answered(question, [name for name, on in wanted.items() if on]), options=options)
+    checks: list[Check] = []
+    operations: tuple[Operation, ...] = ()
     if options.each_operation or report.reason not in (None, "stopped"):
-        replay = question.replay
-        again = replay.computation if isinstance(replay, Replay) else computation
-        report = replace(report, operations=check_operations(again, effort=effort, coarsest=2 * question.precision))
-    contracts = contracts_of(computation, question.trace, effort=effort)
-    return replace(report, operations=_with(report.operations, contracts.broken), findings=contracts.notes)
+        with attempting(OPERATIONS, question.names, checks):
+            replay = question.replay
+            again = replay.computation if isinstance(replay, Replay) else computation
+            operations = check_operations(again, effort=effort, coarsest=2 * question.precision)
+    contracts = Contracts()
+    with attempting(CONTRACT, question.names, checks):
+        contracts = contracts_of(computation, question.trace, effort=effort)
+    return replace(
+        report,
+        checks=(*report.checks, *checks),
+        operations=_with(operations, contracts.broken),
+        findings=(*report.findings, *contracts.notes),
+    )
 
 
 def _with(operations: Sequence[Operation], broken: Sequence[Operation]) -> tuple[Operation, ...]:
@@ -73,7 +88,11 @@ def _by_hand(computation: Computation, by_hand: Mapping[str, Callable[..., Tenso
 
 def _second(question: Question, computation: Computation, effort: float) -> Report:
     """Verifies the gradient's own gradient. A cut that the function itself has none of was lost in a backward."""
-    gradient = gradient_of(computation, question.trace.cotangent)
-    recorded = trace(gradient, cotangent=generic)
-    cuts = bool(question.trace.cuts)
-    return answered(Question(recorded if cuts else replace(recorded, cuts=()), gradient, effort=effort, stoppable=cuts))
+    checks: list[Check] = []
+    with attempting(SECOND, question.names, checks):
+        gradient = gradient_of(computation, question.trace.cotangent)
+        recorded = trace(gradient, cotangent=generic)
+        cuts = bool(question.trace.cuts)
+        recorded = recorded if cuts else replace(recorded, cuts=())
+        return answered(Question(recorded, gradient, effort=effort, stoppable=cuts))
+    return Report(tuple(checks))

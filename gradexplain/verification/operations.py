@@ -9,17 +9,20 @@ a straight-through estimate) is named for what it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gradexplain.documents.progress import followed
-from gradexplain.errors import RunError
+from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
-from gradexplain.recording.recorder import Application, Event
+from gradexplain.recording.events import Application, Event
+from gradexplain.recording.nodes import ordered
+from gradexplain.recording.plain import Cotangent
 from gradexplain.recording.replay import (
     Alone,
     Operator,
@@ -30,7 +33,7 @@ from gradexplain.recording.replay import (
     sent_alone,
 )
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Cotangent, Run, generic, joined, ordered, owners_of, record, trace
+from gradexplain.recording.tracing import Run, generic, joined, owners_of, recorded, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
@@ -66,16 +69,17 @@ def check_operations(
     rules judge them without running anything. `coarsest` is the
     rounding error of the type that the user runs in, if that is another than the computation's.
     """
-    run = record(computation, cotangent, again=True)
-    if run.output.grad_fn is None:
-        return ()
-    trace = joined(run, computation)
-    chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
-    notes = _Notes.of(run, trace)
-    known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
-    share = effort / max(sum(known), 1)
-    budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
-    return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in followed(budgets, "operations"))
+    with recorded(computation, cotangent, again=True) as run:
+        if run.output.grad_fn is None:
+            return ()
+        trace = joined(run, computation)
+        chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
+        notes = _Notes.of(run, trace)
+        known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
+        share = effort / max(sum(known), 1)
+        budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
+        asked = followed(budgets, "operations")
+        return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in asked)
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,19 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: f
     findings = list(notes.on(alone))
     try:
         asked = _asked(alone)
-    except Exception as fault:  # the user's own code, or torch's refusal to run an operator alone
-        asked = Unable("node_failed", {"message": str(fault).strip().split("\n", 1)[0]})
-    if isinstance(asked, Unable):
-        return _concluded(alone, _mute(alone, asked), findings)
-    changed = list(edits(alone, run))
-    report = _report(asked, changed, effort, coarsest)
-    wrong = [name for name in report.inputs if report.of(name) == "differs" and not _blames_edit(report, name)]
-    looks = {name: _look(asked, report, name, effort) for name in wrong}
-    findings += sent_otherwise(alone, asked.operator, run)
+        if isinstance(asked, Unable):
+            return _concluded(alone, _mute(alone, asked), findings)
+        changed = list(edits(alone, run))
+        report = _report(asked, changed, effort, coarsest)
+    except (Exception, SystemExit) as fault:  # the user's own code, or torch's refusal to run an operator alone
+        return _concluded(alone, _mute(alone, Unable("node_failed", {"message": message_of(fault)})), findings)
+    looks: dict[str, Finding] = {}
+    for name in report.inputs:
+        if report.of(name) == "differs" and not _blames_edit(report, name):
+            with suppress(Exception):  # what a closer look shows is a help; the verdict stands without it
+                looks[name] = _look(asked, report, name, effort)
+    with suppress(Exception):
+        findings += sent_otherwise(alone, asked.operator, run)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
     kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
     return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *findings])
@@ -173,13 +181,14 @@ def _asked(alone: Alone) -> _Asked | Unable:
         return Unable("not_rerun", {"operator": operator.label})
     if any(t.layout != torch.strided for t in (*again.computation.inputs.values(), *again.outputs)):
         return Unable("sparse_operator", {"operator": operator.label})
-    fresh = replace(trace(again.computation, cotangent=generic), cuts=())
+    own = isinstance(alone.origin, Application)  # of torch's own operators, a watched run is enough
+    fresh = replace(trace(again.computation, cotangent=generic, plain=own), cuts=())
     apart = _apart(recorded_outputs(alone, again), fresh.value)
     if apart is not None:
         return Unable("not_reproduced", {"operator": operator.label, "amplitude": apart})
     sent = sent_alone(alone, operator, cotangents_from(alone, fresh.cotangent))
-    own = _with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
-    return _Asked(alone, operator, again.computation, fresh, own, tuple(_silent(alone, operator, sent.raw)))
+    judged = _with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
+    return _Asked(alone, operator, again.computation, fresh, judged, tuple(_silent(alone, operator, sent.raw)))
 
 
 def _apart(recorded: Sequence[Tensor] | None, value: Tensor) -> float | None:

@@ -7,7 +7,8 @@ that cannot judge says so, and why.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.documents.shown import Shown
+from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.trace import Node, Trace
@@ -25,7 +27,7 @@ from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles.elements import coarsest, joined, seen
-from gradexplain.verification.oracles.question import EFFORT, Check, Question, Stop, Verdict
+from gradexplain.verification.oracles.question import EFFORT, Check, Question, Replay, Stop, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
@@ -59,7 +61,7 @@ CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 #   doubtful     what a judge met (a jump, noise, a run that failed) leaves room for doubt
 Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
 INTENDED = "intended"
-RULES, DIFFERENCES, FORWARD = "rules", "finite differences", "forward mode"
+RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
 
 
 @dataclass(frozen=True)
@@ -277,12 +279,37 @@ def verify_trace(
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:
     """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
-    asked = [*ORACLES.values(), *(ON_REQUEST[name] for name in also)]
-    report = Report(tuple(_numbered(question, check) for ask in asked for check in ask(question)))
-    report = replace(report, checks=tuple(_sharpened(question, report, check) for check in report.checks))
-    if report.verdict == "agrees" or REFEREE in also:
-        return report
-    return replace(report, checks=(*report.checks, *(_numbered(question, c) for c in ON_REQUEST[REFEREE](question))))
+    checks: list[Check] = []
+    for name, ask in {**ORACLES, **{name: ON_REQUEST[name] for name in also}}.items():
+        with attempting(name, question.names, checks):
+            checks += [_numbered(question, check) for check in ask(question)]
+    report = Report(tuple(checks))
+    with attempting(RULES, question.names, checks):
+        checks = [_sharpened(question, report, check) for check in checks]
+    if Report(tuple(checks)).verdict != "agrees" and REFEREE not in also:
+        with attempting(REFEREE, question.names, checks):
+            checks += [_numbered(question, check) for check in ON_REQUEST[REFEREE](question)]
+    return Report(tuple(checks), findings=tuple(_blind_spots(question)))
+
+
+def _blind_spots(question: Question) -> Iterator[Finding]:
+    """Yields what keeps all oracles that run the function again from seeing sharply."""
+    replay = question.replay
+    if isinstance(replay, Replay) and replay.narrowed:
+        yield Finding("no-float64", {"operators": ", ".join(replay.narrowed), "resolution": f"{replay.eps:.0e}"})
+
+
+@contextmanager
+def attempting(method: str, names: Sequence[str], checks: list[Check]) -> Iterator[None]:
+    """Lets a method fail: whatever is raised in the block is the reason why it cannot say, added to `checks`.
+
+    The function that is verified is the user's, and so are its backwards: they may raise in any of their calls.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as fault:
+        data = {"message": message_of(fault)}
+        checks += [Check(method, name, "cannot say", reason="method_failed", data=data) for name in names]
 
 
 def _sharpened(question: Question, report: Report, check: Check) -> Check:
@@ -300,5 +327,5 @@ def _numbered(question: Question, check: Check) -> Check:
     lost = question.lost.get(check.input)
     if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
         return check
-    verdict: Verdict = "differs" if lost.reason == "nan" else "cannot say"
+    verdict: Verdict = "cannot say" if lost.reason == "rounding" else "differs"
     return replace(check, verdict=verdict, reason=lost.reason, data={**check.data, **lost.data})

@@ -61,7 +61,7 @@ def _missing_attributes(torch: Any) -> list[str]:
             made.grad_fn,
             ("_sequence_nr", "_input_metadata", "_saved_result", "next_functions", "register_hook"),
         ),
-        "tensor": (leaf, ("_version", "_base", "_backward_hooks")),
+        "tensor": (leaf, ("_version", "_base", "_backward_hooks", "_post_accumulate_grad_hooks")),
         "storage": (leaf.untyped_storage(), ("_cdata",)),
         "operator": (torch.ops.aten.exp.default, ("_schema",)),
         "Function": (Function, ("_backward_cls",)),
@@ -71,9 +71,20 @@ def _missing_attributes(torch: Any) -> list[str]:
 
 
 def _light(dispatch_mode: Any) -> Any:
-    """Returns the class without its wrapper against torch's compiler, which would load the compiler: a second."""
+    """Returns the class of modes that give each operator with its arguments and keywords to `run`, which runs it.
+
+    Without torch's wrapper against its compiler, which would load the compiler: a second.
+    """
 
     class DispatchMode(dispatch_mode):  # type: ignore[misc]  # torch's class is not typed
+        def __init__(self, run: Callable[..., Any] | None = None) -> None:
+            super().__init__()
+            self.run = run
+
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert self.run is not None
+            return self.run(operator, args, kwargs or {})
+
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
             return False
@@ -106,6 +117,11 @@ def function_of(node: Any) -> Any:
 def node_class(function: Any) -> Any:
     """Returns the class of the nodes that a custom Function makes, which is also that of its `ctx`."""
     return function._backward_cls
+
+
+def is_reentrant_checkpoint(function: Any) -> bool:
+    """Says whether a custom Function is torch's checkpoint that runs a backward pass inside its own."""
+    return (function.__module__, function.__qualname__) == ("torch.utils.checkpoint", "CheckpointFunction")
 
 
 def saved_names(node: Any) -> tuple[str, ...]:
@@ -159,3 +175,35 @@ def viewed(tensor: Any) -> Any:
 def hooks_of(tensor: Any) -> list[Callable[..., object]]:
     """Returns the hooks on a tensor's gradient."""
     return list((tensor._backward_hooks or {}).values())
+
+
+def hooks_after(tensor: Any) -> list[Callable[..., object]]:
+    """Returns the hooks that run when a leaf's gradient was accumulated into it."""
+    return list((tensor._post_accumulate_grad_hooks or {}).values())
+
+
+HookTables = dict[str, tuple[Any, dict[Any, Any]]]
+
+
+def hook_tables(tensor: Any) -> HookTables:
+    """Returns the tables of a tensor's hooks, each with what is in it now."""
+    tables = {name: getattr(tensor, name) for name in _HOOKS}
+    return {name: (table, dict(table or {})) for name, table in tables.items()}
+
+
+def put_hook_tables(tensor: Any, tables: HookTables) -> None:
+    """Gives a tensor the hooks back that it had."""
+    for name, (table, entries) in tables.items():
+        if table is not None and dict(table) != entries:
+            table.clear()
+            table.update(entries)
+        if getattr(tensor, name) is not table:
+            setattr(tensor, name, table)
+
+
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def has_hooks(tensor: Any) -> bool:
+    """Says whether hooks wait on a tensor's gradient."""
+    return any(getattr(tensor, name) for name in _HOOKS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import chosen_output
-from gradexplain.recording.tracing import differentiated
+from gradexplain.recording.plain import differentiated
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import (
     Check,
@@ -45,20 +45,20 @@ def ask(question: Question) -> Iterator[Check]:
 def _both(replay: Replay) -> tuple[list[Tensor], list[Tensor]]:
     """Returns the gradients for two cotangents, by input: computed alone and stacked, and computed at once."""
     values = replay.computation.leaf_values()
-    with torch.enable_grad(), replay.computation.running() as run:
-        output = chosen_output(run(values), replay.computation.name)[0]
     wanted = [values[n] for n in replay.computation.wrt]
-    cotangents = torch.stack([replay.trace.cotangent, replay.trace.cotangent.flip(tuple(range(output.dim()))) * 0.75])
-    alone = [differentiated(output, wanted, v, retain_graph=True) for v in cotangents]
-    stacked = [
-        torch.stack([dense(g, x) for g in parts]) for parts, x in zip(zip(*alone, strict=True), wanted, strict=True)
-    ]
+    with torch.enable_grad(), replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
+        axes = tuple(range(output.dim()))
+        cotangents = torch.stack([replay.trace.cotangent, replay.trace.cotangent.flip(axes) * 0.75])
+        alone = [differentiated(output, wanted, v, retain_graph=True) for v in cotangents]
 
-    def at_once(cotangent: Tensor) -> tuple[Tensor, ...]:
-        gradients = torch.autograd.grad(output, wanted, cotangent, retain_graph=True, allow_unused=True)
-        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, wanted, strict=True))
+        def at_once(cotangent: Tensor) -> tuple[Tensor, ...]:
+            gradients = torch.autograd.grad(output, wanted, cotangent, retain_graph=True, allow_unused=True)
+            return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, wanted, strict=True))
 
-    return stacked, list(torch.func.vmap(at_once)(cotangents))
+        batched = list(torch.func.vmap(at_once)(cotangents))
+    parts = zip(zip(*alone, strict=True), wanted, strict=True)
+    return [torch.stack([dense(g, x) for g in gradients]) for gradients, x in parts], batched
 
 
 def _check(question: Question, replay: Replay, name: str, alone: Tensor, batched: Tensor) -> Check:

@@ -57,7 +57,9 @@ def ask(question: Question) -> Iterator[Check]:
         return
     comparison = _Comparison(question, walk(trace))
     for name in question.names:
-        yield comparison.check(name)
+        apart = trace.apart.get(name)
+        astray = apart is not None and apart.astray
+        yield Check(ORACLE, name, "cannot say", reason="watched") if astray else comparison.check(name)
 
 
 def _large(question: Question) -> Iterator[Check]:

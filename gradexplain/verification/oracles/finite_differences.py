@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.recording.recorder import Event
+from gradexplain.recording.events import Event
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
 from gradexplain.verification.oracles.ladders import (

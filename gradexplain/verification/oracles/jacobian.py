@@ -16,6 +16,8 @@ from torch import Tensor
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import chosen_output
+from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.plain import left_by_backward
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.ladders import STEPS, USUAL_STEPS, Ladder, Slope, extrapolated, judge
 from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, index_of, scales
@@ -45,11 +47,11 @@ def ask(question: Question) -> Iterator[Check]:
 def _rows(replay: Replay) -> dict[str, Tensor]:
     """Returns torch's Jacobian by each input: (elements of the output, elements of the input), in real numbers."""
     names, values = replay.computation.wrt, replay.computation.leaf_values()
-    with torch.enable_grad(), replay.computation.running() as run:
-        output = chosen_output(run(values), replay.computation.name)[0]
     wanted = [values[n] for n in names]
-    batches = list(torch.split(_basis(output), BATCH_ROWS))
-    products = [_products(output, wanted, batch) for batch in followed(batches, "rows")]
+    with torch.enable_grad(), replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
+        batches = list(torch.split(_basis(output), BATCH_ROWS))
+        products = [_products(output, wanted, batch) for batch in followed(batches, "rows")]
     return {n: torch.cat([_real(batch[i]) for batch in products]) for i, n in enumerate(names)}
 
 
@@ -68,7 +70,8 @@ def _products(output: Tensor, wanted: Sequence[Tensor], cotangents: Tensor) -> l
             output, wanted, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError:
-        singles = [torch.autograd.grad(output, wanted, v, retain_graph=True, allow_unused=True) for v in cotangents]
+        nodes = nodes_below(output.grad_fn)
+        singles = [left_by_backward(output, wanted, v, nodes, keep=True) for v in cotangents]
         gradients = tuple(_stacked(parts, x) for parts, x in zip(zip(*singles, strict=True), wanted, strict=True))
     return [_dense(g, x, len(cotangents)) for g, x in zip(gradients, wanted, strict=True)]
 

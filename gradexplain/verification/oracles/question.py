@@ -19,16 +19,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gradexplain.errors import GradexplainError, RunError
+from gradexplain.errors import RunError, message_of
 from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
-from gradexplain.recording.computation import Computation, chosen_output, with_dtype
+from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
+from gradexplain.recording.events import tensors_in
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
+from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.plain import differentiated, left_by_backward, reaches_back
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import differentiated, generic, record, trace
+from gradexplain.recording.tracing import generic, record, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
-from gradexplain.versions.internals import internals
+from gradexplain.verification.oracles.narrowing import narrowing
+from gradexplain.versions.internals import internals, sequence_number
 
 Verdict = Literal["agrees", "differs", "cannot say"]
 
@@ -99,12 +103,14 @@ class Replay:
     """A computation that has been run again in float64, with one result but for rounding.
 
     `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
+    `narrowed` names the operators that torch has no kernel for in float64: they ran in a shorter type.
     """
 
     computation: Computation
     trace: Trace
     seconds: float
     jitter: float = 0.0
+    narrowed: tuple[str, ...] = ()
 
     @property
     def eps(self) -> float:
@@ -261,7 +267,7 @@ class Question:
             return {}
         try:
             return jittered(self.replay)
-        except (GradexplainError, RuntimeError):  # an operator that refuses a number next to the one it was given
+        except Exception:  # an operator, or the function, refuses a number next to the one that it was given
             return {}
 
     def rounding(self, name: str) -> Tensor:
@@ -350,28 +356,35 @@ _LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 
 
 def _replay(computation: Computation, own: Trace) -> Replay | Unable:
-    """Returns the replay in float64, with casts to shorter types and captured numbers of such widened as well."""
+    """Returns the replay in float64, with casts to shorter types and captured numbers of such widened as well.
+
+    Where it does not run so, what refuses float64 runs in a shorter type.
+    """
     base = with_dtype(computation, torch.float64) if _low(own) else computation
     widened = replace(base, call=_promoting(base.call))
-    plain: Trace | Unable = own
-    if base is not computation:
-        plain = _traced(base, own)
-    fits = isinstance(plain, Trace) and plain.value.shape == own.value.shape and not _low(plain)
-    if isinstance(plain, Trace) and fits and _alike(base, widened, plain):
+    plain = own if base is computation else _traced(base, own)
+    if isinstance(plain, Trace) and _alike(base, widened, plain):
         return _measured(base, plain)
-    wider = _traced(widened, own)
-    if isinstance(wider, Trace) and wider.value.shape == own.value.shape and not _low(wider):
-        return _measured(widened, wider)
-    if isinstance(plain, Trace) and not _low(plain):
-        return _measured(base, plain)
-    return wider if isinstance(wider, Unable) else Unable("replay_failed", {"message": "–"})
+    narrowed, failed = set[str](), plain
+    narrow = replace(base, call=narrowing(widened.call, narrowed))
+    for candidate in (widened, narrow):
+        found = _traced(candidate, own)
+        if isinstance(found, Trace):
+            replay = _measured(candidate, found)
+            return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
+        failed = failed if isinstance(failed, Trace) else found
+    return _measured(base, failed) if isinstance(failed, Trace) else failed
 
 
 def _traced(computation: Computation, own: Trace) -> Trace | Unable:
+    """Returns the trace of a computation like the one that was traced, in float64."""
     try:
-        return trace(computation, cotangent=_wide(own.cotangent))
-    except (GradexplainError, RuntimeError, TypeError) as fault:
-        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+        found = trace(computation, cotangent=_wide(own.cotangent), plain=own.plain)
+    except Exception as fault:  # the user's function, or torch's, is not made for these types
+        return Unable("replay_failed", {"message": message_of(fault)})
+    if found.value.shape != own.value.shape or _low(found):
+        return Unable("replay_failed", {"message": "–"})
+    return found
 
 
 # Near the point: what is copied in a shorter type shows its missing digits there, where the point itself has few.
@@ -389,7 +402,7 @@ def _alike(base: Computation, widened: Computation, trace: Trace) -> bool:
                 with Replay(computation, trace, 0.0).running() as output:
                     found.append(output(values))
                 break
-            except GradexplainError:
+            except Exception:  # the user's own code
                 continue
     if len(found) < 2 or found[0].shape != found[1].shape:
         return len(found) < 2
@@ -406,8 +419,8 @@ def _measured(computation: Computation, trace: Trace) -> Replay | Unable:
     try:
         with replay.running() as output:
             again, seconds = _timed(output)
-    except GradexplainError as fault:
-        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+    except Exception as fault:
+        return Unable("replay_failed", {"message": message_of(fault)})
     if again.shape != trace.value.shape:
         return Unable("not_deterministic", {"amplitude": math.inf})
     apart = again - trace.value
@@ -479,9 +492,9 @@ def _recorded(replay: Replay) -> Frozen | Unable:
     except RunError as fault:
         if fault.key == "replay_unseen_memory":
             return Unable("replay_differs")
-        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+        return Unable("replay_failed", {"message": message_of(fault)})
     except Exception as fault:  # the user's own code
-        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+        return Unable("replay_failed", {"message": message_of(fault)})
     apart, value = (again - replay.trace.value).abs(), replay.trace.value
     if again.shape != value.shape or not bool((apart <= MARGIN * replay.eps * largest(value.abs())).all()):
         return Unable("replay_differs")
@@ -494,7 +507,7 @@ def _branched(replay: Replay, function: Frozen, departures: Mapping[int, Bent]) 
         whole = replace(function, bent=departures)
         whole = with_branches(whole, given.inputs, generic_direction(given, computation.wrt))
     except Exception as fault:  # the user's own code, at a number next to the one that it was given
-        return Unable("replay_failed", {"message": str(fault.__cause__ or fault).split("\n", 1)[0]})
+        return Unable("replay_failed", {"message": message_of(fault)})
     return replace(replay, computation=as_computation(computation, whole))
 
 
@@ -597,13 +610,13 @@ def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.layout != torch.strided else gradient
 
 
-# Operators whose result is one of their inputs, a comparison, or a constant: they round nothing.
+# Operators whose result is one of their inputs, a draw, or a constant: they round nothing.
 _EXACT = """
-    relu max min amax amin aminmax maximum minimum fmax fmin argmax argmin sort topk kthvalue median mode cummax cummin
-    eq ne lt le gt ge logical_and logical_or logical_not where cat stack gather index index_select take clone copy
-    _to_copy neg abs sgn sign round floor ceil trunc isnan isinf masked_fill masked_select constant_pad_nd flip roll
-    repeat tril triu zeros_like ones_like full_like empty_like new_zeros new_empty scalar_tensor fill embedding one_hot
-    nonzero bernoulli max_pool2d_with_indices max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
+    relu max min amax amin aminmax maximum minimum fmax fmin sort topk kthvalue median mode cummax cummin
+    where cat stack gather index index_select take clone copy _to_copy neg abs sgn sign round floor ceil trunc
+    masked_fill masked_select constant_pad_nd flip roll repeat tril triu zeros_like ones_like full_like empty_like
+    new_zeros new_empty scalar_tensor fill embedding bernoulli multinomial max_pool2d_with_indices
+    max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
 """
 _EXACT_NAMES = frozenset(_EXACT.split())
 
@@ -612,10 +625,13 @@ def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
     """Returns how far each gradient spreads when every operator, forward and backward, rounds at random.
 
     Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
-    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. The gradients
-    under test take no part: an error in them is no excuse for itself.
+    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. What the function
+    decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
+    take no part: an error in them is no excuse for itself.
     """
-    runs = [_gradients(replay, _rounding(seed)) for seed in range(count)]
+    answers: list[tuple[Any, object]] = []
+    _gradients(replay, _answering(answers))
+    runs = [_gradients(replay, _rounding(seed, answers)) for seed in range(count)]
     return {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
 
 
@@ -623,13 +639,28 @@ def _spread(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack([(one - other).abs() for one, other in combinations(gradients, 2)]).amax(0)
 
 
-def _rounding(seed: int) -> Any:
-    """Returns a mode under which operators round at random."""
+def _answering(answers: list[tuple[Any, object]]) -> Any:
+    """Returns a mode that notes each answer that Python gets in place of a tensor: of `equal`, `bool`, `int`."""
+    base: Any = internals().dispatch_mode
+
+    class Answering(base):  # type: ignore[misc]  # the base class is not typed
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = operator(*args, **(kwargs or {}))
+            if isinstance(made, int):
+                answers.append((operator, made))
+            return made
+
+    return Answering()
+
+
+def _rounding(seed: int, answers: Sequence[tuple[Any, object]]) -> Any:
+    """Returns a mode under which operators round at random; to Python they give the noted answers, one by one."""
+    left = list(answers)
     generator = torch.Generator().manual_seed(seed)
     base: Any = internals().dispatch_mode
 
     def moved(value: Any) -> Any:
-        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+        if differentiable(value):
             draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
             eps = torch.finfo(value.dtype).eps
             return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
@@ -641,17 +672,22 @@ def _rounding(seed: int) -> Any:
             views = any(r.alias_info is not None for r in schema.returns)
             if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
                 return operator(*args, **(kwargs or {}))
-            return operator(*moved(args), **(kwargs or {}))
+            made = operator(*moved(args), **(kwargs or {}))
+            if any(map(differentiable, tensors_in([made]))):
+                return made
+            made = operator(*args, **(kwargs or {}))  # no tensor of real numbers (`lt`, `item`, `argmax`): no rounding
+            return left.pop(0)[1] if isinstance(made, int) and left and left[0][0] is operator else made
 
     return Rounding()
 
 
 def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
-    names, values = replay.computation.wrt, replay.computation.leaf_values()
-    with torch.enable_grad(), mode:
-        output = replay.computation.output(values)
-        wanted = [values[n] for n in names]
-        gradients = differentiated(output, wanted, replay.trace.cotangent)
+    names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
+    with torch.enable_grad(), mode, replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
+        wanted, nodes = [values[n] for n in names], nodes_below(output.grad_fn)
+        keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
+        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
 
 
@@ -693,7 +729,12 @@ class _Measured:
 
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
-        return jittered(self.replay)
+        """What rounding makes of each gradient; where it cannot be measured, last digits of its largest element."""
+        try:
+            return jittered(self.replay)
+        except Exception:  # an operator, or the function, refuses a number next to the one that it was given
+            gradients = {n: dense(g, self.replay.trace.inputs[n]) for n, g in self.replay.trace.gradients.items()}
+            return {n: torch.full_like(wide(g.abs()), self.eps * largest(g.abs())) for n, g in gradients.items()}
 
 
 def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
@@ -720,6 +761,13 @@ def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
         "right": plain(right[place]),
         "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
     }
+    trace = own.replay.trace
+    hook = next((hooked.hook for hooked in trace.hooked if hooked.leaf == name), None)
+    if hook is not None:
+        return Unable("hooked", data | {"hook": hook})
+    apart = trace.apart.get(name)
+    if apart is not None and apart.cause == "backward" and not apart.slight:
+        return Unable("unsteady", data)
     return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
 
 

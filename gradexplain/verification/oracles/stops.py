@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.computation import chosen_output
+from gradexplain.recording.events import Event, source_of, tensors_in
 from gradexplain.recording.frozen import Frozen
-from gradexplain.recording.recorder import Event, source_of, tensors_in
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.question import Question, Replay, Stop, generic_direction, pair, scales
 from gradexplain.versions.internals import internals, schema_of
@@ -128,7 +128,7 @@ class _Measured:
         there = self.function.stopped({**self.replay.trace.inputs, self.name: moved})
         shifts = {self.keys[id(self._event(n))]: _changes(self.here[n], there[n]) for n in numbers if n in there}
         values = self.replay.computation.leaf_values()
-        with torch.enable_grad(), _shifting()(shifts):
+        with torch.enable_grad(), _shifting(shifts):
             result = self.replay.computation.run(values)
         return chosen_output(result, self.replay.computation.name)[0].detach()
 
@@ -181,27 +181,23 @@ def _change(here: Any, there: Any) -> Any:
     return there - here if isinstance(here, (float, complex)) else None
 
 
-def _shifting() -> Any:
-    """Returns the class of modes under which some operators give a little more than they do."""
-    base: Any = internals().dispatch_mode
+def _shifting(shifts: Mapping[tuple[str, int], Sequence[Any]]) -> Any:
+    """Returns a mode under which some operators give a little more than they do."""
+    counts: dict[str, int] = {}
+    held: list[Any] = []
 
-    class Shifting(base):  # type: ignore[misc]  # the base class is not typed
-        def __init__(self, shifts: Mapping[tuple[str, int], Sequence[Any]]) -> None:
-            super().__init__()
-            self.shifts, self.counts, self.held = shifts, dict[str, int](), list[Any]()
+    def run(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        name = str(operator)
+        count = counts.get(name, 0)
+        counts[name] = count + 1
+        outputs = operator(*args, **keywords)
+        shift = shifts.get((name, count))
+        if shift is not None:
+            outputs = _moved(outputs, shift, writes=schema_of(operator).is_mutable)
+        held.append((args, outputs))  # as the recorder holds them: torch looks at who else does
+        return outputs
 
-        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = str(operator)
-            count = self.counts.get(name, 0)
-            self.counts[name] = count + 1
-            outputs = operator(*args, **(kwargs or {}))
-            shift = self.shifts.get((name, count))
-            if shift is not None:
-                outputs = _moved(outputs, shift, writes=schema_of(operator).is_mutable)
-            self.held.append((args, outputs))  # as the recorder holds them: torch looks at who else does
-            return outputs
-
-    return Shifting
+    return internals().dispatch_mode(run)
 
 
 def _moved(outputs: Any, shift: Sequence[Any], *, writes: bool) -> Any:
