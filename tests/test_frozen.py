@@ -114,7 +114,6 @@ KINKS = {
     "amax": lambda x: x.amax() * x,
     "norm": lambda x: x.norm() + (x - x.detach()).norm(),
     "sort": lambda x: x.sort().values * torch.arange(1.0, 5.0, dtype=x.dtype),
-    "round": lambda x: (x * 0.5 + 0.5).round() + x,
     "two": lambda x: (x.relu() - x.abs()).relu() + x,
     "pool": lambda x: functional.max_pool1d(x[None], 2)[0] ** 2,
 }

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import gradexplain as gx
 from gradexplain.locale.catalogue import LANGUAGES, say, sentences
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.live import trace_live
@@ -148,7 +149,9 @@ def test_networks_agree(network: type[nn.Module], dtype: torch.dtype) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         module = network().to(dtype)
-    assert verified(module, normal(1, *NETWORKS[network], dtype=dtype)).verdict == "agrees"
+    # A bias before a normalisation has the gradient 0 but for rounding: no difference of the function can show that
+    # to a part of itself, and each operation alone does.
+    assert gx.verify(module, [normal(1, *NETWORKS[network], dtype=dtype)]).verdict == "agrees"
 
 
 def test_many_inputs_are_judged_together_and_each_has_its_check() -> None:
@@ -357,9 +360,10 @@ def centred(x: Tensor) -> Tensor:
 def test_a_cut_gradient_is_explained_not_called_wrong(function: Function) -> None:
     report = verified(function, at(0.3, 1.2))
     found = report.checks[0]
-    assert (found.verdict, found.reason) == ("cannot say", "cut")
+    assert (found.verdict, found.reason) == ("agrees", "cut")  # with the derivative of what torch differentiates
     assert found.data["seen"] != pytest.approx(found.data["right"])
-    assert report.verdict == "agrees"  # the rules confirm the gradient of the paths that are left
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    assert {stop.code for stop in report.stops} < {"x.detach()", "(x.round() - x).detach()", "x.max()"}
 
 
 @pytest.mark.parametrize(
@@ -475,7 +479,8 @@ def test_the_report_is_the_same_each_time() -> None:
 
 
 def check(oracle: str, verdict: Any, why: str | None = None, resolution: float = 1e-12) -> Check:
-    return Check(oracle, "x", verdict, 0.0, 0.0, resolution, why)
+    bounds = None if verdict == "differs" else torch.full((2,), resolution if verdict == "agrees" else torch.inf)
+    return Check(oracle, "x", verdict, 0.0, 0.0, resolution, why, bounds=bounds)
 
 
 @pytest.mark.parametrize(
@@ -484,8 +489,8 @@ def check(oracle: str, verdict: Any, why: str | None = None, resolution: float =
         ([check("a", "agrees"), check("b", "differs", "slope")], "differs"),
         ([check("a", "agrees"), check("b", "cannot say", "no_rule")], "agrees"),
         ([check("a", "agrees"), check("b", "cannot say", "noise")], "cannot say"),
-        ([check("a", "agrees"), check("b", "cannot say", "kink")], "cannot say"),
-        ([check("rules", "agrees"), check("b", "cannot say", "kink")], "agrees"),
+        ([check("a", "agrees"), check("b", "cannot say", "kink")], "agrees"),
+        ([check("a", "agrees"), check("b", "cannot say", "cut")], "cannot say"),
         ([check("rules", "agrees"), check("b", "cannot say", "jump")], "cannot say"),
         ([check("a", "agrees", resolution=1e-3)], "cannot say"),
         ([check("a", "agrees", resolution=float("nan"))], "cannot say"),

@@ -26,7 +26,7 @@ from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
-from gradexplain.verification.oracles.elements import coarsest, joined, seen
+from gradexplain.verification.oracles.elements import NARROWED_RESOLUTION, RESOLUTION, coarsest, joined, seen
 from gradexplain.verification.oracles.question import EFFORT, Check, Question, Replay, Stop, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 
@@ -173,9 +173,15 @@ class Report(Shown):
         if any(stop.input == name for stop in self.undeclared()):
             return "cannot say"
         bounds = self.bounds(name)
-        if bounds is None or (bounds.numel() and not bool(seen(bounds).any())):
+        if bounds is None or (bounds.numel() and not bool(seen(bounds, self.wanted).any())):
             return "cannot say"
-        return "agrees" if self.options.allow_unseen or bool(seen(bounds).all()) else "cannot say"
+        return "agrees" if self.options.allow_unseen or bool(seen(bounds, self.wanted).all()) else "cannot say"
+
+    @property
+    def wanted(self) -> float:
+        """How small a relative error must have been seen in an element for it to count as seen."""
+        narrowed = any(finding.code == "no-float64" for finding in self.findings)
+        return NARROWED_RESOLUTION if narrowed else RESOLUTION
 
     def bounds(self, name: str) -> Tensor | None:
         """Returns for each element what relative error the sharpest judge would have seen, `None` if none saw any."""
@@ -216,13 +222,13 @@ class Report(Shown):
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error of one gradient would have been seen, in the worst element seen."""
         bounds = self.bounds(name)
-        worst = coarsest(bounds)
+        worst = coarsest(bounds, self.wanted)
         return worst if bounds is not None and not math.isnan(worst) else None
 
     def unseen(self, name: str) -> Tensor | None:
         """Returns which elements no judge saw, `None` where that is not known of single ones."""
         bounds = self.bounds(name)
-        return None if bounds is None else ~seen(bounds)
+        return None if bounds is None else ~seen(bounds, self.wanted)
 
     def wrong(self) -> tuple[Operation, ...]:
         """Returns the operations that differ, in the order of the forward pass."""
@@ -283,13 +289,14 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     for name, ask in {**ORACLES, **{name: ON_REQUEST[name] for name in also}}.items():
         with attempting(name, question.names, checks):
             checks += [_numbered(question, check) for check in ask(question)]
-    report = Report(tuple(checks))
+    findings = tuple(_blind_spots(question))
+    report = Report(tuple(checks), findings=findings)
     with attempting(RULES, question.names, checks):
         checks = [_sharpened(question, report, check) for check in checks]
-    if Report(tuple(checks)).verdict != "agrees" and REFEREE not in also:
+    if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
             checks += [_numbered(question, check) for check in ON_REQUEST[REFEREE](question)]
-    return Report(tuple(checks), findings=tuple(_blind_spots(question)))
+    return Report(tuple(checks), findings=findings)
 
 
 def _blind_spots(question: Question) -> Iterator[Finding]:
@@ -317,7 +324,7 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
     if check.oracle != RULES or check.verdict != "agrees" or check.bounds is not None:
         return check
     bounds = report.bounds(check.input)
-    if bounds is not None and bool(seen(bounds).all()):
+    if bounds is not None and bool(seen(bounds, report.wanted).all()):
         return check
     return replace(check, bounds=walk.bounds_of(question, check.input))
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 # An answer that resolves an element of the gradient to less than this part of it is evidence; a coarser one is not.
 RESOLUTION = 1e-4
+# Where an operator has no kernel in float64, all that anybody can see of the others is float32's.
+NARROWED_RESOLUTION = 1e-2
 # Outputs are judged together within so many decades; more parts than this are not made.
 DECADES, MOST_PARTS = 3, 9
 
@@ -39,9 +41,9 @@ def output_parts(value: Tensor) -> list[Tensor]:
     return [*(decade == d for d in kept), ~(decade > lowest)]
 
 
-def seen(bounds: Tensor) -> Tensor:
+def seen(bounds: Tensor, resolution: float = RESOLUTION) -> Tensor:
     """Returns which elements an error would have been seen in, from relative bounds."""
-    return bounds <= RESOLUTION
+    return bounds <= resolution
 
 
 def joined(bounds: Sequence[Tensor]) -> Tensor | None:
@@ -49,9 +51,9 @@ def joined(bounds: Sequence[Tensor]) -> Tensor | None:
     return torch.stack([b.double() for b in bounds]).amin(0) if bounds else None
 
 
-def coarsest(bounds: Tensor | None) -> float:
+def coarsest(bounds: Tensor | None, resolution: float = RESOLUTION) -> float:
     """Returns the coarsest bound among the elements that were seen, nan where none was."""
     if bounds is None or not bounds.numel():
         return 0.0
-    kept = bounds[seen(bounds)]
+    kept = bounds[seen(bounds, resolution)]
     return float(kept.max()) if kept.numel() else math.nan
