@@ -222,7 +222,8 @@ class Report(Shown):
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error of one gradient would have been seen, in the worst element seen."""
         bounds = self.bounds(name)
-        worst = coarsest(bounds, self.wanted)
+        own = max((c.number for c in self.checks if c.input == name and c.number is not None), default=0.0)
+        worst = max(coarsest(bounds, self.wanted), own)
         return worst if bounds is not None and not math.isnan(worst) else None
 
     def unseen(self, name: str) -> Tensor | None:
@@ -331,8 +332,11 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
 
 def _numbered(question: Question, check: Check) -> Check:
     """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding."""
-    lost = question.lost.get(check.input)
-    if lost is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled")):
+    number = question.numbers.get(check.input)
+    if number is None:
         return check
-    verdict: Verdict = "cannot say" if lost.reason == "rounding" else "differs"
-    return replace(check, verdict=verdict, reason=lost.reason, data={**check.data, **lost.data})
+    check = replace(check, number=number.resolution)
+    if number.problem is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled", "unseen")):
+        return check
+    verdict: Verdict = "cannot say" if number.problem.reason == "rounding" else "differs"
+    return replace(check, verdict=verdict, reason=number.problem.reason, data={**check.data, **number.problem.data})

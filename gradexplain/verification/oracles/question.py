@@ -74,7 +74,8 @@ class Check:
     relative to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place`
     is the element with the worst difference. `bounds` says of each element what error, relative to its own gradient,
     would have been seen (infinite: none); an oracle without it saw none. `stops` are the places where paths end that
-    the function has and the gradient has not.
+    the function has and the gradient has not. `number` is what rounding may hide in the user's own type, if that is
+    another than the one that was judged.
     """
 
     oracle: str
@@ -88,6 +89,7 @@ class Check:
     place: tuple[int, ...] | None = None
     bounds: Tensor | None = field(default=None, compare=False, repr=False)
     stops: tuple[Stop, ...] = ()
+    number: float | None = None
 
 
 @dataclass(frozen=True)
@@ -333,12 +335,18 @@ class Question:
         return "coarse" if effect <= RESOLUTION * self.scale(name) else "cancelled"
 
     @cached_property
-    def lost(self) -> Mapping[str, Unable]:
-        """The inputs whose gradient, in the user's own type, is further from float64 than rounding explains."""
+    def numbers(self) -> Mapping[str, Number]:
+        """The gradients in the user's own type, where that is not the type that is judged."""
         if self.judged is self.trace or not isinstance(self.replay, Replay) or self.computation is None:
             return {}
-        own = _Measured(self.computation, self.trace)
-        return {name: lost for name in self.names if (lost := _lost(self, own, name)) is not None}
+        own = Replay(self.computation, self.trace, 0.0)
+        return {name: _number(self, own, name) for name in self.names}
+
+    @cached_property
+    def spread(self) -> Mapping[str, Tensor]:
+        """How far each gradient spreads in the user's own type, when every operator rounds at random."""
+        assert self.computation is not None
+        return jittered(Replay(self.computation, self.trace, 0.0), NUMBER_RUNS)
 
 
 Oracle = Callable[[Question], Iterable[Check]]
@@ -720,55 +728,71 @@ def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, 
     return beyond
 
 
-class _Measured:
-    """The user's own computation with, at first use, what rounding in its own type does to its gradients."""
-
-    def __init__(self, computation: Computation, trace: Trace) -> None:
-        self.replay = Replay(computation, trace, 0.0)
-        self.eps = epsilon(trace)
-
-    @cached_property
-    def changes(self) -> Mapping[str, Tensor]:
-        """What rounding makes of each gradient; where it cannot be measured, last digits of its largest element."""
-        try:
-            return jittered(self.replay)
-        except Exception:  # an operator, or the function, refuses a number next to the one that it was given
-            gradients = {n: dense(g, self.replay.trace.inputs[n]) for n, g in self.replay.trace.gradients.items()}
-            return {n: torch.full_like(wide(g.abs()), self.eps * largest(g.abs())) for n, g in gradients.items()}
+# Rounding at random, in so many runs, spreads a number about as far as torch's own rounding moves it: what lies beyond
+# some times that, and some last digits, is no rounding.
+NUMBER_RUNS, NUMBER_MARGIN, NUMBER_DIGITS = 6, 6, 4
+# A number of which rounding has left not even the first binary digit is none.
+LOST_PART = 0.5
+# Last digits of the largest element that a small one may be off by.
+SLIGHT_DIGITS = 16
 
 
-def _lost(question: Question, own: _Measured, name: str) -> Unable | None:
-    """Returns where, if anywhere, the gradient in the user's type is not the one in float64 but for rounding."""
-    right = question.gradient(name)
-    seen = _wide(dense(own.replay.trace.gradients[name], own.replay.trace.inputs[name]))
+@dataclass(frozen=True)
+class Number:
+    """The gradient in the user's own type: how far rounding can move it, and where it is off by more, or lost in it.
+
+    `resolution` is the largest relative error that rounding may hide in an element; `problem` says what is wrong.
+    """
+
+    resolution: float
+    problem: Unable | None = None
+
+
+def _number(question: Question, own: Replay, name: str) -> Number:
+    """Holds the gradient in the user's type against the one in float64, element by element."""
+    right, given = question.gradient(name), own.trace.gradients[name]
+    seen_ = _wide(dense(given, own.trace.inputs[name]))
     if right.numel() == 0:
-        return None
-    difference = (seen - right).abs()
-    difference = torch.where(difference.isnan() & seen.isnan() & right.isnan(), 0.0, difference)
-    if not bool(unexplained(difference, 0.0, right.abs(), own.eps).any()):
-        return None
-    effect = difference * question.units[name]
-    small = question.below(name, difference, own.eps)
-    beyond = unexplained(difference, own.changes[name], right.abs(), own.eps) & ~small
-    accurate = largest(torch.where(small, 0.0, effect)) <= max(RESOLUTION, MARGIN * own.eps) * question.scale(name)
-    if not bool(beyond.any()) and accurate:
-        return None
-    doubtful = torch.where(beyond, difference, -1.0) if bool(beyond.any()) else difference
-    place = index_of(int(doubtful.nan_to_num(torch.inf).argmax()), right.shape)
+        return Number(0.0)
+    difference = (seen_ - right).abs()
+    difference = torch.where((seen_ == right) | (seen_.isnan() & right.isnan()), 0.0, difference)
+    eps, least = own.eps, torch.finfo(own.trace.inputs[name].dtype).tiny
+    allowed = NUMBER_DIGITS * eps * right.abs() + least
+    if not bool((difference <= allowed).all()):
+        allowed = allowed + NUMBER_MARGIN * _wide(question.spread[name])
+    resolved = right.abs() > MARGIN * question.rounding(name) + least
+    beyond = ~(difference <= allowed)
+    # What is small beside the rest of the tensor is a sum whose terms cancel: rounding of these is all that is left.
+    slight = difference * question.units[name] <= SLIGHT_DIGITS * eps * question.scale(name)
+    lost = resolved & ~(difference < LOST_PART * right.abs()) & ~slight
+    resolved &= ~slight
+    relative = torch.where(resolved, difference.minimum(allowed) / right.abs(), 0.0)
+    resolution = max(NUMBER_DIGITS * eps, largest(relative.nan_to_num(1.0, 1.0, 1.0)))
+    if not bool((beyond | lost).any()):
+        return Number(resolution)
+    doubtful = beyond if bool(beyond.any()) else lost
+    place = index_of(int(torch.where(doubtful, difference, -1.0).nan_to_num(torch.inf).argmax()), right.shape)
     data = {
         "place": place,
-        "seen": plain(seen[place]),
+        "seen": plain(seen_[place]),
         "right": plain(right[place]),
-        "dtype": str(own.replay.trace.inputs[name].dtype).removeprefix("torch."),
+        "allowed": float(allowed[place]),
+        "dtype": str(own.trace.inputs[name].dtype).removeprefix("torch."),
     }
-    trace = own.replay.trace
+    return Number(resolution, _problem(own.trace, name, data, beyond=bool(beyond.any())))
+
+
+def _problem(trace: Trace, name: str, data: Mapping[str, Any], *, beyond: bool) -> Unable:
+    """Says why a number is not what its formula gives: a hook, a backward that is not steady, nan, or no reason."""
     hook = next((hooked.hook for hooked in trace.hooked if hooked.leaf == name), None)
     if hook is not None:
-        return Unable("hooked", data | {"hook": hook})
+        return Unable("hooked", {**data, "hook": hook})
     apart = trace.apart.get(name)
     if apart is not None and apart.cause == "backward" and not apart.slight:
         return Unable("unsteady", data)
-    return Unable("rounding" if bool(seen.isfinite().all()) else "nan", data)
+    if not math.isfinite(abs(data["seen"])):
+        return Unable("nan", data)
+    return Unable("number" if beyond else "rounding", data)
 
 
 def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:
