@@ -409,6 +409,8 @@ class Teller:
             return self.say(
                 "verification.stopped", stops=self.say("verification.separator").join(map(self.stop, report.stops))
             )
+        if all((missing := report.unseen(name)) is None or bool(missing.all()) for name in report.inputs):
+            return self.say("verification.unseen_all", names=", ".join(report.inputs))
         lines = []
         for name in report.inputs:
             missing = report.unseen(name)

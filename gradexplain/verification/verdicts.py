@@ -149,8 +149,13 @@ class Report(Shown):
         allowed = replace(self, options=replace(self.options, stops=(INTENDED,)))
         if allowed.verdict == "agrees":
             return "stopped"
-        visible = replace(self, options=replace(self.options, stops=(INTENDED,), allow_unseen=True))
-        return "unseen" if visible.verdict == "agrees" else "doubtful"
+        doubtful = any(self._is_doubtful(name) for name in self.inputs)
+        return "doubtful" if doubtful or (self.second is not None and self.second.verdict != "agrees") else "unseen"
+
+    def _is_doubtful(self, name: str) -> bool:
+        checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
+        agreeing = {check.oracle for check in checks if check.verdict == "agrees"}
+        return any(_doubts(check, agreeing) for check in checks)
 
     @property
     def stops(self) -> Sequence[Stop]:
@@ -167,8 +172,7 @@ class Report(Shown):
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
-        agreeing = {check.oracle for check in checks if check.verdict == "agrees"}
-        if any(_doubts(check, agreeing) for check in checks):
+        if self._is_doubtful(name):
             return "cannot say"
         if any(stop.input == name for stop in self.undeclared()):
             return "cannot say"
@@ -214,7 +218,8 @@ class Report(Shown):
 
         They do where they agree with the gradient to less than half of it: then torch's own forward mode is wrong.
         """
-        if (check.oracle, check.verdict) != (FORWARD, "differs"):
+        blurred = check.reason == "cancelled" and _relative(check) > RESOLUTION  # rounding made of it what it is not
+        if check.oracle != FORWARD or not (check.verdict == "differs" or blurred):
             return False
         judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
         return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
@@ -294,10 +299,17 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     report = Report(tuple(checks), findings=findings)
     with attempting(RULES, question.names, checks):
         checks = [_sharpened(question, report, check) for check in checks]
+        report = replace(report, checks=tuple(checks))
+        checks = [_blind(report, check) for check in checks]
     if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
-            checks += [_numbered(question, check) for check in ON_REQUEST[REFEREE](question)]
+            checks += [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
     return Report(tuple(checks), findings=findings)
+
+
+def _unasked(check: Check) -> Check:
+    """Returns a check of an oracle that nobody asked for: it does not call a 0 wrong that is too small for the type."""
+    return replace(check, verdict="cannot say") if check.reason == "vanished" else check
 
 
 def _blind_spots(question: Question) -> Iterator[Finding]:
@@ -328,6 +340,17 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
     if bounds is not None and bool(seen(bounds, report.wanted).all()):
         return check
     return replace(check, bounds=walk.bounds_of(question, check.input))
+
+
+def _blind(report: Report, check: Check) -> Check:
+    """Returns a check that agrees as one that cannot say, where no judge sees any element: it makes the same error."""
+    bounds = report.bounds(check.input)
+    blind = bounds is None or (bounds.numel() and not bool(seen(bounds, report.wanted).any()))
+    if check.verdict != "agrees" or not blind or report.of(check.input) != "cannot say":
+        return check
+    count = bounds.numel() if bounds is not None else 0
+    data = {**check.data, "unseen": count, "count": count}
+    return replace(check, verdict="cannot say", resolution=None, reason="unseen", data=data)
 
 
 def _numbered(question: Question, check: Check) -> Check:

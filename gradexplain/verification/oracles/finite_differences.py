@@ -325,7 +325,7 @@ class _Probe:
             worst = torch.where((size > 0) & (total > 0), worst, math.inf).cpu()
             self.looks[name] += (worst <= RESOLUTION).to(torch.int8)
             sure = (worst <= SURE_RESOLUTION) | (self.looks[name] > 1) | (self.size([name]) == 1)
-            better = sure & (worst < self.bounds[name]) & (worst <= RESOLUTION)
+            better = (worst < self.bounds[name]) & (sure | (worst > RESOLUTION))
             new = new or bool((worst <= RESOLUTION).any())
             self.bounds[name] = torch.where(better, worst, self.bounds[name])
         return new
@@ -596,7 +596,7 @@ class _Probe:
         if broken is not None:
             self.runs = max(self.runs, 4 * len(STEPS))
             chosen = self.tried(self.unit(name, broken), (name, broken))
-        resolution = self.resolution(name, tried)
+        resolution = self.resolution(name)
         verdict, reason = self._verdict(name, chosen.finding, broken is not None)
         wrong = tuple(self._elements(name, bad))
         if reason == "slope" and self._beneath(wrong):
@@ -613,12 +613,11 @@ class _Probe:
         bounds = self.bounds[name] if verdict != "differs" else None
         return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place, bounds)
 
-    def resolution(self, name: str, tried: Sequence[Tried]) -> float:
+    def resolution(self, name: str) -> float | None:
         """Returns how small a relative error would have been seen, in the worst element that was seen."""
-        worst = coarsest(self.bounds[name])
-        if math.isfinite(worst):
-            return worst
-        return max(f.bound for t in tried for f in t.findings) / self.question.scale(name)
+        bounds = self.bounds[name]
+        known = bounds[bounds.isfinite()]
+        return coarsest(bounds) if bool(seen(bounds).any()) else float(known.min()) if known.numel() else None
 
     def _verdict(self, name: str, slope: Slope, broken: bool) -> tuple[Verdict, str | None]:
         if slope.reason == "step":
@@ -633,7 +632,8 @@ class _Probe:
         bounds = self.bounds[name]
         if bool(seen(bounds).all()):
             return "agrees", None
-        return "cannot say", "unseen" if bool(seen(bounds).any()) else self.question.blur(name)
+        some = bool(seen(bounds).any()) or not bool(bounds.isfinite().any())
+        return "cannot say", "unseen" if some else self.question.blur(name)
 
     def _broken(self, name: str) -> Place | None:
         """The first element whose claimed gradient is nan or infinite."""

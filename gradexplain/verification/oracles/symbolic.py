@@ -107,6 +107,11 @@ def _compared(question: Question, name: str, right: Tensor, difference: Tensor) 
     resolution = largest(bound * question.units[name]) / question.scale(name)
     worst, most = largest(difference), largest(bound)
     beyond = beyond & bound.isfinite()  # where rounding can make anything, nothing is said
+    vanished = (torchs == 0) & (right.abs() > torch.finfo(question.gradient(name).dtype).tiny)
+    if bool(vanished.any()) and not bool(beyond.any()):
+        place = index_of(int(torch.where(vanished, difference, -1.0).argmax()), right.shape)
+        data = {"place": place, "seen": plain(torchs[place]), "right": plain(right[place])}
+        return Check(ORACLE, name, "differs", worst, most, 1.0, "vanished", data, place)
     if bool(beyond.any()):
         place = index_of(int(torch.where(beyond, difference, -1.0).argmax()), right.shape)
         data = {"place": place, "seen": plain(torchs[place]), "right": plain(right[place])}
@@ -114,7 +119,12 @@ def _compared(question: Question, name: str, right: Tensor, difference: Tensor) 
     data = {"resolution": resolution}
     if not resolution <= RESOLUTION:
         return Check(ORACLE, name, "cannot say", worst, most, resolution, question.blur(name), data)
-    return Check(ORACLE, name, "agrees", worst, most, resolution, None, data)
+    return Check(ORACLE, name, "agrees", worst, most, resolution, None, data, bounds=_bounds(torchs, difference, bound))
+
+
+def _bounds(torchs: Tensor, difference: Tensor, bound: Tensor) -> Tensor:
+    """Returns how far off each element is at most, beside itself."""
+    return torch.where(difference == 0, 0.0, torch.maximum(difference, bound) / torchs.abs()).cpu()
 
 
 def _judged(question: Question, name: str, difference: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
