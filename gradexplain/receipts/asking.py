@@ -74,7 +74,7 @@ def ask_again(receipt: Mapping[str, Any]) -> Answer:
         target = load(request.spec)
         try:
             loaded = target, request.tensors(target)
-            function = target.module if target.module is not None else target.function
+            function = target.called
             computation = computation_of(function, loaded[1], name=request.target, locate=target.locate)
             with _kept_parameters(receipt, computation):
                 record = json.loads(_asked(receipt, request, loaded).to_json(full=not _has_summaries(receipt)))
