@@ -47,7 +47,9 @@ _LONGEST_CODE = 24
 _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
-NOT_APPLICABLE = frozenset({"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule"})
+NOT_APPLICABLE = frozenset(
+    {"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+)
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -400,7 +402,7 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
 
     def _found(self, e: Explanation) -> list[str]:
-        return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+        return [self.finding(f) for part in (e, *e.higher) for f in (*part.findings, *part.report.findings)]
 
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
         tone: Tone = "good" if recomputed_ == shown else "bad"

@@ -17,7 +17,8 @@ from gradexplain import api
 from gradexplain.errors import InputError, RunError
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Remark
-from gradexplain.recording.computation import Computation, computation_of, is_ours_or_torchs
+from gradexplain.recording.computation import Computation, computation_of
+from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.targets.expression import Program
 from gradexplain.targets.loading import file_of, load, parse_target
 from gradexplain.targets.provenance import file_digest

@@ -61,7 +61,7 @@ def inquire(
         operations=_with(operations, contracts.broken),
         second=_second(question, computation, effort) if options.second else None,
         subject=Subject(target, question.trace, tuple(computation.parameters)),
-        findings=contracts.notes,
+        findings=(*report.findings, *contracts.notes),
         options=options,
     )
 

@@ -23,7 +23,7 @@ from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
-from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
+from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Replay, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
@@ -201,7 +201,14 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     if Report(tuple(checks)).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
             checks += [_numbered(question, check) for check in ON_REQUEST[REFEREE](question)]
-    return Report(tuple(checks))
+    return Report(tuple(checks), findings=tuple(_blind_spots(question)))
+
+
+def _blind_spots(question: Question) -> Iterator[Finding]:
+    """Yields what keeps all oracles that run the function again from seeing sharply."""
+    replay = question.replay
+    if isinstance(replay, Replay) and replay.narrowed:
+        yield Finding("no-float64", {"operators": ", ".join(replay.narrowed), "resolution": f"{replay.eps:.0e}"})
 
 
 @contextmanager
