@@ -130,7 +130,14 @@ def test_a_page_advises_in_the_words_of_its_reader() -> None:
     page = explanation.render("text", width=200)
     assert "module=NAME opens one, for example module='" in page
     assert not TYPED.search(page)
-    record = explanation.to_json()
     with options_spelled(as_typed):
         assert "--module NAME opens one" in explanation.render("text", width=200)
-        assert explanation.to_json() == record  # the same words wherever it was made
+
+
+def test_a_record_has_the_same_words_wherever_it_was_made() -> None:
+    explanation = gx.explain(torch.sin, [torch.ones(())], effort=1e-9)
+    record = explanation.to_json()
+    assert "A larger effort does it" in record
+    with options_spelled(as_typed):
+        assert "A larger --effort does it" in explanation.render("text", width=200)
+        assert explanation.to_json() == record
