@@ -679,3 +679,42 @@ def test_the_widest_type_that_an_operator_has_is_taken() -> None:
     assert made.dtype == torch.float64
     assert made.tolist() == [[2.5, 4], [0.66796875, 1.609375]]  # 1/3 is 0.33398 in its 8 bits
     assert narrowed == {"torch.addmm"}
+
+
+# ------------------------------------------------------------------------------------------------ nothing to check
+
+
+_EMPTY = torch.zeros(0, 3, dtype=torch.float64)
+_NOTHING: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], str]] = {
+    "an empty input": (lambda x: (x * x).sum(), {"x": _EMPTY}, "x has no elements."),
+    "empty inputs": (lambda x, y: (x * y).sum(), {"x": _EMPTY, "y": _EMPTY}, "none of x, y has elements."),
+    "an empty output": (lambda x: x[x > 5].exp(), {"x": at(1, 2)}, "the output has no elements."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", _NOTHING)
+@pytest.mark.parametrize("ask", [gx.verify, gx.explain])
+def test_where_there_is_nothing_to_check_that_is_said_first(case: str, ask: Callable[..., Any]) -> None:
+    function, inputs, why = _NOTHING[case]
+    result = ask(function, inputs)
+    assert result.verdict == "cannot say"
+    page = str(result)
+    assert "✓" not in page
+    told = next(line.strip() for line in page.splitlines() if line.startswith("  "))
+    assert told == f"? There is nothing to check: {why}"
+    assert page.count("nothing to check") == 1
+    report = result if isinstance(result, Report) else result.report
+    assert not report.checks
+    assert [f.code for f in result.findings if f.code.startswith("nothing")] == [report.nothing.code]
+    with pytest.raises(AssertionError, match="nothing to check"):
+        gx.assert_gradients(function, inputs)
+
+
+@pytest.mark.parametrize("error", [1.0, 1.001])
+def test_an_empty_input_is_no_matter_beside_others(error: float) -> None:
+    """Its parameters of size 0 keep no model from being judged."""
+    function = planted(lambda g: error * g)
+    report = gx.verify(lambda x, y: torch.cat([x, function(y)]).sum(), [_EMPTY, normal(0, 2, 3)], each_operation=True)
+    assert report.verdict == ("agrees" if error == 1 else "differs")
+    assert {check.input for check in report.checks} == {"y"}
+    assert [o.label for o in report.operations if o.verdict != "agrees"] == ["Planted"] * (error != 1)

@@ -99,7 +99,8 @@ class Computation:
         if isinstance(fault, ValueError) and any(isinstance(m, _NORMALISING) and m.training for m in modules):
             return RunError("function_failed_training", **data)
         if self.inputs and not self.wrt:
-            return RunError("function_failed_integers", **data, names=", ".join(self.inputs))
+            dtype = _dtype_text(next(iter(self.inputs.values())))
+            return RunError("function_failed_integers", **data, names=", ".join(self.inputs), dtype=dtype)
         return RunError("function_failed", **data)
 
     def output(self, values: Mapping[str, Tensor]) -> Tensor:
