@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.errors import RunError, message_of
-from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.computation import Computation, chosen_output, dropped_outputs
 from gradexplain.recording.custom_functions import arguments_of
-from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.cuts import cuts_in, dropped_in, not_differentiable
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.failures import backward_failure
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
@@ -45,7 +45,7 @@ from gradexplain.recording.recorder import (
     watching_functions,
     watching_modules,
 )
-from gradexplain.recording.trace import Draw, Edge, Hooked, Node, Trace
+from gradexplain.recording.trace import Draw, Dropped, Edge, Hooked, Node, Trace
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
@@ -78,6 +78,7 @@ class Run:
     jacobians: Mapping[Any, Mapping[int, Tensor]]
     sent: Mapping[Any, Sent]
     hooked: tuple[Hooked, ...]
+    dropped: Sequence[tuple[str, Tensor]]
 
 
 def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool = True) -> Trace:
@@ -171,6 +172,7 @@ def recorded(
         output, outputs = chosen_output(result, computation.name)
         if not output.requires_grad:
             raise not_differentiable(recorder, leaves)
+        dropped = dropped_outputs(result)
         names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
         below = nodes_below(output.grad_fn)
         nodes = [node for node in below if not is_leaf(node)]
@@ -192,7 +194,7 @@ def recorded(
         # After the pass: a backward that remembers its calls was called for the first time there.
         jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
         changed = tuple(dict.fromkeys(hooked))
-        yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed)
+        yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed, dropped)
 
 
 def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
@@ -356,6 +358,7 @@ def joined(run: Run, computation: Computation) -> Trace:
         draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,
+        dropped=_dropped(run, owners),
         hooked=run.hooked,
         inlined=tuple(dict.fromkeys(run.recorder.inlined)),
     )
@@ -374,8 +377,16 @@ def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
     value = run.output.detach()
     leaf = Node(0, LEAF, None, {}, (value,), (), (gradients.get(name),), {}, leaf=name)
     inputs = {n: tensor.detach() for n, tensor in run.inputs.items()}
-    return Trace(
-        (leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs, hooked=run.hooked
+    whole = Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
+    return replace(whole, hooked=run.hooked, dropped=_dropped(run, {}))
+
+
+def _dropped(run: Run, owners: Mapping[Any, Event]) -> tuple[Dropped, ...]:
+    recorder = run.recorder
+    return tuple(
+        dropped_in(recorder.events, recorder.applications, owners, list(run.inputs.values()), run.dropped)
+        if run.dropped
+        else ()
     )
 
 
