@@ -108,6 +108,17 @@ def test_a_hook_on_a_leaf_of_the_users_counts(asked: Callable[..., Any], dtype: 
 
 
 @pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("slope", "right"), [(0.9, "agrees"), (1.1, "differs")])
+def test_a_hook_that_clips_sees_what_backward_sends_it(
+    asked: Callable[..., Any], dtype: torch.dtype, slope: float, right: str
+) -> None:
+    w = torch.tensor(0.5, dtype=dtype, requires_grad=True)
+    w.register_hook(lambda g: g.clamp(-1, 1))  # not linear: it does nothing to a part of 1.1
+    assert asked(lambda w: slope * w, [w]).verdict == right
+
+
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("by_parameter", [False, True])
 def test_a_hook_that_steps_an_optimizer_leaves_everything_as_found(
     asked: Callable[..., Any], by_parameter: bool
