@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.recording.recorder import Application, Held, source_of
+from gradexplain.recording.recorder import Application, Held, copy_of, source_of
 from gradexplain.targets.signatures import forward_names
 from gradexplain.targets.sources import Source
 
@@ -55,10 +55,13 @@ def backward_place(function: Any) -> Source | None:
 
 
 def given_back(node: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Returns what the backward of a custom Function gives back, one thing an argument, before torch looks at it."""
+    """Returns what the backward of a custom Function gives back, one thing an argument, before torch looks at it.
+
+    Tensors are copies: the memory is the Function's, which may use it again, and may write into what it is given.
+    """
     with torch.no_grad():
-        found = node.apply(*cotangents)
-    return found if isinstance(found, tuple) else (found,)
+        found = node.apply(*(None if g is None else copy_of(g) for g in cotangents))
+    return tuple(copy_of(g) if isinstance(g, Tensor) else g for g in (found if isinstance(found, tuple) else (found,)))
 
 
 def cotangents_like(application: Application) -> list[Tensor | None]:
