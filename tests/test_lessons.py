@@ -389,6 +389,8 @@ def test_the_course_is_written_whole_and_its_pictures_are_the_same_each_time(tmp
         (["accumulation", "--answer", "8"], 2, "--exercise N"),
         (["accumulation", "--exercise", "3", "--answer", "8"], 2, "it has 2"),
         (["accumulation", "--exercise", "1", "--answer", "eight"], 2, "Give the answer in digits"),
+        (["accumulation", "--exercise", "1", "--answer", "8 passes"], 2, "Give the answer in digits"),
+        (["accumulation", "--exercise", "1", "--answer", "2**3"], 2, "Give the answer in digits"),
         (["accumulation", "--passes", "1"], 2, "--passes"),
         (["accumulation", "--format", "json"], 2, "markdown"),
         (["accumulation", "--width", "3"], 2, "3"),

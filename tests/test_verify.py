@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from test_verification import at, changed, normal, planted
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 from gradexplain.locale.catalogue import LANGUAGES
@@ -20,6 +21,7 @@ from gradexplain.recording.tracing import trace
 from gradexplain.verification import inquiry
 from gradexplain.verification.oracles import batched, jacobian
 from gradexplain.verification.oracles.bisection import singled_out
+from gradexplain.verification.oracles.narrowing import narrowing
 from gradexplain.verification.oracles.question import Question, Replay, jittered
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES
 from gradexplain.verification.verdicts import Check, Report
@@ -632,3 +634,87 @@ def test_a_comparison_in_the_function_sees_exact_numbers(guard: str) -> None:
     computation = computation_of(loss, {"w": torch.tensor(0.7)})
     noise = jittered(Replay(computation, trace(computation), 0.0))
     assert 0 < float(noise["w"]) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------ no float64
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="an older torch has no such function")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_an_operator_without_float64_runs_in_a_shorter_type_and_is_judged(dtype: torch.dtype, factor: float) -> None:
+    a, w = normal(0, 6, 8).to(dtype), normal(1, 2, 8, 8).to(dtype)
+    ends = torch.tensor([2, 6], dtype=torch.int32)
+
+    def function(a: Tensor, w: Tensor) -> Tensor:
+        product = F.grouped_mm(a, w, offs=ends).sin()
+        product.register_hook(lambda g: factor * g)  # at 1.01, what arrives at both inputs is wrong
+        return product.sum()
+
+    report = gx.verify(function, [a, w])
+    assert report.verdict == ("agrees" if factor == 1 else "differs")
+    assert [f.data["operators"] for f in report.findings if f.code == "no-float64"] == ["_grouped_mm"]
+    assert "Torch has no kernel in float64 for _grouped_mm" in str(gx.explain(function, [a, w]))
+
+
+def test_the_widest_type_that_an_operator_has_is_taken() -> None:
+    """It takes nothing wider than bfloat16: the replay goes on from there, with what it rounds."""
+
+    def bfloat16_only(x: Tensor) -> Tensor:
+        return torch.addmm(torch.zeros(2, 2, dtype=x.dtype), x, x)
+
+    def refusing(function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.addmm and args[1].dtype != torch.bfloat16:
+            raise RuntimeError('"addmm" not implemented')
+        return function(*args, **(kwargs or {}))
+
+    class Refusing(TorchFunctionMode):
+        def __torch_function__(self, *call: Any) -> Any:
+            return refusing(*call)
+
+    narrowed: set[str] = set()
+    with Refusing():
+        made = narrowing(lambda given: bfloat16_only(given["x"]), narrowed)({"x": at(1.0, 3.0, 0.5, 1 / 3).view(2, 2)})
+    assert isinstance(made, Tensor)
+    assert made.dtype == torch.float64
+    assert made.tolist() == [[2.5, 4], [0.66796875, 1.609375]]  # 1/3 is 0.33398 in its 8 bits
+    assert narrowed == {"torch.addmm"}
+
+
+# ------------------------------------------------------------------------------------------------ nothing to check
+
+
+_EMPTY = torch.zeros(0, 3, dtype=torch.float64)
+_NOTHING: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], str]] = {
+    "an empty input": (lambda x: (x * x).sum(), {"x": _EMPTY}, "x has no elements."),
+    "empty inputs": (lambda x, y: (x * y).sum(), {"x": _EMPTY, "y": _EMPTY}, "none of x, y has elements."),
+    "an empty output": (lambda x: x[x > 5].exp(), {"x": at(1, 2)}, "the output has no elements."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", _NOTHING)
+@pytest.mark.parametrize("ask", [gx.verify, gx.explain])
+def test_where_there_is_nothing_to_check_that_is_said_first(case: str, ask: Callable[..., Any]) -> None:
+    function, inputs, why = _NOTHING[case]
+    result = ask(function, inputs)
+    assert result.verdict == "cannot say"
+    page = str(result)
+    assert "✓" not in page
+    told = next(line.strip() for line in page.splitlines() if line.startswith("  "))
+    assert told == f"? There is nothing to check: {why}"
+    assert page.count("nothing to check") == 1
+    report = result if isinstance(result, Report) else result.report
+    assert not report.checks
+    assert [f.code for f in result.findings if f.code.startswith("nothing")] == [report.nothing.code]
+    with pytest.raises(AssertionError, match="nothing to check"):
+        gx.assert_gradients(function, inputs)
+
+
+@pytest.mark.parametrize("error", [1.0, 1.001])
+def test_an_empty_input_is_no_matter_beside_others(error: float) -> None:
+    """Its parameters of size 0 keep no model from being judged."""
+    function = planted(lambda g: error * g)
+    report = gx.verify(lambda x, y: torch.cat([x, function(y)]).sum(), [_EMPTY, normal(0, 2, 3)], each_operation=True)
+    assert report.verdict == ("agrees" if error == 1 else "differs")
+    assert {check.input for check in report.checks} == {"y"}
+    assert [o.label for o in report.operations if o.verdict != "agrees"] == ["Planted"] * (error != 1)

@@ -35,7 +35,7 @@ from gradexplain.mathematics.equations import STORED, recomputed
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
-from gradexplain.verification.verdicts import Check
+from gradexplain.verification.verdicts import Check, Report
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -47,7 +47,9 @@ _LONGEST_CODE = 24
 _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
-NOT_APPLICABLE = frozenset({"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule"})
+NOT_APPLICABLE = frozenset(
+    {"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+)
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -56,7 +58,7 @@ MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 def narrate(explanation: Explanation, language: str = "en", *, width: int = 100, format: str = "text") -> Doc:
     """Returns the whole document; its count of recomputed equations is read back from the rendered page."""
     teller = Teller(language)
-    body = [*teller.title(explanation), *teller.body(explanation)]
+    body = [*teller.title(explanation), *teller.nothing(explanation.report), *teller.body(explanation)]
     parts = [explanation, *explanation.higher]
     for part in parts[1:]:
         body += teller.higher(part)
@@ -332,7 +334,14 @@ class Teller:
 
     # -------------------------------------------------------------------------------------------------- checks
 
+    def nothing(self, report: Report) -> Iterator[Block]:
+        """Yields why there is nothing to check, where that is so."""
+        if report.nothing is not None:
+            yield Paragraph(f"{MARKS[report.verdict]} {self.finding(report.nothing)}", TONES[report.verdict])
+
     def checks(self, e: Explanation) -> Iterator[Block]:
+        if e.report.nothing is not None:
+            return
         yield Heading(self.say("checks"))
         header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
         groups = list(self.grouped(judging(e.report.checks)))
@@ -400,12 +409,13 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
 
     def _found(self, e: Explanation) -> list[str]:
-        return [self.finding(f) for part in (e, *e.higher) for f in part.findings]
+        return [self.finding(f) for part in (e, *e.higher) for f in part.findings if f != part.report.nothing]
 
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
-        tone: Tone = "good" if recomputed_ == shown else "bad"
-        mark = "✓" if recomputed_ == shown else "✗"
-        yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
+        if e.report.nothing is None:
+            tone: Tone = "good" if recomputed_ == shown else "bad"
+            mark = "✓" if recomputed_ == shown else "✗"
+            yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
         notes = self._found(e)
         if e.element:
             notes.append(self.say("element_only", element=e.element))
@@ -414,6 +424,8 @@ class Teller:
         if notes:
             yield Heading(self.say("notes"))
             yield Notes(tuple(dict.fromkeys(notes)))
+        if e.report.nothing is not None:
+            return
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         yield Heading("")
         key = said[e.verdict]

@@ -64,6 +64,8 @@ class ReportTeller(Teller):
         """Yields the whole page."""
         yield from self.header(report)
         yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report)}", TONES[report.verdict])
+        if report.nothing is not None:
+            return
         yield from self.where(report)
         yield from self.evidence(report)
         if report.second is not None:
@@ -100,6 +102,8 @@ class ReportTeller(Teller):
 
     def verdict(self, report: Report) -> str:
         """Returns the verdict as a sentence."""
+        if report.nothing is not None:
+            return self.finding(report.nothing)
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
             return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")

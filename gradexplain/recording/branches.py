@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
+from gradexplain.recording.events import Application, Held, tensors_in
 from gradexplain.recording.frozen import Bent, Frozen, Step
-from gradexplain.recording.recorder import Application, Held, tensors_in
 
 # A step at which a bend of an operator stands far above its last digits, and its curvature far below.
 BEND_STEP = 2.0**-17

@@ -6,7 +6,6 @@ user's modules are afterwards what they were.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
+from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.holdings import held_by
 from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
@@ -100,7 +99,8 @@ class Computation:
         if isinstance(fault, ValueError) and any(isinstance(m, _NORMALISING) and m.training for m in modules):
             return RunError("function_failed_training", **data)
         if self.inputs and not self.wrt:
-            return RunError("function_failed_integers", **data, names=", ".join(self.inputs))
+            dtype = _dtype_text(next(iter(self.inputs.values())))
+            return RunError("function_failed_integers", **data, names=", ".join(self.inputs), dtype=dtype)
         return RunError("function_failed", **data)
 
     def output(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -325,14 +325,6 @@ def _fault_place(fault: BaseException) -> dict[str, object]:
 
 
 _NORMALISING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-_INSIDE = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parent.parent, Path(torch.__file__).parent))
-
-
-def is_ours_or_torchs(file: str) -> bool:
-    """Says whether a file belongs to this package, to torch, or to Python's own start-up code."""
-    return file.startswith(_INSIDE) or file.startswith("<frozen")
 
 
 def _on_gpu() -> bool:

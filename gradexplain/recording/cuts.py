@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.recording.recorder import Application, Event, Recorder, held_in, source_of
+from gradexplain.recording.events import Application, Event, held_in, source_of
+from gradexplain.recording.frames import place_text
+from gradexplain.recording.recorder import Recorder
 from gradexplain.recording.trace import Cut
 from gradexplain.versions.internals import schema_of, storage_of
 
@@ -113,6 +115,8 @@ def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> RunE
         loss = _loss(event) if tracked and not _is_fresh(event) else None
         if loss:
             cut = _cut(*loss)
-            code = cut.source.code if cut.source else ""
-            return RunError(f"lost_by_{cut.reason}", operator=cut.operator, place=str(cut.source or "?"), code=code)
+            name = _short_name(loss[1])
+            code = (cut.source.code if cut.source else "") or name
+            place = place_text(cut.source, name)
+            return RunError(f"lost_by_{cut.reason}", operator=cut.operator, place=place, code=code)
     return RunError("output_constant", names=", ".join(asked))

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
+from gradexplain.recording.events import Application, Event, Held, held_in, tensors_in
 from gradexplain.recording.nodes import is_leaf
-from gradexplain.recording.recorder import Application, Event, Held, held_in, same, tensors_in
+from gradexplain.recording.recorder import same
 from gradexplain.recording.tracing import Run
 from gradexplain.versions.internals import is_dual
 

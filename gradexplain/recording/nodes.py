@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gradexplain.recording.containers import nested
 from gradexplain.recording.lifetime import anchor
-from gradexplain.versions.internals import sequence_of
+from gradexplain.versions.internals import nested_layout, sequence_of
 
 
 def is_leaf(node: Any) -> bool:
@@ -28,8 +29,13 @@ def nodes_below(*roots: Any) -> list[Any]:
 
 
 def ordered(*roots: Any) -> list[Any]:
-    """Returns all nodes below `roots`, producers first: leaves by first use, then the others by sequence number."""
+    """Returns all nodes below `roots`, producers first: leaves by first use, then the others by sequence number.
+
+    Raises `InputError` where one of them stands for a nested tensor.
+    """
     nodes = nodes_below(*roots)
+    for layout in filter(None, map(nested_layout, nodes)):
+        raise nested(layout)
     inner = sorted((n for n in nodes if not is_leaf(n)), key=sequence_of)
     place = {node: k for k, node in enumerate(inner)}
     uses = [[place.get(child, child) for child, _ in node.next_functions if child is not None] for node in inner]

@@ -9,24 +9,24 @@ Custom Functions run above the dispatch: their `apply` is noted where `Function.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, update_wrapper, wraps
-from types import CodeType, FrameType
+from functools import update_wrapper, wraps
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradexplain.errors import InputError
-from gradexplain.recording import computation
 from gradexplain.recording.computation import _random_states as random_states
-from gradexplain.recording.computation import differentiable, is_ours_or_torchs
+from gradexplain.recording.computation import differentiable
+from gradexplain.recording.containers import refuse_nested
+from gradexplain.recording.events import Application, Event, Held, Rewritten, Write, held_in, source_of
+from gradexplain.recording.frames import user_frame
 from gradexplain.recording.lifetime import SAFE, anchor
-from gradexplain.targets.sources import Source, source_at
+from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
     internals,
@@ -40,76 +40,6 @@ from gradexplain.versions.internals import (
     version_of,
     viewed,
 )
-
-
-@dataclass(slots=True)
-class Held:
-    """A recorded tensor. It is replaced by a copy just before something writes into its storage."""
-
-    tensor: Tensor
-    producer: Any  # the autograd node that made it, None for a leaf or a constant
-    number: int
-    tracked: bool
-    storage: int  # of the tensor as it was recorded
-    live: Tensor  # the tensor itself, whatever was written into it since
-    used_up: bool = False  # changed by the operator that it was an argument of
-    stride: tuple[int, ...] = ()  # where it lay in its storage, of what is copied
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class Event:
-    """One dispatched operator."""
-
-    operator: Any
-    sequence: int
-    recorded: bool  # grad mode was on
-    arguments: tuple[Any, ...]
-    keywords: Mapping[str, Any]
-    outputs: Any
-    frame: tuple[CodeType, int] | Source | None
-    module: str
-    random_states: tuple[Tensor, ...] = ()  # before an operator that draws
-    rewritten: Rewritten | None = None
-    writes: tuple[Write, ...] = ()
-    packed: bool = False  # what it saves goes through hooks
-
-
-@dataclass(slots=True)
-class Rewritten:
-    """The tensor behind the view that an operator writes into, before and after, and where the view lies in it."""
-
-    before: Held
-    after: Tensor
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-
-
-@dataclass(slots=True)
-class Write:
-    """What an operator wrote: the argument that it wrote into, its numbers before and after, and its storage before."""
-
-    held: Held
-    storage: Tensor  # all numbers of the storage, before
-    after: Tensor
-
-
-@dataclass(slots=True)
-class Application:
-    """One call of a custom Function's `apply`, as far as it made a node."""
-
-    function: Any
-    arguments: tuple[Any, ...]
-    keywords: Mapping[str, Any]
-    outputs: Any
-    node: Any
-    kept: Mapping[str, Held]  # what forward left on its context: saved tensors and attributes
-    dirty: frozenset[int]  # positions of the arguments that forward wrote into
-    frame: tuple[CodeType, int] | Source | None
-    module: str
-    inside: range  # which of the recorded events ran inside it
-    random_states: tuple[Tensor, ...]
 
 
 @dataclass
@@ -127,13 +57,41 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Writes every operator that is dispatched in the block into this recorder."""
+        count = sequence_number()
+        before = count()
+
+        def run(operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+            number = count() - 1
+            # the last number before this recording is that of a node of the user's
+            return self.run(operator, args, keywords, number if number >= before else -1)
+
         try:
-            with _mode()(self):
+            with internals().dispatch_mode(run):
                 yield
         finally:
             if len(self.events) > SAFE:
                 seen = {h.producer for e in self.events for h in held_in([e.arguments, e.keywords]) if h.producer}
                 anchor(sorted(seen, key=lambda node: -sequence_of(node)))
+
+    def run(self, operator: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], number: int) -> Any:
+        """Runs an operator that is dispatched under the number of an autograd node, records it, returns its outputs."""
+        self.settle()
+        event = Event(operator, number, torch.is_grad_enabled(), (), {}, None, self.frame(), self.module[-1])
+        if schema_of(operator).is_mutable:
+            self.preserve(_written(operator, args, keywords))
+        event.arguments = tuple(self.hold(a) for a in args)
+        event.keywords = {k: self.hold(v) for k, v in keywords.items()}
+        if schema_of(operator).is_mutable and not self.copying:
+            for held in held_in(event.arguments):
+                held.tensor = copy_of(held.tensor)
+        if self.copying:
+            _complete(event, operator, args, keywords, self)
+        outputs = operator(*args, **keywords)
+        if self.copying:
+            _look_again(event, self)
+        event.outputs = self.hold(outputs)
+        self.events.append(event)
+        return outputs
 
     def settle(self) -> None:
         """Notes the custom Functions whose node torch has finished since."""
@@ -173,85 +131,7 @@ class Recorder:
 
     def frame(self) -> tuple[CodeType, int] | Source | None:
         """Returns where the user's code stands now."""
-        return self.locate() if self.locate is not None else _user_frame()
-
-
-def user_source() -> Source | None:
-    """Returns the innermost place of the user's code on the stack."""
-    frame = _user_frame()
-    return source_at(*frame) if frame else None
-
-
-def _user_frame() -> tuple[CodeType, int] | None:
-    """Returns the innermost frame of the function that runs; what called us is no part of it."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and (place := _place(frame.f_code)) != "user":
-        frame = None if place == "caller" else frame.f_back
-    return (frame.f_code, frame.f_lasti) if frame is not None else None
-
-
-_PLACES: dict[CodeType, str] = {}
-
-
-def _place(code: CodeType) -> str:
-    """Says whose code this is: `user`'s, `inner` (torch's or ours), or where we call the user's function."""
-    found = _PLACES.get(code)
-    if found is None:
-        inner = is_ours_or_torchs(code.co_filename) or code.co_filename.endswith(("/runpy.py",))
-        found = "caller" if code.co_filename == computation.__file__ else "inner" if inner else "user"
-        _PLACES[code] = found
-    return found
-
-
-@cache
-def _mode() -> Any:
-    """Returns the class of dispatch modes that write into a recorder; its base class is torch's own."""
-    base: Any = internals().dispatch_mode
-    counter = sequence_number()
-
-    class Mode(base):  # type: ignore[misc]  # the base class is not typed
-        def __init__(self, recorder: Recorder) -> None:
-            super().__init__()
-            self.recorder, self.first = recorder, counter()
-
-        def __torch_dispatch__(self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-            recorder, keywords, number = self.recorder, kwargs or {}, counter() - 1
-            recorder.settle()
-            # the last number before this recording is that of a node of the user's
-            event = Event(
-                operator,
-                number if number >= self.first else -1,
-                torch.is_grad_enabled(),
-                (),
-                {},
-                None,
-                recorder.frame(),
-                recorder.module[-1],
-            )
-            if schema_of(operator).is_mutable:
-                recorder.preserve(_written(operator, args, keywords))
-            event.arguments = tuple(recorder.hold(a) for a in args)
-            event.keywords = {k: recorder.hold(v) for k, v in keywords.items()}
-            if schema_of(operator).is_mutable and not recorder.copying:
-                for held in held_in(event.arguments):
-                    held.tensor = copy_of(held.tensor)
-            if recorder.copying:
-                _complete(event, operator, args, keywords, recorder)
-            outputs = operator(*args, **keywords)
-            if recorder.copying:
-                _look_again(event, recorder)
-            event.outputs = recorder.hold(outputs)
-            recorder.events.append(event)
-            return outputs
-
-    return Mode
-
-
-def refuse_nested(tensor: Tensor) -> None:
-    """Raises `InputError` for a nested tensor: its rows have lengths of their own, and no shape that could be shown."""
-    if tensor.is_nested:
-        layout = str(tensor.layout).removeprefix("torch.")
-        raise InputError("nested", layout=layout, place=str(user_source() or "?"))
+        return self.locate() if self.locate is not None else user_frame()
 
 
 def copy_of(tensor: Tensor) -> Tensor:
@@ -321,26 +201,6 @@ def tensors_of(recorder: Recorder) -> list[Tensor]:
     """Returns the tensors that the recorded operators and Functions took and gave back, each once."""
     users: list[Event | Application] = [*recorder.events, *recorder.applications]
     return list({id(h.live): h.live for u in users for h in held_in([u.arguments, u.keywords, u.outputs])}.values())
-
-
-def written_by(event: Event) -> Iterator[Held]:
-    """Yields the recorded tensors that an operator wrote into."""
-    if schema_of(event.operator).is_mutable:
-        for position, argument in enumerate(schema_of(event.operator).arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = event.arguments[position:][:1] or [event.keywords.get(argument.name)]
-                yield from held_in(list(given))
-
-
-def held_in(value: Any) -> Iterator[Held]:
-    if isinstance(value, Held):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from held_in(part)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from held_in(part)
 
 
 def paths_of(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, nn.Module]]:
@@ -500,15 +360,6 @@ def _version(value: Any) -> int:
     return version_of(value) if isinstance(value, Tensor) else 0
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yields the tensors in a value of nested lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
-
-
 def kept_on(context: Any) -> dict[str, Tensor]:
     """Returns the tensors that a custom Function keeps for its backward: saved ones by position, attributes by name.
 
@@ -553,7 +404,3 @@ def watching_modules(modules: Mapping[str, nn.Module], recorder: Recorder) -> It
     finally:
         before.remove()
         after.remove()
-
-
-def source_of(frame: tuple[CodeType, int] | Source | None) -> Source | None:
-    return source_at(*frame) if isinstance(frame, tuple) else frame

@@ -21,6 +21,7 @@ from gradexplain.errors import RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output
 from gradexplain.recording.custom_functions import arguments_of, given_back
 from gradexplain.recording.cuts import cuts_in, not_differentiable
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.failures import backward_failure
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.plain import (
@@ -35,16 +36,11 @@ from gradexplain.recording.plain import (
     seed_for,
 )
 from gradexplain.recording.recorder import (
-    Application,
-    Event,
-    Held,
     Recorder,
     copy_of,
-    held_in,
     is_repeatable,
     materialised,
     paths_of,
-    source_of,
     tensors_of,
     watching_functions,
     watching_modules,

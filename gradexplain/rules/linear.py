@@ -5,6 +5,7 @@ everything but dA to the other side: what stands there is Ā. Sources: Giles 200
 derivative results for forward and reverse mode algorithmic differentiation"; others by name at their place.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,40 @@ rule(
     batch2=("B̄ₙ = α Aₙᵀ Ȳ", lambda g, batch1, alpha: alpha * batch1.mT @ g),
     terms=lambda self, batch1, batch2, beta, alpha: np.sum(batch1 @ batch2, axis=0) * alpha + self * beta,
     example=lambda r: (r(3, 2), r(2, 3, 4), r(2, 4, 2), {"beta": 0.7, "alpha": 1.3}),
+)
+
+
+def _by_groups(A: Tensor, B: Tensor, ends: Tensor | None) -> Tensor:
+    """Returns A B for each group; what has two axes is cut into groups along the one that the other does not share.
+
+    Two such are cut along the axis that they sum over. `ends` says where each group ends; what lies behind is in none.
+    """
+    if ends is None:
+        return A @ B
+    groups = [slice(start, end) for start, end in pairwise([0, *ends.tolist()])]
+    if A.ndim == B.ndim == 2:
+        return torch.stack([A[:, group] @ B[group] for group in groups])
+    C = A.new_zeros(A.shape[-2], B.shape[-1])
+    for number, group in enumerate(groups):
+        if A.ndim == 2:
+            C[group] = A[group] @ B[number]
+        else:
+            C[:, group] = A[number] @ B[:, group]
+    return C
+
+
+# Each group is a product by itself; where C is cut, so is one of its factors, and a sum over a cut axis is one a group.
+rule(
+    "aten._grouped_mm",
+    "Cₙ = Aₙ Bₙ for each group n",
+    self=("Āₙ = C̄ₙ Bₙᵀ", lambda g, mat2, offs: _by_groups(g, mat2.mT, offs)),
+    mat2=("B̄ₙ = Aₙᵀ C̄ₙ", lambda g, self, offs: _by_groups(self.mT, g, offs)),
+    example=(  # there is no kernel for float64
+        lambda r: (r(6, 4).float(), r(3, 4, 8).float(), torch.tensor([2, 2, 6], dtype=torch.int32)),
+        lambda r: (r(2, 3, 4).float(), r(4, 8).float(), torch.tensor([3, 8], dtype=torch.int32)),
+        lambda r: (r(4, 8).float(), r(8, 4).float(), torch.tensor([3, 8], dtype=torch.int32)),
+        lambda r: (r(2, 3, 4).float(), r(2, 4, 8).float()),
+    ),
 )
 rule(
     "aten.linalg_cross",

@@ -25,7 +25,10 @@ def operators_by_node() -> Mapping[str, str]:
 def _node_name(rule: Rule) -> str:
     known = {**rule.slopes, **rule.derivatives}
     arguments = {n: _requiring_grad(v) if n in known else v for n, v in examples(rule)[0].items()}
-    made = (t for t in call(rule.operator, arguments) if isinstance(t, Tensor) and t.grad_fn is not None)
+    try:
+        made = [t for t in call(rule.operator, arguments) if isinstance(t, Tensor)]
+    except NotImplementedError:  # this torch has no kernel for the CPU
+        return ""
     return next((t.grad_fn.name() for t in made if t.grad_fn is not None), "")
 
 

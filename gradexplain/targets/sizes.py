@@ -93,17 +93,14 @@ def _result_bytes(function: Operation, values: Sequence[Any], options: Mapping[s
 
     sizes = [0]
 
-    class Watch(internals().dispatch_mode):  # type: ignore[misc]  # the base class is not typed
+    def run(operation: Operation, values: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """Notes what is allocated on the way, as by `einsum`; views share their storage and cost nothing."""
+        made = operation(*values, **options)
+        sizes.extend(leaf.untyped_storage().nbytes() for leaf in leaves(made) if isinstance(leaf, torch.Tensor))
+        return made
 
-        def __torch_dispatch__(
-            self, operation: Operation, _types: object, values: Any = (), options: Any = None
-        ) -> Any:
-            made = operation(*values, **(options or {}))
-            sizes.extend(leaf.untyped_storage().nbytes() for leaf in leaves(made) if isinstance(leaf, torch.Tensor))
-            return made
-
-    with internals().without_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings(), Watch():
+    watched = internals().dispatch_mode(run)
+    with internals().without_modes(), torch.no_grad(), torch.device("meta"), warnings.catch_warnings(), watched:
         warnings.simplefilter("ignore")
         try:
             made = function(*_on_meta(values), **_on_meta(options))

@@ -23,7 +23,8 @@ from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
-from gradexplain.recording.recorder import Application, copy_of, held_in, tensors_in
+from gradexplain.recording.events import Application, held_in, tensors_in
+from gradexplain.recording.recorder import copy_of
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, joined, recorded

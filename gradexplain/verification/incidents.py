@@ -15,7 +15,8 @@ from torch import Tensor
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import stops_in
-from gradexplain.recording.recorder import Application, Event, Held, held_in, kept_on, same, source_of, written_by
+from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
+from gradexplain.recording.recorder import kept_on, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import Run, bound, hooks_in, saved_by

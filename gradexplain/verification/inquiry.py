@@ -52,6 +52,9 @@ def inquire(
     question = Question(trace(computation, cotangent=cotangent), computation, effort=effort)
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = answered(question, [name for name, on in wanted.items() if on])
+    if report.nothing:
+        subject = Subject(target, question.trace, tuple(computation.parameters))
+        return replace(report, subject=subject, options=options)
     checks = list(report.checks)
     if by_hand:
         with attempting(formulas.ORACLE, tuple(by_hand), checks):
@@ -70,7 +73,7 @@ def inquire(
         operations=_with(operations, contracts.broken),
         second=_second(question, computation, effort) if options.second else None,
         subject=Subject(target, question.trace, tuple(computation.parameters)),
-        findings=contracts.notes,
+        findings=(*report.findings, *contracts.notes),
         options=options,
     )
 

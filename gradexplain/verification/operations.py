@@ -20,9 +20,9 @@ from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.events import Application, Event
 from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import Cotangent
-from gradexplain.recording.recorder import Application, Event
 from gradexplain.recording.replay import (
     Alone,
     Operator,
@@ -247,6 +247,8 @@ def _report(asked: _Asked, changed: Sequence[Finding], effort: float, coarsest: 
     edited = [n for n in asked.own.gradients if changed and not _same(asked, n)]
     judged = asked.fresh if edited else asked.own
     report = verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
+    if report.nothing is not None:  # without elements there is nothing that could be wrong
+        return Report(tuple(Check(RECORDING, n, "agrees", 0.0, 0.0, 0.0) for n in asked.own.gradients))
     data = {**changed[0].data, "line": str(changed[0].source or "")} if changed else {}
     blame = [Check(SAVED, n, "differs", reason=changed[0].code, data=data) for n in edited]
     return Report((*report.checks, *blame))

@@ -23,7 +23,7 @@ from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
-from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Verdict
+from gradexplain.verification.oracles.question import EFFORT, RESOLUTION, Check, Question, Replay, Verdict
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
@@ -46,6 +46,8 @@ DOUBTS = frozenset(
 )
 # Points where the derivative is a matter of convention: torch's own is accepted if the rules confirm it.
 CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
+# Where no check could fail, none is made.
+NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output")
 RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
 
 
@@ -100,6 +102,11 @@ class Report(Shown):
     findings: tuple[Finding, ...] = ()
     request: Request | None = None
     options: Options = field(default_factory=Options)
+
+    @property
+    def nothing(self) -> Finding | None:
+        """Why there is nothing to check, where that is so: no element of an input, or of the output."""
+        return next((finding for finding in self.findings if finding.code in NOTHING), None)
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -193,7 +200,13 @@ def verify_trace(
 
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:
-    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
+    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well.
+
+    Nothing is said of an input without elements.
+    """
+    nothing = _nothing(question)
+    if nothing is not None:
+        return Report((), findings=(nothing,))
     checks: list[Check] = []
     for name, ask in {**ORACLES, **{name: ON_REQUEST[name] for name in also}}.items():
         with attempting(name, question.names, checks):
@@ -201,7 +214,23 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     if Report(tuple(checks)).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
             checks += [_numbered(question, check) for check in ON_REQUEST[REFEREE](question)]
-    return Report(tuple(checks))
+    filled = (check for check in checks if question.trace.inputs[check.input].numel())
+    return Report(tuple(filled), findings=tuple(_blind_spots(question)))
+
+
+def _nothing(question: Question) -> Finding | None:
+    """Returns why there is nothing to check, `None` where there is something."""
+    names = question.names
+    if not any(question.trace.inputs[name].numel() for name in names):
+        return Finding("nothing-in-inputs" if len(names) > 1 else "nothing-in-input", {"names": ", ".join(names)})
+    return None if question.trace.value.numel() else Finding("nothing-in-output")
+
+
+def _blind_spots(question: Question) -> Iterator[Finding]:
+    """Yields what keeps all oracles that run the function again from seeing sharply."""
+    replay = question.replay
+    if isinstance(replay, Replay) and replay.narrowed:
+        yield Finding("no-float64", {"operators": ", ".join(replay.narrowed), "resolution": f"{replay.eps:.0e}"})
 
 
 @contextmanager

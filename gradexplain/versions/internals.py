@@ -71,9 +71,20 @@ def _missing_attributes(torch: Any) -> list[str]:
 
 
 def _light(dispatch_mode: Any) -> Any:
-    """Returns the class without its wrapper against torch's compiler, which would load the compiler: a second."""
+    """Returns the class of modes that give each operator with its arguments and keywords to `run`, which runs it.
+
+    Without torch's wrapper against its compiler, which would load the compiler: a second.
+    """
 
     class DispatchMode(dispatch_mode):  # type: ignore[misc]  # torch's class is not typed
+        def __init__(self, run: Callable[..., Any] | None = None) -> None:
+            super().__init__()
+            self.run = run
+
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert self.run is not None
+            return self.run(operator, args, kwargs or {})
+
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
             return False
@@ -96,6 +107,14 @@ def results_of(node: Any) -> Sequence[Any]:
     """Returns shape, type and device of each output that a node stands for; none where torch does not say."""
     results: Sequence[Any] = getattr(node, "_input_metadata", ())
     return results
+
+
+def nested_layout(node: Any) -> str | None:
+    """Returns the layout of the nested tensors that a node stands for, `None` where it stands for others."""
+    for result in results_of(node):
+        if getattr(result, "is_nested_tensor", False):
+            return "strided" if result.is_cpp_nested_tensor else "jagged"
+    return None
 
 
 def function_of(node: Any) -> Any:

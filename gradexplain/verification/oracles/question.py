@@ -21,11 +21,12 @@ from torch import Tensor
 
 from gradexplain.errors import message_of
 from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
+from gradexplain.recording.events import tensors_in
 from gradexplain.recording.nodes import nodes_below
 from gradexplain.recording.plain import left_by_backward, reaches_back
-from gradexplain.recording.recorder import tensors_in
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import trace
+from gradexplain.verification.oracles.narrowing import narrowing
 from gradexplain.versions.internals import internals, sequence_number
 
 Verdict = Literal["agrees", "differs", "cannot say"]
@@ -74,12 +75,14 @@ class Replay:
     """A computation that has been run again in float64, with one result but for rounding.
 
     `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
+    `narrowed` names the operators that torch has no kernel for in float64: they ran in a shorter type.
     """
 
     computation: Computation
     trace: Trace
     seconds: float
     jitter: float = 0.0
+    narrowed: tuple[str, ...] = ()
 
     @property
     def eps(self) -> float:
@@ -257,17 +260,23 @@ def _low(trace: Trace) -> bool:
 
 
 def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
-    """Returns the replay in float64, with captured constants promoted as well where it does not run without."""
-    wide = with_dtype(computation, torch.float64)
+    """Returns the replay in float64, with captured constants promoted as well where it does not run without.
+
+    Where it still does not, what refuses float64 runs in a shorter type.
+    """
+    wide, narrowed = with_dtype(computation, torch.float64), set[str]()
+    promoted = _promoting(wide.call)
     failure = Unable("replay_failed", {"message": "–"})
-    for candidate in (wide, replace(wide, call=_promoting(wide.call))):
+    for call in (wide.call, promoted, narrowing(promoted, narrowed)):
+        candidate = replace(wide, call=call)
         try:
             wider = trace(candidate, cotangent=_wide(own.cotangent), plain=own.plain)
         except Exception as fault:  # the user's function, or torch's, is not made for these types
             failure = Unable("replay_failed", {"message": message_of(fault)})
             continue
         if wider.value.shape == own.value.shape and not _low(wider):
-            return _replayed(candidate, wider)
+            replay = _replayed(candidate, wider)
+            return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
     return failure
 
 
