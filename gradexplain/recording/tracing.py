@@ -14,6 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.errors import RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.custom_functions import given_back
 from gradexplain.recording.cuts import not_differentiable
 from gradexplain.recording.failures import backward_failure
 from gradexplain.recording.join import LEAF, Run, Sent, joined, owners_of
@@ -267,16 +268,15 @@ def own_jacobians(node: Any) -> dict[int, Tensor]:
     metadata = results_of(node)[0]
     like = torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
     try:
-        rows = [node.apply(unit.reshape(like.shape)) for unit in torch.eye(like.numel()).to(like)]
+        rows = [given_back(node, [unit.reshape(like.shape)]) for unit in torch.eye(like.numel()).to(like)]
     except Exception:  # the user's own code; the backward pass itself will say what is wrong with it
         return {}
-    columns: list[tuple[Any, ...]] = [row if isinstance(row, tuple) else (row,) for row in rows]
-    if any(len(row) != len(node.next_functions) for row in columns):
+    if any(len(row) != len(node.next_functions) for row in rows):
         return {}
     return {
-        slot: torch.stack([row[slot].detach().flatten() for row in columns])
+        slot: torch.stack([row[slot].detach().flatten() for row in rows])
         for slot in range(len(node.next_functions))
-        if all(isinstance(row[slot], Tensor) for row in columns) and columns[0][slot].numel() <= _MEASURED
+        if all(isinstance(row[slot], Tensor) for row in rows) and rows[0][slot].numel() <= _MEASURED
     }
 
 
