@@ -24,10 +24,11 @@ from gradexplain.recording.computation import Computation, computation_of, in_on
 from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.events import source_of
+from gradexplain.recording.join import Run, joined, owners_of
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import Recorder, tensors_of, watching_modules
-from gradexplain.recording.tracing import Run, hooks_in, hooks_on, joined, owners_of, record
+from gradexplain.recording.tracing import hooks_in, hooks_on, record
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace
 from gradexplain.versions.internals import hooks_after, internals, sequence_number

@@ -21,6 +21,7 @@ from gradexplain.narration.explanations import (
     shape_text,
     short_place,
 )
+from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node
 from gradexplain.verification.verdicts import Check, Operation, Report
@@ -170,7 +171,7 @@ class ReportTeller(Teller):
 
     def weights(self, report: Report) -> Iterator[str]:
         """What the slopes are slopes of."""
-        if report.subject is not None:
+        if report.subject is not None and not is_plain_one(report.subject.trace.value, report.subject.trace.cotangent):
             yield self.say("verification.weighted", value=self.brief(report.subject.trace.cotangent))
 
     def element(self, checks: Sequence[Check]) -> str:

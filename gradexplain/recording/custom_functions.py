@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gradexplain.recording.events import Application, Held, source_of
 from gradexplain.recording.frames import place_text
+from gradexplain.recording.recorder import copy_of
 from gradexplain.targets.signatures import forward_names
 from gradexplain.targets.sources import Source
 
@@ -58,10 +59,13 @@ def backward_place(function: Any) -> Source | None:
 
 
 def given_back(node: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Returns what the backward of a custom Function gives back, one thing an argument, before torch looks at it."""
+    """Returns what the backward of a custom Function gives back, one thing an argument, before torch looks at it.
+
+    Tensors are copies: the memory is the Function's, which may use it again, and may write into what it is given.
+    """
     with torch.no_grad():
-        found = node.apply(*cotangents)
-    return found if isinstance(found, tuple) else (found,)
+        found = node.apply(*(None if g is None else copy_of(g) for g in cotangents))
+    return tuple(copy_of(g) if isinstance(g, Tensor) else g for g in (found if isinstance(found, tuple) else (found,)))
 
 
 def cotangents_like(application: Application) -> list[Tensor | None]:

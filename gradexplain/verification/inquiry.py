@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
@@ -27,6 +28,7 @@ from gradexplain.verification.verdicts import (
     attempting,
     verify_trace,
 )
+from gradexplain.versions.internals import has_hooks
 
 SECOND = "second derivatives"
 
@@ -38,9 +40,16 @@ def inquire(
     by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
     options: Options,
 ) -> Report:
-    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `Options`."""
-    effort = options.effort
-    question = Question(trace(computation, cotangent=generic), computation, effort=effort)
+    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `Options`.
+
+    A hook need not be linear: where one waits on a leaf, one number is differentiated as `.backward()` does it, from 1.
+    """
+    effort, hooked = options.effort, any(map(has_hooks, computation.own.values()))
+
+    def cotangent(output: Tensor) -> Tensor:
+        return torch.ones_like(output) if hooked and output.numel() == 1 else generic(output)
+
+    question = Question(trace(computation, cotangent=cotangent), computation, effort=effort)
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = answered(question, [name for name, on in wanted.items() if on])
     if report.nothing:
