@@ -230,20 +230,13 @@ Loaded = tuple[Target, Mapping[str, Tensor]]
 
 def explained(request: Request, *, effort: float = EFFORT, loaded: Loaded | None = None) -> Explanation:
     """Explains what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
-    target, inputs = loaded or request.load()
     explanation = explain(
-        target.module if target.module is not None else target.function,
-        inputs,
-        wrt=request.wrt or None,
+        **_typed(request, loaded),
         order=request.order,
         cotangent=request.cotangent_tensor(),
-        by_hand=request.formulas,
-        dtype=request.torch_dtype(),
         element=request.element,
         module=request.module,
         effort=effort,
-        target=request.target,
-        locate=target.locate,
         output_name=request.output_name,
     )
     return replace(explanation, request=request)
@@ -251,18 +244,21 @@ def explained(request: Request, *, effort: float = EFFORT, loaded: Loaded | None
 
 def verified(request: Request, options: Options, *, loaded: Loaded | None = None) -> Report:
     """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
+    return replace(verify(**_typed(request, loaded), **asdict(options)), request=request)
+
+
+def _typed(request: Request, loaded: Loaded | None) -> dict[str, Any]:
+    """Returns the arguments of either verb, as a request names them."""
     target, inputs = loaded or request.load()
-    report = verify(
-        target.module if target.module is not None else target.function,
-        inputs,
-        wrt=request.wrt or None,
-        by_hand=request.formulas,
-        dtype=request.torch_dtype(),
-        target=request.target,
-        locate=target.locate,
-        **asdict(options),
-    )
-    return replace(report, request=request)
+    return {
+        "function": target.called,
+        "inputs": inputs,
+        "wrt": request.wrt or None,
+        "by_hand": request.formulas,
+        "dtype": request.torch_dtype(),
+        "target": request.target,
+        "locate": target.locate,
+    }
 
 
 @dataclass(frozen=True)
@@ -294,9 +290,8 @@ class _Asked:
             further = (f"input{i}" for i in range(len(loaded.parameters), len(values)))
             inputs = dict(zip([*loaded.parameters, *further], values, strict=False))
         match_inputs(loaded, list(inputs))
-        called = loaded.function if loaded.module is None else loaded.module
         output = output_name or getattr(spec.place, "output", None)
-        return cls(called, inputs, target or function, locate or loaded.locate, output)
+        return cls(loaded.called, inputs, target or function, locate or loaded.locate, output)
 
     def request(
         self,

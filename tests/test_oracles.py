@@ -20,6 +20,7 @@ from gradexplain.verification.oracles import forward_mode as tangents
 from gradexplain.verification.oracles import ladders
 from gradexplain.verification.oracles.question import Check, Question, jittered, unexplained
 from gradexplain.verification.oracles.registry import ORACLES
+from gradexplain.verification.verdicts import DOUBTS
 
 
 def question(function: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Question:
@@ -80,7 +81,7 @@ def test_an_oracle_catches_an_error(oracle: str, error: str) -> None:
 BROKEN: dict[str, tuple[Any, str, Any]] = {
     "finite differences": (differences, "judge", lambda ladder, noise=0.0: ladders.Slope("agrees", 0.0, 0.0)),
     "forward mode": (tangents, "_products", lambda *given: math.inf),
-    "rules": (walk, "_sent", lambda node, given, exact: ([e.contribution for e in node.edges], frozenset())),
+    "rules": (walk, "_sent", lambda node, *_: ([e.contribution for e in node.edges], frozenset())),
 }
 
 
@@ -136,6 +137,86 @@ def test_an_operator_without_a_rule_is_no_verdict(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(registry, "rule_of", lambda name: None if name == "aten.exp.default" else known(name))
     found = answers(question(lambda x: x.exp().tanh(), POINT))["rules"]
     assert (found.verdict, found.reason, found.data["operators"]) == ("cannot say", "no_rule", "aten.exp.default")
+
+
+def of_each_row(scores: Tensor) -> Tensor:
+    """softmax, whose second row may look nowhere: it is nan, and not asked for."""
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    return scores.masked_fill(~mask, -math.inf).softmax(-1)[0, :2]
+
+
+SIGNED = torch.tensor([-1.0, 4.0, 9.0, -2.0], dtype=torch.float64)
+# Numbers that are not finite, on paths that end in nothing: the right gradients, for a cotangent v.
+UNSEEN: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Callable[[Tensor], Tensor]]] = {
+    "clamp": (  # √ has the slope ∞ at 0, where the clamped numbers are
+        lambda x: x.clamp(min=0).sqrt()[1:3], SIGNED, lambda v: torch.tensor([0, v[0] / 4, v[1] / 6, 0])
+    ),
+    "relu": (  # 1 / √0
+        lambda x: x.relu().rsqrt()[1:3], SIGNED, lambda v: torch.tensor([0, -v[0] / 16, -v[1] / 54, 0])
+    ),
+    "maximum": (
+        lambda x: torch.maximum(x, torch.zeros_like(x)).log()[1:3], SIGNED,
+        lambda v: torch.tensor([0, v[0] / 4, v[1] / 9, 0])
+    ),
+    "where": (
+        lambda x: torch.where(x > 0, x, 0).log()[1:3], SIGNED, lambda v: torch.tensor([0, v[0] / 4, v[1] / 9, 0])
+    ),
+    "softmax of nothing": (
+        of_each_row, POINT,
+        lambda v: torch.cat([  # p₀ = σ(x₀ − x₁), p₁ = 1 − p₀
+            (v[0] - v[1]) * torch.tensor([1.0, -1, 0]) / (2 + 2 * math.cosh(1.5)), torch.zeros(3),
+        ]).view(2, 3)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_rule_takes_no_number_from_where_nothing_is_asked_for(name: str) -> None:
+    """Torch leaves out what a mask covers; written as 0 · nan, that made a rule's nan a doubt of a right gradient."""
+    function, x, right = UNSEEN[name]
+    asked = question(function, x)
+    torch.testing.assert_close(asked.gradient(asked.names[0]), right(asked.trace.cotangent).double())
+    assert answers(asked)["rules"].verdict == "agrees"
+    assert answers(altered(asked, lambda g: 1.001 * g))["rules"].verdict == "differs"
+
+
+def test_a_rule_that_gives_no_number_where_torch_does_is_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradexplain.recording import kinks
+
+    right = kinks.sent
+    monkeypatch.setattr(kinks, "sent", lambda r, *given: right(r, *given) * (math.nan if "exp" in r.operator else 1))
+    found = answers(question(lambda x: x.exp().tanh(), POINT))["rules"]
+    assert (found.verdict, found.reason, found.data["operators"]) == ("cannot say", "rule_unable", "aten.exp.default")
+    assert found.reason not in DOUBTS
+
+
+@pytest.mark.parametrize("backend", ["MATH", "FLASH_ATTENTION"])
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_query_that_may_look_nowhere_spoils_no_rule(backend: str, additive: bool, rows: int) -> None:
+    """Its row is 0 and depends on nothing: the gradients are those of the other rows, written out."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(1, 1, 3, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    mask: Tensor = torch.tensor([[True, True, False], [False, False, False], [True, True, True]])
+    given = torch.zeros(3, 3, dtype=torch.float64).masked_fill(~mask, -math.inf) if additive else mask
+
+    def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(getattr(SDPBackend, backend)):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=given)[:, :, :rows]
+
+    asked = question(attended, q, k, v)
+    found = {check.input: check.verdict for check in walk.ask(asked)}
+    assert set(found.values()) == {"agrees"}
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    one, other = (
+        torch.softmax(leaves[0][..., i, None, :] @ leaves[1][..., :n, :].mT / 2, -1) @ leaves[2][..., :n, :]
+        for i, n in ((0, 2), (2, 3))
+    )
+    written = torch.cat([one, torch.zeros_like(one), other], -2)[:, :, :rows]
+    for gradient, name in zip(torch.autograd.grad(written, leaves, asked.trace.cotangent), asked.names, strict=True):
+        torch.testing.assert_close(asked.gradient(name), gradient)
 
 
 def test_forward_mode_says_which_operator_it_lacks() -> None:

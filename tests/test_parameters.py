@@ -73,7 +73,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("steps", "", "", "whole"),
     ("steps", "0", 0, "≥ 1, ≤ 100"),
     ("steps", "101", 101, "≤ 100"),
-    ("lr", "0.1,,2", (0.1, "", 2), "commas"),
+    ("lr", "0.1,,2", (0.1, "", 2), "several"),
     ("lr", "0", (0.0,), "> 0"),
     ("lr", "1,2,3,4", (1, 2, 3, 4), "from 1 to 3"),
     ("lr", "nan", (float("nan"),), "finite"),

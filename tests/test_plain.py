@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gradexplain as gx
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import generic, trace
 
 SIZES = [3, 40]  # a small custom Function is measured element by element, a large one is not
 TYPES = [torch.float64, torch.float32]
@@ -105,6 +107,17 @@ def test_a_hook_on_a_leaf_of_the_users_counts(asked: Callable[..., Any], dtype: 
     if asked is gx.explain:
         assert torch.equal(found.gradients["w"], 6 * w.detach())
     assert w.grad is None
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("slope", "right"), [(0.9, "agrees"), (1.1, "differs")])
+def test_a_hook_that_clips_sees_what_backward_sends_it(
+    asked: Callable[..., Any], dtype: torch.dtype, slope: float, right: str
+) -> None:
+    w = torch.tensor(0.5, dtype=dtype, requires_grad=True)
+    w.register_hook(lambda g: g.clamp(-1, 1))  # not linear: it does nothing to a part of 1.1
+    assert asked(lambda w: slope * w, [w]).verdict == right
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -321,6 +334,17 @@ class Reusing(Square):
         return ctx.buffer[:]
 
 
+class Shared(Square):
+    """It gives back the same memory in every run of the function."""
+
+    memory: ClassVar[dict[Any, Tensor]] = {}
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        buffer = Shared.memory.setdefault((g.shape, g.dtype), torch.empty_like(g))
+        return torch.mul(g, 2 * ctx.kept[0], out=buffer)[:]
+
+
 class Unmaterialised(torch.autograd.Function):
     """(x², x³), with nothing for an output that is not used."""
 
@@ -354,6 +378,21 @@ def test_a_right_backward_agrees_whatever_it_does_with_its_memory(
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("function", [Once, Writing, Reusing, Shared])
+def test_a_right_backward_may_write_into_the_first_cotangent_and_the_last_gradient(
+    asked: Callable[..., Any], function: Any, dtype: torch.dtype, size: int
+) -> None:
+    x = normal(0, size).to(dtype)
+    found = asked(function.apply, [x])
+    assert found.verdict == "agrees"
+    cotangent = found.subject.trace.cotangent if asked is gx.verify else torch.ones_like(x)
+    assert torch.allclose(gradients(found)["x"], 2 * x * cotangent)
+    assert asked is gx.explain or torch.equal(cotangent, generic(x))
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_what_is_written_into_a_cotangent_is_not_shown_as_what_arrived(size: int) -> None:
     x = normal(0, size)
     steps = {s.node: s for s in gx.explain(lambda x: Writing.apply(x).sin().sum(), [x]).steps}
@@ -361,6 +400,14 @@ def test_what_is_written_into_a_cotangent_is_not_shown_as_what_arrived(size: int
     assert received is not None
     assert torch.allclose(received.tensor, (x**2).cos())
     assert torch.allclose(steps["SinBackward0"].contributions[0].value.tensor, (x**2).cos())
+
+
+@pytest.mark.parametrize("function", [Once, Writing, Reusing, Shared])
+def test_a_small_jacobian_is_that_of_the_backward_whatever_it_does_with_its_memory(function: Any) -> None:
+    x = normal(0, 3)
+    jacobians = next(node.jacobians for node in trace(computation_of(function.apply, [x])).nodes if node.leaf is None)
+    assert all(torch.allclose(j, torch.diag(2 * x)) for j in jacobians.values())
+    assert jacobians or function is Once  # its backward ran in the pass
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -467,6 +514,8 @@ def test_a_reentrant_checkpoint_none_of_whose_inputs_needs_a_gradient_gives_its_
             wrt=["y", "net.weight"],
         )  # fmt: skip
     assert found.gradients["net.weight"] is None
+    assert "changed-by-watching" not in codes(found)
+    assert "TBackward0" not in [step.node for step in found.steps]  # nothing inside has a part in the gradient
 
 
 @pytest.mark.parametrize("asked", ASKED)

@@ -78,6 +78,7 @@ def test_both_languages_name_the_same_options() -> None:
         ("module='net.0'", "--module net.0"),
         ("module=NAME", "--module NAME"),
         ("full=True", "--full"),
+        ("lr=(0.5, 2)", "--lr 0.5,2"),
     ],
 )
 def test_an_option_is_spelled_as_its_reader_gives_it(given: str, typed: str) -> None:
@@ -97,6 +98,7 @@ CALLS: list[tuple[Call, str, str, str]] = [
     (lambda: gx.figures.surface(at=(9.0, 0.0)), "figure surface --at 9,0 --output a.svg", "at=9", "--at 9"),
     (lambda: gx.figures.surface(x_ends=(1.0, 0.0)), "figure surface --x-ends 1,0 --output a.svg", "x_ends", "--x-ends"),
     (lambda: gx.figures.descent(lr=(0.0,)), "figure descent --lr 0 --output a.svg", "lr cannot", "--lr cannot"),
+    (lambda: gx.figures.descent(lr=0.1), "figure descent --lr 0.1,, --output a.svg", "lr=(0.5, 2)", "--lr 0.5,2"),
     (lambda: gx.explain(torch.sin, [torch.ones(())], order=9), "explain sin(x) x=1 --order 9", "order=2", "--order 2"),
     (
         lambda: gx.explain(lambda x, n: x * n, [torch.ones(()), torch.tensor(2)], wrt="n"),
@@ -128,7 +130,14 @@ def test_a_page_advises_in_the_words_of_its_reader() -> None:
     page = explanation.render("text", width=200)
     assert "module=NAME opens one, for example module='" in page
     assert not TYPED.search(page)
-    record = explanation.to_json()
     with options_spelled(as_typed):
         assert "--module NAME opens one" in explanation.render("text", width=200)
-        assert explanation.to_json() == record  # the same words wherever it was made
+
+
+def test_a_record_has_the_same_words_wherever_it_was_made() -> None:
+    explanation = gx.explain(torch.sin, [torch.ones(())], effort=1e-9)
+    record = explanation.to_json()
+    assert "A larger effort does it" in record
+    with options_spelled(as_typed):
+        assert "A larger --effort does it" in explanation.render("text", width=200)
+        assert explanation.to_json() == record

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -430,3 +432,49 @@ def test_what_runs_after_a_custom_function_is_not_inside_it() -> None:
 
     found = traced(lambda x: (Ready.apply(x) * torch.ones(2)).sum(), x=torch.tensor([3.0, 4.0]))
     assert [n.operator for n in inner(found)] == [None, "aten.mul.Tensor", "aten.sum.default"]
+
+
+class Called:
+    """A backward that is no function."""
+
+    def __call__(self, ctx: Any, g: Tensor) -> Tensor:
+        return torch.ones(7)
+
+
+def doubled(ctx: Any, x: Tensor) -> Tensor:
+    return x * 2
+
+
+def refused(backward: Any) -> Any:
+    """Returns the apply of a Function whose backward gives back what torch refuses."""
+    names = {"forward": staticmethod(doubled), "backward": staticmethod(backward)}
+    return type("Refused", (torch.autograd.Function,), names).apply
+
+
+def sevens(size: int, ctx: Any, g: Tensor) -> Tensor:
+    return torch.ones(size)
+
+
+def own_line(needle: str) -> str:
+    lines = Path(__file__).read_text(encoding="utf-8").split("\n")
+    return f"{__file__}:{next(i for i, line in enumerate(lines, 1) if line.strip().startswith(needle))}"
+
+
+WITHOUT_A_LINE = {
+    "a detach": (torch.detach, "detach (at {asked}) detached it"),
+    "a choice": (torch.argmax, "argmax (at {asked}) gives integers"),
+    "an object": (refused(Called()), f"({own_line('def __call__(self, ctx')}) returned a gradient (7,)"),
+    "a partial": (refused(partial(sevens, 7)), f"({own_line('def sevens')}) returned a gradient (7,)"),
+    "an apply": (refused(partial(sevens, 7)), "Used at {asked}."),
+    "code without a file": (eval("lambda x: x.detach()"), "detach (at <string>:1) detached it"),
+}
+
+
+@pytest.mark.parametrize("ask", [gx.explain, gx.verify])
+@pytest.mark.parametrize("name", WITHOUT_A_LINE)
+def test_of_what_runs_without_the_users_code_the_line_that_asked_is_the_place(ask: Any, name: str) -> None:
+    function, said = WITHOUT_A_LINE[name]
+    with pytest.raises(gx.RunError) as caught:
+        ask(function, [torch.tensor([0.5, 1.5, 2.5])])
+    assert said.format(asked=own_line("ask(function, [torch.tensor")) in str(caught.value)
+    assert "?" not in str(caught.value)

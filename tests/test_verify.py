@@ -680,3 +680,88 @@ def test_the_widest_type_that_an_operator_has_is_taken() -> None:
     assert made.dtype == torch.float64
     assert made.tolist() == [[2.5, 4], [0.66796875, 1.609375]]  # 1/3 is 0.33398 in its 8 bits
     assert narrowed == {"torch.addmm"}
+
+
+# ------------------------------------------------------------------------------------------------ nothing to check
+
+
+_EMPTY = torch.zeros(0, 3, dtype=torch.float64)
+_NOTHING: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], str]] = {
+    "an empty input": (lambda x: (x * x).sum(), {"x": _EMPTY}, "x has no elements."),
+    "empty inputs": (lambda x, y: (x * y).sum(), {"x": _EMPTY, "y": _EMPTY}, "none of x, y has elements."),
+    "an empty output": (lambda x: x[x > 5].exp(), {"x": at(1, 2)}, "the output has no elements."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", _NOTHING)
+@pytest.mark.parametrize("ask", [gx.verify, gx.explain])
+def test_where_there_is_nothing_to_check_that_is_said_first(case: str, ask: Callable[..., Any]) -> None:
+    function, inputs, why = _NOTHING[case]
+    result = ask(function, inputs)
+    assert result.verdict == "cannot say"
+    page = str(result)
+    assert "✓" not in page
+    told = next(line.strip() for line in page.splitlines() if line.startswith("  "))
+    assert told == f"? There is nothing to check: {why}"
+    assert page.count("nothing to check") == 1
+    report = result if isinstance(result, Report) else result.report
+    assert not report.checks
+    assert [f.code for f in result.findings if f.code.startswith("nothing")] == [report.nothing.code]
+    with pytest.raises(AssertionError, match="nothing to check"):
+        gx.assert_gradients(function, inputs)
+
+
+@pytest.mark.parametrize("error", [1.0, 1.001])
+def test_an_empty_input_is_no_matter_beside_others(error: float) -> None:
+    """Its parameters of size 0 keep no model from being judged."""
+    function = planted(lambda g: error * g)
+    report = gx.verify(lambda x, y: torch.cat([x, function(y)]).sum(), [_EMPTY, normal(0, 2, 3)], each_operation=True)
+    assert report.verdict == ("agrees" if error == 1 else "differs")
+    assert {check.input for check in report.checks} == {"y"}
+    assert [o.label for o in report.operations if o.verdict != "agrees"] == ["Planted"] * (error != 1)
+
+
+# ------------------------------------------------------------------------------------------------ dropped outputs
+
+
+def without_grad(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x.exp()
+
+
+_DROPPED: dict[str, tuple[Callable[[Tensor], object], dict[str, str]]] = {
+    "detached": (lambda x: (x**2, (x**3).detach()), {"output[1]": "(x**3).detach()"}),
+    "three of four": (
+        lambda x: (x.detach(), x**2, without_grad(x), (x > 0).double()),
+        {"output[0]": "x.detach()", "output[2]": "x.exp()", "output[3]": "x > 0"},
+    ),
+    "by key, nested": (
+        lambda x: {"loss_a": x.sum(), "more": [x.sin(), {"z": x.detach() * 2 + 1}]},
+        {"more[1].z": "x.detach()"},
+    ),
+    "beside the input itself": (lambda x: (x, x.detach()), {"output[1]": "x.detach()"}),
+    "nothing": (lambda x: (x.sin(), x > 0, x.argmax(), torch.ones(2), {"more": x.cos()}), {}),
+    "one that is no float": (lambda x: (x.sin(), x.detach().long()), {}),
+}
+
+
+@pytest.mark.parametrize("case", _DROPPED)
+def test_outputs_whose_gradient_was_dropped_are_named(case: str) -> None:
+    function, expected = _DROPPED[case]
+    report = gx.verify(cast(Any, function), [at(0.3, 1.7)])
+    found = [f for f in report.findings if f.code == "output-dropped"]
+    assert {f.data["output"]: f.data["code"] for f in found} == expected
+    assert [f.data["output"] for f in found] == list(expected)
+    assert all(f.source is not None and f.source.file == __file__ for f in found)
+    assert report.verdict == "agrees"
+    for name in expected:
+        assert f"{name} depends on an input and carries no gradient" in " ".join(str(report).split())
+
+
+def test_explain_names_dropped_outputs_as_verify_does() -> None:
+    function, _ = _DROPPED["three of four"]
+    named = [
+        [(f.data["output"], f.source) for f in ask(cast(Any, function), [at(0.3)]).findings if "output" in f.data]
+        for ask in (gx.verify, gx.explain)
+    ]
+    assert named[0] == named[1] != []

@@ -1,7 +1,7 @@
 """`explain`, `verify` and `functions`."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +27,6 @@ from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gradexplain.receipts.report import ReceiptReport
 
 
@@ -75,7 +73,6 @@ def explain(
             import gradexplain.api as api
 
             explanation = api.explained(request, effort=effort)
-        _refuse_empty(explanation.gradients, language)
         if chosen == "json":
             content = explanation.to_json(full=full) + "\n"
         else:
@@ -149,8 +146,6 @@ def verify(
 
             asked = Options(effort, each_operation, full, second, batched, exact, tuple(stops or ()), allow_unseen)
             report = api.verified(request, asked)
-        assert report.subject is not None
-        _refuse_empty(report.subject.trace.gradients, language)
         deliver(report.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 
@@ -188,11 +183,3 @@ def _checked(path: Path, inputs: Sequence[str], language: str, *, trust: bool) -
                 fault.key, command=f"gradexplain verify {quote(str(path))} --trust", **fault.data
             ) from None
     return _checked(path, inputs, language, trust=True)
-
-
-def _refuse_empty(gradients: "Mapping[str, Tensor | None]", language: str) -> None:
-    """Ends undecided where the gradient that is asked for has no elements: no check of it could fail."""
-    if gradients and all(gradient is not None and not gradient.numel() for gradient in gradients.values()):
-        sentence = say("errors.nothing_to_check", language, names=", ".join(gradients))
-        sys.stderr.write(f"gradexplain: {sentence}\n")
-        raise typer.Exit(EXIT_CODES["cannot say"])

@@ -72,7 +72,7 @@ def graph(
             import gradexplain.api as api
 
             picture = api.graph(
-                loaded.module if loaded.module is not None else loaded.function,
+                loaded.called,
                 tensors,
                 view=view,
                 show=[word.strip() for word in show.split(",") if word.strip()],

@@ -228,7 +228,7 @@ def explain_trace(
         by_input=by_input,
         steps=steps,
         report=report,
-        findings=diagnose(trace, names.of_node, {g.name: g.value for g in by_input}),
+        findings=(*diagnose(trace, names.of_node, {g.name: g.value for g in by_input}), *report.findings),
         groups=groups_of([s.module for s in steps], [s.operator or s.node for s in steps], kinds, module or ""),
         names=names.of_node,
         module=module,

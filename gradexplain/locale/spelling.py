@@ -17,8 +17,8 @@ class Option:
 def as_typed(given: str) -> str:
     """Returns an option that is given as in Python, such as `max_nodes=3`, as the command line takes it."""
     name, _, value = given.partition("=")
-    words = f"--{name.replace('_', '-')} {value.strip(chr(39))}"
-    return words.removesuffix(" True").rstrip()
+    words = ("--" + name.replace("_", "-"), value.strip("'()").replace(", ", ","))
+    return " ".join(word for word in words if word not in ("", "True"))
 
 
 @contextmanager

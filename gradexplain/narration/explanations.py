@@ -48,7 +48,9 @@ _LONGEST_CODE = 24
 _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
-NOT_APPLICABLE = frozenset({"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule"})
+NOT_APPLICABLE = frozenset(
+    {"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+)
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -57,7 +59,7 @@ MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 def narrate(explanation: Explanation, language: str = "en", *, width: int = 100, format: str = "text") -> Doc:
     """Returns the whole document; its count of recomputed equations is read back from the rendered page."""
     teller = Teller(language)
-    body = [*teller.title(explanation), *teller.body(explanation)]
+    body = [*teller.title(explanation), *teller.nothing(explanation.report), *teller.body(explanation)]
     parts = [explanation, *explanation.higher]
     for part in parts[1:]:
         body += teller.higher(part)
@@ -333,7 +335,14 @@ class Teller:
 
     # -------------------------------------------------------------------------------------------------- checks
 
+    def nothing(self, report: Report) -> Iterator[Block]:
+        """Yields why there is nothing to check, where that is so."""
+        if report.nothing is not None:
+            yield Paragraph(f"{MARKS[report.verdict]} {self.finding(report.nothing)}", TONES[report.verdict])
+
     def checks(self, e: Explanation) -> Iterator[Block]:
+        if e.report.nothing is not None:
+            return
         yield Heading(self.say("checks"))
         header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
         groups = list(self.grouped(judging(e.report.checks)))
@@ -401,7 +410,7 @@ class Teller:
             yield Notes(tuple(dict.fromkeys(notes)))
 
     def _found(self, e: Explanation) -> list[str]:
-        return [self.finding(f) for part in (e, *e.higher) for f in (*part.findings, *part.report.findings)]
+        return [self.finding(f) for part in (e, *e.higher) for f in part.findings if f != part.report.nothing]
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
@@ -431,9 +440,10 @@ class Teller:
         return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
 
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
-        tone: Tone = "good" if recomputed_ == shown else "bad"
-        mark = "✓" if recomputed_ == shown else "✗"
-        yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
+        if e.report.nothing is None:
+            tone: Tone = "good" if recomputed_ == shown else "bad"
+            mark = "✓" if recomputed_ == shown else "✗"
+            yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
         notes = self._found(e)
         if e.element:
             notes.append(self.say("element_only", element=e.element))
@@ -442,6 +452,8 @@ class Teller:
         if notes:
             yield Heading(self.say("notes"))
             yield Notes(tuple(dict.fromkeys(notes)))
+        if e.report.nothing is not None:
+            return
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         yield Heading("")
         if e.reason in ("stopped", "unseen"):

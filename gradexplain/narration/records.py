@@ -25,7 +25,7 @@ from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.equations import STORED, Equation, recomputed
 from gradexplain.narration.explanations import Teller
 from gradexplain.narration.reports import ReportTeller
-from gradexplain.recording.computation import is_ours_or_torchs
+from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.loading import file_of, parse_target
 from gradexplain.targets.provenance import FORMAT, file_digest, machine, tensor_digest

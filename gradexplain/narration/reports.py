@@ -21,6 +21,7 @@ from gradexplain.narration.explanations import (
     shape_text,
     short_place,
 )
+from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node
 from gradexplain.verification.verdicts import Check, Operation, Report
@@ -63,6 +64,8 @@ class ReportTeller(Teller):
         """Yields the whole page."""
         yield from self.header(report)
         yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report)}", TONES[report.verdict])
+        if report.nothing is not None:
+            return
         yield from self.where(report)
         yield from self.evidence(report)
         if report.second is not None:
@@ -99,6 +102,8 @@ class ReportTeller(Teller):
 
     def verdict(self, report: Report) -> str:
         """Returns the verdict as a sentence."""
+        if report.nothing is not None:
+            return self.finding(report.nothing)
         if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
             return self.partly(report)
         if report.reason == "not_finite":
@@ -171,7 +176,7 @@ class ReportTeller(Teller):
 
     def weights(self, report: Report) -> Iterator[str]:
         """What the slopes are slopes of."""
-        if report.subject is not None:
+        if report.subject is not None and not is_plain_one(report.subject.trace.value, report.subject.trace.cotangent):
             yield self.say("verification.weighted", value=self.brief(report.subject.trace.cotangent))
 
     def element(self, checks: Sequence[Check]) -> str:

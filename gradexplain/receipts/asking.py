@@ -17,7 +17,8 @@ from gradexplain import api
 from gradexplain.errors import InputError, RunError
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Remark
-from gradexplain.recording.computation import Computation, computation_of, is_ours_or_torchs
+from gradexplain.recording.computation import Computation, computation_of
+from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.targets.expression import Program
 from gradexplain.targets.loading import file_of, load, parse_target
 from gradexplain.targets.provenance import file_digest
@@ -73,7 +74,7 @@ def ask_again(receipt: Mapping[str, Any]) -> Answer:
         target = load(request.spec)
         try:
             loaded = target, request.tensors(target)
-            function = target.module if target.module is not None else target.function
+            function = target.called
             computation = computation_of(function, loaded[1], name=request.target, locate=target.locate)
             with _kept_parameters(receipt, computation):
                 record = json.loads(_asked(receipt, request, loaded).to_json(full=not _has_summaries(receipt)))

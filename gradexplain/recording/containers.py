@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradexplain.errors import InputError
+from gradexplain.recording.frames import place_text, user_source
+
 Rebuild = Callable[[Mapping[str, Any]], Any]
 
 
@@ -22,8 +25,21 @@ def taken_apart(given: Mapping[str, Any]) -> tuple[dict[str, Any], Rebuild]:
     return parts, lambda values: {name: build(values) for name, build in builders.items()}
 
 
+def refuse_nested(tensor: Tensor) -> None:
+    """Raises `InputError` for a nested tensor."""
+    if tensor.is_nested:
+        raise nested(str(tensor.layout).removeprefix("torch."))
+
+
+def nested(layout: str) -> InputError:
+    """Returns the refusal of a nested tensor: its rows have lengths of their own, and no shape that could be shown."""
+    return InputError("nested", layout=layout, place=place_text(user_source(), "inputs"))
+
+
 def _part(name: str, value: Any, parts: dict[str, Any]) -> Rebuild:
     """Enters the parts of one value and returns what builds it anew."""
+    if isinstance(value, Tensor):
+        refuse_nested(value)
     if isinstance(value, Tensor) and value.layout != torch.strided:
         return _sparse(name, value, parts)
     if isinstance(value, (list, tuple)) and _holds_tensors(value):

@@ -11,12 +11,15 @@ import inspect
 import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.recording.events import Application, Held, source_of
+from gradexplain.recording.frames import place_text
+from gradexplain.recording.recorder import copy_of
 from gradexplain.targets.signatures import forward_names
 from gradexplain.targets.sources import Source
 
@@ -47,7 +50,8 @@ def _parameter_names(function: Any, count: int) -> list[str]:
 def backward_place(function: Any) -> Source | None:
     """Returns where a custom Function's backward is written."""
     written = function.vjp if function.vjp is not torch.autograd.Function.vjp else function.backward
-    code = getattr(inspect.unwrap(written), "__code__", None)
+    written = inspect.unwrap(written.func if isinstance(written, partial) else written)
+    code = getattr(written, "__code__", None) or getattr(type(written).__call__, "__code__", None)
     if code is None:
         return None
     line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
@@ -55,10 +59,13 @@ def backward_place(function: Any) -> Source | None:
 
 
 def given_back(node: Any, cotangents: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Returns what the backward of a custom Function gives back, one thing an argument, before torch looks at it."""
+    """Returns what the backward of a custom Function gives back, one thing an argument, before torch looks at it.
+
+    Tensors are copies: the memory is the Function's, which may use it again, and may write into what it is given.
+    """
     with torch.no_grad():
-        found = node.apply(*cotangents)
-    return found if isinstance(found, tuple) else (found,)
+        found = node.apply(*(None if g is None else copy_of(g) for g in cotangents))
+    return tuple(copy_of(g) if isinstance(g, Tensor) else g for g in (found if isinstance(found, tuple) else (found,)))
 
 
 def cotangents_like(application: Application) -> list[Tensor | None]:
@@ -77,8 +84,8 @@ def _breaches(application: Application, returned: Sequence[Any]) -> Iterator[Bre
     names = list(arguments)
     data = {
         "function": application.function.__name__,
-        "backward": str(backward_place(application.function) or "?"),
-        "place": str(source_of(application.frame) or f"{application.function.__name__}.apply"),
+        "backward": str(backward_place(application.function) or f"{application.function.__qualname__}.backward"),
+        "place": place_text(source_of(application.frame), f"{application.function.__name__}.apply"),
         "returned": ", ".join(map(described, returned)),
         "expected": ", ".join(expected(name, arguments[name]) for name in names),
     }

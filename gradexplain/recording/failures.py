@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gradexplain.errors import RunError
-from gradexplain.recording.computation import is_ours_or_torchs
 from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
+from gradexplain.recording.frames import is_ours_or_torchs, place_text
 from gradexplain.versions.internals import saved, saved_names, schema_of
 
 _OVERWRITTEN = "modified by an inplace operation"
@@ -61,7 +61,7 @@ def _raised(fault: Exception, own: Mapping[Any, Application]) -> RunError | None
         message=str(fault).strip().split("\n", 1)[0],
         place=f"{frame.f_code.co_filename}:{line}",
         code=linecache.getline(frame.f_code.co_filename, line).strip(),
-        used=str(source_of(application.frame) or f"{application.function.__name__}.apply"),
+        used=place_text(source_of(application.frame), f"{application.function.__name__}.apply"),
     )
 
 
@@ -87,9 +87,9 @@ def _overwritten(
             node=node.name(),
             kept=kept,
             code=source.code if source else node.name(),
-            place=str(source or "?"),
+            place=place_text(source, node.name()),
             edit=(edit.code if edit else "") or (str(writer.operator) if writer else ""),
-            where=str(edit or "?"),
+            where=place_text(edit, "") if writer else "",
         )
 
 

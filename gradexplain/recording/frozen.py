@@ -23,9 +23,9 @@ from torch import Tensor
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, tensors_in
+from gradexplain.recording.join import Run
 from gradexplain.recording.nodes import is_leaf
 from gradexplain.recording.recorder import Recorder, same
-from gradexplain.recording.tracing import Run
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import is_dual
 

@@ -9,25 +9,25 @@ Custom Functions run above the dispatch: their `apply` is noted where `Function.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, update_wrapper, wraps
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradexplain.errors import InputError
-from gradexplain.recording import computation
 from gradexplain.recording.computation import _random_states as random_states
-from gradexplain.recording.computation import differentiable, is_ours_or_torchs
+from gradexplain.recording.computation import differentiable
+from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.events import Application, Event, Held, Rewritten, Write, held_in, source_of, tensors_in
+from gradexplain.recording.frames import user_frame
 from gradexplain.recording.lifetime import SAFE, anchor
-from gradexplain.targets.sources import Source, source_at
+from gradexplain.recording.nodes import is_repeatable
+from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
     internals,
@@ -133,29 +133,7 @@ class Recorder:
 
     def frame(self) -> tuple[CodeType, int] | Source | None:
         """Returns where the user's code stands now."""
-        return self.locate() if self.locate is not None else _user_frame()
-
-
-def user_source() -> Source | None:
-    """Returns the innermost place of the user's code on the stack."""
-    frame = _user_frame()
-    return source_at(*frame) if frame else None
-
-
-def _user_frame() -> tuple[CodeType, int] | None:
-    """Returns the innermost frame of the function that runs; what called us is no part of it."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and (place := _place(frame.f_code)) != "user":
-        frame = None if place == "caller" else frame.f_back
-    return (frame.f_code, frame.f_lasti) if frame is not None else None
-
-
-@cache
-def _place(code: CodeType) -> str:
-    """Says whose code this is: `user`'s, `inner` (torch's or ours), or where we call the user's function."""
-    if code.co_filename == computation.__file__:
-        return "caller"
-    return "inner" if is_ours_or_torchs(code.co_filename) or code.co_filename.endswith("/runpy.py") else "user"
+        return self.locate() if self.locate is not None else user_frame()
 
 
 # Functions that take the numbers of tensors out of torch without an operator that would be dispatched.
@@ -181,13 +159,6 @@ def _exits() -> Any:
             return function(*args, **(kwargs or {}))
 
     return Exits
-
-
-def refuse_nested(tensor: Tensor) -> None:
-    """Raises `InputError` for a nested tensor: its rows have lengths of their own, and no shape that could be shown."""
-    if tensor.is_nested:
-        layout = str(tensor.layout).removeprefix("torch.")
-        raise InputError("nested", layout=layout, place=str(user_source() or "?"))
 
 
 def copy_of(tensor: Tensor) -> Tensor:
@@ -426,11 +397,6 @@ def kept_on(context: Any) -> dict[str, Tensor]:
         return attributes
     saved = {f"saved_tensors[{i}]": t for i, t in enumerate(context.saved_tensors) if t is not None}
     return saved | attributes
-
-
-def is_repeatable(function: Any) -> bool:
-    """Says whether a custom Function gives out what it saved more than once."""
-    return not getattr(function, "clear_saved_tensors_on_access", False)
 
 
 def is_packed() -> bool:

@@ -236,14 +236,14 @@ rule(
 
 
 def _attention(query: Tensor, key: Tensor, is_causal: bool, attn_mask: Any, scale: Any) -> tuple[Tensor, float]:
-    """Returns P and s."""
+    """Returns P and s. A query that may look nowhere has no weights: its row of P is 0, as torch takes it."""
     s = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = s * query @ key.mT
     if is_causal:
         scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -math.inf)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return scores.softmax(-1), s
+    return scores.softmax(-1).masked_fill(scores.isneginf().all(-1, keepdim=True), 0.0), s
 
 
 def _scores_back(g: Tensor, P: Tensor, value: Tensor) -> Tensor:

@@ -81,6 +81,11 @@ class Target:
     text: str
     open: bool = False
 
+    @property
+    def called(self) -> Callable[..., object]:
+        """The module itself where there is one, so that its parameters are inputs; else the function."""
+        return self.function if self.module is None else self.module
+
 
 def parse_target(text: str) -> TargetSpec:
     """Reads a TARGET without importing anything. `x[1:2]` is an expression, `x.y:z` a name in a module.

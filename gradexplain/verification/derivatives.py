@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.frames import user_source
 from gradexplain.recording.plain import differentiated
-from gradexplain.recording.recorder import user_source
 from gradexplain.targets.sources import Source
 
 COTANGENT = "cotangent"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
@@ -18,6 +19,7 @@ from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.question import Check, Replay
 from gradexplain.verification.oracles.registry import REFEREE
 from gradexplain.verification.verdicts import OPERATIONS, Operation, Question, Report, Subject, answered, attempting
+from gradexplain.versions.internals import has_hooks
 
 SECOND = "second derivatives"
 
@@ -29,9 +31,20 @@ def inquire(
     by_hand: Mapping[str, Callable[..., Tensor]] | None = None,
     options: Options,
 ) -> Report:
-    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `Options`."""
-    question = Question(trace(computation, cotangent=generic), computation, effort=options.effort)
+    """Returns the report on the gradients of a computation along a generic cotangent; for the options see `Options`.
+
+    A hook need not be linear: where one waits on a leaf, one number is differentiated as `.backward()` does it, from 1.
+    """
+    hooked = any(map(has_hooks, computation.own.values()))
+
+    def cotangent(output: Tensor) -> Tensor:
+        return torch.ones_like(output) if hooked and output.numel() == 1 else generic(output)
+
+    question = Question(trace(computation, cotangent=cotangent), computation, effort=options.effort)
     report = judged(question, options)
+    subject = Subject(target, question.trace, tuple(computation.parameters))
+    if report.nothing:
+        return replace(report, subject=subject)
     if by_hand:
         checks: list[Check] = []
         with attempting(formulas.ORACLE, tuple(by_hand), checks):
@@ -39,7 +52,7 @@ def inquire(
         report = replace(report, checks=(*report.checks, *checks))
     if options.second:
         report = replace(report, second=_second(question, computation, options.effort))
-    return replace(report, subject=Subject(target, question.trace, tuple(computation.parameters)))
+    return replace(report, subject=subject)
 
 
 def judged(question: Question, options: Options) -> Report:
@@ -51,6 +64,8 @@ def judged(question: Question, options: Options) -> Report:
     assert computation is not None
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
     report = replace(answered(question, [name for name, on in wanted.items() if on]), options=options)
+    if report.nothing:
+        return report
     checks: list[Check] = []
     operations: tuple[Operation, ...] = ()
     if options.each_operation or report.reason not in (None, "stopped"):

@@ -21,6 +21,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.events import Application, Event
+from gradexplain.recording.join import Run, joined, owners_of
 from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import Cotangent
 from gradexplain.recording.replay import (
@@ -33,7 +34,7 @@ from gradexplain.recording.replay import (
     sent_alone,
 )
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Run, generic, joined, owners_of, recorded, trace
+from gradexplain.recording.tracing import generic, recorded, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
@@ -247,6 +248,8 @@ def _report(asked: _Asked, changed: Sequence[Finding], effort: float, coarsest: 
     edited = [n for n in asked.own.gradients if changed and not _same(asked, n)]
     judged = asked.fresh if edited else asked.own
     report = verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
+    if report.nothing is not None:  # without elements there is nothing that could be wrong
+        return Report(tuple(Check(RECORDING, n, "agrees", 0.0, 0.0, 0.0) for n in asked.own.gradients))
     data = {**changed[0].data, "line": str(changed[0].source or "")} if changed else {}
     blame = [Check(SAVED, n, "differs", reason=changed[0].code, data=data) for n in edited]
     return Report((*report.checks, *blame))

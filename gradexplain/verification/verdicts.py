@@ -61,6 +61,8 @@ CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 #   doubtful     what a judge met (a jump, noise, a run that failed) leaves room for doubt
 Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
 INTENDED = "intended"
+# Where no check could fail, none is made.
+NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output")
 RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
 
 
@@ -117,6 +119,11 @@ class Report(Shown):
     options: Options = field(default_factory=Options)
 
     @property
+    def nothing(self) -> Finding | None:
+        """Why there is nothing to check, where that is so: no element of an input, or of the output."""
+        return next((finding for finding in self.findings if finding.code in NOTHING), None)
+
+    @property
     def inputs(self) -> Sequence[str]:
         """The names of the inputs that were judged."""
         return tuple(dict.fromkeys(check.input for check in self.checks))
@@ -140,7 +147,7 @@ class Report(Shown):
         if self.verdict == "differs":
             telling = [c for c in self.checks if c.verdict == "differs"]
             return "lost" if telling and all(c.reason == "lost" for c in telling) and not self.wrong() else "wrong"
-        if not self.inputs or all(c.bounds is not None and not c.bounds.numel() for c in self.checks):
+        if self.nothing is not None or not self.inputs:
             return "nothing"
         if "not_finite" in reasons:
             return "not_finite"
@@ -290,7 +297,13 @@ def verify_trace(
 
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:
-    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well."""
+    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well.
+
+    Nothing is said of an input without elements.
+    """
+    nothing = _nothing(question)
+    if nothing is not None:
+        return Report((), findings=(nothing,))
     checks: list[Check] = []
     for name, ask in {**ORACLES, **{name: ON_REQUEST[name] for name in also}}.items():
         with attempting(name, question.names, checks):
@@ -304,7 +317,16 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
             checks += [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
-    return Report(tuple(checks), findings=findings)
+    filled = (check for check in checks if question.trace.inputs[check.input].numel())
+    return Report(tuple(filled), findings=findings)
+
+
+def _nothing(question: Question) -> Finding | None:
+    """Returns why there is nothing to check, `None` where there is something."""
+    names = question.names
+    if not any(question.trace.inputs[name].numel() for name in names):
+        return Finding("nothing-in-inputs" if len(names) > 1 else "nothing-in-input", {"names": ", ".join(names)})
+    return None if question.trace.value.numel() else Finding("nothing-in-output")
 
 
 def _unasked(check: Check) -> Check:

@@ -109,6 +109,14 @@ def results_of(node: Any) -> Sequence[Any]:
     return results
 
 
+def nested_layout(node: Any) -> str | None:
+    """Returns the layout of the nested tensors that a node stands for, `None` where it stands for others."""
+    for result in results_of(node):
+        if getattr(result, "is_nested_tensor", False):
+            return "strided" if result.is_cpp_nested_tensor else "jagged"
+    return None
+
+
 def function_of(node: Any) -> Any:
     """Returns the custom Function that a node belongs to, `None` for a node of torch's own."""
     return getattr(node, "_forward_cls", None)

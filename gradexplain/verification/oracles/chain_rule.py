@@ -5,14 +5,16 @@ torch's backward. It shares the forward pass: what torch recorded there is belie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.rules import registry
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import (
     MARGIN,
@@ -95,7 +97,7 @@ def _large_verdict(
     missing: frozenset[str], worst: float, size: float, bound: float, resolution: float
 ) -> tuple[Verdict, str | None]:
     if missing:
-        return "cannot say", "no_rule"
+        return "cannot say", _lacking(missing)
     if not math.isfinite(worst) and not math.isfinite(size):
         return "cannot say", "rule_not_finite"
     if not worst <= bound:
@@ -198,12 +200,17 @@ def bounds_of(question: Question, name: str) -> Tensor | None:
 
 def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:
     if missing:
-        return "cannot say", "no_rule"
+        return "cannot say", _lacking(missing)
     if not bool(ours.isfinite().all()):
         return "cannot say", "rule_not_finite"
     if bool(beyond.any()):
         return "differs", "node"
     return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
+
+
+def _lacking(operators: frozenset[str]) -> str:
+    """Returns why operators were not judged: without a rule, or by one that cannot do it here."""
+    return "rule_unable" if all(registry.rule_of(operator) for operator in operators) else "no_rule"
 
 
 def _where(walked: _Walk) -> dict[str, object]:
@@ -221,11 +228,14 @@ def _where(walked: _Walk) -> dict[str, object]:
     }
 
 
-def walk(trace: Trace, *, exact: bool = True) -> _Walk:
+def walk(trace: Trace, *, exact: bool = True, careful: bool = False) -> _Walk:
     """Carries the cotangent from the output to the leaves by rules, in float64 if `exact`.
 
     Where an operator has no rule, what torch sent is taken and the operator noted in `missing`. Without `exact`, only
     the gradients are gathered: no sizes of what was summed, no place where the paths part.
+
+    Where numbers that are not finite keep the rules from what torch sends as a number, the walk is done once more, and
+    `careful`: see `_without_lost`.
     """
     walked = _Walk()
     walked.received[trace.output] = wide(trace.cotangent) if exact else trace.cotangent
@@ -233,18 +243,24 @@ def walk(trace: Trace, *, exact: bool = True) -> _Walk:
     eps = epsilon(trace)
     for node in reversed(trace.nodes):
         if node.leaf is None:
-            _step(walked, node, exact, eps)
+            _step(walked, node, exact, eps, careful)
+    if not careful and any(_lost(walked.received.get((n.index, 0)), n.cotangents[0]).any() for n in _leaves(trace)):
+        return walk(trace, exact=exact, careful=True)
     return walked
 
 
-def _step(walked: _Walk, node: Node, exact: bool, eps: float) -> None:
+def _leaves(trace: Trace) -> list[Node]:
+    return [node for node in trace.nodes if node.leaf is not None and node.cotangents]
+
+
+def _step(walked: _Walk, node: Node, exact: bool, eps: float, careful: bool) -> None:
     count = max(len(node.outputs), len(node.cotangents), 1)
     cotangents = tuple(walked.received.get((node.index, n)) for n in range(count))
     missing = frozenset[str]().union(*(walked.missing.get((node.index, n), ()) for n in range(count)))
     if all(c is None for c in cotangents) and not missing:
         _silent(walked, node)
         return
-    sent, lacking = _sent(node, cotangents, exact)
+    sent, lacking = _sent(node, cotangents, exact, careful)
     for edge, contribution in zip(node.edges, sent, strict=True):
         key = (edge.producer, edge.output)
         if missing | lacking:
@@ -268,12 +284,57 @@ def _silent(walked: _Walk, node: Node) -> None:
             walked.first = (node, edge)
 
 
-def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tuple[list[Tensor | None], frozenset[str]]:
+def _sent(
+    node: Node, cotangents: Sequence[Tensor | None], exact: bool, careful: bool
+) -> tuple[list[Tensor | None], frozenset[str]]:
     """Returns what the node sends along each edge by its rule, or by torch's own record if it has none."""
-    from gradexplain.recording import kinks
-    from gradexplain.rules.registry import rule_of
+    sent = _by_rule(node, cotangents, exact)
+    if sent is not None and careful:
+        sent = _without_lost(node, cotangents, exact, sent)
+    if sent is not None:
+        return sent, frozenset()
+    recorded = [None if e.contribution is None else _dense_wide(e.contribution, exact) for e in node.edges]
+    return recorded, frozenset({node.operator or node.name})
 
-    rule = rule_of(node.operator)
+
+def _without_lost(
+    node: Node, cotangents: Sequence[Tensor | None], exact: bool, sent: list[Tensor | None]
+) -> list[Tensor | None] | None:
+    """Returns what the node sends where numbers that are not finite take no part in it, `None` where they take part.
+
+    A rule may write 0 · nan for what torch leaves out: the other branch of `where`, what a mask covers. An element that
+    is the same for any number in the place of one that is not finite does not depend on it, and that is what it is.
+    """
+    lost = [_lost(ours, edge.contribution) for ours, edge in zip(sent, node.edges, strict=True)]
+    if not any(bool(where.any()) for where in lost):
+        return sent
+    some, other = (_by_rule(node, [_replaced(g, number) for g in cotangents], exact) for number in (0.0, 1.0))
+    settled: list[Tensor | None] = []
+    for ours, a, b, where in zip(sent, some or (), other or (), lost, strict=True):
+        if ours is None or a is None or b is None:
+            settled.append(ours)
+        elif bool((where & ~(a == b)).any()):
+            return None
+        else:
+            settled.append(torch.where(where, a, ours))
+    return settled
+
+
+def _lost(ours: Tensor | None, torchs: Tensor | None) -> Tensor:
+    """Returns where ours is no finite number and torch's is."""
+    if ours is None:
+        return torch.tensor(False)
+    finite = torch.tensor(True) if torchs is None else dense(torchs, torchs).isfinite()
+    return ~ours.isfinite() & finite if finite.shape in ((), ours.shape) else torch.tensor(False)
+
+
+def _replaced(cotangent: Tensor | None, number: float) -> Tensor | None:
+    return None if cotangent is None else torch.where(cotangent.isfinite(), cotangent, number)
+
+
+def _by_rule(node: Node, cotangents: Sequence[Tensor | None], exact: bool) -> list[Tensor | None] | None:
+    """Returns what the node sends along each edge by its rule, `None` where it has none or that cannot do it."""
+    rule = registry.rule_of(node.operator)
     arguments = _cast(dict(node.arguments), exact)
     outputs = tuple(_cast(y, exact) for y in node.outputs)
     by_argument: dict[str, Any] = {}
@@ -288,9 +349,8 @@ def _sent(node: Node, cotangents: tuple[Tensor | None, ...], exact: bool) -> tup
             value = by_argument[argument]
             sent.append(value[int(item.rstrip("]"))] if item else value)
     except Exception:  # a rule is only knowledge: what it cannot do is no verdict on torch
-        recorded = [None if e.contribution is None else _dense_wide(e.contribution, exact) for e in node.edges]
-        return recorded, frozenset({node.operator or node.name})
-    return sent, frozenset()
+        return None
+    return sent
 
 
 def _dense_wide(contribution: Tensor, exact: bool) -> Tensor:
