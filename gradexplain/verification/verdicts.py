@@ -63,7 +63,8 @@ Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", 
 INTENDED = "intended"
 # Where no check could fail, none is made.
 NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output")
-RULES, DIFFERENCES, FORWARD, OPERATIONS = "rules", "finite differences", "forward mode", "operations"
+RULES, DIFFERENCES, FORWARD, ANALYTIC = "rules", "finite differences", "forward mode", "complex step"
+OPERATIONS = "operations"
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     with attempting(RULES, question.names, checks):
         checks = [_sharpened(question, report, check) for check in checks]
         report = replace(report, checks=tuple(checks))
-        checks = [_blind(report, check) for check in checks]
+        checks = [_blind(report, _following(report, check)) for check in checks]
     if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
             checks += [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
@@ -362,6 +363,14 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
     if bounds is not None and bool(seen(bounds, report.wanted).all()):
         return check
     return replace(check, bounds=walk.bounds_of(question, check.input))
+
+
+def _following(report: Report, check: Check) -> Check:
+    """Returns a difference as none of the gradient, where a method follows what torch holds constant: F, and not G."""
+    stopped = any(c.stops and c.verdict == "agrees" for c in report.checks if c.input == check.input)
+    if not stopped or check.verdict != "differs" or check.oracle not in (FORWARD, ANALYTIC):
+        return check
+    return replace(check, verdict="cannot say", reason="follows")
 
 
 def _blind(report: Report, check: Check) -> Check:

@@ -395,8 +395,8 @@ def _traced(computation: Computation, own: Trace) -> Trace | Unable:
     return found
 
 
-# Near the point: what is copied in a shorter type shows its missing digits there, where the point itself has few.
-NEARBY = 2.0**-10
+# Near the point, by no power of 2: what is copied in a shorter type shows there the digits that it lacks.
+NEARBY = 1e-3
 
 
 def _alike(base: Computation, widened: Computation, trace: Trace) -> bool:

@@ -1,0 +1,229 @@
+"""What is stopped: the share of the slope, at its line, and what becomes of the verdict. Shares are from calculus."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradexplain as gx
+from gradexplain.errors import InputError
+
+
+def at(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def line_of(function: Callable[..., Any], offset: int) -> str:
+    return f"test_stops.py:{function.__code__.co_firstlineno + offset}"
+
+
+def by_no_grad(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        weight = 2 * x
+    return (x * weight).sum()
+
+
+def by_item(x: Tensor) -> Tensor:
+    return (x * x.sum().item()).sum()
+
+
+def by_float(x: Tensor) -> Tensor:
+    return (x**2).sum() / float(x[0])
+
+
+def by_list(x: Tensor) -> Tensor:
+    numbers = x.tolist()
+    return (x * torch.tensor(numbers, dtype=x.dtype)).sum()
+
+
+def by_numpy(x: Tensor) -> Tensor:
+    squares = x.detach().numpy() ** 2
+    return (x * torch.from_numpy(squares)).sum()
+
+
+def by_leaf(x: Tensor) -> Tensor:
+    leaf = nn.Parameter(x)
+    return (leaf * x).sum()
+
+
+def by_copy(x: Tensor) -> Tensor:
+    total = torch.tensor(x.sum().item())
+    return (x * total).sum()
+
+
+def by_data(x: Tensor) -> Tensor:
+    y = x * 1
+    y.data.mul_(y.data)
+    return y.sum()
+
+
+# Each function with the line where its slope ends, and the share that ends there: of the larger of the slopes of F, as
+# it was written, and of G, as torch differentiates it. At x = (2, 3), moved in each element by its own size:
+#   x · 2x          F' = 4x, G' = 2x                              share 1/2
+#   x · Σx          F' = 2 Σx, G' = Σx                            share 1/2
+#   Σx² / x₀        F' = (1 − x₁²/x₀², 2x₁/x₀), G' = 2x/x₀        left out 1 + x₁²/x₀² = 13/4, times 2; G' x = 4, 9
+#   x · x           as the first
+#   x · x²          F' = 3x², G' = x²                             share 2/3
+#   y ← y²          F' = 2x, G' = 1                               F' x = 8, 18; left out (2x − 1) x = 6, 15
+STOPS = [
+    (by_no_grad, 2, 1 / 2),
+    (by_item, 1, 1 / 2),
+    (by_float, 1, (13 / 4 * 2) / (4**2 + 9**2) ** 0.5),
+    (by_list, 1, 1 / 2),
+    (by_numpy, 1, 2 / 3),
+    (by_leaf, 2, 1 / 2),
+    (by_copy, 1, 1 / 2),
+    (by_data, 2, (6**2 + 15**2) ** 0.5 / (8**2 + 18**2) ** 0.5),
+]
+
+
+def verified(function: Callable[..., Any], x: Tensor, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's own: a tensor that requires grad becomes a number
+        return gx.verify(function, {"x": x}, **options)
+
+
+@pytest.mark.parametrize(("function", "offset", "share"), STOPS)
+def test_a_stop_is_named_with_its_line_and_its_share(function: Any, offset: int, share: float) -> None:
+    report = verified(function, at(2.0, 3.0))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (stop,) = report.stops
+    assert str(stop.source).endswith(line_of(function, offset))
+    assert stop.share == pytest.approx(share, rel=1e-5)
+    assert f"{100 * share:.2g} % of the slope of x is stopped" in str(report).replace("\n  ", " ")
+
+
+@pytest.mark.parametrize(("function", "offset", "share"), STOPS)
+def test_a_declared_stop_agrees_and_keeps_its_headline(function: Any, offset: int, share: float) -> None:
+    place = line_of(function, offset)
+    for stops in ("intended", place, ["intended"], [place]):
+        report = verified(function, at(2.0, 3.0), stops=stops)
+        assert (report.verdict, report.reason) == ("agrees", None)
+        assert "is stopped by" in str(report)
+
+
+def test_a_declared_place_where_nothing_is_stopped_is_an_error() -> None:
+    for function in (by_item, torch.exp):
+        with pytest.raises(InputError, match=r"Nothing is stopped at net\.py:7"):
+            verified(function, at(2.0, 3.0), stops="net.py:7")
+
+
+def test_another_stop_than_the_declared_one_is_not_let_pass() -> None:
+    def two(x: Tensor) -> Tensor:
+        kept = x.detach()
+        return (x * kept).sum() + (x * x.sum().item()).sum()
+
+    report = verified(two, at(2.0, 3.0), stops=line_of(two, 1))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    assert len(report.stops) == 2
+    assert [str(s.source).endswith(line_of(two, 2)) for s in report.undeclared()] == [True]
+
+
+def test_shares_of_several_lines_add_up_to_what_is_left_out() -> None:
+    def three(x: Tensor) -> Tensor:
+        one = x * x.detach()
+        two = one * x.prod().item()
+        with torch.no_grad():
+            three = x.sum()
+        return (two * three).sum()
+
+    # L = Σx² · p · s with p = Πx, s = Σx. Times xᵢ: through detach xᵢ² p s, through item Σx² p s, through no_grad
+    # Σx² p xᵢ; what torch keeps is xᵢ² p s.
+    x = at(2.0, 3.0)
+    p, s, q = 6.0, 5.0, 13.0
+    paths = [
+        [x[i].item() * p * s * x[i].item() for i in range(2)],
+        [q * s * p for _ in range(2)],
+        [q * p * x[i].item() for i in range(2)],
+    ]
+    whole = [2 * paths[0][i] + paths[1][i] + paths[2][i] for i in range(2)]
+    size = (whole[0] ** 2 + whole[1] ** 2) ** 0.5
+    expected = sorted((a**2 + b**2) ** 0.5 / size for a, b in paths)
+    found = sorted(stop.share for stop in verified(three, x).stops)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stop_that_changes_no_slope_is_a_note() -> None:
+    def stable(x: Tensor) -> Tensor:
+        shifted = (x - x.max().detach()).exp()
+        return shifted / shifted.sum()
+
+    report = verified(stable, at(0.3, -1.0, 2.0))
+    assert (report.verdict, report.stops) == ("agrees", ())
+    assert {finding.code for finding in report.findings} == {"cut-detach"}
+
+
+def test_a_straight_through_estimate_shows_both_slopes() -> None:
+    def quantised(x: Tensor) -> Tensor:
+        return (x + (x.round() - x).detach()).sum()
+
+    report = verified(quantised, at(0.3, 1.2))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    assert "the function has slope 0 by x" in str(report)
+
+
+class Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 7 * g * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize(("function", "offset", "share"), STOPS)
+def test_a_stop_excuses_no_error_beside_it(function: Any, offset: int, share: float) -> None:
+    report = verified(lambda x: function(x) + Wrong.apply(x).sum(), at(2.0, 3.0))  # type: ignore[no-untyped-call]
+    assert report.verdict == "differs"
+    assert [operation.label for operation in report.wrong()] == ["Wrong"]
+
+
+def test_a_stop_of_one_input_excuses_nothing_of_another() -> None:
+    report = gx.verify(lambda x, y: by_no_grad(x) + Wrong.apply(y).sum(), {"x": at(2.0, 3.0), "y": at(1.0)})  # type: ignore[no-untyped-call]
+    assert report.of("x") == "cannot say"
+    assert report.of("y") == "differs"
+
+
+def test_a_kink_beside_a_stop_is_neither_excuse_nor_alarm() -> None:
+    def both(x: Tensor) -> Tensor:
+        return x.relu().sum() + (x * x.detach()).sum()
+
+    report = verified(both, at(0.0, 2.0, -1.0))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (stop,) = report.stops
+    assert str(stop.source).endswith(line_of(both, 1))
+
+
+def test_a_path_that_nobody_saw_end_is_lost() -> None:
+    def through(x: Tensor) -> Tensor:
+        class Captured(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, y: Tensor) -> Tensor:
+                return y * x.detach()
+
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Tensor:
+                return g * x
+
+        return Captured.apply(x).sum()  # type: ignore[no-untyped-call, no-any-return]
+
+    report = verified(through, at(2.0, 3.0))
+    assert report.verdict == "differs"
+
+
+def test_assert_gradients_fails_at_a_stop_unless_it_is_declared() -> None:
+    with pytest.raises(AssertionError, match="50 % of the slope of x is stopped by `2 \\* x`"):
+        gx.assert_gradients(by_no_grad, {"x": at(2.0, 3.0)})
+    assert gx.assert_gradients(by_no_grad, {"x": at(2.0, 3.0)}, stops="intended").verdict == "agrees"
+
+
+def test_explain_says_the_same_in_the_same_words() -> None:
+    explanation = gx.explain(by_no_grad, {"x": at(2.0, 3.0)})
+    assert (explanation.verdict, explanation.reason) == ("cannot say", "stopped")
+    sentence = "50 % of the slope of x is stopped by `2 * x`"
+    assert sentence in str(explanation).replace("\n  ", " ")
