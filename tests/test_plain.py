@@ -62,6 +62,7 @@ def test_a_hook_that_changes_the_gradient_of_a_parameter_is_seen_and_named(
     assert (hook.data["value"], hook.data["hook"].split(".")[-1]) == ("net.weight", "halve")
     assert (hook.source.file, hook.source.line) == (__file__, halve.__code__.co_firstlineno)
     assert "halve" in found.render("text")
+    assert "how they were put together" not in found.render("text", width=400)
 
 
 @pytest.mark.parametrize("asked", ASKED)
