@@ -11,7 +11,8 @@ from gradexplain.errors import RunError
 from gradexplain.recording.branches import with_branches
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.frozen import Frozen, as_computation, frozen
-from gradexplain.recording.tracing import Run, generic, record
+from gradexplain.recording.join import Run
+from gradexplain.recording.tracing import generic, record
 
 POINT = torch.tensor([0.3, -1.2, 2.1, 0.7], dtype=torch.float64)
 ROWS = torch.linspace(-2.0, 2.5, 20, dtype=torch.float64).reshape(5, 4).sin() * 1.5

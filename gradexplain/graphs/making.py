@@ -15,19 +15,20 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.graphs.detail import Subject, detailed, placed
 from gradexplain.graphs.graph import Graph
-from gradexplain.graphs.naming import leaf_names, named_outputs, tensors_in, visible
+from gradexplain.graphs.naming import leaf_names, tensors_in, visible
 from gradexplain.graphs.options import SHOWN, USUAL, VIEWS
 from gradexplain.graphs.picture import Picture
 from gradexplain.graphs.views import elements_of, viewed
 from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors, walked
-from gradexplain.recording.computation import Computation, computation_of, in_one
+from gradexplain.recording.computation import Computation, computation_of, in_one, named_outputs
 from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.events import source_of
+from gradexplain.recording.join import Run, joined, owners_of
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import Recorder, tensors_of, watching_modules
-from gradexplain.recording.tracing import Run, hooks_in, hooks_on, joined, owners_of, record
+from gradexplain.recording.tracing import hooks_in, hooks_on, record
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace
 from gradexplain.versions.internals import hooks_after, internals, sequence_number

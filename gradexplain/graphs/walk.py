@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.graphs.graph import Edge, Facts, Graph, Kind, Node, Note, Output, Saved, Shape
-from gradexplain.recording.nodes import is_leaf, ordered
-from gradexplain.recording.tracing import hooks_on, kept_by, saved_by
+from gradexplain.recording.nodes import is_leaf, kept_by, ordered, saved_by
+from gradexplain.recording.tracing import hooks_on
 from gradexplain.targets.sources import Source
 
 _FREED_PROBES = 64

@@ -23,9 +23,9 @@ from torch import Tensor
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.events import Application, Event, Held, held_in, tensors_in
+from gradexplain.recording.join import Run
 from gradexplain.recording.nodes import is_leaf
 from gradexplain.recording.recorder import same
-from gradexplain.recording.tracing import Run
 from gradexplain.versions.internals import is_dual
 
 # What stands in for an operator's output at a kink: a function of (arguments, outputs) that gives other outputs.

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
-from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
+from gradexplain.recording.join import LEAF, Sent
+from gradexplain.recording.nodes import is_leaf, nodes_below, ordered, saved_by
 from gradexplain.recording.plain import seed_for
 from gradexplain.recording.trace import Edge, Node, Trace
-from gradexplain.recording.tracing import LEAF, Sent, backward, saved_by
+from gradexplain.recording.tracing import backward
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of

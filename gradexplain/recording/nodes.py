@@ -1,13 +1,16 @@
-"""The nodes of torch's backward graph, walked and put in order without recursion."""
+"""The nodes of torch's backward graph, walked and put in order without recursion, and what they keep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+from torch import Tensor
 
 from gradexplain.recording.containers import nested
 from gradexplain.recording.lifetime import anchor
-from gradexplain.versions.internals import nested_layout, sequence_of
+from gradexplain.versions.internals import function_of, nested_layout, saved, saved_names, sequence_of
 
 
 def is_leaf(node: Any) -> bool:
@@ -56,3 +59,33 @@ def _by_dependence(uses: Sequence[Sequence[Any]]) -> list[int]:
     graph.add_nodes_from(range(len(uses)))
     graph.add_edges_from((use, k) for k, own in enumerate(uses) for use in own if isinstance(use, int))
     return list(lexicographical_topological_sort(graph))
+
+
+def saved_by(node: Any) -> dict[str, Any]:
+    """Returns what a node keeps for the backward pass: `_saved_self` as `self`; `ctx.saved_tensors` by position."""
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in kept_by(node).items()}
+
+
+def _signed(value: Any) -> Any:
+    """Undoes torch's showing of a saved negative integer as an unsigned one: dim=-1, ignore_index=-100."""
+    if isinstance(value, tuple):
+        return tuple(map(_signed, value))
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
+
+
+def kept_by(node: Any) -> dict[str, Any]:
+    """Returns the same as `saved_by`, but the very tensors, which still hang on the graph."""
+    kept: dict[str, Any] = {}
+    for name in saved_names(node):
+        with suppress(RuntimeError):  # freed by an earlier backward pass
+            kept[name] = _signed(saved(node, name))
+    own = function_of(node)
+    if not kept and own is not None and is_repeatable(own):
+        with suppress(RuntimeError):
+            kept = {str(i): t for i, t in enumerate(node.saved_tensors) if t is not None}
+    return kept
+
+
+def is_repeatable(function: Any) -> bool:
+    """Says whether a custom Function gives out what it saved more than once."""
+    return not getattr(function, "clear_saved_tensors_on_access", False)

@@ -26,6 +26,7 @@ from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.events import Application, Event, Held, Rewritten, Write, held_in, source_of
 from gradexplain.recording.frames import user_frame
 from gradexplain.recording.lifetime import SAFE, anchor
+from gradexplain.recording.nodes import is_repeatable
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
@@ -370,11 +371,6 @@ def kept_on(context: Any) -> dict[str, Tensor]:
         return attributes
     saved = {f"saved_tensors[{i}]": t for i, t in enumerate(context.saved_tensors) if t is not None}
     return saved | attributes
-
-
-def is_repeatable(function: Any) -> bool:
-    """Says whether a custom Function gives out what it saved more than once."""
-    return not getattr(function, "clear_saved_tensors_on_access", False)
 
 
 def is_packed() -> bool:

@@ -18,10 +18,9 @@ from gradexplain.recording.computation import Computation
 from gradexplain.recording.computation import _random_states as random_states
 from gradexplain.recording.custom_functions import arguments_of, fitted, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, tensors_in
-from gradexplain.recording.nodes import is_leaf, ordered
-from gradexplain.recording.recorder import is_repeatable
+from gradexplain.recording.join import Run, argument_names, bound, owners_of, tensor_names
+from gradexplain.recording.nodes import is_leaf, is_repeatable, ordered
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Run, argument_names, bound, owners_of, tensor_names
 from gradexplain.versions.internals import function_of, results_of, saved, schema_of, sequence_of
 
 Values = Mapping[str, Any]

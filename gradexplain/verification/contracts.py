@@ -24,10 +24,11 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.events import Application, held_in, tensors_in
+from gradexplain.recording.join import joined
 from gradexplain.recording.recorder import copy_of
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import generic, joined, recorded
+from gradexplain.recording.tracing import generic, recorded
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
 from gradexplain.verification.verdicts import Check, Operation, Report
 

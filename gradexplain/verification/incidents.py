@@ -16,10 +16,12 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import stops_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
+from gradexplain.recording.join import Run, bound
+from gradexplain.recording.nodes import saved_by
 from gradexplain.recording.recorder import kept_on, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Run, bound, hooks_in, saved_by
+from gradexplain.recording.tracing import hooks_in
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
 

@@ -21,6 +21,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.events import Application, Event
+from gradexplain.recording.join import Run, joined, owners_of
 from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import Cotangent
 from gradexplain.recording.replay import (
@@ -33,7 +34,7 @@ from gradexplain.recording.replay import (
     sent_alone,
 )
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.recording.tracing import Run, generic, joined, owners_of, recorded, trace
+from gradexplain.recording.tracing import generic, recorded, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
