@@ -718,3 +718,49 @@ def test_an_empty_input_is_no_matter_beside_others(error: float) -> None:
     assert report.verdict == ("agrees" if error == 1 else "differs")
     assert {check.input for check in report.checks} == {"y"}
     assert [o.label for o in report.operations if o.verdict != "agrees"] == ["Planted"] * (error != 1)
+
+
+# ------------------------------------------------------------------------------------------------ dropped outputs
+
+
+def without_grad(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x.exp()
+
+
+_DROPPED: dict[str, tuple[Callable[[Tensor], object], dict[str, str]]] = {
+    "detached": (lambda x: (x**2, (x**3).detach()), {"output[1]": "(x**3).detach()"}),
+    "three of four": (
+        lambda x: (x.detach(), x**2, without_grad(x), (x > 0).double()),
+        {"output[0]": "x.detach()", "output[2]": "x.exp()", "output[3]": "x > 0"},
+    ),
+    "by key, nested": (
+        lambda x: {"loss_a": x.sum(), "more": [x.sin(), {"z": x.detach() * 2 + 1}]},
+        {"more[1].z": "x.detach()"},
+    ),
+    "beside the input itself": (lambda x: (x, x.detach()), {"output[1]": "x.detach()"}),
+    "nothing": (lambda x: (x.sin(), x > 0, x.argmax(), torch.ones(2), {"more": x.cos()}), {}),
+    "one that is no float": (lambda x: (x.sin(), x.detach().long()), {}),
+}
+
+
+@pytest.mark.parametrize("case", _DROPPED)
+def test_outputs_whose_gradient_was_dropped_are_named(case: str) -> None:
+    function, expected = _DROPPED[case]
+    report = gx.verify(cast(Any, function), [at(0.3, 1.7)])
+    found = [f for f in report.findings if f.code == "output-dropped"]
+    assert {f.data["output"]: f.data["code"] for f in found} == expected
+    assert [f.data["output"] for f in found] == list(expected)
+    assert all(f.source is not None and f.source.file == __file__ for f in found)
+    assert report.verdict == "agrees"
+    for name in expected:
+        assert f"{name} depends on an input and carries no gradient" in " ".join(str(report).split())
+
+
+def test_explain_names_dropped_outputs_as_verify_does() -> None:
+    function, _ = _DROPPED["three of four"]
+    named = [
+        [(f.data["output"], f.source) for f in ask(cast(Any, function), [at(0.3)]).findings if "output" in f.data]
+        for ask in (gx.verify, gx.explain)
+    ]
+    assert named[0] == named[1] != []

@@ -36,6 +36,7 @@ def diagnose(
         *_hooked(trace),
         *_apart(trace),
         *_cut(trace),
+        *_dropped(trace),
         *_random(trace),
         *_without_influence(gradients),
         *(() if finite else _non_finite(trace, names)),
@@ -70,6 +71,12 @@ def _cut(trace: Trace) -> Iterator[Finding]:
     for cut in trace.cuts:
         data = {"code": _code(cut.source, cut.operator), "operator": cut.operator}
         yield Finding(f"cut-{cut.reason.replace('_', '-')}", data, cut.source, _CUTS.get(cut.reason))
+
+
+def _dropped(trace: Trace) -> Iterator[Finding]:
+    for name, cut in ((dropped.name, dropped.cut) for dropped in trace.dropped):
+        data = {"output": name, "reason": cut.reason, "code": _code(cut.source, cut.operator)}
+        yield Finding("output-dropped", data, cut.source, _CUTS.get(cut.reason))
 
 
 def _random(trace: Trace) -> Iterator[Finding]:

@@ -15,12 +15,12 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.graphs.detail import Subject, detailed, placed
 from gradexplain.graphs.graph import Graph
-from gradexplain.graphs.naming import leaf_names, named_outputs, tensors_in, visible
+from gradexplain.graphs.naming import leaf_names, tensors_in, visible
 from gradexplain.graphs.options import SHOWN, USUAL, VIEWS
 from gradexplain.graphs.picture import Picture
 from gradexplain.graphs.views import elements_of, viewed
 from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors, walked
-from gradexplain.recording.computation import Computation, computation_of, in_one
+from gradexplain.recording.computation import Computation, computation_of, in_one, named_outputs
 from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.events import source_of

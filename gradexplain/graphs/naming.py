@@ -47,18 +47,3 @@ def tensors_in(scope: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
             yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, Tensor))
         elif type(value) is dict:
             yield from ((f"{name}[{key!r}]", item) for key, item in value.items() if isinstance(item, Tensor))
-
-
-def named_outputs(result: object, name: str) -> list[tuple[str, Tensor]]:
-    """Returns the tensors in what a function returned, however nested, each by the way to it: y, y[0], loss."""
-    found: list[tuple[str, Tensor]] = []
-    waiting: list[tuple[str, object]] = [(name, result)]
-    while waiting:
-        place, value = waiting.pop(0)
-        if isinstance(value, Tensor):
-            found.append((place, value))
-        elif isinstance(value, Mapping):
-            waiting += [(str(key) if place == name else f"{place}.{key}", item) for key, item in value.items()]
-        elif isinstance(value, (list, tuple)):
-            waiting += [(f"{place}[{i}]", item) for i, item in enumerate(value)]
-    return found

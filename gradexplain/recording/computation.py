@@ -33,7 +33,7 @@ class Computation:
 
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
     names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
-    are leaves of the user's, with whatever hooks wait on them, also where `inputs` has them in another type.
+    are leaves of the user's, with the hooks that wait on them, also where `inputs` has them in another type.
     `into_leaves` says that its gradient is asked for with `.backward()`, and not with `torch.autograd.grad`.
     """
 
@@ -184,9 +184,19 @@ def with_dtype(computation: Computation, dtype: torch.dtype) -> Computation:
 
 
 def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.dtype == dtype:
+        return value
     if value.is_complex():
         return value.detach().to(torch.complex128 if dtype == torch.float64 else torch.complex64)
     return value.detach().to(dtype) if value.is_floating_point() else value
+
+
+@dataclass(frozen=True)
+class Together:
+    """All outputs of a run that carry a gradient, in one vector as its `loss`, and what the function `returned`."""
+
+    loss: Tensor
+    returned: object
 
 
 def all_outputs(computation: Computation) -> Computation:
@@ -194,10 +204,16 @@ def all_outputs(computation: Computation) -> Computation:
 
     def call(given: Mapping[str, Any]) -> object:
         result = computation.call(given)
-        found = [t for t in _tensors(result) if t.requires_grad]
-        return in_one(found) if found else result
+        found = [t for _, t in named_outputs(result) if t.requires_grad]
+        return Together(in_one(found), result) if found else result
 
     return replace(computation, call=call)
+
+
+def dropped_outputs(result: object) -> list[tuple[str, Tensor]]:
+    """Returns the outputs of a run that are of a type that can carry a gradient and carry none, by name."""
+    returned = result.returned if isinstance(result, Together) else result
+    return [(name, t) for name, t in named_outputs(returned) if differentiable(t) and not t.requires_grad]
 
 
 def in_one(tensors: Sequence[Tensor]) -> Tensor:
@@ -222,21 +238,28 @@ def chosen_output(result: object, name: str) -> tuple[Tensor, int]:
     loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
     if isinstance(loss, Tensor):
         return loss, 1
-    found = list(_tensors(result))
+    found = [t for _, t in named_outputs(result)]
     if not found:
         raise RunError("no_tensor", name=name, seen=type(result).__name__)
     return next((t for t in found if t.requires_grad), found[0]), len(found)
 
 
-def _tensors(result: object) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, Mapping):
-        for part in result.values():
-            yield from _tensors(part)
-    elif isinstance(result, (list, tuple)):
-        for part in result:
-            yield from _tensors(part)
+def named_outputs(result: object, name: str = "output") -> list[tuple[str, Tensor]]:
+    """Returns the tensors in what a function returned, however nested, each by the way to it: y, y[0], loss."""
+    if isinstance(result, Mapping):
+        return [found for key, part in result.items() for found in _below(part, str(key))]
+    return list(_below(result, name))
+
+
+def _below(value: object, place: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _below(part, f"{place}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from _below(part, f"{place}[{i}]")
 
 
 def _calling(

@@ -11,7 +11,7 @@ from gradexplain.errors import RunError
 from gradexplain.recording.events import Application, Event, held_in, source_of
 from gradexplain.recording.frames import place_text
 from gradexplain.recording.recorder import Recorder
-from gradexplain.recording.trace import Cut
+from gradexplain.recording.trace import Cut, Dropped
 from gradexplain.versions.internals import schema_of, storage_of
 
 # Operators whose output does not depend on the numbers of their input.
@@ -36,10 +36,30 @@ def cuts_in(
             yield _cut(reason, event, numbers.get(id(user)))
 
 
+def dropped_in(
+    events: Sequence[Event],
+    applications: Sequence[Application],
+    owners: Mapping[Any, Event],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[tuple[str, Tensor]],
+) -> Iterator[Dropped]:
+    """Yields the outputs, of those that carry no gradient, that depend on an input, and where each lost it."""
+    stops = list(stops_in(events, applications, owners, inputs, [output for _, output in outputs]))
+    for name, output in outputs:
+        yield from (Dropped(name, _cut(reason, event)) for user, reason, event in stops if user is output)
+
+
 def stops_in(
-    events: Sequence[Event], applications: Sequence[Application], owners: Mapping[Any, Event], inputs: Sequence[Tensor]
-) -> Iterator[tuple[Event | Application, str, Event]]:
-    """Yields each use of a value that lost its gradient: who used it, why it was lost, and by which operator."""
+    events: Sequence[Event],
+    applications: Sequence[Application],
+    owners: Mapping[Any, Event],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor] = (),
+) -> Iterator[tuple[Event | Application | Tensor, str, Event]]:
+    """Yields each use of a value that lost its gradient: who used it, why it was lost, and by which operator.
+
+    Of the run's `outputs`, each is the last use of itself.
+    """
     owning = {id(event) for event in owners.values()}
     dependent = {storage_of(t) for t in inputs if t.requires_grad}
     lost: dict[int, tuple[str, Event]] = {}
@@ -59,6 +79,7 @@ def stops_in(
             loss = None if owned else inherited or _loss(event)
             if loss:
                 lost[held.storage] = loss
+    yield from ((output, *lost[storage]) for output in outputs if (storage := storage_of(output)) in lost)
 
 
 def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> Iterator[Event | Application]:

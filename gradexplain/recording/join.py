@@ -8,7 +8,7 @@ custom `Function.forward` has grad mode off and belongs to the Function, whose `
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import arguments_of
-from gradexplain.recording.cuts import cuts_in
+from gradexplain.recording.cuts import cuts_in, dropped_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.recording.recorder import Recorder, paths_of
-from gradexplain.recording.trace import Draw, Edge, Hooked, Node, Trace
+from gradexplain.recording.trace import Draw, Dropped, Edge, Hooked, Node, Trace
 from gradexplain.versions.internals import function_of, results_of, schema_of, sequence_of
 
 LEAF = "AccumulateGrad"
@@ -41,6 +41,7 @@ class Run:
     jacobians: Mapping[Any, Mapping[int, Tensor]]
     sent: Mapping[Any, Sent]
     hooked: tuple[Hooked, ...]
+    dropped: Sequence[tuple[str, Tensor]]
 
 
 @dataclass(slots=True)
@@ -85,6 +86,7 @@ def joined(run: Run, computation: Computation) -> Trace:
         draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
         outputs=run.outputs,
+        dropped=_dropped(run, owners),
         hooked=run.hooked,
         inlined=tuple(dict.fromkeys(run.recorder.inlined)),
     )
@@ -103,8 +105,16 @@ def _leaf_alone(run: Run, modules: Mapping[str, str]) -> Trace:
     value = run.output.detach()
     leaf = Node(0, LEAF, None, {}, (value,), (), (gradients.get(name),), {}, leaf=name)
     inputs = {n: tensor.detach() for n, tensor in run.inputs.items()}
-    return Trace(
-        (leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs, hooked=run.hooked
+    whole = Trace((leaf,), (0, 0), value, run.seed, inputs, gradients, (), modules=modules, outputs=run.outputs)
+    return replace(whole, hooked=run.hooked, dropped=_dropped(run, {}))
+
+
+def _dropped(run: Run, owners: Mapping[Any, Event]) -> tuple[Dropped, ...]:
+    recorder = run.recorder
+    return tuple(
+        dropped_in(recorder.events, recorder.applications, owners, list(run.inputs.values()), run.dropped)
+        if run.dropped
+        else ()
     )
 
 

@@ -70,6 +70,14 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """An output that depends on an input and carries no gradient, and where it lost it."""
+
+    name: str
+    cut: Cut
+
+
+@dataclass(frozen=True)
 class Draw:
     """A place where random numbers were drawn."""
 
@@ -117,7 +125,7 @@ class Trace:
 
     `output` is (node, output number). `gradients` has one entry per differentiable input; `None` means that the
     output does not depend on it. `order` lists the nodes as the backward pass visited them; `outputs` counts the
-    tensors that the function returned.
+    tensors that the function returned, and `dropped` has those that the inputs lead to and no gradient leads back from.
 
     If it is `plain`, then `value` and `gradients` are those of one plain run, which nobody watched; `apart` has the
     inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
@@ -137,6 +145,7 @@ class Trace:
     modules: Mapping[str, str] = field(default_factory=dict)
     live: bool = False
     outputs: int = 1
+    dropped: tuple[Dropped, ...] = ()
     plain: bool = False
     apart: Mapping[str, Apart] = field(default_factory=dict)
     hooked: tuple[Hooked, ...] = ()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.errors import RunError, message_of
-from gradexplain.recording.computation import Computation, chosen_output
+from gradexplain.recording.computation import Computation, chosen_output, dropped_outputs
 from gradexplain.recording.custom_functions import given_back
 from gradexplain.recording.cuts import not_differentiable
 from gradexplain.recording.failures import backward_failure
@@ -141,6 +141,7 @@ def recorded(
         output, outputs = chosen_output(result, computation.name)
         if not output.requires_grad:
             raise not_differentiable(recorder, leaves)
+        dropped = dropped_outputs(result)
         names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
         below = nodes_below(output.grad_fn)
         nodes = [node for node in below if not is_leaf(node)]
@@ -162,7 +163,7 @@ def recorded(
         # After the pass: a backward that remembers its calls was called for the first time there.
         jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
         changed = tuple(dict.fromkeys(hooked))
-        yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed)
+        yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed, dropped)
 
 
 def record(computation: Computation, cotangent: Cotangent = None, *, again: bool = False) -> Run:
@@ -175,7 +176,7 @@ def _carried(computation: Computation, leaves: Mapping[str, Tensor]) -> list[Hoo
     """Puts the hooks on the user's own leaves on those of a run; the list fills with those that change a gradient."""
     changing: list[Hooked] = []
     for name, own in computation.own.items():
-        if name in computation.wrt and computation.inputs[name] is own:
+        if name in computation.wrt:
             for hook in hooks_of(own):
                 leaves[name].register_hook(_heard(name, hook, changing))
     return changing
