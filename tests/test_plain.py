@@ -62,6 +62,7 @@ def test_a_hook_that_changes_the_gradient_of_a_parameter_is_seen_and_named(
     assert (hook.data["value"], hook.data["hook"].split(".")[-1]) == ("net.weight", "halve")
     assert (hook.source.file, hook.source.line) == (__file__, halve.__code__.co_firstlineno)
     assert "halve" in found.render("text")
+    assert "how they were put together" not in found.render("text", width=400)
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -107,6 +108,39 @@ def test_a_hook_on_a_leaf_of_the_users_counts(asked: Callable[..., Any], dtype: 
     if asked is gx.explain:
         assert torch.equal(found.gradients["w"], 6 * w.detach())
     assert w.grad is None
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_hook_counts_in_whatever_type_it_is_asked_for(
+    asked: Callable[..., Any], dtype: torch.dtype, after: bool
+) -> None:
+    net, x = linear(torch.float32, 3)
+
+    def double(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.grad *= 2
+
+    if after:
+        net.weight.register_post_accumulate_grad_hook(double)
+    else:
+        net.weight.register_hook(lambda g: 2 * g)
+    found = asked(lambda x: net(x).sum(), [x], dtype=dtype)
+    assert found.verdict == "differs"
+    assert "leaf-hook" in codes(found)
+    assert gradients(found)["net.weight"].dtype == dtype
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_an_input_that_is_used_twice_has_its_hooks_at_both_places(asked: Callable[..., Any]) -> None:
+    w = normal(0, 3).requires_grad_()
+    w.register_hook(lambda g: 2 * g)
+    found = asked(lambda a, b: (a * b**2).sum(), [w, w])
+    assert found.verdict == "differs"
+    assert "changed-by-watching" not in codes(found)
+    if asked is gx.explain:
+        assert torch.equal(found.gradients["a"], 2 * w.detach() ** 2)
 
 
 @pytest.mark.parametrize("asked", ASKED)

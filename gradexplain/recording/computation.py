@@ -33,7 +33,7 @@ class Computation:
 
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
     names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
-    are leaves of the user's, with whatever hooks wait on them, also where `inputs` has them in another type.
+    are leaves of the user's, with the hooks that wait on them, also where `inputs` has them in another type.
     `into_leaves` says that its gradient is asked for with `.backward()`, and not with `torch.autograd.grad`.
     """
 
@@ -184,6 +184,8 @@ def with_dtype(computation: Computation, dtype: torch.dtype) -> Computation:
 
 
 def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.dtype == dtype:
+        return value
     if value.is_complex():
         return value.detach().to(torch.complex128 if dtype == torch.float64 else torch.complex64)
     return value.detach().to(dtype) if value.is_floating_point() else value

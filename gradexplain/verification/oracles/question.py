@@ -268,7 +268,7 @@ def _lifted(computation: Computation, own: Trace) -> Replay | Unable:
     promoted = _promoting(wide.call)
     failure = Unable("replay_failed", {"message": "–"})
     for call in (wide.call, promoted, narrowing(promoted, narrowed)):
-        candidate = replace(wide, call=call)
+        candidate = replace(wide, call=call, own={})  # without hooks: they are no part of the formula
         try:
             wider = trace(candidate, cotangent=_wide(own.cotangent), plain=own.plain)
         except Exception as fault:  # the user's function, or torch's, is not made for these types
