@@ -151,3 +151,12 @@ def test_the_page_says_what_torch_takes_and_the_slopes_on_both_sides():
     version = ".".join(torch.__version__.split(".")[:2])
     taken = f"torch {version} takes {theirs[0].item():g} here; the slope is 0 on the left and 1 on the right."
     assert taken in page
+
+
+@pytest.mark.parametrize("code", ["x.relu()", "x.floor()", "x.log()", "torch.linalg.vector_norm(x)", "x.detach() * x"])
+def test_a_finding_in_code_without_a_file_has_a_name_all_the_same(code: str):
+    typed = eval(f"lambda x: ({code}).sum()", {"torch": torch})
+    page = gx.explain(typed, {"x": at(0, 0)})
+    assert page.findings
+    assert all(finding.data.get("code") != "" for finding in page.findings)
+    assert "``" not in str(page)
