@@ -491,6 +491,8 @@ def test_a_backward_may_need_the_modules_own_parameters(
 
     outer, x = Outer(), normal(0, 2, size).to(dtype)
     assert asked(outer, {"x": x}).verdict == "agrees"
+    report = gx.verify(outer, {"x": x}, each_operation=True)
+    assert [o.verdict for o in report.operations if o.label == "Adjoint"] == ["agrees"]
 
 
 # ---------------------------------------------------------------------------------------------- re-entrant checkpoints

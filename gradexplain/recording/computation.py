@@ -81,7 +81,7 @@ class Computation:
         """Puts `values` for parameters into the modules for the block, and yields what the function is called with."""
         given = {**self.inputs, **values}
         replacements = {id(own): given[name] for name, own in self.parameters.items()}
-        with _swapped(self.modules.values(), replacements) if self.modules else nullcontext():
+        with swapped(self.modules.values(), replacements) if self.modules else nullcontext():
             yield {n: v for n, v in given.items() if n not in self.parameters}
 
     def _called(self, given: Mapping[str, Any]) -> object:
@@ -437,7 +437,7 @@ _KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
-def _swapped(modules: Any, replacements: Mapping[int, Tensor]) -> Iterator[None]:
+def swapped(modules: Any, replacements: Mapping[int, Tensor]) -> Iterator[None]:
     """Puts `replacements` (by the identity of the original) and copies of all buffers into the modules for a while.
 
     Tied weights stay tied, as one original has one replacement.
