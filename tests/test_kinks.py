@@ -65,6 +65,7 @@ def test_equal_candidates_are_divided_in_any_convex_way(monkeypatch, operator, s
 
 
 NORM, STD, MARGIN = "aten.linalg_vector_norm.default", "aten.std.correction", "aten.multi_margin_loss.default"
+BCE = "aten.binary_cross_entropy.default"
 FIRST = torch.tensor(0)
 
 
@@ -79,6 +80,8 @@ FIRST = torch.tensor(0)
         (NORM, (at(2, -2, 1), torch.inf), [(0.7, -0.3, 0), (1, 0, 0)], [(1, -1, 0), (0.4, -0.4, 0), (0.5, 0.5, 0)]),
         # s = ‖x − μ‖/√2: slopes of length 1/√2 or less, which do not change when all x move
         (STD, (at(2, 2, 2),), [(0, 0, 0), (0.5, -0.5, 0)], [(0.5, 0.5, 0), (0.55, -0.55, 0)]),
+        # −log x at 0: nothing on the left, −∞ on the right; −log (1 − x) at 1: +∞ on the left, nothing on the right
+        (BCE, (at(0, 1, 0.5), at(1, 0, 0.5), None, 2), [(-7, 1e12, 0), (0, 0, 0)], [(7, 3, 0), (-7, -3, 0)]),
         # (max(0, x₁) + max(0, 0.5))/3 with x₁ = 0 the first margin, and x₀ in both of them with a minus
         (MARGIN, (at(1, 0, 0.5), FIRST), [(-0.5, 1 / 6, 1 / 3), (-1 / 3, 0, 1 / 3)], [(-1 / 3, 1 / 6, 1 / 3)]),
     ],
