@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -568,3 +569,34 @@ def test_a_function_that_fails_when_it_is_watched_is_judged_all_the_same(asked: 
     assert said in found.render("text", width=300)
     if asked is gx.explain:
         assert torch.equal(found.gradients["x"], 2 * normal(0, 3))
+
+
+def test_threads_that_ask_at_once_get_the_answers_that_they_would_get_alone() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 1))
+    x, verdicts, state = normal(0, 3, 4).float(), list[str](), torch.get_rng_state()
+
+    def ask(verb: Callable[..., Any]) -> None:
+        for _ in range(2):
+            verdicts.append(verb(lambda x: Reusing.apply(net(x)).sum(), [x]).verdict)
+
+    threads = [threading.Thread(target=ask, args=(verb,)) for verb in (*ASKED, *ASKED)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts == ["agrees"] * 8
+    assert "__getattribute__" not in vars(type(torch.autograd.Function))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_question_may_be_asked_inside_another() -> None:
+    inner: list[str] = []
+
+    def function(x: Tensor) -> Tensor:
+        inner.append(gx.verify(lambda y: Reusing.apply(y).sum(), [x.detach()]).verdict)
+        return Reusing.apply(x).sum()
+
+    assert gx.verify(function, [normal(0, 3)]).verdict == "agrees"
+    assert {*inner} == {"agrees"}

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -383,15 +384,22 @@ def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
-    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there."""
-    kept = _Kept()
-    token = _KEPT.set(kept)
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-        kept.give_back()
+def one_question() -> Iterator[None]:
+    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there.
+
+    One thread asks at a time: generators, a module's parameters and torch's classes are the whole process's.
+    """
+    with _ASKING:
+        kept = _Kept()
+        token = _KEPT.set(kept)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+            kept.give_back()
+
+
+_ASKING = RLock()
 
 
 @dataclass(frozen=True)
