@@ -16,7 +16,7 @@ from gradexplain.errors import InputError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
 from gradexplain.graphs.options import USUAL
-from gradexplain.recording.computation import Computation, all_outputs, computation_of, kept_generators, with_dtype
+from gradexplain.recording.computation import Computation, all_outputs, computation_of, one_question, with_dtype
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.summaries import SMALL
 from gradexplain.recording.tracing import trace
@@ -51,7 +51,7 @@ class Asked(TypedDict, total=False):
     locate: Callable[[], Source | None] | None
 
 
-@kept_generators()
+@one_question()
 def explain(
     function: Callable[..., object] | Tensor | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -122,7 +122,7 @@ def explain(
     return replace(first, request=request, higher=tuple(_higher(computation, first, seed, order, effort)))
 
 
-@kept_generators()
+@one_question()
 def verify(
     function: Callable[..., object] | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -354,17 +354,18 @@ def graph(
     from gradexplain.graphs.making import picture_of  # explaining and verifying need not wait for it
 
     asked = _Asked.of(target, inputs, title, locate, output_name)
-    return picture_of(
-        asked.function,
-        asked.inputs if isinstance(target, str) else inputs,
-        view=view,
-        show=show,
-        wrt=[wrt] if isinstance(wrt, str) else wrt,
-        title=asked.target,
-        output_name=asked.output_name,
-        locate=asked.locate,
-        frame=sys._getframe(1),
-    )
+    with one_question():
+        return picture_of(
+            asked.function,
+            asked.inputs if isinstance(target, str) else inputs,
+            view=view,
+            show=show,
+            wrt=[wrt] if isinstance(wrt, str) else wrt,
+            title=asked.target,
+            output_name=asked.output_name,
+            locate=asked.locate,
+            frame=sys._getframe(1),
+        )
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:

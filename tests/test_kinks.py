@@ -65,6 +65,7 @@ def test_equal_candidates_are_divided_in_any_convex_way(monkeypatch, operator, s
 
 
 NORM, STD, MARGIN = "aten.linalg_vector_norm.default", "aten.std.correction", "aten.multi_margin_loss.default"
+BCE = "aten.binary_cross_entropy.default"
 FIRST = torch.tensor(0)
 
 
@@ -79,6 +80,8 @@ FIRST = torch.tensor(0)
         (NORM, (at(2, -2, 1), torch.inf), [(0.7, -0.3, 0), (1, 0, 0)], [(1, -1, 0), (0.4, -0.4, 0), (0.5, 0.5, 0)]),
         # s = ‖x − μ‖/√2: slopes of length 1/√2 or less, which do not change when all x move
         (STD, (at(2, 2, 2),), [(0, 0, 0), (0.5, -0.5, 0)], [(0.5, 0.5, 0), (0.55, -0.55, 0)]),
+        # −log x at 0: nothing on the left, −∞ on the right; −log (1 − x) at 1: +∞ on the left, nothing on the right
+        (BCE, (at(0, 1, 0.5), at(1, 0, 0.5), None, 2), [(-7, 1e12, 0), (0, 0, 0)], [(7, 3, 0), (-7, -3, 0)]),
         # (max(0, x₁) + max(0, 0.5))/3 with x₁ = 0 the first margin, and x₀ in both of them with a minus
         (MARGIN, (at(1, 0, 0.5), FIRST), [(-0.5, 1 / 6, 1 / 3), (-1 / 3, 0, 1 / 3)], [(-1 / 3, 1 / 6, 1 / 3)]),
     ],
@@ -148,3 +151,12 @@ def test_the_page_says_what_torch_takes_and_the_slopes_on_both_sides():
     version = ".".join(torch.__version__.split(".")[:2])
     taken = f"torch {version} takes {theirs[0].item():g} here; the slope is 0 on the left and 1 on the right."
     assert taken in page
+
+
+@pytest.mark.parametrize("code", ["x.relu()", "x.floor()", "x.log()", "torch.linalg.vector_norm(x)", "x.detach() * x"])
+def test_a_finding_in_code_without_a_file_has_a_name_all_the_same(code: str):
+    typed = eval(f"lambda x: ({code}).sum()", {"torch": torch})
+    page = gx.explain(typed, {"x": at(0, 0)})
+    assert page.findings
+    assert all(finding.data.get("code") != "" for finding in page.findings)
+    assert "``" not in str(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -62,6 +63,7 @@ def test_a_hook_that_changes_the_gradient_of_a_parameter_is_seen_and_named(
     assert (hook.data["value"], hook.data["hook"].split(".")[-1]) == ("net.weight", "halve")
     assert (hook.source.file, hook.source.line) == (__file__, halve.__code__.co_firstlineno)
     assert "halve" in found.render("text")
+    assert "how they were put together" not in found.render("text", width=400)
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -107,6 +109,39 @@ def test_a_hook_on_a_leaf_of_the_users_counts(asked: Callable[..., Any], dtype: 
     if asked is gx.explain:
         assert torch.equal(found.gradients["w"], 6 * w.detach())
     assert w.grad is None
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_hook_counts_in_whatever_type_it_is_asked_for(
+    asked: Callable[..., Any], dtype: torch.dtype, after: bool
+) -> None:
+    net, x = linear(torch.float32, 3)
+
+    def double(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        parameter.grad *= 2
+
+    if after:
+        net.weight.register_post_accumulate_grad_hook(double)
+    else:
+        net.weight.register_hook(lambda g: 2 * g)
+    found = asked(lambda x: net(x).sum(), [x], dtype=dtype)
+    assert found.verdict == "differs"
+    assert "leaf-hook" in codes(found)
+    assert gradients(found)["net.weight"].dtype == dtype
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_an_input_that_is_used_twice_has_its_hooks_at_both_places(asked: Callable[..., Any]) -> None:
+    w = normal(0, 3).requires_grad_()
+    w.register_hook(lambda g: 2 * g)
+    found = asked(lambda a, b: (a * b**2).sum(), [w, w])
+    assert found.verdict == "differs"
+    assert "changed-by-watching" not in codes(found)
+    if asked is gx.explain:
+        assert torch.equal(found.gradients["a"], 2 * w.detach() ** 2)
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -457,6 +492,8 @@ def test_a_backward_may_need_the_modules_own_parameters(
 
     outer, x = Outer(), normal(0, 2, size).to(dtype)
     assert asked(outer, {"x": x}).verdict == "agrees"
+    report = gx.verify(outer, {"x": x}, each_operation=True)
+    assert [o.verdict for o in report.operations if o.label == "Adjoint"] == ["agrees"]
 
 
 # ---------------------------------------------------------------------------------------------- re-entrant checkpoints
@@ -532,3 +569,34 @@ def test_a_function_that_fails_when_it_is_watched_is_judged_all_the_same(asked: 
     assert said in found.render("text", width=300)
     if asked is gx.explain:
         assert torch.equal(found.gradients["x"], 2 * normal(0, 3))
+
+
+def test_threads_that_ask_at_once_get_the_answers_that_they_would_get_alone() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 1))
+    x, verdicts, state = normal(0, 3, 4).float(), list[str](), torch.get_rng_state()
+
+    def ask(verb: Callable[..., Any]) -> None:
+        for _ in range(2):
+            verdicts.append(verb(lambda x: Reusing.apply(net(x)).sum(), [x]).verdict)
+
+    threads = [threading.Thread(target=ask, args=(verb,)) for verb in (*ASKED, *ASKED)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts == ["agrees"] * 8
+    assert "__getattribute__" not in vars(type(torch.autograd.Function))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_question_may_be_asked_inside_another() -> None:
+    inner: list[str] = []
+
+    def function(x: Tensor) -> Tensor:
+        inner.append(gx.verify(lambda y: Reusing.apply(y).sum(), [x.detach()]).verdict)
+        return Reusing.apply(x).sum()
+
+    assert gx.verify(function, [normal(0, 3)]).verdict == "agrees"
+    assert {*inner} == {"agrees"}

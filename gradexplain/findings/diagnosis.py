@@ -224,4 +224,5 @@ def _flat(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
 
 
 def _code(source: Source | None, otherwise: str) -> str:
-    return source.code if source else otherwise
+    """Returns the code at a place; of what has none, as a live tensor's steps and what was typed in, `otherwise`."""
+    return (source.code if source else "") or otherwise

@@ -15,7 +15,7 @@ from gradexplain.errors import InputError
 from gradexplain.figures.parameters import checked_all
 from gradexplain.lessons.contents import names
 from gradexplain.lessons.parts import Lesson, Parts
-from gradexplain.recording.computation import kept_generators
+from gradexplain.recording.computation import one_question
 
 
 def function_of(name: str) -> Callable[..., Parts]:
@@ -35,7 +35,7 @@ def run(name: str, **options: Any) -> Lesson:
     """
     function = function_of(name)
     given = checked_all(function, options)
-    with torch.random.fork_rng(devices=[]), kept_generators(), torch.enable_grad(), _float32():
+    with torch.random.fork_rng(devices=[]), one_question(), torch.enable_grad(), _float32():
         torch.manual_seed(0)
         return Lesson(name, given, tuple(function(**given)))
 

@@ -49,7 +49,7 @@ _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
 NOT_APPLICABLE = frozenset(
-    {"no_forward", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+    {"no_forward", "own_jvp", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
 )
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Computation:
 
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
     names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
-    are leaves of the user's, with whatever hooks wait on them, also where `inputs` has them in another type.
+    are leaves of the user's, with the hooks that wait on them, also where `inputs` has them in another type.
     `into_leaves` says that its gradient is asked for with `.backward()`, and not with `torch.autograd.grad`.
     """
 
@@ -81,7 +82,7 @@ class Computation:
         """Puts `values` for parameters into the modules for the block, and yields what the function is called with."""
         given = {**self.inputs, **values}
         replacements = {id(own): given[name] for name, own in self.parameters.items()}
-        with _swapped(self.modules.values(), replacements) if self.modules else nullcontext():
+        with swapped(self.modules.values(), replacements) if self.modules else nullcontext():
             yield {n: v for n, v in given.items() if n not in self.parameters}
 
     def _called(self, given: Mapping[str, Any]) -> object:
@@ -184,6 +185,8 @@ def with_dtype(computation: Computation, dtype: torch.dtype) -> Computation:
 
 
 def _in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.dtype == dtype:
+        return value
     if value.is_complex():
         return value.detach().to(torch.complex128 if dtype == torch.float64 else torch.complex64)
     return value.detach().to(dtype) if value.is_floating_point() else value
@@ -381,15 +384,22 @@ def _untouched(random_states: Sequence[Tensor]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
-    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there."""
-    kept = _Kept()
-    token = _KEPT.set(kept)
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-        kept.give_back()
+def one_question() -> Iterator[None]:
+    """Lets all runs inside the block start from where Python's and numpy's generators are now, and end there.
+
+    One thread asks at a time: generators, a module's parameters and torch's classes are the whole process's.
+    """
+    with _ASKING:
+        kept = _Kept()
+        token = _KEPT.set(kept)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+            kept.give_back()
+
+
+_ASKING = RLock()
 
 
 @dataclass(frozen=True)
@@ -435,7 +445,7 @@ _KEPT: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 
 
 @contextmanager
-def _swapped(modules: Any, replacements: Mapping[int, Tensor]) -> Iterator[None]:
+def swapped(modules: Any, replacements: Mapping[int, Tensor]) -> Iterator[None]:
     """Puts `replacements` (by the identity of the original) and copies of all buffers into the modules for a while.
 
     Tied weights stay tied, as one original has one replacement.

@@ -49,7 +49,20 @@ def _parameter_names(function: Any, count: int) -> list[str]:
 
 def backward_place(function: Any) -> Source | None:
     """Returns where a custom Function's backward is written."""
-    written = function.vjp if function.vjp is not torch.autograd.Function.vjp else function.backward
+    return _place(function.vjp if function.vjp is not torch.autograd.Function.vjp else function.backward)
+
+
+def has_own_jvp(function: Any) -> bool:
+    """Says whether a custom Function brings along what torch calls in its forward mode."""
+    return function.jvp is not torch.autograd.Function.jvp
+
+
+def jvp_place(function: Any) -> Source | None:
+    """Returns where a custom Function's jvp is written."""
+    return _place(function.jvp)
+
+
+def _place(written: Any) -> Source | None:
     written = inspect.unwrap(written.func if isinstance(written, partial) else written)
     code = getattr(written, "__code__", None) or getattr(type(written).__call__, "__code__", None)
     if code is None:

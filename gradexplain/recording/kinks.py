@@ -95,10 +95,13 @@ def sent(
     """Returns the gradient of `argument` by the rule, as `vjp` does, with torch's conventions at kinks and ties."""
     if rule.elementwise:
         return vjp(rule, argument, cotangents, arguments, outputs, local_slope)
+    if not rule.derivatives[argument].has_kinks:
+        return vjp(rule, argument, cotangents, arguments, outputs)
+    left, right = (vjp(rule, argument, cotangents, arguments, outputs, side=side) for side in (-1, 1))
+    if left.is_meta or (torch.equal(left, right) and not left.requires_grad):
+        return left
     arrived = {number: g for number, g in enumerate(cotangents) if g is not None}
     kinked = {n: k for n in arrived if (k := kinks_of(rule, argument, n, arguments, outputs)) is not None}
-    if not kinked:
-        return vjp(rule, argument, cotangents, arguments, outputs)
     total = torch.zeros_like(arguments[argument])
     for number, g in arrived.items():
         alone = [g if i == number else None for i in range(len(cotangents))]
@@ -149,8 +152,8 @@ def kinks_of(
     middle, here = _slopes(rule, argument, number, arguments, outputs, 0), _differ(left, right)
     torchs = own_gradients(rule, argument, arguments)[number].to(middle)
     low, high = torch.minimum(left, right), torch.maximum(left, right)
-    slack = _DIGITS * torch.finfo(middle.dtype).eps * torch.maximum(low.abs(), high.abs())
-    allowed = here & (torchs >= low - slack) & (torchs <= high + slack)
+    slack = _DIGITS * torch.finfo(middle.dtype).eps
+    allowed = here & (torchs >= low - slack * low.abs()) & (torchs <= high + slack * high.abs())
     if rule.together is not None:
         known = {"slopes": torch.where(here, torchs, middle), "argument": argument}
         for other in _rivals(rule, argument, arguments):

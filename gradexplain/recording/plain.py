@@ -9,7 +9,7 @@ user's is put back: the numbers, `.grad` and hooks of every leaf, and the state 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +29,10 @@ from gradexplain.recording.recorder import copy_of, materialised, same
 from gradexplain.recording.trace import Apart, Cause
 from gradexplain.versions.internals import (
     function_of,
+    has_hooks,
     hook_tables,
     hooks_after,
+    hooks_of,
     put_hook_tables,
     sequence_number,
     sequence_of,
@@ -60,7 +62,10 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
     before = sequence_number()()
     leaves = computation.own_leaves()
     wanted = {name: leaves[name] for name in computation.wrt}
-    users = [leaf for name, leaf in wanted.items() if leaf is computation.own.get(name)]
+    users = [own for name, own in computation.own.items() if own is wanted.get(name) or has_hooks(own)]
+    for name, own in computation.own.items():
+        if name in wanted and wanted[name] is not own:
+            _carry(own, wanted[name])
     with kept_as_found(users, numbers=True), torch.enable_grad(), computation.run_for(leaves) as result:
         output, _ = chosen_output(result, computation.name)
         if not output.requires_grad:
@@ -81,6 +86,19 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
     gradients = dict(zip(wanted, passed.gradients, strict=True))
     changed = tuple(name for name, leaf in wanted.items() if id(leaf) in passed.changed)
     return Plain(output.detach(), seed, gradients, changed)
+
+
+def _carry(own: Tensor, leaf: Tensor) -> None:
+    """Puts the hooks on a leaf of the user's on the one that stands for it."""
+    for hook in hooks_of(own):
+        leaf.register_hook(hook)
+    for after in hooks_after(own):
+
+        def run(tensor: Tensor, after: Callable[..., object] = after) -> None:
+            with suppress(Exception):  # one that knows the user's very tensor has nothing to do here
+                after(tensor)
+
+        leaf.register_post_accumulate_grad_hook(run)
 
 
 def apart(

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.recording.computation import Computation
+from gradexplain.recording.computation import Computation, swapped
 from gradexplain.recording.computation import _random_states as random_states
 from gradexplain.recording.custom_functions import arguments_of, fitted, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, tensors_in
+from gradexplain.recording.holdings import held_by
 from gradexplain.recording.join import Run, argument_names, bound, owners_of, tensor_names
 from gradexplain.recording.nodes import is_leaf, is_repeatable, ordered
 from gradexplain.recording.trace import Node, Trace
@@ -98,9 +99,14 @@ def _application(origin: Application) -> Operator:
     arguments, dirty = arguments_of(origin), origin.dirty
     names = list(arguments)[: len(origin.arguments)]
 
+    tensors = {id(held.live): name for name, held in arguments.items() if isinstance(held, Held)}
+    modules = [m for value in arguments.values() if callable(value) for m in held_by(value)[0].values()]
+
     def run(given: Values) -> object:
         positional = [_fresh(given[n]) if i in dirty else given[n] for i, n in enumerate(names)]
-        return origin.function.apply(*positional, **{n: given[n] for n in origin.keywords})
+        # An argument may be a parameter of a module that forward runs: then the module has to have the same.
+        with swapped(modules, {own: given[name] for own, name in tensors.items()}):
+            return origin.function.apply(*positional, **{n: given[n] for n in origin.keywords})
 
     return Operator(
         origin.function.__name__, plain(arguments), tuple(tensor_names(arguments)), run, origin.random_states

@@ -176,7 +176,7 @@ def _carried(computation: Computation, leaves: Mapping[str, Tensor]) -> list[Hoo
     """Puts the hooks on the user's own leaves on those of a run; the list fills with those that change a gradient."""
     changing: list[Hooked] = []
     for name, own in computation.own.items():
-        if name in computation.wrt and computation.inputs[name] is own:
+        if name in computation.wrt:
             for hook in hooks_of(own):
                 leaves[name].register_hook(_heard(name, hook, changing))
     return changing

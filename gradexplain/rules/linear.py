@@ -190,7 +190,7 @@ rule(
 rule(
     "aten.trace",
     "y = Σᵢ Aᵢᵢ",
-    self=("Ā = ȳ I", lambda g, self: g * torch.eye(*self.shape, dtype=self.dtype, device=self.device)),
+    self=("Ā = ȳ I", lambda g, self: g * torch.eye(*self.shape, dtype=self.dtype, device=g.device)),
     terms=lambda self: np.sum(np.diagonal(self)),
     example=lambda r: (r(3, 4),),
 )

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.rules.application import summed_to
+from gradexplain.rules.application import Unrecorded, summed_to
 from gradexplain.rules.entries import rule
 
 
 def brought_back(g: Tensor, self: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
-    """Adds each element of `g` to the one of `self` that `move` took it from; 0 marks one that came from nowhere."""
-    positions = torch.empty_strided(self.shape, self.stride(), dtype=torch.float64, device=self.device)
+    """Adds each element of `g` to the one of `self` that `move` took it from; 0 marks one that came from nowhere.
+
+    Of `self` the shape is enough: the positions lie where g does.
+    """
+    positions = torch.empty_strided(self.shape, self.stride(), dtype=torch.float64, device=g.device)
     positions.copy_(torch.arange(1, self.numel() + 1).reshape(self.shape))
     source = move(positions).long().reshape(-1)
     return g.new_zeros(self.numel() + 1).index_add(0, source, g.reshape(-1))[1:].reshape(self.shape)
@@ -152,9 +155,11 @@ for _size in (1, 2, 3):
 
 def _as_strided_back(g: Tensor, self: Tensor, size: Any, stride: Any, storage_offset: int | None) -> Tensor:
     """Strides address the storage, so the positions are laid out in a storage like that of `self`."""
+    if self.is_meta:  # what stands for a tensor that was not recorded has its shape alone
+        raise Unrecorded("self")
     offset = self.storage_offset()
     length = 1 + offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride(), strict=True))
-    storage = torch.zeros(length, dtype=torch.long, device=self.device)
+    storage = torch.zeros(length, dtype=torch.long, device=g.device)
     own = storage.as_strided(self.shape, self.stride(), offset)
     own.copy_(torch.arange(1, self.numel() + 1).reshape(self.shape))
     source = storage.as_strided(size, stride, offset if storage_offset is None else storage_offset).reshape(-1)

@@ -30,6 +30,7 @@ from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, recorded
 from gradexplain.verification.oracles.question import MARGIN, index_of, plain
+from gradexplain.verification.tangents import asked_of_jvp
 from gradexplain.verification.verdicts import Check, Operation, Report
 
 ORACLE = "contract"
@@ -59,6 +60,7 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
         broken: list[Operation] = []
         notes: list[Finding] = []
         for alone in first.values():
+            notes += asked_of_jvp(alone)
             found: list[Finding] = []
             try:
                 function = _Function.of(alone)

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.computation import chosen_output
+from gradexplain.recording.custom_functions import has_own_jvp
+from gradexplain.recording.nodes import nodes_below
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, Verdict, pair
+from gradexplain.versions.internals import function_of
 
 ORACLE = "forward mode"
 # What forward formulas round on their own account, in eps of each product: see `_products`.
@@ -45,11 +48,16 @@ def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> It
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
     u = {n: _direction(question, n, generator) for n in names}
+    own: set[str] = set()
     try:
-        slope = _slope(replay, run, u)
+        slope = _slope(replay, run, u, own)
     except GradexplainError as fault:
         unable = _refusal(fault)
         yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
+        return
+    if own:  # what the user wrote for forward mode is no judge of what the user wrote for backward
+        data = {"functions": ", ".join(sorted(own))}
+        yield from (Check(ORACLE, n, "cannot say", reason="own_jvp", data=data) for n in names)
         return
     claim = sum(pair(claimed[n], d) for n, d in u.items())
     bound = _products(replay, claimed, u)
@@ -99,28 +107,41 @@ def _own_rounding(question: Question, u: Mapping[str, Tensor]) -> float:
     return MARGIN * sum(float((question.rounding(n) * d.abs()).sum()) for n, d in u.items())
 
 
-def _slope(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
-    """Returns ⟨v, J u⟩; where torch lacks an operator, its slower decompositions are loaded first."""
+def _slope(replay: Replay, run: Run, u: Mapping[str, Tensor], own: set[str]) -> float:
+    """Returns ⟨v, J u⟩; where torch lacks an operator, its slower decompositions are loaded first.
+
+    The custom Functions on the way that bring their own jvp are added to `own`.
+    """
+
+    def chosen(result: object) -> list[Tensor]:
+        output = chosen_output(result, replay.computation.name)[0]
+        functions = filter(None, map(function_of, nodes_below(output.grad_fn)))
+        own.update(function.__name__ for function in functions if has_own_jvp(function))
+        return [output]
+
     try:
-        return _carried(replay, run, u)
+        (tangent,) = carried(run, replay.computation.leaf_values(), u, chosen)
     except GradexplainError as fault:
         if not isinstance(fault.__cause__, NotImplementedError) or not _decompositions():
             raise
-    return _carried(replay, run, u)
+        (tangent,) = carried(run, replay.computation.leaf_values(), u, chosen)
+    return pair(replay.trace.cotangent, tangent)
 
 
-def _carried(replay: Replay, run: Run, u: Mapping[str, Tensor]) -> float:
+def carried(
+    run: Run, values: Mapping[str, Tensor], u: Mapping[str, Tensor], chosen: Callable[[object], list[Tensor]]
+) -> list[Tensor]:
+    """Returns the tangents of the outputs that are chosen of a run, where the inputs have the tangents `u`."""
     # torch._VF: what forward_ad.make_dual calls, without its import of the decompositions, which takes 0.3 s.
     from torch import _VF
     from torch.autograd import forward_ad
 
-    values = replay.computation.leaf_values()
     with forward_ad.dual_level():
         duals = {n: _VF._make_dual(values[n], u[n], level=0) if n in u else t for n, t in values.items()}
-        with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
-            output = chosen_output(run(duals), replay.computation.name)[0]
-        tangent = _VF._unpack_dual(output, level=0)[1]
-        return 0.0 if tangent is None else pair(replay.trace.cotangent, tangent.detach())
+        with torch.enable_grad():  # outputs may be chosen by `requires_grad`
+            outputs = chosen(run(duals))
+        tangents = [_VF._unpack_dual(output, level=0)[1] for output in outputs]
+        return [torch.zeros_like(y) if t is None else t.detach() for y, t in zip(outputs, tangents, strict=True)]
 
 
 def _decompositions() -> bool:

@@ -368,13 +368,13 @@ def _replay(computation: Computation, own: Trace) -> Replay | Unable:
 
     Where it does not run so, what refuses float64 runs in a shorter type.
     """
-    base = with_dtype(computation, torch.float64) if _low(own) else computation
-    widened = replace(base, call=_promoting(base.call))
+    base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
+    widened = replace(base, call=_promoting(base.call), own={})  # without hooks: they are no part of the formula
     plain = own if base is computation else _traced(base, own)
     if isinstance(plain, Trace) and _alike(base, widened, plain):
         return _measured(base, plain)
     narrowed, failed = set[str](), plain
-    narrow = replace(base, call=narrowing(widened.call, narrowed))
+    narrow = replace(widened, call=narrowing(widened.call, narrowed))
     for candidate in (widened, narrow):
         found = _traced(candidate, own)
         if isinstance(found, Trace):
