@@ -24,7 +24,7 @@ from gradexplain.narration.explanations import (
 from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node
-from gradexplain.verification.verdicts import Check, Operation, Report
+from gradexplain.verification.verdicts import FORWARD, Check, Operation, Report
 
 # Operations that are listed one by one; more of them are counted.
 _MOST_LISTED = 40
@@ -222,11 +222,14 @@ class ReportTeller(Teller):
             yield from (f"{c.input}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in reasons[:1])
 
     def refuted(self, report: Report) -> Iterator[str]:
-        """Yields what forward mode says that finite differences contradict."""
+        """Yields what others say that finite differences contradict."""
+        edited = any(f.code.startswith("saved-changed") for operation in report.operations for f in operation.findings)
         for check in report.checks:
             if report.is_refuted(check):
                 seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
-                yield self.say("verification.refuted", name=check.input, seen=seen, right=right)
+                key = "refuted" if check.oracle == FORWARD and not edited else "outdated"
+                said = {"oracle": self.oracle(check.oracle), "name": check.input, "seen": seen, "right": right}
+                yield self.say(f"verification.{key}", **said)
 
 
 def _resolution(checks: Sequence[Check]) -> str:

@@ -68,7 +68,8 @@ def judged(question: Question, options: Options) -> Report:
         return report
     checks: list[Check] = []
     operations: tuple[Operation, ...] = ()
-    if options.each_operation or report.reason not in (None, "stopped"):
+    settled = report.reason in (None, "stopped") and not any(map(report.is_refuted, report.checks))
+    if options.each_operation or not settled:
         with attempting(OPERATIONS, question.names, checks):
             replay = question.replay
             again = replay.computation if isinstance(replay, Replay) else computation

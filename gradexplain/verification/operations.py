@@ -41,7 +41,7 @@ from gradexplain.verification.oracles.ladders import USUAL_STEPS
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern
 from gradexplain.verification.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
 from gradexplain.verification.oracles.slopes import fits_kinks, slopes
-from gradexplain.verification.verdicts import RULES, Check, Operation, Report, verify_trace
+from gradexplain.verification.verdicts import RULES, SAVED, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 MOST_EACH, SAMPLED_ELEMENTS = 48, 24
@@ -52,7 +52,7 @@ PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermit
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
 EXCUSES = ("surrogate", "kinks", "drawn", *PRESUMING.values())
 # Reasons that speak of the recording, not of an oracle.
-RECORDING, SAVED = "recording", "saved tensors"
+RECORDING = "recording"
 
 
 def check_operations(

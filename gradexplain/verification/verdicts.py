@@ -64,7 +64,9 @@ INTENDED = "intended"
 # Where no check could fail, none is made.
 NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output")
 RULES, DIFFERENCES, FORWARD, ANALYTIC = "rules", "finite differences", "forward mode", "complex step"
-OPERATIONS = "operations"
+OPERATIONS, SAVED = "operations", "saved tensors"
+# Methods that start from what torch recorded, or from its own formulas: differences of the function overrule them.
+REFUTABLE = (FORWARD, ANALYTIC, RULES)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Report(Shown):
     def verdict(self) -> Verdict:
         """One that differs decides; without, all must agree."""
         verdicts: list[Verdict] = [self.of(name) for name in self.inputs]
-        verdicts += [operation.verdict for operation in self.operations if operation.verdict == "differs"]
+        verdicts += [operation.verdict for operation in self.wrong()]
         verdicts += [self.second.verdict] if self.second is not None else []
         if "differs" in verdicts:
             return "differs"
@@ -222,12 +224,13 @@ class Report(Shown):
         return self.of(name) == "differs" and others.of(name) == "agrees"
 
     def is_refuted(self, check: Check) -> bool:
-        """Says whether finite differences, which share nothing but the function, contradict forward mode's difference.
+        """Says whether finite differences, which share nothing but the function, contradict another's difference.
 
-        They do where they agree with the gradient to less than half of it: then torch's own forward mode is wrong.
+        They do where they agree with the gradient to less than half of it, in every element: then torch's own forward
+        mode is wrong, or what others start from is not what ran in the end.
         """
         blurred = check.reason == "cancelled" and _relative(check) > RESOLUTION  # rounding made of it what it is not
-        if check.oracle != FORWARD or not (check.verdict == "differs" or blurred):
+        if check.oracle not in REFUTABLE or not (check.verdict == "differs" or blurred):
             return False
         judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
         return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
@@ -245,8 +248,18 @@ class Report(Shown):
         return None if bounds is None else ~seen(bounds, self.wanted)
 
     def wrong(self) -> tuple[Operation, ...]:
-        """Returns the operations that differ, in the order of the forward pass."""
-        return tuple(operation for operation in self.operations if operation.verdict == "differs")
+        """Returns the operations that differ, in the order of the forward pass.
+
+        An edit of what was saved is none, where the gradient is that of what ran in the end.
+        """
+        wrong = (operation for operation in self.operations if operation.verdict == "differs")
+        return tuple(operation for operation in wrong if not (self._holds and _is_edit_alone(operation)))
+
+    @property
+    def _holds(self) -> bool:
+        """Whether differences of the function itself agree, in every element of every input."""
+        judges = {c.input for c in self.checks if (c.oracle, c.verdict, c.reason) == (DIFFERENCES, "agrees", None)}
+        return bool(self.inputs) and judges == set(self.inputs)
 
     def conventions(self) -> Sequence[Check]:
         """Returns the checks that met a kink or the edge of the domain, where torch's gradient is a convention."""
@@ -254,6 +267,11 @@ class Report(Shown):
 
     def __repr__(self) -> str:
         return f"<Report: {self.verdict}>"
+
+
+def _is_edit_alone(operation: Operation) -> bool:
+    """Says whether all that is wrong with an operation is that what it had saved was edited."""
+    return all(check.oracle == SAVED for check in operation.report.checks if check.verdict == "differs")
 
 
 def is_declared(stop: Stop, place: str) -> bool:
@@ -275,6 +293,9 @@ def _doubts(check: Check, agreeing: Set[str]) -> bool:
 
 def _relative(check: Check) -> float:
     """Returns a difference relative to the gradient, as the resolution is."""
+    seen_, right = check.data.get("seen"), check.data.get("right")
+    if check.oracle == RULES and isinstance(seen_, float) and isinstance(right, float):
+        return abs(seen_ - right) / max(abs(seen_), abs(right))
     if check.worst is None or not check.bound or check.resolution is None:
         return 0.0
     return check.worst / check.bound * check.resolution
