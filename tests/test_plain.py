@@ -63,6 +63,9 @@ def test_a_hook_that_changes_the_gradient_of_a_parameter_is_seen_and_named(
     assert (hook.data["value"], hook.data["hook"].split(".")[-1]) == ("net.weight", "halve")
     assert (hook.source.file, hook.source.line) == (__file__, halve.__code__.co_firstlineno)
     assert "halve" in found.render("text")
+    if asked is gx.verify and dtype == torch.float32:  # the formula is right, and that is said
+        differing = [check for check in found.checks if check.verdict == "differs"]
+        assert {(check.input, check.reason) for check in differing} == {("net.weight", "hooked")}
     assert "how they were put together" not in found.render("text", width=400)
 
 
@@ -313,6 +316,30 @@ def test_a_backward_that_is_wrong_in_its_first_call_alone_is_wrong(
         assert torch.allclose(found.gradients["x"], 2 * x.exp())
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_backward_that_is_wrong_every_second_time_is_not_said_to_be_watched(
+    asked: Callable[..., Any], size: int
+) -> None:
+    class Second(torch.autograd.Function):
+        calls = 0
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.exp()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            Second.calls += 1
+            return g * ctx.saved_tensors[0].exp() * (1 + Second.calls % 2)
+
+    found = asked(lambda x: Second.apply(x).sum(), [normal(0, size)])
+    assert found.verdict == "differs"
+    assert "changes-from-run-to-run" in codes(found)
+    assert "changed-by-watching" not in codes(found)
+
+
 @pytest.mark.parametrize("asked", ASKED)
 def test_random_numbers_in_a_backward_leave_the_generators_alone(asked: Callable[..., Any]) -> None:
     class Noisy(torch.autograd.Function):
@@ -530,6 +557,52 @@ def test_a_reentrant_checkpoint_is_explained_and_verified(dtype: torch.dtype, si
         (said,) = {(f.source.line, f.source.code) for f in found.findings if f.code == "checkpoint-in-line"}
         assert "use_reentrant=True" in said[1]
         assert not {"changed-by-watching", "changes-from-run-to-run"} & {*codes(found)}
+
+
+class Reentrant(torch.autograd.Function):
+    """What a function gives, computed again in the backward pass, which runs another one inside."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], x: Tensor, factor: float = 1.0) -> Tensor:
+        ctx.function, ctx.factor = function, factor
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return function(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            y = ctx.function(x)
+        torch.autograd.backward(y, ctx.factor * g)
+        return None, x.grad / ctx.factor if x.grad is not None else None, None
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "inside and outside"])
+@pytest.mark.parametrize("factor", [1.0, 2.0], ids=["right", "wrong"])
+def test_a_backward_pass_inside_a_backward_is_judged_by_what_it_leaves(
+    asked: Callable[..., Any], dtype: torch.dtype, size: int, outside: bool, factor: float
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(size, 2, dtype=dtype), nn.Tanh())
+    x = normal(1, 2, size).to(dtype)
+
+    def function(x: Tensor) -> Tensor:
+        made = Reentrant.apply(net, x, factor).sum()
+        return made + net[0].bias.exp().sum() if outside else made
+
+    found = asked(function, [x])
+    assert found.verdict == ("agrees" if factor == 1.0 else "differs")
+    if asked is gx.verify and factor == 1.0:
+        assert not [check for check in found.checks if check.verdict == "differs"]
+    assert "backward-inside" in codes(found)
+    assert not {"changed-by-watching", "changes-from-run-to-run"} & {*codes(found)}
+    function(x.clone().requires_grad_()).backward()
+    if asked is gx.explain:
+        assert all(torch.equal(found.gradients[f"net.{n}"], p.grad) for n, p in net.named_parameters())
 
 
 def test_a_wrong_backward_in_a_reentrant_checkpoint_is_found() -> None:

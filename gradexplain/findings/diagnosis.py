@@ -60,6 +60,8 @@ def _apart(trace: Trace) -> Iterator[Finding]:
     """What was not as in the plain run, whose gradient this is."""
     if trace.unwatched is not None:
         yield Finding("unwatched", {"message": trace.unwatched})
+    if trace.hidden:
+        yield Finding("backward-inside", {"names": ", ".join(n for n in trace.gradients if n in trace.hidden)})
     for source in trace.inlined:
         yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
     for name, apart in trace.apart.items():

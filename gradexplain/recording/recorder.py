@@ -30,6 +30,7 @@ from gradexplain.recording.nodes import is_repeatable
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
+    has_edges,
     internals,
     is_reentrant_checkpoint,
     node_class,
@@ -99,7 +100,7 @@ class Recorder:
         """Notes the custom Functions whose node torch has finished since."""
         for call in [call for call in self.calls if _is_finished(call)] if self.calls else ():
             self.calls.remove(call)
-            if call.node.next_functions:
+            if has_edges(call.node):
                 with internals().without_modes():
                     self.applications.append(_application(call, self))
 
@@ -350,7 +351,7 @@ def _is_finished(call: Call) -> bool:
     if call.node is None:  # `setup_context` has not run yet
         return False
     count = len(call.outputs) if isinstance(call.outputs, tuple) else 1
-    return not call.node.next_functions or len(results_of(call.node)) == count
+    return not has_edges(call.node) or len(results_of(call.node)) == count
 
 
 def _application(call: Call, recorder: Recorder) -> Application:

@@ -129,8 +129,9 @@ class Trace:
 
     If it is `plain`, then `value` and `gradients` are those of one plain run, which nobody watched; `apart` has the
     inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
-    places of the checkpoints whose inside was run in line to be seen. `unwatched` is how the function failed when it
-    was watched: then the whole of it is one step.
+    places of the checkpoints whose inside was run in line to be seen. What arrives at the inputs in `hidden` comes, at
+    least in part, from a backward pass inside that of a custom Function, which no edge shows. `unwatched` is how the
+    function failed when it was watched: then the whole of it is one step.
     """
 
     nodes: tuple[Node, ...]
@@ -150,7 +151,14 @@ class Trace:
     apart: Mapping[str, Apart] = field(default_factory=dict)
     hooked: tuple[Hooked, ...] = ()
     inlined: tuple[Source | None, ...] = ()
+    hidden: frozenset[str] = frozenset()
     unwatched: str | None = None
+
+    def unfollowed(self, name: str) -> str | None:
+        """Returns why the steps do not lead to the gradient of an input, `None` where they do."""
+        if name in self.hidden:
+            return "hidden"
+        return "watched" if name in self.apart and self.apart[name].astray else None
 
     def consumers(self) -> Mapping[int, Sequence[tuple[int, int]]]:
         """Returns, for each node, the (consumer, edge number) pairs that use one of its outputs."""

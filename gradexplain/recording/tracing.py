@@ -22,6 +22,7 @@ from gradexplain.recording.nodes import is_leaf, is_repeatable, nodes_below, ord
 from gradexplain.recording.plain import (
     Cotangent,
     Plain,
+    adds_up,
     apart,
     is_same,
     kept_as_found,
@@ -79,7 +80,21 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
         plain=True,
         apart=apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined)),
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
+        hidden=frozenset(_hidden(found)),
     )
+
+
+def _hidden(found: Trace) -> Iterator[str]:
+    """Yields the inputs at which more arrived than the edges of a watched run brought there."""
+    if all(node.operator is not None or node.leaf is not None for node in found.nodes):
+        return
+    users, hooked = found.consumers(), {hook.leaf for hook in found.hooked}
+    leaves = {node.leaf: node.index for node in found.nodes if node.leaf is not None}
+    for name, arrived in found.gradients.items():
+        if arrived is not None and name not in hooked:
+            edges = [found.nodes[user].edges[number] for user, number in users.get(leaves.get(name, -1), ())]
+            if not adds_up(arrived, [e.contribution for e in edges if e.contribution is not None]):
+                yield name
 
 
 def _unwatched(own: Plain, computation: Computation, fault: RunError) -> Trace:

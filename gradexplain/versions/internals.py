@@ -122,6 +122,14 @@ def function_of(node: Any) -> Any:
     return getattr(node, "_forward_cls", None)
 
 
+def has_edges(node: Any) -> bool:
+    """Says whether a custom Function's node leads anywhere; of one that does not, older torch keeps nothing to ask."""
+    try:
+        return bool(node.next_functions)
+    except RuntimeError:
+        return False
+
+
 def node_class(function: Any) -> Any:
     """Returns the class of the nodes that a custom Function makes, which is also that of its `ctx`."""
     return function._backward_cls

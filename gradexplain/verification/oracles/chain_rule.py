@@ -54,14 +54,14 @@ def ask(question: Question) -> Iterator[Check]:
         data = {"value": float(trace.value[~trace.value.isfinite()].abs()[0])}
         yield from (Check(ORACLE, n, "cannot say", reason="not_finite", data=data) for n in question.names)
         return
-    if question.large:
-        yield from _large(question)
-        return
+    for check in _large(question) if question.large else _each(question, trace):
+        why = trace.unfollowed(check.input)
+        yield check if why is None else Check(ORACLE, check.input, "cannot say", reason=why)
+
+
+def _each(question: Question, trace: Trace) -> Iterator[Check]:
     comparison = _Comparison(question, walk(trace))
-    for name in question.names:
-        apart = trace.apart.get(name)
-        astray = apart is not None and apart.astray
-        yield Check(ORACLE, name, "cannot say", reason="watched") if astray else comparison.check(name)
+    yield from map(comparison.check, question.names)
 
 
 def _large(question: Question) -> Iterator[Check]:

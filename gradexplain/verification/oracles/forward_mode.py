@@ -37,7 +37,9 @@ def ask(question: Question) -> Iterator[Check]:
     if isinstance(replay, Unable):
         yield from (Check(ORACLE, n, "cannot say", reason=replay.reason, data=replay.data) for n in question.names)
         return
-    names = list(question.names)
+    hidden = replay.trace.hidden
+    yield from (Check(ORACLE, n, "cannot say", reason="hidden") for n in question.names if n in hidden)
+    names = [n for n in question.names if n not in hidden]
     groups = [names] if len(names) > MOST_ALONE else [[n] for n in names]
     with replay.computation.running() as run:
         checks = [check for group in groups for check in _group(question, replay, run, group)]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -635,37 +635,47 @@ def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
     Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
     (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. What the function
     decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
-    take no part: an error in them is no excuse for itself.
+    take no part: an error in them is no excuse for itself, nor is one that changes by itself from run to run.
     """
-    answers: list[tuple[Any, object]] = []
-    _gradients(replay, _answering(answers))
-    runs = [_gradients(replay, _rounding(seed, answers)) for seed in range(count)]
-    return {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
+    given: list[Answer] = []
+    answers: list[Answer] = []
+    try:
+        runs = [_gradients(replay, _rounding(0, (), given))]
+    except Exception:
+        if not given:
+            raise
+    if given:  # the function decided something: what it decides without rounding, it decides again
+        _gradients(replay, internals().dispatch_mode(partial(_answered, answers)))
+        runs = [_gradients(replay, _rounding(0, answers, []))]
+    runs += [_gradients(replay, _rounding(seed, answers, [])) for seed in range(1, count)]
+    spreads = {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
+    unsteady = {name for name, apart in replay.trace.apart.items() if not apart.slight}
+    return {name: torch.zeros_like(spread) if name in unsteady else spread for name, spread in spreads.items()}
 
 
 def _spread(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack([(one - other).abs() for one, other in combinations(gradients, 2)]).amax(0)
 
 
-def _answering(answers: list[tuple[Any, object]]) -> Any:
-    """Returns a mode that notes each answer that Python gets in place of a tensor: of `equal`, `bool`, `int`."""
-    base: Any = internals().dispatch_mode
-
-    class Answering(base):  # type: ignore[misc]  # the base class is not typed
-        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = operator(*args, **(kwargs or {}))
-            if isinstance(made, int):
-                answers.append((operator, made))
-            return made
-
-    return Answering()
+# What an operator gave Python in place of a tensor: `equal`, `bool`, `int`.
+Answer = tuple[Any, int]
 
 
-def _rounding(seed: int, answers: Sequence[tuple[Any, object]]) -> Any:
-    """Returns a mode under which operators round at random; to Python they give the noted answers, one by one."""
+def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> Any:
+    """Runs an operator, and notes what it answers."""
+    made = operator(*args, **kwargs)
+    if isinstance(made, int):
+        answers.append((operator, made))
+    return made
+
+
+def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
+    """Returns a mode under which operators round at random, and Python gets the `answers` one by one.
+
+    Those that it got are added to `given`.
+    """
     left = list(answers)
     generator = torch.Generator().manual_seed(seed)
-    base: Any = internals().dispatch_mode
 
     def moved(value: Any) -> Any:
         if differentiable(value):
@@ -674,19 +684,18 @@ def _rounding(seed: int, answers: Sequence[tuple[Any, object]]) -> Any:
             return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
         return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
 
-    class Rounding(base):  # type: ignore[misc]  # the base class is not typed
-        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            schema = operator._schema
-            views = any(r.alias_info is not None for r in schema.returns)
-            if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
-                return operator(*args, **(kwargs or {}))
-            made = operator(*moved(args), **(kwargs or {}))
-            if any(map(differentiable, tensors_in([made]))):
-                return made
-            made = operator(*args, **(kwargs or {}))  # no tensor of real numbers (`lt`, `item`, `argmax`): no rounding
-            return left.pop(0)[1] if isinstance(made, int) and left and left[0][0] is operator else made
+    def run(operator: Any, args: Any, kwargs: Any) -> Any:
+        schema = operator._schema
+        views = any(r.alias_info is not None for r in schema.returns)
+        if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
+            return operator(*args, **kwargs)
+        made = operator(*moved(args), **kwargs)
+        if any(map(differentiable, tensors_in([made]))):
+            return made
+        made = _answered(given, operator, args, kwargs)  # `lt`, `item`, `argmax`: what is no real tensor is not rounded
+        return left.pop(0)[1] if isinstance(made, int) and left and left[0][0] is operator else made
 
-    return Rounding()
+    return internals().dispatch_mode(run)
 
 
 def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
