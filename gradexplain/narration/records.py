@@ -126,8 +126,11 @@ def _body(e: Explanation, full: bool) -> dict[str, Any]:
         "steps": [_step(s, packed) for s in e.steps],
         "equations": {"shown": len(shown), "recomputed": recomputed(shown, page)},
         "checks": [_check(c) for c in e.report.checks],
+        "operations": [_operation(o) for o in e.report.operations],
         "findings": [_finding(f, teller.finding) for f in e.findings],
         "verdict": e.verdict,
+        "reason": e.reason,
+        "stops": [_stop(s) for s in e.report.stops],
         "higher": [_higher(h, full) for h in e.higher],
     }
 

@@ -40,7 +40,7 @@ _KINDS = {
     "checks": "check",
     "operations": "operation",
     "findings": "finding",
-    "verdict": "verdict",
+    **dict.fromkeys(("verdict", "reason", "stops"), "verdict"),
 }
 # Within these all is of one kind.
 _WHOLE = ("check", "finding", "path")

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
+
+from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.equations import CONTRADICTED, EXACT, ROUNDED, STORED, holds
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Ledger
+from gradexplain.targets.sources import Source
+from gradexplain.verification.options import Options
+from gradexplain.verification.oracles.question import Stop
 from gradexplain.verification.verdicts import Check, Operation, Report
 
 _LINE = re.compile(
@@ -23,10 +30,10 @@ _LISTS = ("equations", "sums")
 def own_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
     """Checks a receipt of either kind against itself."""
     if receipt["kind"] == "verification":
-        _verdict(ledger, receipt, "$", _report(receipt).verdict)
+        _verdict(ledger, receipt, "$", _report(receipt, _options(receipt)).verdict)
         return
     parts = {"$": receipt, **{f"$.higher[{place}]": part for place, part in enumerate(receipt["higher"])}}
-    verdicts = {path: _report(part).verdict for path, part in parts.items()}
+    verdicts = {path: _report(part, Options()).verdict for path, part in parts.items()}
     verdicts["$"] = next((v for v in ("differs", "cannot say") if v in verdicts.values()), "agrees")
     for path, part in parts.items():
         _verdict(ledger, part, path, verdicts[path])
@@ -34,21 +41,66 @@ def own_claims(ledger: Ledger, receipt: Mapping[str, Any]) -> None:
 
 
 def _verdict(ledger: Ledger, part: Mapping[str, Any], path: str, right: str) -> None:
-    """The verdict is the one that follows from the checks beside it."""
-    same = part["verdict"] == right
+    """The verdict is the one that follows from the checks beside it.
+
+    They say how many elements each saw, and not which: that some were seen by none is believed.
+    """
+    blind = part["reason"] == "unseen" and any(c["elements"] and c["elements"]["unseen"] for c in part["checks"])
+    same = part["verdict"] == right or (blind and (part["verdict"], right) == ("cannot say", "agrees"))
     ledger.claim("verdict", same, f"{path}.verdict", "verdict_unfounded", seen=part["verdict"], right=right)
 
 
-def _report(record: Mapping[str, Any]) -> Report:
+def _options(record: Mapping[str, Any]) -> Options:
+    """Returns what decides, of what was asked, how the checks make a verdict."""
+    asked = record["asked"] or {"stops": [], "allow_unseen": False}
+    return Options(stops=tuple(asked["stops"]), allow_unseen=asked["allow_unseen"])
+
+
+def _report(record: Mapping[str, Any], options: Options) -> Report:
     """Returns the report that a record's checks make: its verdict follows by the rule that all reports share."""
-    operations: Any = tuple(Operation(None, _report(o)) for o in record.get("operations", ()))  # type: ignore[arg-type]
+    plain = Options()
+    operations: Any = tuple(Operation(None, _report(o, plain)) for o in record["operations"])  # type: ignore[arg-type]
     second = record.get("second")
-    return Report(tuple(map(_check, record["checks"])), operations, None if second is None else _report(second))
+    checks = [_check(check, first=not place) for place, check in enumerate(record["checks"])]
+    stops = tuple(map(_stop, record["stops"]))
+    for place, check in enumerate(checks):
+        checks[place] = replace(check, stops=tuple(s for s in stops if s.input == check.input))
+        stops = tuple(s for s in stops if s.input != check.input)
+    findings = tuple(Finding(found["code"], found["data"]) for found in record.get("findings", ()))
+    return Report(
+        tuple(checks),
+        operations,
+        None if second is None else _report(second, plain),
+        findings=findings,
+        options=options,
+    )
 
 
-def _check(check: Mapping[str, Any]) -> Check:
+def _check(check: Mapping[str, Any], *, first: bool) -> Check:
+    """Returns a check that saw as many elements: the first of them from the front, others from the end."""
     worst, bound, resolution = (None if check[k] is None else float(check[k]) for k in ("worst", "bound", "resolution"))
-    return Check(check["oracle"], check["input"], check["verdict"], worst, bound, resolution, check["reason"])
+    bounds = None
+    if check["elements"] is not None:
+        count, missing = check["elements"]["seen"], check["elements"]["unseen"]
+        parts = [torch.zeros(count), torch.full((missing,), torch.inf)]
+        bounds = torch.cat(parts if first else parts[::-1])
+    return Check(
+        check["oracle"],
+        check["input"],
+        check["verdict"],
+        worst,
+        bound,
+        resolution,
+        check["reason"],
+        check["data"],
+        bounds=bounds,
+    )
+
+
+def _stop(stop: Mapping[str, Any]) -> Stop:
+    place = stop["source"]
+    source = None if place is None else Source(place["file"], place["line"], place["code"])
+    return Stop(stop["input"], float(stop["share"]), source, source.code if source else "", 0.0, 0.0)
 
 
 def _equations(ledger: Ledger, part: Mapping[str, Any], path: str) -> None:
