@@ -185,7 +185,7 @@ def rename(found: Receipt) -> None:
 def agree(found: Receipt) -> None:
     """Lets a check agree that did not, without a contradiction in the receipt."""
     changes = {"verdict": "agrees", "reason": None, "text": None, "worst": 0.0, "bound": 1e-9, "resolution": 1e-9}
-    found["checks"][0] |= changes
+    found["checks"][2] |= changes
 
 
 def because(found: Receipt) -> None:
@@ -262,7 +262,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "no reason given":             (TWO, Put("checks.2.verdict", "cannot say"), "differs"),
     "another sentence":            (KINK, Put("findings.0.text", "All is well."), "differs"),
     "the same check twice":        (TWO, Put("checks.0.oracle", "rules"), "check_invented", "checks.3"),
-    "a check of nothing":          (TWO, Put("checks.0.input", "w"), "check_invented", "checks.0"),
+    "a check of nothing":          (TWO, Put("checks.0.input", "w"), "verdict_unfounded", "verdict"),
     "a wrong label":               (TWO, Put("steps.1.label", "f9"), "differs"),
     "a wrong order":               (TWO, swapped, "differs", "steps.1.index"),
     "an index that goes back":     (TWO, Put("steps.2.index", 1), "differs"),
@@ -342,7 +342,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "another part along a path":   (TWO, Put("by_input.x.paths.0.value", 6.1), "differs"),
     "a check left out":            (TWO, Drop("checks.1"), "check_missing", "checks"),
     "an invented check":           (TWO, Put("checks.1.oracle", "a witness"), "check_invented", "checks.1"),
-    "a check that never agreed":   (CUT, agree, "differs", "checks.0.verdict"),
+    "a check that never agreed":   (CUT, agree, "differs", "checks.2.verdict"),
     "another reason":              (CUT, because, "differs", "checks.0.reason"),
     "a smaller difference":        (CUT, Put("checks.2.worst", 1e-30), "differs"),
     "a wider bound":               (TWO, Put("checks.0.bound", 1.0), "differs"),
