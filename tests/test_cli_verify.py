@@ -75,7 +75,7 @@ def test_a_subtly_wrong_function_is_named_with_line_input_element_and_factor(dty
     [("relu", "exactly at a kink"), ("dropout", "draws random numbers"), ("stopped", "stops the gradient")],
 )
 def test_what_only_looks_like_an_error_is_named_and_agrees(name: str, words: str, own: str, command: Command) -> None:
-    found = command("verify", f"{own}:{name}", "x=0,1,-1")
+    found = command("verify", f"{own}:{name}", "x=0,1,-1", "--stops", "intended")
     assert found.code == 0
     assert words in " ".join(found.out.split())
     assert "is wrong" not in found.out

@@ -172,7 +172,6 @@ NOT_ANALYTIC: dict[str, tuple[Callable[..., Tensor], Tensor, str]] = {
     "a norm":            (lambda x: x.norm(),                         at(0.3, -1.2), "aten.linalg_vector_norm.default"),
     "a custom Function": (Sine.apply,                                 at(0.3, -1.2),  "SineBackward"),
     "no_grad":           (without_recording,                          at(0.3, -1.2),  "aten.exp.default"),
-    "a cast":            (lambda x: x.float().sin(),                  at(0.3, -1.2),  "aten._to_copy.default"),
     "a power behind 0":  (lambda x: x**4,                             at(0.3, -1.2),  "aten.pow.Tensor_Scalar"),
     "a rounded number":  (lambda x: x * torch.div(x, 7, rounding_mode="floor"), at(0.3), "aten.div.Tensor_mode"),
     "into real numbers": (lambda x: torch.zeros(2).double().copy_(x), at(0.3, -1.2),  "aten.copy_.default"),
@@ -252,7 +251,7 @@ UNDEFINED = frozenset(
     """
     nansum mode linalg_cholesky_ex _linalg_eigh _linalg_svd linalg_qr linalg_matrix_exp cholesky_solve as_strided
     as_strided_scatter _reshape_alias col2im scatter_reduce _adaptive_avg_pool2d upsample_bilinear2d upsample_linear1d
-    multi_margin_loss linalg_vector_norm convolution _cdist_forward
+    multi_margin_loss linalg_vector_norm convolution _cdist_forward _grouped_mm
     """.split()  # noqa: SIM905  # read as a list of words
 )
 # Where torch 2.13 is not as precise as float64: two constants are rounded to float32, and its trigamma, which is the

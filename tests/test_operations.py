@@ -269,7 +269,7 @@ def test_a_planted_error_is_named_with_its_place_and_what_it_looks_like(name: st
         operations = replayed(network(planted(forward, backward), 5, 2), normal(3, 4, 4).to(dtype))
     else:
         operations = planted_operations(name)
-    (operation,) = not_agreeing(operations)
+    (operation,) = (o for o in operations if o.verdict == "differs")  # where tanh saturates, nothing can be said of it
     assert (operation.label, operation.verdict) == ("Planted", "differs")
     assert {c.input for c in operation.report.checks if c.verdict == "differs"} == {"x"}
     assert operation.node.source is not None
@@ -640,7 +640,7 @@ def test_kinks_at_this_very_point_are_named() -> None:
 @pytest.mark.parametrize("shape", [(4, 4), (30, 20)])
 def test_many_kinks_at_once_do_not_refute_a_convention_nor_hide_an_error(shape: tuple[int, ...]) -> None:
     right = checked(lambda x: OWN_RELU(torch.relu(x) * 2).sum(), normal(0, *shape))
-    assert [(o.label, o.verdict) for o in not_agreeing(right)] == [("Relu", "cannot say")]
+    assert not_agreeing(right) == []
     assert "Relu" in {o.label for o, _ in [*found(right, "kink"), *found(right, "kinks")]}
     wrong = checked(lambda x: OFF_RELU(torch.relu(x) * 2).sum(), normal(0, *shape))
     assert [(o.label, o.verdict) for o in not_agreeing(wrong)] == [("Relu", "differs")]

@@ -305,7 +305,7 @@ MUTE: dict[str, tuple[Function, Tensor, str]] = {
     "nan at the edge":    (lambda x: torch.where(x > 0, x.sqrt(), 0 * x).sum(), at(0.0, 1.2), "singular"),
     "an infinite output": (lambda x: (1 / x).sum(), at(0.0, 1.2), "not_finite"),
     "cancellation":       (lambda x: ((1 - x.cos()) / x**2).sum(), at(1e-4), "cancelled"),
-    "cancelling float32": (lambda x: ((1 - x.cos()) / x**2).sum(), at(1e-4, dtype=torch.float32), "rounding"),
+    "cancelling float32": (lambda x: ((1 - x.cos()) / x**2).sum(), at(1e-4, dtype=torch.float32), "cancelled"),
 }
 # fmt: on
 

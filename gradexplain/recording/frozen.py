@@ -24,10 +24,11 @@ from gradexplain.errors import RunError
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, tensors_in
 from gradexplain.recording.join import Run
+from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.recording.nodes import is_leaf
 from gradexplain.recording.recorder import Recorder, same
 from gradexplain.targets.sources import Source
-from gradexplain.versions.internals import is_dual
+from gradexplain.versions.internals import is_dual, sequence_of
 
 # What stands in for an operator's output at a kink: a function of (arguments, outputs) that gives other outputs.
 Bent = Callable[[Sequence[Any], list[Tensor]], list[Tensor]]
@@ -39,6 +40,7 @@ class Step:
 
     origin: Event | Application
     live: bool
+    drawn: bool = False  # what it gave follows nothing, by torch's own definition of its gradient
 
     @property
     def made(self) -> list[Held]:
@@ -84,6 +86,7 @@ class Frozen:
                     self._run(number, step, memory, watch)
                 elif isinstance(step.origin, Event):
                     _rewrite(step.origin, memory)
+                    _keep(step, memory)
             return self._value(self.output, memory)
 
     def stopped(self, values: Mapping[str, Tensor]) -> dict[int, list[Any]]:
@@ -106,6 +109,7 @@ class Frozen:
                     if writes or self._is_given_live(step.origin, memory):
                         found[number] = self._would_give(step, memory, writes)
                     _rewrite(step.origin, memory)
+                    _keep(step, memory)
         return found
 
     def _is_given_live(self, event: Event, memory: Mapping[int, Tensor]) -> bool:
@@ -182,8 +186,11 @@ def frozen(run: Run, wanted: Mapping[str, Tensor]) -> Frozen:
     reaches = _Reaching({id(t) for t in wanted.values()})
     held = {name: recorder.hold(tensor) for name, tensor in run.inputs.items()}
     output = recorder.hold(run.output)
+    if len(recorder.events) > SAFE and reaches(output):
+        anchor(sorted(filter(lambda node: not is_leaf(node), reaches.known), key=lambda node: -sequence_of(node)))
     steps = tuple(
-        Step(origin, _is_live(origin, reaches)) for origin in _in_order(recorder.events, recorder.applications)
+        Step(origin, _is_live(origin, reaches), _is_drawn(origin))
+        for origin in _in_order(recorder.events, recorder.applications)
     )
     return Frozen(steps, held, output, reaches, recorder.events, tuple(_exits(recorder, held, reaches)))
 
@@ -254,9 +261,13 @@ def _is_live(origin: Event | Application, reaches: Callable[[Held], bool]) -> bo
         return False
     if isinstance(origin, Application):
         return True
-    if str(origin.operator).split(".")[1].rstrip("_") in _DRAWN:
-        return False
-    return origin.recorded and any(held.live.requires_grad for held in held_in([origin.outputs]))
+    return (
+        not _is_drawn(origin) and origin.recorded and any(held.live.requires_grad for held in held_in([origin.outputs]))
+    )
+
+
+def _is_drawn(origin: Event | Application) -> bool:
+    return isinstance(origin, Event) and str(origin.operator).split(".")[1].rstrip("_") in _DRAWN
 
 
 # Draws: what they give does not follow what they are given, by torch's own definition of their gradient.
@@ -297,6 +308,12 @@ def _tracked(value: Any, held: Any) -> Any:
     if isinstance(held, Held) and held.tracked and (value.is_floating_point() or value.is_complex()):
         return value.detach().requires_grad_()
     return value
+
+
+def _keep(step: Step, memory: dict[int, Tensor]) -> None:
+    """Puts what a draw gave into memory as it was: torch's graph leads through it, with a gradient of 0."""
+    for held in step.made if step.drawn else ():
+        memory[held.storage] = _laid_out(held.tensor.detach().clone(), held)
 
 
 def _rewrite(event: Event, memory: Mapping[int, Tensor]) -> None:

@@ -150,6 +150,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: f
         if report.of(name) == "differs" and not _blames_edit(report, name):
             with suppress(Exception):  # what a closer look shows is a help; the verdict stands without it
                 looks[name] = _look(asked, report, name, effort)
+        findings += _drawn(asked, report)
     with suppress(Exception):
         findings += sent_otherwise(alone, asked.operator, run)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
@@ -304,6 +305,14 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
     spread = _unsummed(asked, name, recognised)
     kind, more = spread or (recognised.kind, {})
     return Finding(kind, {**data, **recognised.data, **more})
+
+
+def _drawn(asked: _Asked, report: Report) -> Iterator[Finding]:
+    """Yields the arguments that draws follow, and whose gradient torch defines to be 0 all the same."""
+    if isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
+        for name in dict.fromkeys(stop.input for stop in report.stops):
+            size = asked.own.inputs[name].numel()
+            yield Finding("drawn", {"argument": name, "label": asked.operator.label, "size": size})
 
 
 def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern | None:

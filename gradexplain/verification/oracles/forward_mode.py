@@ -15,7 +15,8 @@ from torch import Tensor
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.custom_functions import has_own_jvp
-from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.events import Application
+from gradexplain.recording.nodes import ordered
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, Verdict, pair
 from gradexplain.versions.internals import function_of
@@ -50,7 +51,7 @@ def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> It
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
     u = {n: _direction(question, n, generator) for n in names}
-    own: set[str] = set()
+    own = set() if replay is question.replay else _own_jvps(question)
     try:
         slope = _slope(replay, run, u, own)
     except GradexplainError as fault:
@@ -66,6 +67,14 @@ def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> It
     if not abs(slope - claim) <= bound:
         bound += _own_rounding(question, u) + sum(question.slight(n, replay.eps) for n in names)
     yield from (_check(question, name, slope, claim, bound, len(names)) for name in names)
+
+
+def _own_jvps(question: Question) -> set[str]:
+    """Returns the recorded custom Functions that bring their own jvp."""
+    if isinstance(question.recorded, Unable):
+        return set()
+    functions = (s.origin.function for s in question.recorded.steps if isinstance(s.origin, Application))
+    return {function.__name__ for function in functions if has_own_jvp(function)}
 
 
 def _check(question: Question, name: str, slope: float, claim: float, bound: float, joint: int) -> Check:
@@ -117,7 +126,8 @@ def _slope(replay: Replay, run: Run, u: Mapping[str, Tensor], own: set[str]) -> 
 
     def chosen(result: object) -> list[Tensor]:
         output = chosen_output(result, replay.computation.name)[0]
-        functions = filter(None, map(function_of, nodes_below(output.grad_fn)))
+        below = ordered(output.grad_fn) if output.grad_fn is not None else []
+        functions = filter(None, map(function_of, below))
         own.update(function.__name__ for function in functions if has_own_jvp(function))
         return [output]
 

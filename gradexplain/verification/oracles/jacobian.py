@@ -16,7 +16,7 @@ from torch import Tensor
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
 from gradexplain.recording.computation import chosen_output
-from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import left_by_backward
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.ladders import STEPS, USUAL_STEPS, Ladder, Slope, extrapolated, judge
@@ -70,7 +70,7 @@ def _products(output: Tensor, wanted: Sequence[Tensor], cotangents: Tensor) -> l
             output, wanted, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError:
-        nodes = nodes_below(output.grad_fn)
+        nodes = ordered(output.grad_fn)
         singles = [left_by_backward(output, wanted, v, nodes, keep=True) for v in cotangents]
         gradients = tuple(_stacked(parts, x) for parts, x in zip(zip(*singles, strict=True), wanted, strict=True))
     return [_dense(g, x, len(cotangents)) for g, x in zip(gradients, wanted, strict=True)]

@@ -24,7 +24,7 @@ from gradexplain.recording.branches import padding_steps, symmetric_steps, with_
 from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
 from gradexplain.recording.events import tensors_in
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
-from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import differentiated, left_by_backward, reaches_back
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, record, trace
@@ -243,7 +243,7 @@ class Question:
                     n: v.detach().clone().requires_grad_(n in computation.wrt) for n, v in values.items()
                 }
                 output = computation.output(leaves)
-            found = differentiated(output, [leaves[n] for n in computation.wrt], given.cotangent)
+            found = differentiated(output, [leaves[n] for n in computation.wrt], given.cotangent.clone())
         except Exception:  # the user's own code
             return None
         return {n: dense(g, leaves[n].detach()) for n, g in zip(computation.wrt, found, strict=True)}
@@ -549,7 +549,7 @@ def _parts(replay: Replay, whole: Part) -> Sequence[Part]:
         parts = []
         for mask in masks:
             cotangent = torch.where(mask, whole.cotangent, 0.0)
-            found = differentiated(output, wanted, cotangent, retain_graph=True)
+            found = differentiated(output, wanted, cotangent.clone(), retain_graph=True)
             named = zip(computation.wrt, found, wanted, strict=True)
             parts.append(Part(cotangent, {n: dense(g, x.detach()) for n, g, x in named}))
     except Exception:  # the user's own code: a backward that runs once, for one
@@ -702,7 +702,7 @@ def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
     names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
     with torch.enable_grad(), mode, replay.computation.run_for(values) as result:
         output = chosen_output(result, replay.computation.name)[0]
-        wanted, nodes = [values[n] for n in names], nodes_below(output.grad_fn)
+        wanted, nodes = [values[n] for n in names], ordered(output.grad_fn)
         keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
         gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
