@@ -139,6 +139,29 @@ def test_noise_that_is_known_already_is_counted_on_a_short_ladder() -> None:
     assert ladders.judge(short).noise == short.floor
 
 
+def test_what_orders_of_nearly_the_same_bound_make_of_it_is_part_of_the_bound() -> None:
+    """By hand for residuals 0, x, 1 on three steps without noise.
+
+    Order 0 says 1, to |1 − x|. Order 1 says (64 − x)/63, to |(64 − x) − 64 x| / 63: the two are (1 − x)/63 apart. Order
+    2 has no neighbour to be held against, and counts for nothing.
+    """
+    for x, best in ((0.9, (64 - 65 * 0.9) / 63), (1.1, 0.1)):
+        found = ladders.judge(Ladder(STEPS[:3], [0.0, x, 1.0], [0.0, x, 1.0], [0.0] * 3, 0.0, 0.25))
+        assert found.bound == pytest.approx(best + 0.1 / 63 + 0.25)
+        assert found.lacking == pytest.approx(1.0 if x > 1 else (64 - x) / 63)
+    # Order 0 counts while it is at most 32 times as coarse as order 1: 10 times it is at 0.986, 38 times at 0.985.
+    for x, apart in ((0.986, 0.014 / 63), (0.985, 0.0)):
+        found = ladders.judge(Ladder(STEPS[:3], [0.0, x, 1.0], [0.0, x, 1.0], [0.0] * 3, 0.0, 0.0))
+        assert found.bound == pytest.approx((65 * x - 64) / 63 + apart)
+
+
+@pytest.mark.parametrize(("finest", "verdict"), [(0.493, "cannot say"), (0.507, "differs")])
+def test_what_a_finer_step_that_could_show_it_does_not_show_is_no_evidence(finest: float, verdict: str) -> None:
+    """1, 1 and then about half, where noise is a quarter: all meet, but less than half is no longer the same."""
+    row = [1.0, 1.0, finest]
+    assert ladders.judge(Ladder(STEPS[:3], row, row, [0.0] * 3, 0.0, 0.0), 0.2499 * STEPS[2]).verdict == verdict
+
+
 # -------------------------------------------------------------------------------------------------------- the parts
 
 POWERS = [[7.0], [7.0, 5.0], [7.0, 5.0, -3.0], [7.0, 5.0, -3.0, 2.0]]  # c, c₂, c₄, c₆ of c + c₂h² + c₄h⁴ + c₆h⁶
