@@ -201,6 +201,12 @@ def test_noise_of_coarse_steps_alone_or_of_powers_is_none() -> None:
     assert ladders._noise(STEPS[:1], [1.0]) == 0
 
 
+def test_noise_is_measured_on_a_ladder_that_is_defined_at_few_steps() -> None:
+    row = [(-1) ** i * 1e-9 / h for i, h in enumerate(STEPS)]
+    for count in (2, 3, 4):
+        assert ladders._noise(STEPS[-count:], row[-count:]) == pytest.approx(2.25e-9)
+
+
 # fmt: off
 LEPSKI = [  # estimates, their noise, the step that is chosen
     ([1.0, 1.0, 1.0, 1.0],     [0.1, 0.1, 0.1, 0.1],   0),  # all meet: the coarsest
