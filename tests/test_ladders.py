@@ -82,6 +82,9 @@ EDGES: dict[str, tuple[Callable[[float], float], float, str, str | None]] = {
     "a jump and a slope":    (lambda x: x + (x >= 0), 1.0, "cannot say", "jump"),
     "flat on one side":      (lambda x: x + 1 if x >= 0 else 0.0, 0.0, "cannot say", "jump"),
     "flat on the other":     (lambda x: 1.0 if x >= 0 else x, 0.0, "cannot say", "jump"),
+    # A kink at less than a step's distance: what it shows from afar, finer steps resolve.
+    "beside a kink":         (lambda x: max(x + 6.5e-8, 0.0), 1.0, "agrees", None),
+    "wrong beside a kink":   (lambda x: max(x + 6.5e-8, 0.0), 0.9, "differs", None),
     # |x|ᵖ: slopes grow by 8^(1 − p) from step to step.
     "a steep root":          (lambda x: math.copysign(abs(x) ** 0.1, x), 0.0, "cannot say", "singular"),
     "a gentle root":         (lambda x: math.copysign(abs(x) ** 0.8, x), 0.0, "cannot say", "singular"),
@@ -112,6 +115,12 @@ def test_a_kink_is_told_with_its_slopes_and_with_how_far_a_claim_is_from_the_mid
     outside = ladders.judge(ladder(lambda x: max(2 * x, -x), 4.0))
     assert (outside.left, outside.right, outside.claim, outside.lacking) == (-1, 2, 4, -3.5)
     assert outside.bound == pytest.approx(3 / 100 + 2e-3)
+
+
+def test_the_slopes_of_a_kink_are_those_of_steps_above_the_noise() -> None:
+    found = ladders.judge(ladder(lambda x: max(2 * x, -x) + 1e-10 * wobble(x), 1.0))
+    assert found.reason == "kink"
+    assert (found.left, found.right) == (pytest.approx(-1, abs=0.01), pytest.approx(2, abs=0.01))
 
 
 def test_a_slope_is_told_with_its_sides_and_its_claim() -> None:
