@@ -290,6 +290,37 @@ def test_what_is_quantised_below_fits_above(residuals: Sequence[float], sigma: f
     assert ladders._fits_above(STEPS[:5], residuals, sigma, 4.0) == fits
 
 
+# fmt: off
+GROWING = [  # by how much slopes grow over the four finest steps, whether that is growth without end
+    ((8.0, 8.0, 8.0),   True),    # a jump
+    ((1.4, 1.4, 1.4),   True),    # |x|^0.84
+    ((1.2, 1.2, 1.2),   False),
+    ((1.4, 1.2, 1.4),   False),
+    ((2.0, 2.5, 2.0),   True),    # steady within three tenths
+    ((2.0, 2.7, 2.0),   False),   # noise
+    ((2.0, 8.0, 2.0),   False),
+    ((1.0, 1.0, 8.0),   False),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("factors", "grows"), GROWING)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_slopes_that_grow_steadily_have_no_end(factors: Sequence[float], grows: bool, side: str) -> None:
+    slopes = [1.0] * (len(STEPS) - 3)
+    for factor in factors:
+        slopes.append(-slopes[-1] * factor)  # whatever their signs
+    for other in ([0.0] * len(STEPS), [math.nan] * len(STEPS)):
+        sides = {"right": other, "left": other} | {side: slopes}
+        given = Ladder(STEPS, sides["right"], sides["left"], [0.0] * len(STEPS), 1e-16, 0.0)
+        assert ladders._grows(given) == grows
+
+
+@pytest.mark.parametrize(("height", "told"), [(8e-15, True), (5e-15, False)])
+def test_a_jump_is_one_from_64_times_the_noise(height: float, told: bool) -> None:
+    assert ladders._grows(ladder(lambda x: height * (x >= 0), 0.0, floor=1e-16)) == told
+
+
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("index", [0, 4, 12])
 def test_the_steps_that_settled_a_direction_and_one_more_are_useful(order: int, index: int) -> None:
