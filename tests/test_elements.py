@@ -84,6 +84,21 @@ def test_an_element_lost_beside_another_is_said_to_be_unseen() -> None:
     assert factor.verdict == "differs"
 
 
+@pytest.mark.parametrize(("operator", "most"), [(torch.exp, 80), (torch.sin, 160)])
+def test_ten_thousand_elements_are_seen_in_few_runs(operator: Callable[[Tensor], Tensor], most: int) -> None:
+    """Those of e^x are of about one size; those of sin x are small beside the others where cos x is nearly 0."""
+    runs = 0
+
+    def function(x: Tensor) -> Tensor:
+        nonlocal runs
+        runs += 1
+        return operator(x).sum()
+
+    x = torch.linspace(0.1, 2, 10_000, dtype=torch.float64)
+    assert gx.verify(function, {"x": x}).verdict == "agrees"
+    assert runs <= most
+
+
 # fmt: off
 ZEROS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, ...], tuple[int, ...]]] = {
     # functions with gradients that are exactly 0, and where

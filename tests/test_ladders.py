@@ -85,6 +85,9 @@ EDGES: dict[str, tuple[Callable[[float], float], float, str, str | None]] = {
     # A kink at less than a step's distance: what it shows from afar, finer steps resolve.
     "beside a kink":         (lambda x: max(x + 6.5e-8, 0.0), 1.0, "agrees", None),
     "wrong beside a kink":   (lambda x: max(x + 6.5e-8, 0.0), 0.9, "differs", None),
+    # Flat for a while on both sides, whatever comes farther out; and flat to eight times the noise of 1e-16.
+    "a step, then a slope":  (lambda x: (x >= 0) + max(abs(x) - 1e-3, 0.0), 0.0, "cannot say", "step"),
+    "a step and another":    (lambda x: (x >= 0) + 2e-15 * (x > 1e-9), 0.0, "cannot say", "jump"),
     # |x|ᵖ: slopes grow by 8^(1 − p) from step to step.
     "a steep root":          (lambda x: math.copysign(abs(x) ** 0.1, x), 0.0, "cannot say", "singular"),
     "a gentle root":         (lambda x: math.copysign(abs(x) ** 0.8, x), 0.0, "cannot say", "singular"),
@@ -126,6 +129,14 @@ def test_the_slopes_of_a_kink_are_those_of_steps_above_the_noise() -> None:
 def test_a_slope_is_told_with_its_sides_and_its_claim() -> None:
     found = ladders.judge(ladder(lambda x: 3 * x, 2.0))
     assert (found.left, found.right, found.claim, found.lacking) == (3, 3, 2, 1)
+
+
+def test_an_edge_is_told_with_the_slope_of_the_side_that_there_is() -> None:
+    found = ladders.judge(ladder(lambda x: x + x * x if x >= 0 else math.nan, 2.0))
+    assert (found.reason, found.right, found.claim) == ("edge", pytest.approx(1, abs=1e-9), 2)
+    assert math.isnan(found.left)
+    found = ladders.judge(ladder(lambda x: math.nan if x > 0 else x + x * x, 2.0))
+    assert (found.left, found.bound) == (pytest.approx(1, abs=1e-9), math.inf)
 
 
 def test_a_jump_is_told_with_its_height() -> None:

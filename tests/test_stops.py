@@ -146,6 +146,20 @@ def test_shares_of_several_lines_add_up_to_what_is_left_out() -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_stop_through_a_copy_of_few_digits_is_measured_by_longer_steps() -> None:
+    """float32 rounds by 6e-8: of a slope by steps of 2⁻¹⁴ that is a thousandth, by steps of 2⁻⁸ no more than 1e-5."""
+
+    def short(x: Tensor) -> Tensor:
+        numbers = x.detach().numpy().astype("float32").astype("float64")
+        return (x * torch.from_numpy(numbers)).sum()
+
+    report = verified(short, at(2.1, 3.3))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (found,) = report.stops
+    assert found.share == pytest.approx(1 / 2, rel=1e-3)
+    assert str(found.source).endswith(line_of(short, 1))
+
+
 def test_a_stop_that_changes_no_slope_is_a_note() -> None:
     def stable(x: Tensor) -> Tensor:
         shifted = (x - x.max().detach()).exp()
