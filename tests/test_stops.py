@@ -146,6 +146,37 @@ def test_shares_of_several_lines_add_up_to_what_is_left_out() -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("share", [1e-3, 3e-6, 3e-7, 3e-9])
+def test_a_stop_is_told_from_a_millionth_of_the_slope_and_beneath_it_is_a_note(share: float) -> None:
+    """x² + 2 s x · detach(x) has the slope 2x + 4 s x, of which torch keeps 2x + 2 s x: the share is s / (1 + 2 s)."""
+    report = verified(lambda x: (x**2 + 2 * share * x * x.detach()).sum(), at(2.0, 3.0))
+    if share > 1e-6:
+        assert (report.verdict, report.reason) == ("cannot say", "stopped")
+        assert [s.share for s in report.stops] == pytest.approx([share / (1 + 2 * share)], rel=1e-3)
+    else:
+        assert (report.verdict, report.stops) == ("agrees", ())
+        assert {finding.code for finding in report.findings} == {"cut-detach"}
+
+
+@pytest.mark.parametrize("error", [3e-7, 1e-5])
+def test_a_stop_that_changes_no_slope_excuses_no_error_of_its_size(error: float) -> None:
+    class Close(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * (1 + error)
+
+    def function(x: Tensor) -> Tensor:
+        shares = (x - x.max().detach()).softmax(0)
+        return (shares * at(1.0, 3.0)).sum() + Close.apply(x).exp().sum()  # type: ignore[no-any-return, no-untyped-call]
+
+    report = verified(function, at(2.0, 3.0))
+    assert report.verdict == "differs"
+
+
 def test_a_stop_through_a_copy_of_few_digits_is_measured_by_longer_steps() -> None:
     """float32 rounds by 6e-8: of a slope by steps of 2⁻¹⁴ that is a thousandth, by steps of 2⁻⁸ no more than 1e-5."""
 
