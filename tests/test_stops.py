@@ -1,5 +1,6 @@
 """What is stopped: the share of the slope, at its line, and what becomes of the verdict. Shares are from calculus."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -144,6 +145,13 @@ def test_shares_of_several_lines_add_up_to_what_is_left_out() -> None:
     expected = sorted((a**2 + b**2) ** 0.5 / size for a, b in paths)
     found = sorted(stop.share for stop in verified(three, x).stops)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_slopes_are_told_as_they_are() -> None:
+    """x · 2x, with each element moved by its own size: 4x² = (16, 36) as it was written, 2x² as torch differentiates."""
+    (stop,) = verified(by_no_grad, at(2.0, 3.0)).stops
+    assert stop.whole == pytest.approx(math.hypot(16, 36), rel=1e-6)
+    assert stop.left == pytest.approx(math.hypot(8, 18), rel=1e-6)
 
 
 @pytest.mark.parametrize("share", [1e-3, 3e-6, 3e-7, 3e-9])
