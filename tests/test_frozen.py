@@ -125,7 +125,7 @@ def _frozen(function, x: Tensor) -> tuple[Run, Frozen]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = record(computation, generic, again=True)
-    return run, frozen(run, {name: run.inputs[name] for name in computation.wrt})
+    return run, frozen(run, computation)
 
 
 def _slope(function: Frozen, run: Run, direction: Tensor) -> float:

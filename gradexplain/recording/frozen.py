@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.recording.computation import Computation
+from gradexplain.recording.computation import Computation, swapped
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, tensors_in
+from gradexplain.recording.holdings import held_by
 from gradexplain.recording.join import Run
 from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.recording.nodes import is_leaf
@@ -69,6 +70,7 @@ class Frozen:
     events: Sequence[Event]  # all that was dispatched, inside of custom Functions as well
     exits: Sequence[tuple[Source | None, str]] = ()  # where numbers left torch, or a new leaf began, unseen by dispatch
     bent: Mapping[int, Bent] = field(default_factory=dict)
+    owners: Mapping[int, int] = field(default_factory=dict)  # the user's parameter that a leaf stands for, by identity
 
     def replayed(self, values: Mapping[str, Tensor], watch: Callable[..., None] | None = None) -> Tensor:
         """Returns the output at other values of the inputs.
@@ -147,7 +149,7 @@ class Frozen:
         keywords = {k: value(v) for k, v in origin.keywords.items()}
         before = [_snapshot(a) for a in positional] if watch or number in self.bent else []
         if isinstance(origin, Application):
-            outputs = _applied(step, positional, keywords)
+            outputs = _applied(step, positional, keywords, self.owners)
         else:
             outputs = list(tensors_in(step.call(positional, keywords)))
         if len(outputs) != len(made):
@@ -177,11 +179,9 @@ class Frozen:
         return whole.as_strided(*geometry)
 
 
-def frozen(run: Run, wanted: Mapping[str, Tensor]) -> Frozen:
-    """Returns the function that torch differentiates, from a run that was recorded to be run again.
-
-    `wanted` are the leaves whose gradients are asked for.
-    """
+def frozen(run: Run, computation: Computation) -> Frozen:
+    """Returns the function that torch differentiates, from a run of a computation that was recorded to be run again."""
+    wanted = {name: run.inputs[name] for name in computation.wrt}
     recorder = run.recorder
     reaches = _Reaching({id(t) for t in wanted.values()})
     held = {name: recorder.hold(tensor) for name, tensor in run.inputs.items()}
@@ -192,7 +192,9 @@ def frozen(run: Run, wanted: Mapping[str, Tensor]) -> Frozen:
         Step(origin, _is_live(origin, reaches), _is_drawn(origin))
         for origin in _in_order(recorder.events, recorder.applications)
     )
-    return Frozen(steps, held, output, reaches, recorder.events, tuple(_exits(recorder, held, reaches)))
+    owners = {id(run.inputs[name]): id(own) for name, own in computation.parameters.items() if name in run.inputs}
+    exits = tuple(_exits(recorder, held, reaches))
+    return Frozen(steps, held, output, reaches, recorder.events, exits, owners=owners)
 
 
 def _exits(
@@ -293,14 +295,20 @@ def _outermost(applications: Sequence[Application]) -> list[Application]:
     ]  # fmt: skip
 
 
-def _applied(step: Step, positional: Sequence[Any], keywords: Mapping[str, Any]) -> list[Tensor]:
+def _applied(
+    step: Step, positional: Sequence[Any], keywords: Mapping[str, Any], owners: Mapping[int, int]
+) -> list[Tensor]:
     """Runs a custom Function as torch did: with arguments that require grad where they did, unless they are dual."""
     given = list(zip(step.origin.arguments, positional, strict=True))
-    if any(isinstance(value, Tensor) and is_dual(value) for value in positional):
-        return list(tensors_in(step.call(positional, keywords)))
-    with torch.enable_grad():
-        tracked = [_tracked(value, held) for held, value in given]
-        outputs = list(tensors_in(step.call(tracked, keywords)))
+    modules = [m for value in step.origin.arguments if callable(value) for m in held_by(value)[0].values()]
+    # An argument may be a parameter of a module that forward runs: then the module has to have the same.
+    moved = {owners.get(id(h.live), id(h.live)): v for h, v in given if isinstance(h, Held)} if modules else {}
+    with swapped(modules, moved):
+        if any(isinstance(value, Tensor) and is_dual(value) for value in positional):
+            return list(tensors_in(step.call(positional, keywords)))
+        with torch.enable_grad():
+            tracked = [_tracked(value, held) for held, value in given]
+            outputs = list(tensors_in(step.call(tracked, keywords)))
     return [output.detach() for output in outputs]
 
 

@@ -232,6 +232,8 @@ class Report(Shown):
         blurred = check.reason == "cancelled" and _relative(check) > RESOLUTION  # rounding made of it what it is not
         if check.oracle not in REFUTABLE or not (check.verdict == "differs" or blurred):
             return False
+        if check.oracle == RULES and not any(_is_edit_alone(operation) for operation in self.operations):
+            return False
         judges = (c for c in self.checks if (c.oracle, c.input, c.verdict) == (DIFFERENCES, check.input, "agrees"))
         return any(2 * (c.resolution or 0.0) < _relative(check) for c in judges)
 
@@ -271,7 +273,8 @@ class Report(Shown):
 
 def _is_edit_alone(operation: Operation) -> bool:
     """Says whether all that is wrong with an operation is that what it had saved was edited."""
-    return all(check.oracle == SAVED for check in operation.report.checks if check.verdict == "differs")
+    wrong = [check for check in operation.report.checks if check.verdict == "differs"]
+    return bool(wrong) and all(check.oracle == SAVED for check in wrong)
 
 
 def is_declared(stop: Stop, place: str) -> bool:
