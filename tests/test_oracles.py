@@ -232,68 +232,6 @@ def test_forward_mode_says_which_operator_it_lacks() -> None:
     assert answers(question(Twice.apply, POINT))["forward mode"].reason == "no_forward"
 
 
-# ----------------------------------------------------------------------------------------------- finite differences
-
-
-def ladder(f: Callable[[float], float], claim: float, floor: float = 1e-16) -> ladders.Ladder:
-    """Returns the ladder of a function of one number about 0."""
-    steps = ladders.STEPS
-    right, left = [(f(h) - f(0)) / h for h in steps], [(f(0) - f(-h)) / h for h in steps]
-    return ladders.Ladder(steps, right, left, [claim] * len(steps), floor, 1e-16)
-
-
-def wobble(x: float) -> float:
-    """Pseudo-random numbers in [−1, 1] by position."""
-    return math.sin(1e15 * x) if x else 0.0
-
-
-# fmt: off
-LADDERS: dict[str, tuple[Callable[[float], float], float, str, str | None]] = {
-    "a sine":                (math.sin, 1.0, "agrees", None),
-    "a wrong sine":          (math.sin, 1.0 + 1e-9, "differs", None),
-    "a fast sine":           (lambda x: math.sin(1e4 * x) / 1e4, 1.0, "agrees", None),
-    "a noisy sine":          (lambda x: math.sin(x) + 1e-10 * wobble(x), 1.0, "agrees", None),
-    "a wrong noisy sine":    (lambda x: math.sin(x) + 1e-10 * wobble(x), 1.001, "differs", None),
-    "quantised":             (lambda x: round(x * 2**20) / 2**20, 1.0, "cannot say", "noise"),
-    "a kink":                (lambda x: max(x, 0.0), 0.5, "cannot say", "kink"),
-    "outside a kink":        (lambda x: max(x, 0.0), 1.5, "differs", "slope"),
-    "a kink nearby":         (lambda x: max(x + 1e-6, 0.0), 1.0, "agrees", None),
-    "wrong near a kink":     (lambda x: max(x + 1e-6, 0.0), 0.9, "differs", None),
-    "a jump":                (lambda x: float(x >= 0), 0.0, "cannot say", "step"),
-    "a lonely point":        (lambda x: float(x == 0), 0.0, "cannot say", "step"),
-    "a root":                (lambda x: math.copysign(abs(x) ** 0.5, x), 0.0, "cannot say", "singular"),
-    "an edge":               (lambda x: x**1.5 if x >= 0 else math.nan, 0.0, "cannot say", "edge"),
-    "a constant":            (lambda x: 3.0, 0.0, "agrees", None),
-    "not a constant":        (lambda x: 3.0, 0.1, "differs", None),
-}
-# fmt: on
-
-
-@pytest.mark.parametrize("name", LADDERS)
-def test_a_ladder_is_judged(name: str) -> None:
-    f, claim, verdict, why = LADDERS[name]
-    found = ladders.judge(ladder(f, claim))
-    assert (found.verdict, found.reason) == (verdict, why)
-
-
-@pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-9, 1e-6])
-@pytest.mark.parametrize("speed", [0.1, 1.0, 30.0, 1e3])
-def test_the_claimed_bound_covers_the_true_error(noise: float, speed: float) -> None:
-    """The derivative of sin(kx + 1)/k at 0 is cos 1, whatever the noise."""
-
-    def f(x: float) -> float:
-        return math.sin(speed * x + 1) / speed + noise * wobble(x)
-
-    found = ladders.judge(ladder(f, 0.0, 1e-16 / min(speed, 1.0)))
-    assert abs(found.lacking - math.cos(1)) <= 4 * found.bound
-
-
-def test_a_rule_that_stays_behind_the_noise_chooses_a_fine_step_near_a_kink() -> None:
-    far = ladders.judge(ladder(lambda x: abs(x + 1), 1.0))
-    near = ladders.judge(ladder(lambda x: abs(x + 1e-5), 1.0))
-    assert far.bound < near.bound < 1e-8
-
-
 # --------------------------------------------------------------------------------------------------------- by hand
 
 

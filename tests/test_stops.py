@@ -1,5 +1,6 @@
 """What is stopped: the share of the slope, at its line, and what becomes of the verdict. Shares are from calculus."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.errors import InputError
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
+from gradexplain.verification.oracles.question import generic_direction
 
 
 def at(*values: float) -> Tensor:
@@ -54,6 +58,18 @@ def by_copy(x: Tensor) -> Tensor:
     return (x * total).sum()
 
 
+def by_pair(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        ordered, _ = x.sort()
+    return (x * ordered).sum()
+
+
+def by_mean(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        mean = x.nanmean()  # it asks which are nan, counts the others and adds them: truth, a whole number and a number
+    return (x * mean).sum()
+
+
 def by_data(x: Tensor) -> Tensor:
     y = x * 1
     y.data.mul_(y.data)
@@ -67,6 +83,7 @@ def by_data(x: Tensor) -> Tensor:
 #   Σx² / x₀        F' = (1 − x₁²/x₀², 2x₁/x₀), G' = 2x/x₀        left out 1 + x₁²/x₀² = 13/4, times 2; G' x = 4, 9
 #   x · x           as the first
 #   x · x²          F' = 3x², G' = x²                             share 2/3
+#   x · sort(x) and x · mean(x): as the first and the second
 #   y ← y²          F' = 2x, G' = 1                               F' x = 8, 18; left out (2x − 1) x = 6, 15
 STOPS = [
     (by_no_grad, 2, 1 / 2),
@@ -76,6 +93,8 @@ STOPS = [
     (by_numpy, 1, 2 / 3),
     (by_leaf, 2, 1 / 2),
     (by_copy, 1, 1 / 2),
+    (by_pair, 2, 1 / 2),
+    (by_mean, 2, 1 / 2),
     (by_data, 2, (6**2 + 15**2) ** 0.5 / (8**2 + 18**2) ** 0.5),
 ]
 
@@ -144,6 +163,73 @@ def test_shares_of_several_lines_add_up_to_what_is_left_out() -> None:
     expected = sorted((a**2 + b**2) ** 0.5 / size for a, b in paths)
     found = sorted(stop.share for stop in verified(three, x).stops)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_slopes_are_told_as_they_are() -> None:
+    """x · 2x, with each element moved by its own size: 4x² = (16, 36) as written, 2x² as torch differentiates it."""
+    report = verified(by_no_grad, at(2.0, 3.0))
+    (stop,) = report.stops
+    v = abs(float(report.subject.trace.cotangent))
+    assert stop.whole == pytest.approx(v * math.hypot(16, 36), rel=1e-6)
+    assert stop.left == pytest.approx(v * math.hypot(8, 18), rel=1e-6)
+
+
+def test_a_stop_that_one_direction_does_not_see_is_seen_by_another() -> None:
+    """x · w · detach(x) has the stopped slope Σ w x u along u: with w chosen so that it is 0 along the first."""
+    x = at(0.3, -1.0, 2.0, 0.7, 1.1, -0.4)
+    computation = computation_of(torch.exp, [x])
+    recorded = trace(computation)
+    (name,) = recorded.inputs
+    u = generic_direction(recorded, [name])[name]
+    w = torch.zeros_like(x)
+    w[0], w[1] = 1 / (x[0] * u[0]), -1 / (x[1] * u[1])
+    report = verified(lambda x: (w * x * x.detach()).sum() + x.exp().sum(), x)
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+
+
+@pytest.mark.parametrize("share", [1e-3, 3e-6, 3e-7, 3e-9])
+def test_a_stop_is_told_from_a_millionth_of_the_slope_and_beneath_it_is_a_note(share: float) -> None:
+    """x² + 2 s x · detach(x) has the slope 2x + 4 s x, of which torch keeps 2x + 2 s x: the share is s / (1 + 2 s)."""
+    report = verified(lambda x: (x**2 + 2 * share * x * x.detach()).sum(), at(2.0, 3.0))
+    if share > 1e-6:
+        assert (report.verdict, report.reason) == ("cannot say", "stopped")
+        assert [s.share for s in report.stops] == pytest.approx([share / (1 + 2 * share)], rel=1e-3)
+    else:
+        assert (report.verdict, report.stops) == ("agrees", ())
+        assert {finding.code for finding in report.findings} == {"cut-detach"}
+
+
+@pytest.mark.parametrize("error", [3e-7, 1e-5])
+def test_a_stop_that_changes_no_slope_excuses_no_error_of_its_size(error: float) -> None:
+    class Close(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g * (1 + error)
+
+    def function(x: Tensor) -> Tensor:
+        shares = (x - x.max().detach()).softmax(0)
+        return (shares * at(1.0, 3.0)).sum() + Close.apply(x).exp().sum()  # type: ignore[no-any-return, no-untyped-call]
+
+    report = verified(function, at(2.0, 3.0))
+    assert report.verdict == "differs"
+
+
+def test_a_stop_through_a_copy_of_few_digits_is_measured_by_longer_steps() -> None:
+    """float32 rounds by 6e-8: of a slope by steps of 2⁻¹⁴ that is a thousandth, by steps of 2⁻⁸ no more than 1e-5."""
+
+    def short(x: Tensor) -> Tensor:
+        numbers = x.detach().numpy().astype("float32").astype("float64")
+        return (x * torch.from_numpy(numbers)).sum()
+
+    report = verified(short, at(2.1, 3.3))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (found,) = report.stops
+    assert found.share == pytest.approx(1 / 2, rel=1e-3)
+    assert str(found.source).endswith(line_of(short, 1))
 
 
 def test_a_stop_that_changes_no_slope_is_a_note() -> None:

@@ -47,7 +47,7 @@ from gradexplain.verification.oracles.question import (
     pair,
     plain,
 )
-from gradexplain.verification.oracles.stops import stops_of
+from gradexplain.verification.oracles.stops import SMALLEST_SHARE, stops_of
 
 ORACLE = "finite differences"
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
@@ -155,7 +155,22 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
     if question.departures and written.verdict == "differs":
         return replace(kept, reason=kept.reason or "departs", data={**kept.data, **_departure(question)})
+    if kept.verdict == "agrees" and _is_beneath_a_share(question, written):
+        return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written
+
+
+def _is_beneath_a_share(question: Question, written: Check) -> bool:
+    """Says whether F is the gradient in each element but for less than can be measured of a stop that was seen."""
+    function, replay = question.recorded, question.replay
+    if written.verdict != "differs" or isinstance(function, Unable) or isinstance(replay, Unable):
+        return False
+    x = replay.trace.inputs[written.input]
+    wrong = written.data.get("elements")
+    if x.numel() > MOST_EACH or not isinstance(wrong, tuple) or not function.stopped(replay.trace.inputs):
+        return False
+    pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in wrong]
+    return bool(pairs) and all(abs(a - b) <= SMALLEST_SHARE * max(abs(a), abs(b)) for a, b in pairs)
 
 
 def _stops(question: Question, written: Check) -> tuple[Stop, ...]:

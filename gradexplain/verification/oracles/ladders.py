@@ -193,14 +193,15 @@ def _special(ladder: Ladder) -> Slope | None:
     #     h f″ + O(h³)      where f is smooth: an eighth of the step, an eighth of the bend;
     #     r − l + O(h)      at a kink: the same at every step, down to where noise σ / h covers it;
     #     like 1 / h        at a jump, like hᵖ⁻¹ at |x|ᵖ with p < 1: the slopes themselves grow (`_grows`).
-    # A kink has to show at three resolved steps in a row, level within a quarter, and be lost in noise below them.
+    # A kink has to show at three steps in a row, level within a quarter, and be lost in noise below them. The finest of
+    # the three is resolved; so are the two above it where they are level, as their noise is an eighth and a 64th.
     bends = [r - s for r, s in zip(ladder.right, ladder.left, strict=True)]
     sigma = 4 * max(ladder.floor, _quiet(ladder))
     resolved = [abs(b) > 8 * sigma / h for b, h in zip(bends, ladder.steps, strict=True)]
     finest = max((i for i, r in enumerate(resolved) if r), default=-1)
     if _grows(ladder):
         return _grown(ladder)
-    if finest < 2 or not all(resolved[finest - 2 : finest]):
+    if finest < 2:
         return None
     bend = bends[finest]
     level = all(abs(bends[i] - bend) <= abs(bend) / 4 for i in (finest - 1, finest - 2))

@@ -1,0 +1,174 @@
+"""Every element is seen, or said to be unseen: errors in one element of many sizes, one at a time."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradexplain as gx
+from gradexplain.verification.oracles.elements import coarsest, joined, output_parts, seen
+from gradexplain.verification.verdicts import Report
+
+
+def at(*values: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor(values, dtype=dtype)
+
+
+def spoiled(function: Callable[[Tensor], Tensor], change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns a function whose gradient by x is changed, by a custom Function that is right but for that."""
+
+    class Spoiled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return change(g)
+
+    return lambda x: function(Spoiled.apply(x))  # type: ignore[no-untyped-call]
+
+
+def differences(report: Report, name: str = "x") -> Any:
+    (found,) = [c for c in report.checks if (c.oracle, c.input) == ("finite differences", name)]
+    return found
+
+
+WIDE = (1e-6, -3e-4, 0.7, 20.0, -4e3)
+# Right functions in which each element is seen: in its own output, or where its effect is no less than the last digits
+# of the others'.
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, ...]]] = {
+    "squares": (lambda x: (x**2).sum(), (1e-2, -0.3, 0.7, 2.0, -40.0)),
+    "one by one": (lambda x: x * x.abs(), WIDE),
+    "a product": (lambda x: x.prod(), WIDE),
+    "logarithms": (lambda x: x.abs().log().sum(), WIDE),
+    "outputs of unlike size": (lambda x: x * at(1e-8, 1e-3, 1.0, 1e4, 1e9).to(x), (0.3, -1.2, 0.7, 2.0, -0.4)),
+    "inputs and effects of unlike size": (lambda x: (x / x.detach().new_tensor(WIDE)).sin().sum(), WIDE),
+}
+DTYPES = [torch.float64, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_right_ones_agree_in_every_element(name: str, dtype: torch.dtype) -> None:
+    function, x = FUNCTIONS[name]
+    report = gx.verify(function, {"x": at(*x, dtype=dtype)})
+    assert report.verdict == "agrees", (report.reason, report.checks)
+    assert not bool(report.unseen("x").any())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("element", range(5))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_error_of_a_thousandth_in_any_one_element_is_found_there(
+    name: str, element: int, dtype: torch.dtype
+) -> None:
+    function, x = FUNCTIONS[name]
+    factor = torch.ones(5)
+    factor[element] = 1.001
+    report = gx.verify(spoiled(function, lambda g: g * factor.to(g)), {"x": at(*x, dtype=dtype)})
+    assert report.verdict == "differs"
+    found = differences(report)
+    assert (found.verdict, found.place) == ("differs", (element,))
+
+
+def test_an_element_lost_beside_another_is_said_to_be_unseen() -> None:
+    """e⁴⁰ is 2e17: in float64 the sum with e⁻¹ does not move."""
+    function, x = lambda x: x.exp().sum(), {"x": at(40.0, -1.0)}
+    one = gx.verify(spoiled(function, lambda g: g * at(1.0, 3.0)), x)
+    assert differences(one).verdict != "agrees" or differences(one).data["unseen"] == 1
+    factor = gx.verify(spoiled(function, lambda g: g * at(1.001, 1.0)), x, allow_unseen=True)
+    assert factor.verdict == "differs"
+
+
+@pytest.mark.parametrize(("operator", "most"), [(torch.exp, 80), (torch.sin, 160)])
+def test_ten_thousand_elements_are_seen_in_few_runs(operator: Callable[[Tensor], Tensor], most: int) -> None:
+    """Those of e^x are of about one size; those of sin x are small beside the others where cos x is nearly 0."""
+    runs = 0
+
+    def function(x: Tensor) -> Tensor:
+        nonlocal runs
+        runs += 1
+        return operator(x).sum()
+
+    x = torch.linspace(0.1, 2, 10_000, dtype=torch.float64)
+    assert gx.verify(function, {"x": x}).verdict == "agrees"
+    assert runs <= most
+
+
+# fmt: off
+ZEROS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, ...], tuple[int, ...]]] = {
+    # functions with gradients that are exactly 0, and where
+    "cut off":          (lambda x: x.relu().sum(),                     (-1.0, 2.0, -3.0), (0, 2)),
+    "a square at 0":    (lambda x: (x**2).sum(),                       (0.0, 2.0, 0.0),   (0, 2)),
+    "a cosine at 0":    (lambda x: x.cos().prod(),                     (0.0, 2.0, 0.3),   (0,)),
+    "not used":         (lambda x: x[1:2].exp(),                       (1.0, 2.0, 3.0),   (0, 2)),
+    "a cube at 0":      (lambda x: (x**3).sum(),                       (0.0, 2.0, -1.0),  (0,)),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_a_right_gradient_of_exactly_0_is_seen(name: str) -> None:
+    function, x, _ = ZEROS[name]
+    report = gx.verify(function, {"x": at(*x)})
+    assert report.verdict == "agrees", (report.reason, report.checks)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-5])
+@pytest.mark.parametrize("name", ZEROS)
+def test_a_gradient_that_should_be_0_and_is_not_is_found(name: str, size: float) -> None:
+    function, x, places = ZEROS[name]
+    for place in places:
+        wrong = torch.zeros(3, dtype=torch.float64)
+        wrong[place] = size
+        report = gx.verify(spoiled(function, lambda g, wrong=wrong: g + wrong), {"x": at(*x)})
+        assert differences(report).verdict == "differs"
+        assert differences(report).place == (place,)
+
+
+@pytest.mark.parametrize("element", range(4))
+@pytest.mark.parametrize("large", [1.0, 1e3])
+def test_a_gradient_of_0_that_should_not_be_is_found(element: int, large: float) -> None:
+    kept = torch.ones(4, dtype=torch.float64)
+    kept[element] = 0
+    weight = at(large, 1.0, 1e-2, 1e-3)
+    report = gx.verify(spoiled(lambda x: (weight * x).sin().sum(), lambda g: g * kept), {"x": at(0.3, -1.0, 2.0, 0.7)})
+    assert (report.verdict, differences(report).place) == ("differs", (element,))
+
+
+# ------------------------------------------------------------------------------------------------------ the parts
+
+
+def test_outputs_of_one_size_are_judged_together() -> None:
+    parts = output_parts(at(5.0, -2e3, 0.0, 3e-7, 7e-9, 1.5e4, 40.0))
+    # decades of three: 1 … 1e3, 1e3 … 1e6, 1e-9 … 1e-6; a zero is with the smallest
+    assert [p.tolist() for p in parts] == [
+        [False, True, False, False, False, True, False],
+        [True, False, False, False, False, False, True],
+        [False, False, True, True, True, False, False],
+    ]
+    assert [p.tolist() for p in output_parts(at(1.0, 0.0, 999.0))] == [[True, True, True]]
+    assert [p.tolist() for p in output_parts(at(0.0, math.nan))] == [[True, True]]
+
+
+def test_outputs_are_all_judged_and_each_once() -> None:
+    values = torch.cat([10.0 ** torch.arange(-60.0, 60.0, 2, dtype=torch.float64), at(0.0, math.nan)])
+    parts = output_parts(values)
+    assert len(parts) == 9
+    assert torch.stack(parts).sum(0).tolist() == [1] * len(values)
+
+
+def test_an_element_is_seen_to_a_ten_thousandth_by_the_sharpest() -> None:
+    one, other = at(1e-9, math.inf, 1e-4, math.nan), at(1e-3, 1e-5, 1.0, 1e-9)
+    assert seen(one).tolist() == [True, False, True, False]
+    assert seen(other, 1e-2).tolist() == [True, True, False, True]
+    assert joined([one, other])[:3].tolist() == [1e-9, 1e-5, 1e-4]
+    assert joined([]) is None
+    assert coarsest(one) == 1e-4
+    assert coarsest(other, 1e-2) == 1e-3
+    assert math.isnan(coarsest(at(1.0)))
+    assert coarsest(None) == coarsest(at()) == 0
