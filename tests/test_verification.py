@@ -521,3 +521,13 @@ def test_every_reason_that_is_met_can_be_said() -> None:
     for found in (c for report in reports for c in report.checks if c.reason):
         assert not re.search(r"[{}]", say(f"verdicts.{found.reason}", "en", **found.data))
         assert say(f"verdicts.{found.reason}", "zh", **found.data)
+
+
+@pytest.mark.parametrize("gap", [5.0, 10.0, 20.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_confident_class_is_no_error(gap: float, dtype: torch.dtype) -> None:
+    """1 − p for p near 1 is subtracted inside one operator: what it loses no operand shows."""
+    logits, targets = gap * torch.eye(4, 6, dtype=dtype), torch.arange(4)
+    assert gx.verify(lambda x: F.cross_entropy(x, targets), [logits]).verdict != "differs"
+    wrong = planted(lambda g: 1.01 * g)
+    assert gx.verify(lambda x: F.cross_entropy(wrong(x), targets), [logits]).verdict == "differs"
