@@ -17,7 +17,7 @@ from torch import Tensor
 RESOLUTION = 1e-4
 # Where an operator has no kernel in float64, all that anybody can see of the others is float32's.
 NARROWED_RESOLUTION = 1e-2
-# Outputs are judged together within so many decades; more parts than this are not made.
+# Outputs are judged together within so many decades, or more where this would make more parts than so many.
 DECADES, MOST_PARTS = 3, 9
 
 
@@ -32,13 +32,14 @@ class Part:
 def output_parts(value: Tensor) -> list[Tensor]:
     """Returns a mask for each group of outputs of about one size, the largest first; zeros are with the smallest."""
     size = value.detach().abs()
-    decade = torch.floor(size.log10() / DECADES)
-    known = decade[decade.isfinite()].unique(sorted=True).tolist()
-    if len(known) < 2:
-        return [torch.ones_like(size, dtype=torch.bool)]
-    lowest = known[max(len(known) - MOST_PARTS, 0)]
-    kept = [d for d in reversed(known) if d > lowest]
-    return [*(decade == d for d in kept), ~(decade > lowest)]
+    order = size.log10()
+    known = order[order.isfinite()]
+    span = float(known.max() - known.min()) if known.numel() else 0.0
+    width = max(DECADES, span / (MOST_PARTS - 1))
+    group = torch.floor(order / width)
+    larger = group[group.isfinite()].unique(sorted=True).tolist()[:0:-1]
+    lowest = ~(group >= larger[-1]) if larger else torch.ones_like(size, dtype=torch.bool)
+    return [*(group == g for g in larger), lowest]
 
 
 def seen(bounds: Tensor, resolution: float = RESOLUTION) -> Tensor:

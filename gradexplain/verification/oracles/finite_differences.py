@@ -527,7 +527,8 @@ class _Probe:
             return replace(finding, verdict="cannot say", reason="kink")
         if finding.verdict == "agrees" or finding.reason not in (None, "noise"):
             return finding
-        return judge(replace(ladder, rounding=ladder.rounding + self.own_rounding(u)), noise)
+        floor, rounding = max(ladder.floor, self.inner_noise(part)), ladder.rounding + self.own_rounding(u, part)
+        return judge(replace(ladder, floor=floor, rounding=rounding), noise)
 
     def encloses(self, u: Direction, part: Part) -> bool:
         """Says whether kinks of single outputs leave room for the claim.
@@ -554,6 +555,16 @@ class _Probe:
         y = self.replay.trace.value
         return [max(1.5 * self.replay.eps * _size(p.cotangent * y), self.replay.jitter) for p in self.parts]
 
+    def inner_noise(self, part: Part) -> float:
+        """The noise that rounding makes of ⟨v, y⟩ on the way to y, which may be 0 itself, as in log(1 + e).
+
+        Measured with operators that round at random; and no function is computed more exactly than with a change in the
+        last digit of an input.
+        """
+        effects = [(part.gradients[n].abs() * self.own[n]).max() for n, x in self.x.items() if x.numel()]
+        last_digit = 1.5 * self.replay.eps * float(max(effects, default=0.0))
+        return max(last_digit, _size(part.cotangent * self.question.roughness))
+
     def ladder(self, u: Direction, steps: Sequence[float]) -> list[tuple[Ladder, bool]]:
         """Runs the function at both ends of each step; for each part of the outputs, says whether it stood still."""
         self.runs -= 2 * len(steps)
@@ -579,10 +590,10 @@ class _Probe:
         """Returns the change that was really made; what is infinite stays where it is."""
         return change if self.movable[name] else change.nan_to_num(0.0)
 
-    def own_rounding(self, u: Direction) -> float:
-        """What rounding makes of ⟨G, u⟩ by way of G itself."""
-        own = sum(float((self.question.rounding(n).nan_to_num(0.0) * d.abs()).square().sum()) for n, d in u.items())
-        return MARGIN * math.sqrt(own)
+    def own_rounding(self, u: Direction, part: Part) -> float:
+        """What rounding makes of ⟨G, u⟩ by way of G itself: nothing, where a part of the outputs has no gradient."""
+        changes = {n: self.question.rounding(n).nan_to_num(0.0) * (part.gradients[n] != 0) for n in u}
+        return MARGIN * math.sqrt(sum(float((changes[n] * d.abs()).square().sum()) for n, d in u.items()))
 
     def moved(self, values: Mapping[str, Tensor]) -> Tensor | None:
         """Returns the output at other values, `None` outside of what the function accepts."""

@@ -272,6 +272,15 @@ class Question:
         except Exception:  # an operator, or the function, refuses a number next to the one that it was given
             return {}
 
+    @cached_property
+    def roughness(self) -> Tensor:
+        """What rounding inside the function makes of each output, zeros where that cannot be measured."""
+        assert isinstance(self.replay, Replay)
+        try:
+            return roughness(self.replay)
+        except Exception:  # as for `changes`
+            return torch.zeros_like(self.replay.trace.value)
+
     def rounding(self, name: str) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""
         x = self.judged.inputs[name]
@@ -637,24 +646,37 @@ def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
     decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
     take no part: an error in them is no excuse for itself, nor is one that changes by itself from run to run.
     """
-    given: list[Answer] = []
-    answers: list[Answer] = []
-    try:
-        runs = [_gradients(replay, _rounding(0, (), given))]
-    except Exception:
-        if not given:
-            raise
-    if given:  # the function decided something: what it decides without rounding, it decides again
-        _gradients(replay, internals().dispatch_mode(partial(_answered, answers)))
-        runs = [_gradients(replay, _rounding(0, answers, []))]
-    runs += [_gradients(replay, _rounding(seed, answers, [])) for seed in range(1, count)]
-    spreads = {name: _spread([wide(run[name]) for run in runs]) for name in replay.computation.wrt}
+    spreads = _spreads(partial(_gradients, replay), count)
     unsteady = {name for name, apart in replay.trace.apart.items() if not apart.slight}
     return {name: torch.zeros_like(spread) if name in unsteady else spread for name, spread in spreads.items()}
 
 
-def _spread(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(one - other).abs() for one, other in combinations(gradients, 2)]).amax(0)
+def roughness(replay: Replay, count: int = 3) -> Tensor:
+    """Returns how far each output spreads when every operator rounds at random: what is lost inside, as in log(1 + e).
+
+    The last digit of the output tells nothing of that where the output is small, or 0.
+    """
+    return _spreads(lambda mode: {"": _output(replay, mode)}, count)[""]
+
+
+def _spreads(run: Callable[[Any], Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """Returns how far the results of `count` runs are apart, each under a mode that rounds at random."""
+    given: list[Answer] = []
+    answers: list[Answer] = []
+    try:
+        runs = [run(_rounding(0, (), given))]
+    except Exception:
+        if not given:
+            raise
+    if given:  # the function decided something: what it decides without rounding, it decides again
+        run(internals().dispatch_mode(partial(_answered, answers)))
+        runs = [run(_rounding(0, answers, []))]
+    runs += [run(_rounding(seed, answers, [])) for seed in range(1, count)]
+    return {name: _spread([wide(one[name]) for one in runs]) for name in runs[0]}
+
+
+def _spread(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(one - other).abs() for one, other in combinations(values, 2)]).amax(0)
 
 
 # What an operator gave Python in place of a tensor: `equal`, `bool`, `int`.
@@ -706,6 +728,11 @@ def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
         keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
         gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
     return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
+
+
+def _output(replay: Replay, mode: Any) -> Tensor:
+    with torch.enable_grad(), mode, replay.computation.run_for(replay.computation.leaf_values()) as result:
+        return chosen_output(result, replay.computation.name)[0].detach()
 
 
 def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
@@ -775,8 +802,9 @@ def _number(question: Question, own: Replay, name: str) -> Number:
     # What is small beside the rest of the tensor may be a sum whose terms cancel, inside of an operator as well, where
     # no trial shows it: rounding of these is all that is left. It is no error, and not seen if it is no number either.
     slight = difference * question.units[name] <= SLIGHT_DIGITS * eps * question.scale(name)
-    lost = resolved & ~(difference < torch.where(beyond, LOST_PART / 5, LOST_PART) * right.abs()) & (beyond | ~slight)
-    relative = torch.where(resolved & (beyond | ~slight), difference / right.abs(), 0.0)
+    gone = resolved & ~(difference < torch.where(beyond, LOST_PART / 5, LOST_PART) * right.abs())
+    lost = gone & (beyond | ~slight)
+    relative = torch.where(resolved & ~gone, difference / right.abs(), 0.0)  # of slight ones too: the worst is quoted
     beyond = beyond & ~slight
     resolution = max(NUMBER_DIGITS * eps, largest(relative.nan_to_num(1.0, 1.0, 1.0)))
     if not bool((beyond | lost).any()):
