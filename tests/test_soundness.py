@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.verification.oracles.elements import MOST_PARTS, output_parts
 from gradexplain.verification.verdicts import Report
 
 Function = Callable[..., Tensor]
@@ -250,6 +251,16 @@ def test_without_an_error_all_sizes_are_right(dtype: str, kind: str) -> None:
     assert report.verdict == "agrees", told(report)
     report = verified(lambda x: function(x).sum(), x)
     assert report.verdict != "differs", told(report)
+
+
+@pytest.mark.parametrize("decades", [0, 2, 24, 60, 600])
+def test_outputs_of_any_sizes_make_a_few_parts_and_each_is_in_one(decades: int) -> None:
+    value = torch.cat([10.0 ** torch.linspace(-decades / 2, decades / 2, 500, dtype=torch.float64), at(0.0, -1.0)])
+    masks = output_parts(value)
+    assert len(masks) <= MOST_PARTS
+    assert torch.stack(masks).sum(0).tolist() == [1] * len(value)
+    within = [value[mask & (value != 0)].abs().log10() for mask in masks]
+    assert max(float(w.max() - w.min()) for w in within) <= max(3, decades / (MOST_PARTS - 1))
 
 
 # --------------------------------------------------------------------------------------- an error in the number only

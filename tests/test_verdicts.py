@@ -215,6 +215,7 @@ def test_an_edit_of_what_was_saved_is_no_error_where_the_function_itself_agrees(
     assert Report((says(D, "agrees", "cut"),), operations=(edited,)).wrong() == (edited,)
     assert Report((says(R, "agrees"),), operations=(edited,)).wrong() == (edited,)
     assert Report((says(D, "agrees"), says(R, "agrees", input="y")), operations=(edited,)).wrong() == (edited,)
+    assert Report((), operations=(edited,)).wrong() == (edited,)
     wrong = operation("differs")
     assert Report((says(D, "agrees"),), operations=(wrong, edited)).wrong() == (wrong,)
 
@@ -258,3 +259,11 @@ def test_second_derivatives_count_as_the_first(
 ) -> None:
     report = Report((says(D, first, why),), second=Report((says(D, second, also),)))
     assert (report.verdict, report.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("why", "met"), [("kink", True), ("edge", True), ("tie", True), ("jump", False), (None, False)]
+)
+def test_a_kink_or_an_edge_is_a_point_of_convention(why: str | None, met: bool) -> None:
+    answer = says(D, "cannot say", why)
+    assert Report((says(R, "agrees"), answer)).conventions() == ((answer,) if met else ())
