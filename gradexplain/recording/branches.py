@@ -22,6 +22,7 @@ from gradexplain.errors import RunError
 from gradexplain.recording.cuts import pads
 from gradexplain.recording.events import Application, Event, Held, tensors_in
 from gradexplain.recording.frozen import Bent, Frozen, Step
+from gradexplain.versions.internals import schema_of
 
 # A step at which a bend of an operator stands far above its last digits, and its curvature far below.
 BEND_STEP = 2.0**-17
@@ -100,7 +101,7 @@ def _looks_on(step: Step) -> bool:
     """Says whether an operator only looks at memory (a view): it has no kink."""
     if isinstance(step.origin, Application) or step.origin.writes:
         return False
-    return all(result.alias_info is not None for result in step.origin.operator._schema.returns)
+    return all(result.alias_info is not None for result in schema_of(step.origin.operator).returns)
 
 
 def _branch(
@@ -196,7 +197,7 @@ class _Local:
 
         if not y.requires_grad:
             return torch.zeros_like(y)
-        if all(leaf.shape == y.shape for leaf in leaves) and self._is_elementwise(y, leaves):
+        if all(leaf.shape == y.shape for leaf in leaves) and self._is_elementwise():
             gradients = torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=True, allow_unused=True)
             own = [g * c for g, c in zip(gradients, change, strict=True) if g is not None]
             return torch.stack(own).sum(0).detach() if own else torch.zeros_like(y)
@@ -209,7 +210,7 @@ class _Local:
             found[tuple(place)] = float(against(unit))
         return found
 
-    def _is_elementwise(self, y: Tensor, leaves: Sequence[Tensor]) -> bool:
+    def _is_elementwise(self) -> bool:
         """Says whether each element of the output depends on the arguments' elements at its own place alone."""
         if isinstance(self.step.origin, Application):
             return False

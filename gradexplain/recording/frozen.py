@@ -78,17 +78,10 @@ class Frozen:
         `watch` is called with the number of each live step, its arguments and its outputs. Raises `RunError` where a
         live tensor lies in memory that no recorded operator wrote.
         """
-        memory: dict[int, Tensor] = {}
+        memory = self._memory(values)
         with torch.no_grad():
-            for name, held in self.inputs.items():
-                if self.reaches(held):
-                    memory[held.storage] = _laid_out(values[name].clone(), held)
             for number, step in enumerate(self.steps):
-                if step.live:
-                    self._run(number, step, memory, watch)
-                elif isinstance(step.origin, Event):
-                    _rewrite(step.origin, memory)
-                    _keep(step, memory)
+                self._advance(number, step, memory, watch)
             return self._value(self.output, memory)
 
     def stopped(self, values: Mapping[str, Tensor]) -> dict[int, list[Any]]:
@@ -98,21 +91,31 @@ class Frozen:
         numbers; for one that wrote into live memory, what it would have changed there.
         """
         found: dict[int, list[Any]] = {}
-        memory: dict[int, Tensor] = {}
+        memory = self._memory(values)
         with torch.no_grad():
-            for name, held in self.inputs.items():
-                if self.reaches(held):
-                    memory[held.storage] = _laid_out(values[name].clone(), held)
             for number, step in enumerate(self.steps):
-                if step.live:
-                    self._run(number, step, memory, None)
-                elif isinstance(step.origin, Event):
+                if not step.live and isinstance(step.origin, Event):
                     writes = any(w.held.storage in memory for w in step.origin.writes)
                     if writes or self._is_given_live(step.origin, memory):
                         found[number] = self._would_give(step, memory, writes)
-                    _rewrite(step.origin, memory)
-                    _keep(step, memory)
+                self._advance(number, step, memory)
         return found
+
+    def _memory(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """Returns, by storage, the memory that the replay starts from: that of the live inputs."""
+        live = ((values[name], held) for name, held in self.inputs.items() if self.reaches(held))
+        with torch.no_grad():
+            return {held.storage: _laid_out(value.clone(), held) for value, held in live}
+
+    def _advance(
+        self, number: int, step: Step, memory: dict[int, Tensor], watch: Callable[..., None] | None = None
+    ) -> None:
+        """Runs a live step; of any other, does to live memory what torch takes it to do."""
+        if step.live:
+            self._run(number, step, memory, watch)
+        elif isinstance(step.origin, Event):
+            _rewrite(step.origin, memory)
+            _keep(step, memory)
 
     def _is_given_live(self, event: Event, memory: Mapping[int, Tensor]) -> bool:
         return any(self.reaches(h) and h.storage in memory for h in held_in([event.arguments, event.keywords]))
@@ -188,10 +191,8 @@ def frozen(run: Run, computation: Computation) -> Frozen:
     output = recorder.hold(run.output)
     if len(recorder.events) > SAFE and reaches(output):
         anchor(sorted(filter(lambda node: not is_leaf(node), reaches.known), key=lambda node: -sequence_of(node)))
-    steps = tuple(
-        Step(origin, _is_live(origin, reaches), _is_drawn(origin))
-        for origin in _in_order(recorder.events, recorder.applications)
-    )
+    in_order = _in_order(recorder.events, recorder.applications)
+    steps = tuple(Step(origin, _is_live(origin, reaches), _is_drawn(origin)) for origin in in_order)
     owners = {id(run.inputs[name]): id(own) for name, own in computation.parameters.items() if name in run.inputs}
     exits = tuple(_exits(recorder, held, reaches))
     return Frozen(steps, held, output, reaches, recorder.events, exits, owners=owners)
@@ -263,9 +264,8 @@ def _is_live(origin: Event | Application, reaches: Callable[[Held], bool]) -> bo
         return False
     if isinstance(origin, Application):
         return True
-    return (
-        not _is_drawn(origin) and origin.recorded and any(held.live.requires_grad for held in held_in([origin.outputs]))
-    )
+    tracked = any(held.live.requires_grad for held in held_in([origin.outputs]))
+    return origin.recorded and tracked and not _is_drawn(origin)
 
 
 def _is_drawn(origin: Event | Application) -> bool:
@@ -278,21 +278,21 @@ _DRAWN = frozenset({"bernoulli", "binomial", "poisson", "multinomial", "normal"}
 
 def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> Iterator[Event | Application]:
     """Yields what ran in its order, a custom Function in place of what ran inside it."""
-    outer = _outermost(applications)
-    inside = {i for own in outer for i in own.inside}
-    for position in range(len(events) + 1):
-        yield from (own for own in outer if own.inside.stop == position)
-        if position < len(events) and position not in inside:
-            yield events[position]
+    position = 0
+    for own in _outermost(applications):
+        yield from events[position : own.inside.start]
+        yield own
+        position = own.inside.stop
+    yield from events[position:]
 
 
-def _outermost(applications: Sequence[Application]) -> list[Application]:
-    return [
-        own
-        for own in applications
-        if not any(o is not own and o.inside.start <= own.inside.start and own.inside.stop <= o.inside.stop
-                   and len(o.inside) > len(own.inside) for o in applications)
-    ]  # fmt: skip
+def _outermost(applications: Sequence[Application]) -> Iterator[Application]:
+    """Yields the applications that ran inside no other, in the order in which they ran."""
+    reached = 0
+    for own in sorted(applications, key=lambda a: (a.inside.start, -a.inside.stop)):
+        if own.inside.start >= reached:
+            yield own
+            reached = own.inside.stop
 
 
 def _applied(

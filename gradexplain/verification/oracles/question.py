@@ -32,7 +32,7 @@ from gradexplain.rules.registry import rule_of
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
 from gradexplain.verification.oracles.narrowing import narrowing
-from gradexplain.versions.internals import internals, sequence_number
+from gradexplain.versions.internals import internals, schema_of, sequence_number
 
 Verdict = Literal["agrees", "differs", "cannot say"]
 
@@ -719,7 +719,7 @@ def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
         return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
 
     def run(operator: Any, args: Any, kwargs: Any) -> Any:
-        schema = operator._schema
+        schema = schema_of(operator)
         views = any(r.alias_info is not None for r in schema.returns)
         if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
             return operator(*args, **kwargs)
