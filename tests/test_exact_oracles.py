@@ -29,7 +29,8 @@ from gradexplain.rules.samples import examples
 from gradexplain.verification.oracles import complex_step as analytic
 from gradexplain.verification.oracles import definitions, tape
 from gradexplain.verification.oracles import symbolic as exact
-from gradexplain.verification.oracles.question import Check, Question
+from gradexplain.verification.oracles.answers import Check
+from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES
 from gradexplain.verification.oracles.tape import Tape
 

@@ -19,7 +19,8 @@ from gradexplain.locale.catalogue import LANGUAGES, say, sentences
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import generic, trace
 from gradexplain.verification.operations import check_operations
-from gradexplain.verification.oracles.question import Question, Replay
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay
 from gradexplain.verification.verdicts import Operation
 
 Function = Callable[..., Tensor]

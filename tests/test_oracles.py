@@ -18,8 +18,11 @@ from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles import finite_differences as differences
 from gradexplain.verification.oracles import forward_mode as tangents
 from gradexplain.verification.oracles import ladders
-from gradexplain.verification.oracles.question import Check, Question, jittered, unexplained
+from gradexplain.verification.oracles.answers import Check
+from gradexplain.verification.oracles.measures import unexplained
+from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.registry import ORACLES
+from gradexplain.verification.oracles.rounding import jittered
 from gradexplain.verification.verdicts import DOUBTS
 
 

@@ -13,7 +13,7 @@ import gradexplain as gx
 from gradexplain.errors import InputError
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
-from gradexplain.verification.oracles.question import generic_direction
+from gradexplain.verification.oracles.replays import generic_direction
 
 
 def at(*values: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from gradexplain.findings.finding import Finding
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
-from gradexplain.verification.oracles.question import Check, Stop
+from gradexplain.verification.oracles.answers import Check, Stop
 from gradexplain.verification.verdicts import DOUBTS, Operation, Report, is_declared
 
 D, F, R, C, S = "finite differences", "forward mode", "rules", "complex step", "symbolic"

@@ -22,8 +22,10 @@ from gradexplain.verification import inquiry
 from gradexplain.verification.oracles import batched, jacobian
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.narrowing import narrowing
-from gradexplain.verification.oracles.question import Question, Replay, jittered
+from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES
+from gradexplain.verification.oracles.replays import Replay
+from gradexplain.verification.oracles.rounding import jittered
 from gradexplain.verification.verdicts import Check, Report
 
 # Each on a line of its own, so that the line of the wrong operation can be told.

@@ -32,10 +32,11 @@ from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import STORED, recomputed
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
-from gradexplain.verification.oracles.question import Stop, index_of
+from gradexplain.verification.oracles.answers import Stop
 from gradexplain.verification.verdicts import Check, Report
 
 _DIGITS = 5
@@ -424,7 +425,7 @@ class Teller:
         for name in report.inputs:
             missing = report.unseen(name)
             if missing is not None and bool(missing.any()):
-                place = index_of(int(missing.flatten().int().argmax()), missing.shape)
+                place = unravelled(int(missing.flatten().int().argmax()), missing.shape)
                 data = {"seen": int((~missing).sum()), "count": missing.numel(), "name": name}
                 element = f"{name}[{', '.join(map(str, place))}]" if place else name
                 lines.append(self.say("verification.unseen_of", **data, element=element))

@@ -32,8 +32,8 @@ from gradexplain.targets.provenance import FORMAT, file_digest, machine, tensor_
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
+from gradexplain.verification.oracles.answers import Stop
 from gradexplain.verification.oracles.elements import coarsest, seen
-from gradexplain.verification.oracles.question import Stop
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 

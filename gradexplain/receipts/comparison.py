@@ -22,7 +22,7 @@ from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Ledger
 from gradexplain.targets.values import shown
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.question import MARGIN
+from gradexplain.verification.oracles.measures import MARGIN
 
 Record = Mapping[str, Any]
 # What stands under a key counts as a claim of this kind, unless a key further in has a kind of its own.

@@ -18,7 +18,7 @@ from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Ledger
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
-from gradexplain.verification.oracles.question import Stop
+from gradexplain.verification.oracles.answers import Stop
 from gradexplain.verification.verdicts import Check, Operation, Report
 
 _LINE = re.compile(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.events import Application, held_in, tensors_in
@@ -29,7 +30,7 @@ from gradexplain.recording.recorder import copy_of
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, recorded
-from gradexplain.verification.oracles.question import MARGIN, index_of, plain
+from gradexplain.verification.oracles.measures import MARGIN, plain
 from gradexplain.verification.tangents import asked_of_jvp
 from gradexplain.verification.verdicts import Check, Operation, Report
 
@@ -248,7 +249,7 @@ def _apart(
         off = (seen[name] - expected).abs()
         bound = MARGIN * (kind.eps * size + kind.tiny)
         if not bool((off <= bound).all()) and not bool((off <= bound + MARGIN * function.noise[name]).all()):
-            at = index_of(int(off.nan_to_num(torch.inf).flatten().argmax()), expected.shape)
+            at = unravelled(int(off.nan_to_num(torch.inf).flatten().argmax()), expected.shape)
             numbers = {"seen": plain(seen[name][at]), "right": plain(expected[at])}
             return Finding(code, {"argument": name, "place": at, **numbers, **data})
     return None

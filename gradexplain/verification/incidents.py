@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.findings.finding import Finding
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import stops_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
@@ -23,7 +24,7 @@ from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import hooks_in
 from gradexplain.targets.sources import Source
-from gradexplain.verification.oracles.question import MARGIN, index_of, plain
+from gradexplain.verification.oracles.measures import MARGIN, plain
 
 # ---------------------------------------------------------------------------------------------------- saved numbers
 
@@ -82,7 +83,7 @@ def _edit(alone: Alone, events: Sequence[Event], name: str, now: Tensor, then: H
     start = origin.inside.stop if isinstance(origin, Application) else events.index(origin) + 1 if origin else 0
     writer = next((e for e in events[start:] if any(h.storage == then.storage for h in written_by(e))), None)
     changed = ~((now == then.tensor) | (now.isnan() & then.tensor.isnan()))
-    place = index_of(int(changed.flatten().int().argmax()), now.shape)
+    place = unravelled(int(changed.flatten().int().argmax()), now.shape)
     data = {
         "argument": name,
         "count": int(changed.sum()),

@@ -16,8 +16,9 @@ from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.operations import check_operations
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
-from gradexplain.verification.oracles.question import Check, Replay
+from gradexplain.verification.oracles.answers import Check
 from gradexplain.verification.oracles.registry import REFEREE
+from gradexplain.verification.oracles.replays import Replay
 from gradexplain.verification.verdicts import OPERATIONS, Operation, Question, Report, Subject, answered, attempting
 from gradexplain.versions.internals import has_hooks
 

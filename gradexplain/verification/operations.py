@@ -37,9 +37,11 @@ from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import generic, recorded, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
+from gradexplain.verification.oracles.answers import Unable, Verdict
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
+from gradexplain.verification.oracles.measures import MARGIN, dense
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern
-from gradexplain.verification.oracles.question import EFFORT, MARGIN, Question, Unable, Verdict, dense
+from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.slopes import fits_kinks, slopes
 from gradexplain.verification.verdicts import RULES, SAVED, Check, Operation, Report, verify_trace
 

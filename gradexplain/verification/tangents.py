@@ -24,7 +24,7 @@ from gradexplain.recording.events import Application, tensors_in
 from gradexplain.recording.replay import Alone, applied_anew
 from gradexplain.recording.tracing import generic
 from gradexplain.verification.oracles.forward_mode import FORWARD_EPS, carried
-from gradexplain.verification.oracles.question import pair
+from gradexplain.verification.oracles.measures import pair
 
 # A power of two scales a tangent without rounding it; the sign shows what is linear on each side alone.
 _SCALE = -64.0

@@ -26,9 +26,11 @@ from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
+from gradexplain.verification.oracles.answers import Check, Stop, Verdict
 from gradexplain.verification.oracles.elements import NARROWED_RESOLUTION, RESOLUTION, coarsest, joined, seen
-from gradexplain.verification.oracles.question import EFFORT, Check, Question, Replay, Stop, Verdict
+from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
+from gradexplain.verification.oracles.replays import Replay
 
 __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "verify_trace"]
 

@@ -7,21 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.plain import differentiated
+from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.question import (
-    Check,
-    Question,
-    Replay,
-    Unable,
-    allowance,
-    dense,
-    index_of,
-    largest,
-    plain,
-    unexplained,
-)
+from gradexplain.verification.oracles.measures import allowance, dense, largest, plain, unexplained
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay
 
 ORACLE = "batched gradients"
 
@@ -72,7 +65,7 @@ def _check(question: Question, replay: Replay, name: str, alone: Tensor, batched
             ORACLE, name, "agrees" if good else "cannot say", largest(difference.flatten()), largest(bound.flatten()),
             resolution, None if good else "coarse", {"resolution": resolution},
         )  # fmt: skip
-    place = index_of(int(beyond.flatten().int().argmax()), beyond.shape)
+    place = unravelled(int(beyond.flatten().int().argmax()), beyond.shape)
     data = {"seen": plain(batched[place]), "right": plain(alone[place]), "place": place[1:], "resolution": resolution}
     worst, most = largest(difference.flatten()), largest(bound.flatten())
     return Check(ORACLE, name, "differs", worst, most, resolution, "batched", data, place[1:])

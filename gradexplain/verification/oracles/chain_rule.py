@@ -12,24 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules import registry
+from gradexplain.verification.oracles.answers import Check, Verdict
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.question import (
+from gradexplain.verification.oracles.measures import (
     MARGIN,
-    Check,
-    Question,
-    Verdict,
     allowance,
     dense,
     epsilon,
-    index_of,
     largest,
     plain,
     unexplained,
     wide,
 )
+from gradexplain.verification.oracles.question import Question
 
 ORACLE = "rules"
 
@@ -120,7 +119,7 @@ def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...
     sizes = torch.stack([_largest_of(b) for _, b in blocks])
     block = int(apart.argmax())
     a, b = blocks[block]
-    place = index_of(int((a - b).abs_().argmax()), a.shape)
+    place = unravelled(int((a - b).abs_().argmax()), a.shape)
     place = (place[0] + block * rows, *place[1:])
     return float(apart.max()), float(sizes.max()), (place[::-1] if turned else place) if ours.ndim else ()
 
@@ -160,7 +159,7 @@ class _Comparison:
         place = None
         if verdict == "differs" or beneath:
             position = int(torch.where(beyond, difference, -1.0).nan_to_num(torch.inf).argmax())
-            place = index_of(position, torchs.shape)
+            place = unravelled(position, torchs.shape)
             data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place]), **_where(self.walked)}
         if verdict == "differs":
             reason = "node" if self.walked.first is not None else "total"

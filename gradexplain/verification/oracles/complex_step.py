@@ -17,8 +17,11 @@ from torch import Tensor
 
 from gradexplain.errors import GradexplainError
 from gradexplain.recording.trace import Trace
+from gradexplain.verification.oracles.answers import Check, Unable, Verdict
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, Verdict, pair, scales
+from gradexplain.verification.oracles.measures import MARGIN, pair, scales
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay
 from gradexplain.versions.internals import internals
 
 ORACLE = "complex step"

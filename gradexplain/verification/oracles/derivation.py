@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.trace import Node, Trace
+from gradexplain.verification.oracles.answers import Unable
 from gradexplain.verification.oracles.definitions import written_out
-from gradexplain.verification.oracles.question import MARGIN, Question, Unable, epsilon
+from gradexplain.verification.oracles.measures import MARGIN, epsilon
+from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.tape import Cell, Tape, Tie, TooLarge, number
 
 __all__ = ["Derived", "TooLarge", "derived"]

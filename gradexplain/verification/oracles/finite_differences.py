@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.events import Event
+from gradexplain.verification.oracles.answers import Check, Stop, Unable, Verdict
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
 from gradexplain.verification.oracles.ladders import (
@@ -34,19 +36,9 @@ from gradexplain.verification.oracles.ladders import (
     judge,
     useful_steps,
 )
-from gradexplain.verification.oracles.question import (
-    MARGIN,
-    Check,
-    Question,
-    Replay,
-    Stop,
-    Unable,
-    Verdict,
-    common_scale,
-    index_of,
-    pair,
-    plain,
-)
+from gradexplain.verification.oracles.measures import MARGIN, common_scale, pair, plain
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay
 from gradexplain.verification.oracles.stops import SMALLEST_SHARE, stops_of
 
 ORACLE = "finite differences"
@@ -368,7 +360,7 @@ class _Probe:
                 movers += some
             else:
                 waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
-        looked = [self.zero(n, index_of(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
+        looked = [self.zero(n, unravelled(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
         return [t for t in looked if not t.agrees]
 
     def _is_zero_in_parts(self, name: str) -> Tensor:
@@ -664,7 +656,7 @@ class _Probe:
     def _broken(self, name: str) -> Place | None:
         """The first element whose claimed gradient is nan or infinite."""
         wrong = (~self.claimed[name].isfinite() & self.x[name].isfinite()).flatten()
-        return index_of(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
+        return unravelled(int(wrong.int().argmax()), self.claimed[name].shape) if bool(wrong.any()) else None
 
     def _elements(self, name: str, bad: Sequence[Tried]) -> Iterator[tuple[Place, object, object]]:
         """The elements found wrong: place, torch's gradient, the function's slope."""
@@ -726,7 +718,7 @@ def _element(names: Sequence[str], x: Mapping[str, Tensor], position: int) -> tu
     """Returns the element at `position` of all the elements of `names`, one input after the other."""
     for name in names:
         if position < x[name].numel():
-            return name, index_of(position, x[name].shape)
+            return name, unravelled(position, x[name].shape)
         position -= x[name].numel()
     raise IndexError(position)
 

@@ -17,8 +17,11 @@ from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.custom_functions import has_own_jvp
 from gradexplain.recording.events import Application
 from gradexplain.recording.nodes import ordered
+from gradexplain.verification.oracles.answers import Check, Unable, Verdict
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, Verdict, pair
+from gradexplain.verification.oracles.measures import MARGIN, pair
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay
 from gradexplain.versions.internals import function_of
 
 ORACLE = "forward mode"

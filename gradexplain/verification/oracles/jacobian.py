@@ -15,12 +15,16 @@ from torch import Tensor
 
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import left_by_backward
+from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.ladders import STEPS, USUAL_STEPS, Ladder, Slope, extrapolated, judge
-from gradexplain.verification.oracles.question import MARGIN, Check, Question, Replay, Unable, index_of, scales
+from gradexplain.verification.oracles.measures import MARGIN, scales
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay
 
 ORACLE = "every element"
 # Rows of the Jacobian that one batched backward pass computes.
@@ -149,7 +153,7 @@ class _Columns:
     def moved(self, column: int, h: float) -> Tensor:
         position, part = divmod(column, self.parts)
         x = self.x.clone()
-        x[index_of(position, x.shape)] += h * float(self.size[position]) * (1.0j if part else 1.0)
+        x[unravelled(position, x.shape)] += h * float(self.size[position]) * (1.0j if part else 1.0)
         return x
 
     def run(self, x: Tensor) -> Tensor:
@@ -184,7 +188,7 @@ class _Columns:
                 return Check(ORACLE, self.name, "agrees", worst, bound, resolution, None, data)
             return Check(ORACLE, self.name, "cannot say", worst, bound, resolution, "coarse", data)
         first = (differing or wrong)[0]
-        slope, place = first.finding, index_of(first.column // self.parts, self.x.shape)
+        slope, place = first.finding, unravelled(first.column // self.parts, self.x.shape)
         data |= {"output": self.row_place(first.row), "place": place, "noise": slope.noise}
         data |= {"seen": slope.claim / first.unit, "right": (slope.claim + slope.lacking) / first.unit + 0.0}
         data |= {"below": slope.left / first.unit + 0.0, "above": slope.right / first.unit + 0.0}
@@ -194,7 +198,7 @@ class _Columns:
 
     def row_place(self, row: int) -> tuple[int, ...]:
         value = self.replay.trace.value
-        return index_of(row // (2 if value.is_complex() else 1), value.shape)
+        return unravelled(row // (2 if value.is_complex() else 1), value.shape)
 
 
 def _flat(value: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from gradexplain.verification.oracles.question import MARGIN, Verdict
+from gradexplain.verification.oracles.answers import Verdict
+from gradexplain.verification.oracles.measures import MARGIN
 
 # From an eighth of the input's own size down to where float64 has about four digits left.
 STEPS = tuple(2.0**-e for e in range(3, 42, 3))

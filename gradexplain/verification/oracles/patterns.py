@@ -15,7 +15,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from gradexplain.verification.oracles.question import index_of, plain
+from gradexplain.mathematics.indices import unravelled
+from gradexplain.verification.oracles.measures import plain
 
 # A pattern with a tensor in it needs this many elements that tell: with fewer, too many tensors fit by chance.
 LEAST_TELLING = 2
@@ -91,7 +92,7 @@ def pattern(compared: Beside, shape: torch.Size, positions: Tensor | None = None
     """Returns what the error looks like; at least, how many elements are wrong, and the first of them."""
     wrong = compared.wrong
     first = int(wrong.int().argmax())
-    place = index_of(int(positions[first]) if positions is not None else first, shape)
+    place = unravelled(int(positions[first]) if positions is not None else first, shape)
     data: dict[str, object] = {
         "count": int(wrong.sum()),
         "total": wrong.numel(),

@@ -1,138 +1,38 @@
-"""The one question that every oracle is asked, the answer it gives, and what all may share: a replay in float64.
+"""The one question that every oracle is asked, and what all may share: a replay in float64, and what is measured of it.
 
 The question is the gradient of ⟨cotangent, output⟩. It comes apart in two. *Formula*: is the gradient that torch
 computes in float64 the derivative? An oracle answers that, with its own error bound. *Number*: is the gradient in the
-type the user runs in as near to it as rounding explains? That is measured here, once for all oracles.
+type the user runs in as near to it as rounding explains? That is measured once for all oracles: see `own_type`.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from itertools import combinations
-from typing import Any, Literal
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError, message_of
 from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
-from gradexplain.recording.computation import Computation, chosen_output, differentiable, with_dtype
-from gradexplain.recording.events import tensors_in
+from gradexplain.recording.computation import Computation
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
-from gradexplain.recording.nodes import ordered
-from gradexplain.recording.plain import differentiated, left_by_backward, reaches_back
+from gradexplain.recording.plain import differentiated
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import generic, record, trace
+from gradexplain.recording.tracing import record
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.sources import Source
+from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
-from gradexplain.verification.oracles.narrowing import narrowing
-from gradexplain.versions.internals import internals, schema_of, sequence_number
+from gradexplain.verification.oracles.measures import LARGE_ELEMENTS, MARGIN, dense, epsilon, largest, scales, weighed
+from gradexplain.verification.oracles.own_type import NUMBER_RUNS, Judged, Number, number_of
+from gradexplain.verification.oracles.replays import NEARBY, Replay, generic_direction, replayed, traced
+from gradexplain.verification.oracles.rounding import jittered, roughness
 
-Verdict = Literal["agrees", "differs", "cannot say"]
-
-# One evaluation in float64 of a larger problem costs seconds; `effort` raises it in proportion.
-LARGE_ELEMENTS = 5_000_000
+# The seconds that one oracle may take in running the function; the size that counts as large grows in proportion.
 EFFORT = 2.0
-# Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
-MARGIN = 32
 # An operator that cancels inside leaves of zero some hundred last digits of what it summed, and no trial shows them.
 CANCELLATION_EPS = 1e3
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A place where part of the slope of an input ends: the share of the larger of both slopes, and these slopes.
-
-    `whole` is the slope of the function as it was written, `left` as torch differentiates it (norms over the directions
-    that were tried). Without `code`, the path was lost where nobody looked.
-    """
-
-    input: str
-    share: float
-    source: Source | None
-    code: str
-    whole: float
-    left: float
-
-    @property
-    def seen(self) -> bool:
-        """Whether the stop was seen, so that it may be meant."""
-        return bool(self.code)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One oracle's answer for one input.
-
-    `worst` is the largest difference and `bound` what the error bounds explain of it; `resolution` is the bound
-    relative to the gradient. `reason` is the key of a sentence in `verdicts.toml`, whose numbers are in `data`; `place`
-    is the element with the worst difference. `bounds` says of each element what error, relative to its own gradient,
-    would have been seen (infinite: none); an oracle without it saw none. `stops` are the places where paths end that
-    the function has and the gradient has not. `number` is what rounding may hide in the user's own type, if that is
-    another than the one that was judged.
-    """
-
-    oracle: str
-    input: str
-    verdict: Verdict
-    worst: float | None = None
-    bound: float | None = None
-    resolution: float | None = None
-    reason: str | None = None
-    data: Mapping[str, object] = field(default_factory=dict)
-    place: tuple[int, ...] | None = None
-    bounds: Tensor | None = field(default=None, compare=False, repr=False)
-    stops: tuple[Stop, ...] = ()
-    number: float | None = None
-
-
-@dataclass(frozen=True)
-class Unable:
-    """Why something cannot be had: the key of a sentence and its data."""
-
-    reason: str
-    data: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A computation that has been run again in float64, with one result but for rounding.
-
-    `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
-    `narrowed` names the operators that torch has no kernel for in float64: they ran in a shorter type.
-    """
-
-    computation: Computation
-    trace: Trace
-    seconds: float
-    jitter: float = 0.0
-    narrowed: tuple[str, ...] = ()
-
-    @property
-    def eps(self) -> float:
-        """The relative rounding error of the replay's type."""
-        return epsilon(self.trace)
-
-    @contextmanager
-    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], Tensor]]:
-        """Yields a function that runs the computation with some of its inputs replaced and returns its output."""
-        own = {n: v.detach() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
-        wanted = frozenset(self.computation.wrt)
-
-        def output(values: Mapping[str, Tensor]) -> Tensor:
-            fixed = {n: v.clone() for n, v in own.items() if n not in values}
-            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
-            with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
-                return chosen_output(run(given), self.computation.name)[0].detach()
-
-        with self.computation.running() as run:
-            yield output
 
 
 @dataclass(frozen=True)
@@ -181,7 +81,7 @@ class Question:
             return Unable("live")
         if self.large:
             return Unable("too_costly", {"elements": self.elements})
-        return _replay(self.computation, self.trace)
+        return replayed(self.computation, self.trace)
 
     @cached_property
     def recorded(self) -> Frozen | Unable:
@@ -196,7 +96,7 @@ class Question:
         computation, given = self.replay.computation, self.replay.trace
         moved = {n: given.inputs[n] + NEARBY * u for n, u in generic_direction(given, computation.wrt).items()}
         computation = replace(computation, inputs={**computation.inputs, **moved})
-        found = _traced(computation, given)
+        found = traced(computation, given)
         return None if isinstance(found, Unable) else replace(self, trace=found, computation=computation)
 
     @cached_property
@@ -348,8 +248,11 @@ class Question:
         """The gradients in the user's own type, where that is not the type that is judged."""
         if self.judged is self.trace or not isinstance(self.replay, Replay) or self.computation is None:
             return {}
-        own = Replay(self.computation, self.trace, 0.0)
-        return {name: _number(self, own, name) for name in self.names}
+        return {name: self._number(name) for name in self.names}
+
+    def _number(self, name: str) -> Number:
+        judged = Judged(self.gradient(name), self.rounding(name), self.units[name], self.scale(name))
+        return number_of(self.trace, name, judged, lambda: self.spread[name])
 
     @cached_property
     def spread(self) -> Mapping[str, Tensor]:
@@ -359,143 +262,6 @@ class Question:
 
 
 Oracle = Callable[[Question], Iterable[Check]]
-
-
-# ------------------------------------------------------------------------------------------------------- replaying
-
-
-def _low(trace: Trace) -> bool:
-    tensors = [trace.value, *trace.inputs.values()]
-    return any(t.dtype in _LOW for t in tensors)
-
-
-_LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
-
-
-def _replay(computation: Computation, own: Trace) -> Replay | Unable:
-    """Returns the replay in float64, with casts to shorter types and captured numbers of such widened as well.
-
-    Where it does not run so, what refuses float64 runs in a shorter type.
-    """
-    base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
-    widened = replace(base, call=_promoting(base.call), own={})  # without hooks: they are no part of the formula
-    plain = own if base is computation else _traced(base, own)
-    if isinstance(plain, Trace) and _alike(base, widened, plain):
-        return _measured(base, plain)
-    narrowed, failed = set[str](), plain
-    narrow = replace(widened, call=narrowing(widened.call, narrowed))
-    for candidate in (widened, narrow):
-        found = _traced(candidate, own)
-        if isinstance(found, Trace):
-            replay = _measured(candidate, found)
-            return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
-        failed = failed if isinstance(failed, Trace) else found
-    return _measured(base, failed) if isinstance(failed, Trace) else failed
-
-
-def _traced(computation: Computation, own: Trace) -> Trace | Unable:
-    """Returns the trace of a computation like the one that was traced, in float64."""
-    try:
-        found = trace(computation, cotangent=_wide(own.cotangent), plain=own.plain)
-    except Exception as fault:  # the user's function, or torch's, is not made for these types
-        return Unable("replay_failed", {"message": message_of(fault)})
-    if found.value.shape != own.value.shape or _low(found):
-        return Unable("replay_failed", {"message": "–"})
-    return found
-
-
-# Near the point, by no power of 2: what is copied in a shorter type shows there the digits that it lacks.
-NEARBY = 1e-3
-
-
-def _alike(base: Computation, widened: Computation, trace: Trace) -> bool:
-    """Says whether nothing is in a shorter type: widened, the function is the same near the point."""
-    direction = generic_direction(trace, base.wrt)
-    moved = {name: trace.inputs[name] + NEARBY * u for name, u in direction.items()}
-    found = []
-    for computation in (base, widened):
-        for values in (moved, {}):  # the second, where a step leaves what the function accepts
-            try:
-                with Replay(computation, trace, 0.0).running() as output:
-                    found.append(output(values))
-                break
-            except Exception:  # the user's own code
-                continue
-    if len(found) < 2 or found[0].shape != found[1].shape:
-        return len(found) < 2
-    eps = torch.finfo(torch.float64).eps
-    apart, size = (found[0] - found[1]).abs(), largest(found[0].abs())
-    return not bool((apart > MARGIN * eps * size).any())
-
-
-def _measured(computation: Computation, trace: Trace) -> Replay | Unable:
-    """Returns the replay with the time of a run, and how far two runs are apart."""
-    replay = Replay(computation, trace, 0.0)
-    if not bool(torch.isfinite(trace.value).all()):
-        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
-    try:
-        with replay.running() as output:
-            again, seconds = _timed(output)
-    except Exception as fault:
-        return Unable("replay_failed", {"message": message_of(fault)})
-    if again.shape != trace.value.shape:
-        return Unable("not_deterministic", {"amplitude": math.inf})
-    apart = again - trace.value
-    if not bool((apart.abs() <= MARGIN * replay.eps * largest(trace.value.abs())).all()):
-        return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
-    return replace(replay, seconds=seconds, jitter=weighed(trace.cotangent, apart))
-
-
-def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
-    start = time.perf_counter()
-    return output({}), time.perf_counter() - start
-
-
-# Functions that make tensors of Python numbers, in torch's default type unless another is asked for.
-_MAKING = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "full", "arange", "linspace", "logspace"})
-_NARROWING = frozenset({"float", "half", "bfloat16"})
-
-
-def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
-    from torch.overrides import TorchFunctionMode
-
-    class Promotion(TorchFunctionMode):
-        """Lets torch's functions take and give float64: captured constants and casts to a shorter type as well."""
-
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name, keywords = getattr(function, "__name__", ""), kwargs or {}
-            if name.startswith(("__get__", "__set__", "__delete__")):
-                return function(*args, **keywords)  # an attribute, not an operator
-            if name in _NARROWING and args and isinstance(args[0], Tensor):
-                return args[0].double() if not args[0].is_complex() else args[0]
-            made = function(*_wide(args), **_wide(keywords))
-            if name in _MAKING and isinstance(made, Tensor) and made.dtype in _LOW and "dtype" not in keywords:
-                return function(*_wide(args), **_wide(keywords), dtype=torch.float64)
-            return made
-
-    def promoted(given: Mapping[str, Any]) -> object:
-        with Promotion():
-            return call(given)
-
-    return promoted
-
-
-def _wide(value: Any) -> Any:
-    """Returns a value with its floating tensors, and the floating types named in it, in float64 (or complex128)."""
-    if isinstance(value, Tensor):
-        if value.dtype == torch.complex64:
-            return value.to(torch.complex128)
-        return value.to(torch.float64) if value.is_floating_point() and value.dtype != torch.float64 else value
-    if value in (torch.float32, torch.float16, torch.bfloat16) if isinstance(value, torch.dtype) else False:
-        return torch.float64
-    if type(value) in (list, tuple):
-        return type(value)(_wide(v) for v in value)
-    return {k: _wide(v) for k, v in value.items()} if type(value) is dict else value
-
-
-def wide(value: Any) -> Any:
-    """Returns a value with its floating tensors in float64."""
-    return _wide(value)
 
 
 # ------------------------------------------------------------------------------------- what torch differentiates
@@ -534,16 +300,6 @@ def _reads_symmetric(operator: object) -> bool:
     return rule is not None and bool(rule.symmetric)
 
 
-def generic_direction(given: Trace, names: Sequence[str]) -> Mapping[str, Tensor]:
-    """Returns a direction in which no two elements move alike: ±[½, 1] of their own size."""
-    directions = {}
-    for name in names:
-        x = given.inputs[name]
-        size = generic(torch.zeros(x.shape, dtype=torch.float64)).to(x.device)
-        directions[name] = (size * scales(x)).to(x.dtype)
-    return directions
-
-
 def _parts(replay: Replay, whole: Part) -> Sequence[Part]:
     """Returns the parts, or the whole alone where the backward pass does not give their sum."""
     masks = output_parts(replay.trace.value)
@@ -569,297 +325,3 @@ def _parts(replay: Replay, whole: Part) -> Sequence[Part]:
         if not bool(((torch.stack(terms).sum(0) - whole.gradients[name]).abs() <= MARGIN * replay.eps * size).all()):
             return [whole]
     return parts
-
-
-# -------------------------------------------------------------------------------------------------------- measures
-
-
-def epsilon(trace: Trace) -> float:
-    """Returns the largest relative rounding error among the floating types that a trace went through."""
-    tensors = [trace.value, *trace.inputs.values(), *(y for node in trace.nodes for y in node.outputs)]
-    types = {t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())}
-    return max(torch.finfo(dtype).eps for dtype in types)
-
-
-def pair(a: Tensor, b: Tensor) -> float:
-    """Returns ⟨a, b⟩ = Re Σ conj(a) b, torch's own pairing of a cotangent with a tangent."""
-    if not (a.is_complex() or b.is_complex()):
-        return float((a * b).sum())
-    return float((a.conj() * b).real.sum())
-
-
-def weighed(cotangent: Tensor, value: Tensor) -> float:
-    """Returns |v∘y|₂, the size that the rounding error of ⟨v, y⟩ is relative to."""
-    return float(
-        torch.linalg.vector_norm((cotangent * value).double() if not value.is_complex() else cotangent * value)
-    )
-
-
-def scales(x: Tensor) -> Tensor:
-    """Returns the size of a natural step for each element: its own, or for zeros that of its tensor, up to 1.
-
-    An element that is infinite or nan cannot be moved: its step is 0.
-    """
-    size = _magnitude(x)
-    return torch.where(size > 0, size, common_scale(x)).nan_to_num(0.0, 0.0, 0.0)
-
-
-def common_scale(x: Tensor) -> float:
-    """Returns the typical size of a tensor's elements, 1 at most, and 1 where all are 0."""
-    size = _magnitude(x)
-    known = size[(size > 0) & size.isfinite()]
-    return min(_typical(known), 1.0) if known.numel() else 1.0
-
-
-def _magnitude(x: Tensor) -> Tensor:
-    size = x.detach().abs()
-    return size.double() if size.numel() <= LARGE_ELEMENTS else size
-
-
-def _typical(size: Tensor) -> float:
-    return float(size.square().mean().sqrt())
-
-
-def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
-    """Returns a gradient as a plain tensor: zero where there is none."""
-    if gradient is None:
-        return torch.zeros_like(like)
-    return gradient.to_dense() if gradient.layout != torch.strided else gradient
-
-
-# Operators whose result is one of their inputs, a draw, or a constant: they round nothing.
-_EXACT = """
-    relu max min amax amin aminmax maximum minimum fmax fmin sort topk kthvalue median mode cummax cummin
-    where cat stack gather index index_select take clone copy _to_copy neg abs sgn sign round floor ceil trunc
-    masked_fill masked_select constant_pad_nd flip roll repeat tril triu zeros_like ones_like full_like empty_like
-    new_zeros new_empty scalar_tensor fill embedding bernoulli multinomial max_pool2d_with_indices
-    max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
-"""
-_EXACT_NAMES = frozenset(_EXACT.split())
-
-
-def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
-    """Returns how far each gradient spreads when every operator, forward and backward, rounds at random.
-
-    Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
-    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. What the function
-    decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
-    take no part: an error in them is no excuse for itself, nor is one that changes by itself from run to run.
-    """
-    spreads = _spreads(partial(_gradients, replay), count)
-    unsteady = {name for name, apart in replay.trace.apart.items() if not apart.slight}
-    return {name: torch.zeros_like(spread) if name in unsteady else spread for name, spread in spreads.items()}
-
-
-def roughness(replay: Replay, count: int = 3) -> Tensor:
-    """Returns how far each output spreads when every operator rounds at random: what is lost inside, as in log(1 + e).
-
-    The last digit of the output tells nothing of that where the output is small, or 0.
-    """
-    return _spreads(lambda mode: {"": _output(replay, mode)}, count)[""]
-
-
-def _spreads(run: Callable[[Any], Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:
-    """Returns how far the results of `count` runs are apart, each under a mode that rounds at random."""
-    given: list[Answer] = []
-    answers: list[Answer] = []
-    try:
-        runs = [run(_rounding(0, (), given))]
-    except Exception:
-        if not given:
-            raise
-    if given:  # the function decided something: what it decides without rounding, it decides again
-        run(internals().dispatch_mode(partial(_answered, answers)))
-        runs = [run(_rounding(0, answers, []))]
-    runs += [run(_rounding(seed, answers, [])) for seed in range(1, count)]
-    return {name: _spread([wide(one[name]) for one in runs]) for name in runs[0]}
-
-
-def _spread(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(one - other).abs() for one, other in combinations(values, 2)]).amax(0)
-
-
-# What an operator gave Python in place of a tensor: `equal`, `bool`, `int`.
-Answer = tuple[Any, int]
-
-
-def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> Any:
-    """Runs an operator, and notes what it answers."""
-    made = operator(*args, **kwargs)
-    if isinstance(made, int):
-        answers.append((operator, made))
-    return made
-
-
-# Operators that are several in one: how large the numbers are that are added inside, where no operand shows it. As in
-# 1 − softmax(x) of a class that has nearly all of the probability.
-_INSIDE: Mapping[str, Callable[[Any, Tensor], Tensor]] = {
-    "_log_softmax": lambda args, made: made.abs() + 1,
-    "_log_softmax_backward_data": lambda args, made: args[0].abs(),
-    "_softmax_backward_data": lambda args, made: args[1].abs() * args[0].abs().amax(),
-    "gelu_backward": lambda args, made: args[0].abs(),
-    "silu_backward": lambda args, made: args[0].abs(),
-    "mish_backward": lambda args, made: args[0].abs(),
-}
-
-
-def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
-    """Returns a mode under which operators round at random, and Python gets the `answers` one by one.
-
-    Those that it got are added to `given`.
-    """
-    left = list(answers)
-    generator = torch.Generator().manual_seed(seed)
-
-    def moved(value: Any) -> Any:
-        if differentiable(value):
-            draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            eps = torch.finfo(value.dtype).eps
-            return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
-        return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
-
-    def run(operator: Any, args: Any, kwargs: Any) -> Any:
-        schema = schema_of(operator)
-        views = any(r.alias_info is not None for r in schema.returns)
-        if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
-            return operator(*args, **kwargs)
-        made = operator(*moved(args), **kwargs)
-        inside = _INSIDE.get(schema.name.removeprefix("aten::"))
-        if inside is not None:
-            draw = torch.rand(made.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            made = made + (torch.finfo(made.dtype).eps * draw.to(made.device) * wide(inside(args, made))).to(made.dtype)
-        if any(map(differentiable, tensors_in([made]))):
-            return made
-        made = _answered(given, operator, args, kwargs)  # `lt`, `item`, `argmax`: what is no real tensor is not rounded
-        return left.pop(0)[1] if isinstance(made, int) and left and left[0][0] is operator else made
-
-    return internals().dispatch_mode(run)
-
-
-def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
-    names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
-    with torch.enable_grad(), mode, replay.computation.run_for(values) as result:
-        output = chosen_output(result, replay.computation.name)[0]
-        wanted, nodes = [values[n] for n in names], ordered(output.grad_fn)
-        keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
-        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
-    return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
-
-
-def _output(replay: Replay, mode: Any) -> Tensor:
-    with torch.enable_grad(), mode, replay.computation.run_for(replay.computation.leaf_values()) as result:
-        return chosen_output(result, replay.computation.name)[0].detach()
-
-
-def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
-    """Returns what rounding explains of a difference: a margin over what it was seen to do, and over the last digit."""
-    # A gradient is a sum of n products, each rounded by eps at most: errors that add up like a random walk make about
-    # √n eps of the size of a summand. `changes` is such an error, measured in a few trials, and a margin over it covers
-    # a trial that came out small by chance. The second term holds where no trial happened to move anything.
-    return MARGIN * changes + MARGIN / 2 * eps * magnitude
-
-
-def largest(values: Tensor) -> float:
-    """Returns the largest element, 0 for an empty tensor; nan wins."""
-    return float(values.max()) if values.numel() else 0.0
-
-
-def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:
-    """Returns which elements differ by more than rounding explains.
-
-    `changes` is what one rounding error made of each element, in a few trials; `magnitude` the size of what was summed.
-    A trial can miss an element by chance: where one in a thousand is beyond, the typical change of the tensor counts.
-    """
-    # |difference| ≤ m · changes + m / 2 · eps · magnitude with m = MARGIN, element by element (`allowance`). Of many
-    # elements a few draw so small a change that this is too little. The root of the mean square over the tensor is no
-    # such draw; what is beyond it, too, stays unexplained.
-    beyond = ~(difference <= allowance(changes, magnitude, eps))
-    if isinstance(changes, Tensor) and 0 < int(beyond.sum()) <= difference.numel() // 1000:
-        typical = MARGIN * changes.square().mean().sqrt()
-        beyond = beyond & ~(difference <= typical)
-    return beyond
-
-
-# Rounding at random, in so many runs, spreads a number about as far as torch's own rounding moves it: what lies beyond
-# some times that, and some last digits, is no rounding.
-NUMBER_RUNS, NUMBER_MARGIN, NUMBER_DIGITS = 6, 6, 4
-# A number of which rounding has left not even the first binary digit is none.
-LOST_PART = 0.5
-# Last digits of the largest element that a small one may be off by.
-SLIGHT_DIGITS = 16
-
-
-@dataclass(frozen=True)
-class Number:
-    """The gradient in the user's own type: how far rounding can move it, and where it is off by more, or lost in it.
-
-    `resolution` is the largest relative error that rounding may hide in an element; `problem` says what is wrong.
-    """
-
-    resolution: float
-    problem: Unable | None = None
-
-
-def _number(question: Question, own: Replay, name: str) -> Number:
-    """Holds the gradient in the user's type against the one in float64, element by element."""
-    right, given = question.gradient(name), own.trace.gradients[name]
-    seen_ = _wide(dense(given, own.trace.inputs[name]))
-    if right.numel() == 0:
-        return Number(0.0)
-    difference = (seen_ - right).abs()
-    difference = torch.where((seen_ == right) | (seen_.isnan() & right.isnan()), 0.0, difference)
-    eps, least = own.eps, torch.finfo(own.trace.inputs[name].dtype).tiny
-    allowed = NUMBER_DIGITS * eps * right.abs() + least
-    if not bool((difference <= allowed).all()):
-        allowed = allowed + NUMBER_MARGIN * _wide(question.spread[name])
-    noise = question.rounding(name)  # a few trials may leave one element alone by chance, and not all
-    resolved = right.abs() > MARGIN * torch.maximum(noise, noise.square().mean().sqrt()) + least
-    beyond = ~(difference <= allowed)
-    # What is small beside the rest of the tensor may be a sum whose terms cancel, inside of an operator as well, where
-    # no trial shows it: rounding of these is all that is left. It is no error, and not seen if it is no number either.
-    slight = difference * question.units[name] <= SLIGHT_DIGITS * eps * question.scale(name)
-    gone = resolved & ~(difference < torch.where(beyond, LOST_PART / 5, LOST_PART) * right.abs())
-    lost = gone & (beyond | ~slight)
-    relative = torch.where(resolved & ~gone, difference / right.abs(), 0.0)  # of slight ones too: the worst is quoted
-    beyond = beyond & ~slight
-    resolution = max(NUMBER_DIGITS * eps, largest(relative.nan_to_num(1.0, 1.0, 1.0)))
-    if not bool((beyond | lost).any()):
-        return Number(resolution)
-    doubtful = beyond if bool(beyond.any()) else lost
-    place = index_of(int(torch.where(doubtful, difference, -1.0).nan_to_num(torch.inf).argmax()), right.shape)
-    data = {
-        "place": place,
-        "seen": plain(seen_[place]),
-        "right": plain(right[place]),
-        "allowed": float(allowed[place]),
-        "dtype": str(own.trace.inputs[name].dtype).removeprefix("torch."),
-    }
-    return Number(resolution, _problem(own.trace, name, data, beyond=bool(beyond.any())))
-
-
-def _problem(trace: Trace, name: str, data: Mapping[str, Any], *, beyond: bool) -> Unable:
-    """Says why a number is not what its formula gives: a hook, a backward that is not steady, nan, or no reason."""
-    hook = next((hooked.hook for hooked in trace.hooked if hooked.leaf == name), None)
-    if hook is not None:
-        return Unable("hooked", {**data, "hook": hook})
-    apart = trace.apart.get(name)
-    if apart is not None and apart.cause == "backward" and not apart.slight:
-        return Unable("unsteady", data)
-    if not math.isfinite(abs(data["seen"])):
-        return Unable("nan", data)
-    return Unable("number" if beyond else "rounding", data)
-
-
-def index_of(position: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the index of the element at `position` of a flattened tensor."""
-    index: list[int] = []
-    for length in reversed(shape):
-        index.append(position % length)
-        position //= length
-    return tuple(reversed(index))
-
-
-def plain(value: Tensor) -> float | complex:
-    """Returns a one-element tensor as a Python number."""
-    number: float | complex = value.item()
-    return number

@@ -15,7 +15,8 @@ from gradexplain.verification.oracles import complex_step as analytic
 from gradexplain.verification.oracles import finite_differences as differences
 from gradexplain.verification.oracles import forward_mode as tangents
 from gradexplain.verification.oracles import symbolic as exact
-from gradexplain.verification.oracles.question import Check, Oracle, Question, Verdict
+from gradexplain.verification.oracles.answers import Check, Verdict
+from gradexplain.verification.oracles.question import Oracle, Question
 
 __all__ = ["ON_REQUEST", "ORACLES", "REFEREE", "Check", "Oracle", "Question", "Verdict"]
 

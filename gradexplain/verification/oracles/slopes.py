@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.verification.oracles.ladders import FINE_RESOLUTION, STEPS, USUAL_STEPS, Ladder, Slope, judge
-from gradexplain.verification.oracles.question import MARGIN, Replay, index_of, pair, scales, weighed
+from gradexplain.verification.oracles.measures import MARGIN, pair, scales, weighed
+from gradexplain.verification.oracles.replays import Replay
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def _along(
         return Ladder(steps, right, left, moved, floor, MARGIN * replay.eps * abs(claim))
 
     for position in positions:
-        place = index_of(position, x.shape)
+        place = unravelled(position, x.shape)
         u = torch.zeros_like(x)
         u[place] = sizes[place]
         claim = float(claimed[place] * sizes[place])

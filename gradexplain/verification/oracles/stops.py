@@ -23,7 +23,10 @@ from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.events import Event, source_of, tensors_in
 from gradexplain.recording.frozen import Frozen
 from gradexplain.targets.sources import Source
-from gradexplain.verification.oracles.question import Question, Replay, Stop, generic_direction, pair, scales
+from gradexplain.verification.oracles.answers import Stop
+from gradexplain.verification.oracles.measures import pair, scales
+from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.oracles.replays import Replay, generic_direction
 from gradexplain.versions.internals import internals, schema_of
 
 # Steps of the central differences, each half of the one before, and the powers of their truncation.

@@ -17,20 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.trace import Trace
+from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.question import (
-    Check,
-    Question,
-    Unable,
-    allowance,
-    epsilon,
-    index_of,
-    largest,
-    plain,
-    unexplained,
-    wide,
-)
+from gradexplain.verification.oracles.measures import allowance, epsilon, largest, plain, unexplained, wide
+from gradexplain.verification.oracles.question import Question
 
 if TYPE_CHECKING:
     from gradexplain.verification.oracles.derivation import Derived
@@ -109,11 +101,11 @@ def _compared(question: Question, name: str, right: Tensor, difference: Tensor) 
     beyond = beyond & bound.isfinite()  # where rounding can make anything, nothing is said
     vanished = (torchs == 0) & (right.abs() > torch.finfo(question.gradient(name).dtype).tiny)
     if bool(vanished.any()) and not bool(beyond.any()):
-        place = index_of(int(torch.where(vanished, difference, -1.0).argmax()), right.shape)
+        place = unravelled(int(torch.where(vanished, difference, -1.0).argmax()), right.shape)
         data = {"place": place, "seen": plain(torchs[place]), "right": plain(right[place])}
         return Check(ORACLE, name, "differs", worst, most, 1.0, "vanished", data, place)
     if bool(beyond.any()):
-        place = index_of(int(torch.where(beyond, difference, -1.0).argmax()), right.shape)
+        place = unravelled(int(torch.where(beyond, difference, -1.0).argmax()), right.shape)
         data = {"place": place, "seen": plain(torchs[place]), "right": plain(right[place])}
         return Check(ORACLE, name, "differs", worst, most, resolution, "exact", data, place)
     data = {"resolution": resolution}

@@ -1,0 +1,181 @@
+"""A computation run again in float64: the one run that finite differences, forward mode and formulas by hand share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from gradexplain.errors import message_of
+from gradexplain.recording.computation import Computation, chosen_output, with_dtype
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import generic, trace
+from gradexplain.verification.oracles.answers import Unable
+from gradexplain.verification.oracles.measures import MARGIN, epsilon, largest, scales, weighed, wide
+from gradexplain.verification.oracles.narrowing import narrowing
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A computation that has been run again in float64, with one result but for rounding.
+
+    `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
+    `narrowed` names the operators that torch has no kernel for in float64: they ran in a shorter type.
+    """
+
+    computation: Computation
+    trace: Trace
+    seconds: float
+    jitter: float = 0.0
+    narrowed: tuple[str, ...] = ()
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding error of the replay's type."""
+        return epsilon(self.trace)
+
+    @contextmanager
+    def running(self) -> Iterator[Callable[[Mapping[str, Tensor]], Tensor]]:
+        """Yields a function that runs the computation with some of its inputs replaced and returns its output."""
+        own = {n: v.detach() for n, v in self.computation.inputs.items() if isinstance(v, Tensor)}
+        wanted = frozenset(self.computation.wrt)
+
+        def output(values: Mapping[str, Tensor]) -> Tensor:
+            fixed = {n: v.clone() for n, v in own.items() if n not in values}
+            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
+            with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
+                return chosen_output(run(given), self.computation.name)[0].detach()
+
+        with self.computation.running() as run:
+            yield output
+
+
+def _low(trace: Trace) -> bool:
+    tensors = [trace.value, *trace.inputs.values()]
+    return any(t.dtype in _LOW for t in tensors)
+
+
+_LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+
+
+def replayed(computation: Computation, own: Trace) -> Replay | Unable:
+    """Returns the replay in float64, with casts to shorter types and captured numbers of such widened as well.
+
+    Where it does not run so, what refuses float64 runs in a shorter type.
+    """
+    base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
+    widened = replace(base, call=_promoting(base.call), own={})  # without hooks: they are no part of the formula
+    plain = own if base is computation else traced(base, own)
+    if isinstance(plain, Trace) and _alike(base, widened, plain):
+        return _measured(base, plain)
+    narrowed, failed = set[str](), plain
+    narrow = replace(widened, call=narrowing(widened.call, narrowed))
+    for candidate in (widened, narrow):
+        found = traced(candidate, own)
+        if isinstance(found, Trace):
+            replay = _measured(candidate, found)
+            return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
+        failed = failed if isinstance(failed, Trace) else found
+    return _measured(base, failed) if isinstance(failed, Trace) else failed
+
+
+def traced(computation: Computation, own: Trace) -> Trace | Unable:
+    """Returns the trace of a computation like the one that was traced, in float64."""
+    try:
+        found = trace(computation, cotangent=wide(own.cotangent), plain=own.plain)
+    except Exception as fault:  # the user's function, or torch's, is not made for these types
+        return Unable("replay_failed", {"message": message_of(fault)})
+    if found.value.shape != own.value.shape or _low(found):
+        return Unable("replay_failed", {"message": "–"})
+    return found
+
+
+# Near the point, by no power of 2: what is copied in a shorter type shows there the digits that it lacks.
+NEARBY = 1e-3
+
+
+def _alike(base: Computation, widened: Computation, trace: Trace) -> bool:
+    """Says whether nothing is in a shorter type: widened, the function is the same near the point."""
+    direction = generic_direction(trace, base.wrt)
+    moved = {name: trace.inputs[name] + NEARBY * u for name, u in direction.items()}
+    found = []
+    for computation in (base, widened):
+        for values in (moved, {}):  # the second, where a step leaves what the function accepts
+            try:
+                with Replay(computation, trace, 0.0).running() as output:
+                    found.append(output(values))
+                break
+            except Exception:  # the user's own code
+                continue
+    if len(found) < 2 or found[0].shape != found[1].shape:
+        return len(found) < 2
+    eps = torch.finfo(torch.float64).eps
+    apart, size = (found[0] - found[1]).abs(), largest(found[0].abs())
+    return not bool((apart > MARGIN * eps * size).any())
+
+
+def _measured(computation: Computation, trace: Trace) -> Replay | Unable:
+    """Returns the replay with the time of a run, and how far two runs are apart."""
+    replay = Replay(computation, trace, 0.0)
+    if not bool(torch.isfinite(trace.value).all()):
+        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
+    try:
+        with replay.running() as output:
+            again, seconds = _timed(output)
+    except Exception as fault:
+        return Unable("replay_failed", {"message": message_of(fault)})
+    if again.shape != trace.value.shape:
+        return Unable("not_deterministic", {"amplitude": math.inf})
+    apart = again - trace.value
+    if not bool((apart.abs() <= MARGIN * replay.eps * largest(trace.value.abs())).all()):
+        return Unable("not_deterministic", {"amplitude": largest(apart.abs())})
+    return replace(replay, seconds=seconds, jitter=weighed(trace.cotangent, apart))
+
+
+def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
+    start = time.perf_counter()
+    return output({}), time.perf_counter() - start
+
+
+# Functions that make tensors of Python numbers, in torch's default type unless another is asked for.
+_MAKING = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "full", "arange", "linspace", "logspace"})
+_NARROWING = frozenset({"float", "half", "bfloat16"})
+
+
+def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
+    class Promotion(TorchFunctionMode):
+        """Lets torch's functions take and give float64: captured constants and casts to a shorter type as well."""
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name, keywords = getattr(function, "__name__", ""), kwargs or {}
+            if name.startswith(("__get__", "__set__", "__delete__")):
+                return function(*args, **keywords)  # an attribute, not an operator
+            if name in _NARROWING and args and isinstance(args[0], Tensor):
+                return args[0].double() if not args[0].is_complex() else args[0]
+            made = function(*wide(args), **wide(keywords))
+            if name in _MAKING and isinstance(made, Tensor) and made.dtype in _LOW and "dtype" not in keywords:
+                return function(*wide(args), **wide(keywords), dtype=torch.float64)
+            return made
+
+    def promoted(given: Mapping[str, Any]) -> object:
+        with Promotion():
+            return call(given)
+
+    return promoted
+
+
+def generic_direction(given: Trace, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """Returns a direction in which no two elements move alike: ±[½, 1] of their own size."""
+    directions = {}
+    for name in names:
+        x = given.inputs[name]
+        size = generic(torch.zeros(x.shape, dtype=torch.float64)).to(x.device)
+        directions[name] = (size * scales(x)).to(x.dtype)
+    return directions

@@ -1,0 +1,142 @@
+"""What rounding does: the function run again while every operator rounds at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.recording.computation import chosen_output, differentiable
+from gradexplain.recording.events import tensors_in
+from gradexplain.recording.nodes import ordered
+from gradexplain.recording.plain import left_by_backward, reaches_back
+from gradexplain.verification.oracles.measures import dense, wide
+from gradexplain.verification.oracles.replays import Replay
+from gradexplain.versions.internals import internals, schema_of, sequence_number
+
+# Operators whose result is one of their inputs, a draw, or a constant: they round nothing.
+_EXACT = """
+    relu max min amax amin aminmax maximum minimum fmax fmin sort topk kthvalue median mode cummax cummin
+    where cat stack gather index index_select take clone copy _to_copy neg abs sgn sign round floor ceil trunc
+    masked_fill masked_select constant_pad_nd flip roll repeat tril triu zeros_like ones_like full_like empty_like
+    new_zeros new_empty scalar_tensor fill embedding bernoulli multinomial max_pool2d_with_indices
+    max_pool3d_with_indices select_scatter slice_scatter diagonal_scatter
+"""
+_EXACT_NAMES = frozenset(_EXACT.split())
+
+
+def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
+    """Returns how far each gradient spreads when every operator, forward and backward, rounds at random.
+
+    Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
+    (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. What the function
+    decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
+    take no part: an error in them is no excuse for itself, nor is one that changes by itself from run to run.
+    """
+    spreads = _spreads(partial(_gradients, replay), count)
+    unsteady = {name for name, apart in replay.trace.apart.items() if not apart.slight}
+    return {name: torch.zeros_like(spread) if name in unsteady else spread for name, spread in spreads.items()}
+
+
+def roughness(replay: Replay, count: int = 3) -> Tensor:
+    """Returns how far each output spreads when every operator rounds at random: what is lost inside, as in log(1 + e).
+
+    The last digit of the output tells nothing of that where the output is small, or 0.
+    """
+    return _spreads(lambda mode: {"": _output(replay, mode)}, count)[""]
+
+
+def _spreads(run: Callable[[Any], Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:
+    """Returns how far the results of `count` runs are apart, each under a mode that rounds at random."""
+    given: list[Answer] = []
+    answers: list[Answer] = []
+    try:
+        runs = [run(_rounding(0, (), given))]
+    except Exception:
+        if not given:
+            raise
+    if given:  # the function decided something: what it decides without rounding, it decides again
+        run(internals().dispatch_mode(partial(_answered, answers)))
+        runs = [run(_rounding(0, answers, []))]
+    runs += [run(_rounding(seed, answers, [])) for seed in range(1, count)]
+    return {name: _spread([wide(one[name]) for one in runs]) for name in runs[0]}
+
+
+def _spread(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(one - other).abs() for one, other in combinations(values, 2)]).amax(0)
+
+
+# What an operator gave Python in place of a tensor: `equal`, `bool`, `int`.
+Answer = tuple[Any, int]
+
+
+def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> Any:
+    """Runs an operator, and notes what it answers."""
+    made = operator(*args, **kwargs)
+    if isinstance(made, int):
+        answers.append((operator, made))
+    return made
+
+
+# Operators that are several in one: how large the numbers are that are added inside, where no operand shows it. As in
+# 1 − softmax(x) of a class that has nearly all of the probability.
+_INSIDE: Mapping[str, Callable[[Any, Tensor], Tensor]] = {
+    "_log_softmax": lambda args, made: made.abs() + 1,
+    "_log_softmax_backward_data": lambda args, made: args[0].abs(),
+    "_softmax_backward_data": lambda args, made: args[1].abs() * args[0].abs().amax(),
+    "gelu_backward": lambda args, made: args[0].abs(),
+    "silu_backward": lambda args, made: args[0].abs(),
+    "mish_backward": lambda args, made: args[0].abs(),
+}
+
+
+def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
+    """Returns a mode under which operators round at random, and Python gets the `answers` one by one.
+
+    Those that it got are added to `given`.
+    """
+    left = list(answers)
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(value: Any) -> Any:
+        if differentiable(value):
+            draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            eps = torch.finfo(value.dtype).eps
+            return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
+        return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
+
+    def run(operator: Any, args: Any, kwargs: Any) -> Any:
+        schema = schema_of(operator)
+        views = any(r.alias_info is not None for r in schema.returns)
+        if views or schema.is_mutable or schema.name.removeprefix("aten::") in _EXACT_NAMES:
+            return operator(*args, **kwargs)
+        made = operator(*moved(args), **kwargs)
+        inside = _INSIDE.get(schema.name.removeprefix("aten::"))
+        if inside is not None:
+            draw = torch.rand(made.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            made = made + (torch.finfo(made.dtype).eps * draw.to(made.device) * wide(inside(args, made))).to(made.dtype)
+        if any(map(differentiable, tensors_in([made]))):
+            return made
+        made = _answered(given, operator, args, kwargs)  # `lt`, `item`, `argmax`: what is no real tensor is not rounded
+        return left.pop(0)[1] if isinstance(made, int) and left and left[0][0] is operator else made
+
+    return internals().dispatch_mode(run)
+
+
+def _gradients(replay: Replay, mode: Any) -> dict[str, Tensor]:
+    names, values, before = replay.computation.wrt, replay.computation.leaf_values(), sequence_number()()
+    with torch.enable_grad(), mode, replay.computation.run_for(values) as result:
+        output = chosen_output(result, replay.computation.name)[0]
+        wanted, nodes = [values[n] for n in names], ordered(output.grad_fn)
+        keep, into_leaves = reaches_back(nodes, before), replay.computation.into_leaves
+        gradients = left_by_backward(output, wanted, replay.trace.cotangent, nodes, keep=keep, into_leaves=into_leaves)
+    return {n: dense(g, values[n].detach()) for n, g in zip(names, gradients, strict=True)}
+
+
+def _output(replay: Replay, mode: Any) -> Tensor:
+    with torch.enable_grad(), mode, replay.computation.run_for(replay.computation.leaf_values()) as result:
+        return chosen_output(result, replay.computation.name)[0].detach()
