@@ -25,7 +25,7 @@ def says(oracle: str, verdict: Any, why: str | None = None, *bounds: float, **pa
 
 
 def stop(share: float = 0.5, file: str = "net.py", line: int = 7, name: str = "x") -> Stop:
-    return Stop(name, share, Source(file, line, "detach(x)"), "detach(x)", 2.0, 1.0)
+    return Stop(name, share, Source(file, line, "detach(x)"), "detach(x)")
 
 
 def operation(verdict: Any, resolution: float = 1e-9, oracle: str = D) -> Operation:

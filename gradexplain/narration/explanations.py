@@ -427,16 +427,16 @@ class Teller:
             if missing is not None and bool(missing.any()):
                 place = unravelled(int(missing.flatten().int().argmax()), missing.shape)
                 data = {"seen": int((~missing).sum()), "count": missing.numel(), "name": name}
-                element = f"{name}[{', '.join(map(str, place))}]" if place else name
-                lines.append(self.say("verification.unseen_of", **data, element=element))
+                lines.append(self.say("verification.unseen_of", **data, element=indexed(name, place)))
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
     def stop(self, stop: Stop) -> str:
         """Returns how much of a slope ends where."""
         place = short_place(stop.source)
         data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
-        if stop.left <= 1e-9 * stop.whole or stop.whole <= 1e-9 * stop.left:
-            data |= {"whole": number_text(stop.whole, 4), "left": number_text(stop.left, 4)}
+        if stop.flat is not None:
+            element = indexed(stop.input, stop.flat.element)
+            data |= {"name": element, "whole": number_text(stop.flat.whole, 4), "left": number_text(stop.flat.left, 4)}
             return self.say("verification.replaced_by", **data) + (f", {place}" if place else "")
         return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
 
@@ -469,6 +469,11 @@ class Teller:
 def short_operator(step: Step) -> str:
     """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
     return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+
+
+def indexed(name: str, place: Sequence[int]) -> str:
+    """Returns an element of an input as it is written: `x[0, 1]`, and `x` where that is one number."""
+    return f"{name}[{', '.join(map(str, place))}]" if place else name
 
 
 def elements_text(elements: Any, digits: int) -> str:

@@ -17,6 +17,7 @@ from gradexplain.narration.explanations import (
     TONES,
     Teller,
     error_text,
+    indexed,
     judging,
     shape_text,
     short_place,
@@ -185,7 +186,7 @@ class ReportTeller(Teller):
 
     def element(self, checks: Sequence[Check]) -> str:
         place = checks[0].place if len(checks) == 1 else None
-        return f"{checks[0].input}[{', '.join(map(str, place))}]" if place else ""
+        return indexed(checks[0].input, place) if place else ""
 
     def each(self, report: Report) -> Iterator[Block]:
         """Every operation that was checked alone, one a line."""

@@ -100,7 +100,7 @@ def _check(check: Mapping[str, Any], *, first: bool) -> Check:
 def _stop(stop: Mapping[str, Any]) -> Stop:
     place = stop["source"]
     source = None if place is None else Source(place["file"], place["line"], place["code"])
-    return Stop(stop["input"], float(stop["share"]), source, source.code if source else "", 0.0, 0.0)
+    return Stop(stop["input"], float(stop["share"]), source, source.code if source else "")
 
 
 def _equations(ledger: Ledger, part: Mapping[str, Any], path: str) -> None:

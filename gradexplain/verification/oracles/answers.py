@@ -14,19 +14,27 @@ Verdict = Literal["agrees", "differs", "cannot say"]
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A place where part of the slope of an input ends: the share of the larger of both slopes, and these slopes.
+class Flat:
+    """The slopes by one element of an input, of the function as it was written and as torch differentiates it."""
 
-    `whole` is the slope of the function as it was written, `left` as torch differentiates it (norms over the directions
-    that were tried). Without `code`, the path was lost where nobody looked.
+    element: tuple[int, ...]
+    whole: float
+    left: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A place where part of the slope of an input ends, and what share that is of the larger of both slopes.
+
+    Those are the slope of the function as it was written, and as torch differentiates it. Where one of them is 0,
+    `flat` has both, by one element. Without `code`, the path was lost where nobody looked.
     """
 
     input: str
     share: float
     source: Source | None
     code: str
-    whole: float
-    left: float
+    flat: Flat | None = None
 
     @property
     def seen(self) -> bool:

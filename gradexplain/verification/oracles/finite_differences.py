@@ -39,7 +39,7 @@ from gradexplain.verification.oracles.ladders import (
 from gradexplain.verification.oracles.measures import MARGIN, common_scale, pair, plain
 from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.replays import Replay
-from gradexplain.verification.oracles.stops import SMALLEST_SHARE, stops_of
+from gradexplain.verification.oracles.stops import stops_of
 
 ORACLE = "finite differences"
 # Runs of the function for the random directions, and for a closer look where they do not simply agree.
@@ -63,6 +63,8 @@ MOST_ZEROS = 16
 STILL_RESOLUTION = 1e-9
 # A slope of 0 is resolved if its bound is this part of what the function changes in an eighth of the element's unit.
 ZERO_RESOLUTION = 1e-7
+# What a stop of less than can be measured makes of a slope.
+SLIGHT = 1e-8
 
 Direction = Mapping[str, Tensor]
 Place = tuple[int, ...]
@@ -147,32 +149,32 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
     if question.departures and written.verdict == "differs":
         return replace(kept, reason=kept.reason or "departs", data={**kept.data, **_departure(question)})
-    if kept.verdict == "agrees" and _is_beneath_a_share(question, written):
+    if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
         return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written
 
 
-def _is_beneath_a_share(question: Question, written: Check) -> bool:
-    """Says whether F is the gradient in each element but for less than can be measured of a stop that was seen."""
-    function, replay = question.recorded, question.replay
-    if written.verdict != "differs" or isinstance(function, Unable) or isinstance(replay, Unable):
-        return False
-    x = replay.trace.inputs[written.input]
-    wrong = written.data.get("elements")
-    if x.numel() > MOST_EACH or not isinstance(wrong, tuple) or not function.stopped(replay.trace.inputs):
-        return False
-    pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in wrong]
-    return bool(pairs) and all(abs(a - b) <= SMALLEST_SHARE * max(abs(a), abs(b)) for a, b in pairs)
+def _is_slight(written: Check) -> bool:
+    """Says whether F differs in known elements alone, and by next to nothing of each."""
+    pairs = [(complex(str(seen)), complex(str(right))) for _, seen, right in _elements(written)]
+    return bool(pairs) and all(abs(a - b) <= SLIGHT * max(abs(a), abs(b)) for a, b in pairs)
+
+
+def _elements(check: Check) -> Sequence[tuple[Place, object, object]]:
+    """Returns the elements that were found wrong: place, torch's gradient, the function's slope."""
+    wrong = check.data.get("elements")
+    return wrong if isinstance(wrong, tuple) else ()
 
 
 def _stops(question: Question, written: Check) -> tuple[Stop, ...]:
     """Returns what is stopped; near the point where the point itself has a kink, or where a path seems to be lost."""
+    places = [place for place, _, _ in _elements(written)]
     if written.reason not in ("kink", "edge"):
-        stops = stops_of(question, [written.input])
+        stops = stops_of(question, written.input, places)
         if all(stop.seen for stop in stops):
             return stops
     nearby = question.nearby
-    return stops_of(nearby, [written.input]) if nearby is not None else ()
+    return stops_of(nearby, written.input, places) if nearby is not None else ()
 
 
 def _departure(question: Question) -> dict[str, object]:

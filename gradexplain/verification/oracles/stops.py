@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import GradexplainError
+from gradexplain.mathematics.indices import Index, unravelled
 from gradexplain.recording.computation import chosen_output
 from gradexplain.recording.events import Event, source_of, tensors_in
 from gradexplain.recording.frozen import Frozen
 from gradexplain.targets.sources import Source
-from gradexplain.verification.oracles.answers import Stop
-from gradexplain.verification.oracles.measures import pair, scales
+from gradexplain.verification.oracles.answers import Flat, Stop
+from gradexplain.verification.oracles.measures import dense, pair, scales, weighed
 from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.replays import Replay, generic_direction
 from gradexplain.versions.internals import internals, schema_of
@@ -34,25 +35,27 @@ from gradexplain.versions.internals import internals, schema_of
 FINE_STEPS, COARSE_STEPS, POWERS = [2.0**-e for e in (11, 12, 13, 14)], [2.0**-e for e in (5, 6, 7, 8)], (4, 16, 64)
 # Up to this many elements are moved one by one; of more, so many random directions tell the size of what is stopped.
 MOST_EACH, DIRECTIONS = 4, 3
-# A share of less than this is none: what these steps leave of truncation.
-SMALLEST_SHARE = 1e-6
+# A share of less than this is none: about what extrapolation leaves of the truncation of these steps.
+SMALLEST_SHARE = 1e-9
 # What the lines together may leave unexplained.
 SMALLEST_REST = 1e-4
+# Beside the other, a slope of less than this is 0.
+FLAT = 1e-9
 # More lines than this are not told apart.
 MOST_LINES = 12
 
-Slopes = tuple[float, ...]
 
+def stops_of(question: Question, name: str, places: Sequence[Index] = ()) -> tuple[Stop, ...]:
+    """Returns where the slope of an input is stopped, the largest share first.
 
-def stops_of(question: Question, names: Sequence[str]) -> tuple[Stop, ...]:
-    """Returns where the slopes of inputs are stopped, the largest share first."""
+    What is stopped of a small element may be nothing beside the whole input: then those at `places` are asked alone.
+    """
     replay, function = question.replay, question.recorded
     if not isinstance(replay, Replay) or not isinstance(function, Frozen):
         return ()
-    stops: list[Stop] = []
     with replay.running() as output:
-        for name in names:
-            stops += _Measured(replay, function, output, name).stops()
+        measured = _Measured(replay, function, output, name)
+        stops = measured.stops(measured.general) or measured.stops([measured.unit(place) for place in places])
     return tuple(sorted(stops, key=lambda stop: -stop.share))
 
 
@@ -62,49 +65,94 @@ class _Measured:
     def __init__(self, replay: Replay, function: Frozen, output: Callable[..., Tensor], name: str) -> None:
         self.replay, self.function, self.output, self.name = replay, function, output, name
         self.x = replay.trace.inputs[name]
-        self.directions = list(_directions(replay, name))
-        self.steps: Sequence[float] = FINE_STEPS
+        self.scale = scales(self.x).to(self.x.dtype)
 
-    def stops(self) -> Iterator[Stop]:
-        """Yields the lines with a share, and what no line explains, by the steps that leave least of that."""
-        fine = list(self._stops(FINE_STEPS))
+    def stops(self, directions: Sequence[Tensor]) -> list[Stop]:
+        """Returns the lines with a share, and what no line explains, by the steps that leave least of that."""
+        fine = list(self._stops(directions, FINE_STEPS))
         if all(stop.seen for stop in fine):
-            yield from fine
-            return
-        coarse = list(self._stops(COARSE_STEPS))
-        yield from min(fine, coarse, key=lambda found: sum(s.share for s in found if not s.seen))
+            return fine
+        coarse = list(self._stops(directions, COARSE_STEPS))
+        return min(fine, coarse, key=lambda found: sum(s.share for s in found if not s.seen))
 
-    def _stops(self, steps: Sequence[float]) -> Iterator[Stop]:
-        self.steps = steps
-        whole = self.slopes(lambda moved, u, h: self.output({self.name: moved}))
-        kept = self.slopes(lambda moved, u, h: self.function.replayed({**self.replay.trace.inputs, self.name: moved}))
+    def _stops(self, directions: Sequence[Tensor], steps: Sequence[float]) -> Iterator[Stop]:
+        whole = self.slopes(self.written, directions, steps)
+        kept = self.slopes(self.kept, directions, steps)
         size = max(_size(whole), _size(kept))
-        left_out = [f - g for f, g in zip(whole, kept, strict=True)]
-        if not math.isfinite(size) or not _size(left_out) > SMALLEST_SHARE * size:
+        rest = [f - g for f, g in zip(whole, kept, strict=True)]
+        noise = _size([self.noise(u, steps) for u in directions])
+        if not math.isfinite(size) or not _size(rest) > max(SMALLEST_SHARE * size, noise):
             return
-        rest = list(left_out)
+        flat = self.flat() if min(_size(whole), _size(kept)) <= FLAT * size else None
         for (source, code), numbers in self.lines().items():
-            own = self.slopes(lambda moved, u, h, numbers=numbers: self.shifted(moved, numbers))
-            if _size(own) > SMALLEST_SHARE * size:
+            own = self.slopes(partial(self.shifted, numbers), directions, steps)
+            if _size(own) > max(SMALLEST_SHARE * size, noise):
                 rest = [r - o for r, o in zip(rest, own, strict=True)]
-                yield Stop(self.name, _size(own) / size, source, code, _size(whole), _size(kept))
-        if not _size(rest) <= SMALLEST_REST * size:
+                yield Stop(self.name, _size(own) / size, source, code, flat)
+        if not _size(rest) <= max(SMALLEST_REST * size, 2 * noise):
             source, code = next(iter(self.function.exits), (None, ""))
-            yield Stop(self.name, _size(rest) / size, source, code, _size(whole), _size(kept))
+            yield Stop(self.name, _size(rest) / size, source, code, flat)
 
-    def slopes(self, at: Callable[..., Tensor]) -> Slopes:
+    def written(self, moved: Tensor) -> Tensor:
+        """F at another value of the input."""
+        return self.output({self.name: moved})
+
+    def kept(self, moved: Tensor) -> Tensor:
+        """G at another value of the input."""
+        return self.function.replayed({**self.replay.trace.inputs, self.name: moved})
+
+    # ------------------------------------------------------------------------------------------------------ slopes
+
+    @cached_property
+    def general(self) -> Sequence[Tensor]:
+        """What the input is moved along: each element by its own size, or a few random directions."""
+        if self.x.numel() <= MOST_EACH:
+            return [self.unit(unravelled(position, self.x.shape)) for position in range(self.x.numel())]
+        base = generic_direction(self.replay.trace, [self.name])[self.name]
+        generators = [torch.Generator().manual_seed(30 + number) for number in range(DIRECTIONS)]
+        signs = [torch.randint(0, 2, self.x.shape, generator=generator) * 2 - 1 for generator in generators]
+        return [base * sign.to(self.x) for sign in signs]
+
+    def unit(self, place: Index) -> Tensor:
+        """The direction that moves one element by its own size."""
+        u = torch.zeros_like(self.x)
+        u[place] = self.scale[place]
+        return u
+
+    def flat(self) -> Flat:
+        """Measures both slopes by the element whose gradient, or whose size if there is none, weighs most."""
+        gradient = dense(self.replay.trace.gradients[self.name], self.x)
+        weight = (gradient.abs() if bool((gradient != 0).any()) else 1.0) * self.scale.abs()
+        place = unravelled(int(weight.flatten().argmax()), self.x.shape)
+        by_unit = [self.slopes(at, [self.unit(place)], FINE_STEPS)[0] for at in (self.written, self.kept)]
+        largest = max(map(abs, by_unit))
+        whole, left = (s / float(self.scale[place]) if abs(s) > FLAT * largest else 0.0 for s in by_unit)
+        return Flat(place, whole, left)
+
+    def slopes(
+        self, at: Callable[[Tensor], Tensor], directions: Sequence[Tensor], steps: Sequence[float]
+    ) -> Sequence[float]:
         """Returns the slope of ⟨v, f⟩ along each direction: central differences, their truncation removed."""
-        return tuple(self._slope(at, u) for u in self.directions)
+        return [self._slope(at, u, steps) for u in directions]
 
-    def _slope(self, at: Callable[..., Tensor], u: Tensor) -> float:
+    def _slope(self, at: Callable[[Tensor], Tensor], u: Tensor, steps: Sequence[float]) -> float:
         v = self.replay.trace.cotangent
         try:
-            row = [pair(v, at(self.x + h * u, u, h) - at(self.x - h * u, u, -h)) / (2 * h) for h in self.steps]
+            row = [pair(v, at(self.x + h * u) - at(self.x - h * u)) / (2 * h) for h in steps]
         except (GradexplainError, RuntimeError):
             return math.nan
         for power in POWERS:
             row = [(power * b - a) / (power - 1) for a, b in pairwise(row)]
         return row[-1]
+
+    def noise(self, u: Tensor, steps: Sequence[float]) -> float:
+        """What the last digits of the outputs that move make of a slope; extrapolation raises that by a half."""
+        v, y, moved = self.replay.trace.cotangent, self.replay.trace.value, self.x + steps[0] * u
+        try:
+            moves = (self.written(moved) != y) | (self.kept(moved) != y)
+        except (GradexplainError, RuntimeError):
+            return math.inf
+        return 4 * self.replay.eps * weighed(v, torch.where(moves, y, 0.0)) / steps[-1]
 
     # ------------------------------------------------------------------------------------------------------ lines
 
@@ -126,7 +174,7 @@ class _Measured:
         assert isinstance(event, Event)
         return event
 
-    def shifted(self, moved: Tensor, numbers: Sequence[int]) -> Tensor:
+    def shifted(self, numbers: Sequence[int], moved: Tensor) -> Tensor:
         """Runs the user's code at the point itself, with what some steps give shifted by what another point makes."""
         there = self.function.stopped({**self.replay.trace.inputs, self.name: moved})
         shifts = {self.keys[id(self._event(n))]: _changes(self.here[n], there[n]) for n in numbers if n in there}
@@ -150,23 +198,6 @@ class _Measured:
             keys[id(event)] = (name, counts.get(name, 0))
             counts[name] = counts.get(name, 0) + 1
         return keys
-
-
-def _directions(replay: Replay, name: str) -> Iterator[Tensor]:
-    """Yields what an input is moved along: each element by its own size, or a few random directions."""
-    x = replay.trace.inputs[name]
-    size = scales(x).to(x.dtype)
-    if x.numel() <= MOST_EACH:
-        for position in range(x.numel()):
-            u = torch.zeros_like(x)
-            u.view(-1)[position] = size.reshape(-1)[position]
-            yield u
-        return
-    base = generic_direction(replay.trace, [name])[name]
-    for number in range(DIRECTIONS):
-        generator = torch.Generator().manual_seed(30 + number)
-        signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
-        yield base * signs.to(x)
 
 
 def _size(slopes: Sequence[float]) -> float:
