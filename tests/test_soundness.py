@@ -452,3 +452,19 @@ def test_a_gradient_that_is_no_number_differs_where_the_slope_is_finite(name: st
     function, x = FINITE[name]
     report = verified(function, x.to(FLOATS[dtype]))
     assert report.verdict == "differs", told(report)
+
+
+def test_differences_that_leap_over_a_pole_are_no_judge_alone() -> None:
+    """−1 + 1e-9 lies beside a pole of digamma; its rule, its exact derivative and forward mode agree with torch."""
+    report = gx.verify(lambda x: torch.digamma(x).sum(), [torch.tensor([-1 + 1e-9, 0.5], dtype=torch.float64)])
+    assert report.verdict == "agrees"
+    assert [c.reason for c in report.checks if c.oracle == "finite differences"] == ["suspect"]
+
+
+def test_a_path_that_is_lost_is_seen_by_differences_alone() -> None:
+    """x · float(x): rules, exact derivative and forward mode follow torch's graph, which lacks the path."""
+
+    def lost(x: Tensor) -> Tensor:
+        return x.digamma().sum() * float(x.detach()[0])
+
+    assert gx.verify(lost, [torch.tensor([0.7, 0.5], dtype=torch.float64)]).verdict != "agrees"

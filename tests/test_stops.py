@@ -123,6 +123,19 @@ def test_a_declared_stop_agrees_and_keeps_its_headline(function: Any, offset: in
         assert "is stopped by" in str(report)
 
 
+def by_short_numbers(x: Tensor) -> Tensor:
+    short = torch.from_numpy(x.detach().numpy().astype("float32")).double()
+    return (x * short).sum()
+
+
+def test_a_stop_that_is_quantised_is_told_to_its_digits() -> None:
+    report = verified(by_short_numbers, at(0.3, 0.7))
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (stop,) = report.stops
+    assert str(stop.source).endswith(line_of(by_short_numbers, 1))
+    assert stop.share == pytest.approx(1 / 2, rel=1e-3)
+
+
 def test_a_declared_place_where_nothing_is_stopped_is_an_error() -> None:
     for function in (by_item, torch.exp):
         with pytest.raises(InputError, match=r"Nothing is stopped at net\.py:7"):

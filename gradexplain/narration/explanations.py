@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -346,7 +346,7 @@ class Teller:
             return
         yield Heading(self.say("checks"))
         header = ("", *(self.say(k) for k in ("oracle", "input", "worst", "bound")))
-        groups = list(self.grouped(judging(e.report.checks)))
+        groups = list(self.grouped(judging(e.report)))
         rows = tuple(self.check_row(checks) for checks in groups)
         yield Table(header, rows, tuple(TONES[checks[0].verdict] for checks in groups))
         remarks = [*self.said(groups), *self.aside(e.report.checks)]
@@ -505,9 +505,10 @@ def _span(numbers: Sequence[float]) -> str:
     return low if low == high else f"{low} … {high}"
 
 
-def judging(found: Sequence[Check]) -> list[Check]:
-    """Returns the checks of the oracles that apply."""
-    return [c for c in found if c.reason not in NOT_APPLICABLE]
+def judging(report: Report) -> list[Check]:
+    """Returns the checks of the oracles that apply; one that is overruled contradicts nothing, and a note says why."""
+    apply = (c for c in report.checks if c.reason not in NOT_APPLICABLE)
+    return [replace(c, verdict="cannot say", reason=None) if report.is_refuted(c) else c for c in apply]
 
 
 def error_text(value: float | None) -> str:

@@ -174,7 +174,7 @@ class ReportTeller(Teller):
     def evidence(self, report: Report) -> Iterator[Block]:
         yield Heading(self.say("checks"))
         keys = ("oracle", "input", "worst", "bound", "verification.resolution", "verification.element")
-        groups = list(self.grouped(judging(report.checks)))
+        groups = list(self.grouped(judging(report)))
         rows = tuple((*self.check_row(checks), _resolution(checks), self.element(checks)) for checks in groups)
         yield Table(("", *(self.say(k) for k in keys)), rows, tuple(TONES[checks[0].verdict] for checks in groups))
         yield Notes((*self.said(groups), *self.aside(report.checks), *self.weights(report)))

@@ -344,8 +344,26 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
     if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
         with attempting(REFEREE, question.names, checks):
             checks += [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
+    report = Report(tuple(checks), findings=findings)
+    checks = [_suspected(question, report, check) for check in checks]
     filled = (check for check in checks if question.trace.inputs[check.input].numel())
     return Report(tuple(filled), findings=findings)
+
+
+def _suspected(question: Question, report: Report, check: Check) -> Check:
+    """Returns differences as no judge where they alone contradict: a step may have leapt over a pole.
+
+    That takes the rules and the exact derivative, each in all elements, and forward mode; and that nothing was held
+    constant, as these follow torch's own graph: where a path is lost, differences are the only judge.
+    """
+    if (check.oracle, check.verdict, check.reason) != (DIFFERENCES, "differs", "slope"):
+        return check
+    others = {c.oracle: c for c in report.checks if c.input == check.input and c.verdict == "agrees"}
+    exact = [others[oracle] for oracle in (RULES, REFEREE) if oracle in others]
+    sharp = [c for c in exact if c.bounds is not None and bool(seen(c.bounds, report.wanted).all())]
+    if len(sharp) < 2 or FORWARD not in others or question.frozen is not None:
+        return check
+    return replace(check, verdict="cannot say", reason="suspect")
 
 
 def _nothing(question: Question) -> Finding | None:

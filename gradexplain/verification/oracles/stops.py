@@ -30,9 +30,9 @@ from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.replays import Replay, generic_direction
 from gradexplain.versions.internals import internals, schema_of
 
-# Steps of the central differences, each half of the one before, and the powers of their truncation.
-# The finer ones keep clear of kinks; the coarser are for a function that is quantised, as by a copy in float32.
-FINE_STEPS, COARSE_STEPS, POWERS = [2.0**-e for e in (11, 12, 13, 14)], [2.0**-e for e in (5, 6, 7, 8)], (4, 16, 64)
+# Steps of the central differences, each half of the one before and all clear of most kinks, and the powers of their
+# truncation. What is quantised, as by a copy in float32, is so in F and in what a line stops alike.
+STEPS, POWERS = [2.0**-e for e in (11, 12, 13, 14)], (4, 16, 64)
 # Up to this many elements are moved one by one; of more, so many random directions tell the size of what is stopped.
 MOST_EACH, DIRECTIONS = 4, 3
 # A share of less than this is none: about what extrapolation leaves of the truncation of these steps.
@@ -55,7 +55,8 @@ def stops_of(question: Question, name: str, places: Sequence[Index] = ()) -> tup
         return ()
     with replay.running() as output:
         measured = _Measured(replay, function, output, name)
-        stops = measured.stops(measured.general) or measured.stops([measured.unit(place) for place in places])
+        stops = list(measured.stops(measured.general))
+        stops = stops or list(measured.stops([measured.unit(place) for place in places]))
     return tuple(sorted(stops, key=lambda stop: -stop.share))
 
 
@@ -67,25 +68,17 @@ class _Measured:
         self.x = replay.trace.inputs[name]
         self.scale = scales(self.x).to(self.x.dtype)
 
-    def stops(self, directions: Sequence[Tensor]) -> list[Stop]:
-        """Returns the lines with a share, and what no line explains, by the steps that leave least of that."""
-        fine = list(self._stops(directions, FINE_STEPS))
-        if all(stop.seen for stop in fine):
-            return fine
-        coarse = list(self._stops(directions, COARSE_STEPS))
-        return min(fine, coarse, key=lambda found: sum(s.share for s in found if not s.seen))
-
-    def _stops(self, directions: Sequence[Tensor], steps: Sequence[float]) -> Iterator[Stop]:
-        whole = self.slopes(self.written, directions, steps)
-        kept = self.slopes(self.kept, directions, steps)
+    def stops(self, directions: Sequence[Tensor]) -> Iterator[Stop]:
+        """Yields the lines with a share, and what no line explains."""
+        whole, kept = self.slopes(self.written, directions), self.slopes(self.kept, directions)
         size = max(_size(whole), _size(kept))
         rest = [f - g for f, g in zip(whole, kept, strict=True)]
-        noise = _size([self.noise(u, steps) for u in directions])
+        noise = _size([self.noise(u) for u in directions])
         if not math.isfinite(size) or not _size(rest) > max(SMALLEST_SHARE * size, noise):
             return
         flat = self.flat() if min(_size(whole), _size(kept)) <= FLAT * size else None
         for (source, code), numbers in self.lines().items():
-            own = self.slopes(partial(self.shifted, numbers), directions, steps)
+            own = self.slopes(partial(self.shifted, numbers), directions)
             if _size(own) > max(SMALLEST_SHARE * size, noise):
                 rest = [r - o for r, o in zip(rest, own, strict=True)]
                 yield Stop(self.name, _size(own) / size, source, code, flat)
@@ -124,35 +117,33 @@ class _Measured:
         gradient = dense(self.replay.trace.gradients[self.name], self.x)
         weight = (gradient.abs() if bool((gradient != 0).any()) else 1.0) * self.scale.abs()
         place = unravelled(int(weight.flatten().argmax()), self.x.shape)
-        by_unit = [self.slopes(at, [self.unit(place)], FINE_STEPS)[0] for at in (self.written, self.kept)]
+        by_unit = [self.slopes(at, [self.unit(place)])[0] for at in (self.written, self.kept)]
         largest = max(map(abs, by_unit))
         whole, left = (s / float(self.scale[place]) if abs(s) > FLAT * largest else 0.0 for s in by_unit)
         return Flat(place, whole, left)
 
-    def slopes(
-        self, at: Callable[[Tensor], Tensor], directions: Sequence[Tensor], steps: Sequence[float]
-    ) -> Sequence[float]:
+    def slopes(self, at: Callable[[Tensor], Tensor], directions: Sequence[Tensor]) -> Sequence[float]:
         """Returns the slope of ⟨v, f⟩ along each direction: central differences, their truncation removed."""
-        return [self._slope(at, u, steps) for u in directions]
+        return [self._slope(at, u) for u in directions]
 
-    def _slope(self, at: Callable[[Tensor], Tensor], u: Tensor, steps: Sequence[float]) -> float:
+    def _slope(self, at: Callable[[Tensor], Tensor], u: Tensor) -> float:
         v = self.replay.trace.cotangent
         try:
-            row = [pair(v, at(self.x + h * u) - at(self.x - h * u)) / (2 * h) for h in steps]
+            row = [pair(v, at(self.x + h * u) - at(self.x - h * u)) / (2 * h) for h in STEPS]
         except (GradexplainError, RuntimeError):
             return math.nan
         for power in POWERS:
             row = [(power * b - a) / (power - 1) for a, b in pairwise(row)]
         return row[-1]
 
-    def noise(self, u: Tensor, steps: Sequence[float]) -> float:
+    def noise(self, u: Tensor) -> float:
         """What the last digits of the outputs that move make of a slope; extrapolation raises that by a half."""
-        v, y, moved = self.replay.trace.cotangent, self.replay.trace.value, self.x + steps[0] * u
+        v, y, moved = self.replay.trace.cotangent, self.replay.trace.value, self.x + STEPS[0] * u
         try:
             moves = (self.written(moved) != y) | (self.kept(moved) != y)
         except (GradexplainError, RuntimeError):
             return math.inf
-        return 4 * self.replay.eps * weighed(v, torch.where(moves, y, 0.0)) / steps[-1]
+        return 4 * self.replay.eps * weighed(v, torch.where(moves, y, 0.0)) / STEPS[-1]
 
     # ------------------------------------------------------------------------------------------------------ lines
 
