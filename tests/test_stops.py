@@ -294,6 +294,25 @@ def test_a_stop_excuses_no_error_beside_it(function: Any, offset: int, share: fl
     assert [operation.label for operation in report.wrong()] == ["Wrong"]
 
 
+def written_by_numpy(x: Tensor) -> Tensor:
+    y = 2 * x
+    y.detach().numpy()[0] = 7.0
+    return (y * x).sum()
+
+
+def replaced(x: Tensor) -> Tensor:
+    y = 2 * x
+    y.data = torch.ones_like(x)
+    return (y * x).sum()
+
+
+@pytest.mark.parametrize("function", [written_by_numpy, replaced])
+def test_memory_that_changed_out_of_sight_is_never_called_right(function: Callable[[Tensor], Tensor]) -> None:
+    """As written, the slope by x₀ is 7, or 1; torch gives 7 + 2 x₀ or 1 + 2 x₀, and no replay tells what it means."""
+    report = verified(function, at(1.0, 2.0))
+    assert (report.verdict, report.reason) == ("cannot say", "doubtful")
+
+
 def test_a_stop_of_one_input_excuses_nothing_of_another() -> None:
     report = gx.verify(lambda x, y: by_no_grad(x) + Wrong.apply(y).sum(), {"x": at(2.0, 3.0), "y": at(1.0)})  # type: ignore[no-untyped-call]
     assert report.of("x") == "cannot say"

@@ -49,6 +49,7 @@ DOUBTS = frozenset(
         "gradient_not_finite",
         "exact_not_finite",
         "cut",
+        "replay_differs",
     }
 )
 # Points where the derivative is a matter of convention.
@@ -411,8 +412,9 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
 
 def _following(report: Report, check: Check) -> Check:
     """Returns a difference as none of the gradient, where a method follows what torch holds constant: F, and not G."""
-    stopped = any(c.stops and c.verdict == "agrees" for c in report.checks if c.input == check.input)
-    if not stopped or check.verdict != "differs" or check.oracle not in (FORWARD, ANALYTIC):
+    own = [c for c in report.checks if (c.oracle, c.input) == (DIFFERENCES, check.input)]
+    apart = any((c.stops and c.verdict == "agrees") or c.reason == "replay_differs" for c in own)
+    if not apart or check.verdict != "differs" or check.oracle not in (FORWARD, ANALYTIC):
         return check
     return replace(check, verdict="cannot say", reason="follows")
 
