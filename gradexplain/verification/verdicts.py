@@ -436,7 +436,7 @@ def _numbered(question: Question, check: Check) -> Check:
     if number is None:
         return check
     check = replace(check, number=number.resolution)
-    if number.problem is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled", "unseen")):
+    if number.problem is None or not (check.verdict == "agrees" or check.reason in ("coarse", "joint", "cancelled", "unseen")):
         return check
     verdict: Verdict = "cannot say" if number.problem.reason == "rounding" else "differs"
     return replace(check, verdict=verdict, reason=number.problem.reason, data={**check.data, **number.problem.data})
