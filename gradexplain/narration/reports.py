@@ -47,7 +47,7 @@ def summary(report: Report, language: str = "en") -> str:
     teller = ReportTeller(language)
     lines = [teller.verdict(report)]
     lines += [f"  {line}" for line in teller.why(report)]
-    for operation in report.wrong():
+    for operation in report.wrong() or _estimates(report):
         lines.append(f"  {teller.heading(operation)} {teller.site(operation)}")
         lines += [f"    {line}" for line in teller.faults(operation)]
     return "\n".join(lines)
@@ -57,6 +57,11 @@ def formulas_alone(report: Report) -> bool:
     """Says whether it is formulas given by hand that are wrong, and no gradient."""
     wrong = [name for name in report.inputs if report.of(name) == "differs"]
     return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+
+
+def _estimates(report: Report) -> Sequence[Operation]:
+    """Returns the estimates that explain why the whole gradient differs: where no operation is wrong."""
+    return report.estimates() if report.verdict == "differs" and not report.wrong() else ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,11 @@ class ReportTeller(Teller):
                 return self.say("verification.differs_inside")
             if formulas_alone(report):
                 return self.say("verification.formula", names=", ".join(names))
-            return self.say("verification.differs", names=", ".join(n for n in names if not report.formula_alone(n)))
+            wrong = ", ".join(n for n in names if not report.formula_alone(n))
+            if estimates := _estimates(report):
+                labels = ", ".join(dict.fromkeys(operation.label for operation in estimates))
+                return self.say("verification.estimated", names=wrong, labels=labels)
+            return self.say("verification.differs", names=wrong)
         names = [n for n in report.inputs if report.of(n) == "cannot say"]
         if not names:
             return self.say("verification.cannot_say_second")
@@ -139,9 +148,10 @@ class ReportTeller(Teller):
     # ---------------------------------------------------------------------------------------------------- where
 
     def where(self, report: Report) -> Iterator[Block]:
-        if report.wrong():
-            yield Heading(self.say("verification.where"))
-            for operation in report.wrong():
+        blamed = report.wrong() or _estimates(report)
+        if blamed:
+            yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
+            for operation in blamed:
                 rows = tuple(Row("", line) for line in self.faults(operation))
                 yield Entry("✗", self.heading(operation), self.site(operation), rows)
         elif report.verdict == "differs" and report.operations and not formulas_alone(report):
