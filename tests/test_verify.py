@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -416,6 +417,39 @@ def test_assert_gradients_lets_the_undecided_pass_only_if_asked_to() -> None:
     assert gx.assert_gradients(jump, [at(0.5)], undecided=True).verdict == "cannot say"
 
 
+@pytest.mark.parametrize(
+    ("verb", "name", "close"),
+    [
+        (gx.assert_gradients, "stop", "stops"),
+        (gx.assert_gradients, "undecidd", "undecided"),
+        (gx.verify, "efort", "effort"),
+        (gx.explain, "ordr", "order"),
+        (gx.graph, "vieww", "view"),
+    ],
+)
+@pytest.mark.parametrize("kind", [gx.InputError, TypeError])
+def test_a_misspelt_option_is_refused_by_name(
+    verb: Callable[..., Any], name: str, close: str, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=rf"{verb.__name__} has no option {name}. Did you mean {close}\?"):
+        verb(lambda x: x.sum(), [normal(0, 3)], **{name: 1})
+
+
+def test_a_slope_along_many_inputs_is_no_reason_to_say_that_nothing_contradicts() -> None:
+    """Of 30 parameters in front of a wrong Function, few are taken alone; the others stand in one direction."""
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(*[nn.Linear(3, 3).double() for _ in range(15)])
+    for p in layers.parameters():
+        p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) / 2
+    report = gx.verify(lambda x: planted(lambda g: 2 * g)(layers(x)).sum(), [normal(0, 2, 3)])
+    assert report.verdict == "differs"
+    joint = [c for c in report.checks if c.reason == "joint"]
+    for check in joint:
+        assert check.data["seen"] == pytest.approx(2 * check.data["right"], rel=1e-3)
+    assert joint
+    assert "Nothing contradicts" not in report.to_json()
+
+
 def test_the_plugin_gives_the_fixture(assert_gradients: Callable[..., Report]) -> None:
     assert assert_gradients is gx.assert_gradients
     assert assert_gradients(lambda x: x.sin(), [normal(0, 3)]).verdict == "agrees"
@@ -692,6 +726,15 @@ _NOTHING: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], str]] = {
     "an empty input": (lambda x: (x * x).sum(), {"x": _EMPTY}, "x has no elements."),
     "empty inputs": (lambda x, y: (x * y).sum(), {"x": _EMPTY, "y": _EMPTY}, "none of x, y has elements."),
     "an empty output": (lambda x: x[x > 5].exp(), {"x": at(1, 2)}, "the output has no elements."),
+    "whole numbers": (lambda x: x.sum(), {"x": torch.tensor([1, 2])}, "(x: int64) can carry a gradient"),
+    "whole numbers, scaled": (lambda x: 0.5 * x, {"x": torch.tensor([1, 2])}, "for example 1.0 instead of 1"),
+    "no input": (lambda: torch.ones(2), {}, "no input to differentiate by"),
+    "a constant": (lambda x: torch.ones(2), {"x": at(1, 2)}, "does not depend on x"),
+    "a detach": (lambda x: x.detach(), {"x": at(1, 2)}, "Remove the detach"),
+    "no grad": (lambda x: without_grad(x), {"x": at(1, 2)}, "Remove the no_grad"),
+    "numbers": (lambda x: torch.tensor(x.tolist()), {"x": at(1, 2)}, "does not depend on x"),
+    "a choice": (lambda x: x.argmax(), {"x": at(1, 2)}, "Use a smooth function instead"),
+    "one called y": (lambda y: y > 1, {"y": at(1, 2)}, "truth values"),
 }  # fmt: skip
 
 
@@ -703,9 +746,14 @@ def test_where_there_is_nothing_to_check_that_is_said_first(case: str, ask: Call
     assert result.verdict == "cannot say"
     page = str(result)
     assert "✓" not in page
-    told = next(line.strip() for line in page.splitlines() if line.startswith("  "))
-    assert told == f"? There is nothing to check: {why}"
+    lines = page.split("╯")[1].split("\n\n")[0].splitlines()
+    told = " ".join(line.strip() for line in lines).strip()
+    assert told.startswith("? There is nothing to check")
+    assert why in told
     assert page.count("nothing to check") == 1
+    assert result.reason == "nothing"
+    assert f'"text": {json.dumps(told.removeprefix("? "))}' in json.dumps(json.loads(result.to_json()))
+    assert "nothing to check" not in result.render("text", language="zh")
     report = result if isinstance(result, Report) else result.report
     assert not report.checks
     assert [f.code for f in result.findings if f.code.startswith("nothing")] == [report.nothing.code]

@@ -113,6 +113,8 @@ class Teller:
 
     def body(self, e: Explanation) -> Iterator[Block]:
         yield from self.result(e)
+        if not e.steps:
+            return
         if e.detailed:
             yield from self.forward(e)
             yield from self.graph(e)
@@ -149,14 +151,15 @@ class Teller:
             rows.append((count, "", "", self.say("norm", norm=number_text(norm, _DIGITS))))
         header = tuple(self.say(k) for k in ("name", "shape", "value", "gradient"))
         yield Table(header, tuple(rows))
-        if e.scalar != e.output_name:
+        if e.steps and e.scalar != e.output_name:
             yield Paragraph(self.say("seed_vector", scalar=e.scalar, name=e.output_name))
             chosen = "seed_given" if e.cotangent_given else "seed_chosen"
             yield Paragraph(self.say(chosen, value=self.value(e.cotangent)))
 
     def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
         value = e.inputs.get(found.name)
-        gradient = self.value(found.value) if found.value is not None else self.say("no_gradient")
+        none = "no_gradient" if e.steps else "no_way"
+        gradient = self.value(found.value) if found.value is not None else self.say(none)
         shown = self.value(value) if value and value.small else "…"
         shape = shape_text(value.shape) if value else ""
         return found.name, shape, shown, f"∂{e.scalar}/∂{found.name} = {gradient}"
@@ -398,6 +401,8 @@ class Teller:
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
         key = _kink_key(data) if finding.code == "kink" else finding.code
+        if "because" in data:
+            data["because"] = self.say(f"errors.{data['because']}", **data)
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
         return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
 
@@ -420,7 +425,9 @@ class Teller:
                 "verification.stopped", stops=self.say("verification.separator").join(map(self.stop, report.stops))
             )
         if all((missing := report.unseen(name)) is None or bool(missing.all()) for name in report.inputs):
-            return self.say("verification.unseen_all", names=", ".join(report.inputs))
+            judged = any(report.unseen(name) is not None for name in report.inputs)
+            key = "unseen_all" if judged else "unjudged"
+            return self.say(f"verification.{key}", names=", ".join(report.inputs))
         lines = []
         for name in report.inputs:
             missing = report.unseen(name)

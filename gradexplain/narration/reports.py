@@ -98,6 +98,8 @@ class ReportTeller(Teller):
             lines.append(self.say("parameters_count", count=len(subject.parameters), size=f"{size:,}"))
         dtype = str(subject.trace.value.dtype).removeprefix("torch.")
         lines.append(self.say("setting", dtype=dtype, torch=torch.__version__))
+        if subject.trace.live:
+            lines.append(self.say("live"))
         yield Title("gradexplain verify", tuple(lines))
 
     def brief(self, tensor: Any) -> str:

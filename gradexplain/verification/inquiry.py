@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
-from gradexplain.recording.tracing import generic, trace
+from gradexplain.recording.tracing import generic, trace, traced
 from gradexplain.verification.contracts import ORACLE as CONTRACT
 from gradexplain.verification.contracts import Contracts, contracts_of
 from gradexplain.verification.derivatives import gradient_of
@@ -41,7 +41,7 @@ def inquire(
     def cotangent(output: Tensor) -> Tensor:
         return torch.ones_like(output) if hooked and output.numel() == 1 else generic(output)
 
-    question = Question(trace(computation, cotangent=cotangent), computation, effort=options.effort)
+    question = Question(traced(computation, cotangent=cotangent), computation, effort=options.effort)
     report = judged(question, options)
     subject = Subject(target, question.trace, tuple(computation.parameters))
     if report.nothing:

@@ -65,7 +65,7 @@ CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
 INTENDED = "intended"
 # Where no check could fail, none is made.
-NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output")
+NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output", "nothing-leads-back")
 RULES, DIFFERENCES, FORWARD, ANALYTIC = "rules", "finite differences", "forward mode", "complex step"
 OPERATIONS, SAVED = "operations", "saved tensors"
 # What an operation looks like that sends a straight-through or surrogate gradient.
@@ -128,7 +128,7 @@ class Report(Shown):
 
     @property
     def nothing(self) -> Finding | None:
-        """Why there is nothing to check, where that is so: no element of an input, or of the output."""
+        """Why there is nothing to check, where that is so: no element of an input or of the output, or no gradient."""
         return next((finding for finding in self.findings if finding.code in NOTHING), None)
 
     @property
@@ -376,7 +376,9 @@ def _suspected(question: Question, report: Report, check: Check) -> Check:
 
 def _nothing(question: Question) -> Finding | None:
     """Returns why there is nothing to check, `None` where there is something."""
-    names = question.names
+    names, lost = question.names, question.trace.lost
+    if lost is not None:
+        return Finding("nothing-leads-back", {"because": lost.key, **lost.data})
     if not any(question.trace.inputs[name].numel() for name in names):
         return Finding("nothing-in-inputs" if len(names) > 1 else "nothing-in-input", {"names": ", ".join(names)})
     return None if question.trace.value.numel() else Finding("nothing-in-output")
@@ -414,7 +416,10 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
     bounds = report.bounds(check.input)
     if bounds is not None and bool(seen(bounds, report.wanted).all()):
         return check
-    return replace(check, bounds=walk.bounds_of(question, check.input))
+    own = walk.bounds_of(question, check.input)
+    if own is not None and question.computation is None:  # what rounding did was not measured, but estimated
+        own = own.clamp_min(check.resolution or 0.0)
+    return replace(check, bounds=own)
 
 
 def _following(report: Report, check: Check) -> Check:
@@ -443,7 +448,9 @@ def _numbered(question: Question, check: Check) -> Check:
     if number is None:
         return check
     check = replace(check, number=number.resolution)
-    if number.problem is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled", "unseen")):
+    if number.problem is None or not (
+        check.verdict == "agrees" or check.reason in ("coarse", "joint", "cancelled", "unseen")
+    ):
         return check
     verdict: Verdict = "cannot say" if number.problem.reason == "rounding" else "differs"
     return replace(check, verdict=verdict, reason=number.problem.reason, data={**check.data, **number.problem.data})

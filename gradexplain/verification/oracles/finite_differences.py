@@ -133,7 +133,7 @@ def _is_open(question: Question, check: Check) -> bool:
     """Says whether what torch holds constant, or takes at a kink, may be behind what F does not settle."""
     if check.verdict == "agrees":
         return False
-    return check.reason not in ("unseen", "coarse", "cancelled", "nan") or bool(question.trace.cuts)
+    return check.reason not in ("unseen", "coarse", "joint", "cancelled", "nan") or bool(question.trace.cuts)
 
 
 def _of_both(question: Question, written: Check, kept: Check) -> Check:
@@ -688,7 +688,7 @@ class _Probe:
 
 
 def _unsure(finding: Slope) -> Slope:
-    return replace(finding, verdict="cannot say", reason="coarse") if finding.verdict == "differs" else finding
+    return replace(finding, verdict="cannot say", reason="joint") if finding.verdict == "differs" else finding
 
 
 def _finite(gradient: Tensor) -> Tensor:
