@@ -64,6 +64,17 @@ def _written_in_parts(x):
     return (rows * rows).sum(0)
 
 
+def _written_into_the_real_part(x):
+    z = torch.complex(x, x.detach()) * (2 + 1j)
+    z.real.mul_(3 * x)
+    return z.abs()
+
+
+def _conjugated(x):
+    z = torch.complex(x.sin(), x.detach())
+    return (z.conj() * (1 + 2j) * z).imag + (torch.outer(z, z).mH @ z).abs()
+
+
 def _branching(x):
     return x**3 * x[0].item() if x.sum().item() > 0 else x
 
@@ -90,6 +101,11 @@ STOPS = {
     "write under no_grad": _clamped,
     "buffer": lambda x: _averaged(torch.outer(x, x)),
     "parts": _written_in_parts,
+    "real part": lambda x: (torch.complex(x, x.detach()) ** 2).real,
+    "pairs": lambda x: torch.view_as_complex(torch.outer(x, x)[:, :2].contiguous()).abs() * x.detach(),
+    "write into the real part": _written_into_the_real_part,
+    "conjugates": _conjugated,
+    "negative": lambda x: torch.complex(x, x * x.detach()).conj().imag.exp(),
     "branch": _branching,
     "inner steps": _steps,
     "straight through": lambda x: (x + (x.round() - x).detach()) ** 2,

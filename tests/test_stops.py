@@ -69,6 +69,16 @@ def by_mean(x: Tensor) -> Tensor:
     return (x * mean).sum()
 
 
+def by_complex(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        turned = x * (1 + 1j)
+    return (x * turned).imag.sum()
+
+
+def by_mask(x: Tensor) -> Tensor:
+    return (x * x.detach() * (x > 1)).sum()  # truth and numbers end in one line
+
+
 def by_data(x: Tensor) -> Tensor:
     y = x * 1
     y.data.mul_(y.data)
@@ -83,6 +93,7 @@ def by_data(x: Tensor) -> Tensor:
 #   x · x           as the first
 #   x · x²          F' = 3x², G' = x²                             share 2/3
 #   x · sort(x) and x · mean(x): as the first and the second
+#   x · Im (1 + i) x and x · x, where x > 1: as the first
 #   y ← y²          F' = 2x, G' = 1                               F' x = 8, 18; left out (2x − 1) x = 6, 15
 STOPS = [
     (by_no_grad, 2, 1 / 2),
@@ -94,6 +105,8 @@ STOPS = [
     (by_copy, 1, 1 / 2),
     (by_pair, 2, 1 / 2),
     (by_mean, 2, 1 / 2),
+    (by_complex, 2, 1 / 2),
+    (by_mask, 1, 1 / 2),
     (by_data, 2, (6**2 + 15**2) ** 0.5 / (8**2 + 18**2) ** 0.5),
 ]
 

@@ -38,7 +38,7 @@ from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.answers import Stop
-from gradexplain.verification.verdicts import Check, Operation, Report
+from gradexplain.verification.verdicts import ESTIMATE, Check, Operation, Report
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -488,9 +488,8 @@ class Teller:
         for check in report.checks:
             place = check.place or check.data.get("place")
             if check.verdict == "differs" and isinstance(place, tuple) and {"seen", "right"} <= check.data.keys():
-                seen_, right = (number_text(float(str(check.data[key])), _DIGITS) for key in ("seen", "right"))
-                element = indexed(check.input, place)
-                yield self.say("verification.without", element=element, seen=seen_, right=right)
+                numbers = {key: float(str(check.data[key])) for key in ("seen", "right")}
+                yield self.say("verification.without", element=indexed(check.input, place), **numbers)
                 return
 
     def passing(self, operation: Operation, finding: Finding) -> str:
@@ -499,7 +498,8 @@ class Teller:
         way = {None: "sends_own", "1": "passes_on"}.get(data["passes"], "passes_times")
         part = "_there" if finding.data.get("count") != finding.data.get("total") else ""
         place = short_place(operation.node.source)
-        return self.say(f"verification.{way}{part}", **data) + (f", {place}" if place else "")
+        why = self.say("verification.on_purpose") if finding.code == ESTIMATE else ""
+        return self.say(f"verification.{way}{part}", **data) + (f", {place}" if place else "") + why
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""

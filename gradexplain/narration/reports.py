@@ -44,10 +44,15 @@ def summary(report: Report, language: str = "en") -> str:
     teller = ReportTeller(language)
     lines = [teller.verdict(report, report.findings)]
     lines += [f"  {line}" for line in teller.why(report)]
-    for operation in report.wrong():
+    for operation in report.wrong() or _estimates(report):
         lines.append(f"  {teller.heading(operation)} {teller.site(operation)}")
         lines += [f"    {line}" for line in teller.faults(operation)]
     return "\n".join(lines)
+
+
+def _estimates(report: Report) -> Sequence[Operation]:
+    """Returns the estimates that explain why the whole gradient differs: where no operation is wrong."""
+    return report.estimates() if report.verdict == "differs" and not report.wrong() else ()
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,12 @@ class ReportTeller(Teller):
     # ---------------------------------------------------------------------------------------------------- where
 
     def where(self, report: Report) -> Iterator[Block]:
-        if report.wrong():
-            yield Heading(self.say("verification.where"))
-            for operation in report.wrong():
+        blamed = report.wrong() or _estimates(report)
+        if blamed:
+            yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
+            for operation in blamed:
                 rows = tuple(Row("", line) for line in self.faults(operation))
-                yield Entry("✗", self.heading(operation), self.site(operation), rows)
+                yield Entry(MARKS[operation.verdict], self.heading(operation), self.site(operation), rows)
         elif report.verdict == "differs" and report.operations and not formulas_alone(report):
             if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
                 return

@@ -43,7 +43,7 @@ from gradexplain.verification.oracles.measures import MARGIN, dense
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.slopes import Slopes, fits_kinks, slopes
-from gradexplain.verification.verdicts import RULES, SAVED, Check, Operation, Report, verify_trace
+from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 MOST_EACH, SAMPLED_ELEMENTS = 48, 24
@@ -52,7 +52,7 @@ RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
-EXCUSES = ("surrogate", "kinks", "drawn", *PRESUMING.values())
+EXCUSES = (ESTIMATE, "kinks", "drawn", *PRESUMING.values())
 # The last digit of a slope that is measured in float64.
 FINEST = torch.finfo(torch.float64).eps
 # Reasons that speak of the recording, not of an oracle.
@@ -304,7 +304,7 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
     if recognised is None:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
     if _is_surrogate(asked, name):
-        return Finding("surrogate", {**data, "slope": "0", **_passing(asked, name)})
+        return Finding(ESTIMATE, {**data, "slope": "0", **_passing(asked, name)})
     if recognised.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
         return Finding("drawn", data)
     spread = _unsummed(asked, name, recognised)
