@@ -68,6 +68,8 @@ INTENDED = "intended"
 NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output", "nothing-leads-back")
 RULES, DIFFERENCES, FORWARD, ANALYTIC = "rules", "finite differences", "forward mode", "complex step"
 OPERATIONS, SAVED = "operations", "saved tensors"
+# What an operation looks like that sends a straight-through or surrogate gradient.
+ESTIMATE = "surrogate"
 # Methods that start from what torch recorded, or from its own formulas: differences of the function overrule them.
 REFUTABLE = (FORWARD, ANALYTIC, RULES)
 
@@ -259,6 +261,11 @@ class Report(Shown):
         """
         wrong = (operation for operation in self.operations if operation.verdict == "differs")
         return tuple(operation for operation in wrong if not (self._holds and _is_edit_alone(operation)))
+
+    def estimates(self) -> tuple[Operation, ...]:
+        """Returns the operations that send another gradient on purpose, in the order of the forward pass."""
+        codes = ((operation, {finding.code for finding in operation.findings}) for operation in self.operations)
+        return tuple(operation for operation, found in codes if ESTIMATE in found and operation.verdict != "differs")
 
     @property
     def _holds(self) -> bool:
