@@ -99,6 +99,11 @@ def test_a_stop_of_one_input_is_none_of_another() -> None:
     assert (report.of("x"), report.of("y")) == ("cannot say", "agrees")
 
 
+def test_a_doubt_about_one_input_is_none_about_another() -> None:
+    report = Report((says(D, "agrees"), says(D, "agrees", input="y"), says(R, "cannot say", "jump", input="y")))
+    assert (report.of("x"), report.of("y")) == ("agrees", "cannot say")
+
+
 @pytest.mark.parametrize("why", sorted(DOUBTS - {"noise", "cancelled"}))
 def test_a_doubt_of_the_function_is_one_of_everybody(why: str) -> None:
     agreeing = [says(oracle, "agrees") for oracle in (D, F, R, S)]
