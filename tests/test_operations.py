@@ -51,9 +51,9 @@ def found(operations: Sequence[Operation], kind: str) -> list[tuple[Operation, F
     return [(o, f) for o in operations for f in o.findings if f.code == kind]
 
 
-def line_of(text: str) -> int:
+def line_of(text: str, file: str = __file__) -> int:
     """Returns the line of this file that holds `text`."""
-    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line and "line_of" not in line)
 
 

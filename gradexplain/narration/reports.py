@@ -17,6 +17,7 @@ from gradexplain.narration.explanations import (
     TONES,
     Teller,
     error_text,
+    formulas_alone,
     indexed,
     judging,
     shape_text,
@@ -30,10 +31,6 @@ from gradexplain.verification.verdicts import FORWARD, Check, Operation, Report
 # Operations that are listed one by one; more of them are counted.
 _MOST_LISTED = 40
 _MOST_INPUTS = 8
-# Findings that say what made a gradient wrong, where every operation is right.
-_CAUSES = ("leaf-hook", "changes-from-run-to-run")
-# No number in float64 is known better than this.
-_FINEST = torch.finfo(torch.float64).eps
 
 
 @told.register
@@ -45,18 +42,12 @@ def report_page(report: Report, language: str = "en", *, format: str = "text", w
 def summary(report: Report, language: str = "en") -> str:
     """Returns what a failing test has to say: the verdict, why, and the operation that is wrong."""
     teller = ReportTeller(language)
-    lines = [teller.verdict(report)]
+    lines = [teller.verdict(report, report.findings)]
     lines += [f"  {line}" for line in teller.why(report)]
     for operation in report.wrong() or _estimates(report):
         lines.append(f"  {teller.heading(operation)} {teller.site(operation)}")
         lines += [f"    {line}" for line in teller.faults(operation)]
     return "\n".join(lines)
-
-
-def formulas_alone(report: Report) -> bool:
-    """Says whether it is formulas given by hand that are wrong, and no gradient."""
-    wrong = [name for name in report.inputs if report.of(name) == "differs"]
-    return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
 
 
 def _estimates(report: Report) -> Sequence[Operation]:
@@ -71,7 +62,7 @@ class ReportTeller(Teller):
     def page(self, report: Report) -> Iterator[Block]:
         """Yields the whole page."""
         yield from self.header(report)
-        yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report)}", TONES[report.verdict])
+        yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report, report.findings)}", TONES[report.verdict])
         if report.nothing is not None:
             return
         yield from self.where(report)
@@ -110,34 +101,6 @@ class ReportTeller(Teller):
 
     # -------------------------------------------------------------------------------------------------- verdict
 
-    def verdict(self, report: Report) -> str:
-        """Returns the verdict as a sentence."""
-        if report.nothing is not None:
-            return self.finding(report.nothing)
-        if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
-            return self.partly(report)
-        if report.reason == "not_finite":
-            telling = next(c for c in report.checks if c.reason == "not_finite")
-            return self.say("verification.not_finite", value=telling.data.get("value", "nan"))
-        if report.verdict == "agrees":
-            resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
-        if report.verdict == "differs":
-            names = [n for n in report.inputs if report.of(n) == "differs"]
-            if not names:
-                return self.say("verification.differs_inside")
-            if formulas_alone(report):
-                return self.say("verification.formula", names=", ".join(names))
-            wrong = ", ".join(n for n in names if not report.formula_alone(n))
-            if estimates := _estimates(report):
-                labels = ", ".join(dict.fromkeys(operation.label for operation in estimates))
-                return self.say("verification.estimated", names=wrong, labels=labels)
-            return self.say("verification.differs", names=wrong)
-        names = [n for n in report.inputs if report.of(n) == "cannot say"]
-        if not names:
-            return self.say("verification.cannot_say_second")
-        return self.say("verification.cannot_say", names=", ".join(names))
-
     def why(self, report: Report) -> Iterator[str]:
         """Yields the reasons of what does not agree, the most telling first."""
         for part in (report, *([report.second] if report.second is not None else [])):
@@ -155,9 +118,11 @@ class ReportTeller(Teller):
             yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
             for operation in blamed:
                 rows = tuple(Row("", line) for line in self.faults(operation))
-                yield Entry("✗", self.heading(operation), self.site(operation), rows)
+                yield Entry(MARKS[operation.verdict], self.heading(operation), self.site(operation), rows)
         elif report.verdict == "differs" and report.operations and not formulas_alone(report):
-            if any(finding.code in _CAUSES for finding in report.findings):  # said in the notes
+            if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
+                return
+            if any(self.causes(report, report.findings)):  # said in the first sentence
                 return
             yield Paragraph(self.say("verification.nowhere"))
 

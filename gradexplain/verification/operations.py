@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError, message_of
@@ -40,9 +40,9 @@ from gradexplain.verification.incidents import changed_gradients, draws, edits, 
 from gradexplain.verification.oracles.answers import Unable, Verdict
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
 from gradexplain.verification.oracles.measures import MARGIN, dense
-from gradexplain.verification.oracles.patterns import Pattern, beside, pattern
+from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 from gradexplain.verification.oracles.question import EFFORT, Question
-from gradexplain.verification.oracles.slopes import fits_kinks, slopes
+from gradexplain.verification.oracles.slopes import Slopes, fits_kinks, slopes
 from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
@@ -53,6 +53,8 @@ RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
 EXCUSES = (ESTIMATE, "kinks", "drawn", *PRESUMING.values())
+# The last digit of a slope that is measured in float64.
+FINEST = torch.finfo(torch.float64).eps
 # Reasons that speak of the recording, not of an oracle.
 RECORDING = "recording"
 
@@ -77,7 +79,7 @@ def check_operations(
             return ()
         trace = joined(run, computation)
         chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
-        notes = _Notes.of(run, trace)
+        notes = _Notes.of(run, trace, computation.modules)
         known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
         share = effort / max(sum(known), 1)
         budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
@@ -87,7 +89,7 @@ def check_operations(
 
 @dataclass(frozen=True)
 class _Notes:
-    """What the run shows besides operators: hooks by node; draws and stops by who used them.
+    """What the run shows besides operators: hooks by node; draws and stops by who used them; modules by name.
 
     A leaf is no operation: hooks on it stand with the first node that uses it.
     """
@@ -95,12 +97,13 @@ class _Notes:
     hooks: Mapping[int, Sequence[Finding]]
     draws: Mapping[int, Sequence[Finding]]
     stops: Mapping[int, Sequence[Finding]]
+    modules: Mapping[str, nn.Module]
 
     @staticmethod
-    def of(run: Run, trace: Trace) -> _Notes:
+    def of(run: Run, trace: Trace, modules: Mapping[str, nn.Module]) -> _Notes:
         assert run.output.grad_fn is not None
         owners = owners_of(run.recorder.events, ordered(run.output.grad_fn))
-        return _Notes(_by_user(changed_gradients(run, trace), trace), draws(run), stops(run, owners))
+        return _Notes(_by_user(changed_gradients(run, trace), trace), draws(run), stops(run, owners), modules)
 
     def on(self, alone: Alone) -> Iterator[Finding]:
         """Yields the notes on a node."""
@@ -154,7 +157,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: f
                 looks[name] = _look(asked, report, name, effort)
         findings += _drawn(asked, report)
     with suppress(Exception):
-        findings += sent_otherwise(alone, asked.operator, run)
+        findings += sent_otherwise(alone, asked.operator, run, notes.modules)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
     kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
     return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *findings])
@@ -301,7 +304,7 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
     if recognised is None:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
     if _is_surrogate(asked, name):
-        return Finding(ESTIMATE, data)
+        return Finding(ESTIMATE, {**data, "slope": "0", **_passing(asked, name)})
     if recognised.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
         return Finding("drawn", data)
     spread = _unsummed(asked, name, recognised)
@@ -327,11 +330,45 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     known = slopes(replay, name, sent, _positions(report, name, sent)[:affordable])
     if known is None or not bool(known.differs.any()):
         return None
+    passing = _passing(asked, name)
     slack = 4 * known.bound + MARGIN * replay.eps * known.right.abs()
     compared = beside(
         sent, known.right, slack, known.differs, positions=known.positions, tensors=_tensors(asked, replay.trace)
     )
-    return pattern(compared, sent.shape, known.positions)
+    recognised = pattern(compared, sent.shape, known.positions)
+    return replace(
+        recognised, data={**recognised.data, **passing, **_steepness(passing, known, replay.trace.cotangent)}
+    )
+
+
+def _passing(asked: _Asked, name: str) -> dict[str, str]:
+    """Returns the number that a custom Function's backward multiplies what arrives by, where it does nothing else."""
+    sent, cotangent = asked.own.gradients[name], asked.own.cotangent
+    if not isinstance(asked.alone.origin, Application) or sent is None or sent.shape != cotangent.shape:
+        return {}
+    ratios = (sent / cotangent).flatten()
+    if sent.is_complex() or not bool(ratios.isfinite().all()) or not bool((ratios != 0).all()):
+        return {}
+    slack = MARGIN * torch.finfo(ratios.dtype).eps * float(ratios[0].abs())
+    if not bool(((ratios - ratios[0]).abs() <= slack).all()):
+        return {}
+    return {"passes": shown(simplest(float(ratios[0]), slack))}
+
+
+def _steepness(passing: Mapping[str, str], known: Slopes, cotangent: Tensor) -> dict[str, str]:
+    """Returns the slope of an elementwise function where what is passed on is not right, if that is one number there.
+
+    One element alone tells a slope of 0, and no other: what comes from elsewhere may be there as well.
+    """
+    wrong, weights = known.differs, cotangent.flatten()
+    if not passing or not bool((known.positions < weights.numel()).all()):
+        return {}
+    weights = weights[known.positions][wrong]
+    found, slack = known.right[wrong] / weights, (known.bound[wrong] / weights).abs() + MARGIN * FINEST
+    if not bool(((found - found[0]).abs() <= slack + slack[0]).all()):
+        return {}
+    slope = shown(simplest(float(found[0]), float(slack[0])))
+    return {"slope": slope} if slope == "0" or found.numel() > 1 else {}
 
 
 def _has_kinks(asked: _Asked, name: str, effort: float) -> bool:
@@ -398,15 +435,15 @@ def _sees_only(asked: _Asked, name: str, axis: int, index: int) -> bool:
 def _is_surrogate(asked: _Asked, name: str) -> bool:
     """Says whether the operator is piecewise constant in an argument, so that its derivative carries nothing.
 
-    It is, if small steps change nothing at points drawn from far around, and yet these points differ in value.
+    It is, if small steps change nothing at points drawn from near and far around, and yet these points differ in value.
     """
     x = asked.own.inputs[name]
     generator = torch.Generator().manual_seed(3)
     values: list[Tensor] = []
     with asked.computation.running() as run, torch.no_grad():
-        for _ in range(4):
+        for spread in (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 3.0):
             size = x.detach().abs().max().clamp_min(1.0)
-            point = x + 3 * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+            point = x + spread * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
             try:
                 near, far = run({name: point}), run({name: point + 1e-6 * size})
             except RunError:  # what has a domain is not made of steps
