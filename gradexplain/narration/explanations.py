@@ -441,8 +441,10 @@ class Teller:
             key = "cannot_say" if names else "cannot_say_second"
             return self.say(f"verification.{key}", names=names) + self.first(findings)
         if not names and report.second is not None and not report.wrong():
-            wrong = (n for n in report.second.inputs if report.second.of(n) == "differs")
-            return self.say("verification.differs_second", names=", ".join(wrong))
+            wrong = ", ".join(n for n in report.second.inputs if report.second.of(n) == "differs")
+            labels = ", ".join(dict.fromkeys(operation.label for operation in report.second.wrong()))
+            inside = self.say("verification.inside", labels=labels) if labels else ""
+            return self.say("verification.differs_second", names=wrong, inside=inside)
         return self.difference(report, names, findings) if names else self.say("verification.differs_inside")
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:

@@ -80,6 +80,7 @@ class ReportTeller(Teller):
         yield from self.evidence(report)
         if report.second is not None:
             yield Heading(self.say("verification.second"))
+            yield from self.where(report.second)
             yield from self.evidence(report.second)
         yield from self.each(report)
         notes = [self.finding(f) for f in report.findings] + list(self.refuted(report))
@@ -164,7 +165,9 @@ class ReportTeller(Teller):
         yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
 
     def incident(self, finding: Finding) -> str:
-        return self.say(f"operations.{finding.code}", **finding.data) + self.where_found(finding)
+        said = self.say(f"operations.{finding.code}", **finding.data)
+        again = self.say("operations.again") if finding.data.get("order") == 2 else ""
+        return again + said + self.where_found(finding)
 
     # ------------------------------------------------------------------------------------------------- evidence
 
