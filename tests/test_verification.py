@@ -2,6 +2,7 @@
 
 import re
 import string
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -417,6 +418,15 @@ def test_a_large_problem_is_judged_by_the_rules_alone_unless_more_effort_is_aske
     assert [reason(report, o) for o in ("finite differences", "forward mode")] == ["too_costly"] * 2
     assert reason(report, "rules") is None
     assert report.verdict == "agrees"
+
+
+def test_a_function_that_takes_long_is_not_run_so_often_unless_more_effort_is_asked_for() -> None:
+    def slow(x: Tensor) -> Tensor:
+        time.sleep(0.004)
+        return x.sin().sum()
+
+    assert reason(verified(slow, at(1.0, 2.0), effort=0.02), "finite differences") == "too_costly"
+    assert reason(verified(slow, at(1.0, 2.0)), "finite differences") is None
 
 
 @pytest.mark.parametrize("factor", [1.001, -1.0, 0.0])
