@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -199,3 +199,95 @@ def test_the_first_cause_of_a_nan_is_told_first() -> None:
         page = " ".join(result.render("text", width=400).split())
         assert (result.verdict, result.reason) == ("cannot say", "not_finite")
         assert "there is no gradient to judge. The first value that is not finite is made by `x.log()`" in page
+
+
+# ---------------------------------------------------------------------------------------------- second derivatives
+
+
+def cubed(backward: Callable[[Any, Tensor], Tensor]) -> Function:
+    class Cubed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            ctx.kept = x.detach()
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # of the cube
+            return backward(ctx, g)
+
+    return cast(Function, Cubed.apply)
+
+
+class Square(torch.autograd.Function):
+    """Returns 3 g x² with a gradient by x that is half of the right one."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(g, x)
+        return 3 * g * x**2
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor, Tensor]:
+        g, x = ctx.saved_tensors
+        return 3 * h * x**2, 3 * h * g * x
+
+
+# A backward that is right once, what is wrong with it when it is differentiated again, and of which operation.
+AGAIN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str, str]] = {
+    "detached": (lambda ctx, g: 3 * g * ctx.saved_tensors[0].detach() ** 2, "zero", "Cubed"),
+    "half of it": (lambda ctx, g: 3 * g * ctx.saved_tensors[0] * ctx.saved_tensors[0].detach(), "factor", "Cubed"),
+    "kept aside": (lambda ctx, g: 3 * g * ctx.kept**2, "zero", "Cubed"),
+    "no grad": (torch.no_grad()(lambda ctx, g: 3 * g * ctx.saved_tensors[0] ** 2), "zero", "Cubed"),
+    "a Function inside": (lambda ctx, g: Square.apply(g, *ctx.saved_tensors), "factor", "Square"),
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_the_operation_whose_second_derivative_is_wrong_is_named_as_for_the_first(case: str) -> None:
+    backward, kind, label = AGAIN[case]
+    function = cubed(backward)
+
+    def called(x: Tensor) -> Tensor:
+        return (function(x).sin() * x).sum()  # differentiated twice
+
+    assert gx.verify(called, [normal(1, 4)]).verdict == "agrees"
+    report = gx.verify(called, [normal(1, 4)], second=True)
+    assert (report.verdict, report.reason) == ("differs", "wrong")
+    assert report.second is not None
+    (operation,) = report.second.wrong()
+    assert operation.label == label
+    finding = operation.findings[0]
+    assert (finding.code, finding.data["argument"]) == (kind, "x")
+    if kind == "factor":
+        assert finding.data["factor"] == "1/2"  # d/dx of x² where one x is held is x, and of half of it too
+    page = " ".join(report.render("text", width=400).split())
+    assert f"The second derivatives by x are wrong, in {label};" in page or "x, cotangent are wrong" in page
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(called, [normal(1, 4)], second=True)
+    if label == "Cubed":
+        assert operation.node.source is not None
+        assert operation.node.source.line == line_of("# differentiated twice", __file__)
+        assert here("# differentiated twice") in str(failure.value)
+        assert operation.backward is not None
+        assert operation.backward.line == line_of("# of the cube", __file__) - 1  # with its decorator
+
+
+def test_the_line_that_is_not_differentiated_again_is_named() -> None:
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        x = ctx.saved_tensors[0].detach()  # held here
+        return 3 * g * x**2  # type: ignore[no-any-return]
+
+    report = gx.verify(lambda x: cubed(backward)(x).sum(), [normal(1, 4)], second=True)
+    assert report.second is not None
+    (held,) = [f for o in report.second.wrong() for f in o.findings if f.code == "held"]
+    assert held.source is not None
+    assert held.source.line == line_of("# held here", __file__)
+
+
+def test_no_operation_is_accused_of_second_derivatives_that_are_right() -> None:
+    right = cubed(lambda ctx, g: 3 * g * ctx.saved_tensors[0] ** 2)
+    report = gx.verify(lambda x: right(x).sin().sum(), [normal(1, 4)], second=True)
+    assert report.verdict == "agrees"
+    assert report.second is not None
+    assert report.second.operations == ()

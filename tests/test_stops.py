@@ -270,6 +270,32 @@ def test_a_stop_through_a_copy_of_few_digits_is_measured_by_longer_steps() -> No
     assert str(found.source).endswith(line_of(short, 1))
 
 
+def after_many_lines(x: Tensor) -> Tensor:
+    assert bool((x > -1).all())
+    assert bool((x > -2).all())
+    assert bool((x > -3).all())
+    assert bool((x > -4).all())
+    assert bool((x > -5).all())
+    assert bool((x > -6).all())
+    assert bool((x > -7).all())
+    h = x - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    return (h + 1e-6 * h * x.detach()).sum()
+
+
+def test_a_small_stop_is_found_behind_many_lines_that_stop_nothing() -> None:
+    # (x + εx²)′ = 1 + 2εx, of which εx goes through the second factor.
+    report = gx.verify(after_many_lines, [at(0.5)])
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (stop,) = report.stops
+    assert str(stop.source).endswith(line_of(after_many_lines, 14))
+    assert stop.share == pytest.approx(0.5e-6 / (1 + 1e-6), rel=1e-3)
+
+
 def test_a_stop_that_changes_no_slope_is_a_note() -> None:
     def stable(x: Tensor) -> Tensor:
         shifted = (x - x.max().detach()).exp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -415,6 +416,68 @@ def test_assert_gradients_lets_the_undecided_pass_only_if_asked_to() -> None:
     with pytest.raises(AssertionError, match="cannot be said"):
         gx.assert_gradients(jump, [at(0.5)])
     assert gx.assert_gradients(jump, [at(0.5)], undecided=True).verdict == "cannot say"
+
+
+def sending(returned: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """Returns 2x, with a backward that returns what `returned` makes of the gradient that arrives."""
+
+    class Sending(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return returned(g)
+
+    return cast(Callable[[Tensor], Tensor], Sending.apply)
+
+
+BREACHES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "shape": (lambda g: 2 * g[:2], "returned a gradient (2,) float64 for x, which is (3,) float64"),
+    "too many": (lambda g: (2 * g, g), "returned 2 where 1 are needed"),
+    "none": (lambda g: (), "returned 0 where 1 are needed"),
+    "a list": (lambda g: [2 * g], "returned list as the gradient of x"),
+    "a number": (lambda g: 2.0, "returned 2.0 as the gradient of x"),
+    "numpy": (lambda g: g.numpy(), "returned ndarray as the gradient of x"),
+    "complex": (lambda g: 2j * g, "returned a complex gradient"),
+    "raises": (lambda g: 1 // 0, "failed: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("case", BREACHES)
+@pytest.mark.parametrize("second", [False, True])
+def test_a_breach_of_a_backwards_contract_is_an_assertion_in_one_sentence(case: str, second: bool) -> None:
+    returned, words = BREACHES[case]
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(lambda x: sending(returned)(x.sin()).sum(), [normal(0, 3)], second=second)
+    assert words in str(failure.value)
+    assert "Sending" in str(failure.value)
+    assert "test_verify.py:" in str(failure.value)
+    assert len(str(failure.value).splitlines()) == 1
+    assert failure.value.__cause__ is failure.value.__context__ is None  # no frames of ours nor of torch's
+
+
+def test_what_assert_gradients_says_of_much_that_is_wrong_is_short() -> None:
+    """Twelve Functions that are wrong in ways of their own, in front of 30 parameters."""
+    layers = nn.Sequential(*[nn.Linear(2, 2).double() for _ in range(15)])
+    wrong = [planted(lambda g, factor=1.5 + i: factor * g) for i in range(12)]
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(lambda x: sum(f(layers(i * x)).sum() for i, f in enumerate(wrong, 1)), [normal(0, 1, 2)])
+    lines = str(failure.value).splitlines()
+    assert len(lines) == 20
+    assert lines[-1].endswith("more lines, which the whole report has (gx.verify).")
+    assert sum(line.startswith("  Planted") for line in lines) >= 6
+    assert any(re.search(r"\[\d(, \d)?\], finite differences", line) for line in lines)  # the element
+
+
+def test_what_assert_gradients_says_of_a_nan_has_its_first_cause() -> None:
+    masked: Callable[[Tensor], Tensor] = lambda x: torch.where(x > 0, x.sqrt(), 0 * x).sum()  # noqa: E731
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(masked, [at(0.5, -1.0)])
+    line = masked.__code__.co_firstlineno
+    for part in ("made by `x.sqrt()`", f"test_verify.py:{line}", "x[1], finite differences"):
+        assert part in str(failure.value)
 
 
 @pytest.mark.parametrize(

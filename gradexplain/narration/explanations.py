@@ -438,10 +438,13 @@ class Teller:
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
             return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
         if report.verdict == "cannot say":
-            return self.say("verification.cannot_say" if names else "verification.cannot_say_second", names=names)
+            key = "cannot_say" if names else "cannot_say_second"
+            return self.say(f"verification.{key}", names=names) + self.first(findings)
         if not names and report.second is not None and not report.wrong():
-            wrong = (n for n in report.second.inputs if report.second.of(n) == "differs")
-            return self.say("verification.differs_second", names=", ".join(wrong))
+            wrong = ", ".join(n for n in report.second.inputs if report.second.of(n) == "differs")
+            labels = ", ".join(dict.fromkeys(operation.label for operation in report.second.wrong()))
+            inside = self.say("verification.inside", labels=labels) if labels else ""
+            return self.say("verification.differs_second", names=wrong, inside=inside)
         return self.difference(report, names, findings) if names else self.say("verification.differs_inside")
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
@@ -451,8 +454,7 @@ class Teller:
         names = ", ".join(n for n in report.inputs if report.of(n) == "differs" and not report.formula_alone(n))
         causes = self.say("verification.separator").join(self.causes(report, findings))
         if not causes:
-            broken = any(c.reason == "nan" for c in report.checks)
-            return self.say("verification.differs", names=names) + (self.first(findings) if broken else "")
+            return self.say("verification.differs", names=names) + self.first(findings)
         key = "differs_by" if report.wrong() else "departs_by"
         return self.say(f"verification.{key}", names=names, causes=causes)
 

@@ -14,6 +14,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import (
     MARKS,
+    NOT_APPLICABLE,
     TONES,
     Teller,
     error_text,
@@ -31,6 +32,8 @@ from gradexplain.verification.verdicts import FORWARD, Check, Operation, Report
 # Operations that are listed one by one; more of them are counted.
 _MOST_LISTED = 40
 _MOST_INPUTS = 8
+# What a failing test says: so many lines, and so many of them why.
+_MOST_LINES, _MOST_REASONS = 20, 6
 
 
 @told.register
@@ -42,12 +45,20 @@ def report_page(report: Report, language: str = "en", *, format: str = "text", w
 def summary(report: Report, language: str = "en") -> str:
     """Returns what a failing test has to say: the verdict, why, and the operation that is wrong."""
     teller = ReportTeller(language)
-    lines = [teller.verdict(report, report.findings)]
-    lines += [f"  {line}" for line in teller.why(report)]
-    for operation in report.wrong() or _estimates(report):
-        lines.append(f"  {teller.heading(operation)} {teller.site(operation)}")
-        lines += [f"    {line}" for line in teller.faults(operation)]
-    return "\n".join(lines)
+    reasons = [f"  {line}" for line in teller.why(report)]
+    lines = [teller.verdict(report, report.findings), *teller.shortened(reasons, _MOST_REASONS)]
+    blocks = [
+        (f"  {teller.heading(o)} {teller.site(o)}", *(f"    {line}" for line in teller.faults(o)))
+        for part in _parts(report)
+        for o in part.wrong() or _estimates(part)
+    ]
+    lines += [line for block in dict.fromkeys(blocks) for line in block]
+    return "\n".join(teller.shortened(lines, _MOST_LINES))
+
+
+def _parts(report: Report) -> Sequence[Report]:
+    """Returns the report on the gradient, and that on the second derivatives where they were asked for."""
+    return (report,) if report.second is None else (report, report.second)
 
 
 def _estimates(report: Report) -> Sequence[Operation]:
@@ -69,6 +80,7 @@ class ReportTeller(Teller):
         yield from self.evidence(report)
         if report.second is not None:
             yield Heading(self.say("verification.second"))
+            yield from self.where(report.second)
             yield from self.evidence(report.second)
         yield from self.each(report)
         notes = [self.finding(f) for f in report.findings] + list(self.refuted(report))
@@ -103,12 +115,21 @@ class ReportTeller(Teller):
 
     def why(self, report: Report) -> Iterator[str]:
         """Yields the reasons of what does not agree, the most telling first."""
-        for part in (report, *([report.second] if report.second is not None else [])):
-            for name in part.inputs:
-                if part.of(name) == "agrees" or part.reason in ("stopped", "unseen"):
+        for part in _parts(report):
+            for name in part.inputs if part.verdict != "agrees" and part.reason not in ("stopped", "unseen") else ():
+                if part.of(name) != part.verdict:
                     continue
-                telling = [c for c in part.checks if c.input == name and c.reason and c.verdict == part.of(name)]
-                yield from (f"{name}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in telling[:2])
+                said = [c for c in part.checks if c.input == name and c.reason and c.verdict == part.verdict]
+                telling = [c for c in said if c.reason not in NOT_APPLICABLE] or said
+                for check in telling[:2]:
+                    element = indexed(name, check.place) if check.place else name
+                    yield f"{element}, {self.oracle(check.oracle)}: {self.reason(check)}"
+
+    def shortened(self, lines: Sequence[str], most: int) -> Sequence[str]:
+        """Returns at most so many lines, the last of them how many are left out."""
+        if len(lines) <= most:
+            return lines
+        return [*lines[: most - 1], f"  {self.say('verification.more', count=len(lines) - most + 1)}"]
 
     # ---------------------------------------------------------------------------------------------------- where
 
@@ -144,7 +165,9 @@ class ReportTeller(Teller):
         yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
 
     def incident(self, finding: Finding) -> str:
-        return self.say(f"operations.{finding.code}", **finding.data) + self.where_found(finding)
+        said = self.say(f"operations.{finding.code}", **finding.data)
+        again = self.say("operations.again") if finding.data.get("order") == 2 else ""
+        return again + said + self.where_found(finding)
 
     # ------------------------------------------------------------------------------------------------- evidence
 

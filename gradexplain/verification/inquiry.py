@@ -13,7 +13,7 @@ from gradexplain.recording.tracing import generic, trace, traced
 from gradexplain.verification.contracts import ORACLE as CONTRACT
 from gradexplain.verification.contracts import Contracts, contracts_of
 from gradexplain.verification.derivatives import gradient_of
-from gradexplain.verification.operations import check_operations
+from gradexplain.verification.operations import check_again, check_operations
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.answers import Check
@@ -111,5 +111,10 @@ def _second(question: Question, computation: Computation, effort: float) -> Repo
         recorded = trace(gradient, cotangent=generic)
         cuts = bool(question.trace.cuts)
         recorded = recorded if cuts else replace(recorded, cuts=())
-        return answered(Question(recorded, gradient, effort=effort, stoppable=cuts))
+        report = answered(Question(recorded, gradient, effort=effort, stoppable=cuts))
+        wrong: tuple[Operation, ...] = ()
+        with attempting(OPERATIONS, question.names, checks):
+            if report.verdict == "differs":
+                wrong = check_again(computation, question.trace.cotangent, effort=effort)
+        return replace(report, checks=(*report.checks, *checks), operations=wrong)
     return Report(tuple(checks))

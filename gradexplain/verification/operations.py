@@ -33,9 +33,10 @@ from gradexplain.recording.replay import (
     rerun,
     sent_alone,
 )
-from gradexplain.recording.trace import Node, Trace
+from gradexplain.recording.trace import Cut, Node, Trace
 from gradexplain.recording.tracing import generic, recorded, trace
 from gradexplain.rules.registry import rule_of
+from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles.answers import Unable, Verdict
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
@@ -43,7 +44,7 @@ from gradexplain.verification.oracles.measures import MARGIN, dense
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.slopes import Slopes, fits_kinks, slopes
-from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, verify_trace
+from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, answered, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 MOST_EACH, SAMPLED_ELEMENTS = 48, 24
@@ -85,6 +86,57 @@ def check_operations(
         budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
         asked = followed(budgets, "operations")
         return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in asked)
+
+
+def check_again(computation: Computation, cotangent: Tensor, *, effort: float = EFFORT) -> tuple[Operation, ...]:
+    """Returns the operations whose own second derivatives are wrong, in the order of the forward pass.
+
+    Those are nodes of the gradient's graph along `cotangent`, each checked alone; where none of them is wrong, custom
+    Functions whose backward is not right when it is differentiated again: a path ended in it.
+    """
+    nodes = check_operations(gradient_of(computation, cotangent), effort=effort)
+    wrong = tuple(operation for operation in nodes if operation.verdict == "differs")
+    if wrong:
+        return wrong
+    with recorded(computation, again=True, backwards=False) as run:
+        if run.output.grad_fn is None:
+            return ()
+        own = [a for a in nodes_alone(run, joined(run, computation)) if isinstance(a.origin, Application)]
+        again = (_again(alone, effort) for alone in followed(own, "operations"))
+        return tuple(operation for operation in again if operation is not None)
+
+
+def _again(alone: Alone, effort: float) -> Operation | None:
+    """Returns a custom Function whose second derivatives are wrong, with what that looks like; `None` for another."""
+    try:
+        assert alone.operator is not None
+        function = rerun(alone, alone.operator)
+        if function is None:
+            return None
+        # Where the backward runs, its own lines are the place.
+        first = replace(function.computation, locate=None)
+        with torch.no_grad():
+            seed = generic(first.output(first.leaf_values()))
+        gradient = gradient_of(first, seed)
+        found = trace(gradient, cotangent=generic)
+        own = replace(found, cuts=())
+        report = answered(Question(own, gradient, effort=effort, stoppable=False))
+    except (Exception, SystemExit):  # the user's own code does not run alone
+        return None
+    if report.verdict != "differs":
+        return None
+    asked = _Asked(alone, alone.operator, gradient, own, own, ())
+    findings: list[Finding] = []
+    for name in report.inputs:
+        data = {"argument": name, "label": alone.operator.label, "size": own.inputs[name].numel(), "order": 2}
+        if report.of(name) == "differs" and (seen := _pattern(asked, report, name, effort)) is not None:
+            findings.append(Finding(seen[0].kind, {**seen[0].data, **data}))
+    findings += (Finding("held", {"code": _code(cut)}, cut.source) for cut in found.cuts)
+    return _concluded(alone, report, findings)
+
+
+def _code(cut: Cut) -> str:
+    return cut.source.code if cut.source and cut.source.code else cut.operator
 
 
 @dataclass(frozen=True)
@@ -300,15 +352,18 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
         return Finding(PRESUMING[asked.operator.label], data)
     if _ignores_cotangent(asked, name):
         return Finding("cotangent-ignored", data)
-    recognised = _pattern(asked, report, name, effort)
-    if recognised is None:
+    seen = _pattern(asked, report, name, effort)
+    if seen is None:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
+    recognised, known = seen
+    passing = _passing(asked, name)
     if _is_surrogate(asked, name):
-        return Finding(ESTIMATE, {**data, "slope": "0", **_passing(asked, name)})
+        return Finding(ESTIMATE, {**data, "slope": "0", **passing})
     if recognised.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
         return Finding("drawn", data)
     spread = _unsummed(asked, name, recognised)
     kind, more = spread or (recognised.kind, {})
+    more = {**more, **passing, **_steepness(passing, known, asked.own.cotangent)}
     return Finding(kind, {**data, **recognised.data, **more})
 
 
@@ -320,7 +375,8 @@ def _drawn(asked: _Asked, report: Report) -> Iterator[Finding]:
             yield Finding("drawn", {"argument": name, "label": asked.operator.label, "size": size})
 
 
-def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern | None:
+def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> tuple[Pattern, Slopes] | None:
+    """Returns what an error looks like, and the slopes that show it; `None` where no single element contradicts."""
     question = Question(asked.own, asked.computation, effort=effort)
     replay = question.replay
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
@@ -330,15 +386,11 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     known = slopes(replay, name, sent, _positions(report, name, sent)[:affordable])
     if known is None or not bool(known.differs.any()):
         return None
-    passing = _passing(asked, name)
     slack = 4 * known.bound + MARGIN * replay.eps * known.right.abs()
     compared = beside(
         sent, known.right, slack, known.differs, positions=known.positions, tensors=_tensors(asked, replay.trace)
     )
-    recognised = pattern(compared, sent.shape, known.positions)
-    return replace(
-        recognised, data={**recognised.data, **passing, **_steepness(passing, known, replay.trace.cotangent)}
-    )
+    return pattern(compared, sent.shape, known.positions), known
 
 
 def _passing(asked: _Asked, name: str) -> dict[str, str]:
