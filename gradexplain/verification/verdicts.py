@@ -325,10 +325,15 @@ def verify_trace(
 
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:
-    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well.
+    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well, and the referee on doubt.
 
     Nothing is said of an input without elements.
     """
+    return refereed(question, surveyed(question, also))
+
+
+def surveyed(question: Question, also: Collection[str] = ()) -> Report:
+    """Returns what the oracles say that are always asked, and those of `ON_REQUEST` that are named in `also`."""
     nothing = _nothing(question)
     if nothing is not None:
         return Report((), findings=(nothing,))
@@ -342,13 +347,24 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
         checks = [_sharpened(question, report, check) for check in checks]
         report = replace(report, checks=tuple(checks))
         checks = [_blind(report, _following(report, check)) for check in checks]
-    if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
-        with attempting(REFEREE, question.names, checks):
-            checks += [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
-    report = Report(tuple(checks), findings=findings)
-    checks = [_suspected(question, report, check) for check in checks]
     filled = (check for check in checks if question.trace.inputs[check.input].numel())
     return Report(tuple(filled), findings=findings)
+
+
+def refereed(question: Question, report: Report) -> Report:
+    """Returns a report with the exact derivative's word, where it leaves a doubt and that was not asked for.
+
+    It is exact and slow, so that it is asked last.
+    """
+    if report.nothing or report.reason in (None, "stopped"):
+        return report
+    checks = list(report.checks)
+    if not any(check.oracle == REFEREE for check in checks):
+        with attempting(REFEREE, report.inputs, checks):
+            asked = [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
+            checks += [check for check in asked if check.input in report.inputs]
+    report = replace(report, checks=tuple(checks))
+    return replace(report, checks=tuple(_suspected(question, report, check) for check in checks))
 
 
 def _suspected(question: Question, report: Report, check: Check) -> Check:
