@@ -182,6 +182,13 @@ class Report(Shown):
 
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
+        return self._verdicts.get(name, "cannot say")
+
+    @cached_property
+    def _verdicts(self) -> Mapping[str, Verdict]:
+        return {name: self._verdict(name) for name in self.inputs}
+
+    def _verdict(self, name: str) -> Verdict:
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
@@ -202,6 +209,13 @@ class Report(Shown):
 
     def bounds(self, name: str) -> Tensor | None:
         """Returns for each element what relative error the sharpest judge would have seen, `None` if none saw any."""
+        return self._bounds.get(name)
+
+    @cached_property
+    def _bounds(self) -> Mapping[str, Tensor | None]:
+        return {name: self._joined(name) for name in self.inputs}
+
+    def _joined(self, name: str) -> Tensor | None:
         known = [c.bounds for c in self.checks if c.input == name and c.verdict != "differs" and c.bounds is not None]
         return joined([*known, *self._bounds_of_operations(name, known)])
 
@@ -216,7 +230,7 @@ class Report(Shown):
     def _shape(self, name: str) -> Sequence[int]:
         return self.subject.trace.inputs[name].shape if self.subject is not None else ()
 
-    @property
+    @cached_property
     def worst(self) -> float:
         """How small a relative error would have been seen in the element of which least is known."""
         return max((r for name in self.inputs if (r := self.resolution(name)) is not None), default=0.0)
@@ -242,6 +256,13 @@ class Report(Shown):
 
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error of one gradient would have been seen, in the worst element seen."""
+        return self._resolutions.get(name)
+
+    @cached_property
+    def _resolutions(self) -> Mapping[str, float | None]:
+        return {name: self._resolution(name) for name in self.inputs}
+
+    def _resolution(self, name: str) -> float | None:
         bounds = self.bounds(name)
         own = max((c.number for c in self.checks if c.input == name and c.number is not None), default=0.0)
         worst = max(coarsest(bounds, self.wanted), own)
