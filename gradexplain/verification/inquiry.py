@@ -81,6 +81,7 @@ def judged(question: Question, options: Options) -> Report:
         report = refereed(question, report)  # who contradicts alone is suspect, and no operation is looked for
     checks: list[Check] = []
     settled = report.reason in (None, "stopped") and not any(map(report.is_refuted, report.checks))
+    settled = settled or (question.huge and report.verdict == "cannot say")  # too dear to ask without being told to
     if options.each_operation or not settled:
         with attempting(OPERATIONS, question.names, checks):
             replay = question.replay

@@ -438,13 +438,17 @@ def attempting(method: str, names: Sequence[str], checks: list[Check]) -> Iterat
 
 
 def _sharpened(question: Question, report: Report, check: Check) -> Check:
-    """Returns the rules' check with what it saw of each element, where others have not seen all of them."""
-    if check.oracle != RULES or check.verdict != "agrees" or check.bounds is not None:
+    """Returns the rules' check without what it saw of each element, where others have seen all; else with rounding."""
+    if check.oracle != RULES or check.bounds is None:
         return check
-    bounds = report.bounds(check.input)
-    if bounds is not None and bool(seen(bounds, report.wanted).all()):
-        return check
-    return replace(check, bounds=walk.bounds_of(question, check.input))
+    others = joined([c.bounds for c in report.checks if _sees(c, check.input) and c.bounds is not None])
+    if others is not None and bool(seen(others, report.wanted).all()):
+        return replace(check, bounds=None)
+    return replace(check, bounds=walk.bounds_of(question, check.input, check.bounds))
+
+
+def _sees(check: Check, name: str) -> bool:
+    return check.input == name and check.oracle != RULES and check.verdict != "differs"
 
 
 def _following(report: Report, check: Check) -> Check:
