@@ -140,6 +140,56 @@ def test_a_gradient_of_0_that_should_not_be_is_found(element: int, large: float)
     assert (report.verdict, differences(report).place) == ("differs", (element,))
 
 
+def silent(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns x₀ + f(x₁) as a custom Function that sends x₁ nothing."""
+
+    class Silent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x[0] + function(x[1])
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return torch.stack([g, torch.zeros_like(g)])
+
+    return lambda x: Silent.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# fmt: off
+# Of x at 1: still for an eighth of it and more, and not for all of it. The slope is 0 …
+FLAT: dict[str, Callable[[Tensor], Tensor]] = {
+    "a bend":           lambda x: (x - 1.3).relu(),
+    "on both sides":    lambda x: 5 * (x - 1.9).relu() - (0.7 - x).relu(),
+    "a parabola":       lambda x: (x - 1.3).relu() ** 2,
+    "a root":           lambda x: (x - 1.3).relu().sqrt(),
+    "a cube and a bit": lambda x: (x - 1.3).relu() ** 3.7,
+    "a step":           lambda x: (x / 1.7).floor(),
+}
+# … or small, and not 0: beside x₀ it is in no digit.
+SMALL: dict[str, Callable[[Tensor], Tensor]] = {
+    "a power":          lambda x: 1e-20 * x**40,
+    "a high power":     lambda x: 1e-130 * x**900,
+    "an exponential":   lambda x: 1e-20 * (60 * (x - 1)).exp(),
+    "a steep one":      lambda x: 1e-160 * (705 * (x - 1)).exp(),
+    "a sigmoid":        lambda x: (90 * (x - 1.5)).sigmoid(),
+    "a bell":           lambda x: (-((x - 2) * 15) ** 2).exp(),
+    "digits lost":      lambda x: (x + 2.0**53) - 2.0**53 - 1 + 0 * x,
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_slope_of_0_is_seen_before_a_bend_that_its_own_size_leaps_over(name: str) -> None:
+    report = gx.verify(silent(FLAT[name]), {"x": at(0.7, 1.0)})
+    assert report.verdict == "agrees", (report.reason, report.checks)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_slope_that_is_small_and_grows_is_not_taken_for_0(name: str) -> None:
+    report = gx.verify(silent(SMALL[name]), {"x": at(0.7, 1.0)})
+    assert report.verdict != "agrees", report.checks
+
+
 # ------------------------------------------------------------------------------------------------- one by one
 
 

@@ -420,6 +420,15 @@ def test_a_large_problem_is_judged_by_the_rules_alone_unless_more_effort_is_aske
     assert report.verdict == "agrees"
 
 
+def test_nothing_is_said_of_what_has_no_elements() -> None:
+    beside = verified(lambda x, y: x.sin().sum() + y.sum(), at(1.0, 2.0), at())
+    assert (beside.verdict, beside.inputs) == ("agrees", ("x",))
+    for function, x, code in ((torch.exp, at(), "nothing-in-input"), (lambda x: x[:0], at(1.0), "nothing-in-output")):
+        report = verified(function, x)
+        assert (report.verdict, report.inputs) == ("cannot say", ())
+        assert [finding.code for finding in report.findings] == [code]
+
+
 def test_a_function_that_takes_long_is_not_run_so_often_unless_more_effort_is_asked_for() -> None:
     def slow(x: Tensor) -> Tensor:
         time.sleep(0.004)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.events import Event
 from gradexplain.verification.oracles.answers import Check, Stop, Unable, Verdict
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
@@ -61,6 +60,8 @@ MOST_ZEROS = 16
 STILL_RESOLUTION = 1e-9
 # A slope of 0 is resolved if its bound is this part of what the function changes in an eighth of the element's unit.
 ZERO_RESOLUTION = 1e-7
+# What is less than e to the minus this is 0 in float64; a bend is sought in so many halvings, of seven eighths to 1e-3.
+UNDERFLOW, MOST_HALVINGS = 745.0, 10
 # What a stop of less than can be measured makes of a slope.
 SLIGHT = 1e-8
 
@@ -146,7 +147,7 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
         reason = "cut" if kept.verdict == "agrees" else kept.reason
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
     if question.departures and written.verdict == "differs":
-        return replace(kept, reason=kept.reason or "departs", data={**kept.data, **_departure(question)})
+        return replace(kept, reason=kept.reason or "departs", data={**kept.data, "operator": question.departing})
     if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
         return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written
@@ -173,13 +174,6 @@ def _stops(question: Question, written: Check) -> tuple[Stop, ...]:
             return stops
     nearby = question.nearby
     return stops_of(nearby, written.input, places) if nearby is not None else ()
-
-
-def _departure(question: Question) -> dict[str, object]:
-    """Names the operator whose gradient is not that of its function, by definition."""
-    assert not isinstance(question.recorded, Unable)
-    operators = (question.recorded.steps[number].origin for number in question.departures)
-    return {"operator": ", ".join(dict.fromkeys(str(o.operator) for o in operators if isinstance(o, Event)))}
 
 
 def _at_kink(met: Check, along: Check) -> Check:
@@ -395,11 +389,40 @@ class _Probe:
             reach = max(abs(ladder.right[0]), abs(ladder.left[0]))
             if not still:
                 worst = max(worst, (abs(finding.lacking) + finding.bound) / reach if reach else math.inf)
-        if all(still for _, still in coarse):  # it moves farther out: what is too small to be seen may be there
-            return tried
+        if all(still for _, still in coarse):  # it moves farther out, behind a bend or as what is too small to be seen
+            self.runs -= 2 + 2 * MOST_HALVINGS
+            worst = (
+                0.0 if all(self.is_behind_a_bend(sign * tried.direction[name], name) for sign in (1, -1)) else math.inf
+            )
         if worst <= ZERO_RESOLUTION:
             self.bounds[name][place] = worst
         return tried
+
+    def is_behind_a_bend(self, u: Tensor, name: str) -> bool:
+        """Says whether an output that stands still along an eighth of `u` begins to move at a bend, if at all."""
+        # Let it stand still, to its noise σ, from 0 to a, and move by M within w more. Had it no bend, it would grow by
+        # q = M/σ within w, and no slower on the way to a (as powers, exponentials and the tails of bells do: ln of
+        # them is concave). So at 0 it moves by less than σ q^(−a/w), which is 0 in float64 if
+        #     ln(q) · a/w  ≥  −ln(5e-324).
+        low, high, moved = STEPS[0], 1.0, self.loudness(name, u)
+        for _ in range(MOST_HALVINGS):
+            if moved <= 1.0 or math.log(moved) * low >= UNDERFLOW * (high - low):
+                return True
+            middle = (low + high) / 2
+            there = self.loudness(name, middle * u)
+            if there > 1.0:
+                high, moved = middle, there
+            else:
+                low = middle
+        return False
+
+    def loudness(self, name: str, change: Tensor) -> float:
+        """Returns by how many times its noise the output moves, in the element of it that moves most; nan outside."""
+        moved, y = self.changed({name: self.x[name] + change}), self.replay.trace.value
+        if moved is None:
+            return math.nan
+        noise = torch.maximum(2 * self.replay.eps * y.abs() + self.replay.jitter, self.question.roughness)
+        return float((moved.abs() / noise.clamp_min(torch.finfo(torch.float64).tiny)).max())
 
     # ---------------------------------------------------------------------------------------------- a closer look
 
