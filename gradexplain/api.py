@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
 import gradexplain.narration.records
 import gradexplain.narration.reports  # noqa: F401  # registers how results are told
-from gradexplain.errors import InputError, RunError
+from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
 from gradexplain.graphs.options import USUAL
 from gradexplain.recording.computation import Computation, all_outputs, computation_of, one_question, with_dtype
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.summaries import SMALL
-from gradexplain.recording.tracing import trace
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import trace, traced
 from gradexplain.targets.loading import Target, load, match_inputs, parse_target
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
@@ -27,7 +31,7 @@ from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire, judged
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.question import Question
-from gradexplain.verification.verdicts import EFFORT, INTENDED, Report, is_declared, verify_trace
+from gradexplain.verification.verdicts import EFFORT, INTENDED, Report, Subject, is_declared, verify_trace
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
@@ -51,6 +55,30 @@ class Asked(TypedDict, total=False):
     locate: Callable[[], Source | None] | None
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _refusing_unknown_options(verb: Callable[P, R]) -> Callable[P, R]:
+    """Returns the verb that refuses an option that does not exist by its name, and gives the nearest that does."""
+    parameters = inspect.signature(verb).parameters.values()
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    known += [name for name in Asked.__annotations__ if open_ended]
+
+    @wraps(verb)
+    def refusing(*args: P.args, **options: P.kwargs) -> R:
+        __tracebackhide__ = True  # pytest shows the caller's line
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+                raise OptionError("unknown_option", verb=verb.__name__, name=name, close=close, names=", ".join(known))
+        return verb(*args, **options)
+
+    return refusing
+
+
+@_refusing_unknown_options
 @one_question()
 def explain(
     function: Callable[..., object] | Tensor | str,
@@ -98,15 +126,16 @@ def explain(
     """
     seed = _as_tensor(cotangent)
     if isinstance(function, Tensor):
-        if inputs is not None and not isinstance(inputs, Mapping):
-            raise InputError("live_inputs")
-        return _explain_live(function, inputs, seed, element=element, target=target)
+        recorded = _traced_live(function, inputs, seed)
+        title, given = _live_title(recorded, target), seed is not None
+        report = verify_trace(recorded, None)
+        return explain_trace(recorded, report, target=title, cotangent_given=given, element=element)
     if not 1 <= order <= HIGHEST:
         raise InputError("bad_order", order=order, highest=HIGHEST)
     asked = _Asked.of(function, inputs, target, locate, output_name)
     computation = _computation(asked, wrt, dtype)
     _check_names(by_hand or {}, computation)
-    recorded = trace(computation, cotangent=seed)
+    recorded = traced(computation, cotangent=seed)
     report = judged(Question(recorded, computation, by_hand or {}, effort), Options(effort))
     request = asked.request(computation, by_hand, dtype, order=order, cotangent=seed, element=element, module=module)
     first = explain_trace(
@@ -119,12 +148,14 @@ def explain(
         output_name=asked.output_name,
         parameters=tuple(computation.parameters),
     )
+    order = 1 if report.nothing else order
     return replace(first, request=request, higher=tuple(_higher(computation, first, seed, order, effort)))
 
 
+@_refusing_unknown_options
 @one_question()
 def verify(
-    function: Callable[..., object] | str,
+    function: Callable[..., object] | Tensor | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     wrt: str | Sequence[str] | None = None,
@@ -146,7 +177,9 @@ def verify(
     `function` is a callable or an `nn.Module`; it may return several tensors, and all that carry a gradient are
     verified together, along a generic cotangent. `inputs` is a mapping by name or a sequence by position, of tensors or
     of lists, tuples and mappings that hold tensors; of a sparse tensor, the values are the input. The parameters of the
-    modules that it uses are inputs as well. There is no tolerance: see `Report` and `Check` for what is found.
+    modules that it uses are inputs as well. Or `function` is a tensor with a `grad_fn`: its graph is judged as it is,
+    by the rules, node by node, and stays usable; no option applies that needs another run. There is no tolerance: see
+    `Report` and `Check` for what is found.
 
     `each_operation` checks every node of the graph alone, as is done anyway where the whole does not agree; `full`
     compares every element of the Jacobian; `second` verifies the second derivatives too, as derivatives of the gradient
@@ -167,6 +200,15 @@ def verify(
     >>> report.verdict, [check.oracle for check in report.checks if check.input == "y"][0]
     ('agrees', 'finite differences')
     """
+    if isinstance(function, Tensor):
+        again = {"wrt": wrt, "by_hand": by_hand, "dtype": dtype, "each_operation": each_operation, "full": full}
+        again |= {"second": second, "batched": batched, "exact": exact, "stops": stops}
+        for name in (name for name, value in again.items() if value):
+            raise InputError("live_option", name=name)
+        recorded = _traced_live(function, inputs, None)
+        report = replace(verify_trace(recorded, None), options=Options(effort, allow_unseen=allow_unseen))
+        findings = (*findings_of(recorded), *report.findings)
+        return replace(report, subject=Subject(_live_title(recorded, target), recorded), findings=findings)
     asked = _Asked.of(function, inputs, target, locate)
     computation = all_outputs(_computation(asked, wrt, dtype))
     _check_names(by_hand or {}, computation)
@@ -180,8 +222,9 @@ def verify(
     return replace(report, findings=findings, request=request)
 
 
+@_refusing_unknown_options
 def assert_gradients(
-    function: Callable[..., object] | str,
+    function: Callable[..., object] | Tensor | str,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     undecided: bool = False,
@@ -216,7 +259,7 @@ def assert_gradients(
 
 def _refuse_idle(report: Report) -> None:
     """Raises `InputError` for a declared place where nothing is stopped."""
-    for place in report.options.stops:
+    for place in () if report.nothing else report.options.stops:
         if place != INTENDED and not any(is_declared(stop, place) for stop in report.stops):
             known = ", ".join(dict.fromkeys(f"{stop.source}" for stop in report.stops if stop.source)) or "–"
             raise InputError("stops_nothing", place=place, known=known)
@@ -321,6 +364,7 @@ def _check_names(by_hand: Mapping[str, Any], computation: Computation) -> None:
         raise InputError("unknown_by_hand", name=unknown[0], names=", ".join(computation.wrt))
 
 
+@_refusing_unknown_options
 def graph(
     target: Callable[..., object] | Tensor | str | Sequence[Tensor] | Mapping[str, Any],
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -364,7 +408,7 @@ def graph(
             title=asked.target,
             output_name=asked.output_name,
             locate=asked.locate,
-            frame=sys._getframe(1),
+            frame=sys._getframe(2),  # behind the check of the options
         )
 
 
@@ -374,13 +418,16 @@ def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | Non
     return torch.as_tensor(cotangent, dtype=torch.float64)
 
 
-def _explain_live(
-    output: Tensor, names: Mapping[str, Tensor] | None, seed: Tensor | None, *, element: str | None, target: str | None
-) -> Explanation:
-    recorded = trace_live(output, cotangent=seed, names=names)
-    title = target or f"{recorded.nodes[recorded.output[0]].name} {tuple(output.shape)}"
-    report = verify_trace(recorded, None)
-    return explain_trace(recorded, report, target=title, cotangent_given=seed is not None, element=element)
+def _traced_live(
+    output: Tensor, names: Mapping[str, Any] | Sequence[Any] | Tensor | None, seed: Tensor | None
+) -> Trace:
+    if names is not None and not isinstance(names, Mapping):
+        raise InputError("live_inputs")
+    return trace_live(output, cotangent=seed, names=names)
+
+
+def _live_title(recorded: Trace, target: str | None) -> str:
+    return target or f"{recorded.nodes[recorded.output[0]].name} {tuple(recorded.value.shape)}"
 
 
 # ------------------------------------------------------------------------------------------- higher derivatives

@@ -30,5 +30,13 @@ class InputError(GradexplainError):
     """A target, a value or an option that cannot be used."""
 
 
+class OptionError(InputError, TypeError):
+    """An option that does not exist: to Python, an unexpected keyword argument."""
+
+
 class RunError(GradexplainError):
     """The user's computation ran, but cannot be differentiated as asked, or failed on its own."""
+
+
+class NoGradientError(RunError):
+    """The user's computation ran, and no gradient of it leads from its output to an input."""

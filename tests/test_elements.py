@@ -140,6 +140,107 @@ def test_a_gradient_of_0_that_should_not_be_is_found(element: int, large: float)
     assert (report.verdict, differences(report).place) == ("differs", (element,))
 
 
+def silent(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns x₀ + f(x₁) as a custom Function that sends x₁ nothing."""
+
+    class Silent(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x[0] + function(x[1])
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return torch.stack([g, torch.zeros_like(g)])
+
+    return lambda x: Silent.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# fmt: off
+# Of x at 1: still for an eighth of it and more, and not for all of it. The slope is 0 …
+FLAT: dict[str, Callable[[Tensor], Tensor]] = {
+    "a bend":           lambda x: (x - 1.3).relu(),
+    "on both sides":    lambda x: 5 * (x - 1.9).relu() - (0.7 - x).relu(),
+    "a parabola":       lambda x: (x - 1.3).relu() ** 2,
+    "a root":           lambda x: (x - 1.3).relu().sqrt(),
+    "a cube and a bit": lambda x: (x - 1.3).relu() ** 3.7,
+    "a step":           lambda x: (x / 1.7).floor(),
+}
+# … or small, and not 0: beside x₀ it is in no digit.
+SMALL: dict[str, Callable[[Tensor], Tensor]] = {
+    "a power":          lambda x: 1e-20 * x**40,
+    "a high power":     lambda x: 1e-130 * x**900,
+    "an exponential":   lambda x: 1e-20 * (60 * (x - 1)).exp(),
+    "a steep one":      lambda x: 1e-160 * (705 * (x - 1)).exp(),
+    "a sigmoid":        lambda x: (90 * (x - 1.5)).sigmoid(),
+    "a bell":           lambda x: (-((x - 2) * 15) ** 2).exp(),
+    "digits lost":      lambda x: (x + 2.0**53) - 2.0**53 - 1 + 0 * x,
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_slope_of_0_is_seen_before_a_bend_that_its_own_size_leaps_over(name: str) -> None:
+    report = gx.verify(silent(FLAT[name]), {"x": at(0.7, 1.0)})
+    assert report.verdict == "agrees", (report.reason, report.checks)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_slope_that_is_small_and_grows_is_not_taken_for_0(name: str) -> None:
+    report = gx.verify(silent(SMALL[name]), {"x": at(0.7, 1.0)})
+    assert report.verdict != "agrees", report.checks
+
+
+# ------------------------------------------------------------------------------------------------- one by one
+
+
+def test_elements_whose_effects_span_many_decades_are_seen_one_after_another() -> None:
+    """Σ cᵢ (xᵢ − aᵢ) is 0 at a, so that nothing hides an effect of 1e-88 but those beside it."""
+    c, a = 10.0 ** (-8 * torch.arange(12, dtype=torch.float64)), torch.linspace(1, 2, 12, dtype=torch.float64)
+    found = differences(gx.verify(lambda x: (c * (x - a)).sum(), {"x": a.clone()}))
+    assert (found.verdict, found.data["unseen"]) == ("agrees", 0)
+
+
+def test_an_element_is_moved_as_far_as_its_gradient_stays_about_the_same() -> None:
+    """1e-6 tanh(1e16 x) is straight up to 1e-17 or so, and flat from there: 1e-25 moves no output, 1 leaps over all."""
+    found = differences(gx.verify(lambda x: 1e-6 * (x[0] / 1e-16).tanh() + x[1], {"x": at(1e-25, 1.0)}))
+    assert (found.verdict, found.data["unseen"]) == ("agrees", 0)
+
+
+def test_an_error_in_one_input_is_none_of_another() -> None:
+    wrong = spoiled(torch.sin, lambda g: 2 * g)
+    given = {name: torch.linspace(0.2, 1.3, 20, dtype=torch.float64) for name in ("x", "y")}
+    report = gx.verify(lambda x, y: wrong(x).sum() + y.cos().sum(), given)
+    assert (differences(report, "x").verdict, differences(report, "y").verdict) == ("differs", "agrees")
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+@pytest.mark.parametrize("slopes", [(1, 1), (1, -1), (-2, 1), (-2, -1)])
+def test_kinks_of_single_outputs_leave_room_for_what_torch_takes_and_for_no_more(
+    slopes: tuple[float, float], complex_: bool
+) -> None:
+    """At 0 the slopes of 1 + 3x + a relu(x) are 3 and 3 + a, those of 1 + b relu(−x) are −b and 0: torch takes 3 and 0.
+
+    In the sum weighed by v the two may change together, so that 3 v₁ is between neither side's slope.
+    """
+    a, b = slopes
+
+    def function(x: Tensor) -> Tensor:
+        y = torch.cat([1 + 3 * x + a * x.relu(), 1 + b * (-x).relu()])
+        return torch.complex(y, y.flip(0)) if complex_ else y
+
+    report = gx.verify(function, {"x": at(0.0)})
+    assert (report.verdict, differences(report).reason) == ("agrees", "kink")
+    for error in (-5.0, 5.0):
+        report = gx.verify(spoiled(function, lambda g, error=error: g + error), {"x": at(0.0)})
+        assert (report.verdict, differences(report).verdict) == ("differs", "differs")
+
+
+def test_what_cannot_be_moved_is_said_to_be_so() -> None:
+    for values in ([math.inf], [math.inf, -math.inf]):
+        found = differences(gx.verify(lambda x: (1 / x).sum(), {"x": at(*values)}))
+        assert (found.verdict, found.reason) == ("cannot say", "immovable")
+
+
 # ------------------------------------------------------------------------------------------------------ the parts
 
 

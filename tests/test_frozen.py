@@ -1,6 +1,7 @@
 """The function that torch differentiates: at the point it is what ran, and near it its slope is torch's gradient."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradexplain.errors import RunError
-from gradexplain.recording.branches import with_branches
+from gradexplain.recording.branches import symmetric_steps, with_branches
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.frozen import Frozen, as_computation, frozen
 from gradexplain.recording.join import Run
@@ -64,6 +65,17 @@ def _written_in_parts(x):
     return (rows * rows).sum(0)
 
 
+def _written_into_the_real_part(x):
+    z = torch.complex(x, x.detach()) * (2 + 1j)
+    z.real.mul_(3 * x)
+    return z.abs()
+
+
+def _conjugated(x):
+    z = torch.complex(x.sin(), x.detach())
+    return (z.conj() * (1 + 2j) * z).imag + (torch.outer(z, z).mH @ z).abs()
+
+
 def _branching(x):
     return x**3 * x[0].item() if x.sum().item() > 0 else x
 
@@ -90,6 +102,12 @@ STOPS = {
     "write under no_grad": _clamped,
     "buffer": lambda x: _averaged(torch.outer(x, x)),
     "parts": _written_in_parts,
+    "real part": lambda x: (torch.complex(x, x.detach()) ** 2).real,
+    "pairs": lambda x: torch.view_as_complex(torch.outer(x, x)[:, :2].contiguous()).abs() * x.detach(),
+    "write into the real part": _written_into_the_real_part,
+    "conjugates": _conjugated,
+    "negative": lambda x: torch.complex(x, x * x.detach()).conj().imag.exp(),
+    "expanded": lambda x: x.expand(3, 4).sin().sum(0) * x.detach(),
     "branch": _branching,
     "inner steps": _steps,
     "straight through": lambda x: (x + (x.round() - x).detach()) ** 2,
@@ -116,6 +134,7 @@ KINKS = {
     "norm": lambda x: x.norm() + (x - x.detach()).norm(),
     "sort": lambda x: x.sort().values * torch.arange(1.0, 5.0, dtype=x.dtype),
     "two": lambda x: (x.relu() - x.abs()).relu() + x,
+    "in place": lambda x: (x * 1).relu_() * 3 + x,
     "pool": lambda x: functional.max_pool1d(x[None], 2)[0] ** 2,
 }
 
@@ -192,6 +211,16 @@ class WrongRelu(torch.autograd.Function):
 def test_a_slope_that_no_side_of_a_kink_has_is_not_followed():
     slope, claim, _ = _compared(WrongRelu.apply, torch.zeros(4, dtype=torch.float64), branches=True)
     assert abs(slope - claim) > 0.3 * abs(claim)
+
+
+def test_an_operator_that_reads_a_symmetric_matrix_follows_its_symmetric_change():
+    """Cholesky reads one triangle; torch's gradient is shared between an element and its mirror image."""
+    matrix, direction = torch.tensor([[[2.0, 0.3], [0.3, 1.0]], [[1.0, -0.7], [0.6, 0.9]]], dtype=torch.float64)
+    run, replayed = _frozen(torch.linalg.cholesky, matrix)
+    claim = float((next(iter(run.gradients.values())) * direction).sum())
+    bent = dict(symmetric_steps(replayed, lambda operator: "cholesky" in str(operator)))
+    assert _slope(replace(replayed, bent=bent), run, direction) == pytest.approx(claim, rel=1e-9)
+    assert abs(_slope(replayed, run, direction) - claim) > 0.1 * abs(claim)
 
 
 def test_a_wrong_backward_does_not_show_in_it():

@@ -325,3 +325,43 @@ def test_where_no_line_is_known_an_operation_goes_by_its_node() -> None:
     page = gx.explain((x.log() * 2).sum()).render("text", width=200)
     assert "in the backward pass of `LogBackward0`" in page
     assert "``" not in page
+
+
+@pytest.mark.parametrize("ask", [gx.explain, gx.verify, gx.assert_gradients])
+def test_a_live_tensor_is_judged_by_the_rules_and_stays_usable(ask: Callable[..., object]) -> None:
+    w = torch.tensor([0.5, -1.5, 2.0], requires_grad=True)
+    loss = (w.tanh() * w).sum()
+    result = ask(loss)
+    report = result if isinstance(result, gx.Report) else result.report
+    assert result.verdict == "agrees"
+    assert [c.oracle for c in report.checks if c.verdict == "agrees"] == ["rules"]
+    (seen,) = [c.resolution for c in report.checks if c.verdict == "agrees"]
+    assert report.resolution("x") == pytest.approx(seen)  # no more is claimed than the one judge says
+    assert w.grad is None
+    loss.backward()
+    x = w.detach()
+    assert torch.allclose(w.grad, x.tanh() + x * (1 - x.tanh() ** 2))
+
+
+def test_what_no_rule_can_judge_is_not_called_small() -> None:
+    class Planted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: object, g: Tensor) -> Tensor:
+            return 4 * g
+
+    report = gx.verify(Planted.apply(torch.ones(3, requires_grad=True)).sum())
+    assert report.verdict == "cannot say"
+    assert "no method could judge it" in str(report)
+
+
+@pytest.mark.parametrize(
+    "option", [{"second": True}, {"full": True}, {"wrt": "x"}, {"exact": True}, {"stops": "intended"}]
+)
+def test_what_would_need_another_run_is_refused_of_a_live_tensor(option: dict[str, object]) -> None:
+    (name,) = option
+    with pytest.raises(gx.InputError, match=name):
+        gx.verify((torch.ones(2, requires_grad=True) * 2).sum(), **option)

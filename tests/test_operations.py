@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import gradexplain as gx
 from gradexplain.findings.diagnosis import Finding
 from gradexplain.locale.catalogue import LANGUAGES, say, sentences
 from gradexplain.recording.computation import computation_of
@@ -50,9 +51,9 @@ def found(operations: Sequence[Operation], kind: str) -> list[tuple[Operation, F
     return [(o, f) for o in operations for f in o.findings if f.code == kind]
 
 
-def line_of(text: str) -> int:
+def line_of(text: str, file: str = __file__) -> int:
     """Returns the line of this file that holds `text`."""
-    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line and "line_of" not in line)
 
 
@@ -620,6 +621,36 @@ def test_a_straight_through_estimate_is_reported_as_what_it_is(function: Functio
     (operation,) = not_agreeing(checked(lambda x: function(x * 2).sum(), normal(0, 5)))
     assert operation.verdict == "cannot say"
     assert [f.code for f in operation.findings] == ["surrogate"]
+
+
+ESTIMATED: dict[str, tuple[Function, list[str]]] = {
+    "one": (STEP, ["Round"]),
+    "on the way": (lambda x: (x * SPIKE(x.sin())).sum(), ["Spike"]),
+    "two": (lambda x: SPIKE(x) + STEP(3 * x), ["Spike", "Round"]),
+}
+
+
+@pytest.mark.parametrize("case", ESTIMATED)
+def test_a_gradient_that_is_an_estimate_on_purpose_is_told_as_one_in_the_first_sentence(case: str) -> None:
+    function, labels = ESTIMATED[case]
+    inputs = [torch.tensor([0.3, 1.7, -0.4])]
+    report = gx.verify(function, inputs)
+    assert (report.verdict, report.reason) == ("differs", "wrong")  # the derivative of a step is 0
+    assert [operation.label for operation in report.estimates()] == labels
+    for language in LANGUAGES:
+        first = report.render("text", language=language, width=400).split("╯")[1].strip().splitlines()[0]
+        assert all(label in first for label in labels)
+    assert "put together" not in " ".join(str(report).split())
+    with pytest.raises(AssertionError) as raised:
+        gx.assert_gradients(function, inputs)
+    assert "on purpose" in str(raised.value).splitlines()[0]
+
+
+def test_an_error_beside_an_estimate_is_told_as_an_error() -> None:
+    off = planted(torch.sin, lambda g, x: 1.01 * g * x.cos(), "Off")
+    report = gx.verify(lambda x: STEP(3 * x) + off(x), [torch.tensor([0.3, 1.7, -0.4])])
+    assert [operation.label for operation in report.wrong()] == ["Off"]
+    assert "on purpose" not in report.render("text", width=400).split("Where")[0]
 
 
 def test_a_function_that_is_flat_only_here_is_wrong_if_it_sends_something() -> None:

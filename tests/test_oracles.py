@@ -296,6 +296,16 @@ def test_random_rounding_shows_cancellation_where_it_is() -> None:
     assert float(changes[1]) < 1e-14
 
 
+def test_an_error_that_goes_unseen_is_no_larger_than_what_would_have_been_seen() -> None:
+    asked = question(torch.sin, torch.tensor(0.7, dtype=torch.float64))
+    verdicts = []
+    for error in (2.0**-e for e in range(20, 50)):
+        (found,) = differences.ask(altered(asked, lambda g, error=error: g * (1 + error)))
+        verdicts.append(found.verdict)
+        assert found.verdict == "differs" or (found.resolution or math.inf) >= error
+    assert {"agrees", "differs"} == set(verdicts)
+
+
 def test_nan_is_never_explained() -> None:
     nan, one = torch.tensor([math.nan]), torch.tensor([1.0])
     assert bool(unexplained(nan, 0.0, one, 1e-16))

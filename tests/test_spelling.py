@@ -13,7 +13,7 @@ import gradexplain as gx
 from gradexplain.errors import InputError
 from gradexplain.figures.design import designs
 from gradexplain.lessons.running import function_of, names
-from gradexplain.locale.catalogue import LANGUAGES, sentences
+from gradexplain.locale.catalogue import LANGUAGES, say, sentences
 from gradexplain.locale.spelling import Option, as_typed, options_spelled
 
 TYPED = re.compile(r"(?<![-\w])--[a-z][-a-z]*")
@@ -141,3 +141,13 @@ def test_a_record_has_the_same_words_wherever_it_was_made() -> None:
     with options_spelled(as_typed):
         assert "A larger --effort does it" in explanation.render("text", width=200)
         assert explanation.to_json() == record
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("apart", [1e-2, 3e-10, 2.0**-40, 2.0**-52])
+def test_two_numbers_that_differ_are_never_written_alike(language: str, apart: float) -> None:
+    numbers = {"seen": 1.0 + apart, "right": 1.0}
+    said = say("verdicts.slope", language, **numbers)
+    told = [float(n) for n in re.findall(r"\d+\.\d+|\b1\b", said)]
+    assert len({*told}) == 2
+    assert max(told) - 1 == pytest.approx(apart, rel=0.5)

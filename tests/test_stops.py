@@ -69,6 +69,16 @@ def by_mean(x: Tensor) -> Tensor:
     return (x * mean).sum()
 
 
+def by_complex(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        turned = x * (1 + 1j)
+    return (x * turned).imag.sum()
+
+
+def by_mask(x: Tensor) -> Tensor:
+    return (x * x.detach() * (x > 1)).sum()  # truth and numbers end in one line
+
+
 def by_data(x: Tensor) -> Tensor:
     y = x * 1
     y.data.mul_(y.data)
@@ -83,6 +93,7 @@ def by_data(x: Tensor) -> Tensor:
 #   x · x           as the first
 #   x · x²          F' = 3x², G' = x²                             share 2/3
 #   x · sort(x) and x · mean(x): as the first and the second
+#   x · Im (1 + i) x and x · x, where x > 1: as the first
 #   y ← y²          F' = 2x, G' = 1                               F' x = 8, 18; left out (2x − 1) x = 6, 15
 STOPS = [
     (by_no_grad, 2, 1 / 2),
@@ -94,6 +105,8 @@ STOPS = [
     (by_copy, 1, 1 / 2),
     (by_pair, 2, 1 / 2),
     (by_mean, 2, 1 / 2),
+    (by_complex, 2, 1 / 2),
+    (by_mask, 1, 1 / 2),
     (by_data, 2, (6**2 + 15**2) ** 0.5 / (8**2 + 18**2) ** 0.5),
 ]
 
@@ -255,6 +268,32 @@ def test_a_stop_through_a_copy_of_few_digits_is_measured_by_longer_steps() -> No
     (found,) = report.stops
     assert found.share == pytest.approx(1 / 2, rel=1e-3)
     assert str(found.source).endswith(line_of(short, 1))
+
+
+def after_many_lines(x: Tensor) -> Tensor:
+    assert bool((x > -1).all())
+    assert bool((x > -2).all())
+    assert bool((x > -3).all())
+    assert bool((x > -4).all())
+    assert bool((x > -5).all())
+    assert bool((x > -6).all())
+    assert bool((x > -7).all())
+    h = x - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    h = h - 0 * x.detach()
+    return (h + 1e-6 * h * x.detach()).sum()
+
+
+def test_a_small_stop_is_found_behind_many_lines_that_stop_nothing() -> None:
+    # (x + εx²)′ = 1 + 2εx, of which εx goes through the second factor.
+    report = gx.verify(after_many_lines, [at(0.5)])
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    (stop,) = report.stops
+    assert str(stop.source).endswith(line_of(after_many_lines, 14))
+    assert stop.share == pytest.approx(0.5e-6 / (1 + 1e-6), rel=1e-3)
 
 
 def test_a_stop_that_changes_no_slope_is_a_note() -> None:

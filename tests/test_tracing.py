@@ -474,7 +474,9 @@ WITHOUT_A_LINE = {
 @pytest.mark.parametrize("name", WITHOUT_A_LINE)
 def test_of_what_runs_without_the_users_code_the_line_that_asked_is_the_place(ask: Any, name: str) -> None:
     function, said = WITHOUT_A_LINE[name]
-    with pytest.raises(gx.RunError) as caught:
-        ask(function, [torch.tensor([0.5, 1.5, 2.5])])
-    assert said.format(asked=own_line("ask(function, [torch.tensor")) in str(caught.value)
-    assert "?" not in str(caught.value)
+    try:
+        told = ask(function, [torch.tensor([0.5, 1.5, 2.5])]).to_json()
+    except gx.RunError as fault:
+        told = str(fault)
+    assert said.format(asked=own_line("told = ask(function, [torch.tensor")) in told
+    assert "?" not in told

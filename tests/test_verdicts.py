@@ -10,6 +10,7 @@ import torch
 
 from gradexplain.findings.finding import Finding
 from gradexplain.targets.sources import Source
+from gradexplain.verification import verdicts
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.answers import Check, Stop
 from gradexplain.verification.verdicts import DOUBTS, Operation, Report, is_declared
@@ -99,10 +100,25 @@ def test_a_stop_of_one_input_is_none_of_another() -> None:
     assert (report.of("x"), report.of("y")) == ("cannot say", "agrees")
 
 
+def test_a_doubt_about_one_input_is_none_about_another() -> None:
+    report = Report((says(D, "agrees"), says(D, "agrees", input="y"), says(R, "cannot say", "jump", input="y")))
+    assert (report.of("x"), report.of("y")) == ("agrees", "cannot say")
+
+
 @pytest.mark.parametrize("why", sorted(DOUBTS - {"noise", "cancelled"}))
 def test_a_doubt_of_the_function_is_one_of_everybody(why: str) -> None:
     agreeing = [says(oracle, "agrees") for oracle in (D, F, R, S)]
     assert Report((*agreeing, says(C, "cannot say", why))).verdict == "cannot say"
+
+
+@pytest.mark.parametrize("judge", [says(D, "agrees", "cut", stops=(stop(),)), says(D, "cannot say", "replay_differs")])
+def test_beside_a_stop_methods_that_follow_the_function_as_written_are_no_judges_and_others_are(judge: Check) -> None:
+    for oracle in (F, C, R, S, "by hand"):
+        check = says(oracle, "differs", "slope")
+        found = verdicts._following(Report((judge, check)), check)
+        follows = oracle in (F, C)
+        assert (found.verdict, found.reason) == (("cannot say", "follows") if follows else ("differs", "slope"))
+        assert verdicts._following(Report((says(D, "agrees"), check)), check) == check
 
 
 def test_stops_are_told_by_their_share() -> None:

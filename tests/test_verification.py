@@ -2,6 +2,7 @@
 
 import re
 import string
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -417,6 +418,24 @@ def test_a_large_problem_is_judged_by_the_rules_alone_unless_more_effort_is_aske
     assert [reason(report, o) for o in ("finite differences", "forward mode")] == ["too_costly"] * 2
     assert reason(report, "rules") is None
     assert report.verdict == "agrees"
+
+
+def test_nothing_is_said_of_what_has_no_elements() -> None:
+    beside = verified(lambda x, y: x.sin().sum() + y.sum(), at(1.0, 2.0), at())
+    assert (beside.verdict, beside.inputs) == ("agrees", ("x",))
+    for function, x, code in ((torch.exp, at(), "nothing-in-input"), (lambda x: x[:0], at(1.0), "nothing-in-output")):
+        report = verified(function, x)
+        assert (report.verdict, report.inputs) == ("cannot say", ())
+        assert [finding.code for finding in report.findings] == [code]
+
+
+def test_a_function_that_takes_long_is_not_run_so_often_unless_more_effort_is_asked_for() -> None:
+    def slow(x: Tensor) -> Tensor:
+        time.sleep(0.004)
+        return x.sin().sum()
+
+    assert reason(verified(slow, at(1.0, 2.0), effort=0.02), "finite differences") == "too_costly"
+    assert reason(verified(slow, at(1.0, 2.0)), "finite differences") is None
 
 
 @pytest.mark.parametrize("factor", [1.001, -1.0, 0.0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -416,6 +418,101 @@ def test_assert_gradients_lets_the_undecided_pass_only_if_asked_to() -> None:
     assert gx.assert_gradients(jump, [at(0.5)], undecided=True).verdict == "cannot say"
 
 
+def sending(returned: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """Returns 2x, with a backward that returns what `returned` makes of the gradient that arrives."""
+
+    class Sending(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return returned(g)
+
+    return cast(Callable[[Tensor], Tensor], Sending.apply)
+
+
+BREACHES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "shape": (lambda g: 2 * g[:2], "returned a gradient (2,) float64 for x, which is (3,) float64"),
+    "too many": (lambda g: (2 * g, g), "returned 2 where 1 are needed"),
+    "none": (lambda g: (), "returned 0 where 1 are needed"),
+    "a list": (lambda g: [2 * g], "returned list as the gradient of x"),
+    "a number": (lambda g: 2.0, "returned 2.0 as the gradient of x"),
+    "numpy": (lambda g: g.numpy(), "returned ndarray as the gradient of x"),
+    "complex": (lambda g: 2j * g, "returned a complex gradient"),
+    "raises": (lambda g: 1 // 0, "failed: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("case", BREACHES)
+@pytest.mark.parametrize("second", [False, True])
+def test_a_breach_of_a_backwards_contract_is_an_assertion_in_one_sentence(case: str, second: bool) -> None:
+    returned, words = BREACHES[case]
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(lambda x: sending(returned)(x.sin()).sum(), [normal(0, 3)], second=second)
+    assert words in str(failure.value)
+    assert "Sending" in str(failure.value)
+    assert "test_verify.py:" in str(failure.value)
+    assert len(str(failure.value).splitlines()) == 1
+    assert failure.value.__cause__ is failure.value.__context__ is None  # no frames of ours nor of torch's
+
+
+def test_what_assert_gradients_says_of_much_that_is_wrong_is_short() -> None:
+    """Twelve Functions that are wrong in ways of their own, in front of 30 parameters."""
+    layers = nn.Sequential(*[nn.Linear(2, 2).double() for _ in range(15)])
+    wrong = [planted(lambda g, factor=1.5 + i: factor * g) for i in range(12)]
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(lambda x: sum(f(layers(i * x)).sum() for i, f in enumerate(wrong, 1)), [normal(0, 1, 2)])
+    lines = str(failure.value).splitlines()
+    assert len(lines) == 20
+    assert lines[-1].endswith("more lines, which the whole report has (gx.verify).")
+    assert sum(line.startswith("  Planted") for line in lines) >= 6
+    assert any(re.search(r"\[\d(, \d)?\], finite differences", line) for line in lines)  # the element
+
+
+def test_what_assert_gradients_says_of_a_nan_has_its_first_cause() -> None:
+    masked: Callable[[Tensor], Tensor] = lambda x: torch.where(x > 0, x.sqrt(), 0 * x).sum()  # noqa: E731
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(masked, [at(0.5, -1.0)])
+    line = masked.__code__.co_firstlineno
+    for part in ("made by `x.sqrt()`", f"test_verify.py:{line}", "x[1], finite differences"):
+        assert part in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "close"),
+    [
+        (gx.assert_gradients, "stop", "stops"),
+        (gx.assert_gradients, "undecidd", "undecided"),
+        (gx.verify, "efort", "effort"),
+        (gx.explain, "ordr", "order"),
+        (gx.graph, "vieww", "view"),
+    ],
+)
+@pytest.mark.parametrize("kind", [gx.InputError, TypeError])
+def test_a_misspelt_option_is_refused_by_name(
+    verb: Callable[..., Any], name: str, close: str, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=rf"{verb.__name__} has no option {name}. Did you mean {close}\?"):
+        verb(lambda x: x.sum(), [normal(0, 3)], **{name: 1})
+
+
+def test_a_slope_along_many_inputs_is_no_reason_to_say_that_nothing_contradicts() -> None:
+    """Of 30 parameters in front of a wrong Function, few are taken alone; the others stand in one direction."""
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Sequential(*[nn.Linear(3, 3).double() for _ in range(15)])
+    for p in layers.parameters():
+        p.data = torch.randn(p.shape, generator=generator, dtype=torch.float64) / 2
+    report = gx.verify(lambda x: planted(lambda g: 2 * g)(layers(x)).sum(), [normal(0, 2, 3)])
+    assert report.verdict == "differs"
+    joint = [c for c in report.checks if c.reason == "joint"]
+    for check in joint:
+        assert check.data["seen"] == pytest.approx(2 * check.data["right"], rel=1e-3)
+    assert joint
+    assert "Nothing contradicts" not in report.to_json()
+
+
 def test_the_plugin_gives_the_fixture(assert_gradients: Callable[..., Report]) -> None:
     assert assert_gradients is gx.assert_gradients
     assert assert_gradients(lambda x: x.sin(), [normal(0, 3)]).verdict == "agrees"
@@ -692,6 +789,15 @@ _NOTHING: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], str]] = {
     "an empty input": (lambda x: (x * x).sum(), {"x": _EMPTY}, "x has no elements."),
     "empty inputs": (lambda x, y: (x * y).sum(), {"x": _EMPTY, "y": _EMPTY}, "none of x, y has elements."),
     "an empty output": (lambda x: x[x > 5].exp(), {"x": at(1, 2)}, "the output has no elements."),
+    "whole numbers": (lambda x: x.sum(), {"x": torch.tensor([1, 2])}, "(x: int64) can carry a gradient"),
+    "whole numbers, scaled": (lambda x: 0.5 * x, {"x": torch.tensor([1, 2])}, "for example 1.0 instead of 1"),
+    "no input": (lambda: torch.ones(2), {}, "no input to differentiate by"),
+    "a constant": (lambda x: torch.ones(2), {"x": at(1, 2)}, "does not depend on x"),
+    "a detach": (lambda x: x.detach(), {"x": at(1, 2)}, "Remove the detach"),
+    "no grad": (lambda x: without_grad(x), {"x": at(1, 2)}, "Remove the no_grad"),
+    "numbers": (lambda x: torch.tensor(x.tolist()), {"x": at(1, 2)}, "does not depend on x"),
+    "a choice": (lambda x: x.argmax(), {"x": at(1, 2)}, "Use a smooth function instead"),
+    "one called y": (lambda y: y > 1, {"y": at(1, 2)}, "truth values"),
 }  # fmt: skip
 
 
@@ -703,9 +809,14 @@ def test_where_there_is_nothing_to_check_that_is_said_first(case: str, ask: Call
     assert result.verdict == "cannot say"
     page = str(result)
     assert "✓" not in page
-    told = next(line.strip() for line in page.splitlines() if line.startswith("  "))
-    assert told == f"? There is nothing to check: {why}"
+    lines = page.split("╯")[1].split("\n\n")[0].splitlines()
+    told = " ".join(line.strip() for line in lines).strip()
+    assert told.startswith("? There is nothing to check")
+    assert why in told
     assert page.count("nothing to check") == 1
+    assert result.reason == "nothing"
+    assert f'"text": {json.dumps(told.removeprefix("? "))}' in json.dumps(json.loads(result.to_json()))
+    assert "nothing to check" not in result.render("text", language="zh")
     report = result if isinstance(result, Report) else result.report
     assert not report.checks
     assert [f.code for f in result.findings if f.code.startswith("nothing")] == [report.nothing.code]
@@ -767,3 +878,21 @@ def test_explain_names_dropped_outputs_as_verify_does() -> None:
         for ask in (gx.verify, gx.explain)
     ]
     assert named[0] == named[1] != []
+
+
+_SYMMETRIC = torch.tensor([[4.0, 1.0, -0.5], [1.0, 3.0, 0.7], [-0.5, 0.7, 2.0]], dtype=torch.float64)
+_BY_DEFINITION: dict[str, Callable[[Tensor], Tensor]] = {
+    # of a matrix that is taken to be symmetric, a change of one element is no change that the gradient speaks of
+    "cholesky": torch.linalg.cholesky,
+    "eigenvalues": lambda x: torch.linalg.eigh(x)[0].exp(),
+    "with others": lambda x: torch.linalg.solve_triangular(torch.linalg.cholesky(x), x, upper=False).sin(),
+}
+
+
+@pytest.mark.parametrize("name", _BY_DEFINITION)
+def test_forward_mode_does_not_call_wrong_what_holds_by_definition(name: str) -> None:
+    report = gx.verify(_BY_DEFINITION[name], {"x": _SYMMETRIC}, each_operation=True)
+    assert report.verdict == "agrees"
+    inside = [check for operation in report.operations for check in operation.report.checks]
+    assert [c for c in (*report.checks, *inside) if c.oracle == "forward mode" and c.verdict == "differs"] == []
+    assert "error in torch's forward mode" not in " ".join(str(report).split())

@@ -38,7 +38,7 @@ def diagnose(
         *_cut(trace),
         *_dropped(trace),
         *_random(trace),
-        *_without_influence(gradients),
+        *(_without_influence(gradients) if trace.lost is None else ()),
         *(() if finite else _non_finite(trace, names)),
         *_kinks(trace, names),
         *_flat(trace, names),

@@ -152,7 +152,9 @@ class LessonTeller:
                 yield from self.explained(explanation, sections)
             case Verified(report):
                 teller = ReportTeller(self.language)
-                yield doc.Paragraph(f"{MARKS[report.verdict]} {teller.verdict(report)}", TONES[report.verdict])
+                yield doc.Paragraph(
+                    f"{MARKS[report.verdict]} {teller.verdict(report, report.findings)}", TONES[report.verdict]
+                )
                 yield from teller.where(report)
             case Drawn(key, figure, options):
                 words = ("gradexplain figure", figure, *_arguments(figure, options), f"--output {figure}.svg")

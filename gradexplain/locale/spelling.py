@@ -1,6 +1,8 @@
-"""How a sentence spells the options that it names: as its reader gives them, in Python or on the command line."""
+"""How a sentence spells what it names: options as its reader gives them, two numbers so that they are told apart."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -29,3 +31,28 @@ def options_spelled(spelling: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         _SPELLING.reset(token)
+
+
+class Numeral(float):
+    """A number that is spelled with some more digits than its template asks for."""
+
+    def __new__(cls, value: float, digits: int) -> Numeral:
+        numeral = super().__new__(cls, value)
+        numeral.digits = digits
+        return numeral
+
+    digits: int
+
+    def __format__(self, asked: str) -> str:
+        precision = asked.removeprefix(".").removesuffix("g")
+        return format(float(self), f".{max(self.digits, int(precision))}g" if precision.isdigit() else asked)
+
+
+def told_apart(data: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns the data of a sentence, `seen` and `right` with the digits from which they differ, and one more."""
+    seen, right = data.get("seen"), data.get("right")
+    if not (isinstance(seen, float) and isinstance(right, float)) or seen == right:
+        return data
+    first = next((digits for digits in range(1, 17) if f"{seen:.{digits}g}" != f"{right:.{digits}g}"), 17)
+    digits = min(first + 1, 17)
+    return {**data, "seen": Numeral(seen, digits), "right": Numeral(right, digits)}

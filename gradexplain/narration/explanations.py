@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradexplain.documents.doc import (
@@ -37,7 +38,7 @@ from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.answers import Stop
-from gradexplain.verification.verdicts import Check, Report
+from gradexplain.verification.verdicts import ESTIMATE, FORWARD, Check, Operation, Report
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -52,6 +53,11 @@ _MOST_LISTED = 24
 NOT_APPLICABLE = frozenset(
     {"no_forward", "own_jvp", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
 )
+# Findings that a hook changed a gradient, and those that say what made the first number that is not finite.
+_HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
+_FIRST = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
+# No number in float64 is known better than this.
+_FINEST = torch.finfo(torch.float64).eps
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -113,6 +119,8 @@ class Teller:
 
     def body(self, e: Explanation) -> Iterator[Block]:
         yield from self.result(e)
+        if not e.steps:
+            return
         if e.detailed:
             yield from self.forward(e)
             yield from self.graph(e)
@@ -149,14 +157,15 @@ class Teller:
             rows.append((count, "", "", self.say("norm", norm=number_text(norm, _DIGITS))))
         header = tuple(self.say(k) for k in ("name", "shape", "value", "gradient"))
         yield Table(header, tuple(rows))
-        if e.scalar != e.output_name:
+        if e.steps and e.scalar != e.output_name:
             yield Paragraph(self.say("seed_vector", scalar=e.scalar, name=e.output_name))
             chosen = "seed_given" if e.cotangent_given else "seed_chosen"
             yield Paragraph(self.say(chosen, value=self.value(e.cotangent)))
 
     def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
         value = e.inputs.get(found.name)
-        gradient = self.value(found.value) if found.value is not None else self.say("no_gradient")
+        none = "no_gradient" if e.steps else "no_way"
+        gradient = self.value(found.value) if found.value is not None else self.say(none)
         shown = self.value(value) if value and value.small else "…"
         shape = shape_text(value.shape) if value else ""
         return found.name, shape, shown, f"∂{e.scalar}/∂{found.name} = {gradient}"
@@ -349,7 +358,7 @@ class Teller:
         groups = list(self.grouped(judging(e.report)))
         rows = tuple(self.check_row(checks) for checks in groups)
         yield Table(header, rows, tuple(TONES[checks[0].verdict] for checks in groups))
-        remarks = [*self.said(groups), *self.aside(e.report.checks)]
+        remarks = [*self.said(groups), *self.aside(e.report.checks), *self.refuted(e.report)]
         if remarks:
             yield Notes(tuple(remarks))
 
@@ -361,6 +370,16 @@ class Teller:
         """Yields, one a line, the oracles that do not apply here, and why."""
         for check in {(c.oracle, c.reason): c for c in found if c.reason in NOT_APPLICABLE}.values():
             yield self.say("not_applicable", oracle=self.oracle(check.oracle), reason=self.reason(check))
+
+    def refuted(self, report: Report) -> Iterator[str]:
+        """Yields what others say that finite differences contradict."""
+        edited = any(f.code.startswith("saved-changed") for operation in report.operations for f in operation.findings)
+        for check in report.checks:
+            if report.is_refuted(check):
+                seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
+                key = "refuted" if check.oracle == FORWARD and not edited else "outdated"
+                said = {"oracle": self.oracle(check.oracle), "name": check.input, "seen": seen, "right": right}
+                yield self.say(f"verification.{key}", **said)
 
     def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
         """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
@@ -398,6 +417,8 @@ class Teller:
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
         key = _kink_key(data) if finding.code == "kink" else finding.code
+        if "because" in data:
+            data["because"] = self.say(f"errors.{data['because']}", **data)
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
         return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
 
@@ -413,14 +434,98 @@ class Teller:
     def _found(self, e: Explanation) -> list[str]:
         return [self.finding(f) for part in (e, *e.higher) for f in part.findings if f != part.report.nothing]
 
+    def verdict(self, report: Report, findings: Sequence[Finding]) -> str:
+        """Returns the verdict as a sentence; `findings` are what is unusual about what was judged."""
+        if report.nothing is not None:
+            return self.finding(report.nothing)
+        if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
+            return self.partly(report)
+        if report.reason == "not_finite":
+            telling = next(c for c in report.checks if c.reason == "not_finite")
+            return self.say("verification.not_finite", value=telling.data.get("value", "nan")) + self.first(findings)
+        names = ", ".join(n for n in report.inputs if report.of(n) == report.verdict)
+        if report.verdict == "agrees":
+            resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
+            return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
+        if report.verdict == "cannot say":
+            key = "cannot_say" if names else "cannot_say_second"
+            return self.say(f"verification.{key}", names=names) + self.first(findings)
+        if not names and report.second is not None and not report.wrong():
+            wrong = ", ".join(n for n in report.second.inputs if report.second.of(n) == "differs")
+            labels = ", ".join(dict.fromkeys(operation.label for operation in report.second.wrong()))
+            inside = self.say("verification.inside", labels=labels) if labels else ""
+            return self.say("verification.differs_second", names=wrong, inside=inside)
+        return self.difference(report, names, findings) if names else self.say("verification.differs_inside")
+
+    def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
+        """Returns what is wrong with the gradient of `names`, and what made it so where that is known."""
+        if formulas_alone(report):
+            return self.say("verification.formula", names=names)
+        names = ", ".join(n for n in report.inputs if report.of(n) == "differs" and not report.formula_alone(n))
+        causes = self.say("verification.separator").join(self.causes(report, findings))
+        if not causes:
+            return self.say("verification.differs", names=names) + self.first(findings)
+        key = "differs_by" if report.wrong() else "departs_by"
+        return self.say(f"verification.{key}", names=names, causes=causes)
+
+    def causes(self, report: Report, findings: Sequence[Finding]) -> Iterator[str]:
+        """Yields what made a gradient another one than the function's, where every wrong operation is told by it.
+
+        That is a backward that passes on what arrives, or a surrogate's, and a hook.
+        """
+        passing = [[f for f in o.findings if "slope" in f.data] for o in report.operations]
+        wrong = report.wrong()
+        if any(not found for o, found in zip(report.operations, passing, strict=True) if o in wrong):
+            return
+        told = [self.passing(o, found[0]) for o, found in zip(report.operations, passing, strict=True) if found]
+        yield from dict.fromkeys(told)
+        hooks = [f for f in (*findings, *(f for o in report.operations for f in o.findings)) if f.code in _HOOKS]
+        leaves = [f for f in hooks if f.code == "leaf-hook"]
+        apart = {n for n in report.inputs if report.of(n) == "differs"} - {f.data["value"] for f in leaves}
+        if wrong or not hooks or (apart and leaves == hooks):
+            return
+        for hook, source in dict.fromkeys((f.data["hook"], f.source) for f in leaves):
+            own = ", ".join(str(f.data["value"]) for f in leaves if (f.data["hook"], f.source) == (hook, source))
+            hooks.append(Finding("hook", {"hook": hook, "value": own}, source))
+        yield from dict.fromkeys(
+            self.say(f"verification.{f.code.replace('-', '_')}", **f.data) + self.where_found(f)
+            for f in hooks
+            if f.code != "leaf-hook"
+        )
+        if not told:
+            yield from self.without(report)
+
+    def without(self, report: Report) -> Iterator[str]:
+        """Yields what the gradient would be that hooks have changed, at one element."""
+        for check in report.checks:
+            place = check.place or check.data.get("place")
+            if check.verdict == "differs" and isinstance(place, tuple) and {"seen", "right"} <= check.data.keys():
+                numbers = {key: float(str(check.data[key])) for key in ("seen", "right")}
+                yield self.say("verification.without", element=indexed(check.input, place), **numbers)
+                return
+
+    def passing(self, operation: Operation, finding: Finding) -> str:
+        """Returns what a backward passes on, and on what function."""
+        data = {"label": operation.label, "passes": finding.data.get("passes"), "slope": finding.data["slope"]}
+        way = {None: "sends_own", "1": "passes_on"}.get(data["passes"], "passes_times")
+        part = "_there" if finding.data.get("count") != finding.data.get("total") else ""
+        place = short_place(operation.node.source)
+        why = self.say("verification.on_purpose") if finding.code == ESTIMATE else ""
+        return self.say(f"verification.{way}{part}", **data) + (f", {place}" if place else "") + why
+
+    def first(self, findings: Sequence[Finding]) -> str:
+        """Returns what made the first number that is not finite, as a further sentence."""
+        return next((f" {self.finding(f)}" for f in findings if f.code in _FIRST), "")
+
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
         if report.stops:
-            return self.say(
-                "verification.stopped", stops=self.say("verification.separator").join(map(self.stop, report.stops))
-            )
+            told = (self.stop(stop, _unit(report)) for stop in report.stops)
+            return self.say("verification.stopped", stops=self.say("verification.separator").join(told))
         if all((missing := report.unseen(name)) is None or bool(missing.all()) for name in report.inputs):
-            return self.say("verification.unseen_all", names=", ".join(report.inputs))
+            judged = any(report.unseen(name) is not None for name in report.inputs)
+            key = "unseen_all" if judged else "unjudged"
+            return self.say(f"verification.{key}", names=", ".join(report.inputs))
         lines = []
         for name in report.inputs:
             missing = report.unseen(name)
@@ -430,14 +535,16 @@ class Teller:
                 lines.append(self.say("verification.unseen_of", **data, element=indexed(name, place)))
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
-    def stop(self, stop: Stop) -> str:
-        """Returns how much of a slope ends where."""
+    def stop(self, stop: Stop, unit: float) -> str:
+        """Returns how much of a slope ends where; two slopes are told in `unit`."""
         place = short_place(stop.source)
         data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
         if stop.flat is not None:
             element = indexed(stop.input, stop.flat.element)
-            data |= {"name": element, "whole": number_text(stop.flat.whole, 4), "left": number_text(stop.flat.left, 4)}
-            return self.say("verification.replaced_by", **data) + (f", {place}" if place else "")
+            whole, left = (number_text(slope / unit, 4) for slope in (stop.flat.whole, stop.flat.left))
+            data |= {"name": element, "whole": whole, "left": left}
+            key = "straight_through" if stop.flat.whole == 0 else "replaced_by"
+            return self.say(f"verification.{key}", **data) + (f", {place}" if place else "")
         return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
 
     def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
@@ -457,13 +564,26 @@ class Teller:
             return
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         yield Heading("")
-        if e.reason in ("stopped", "unseen"):
-            yield Paragraph(f"{MARKS[e.verdict]} {self.partly(e.report)}", TONES[e.verdict])
+        if e.verdict != "agrees" and e.report.verdict == e.verdict:
+            yield Paragraph(f"{MARKS[e.verdict]} {self.verdict(e.report, e.findings)}", TONES[e.verdict])
             return
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
             key = "judges_agree"
         yield Paragraph(f"{MARKS[e.verdict]} {self.say(key)}", TONES[e.verdict])
+
+
+def formulas_alone(report: Report) -> bool:
+    """Says whether it is formulas given by hand that are wrong, and no gradient."""
+    wrong = [name for name in report.inputs if report.of(name) == "differs"]
+    return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+
+
+def _unit(report: Report) -> float:
+    """Returns the weight of an output that is one number: what is told of its slopes is told of the output itself."""
+    if report.subject is None or report.subject.trace.value.numel() != 1 or report.subject.trace.value.is_complex():
+        return 1.0
+    return float(report.subject.trace.cotangent)
 
 
 def short_operator(step: Step) -> str:

@@ -11,12 +11,13 @@ import torch
 from gradexplain.documents.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
 from gradexplain.documents.shown import told
 from gradexplain.findings.finding import Finding
-from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import (
     MARKS,
+    NOT_APPLICABLE,
     TONES,
     Teller,
     error_text,
+    formulas_alone,
     indexed,
     judging,
     shape_text,
@@ -25,15 +26,13 @@ from gradexplain.narration.explanations import (
 from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node
-from gradexplain.verification.verdicts import FORWARD, Check, Operation, Report
+from gradexplain.verification.verdicts import Check, Operation, Report, Verdict
 
 # Operations that are listed one by one; more of them are counted.
 _MOST_LISTED = 40
 _MOST_INPUTS = 8
-# Findings that say what made a gradient wrong, where every operation is right.
-_CAUSES = ("leaf-hook", "changes-from-run-to-run")
-# No number in float64 is known better than this.
-_FINEST = torch.finfo(torch.float64).eps
+# What a failing test says: so many lines, and so many of them why.
+_MOST_LINES, _MOST_REASONS = 20, 6
 
 
 @told.register
@@ -45,18 +44,26 @@ def report_page(report: Report, language: str = "en", *, format: str = "text", w
 def summary(report: Report, language: str = "en") -> str:
     """Returns what a failing test has to say: the verdict, why, and the operation that is wrong."""
     teller = ReportTeller(language)
-    lines = [teller.verdict(report)]
-    lines += [f"  {line}" for line in teller.why(report)]
-    for operation in report.wrong():
-        lines.append(f"  {teller.heading(operation)} {teller.site(operation)}")
-        lines += [f"    {line}" for line in teller.faults(operation)]
-    return "\n".join(lines)
+    reasons = [f"  {line}" for line in teller.why(report)]
+    lines = [teller.verdict(report, report.findings), *teller.shortened(reasons, _MOST_REASONS)]
+    blocks = [
+        (f"  {teller.heading(o)} {teller.site(o)}", *(f"    {line}" for line in teller.faults(o)))
+        for part in _parts(report)
+        for o in part.wrong() or _estimates(part)
+    ]
+    lines += [line for block in dict.fromkeys(blocks) for line in block]
+    lines += [f"  {line}" for line in teller.weights(report) if reasons]
+    return "\n".join(teller.shortened(lines, _MOST_LINES))
 
 
-def formulas_alone(report: Report) -> bool:
-    """Says whether it is formulas given by hand that are wrong, and no gradient."""
-    wrong = [name for name in report.inputs if report.of(name) == "differs"]
-    return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+def _parts(report: Report) -> Sequence[Report]:
+    """Returns the report on the gradient, and that on the second derivatives where they were asked for."""
+    return (report,) if report.second is None else (report, report.second)
+
+
+def _estimates(report: Report) -> Sequence[Operation]:
+    """Returns the estimates that explain why the whole gradient differs: where no operation is wrong."""
+    return report.estimates() if report.verdict == "differs" and not report.wrong() else ()
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,14 @@ class ReportTeller(Teller):
     def page(self, report: Report) -> Iterator[Block]:
         """Yields the whole page."""
         yield from self.header(report)
-        yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report)}", TONES[report.verdict])
+        yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report, report.findings)}", TONES[report.verdict])
         if report.nothing is not None:
             return
         yield from self.where(report)
         yield from self.evidence(report)
         if report.second is not None:
             yield Heading(self.say("verification.second"))
+            yield from self.where(report.second)
             yield from self.evidence(report.second)
         yield from self.each(report)
         notes = [self.finding(f) for f in report.findings] + list(self.refuted(report))
@@ -93,6 +101,8 @@ class ReportTeller(Teller):
             lines.append(self.say("parameters_count", count=len(subject.parameters), size=f"{size:,}"))
         dtype = str(subject.trace.value.dtype).removeprefix("torch.")
         lines.append(self.say("setting", dtype=dtype, torch=torch.__version__))
+        if subject.trace.live:
+            lines.append(self.say("live"))
         yield Title("gradexplain verify", tuple(lines))
 
     def brief(self, tensor: Any) -> str:
@@ -103,49 +113,37 @@ class ReportTeller(Teller):
 
     # -------------------------------------------------------------------------------------------------- verdict
 
-    def verdict(self, report: Report) -> str:
-        """Returns the verdict as a sentence."""
-        if report.nothing is not None:
-            return self.finding(report.nothing)
-        if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
-            return self.partly(report)
-        if report.reason == "not_finite":
-            telling = next(c for c in report.checks if c.reason == "not_finite")
-            return self.say("verification.not_finite", value=telling.data.get("value", "nan"))
-        if report.verdict == "agrees":
-            resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
-        if report.verdict == "differs":
-            names = [n for n in report.inputs if report.of(n) == "differs"]
-            if not names:
-                return self.say("verification.differs_inside")
-            if formulas_alone(report):
-                return self.say("verification.formula", names=", ".join(names))
-            return self.say("verification.differs", names=", ".join(n for n in names if not report.formula_alone(n)))
-        names = [n for n in report.inputs if report.of(n) == "cannot say"]
-        if not names:
-            return self.say("verification.cannot_say_second")
-        return self.say("verification.cannot_say", names=", ".join(names))
-
     def why(self, report: Report) -> Iterator[str]:
         """Yields the reasons of what does not agree, the most telling first."""
-        for part in (report, *([report.second] if report.second is not None else [])):
-            for name in part.inputs:
-                if part.of(name) == "agrees" or part.reason in ("stopped", "unseen"):
+        for part in _parts(report):
+            for name in part.inputs if part.verdict != "agrees" and part.reason not in ("stopped", "unseen") else ():
+                if part.of(name) != part.verdict:
                     continue
-                telling = [c for c in part.checks if c.input == name and c.reason and c.verdict == part.of(name)]
-                yield from (f"{name}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in telling[:2])
+                said = [c for c in part.checks if c.input == name and c.reason and c.verdict == part.verdict]
+                telling = [c for c in said if c.reason not in NOT_APPLICABLE] or said
+                for check in telling[:2]:
+                    element = indexed(name, check.place) if check.place else name
+                    yield f"{element}, {self.oracle(check.oracle)}: {self.reason(check)}"
+
+    def shortened(self, lines: Sequence[str], most: int) -> Sequence[str]:
+        """Returns at most so many lines, the last of them how many are left out."""
+        if len(lines) <= most:
+            return lines
+        return [*lines[: most - 1], f"  {self.say('verification.more', count=len(lines) - most + 1)}"]
 
     # ---------------------------------------------------------------------------------------------------- where
 
     def where(self, report: Report) -> Iterator[Block]:
-        if report.wrong():
-            yield Heading(self.say("verification.where"))
-            for operation in report.wrong():
+        blamed = report.wrong() or _estimates(report)
+        if blamed:
+            yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
+            for operation in blamed:
                 rows = tuple(Row("", line) for line in self.faults(operation))
-                yield Entry("✗", self.heading(operation), self.site(operation), rows)
+                yield Entry(MARKS[operation.verdict], self.heading(operation), self.site(operation), rows)
         elif report.verdict == "differs" and report.operations and not formulas_alone(report):
-            if any(finding.code in _CAUSES for finding in report.findings):  # said in the notes
+            if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
+                return
+            if any(self.causes(report, report.findings)):  # said in the first sentence
                 return
             yield Paragraph(self.say("verification.nowhere"))
 
@@ -167,7 +165,9 @@ class ReportTeller(Teller):
         yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
 
     def incident(self, finding: Finding) -> str:
-        return self.say(f"operations.{finding.code}", **finding.data) + self.where_found(finding)
+        said = self.say(f"operations.{finding.code}", **finding.data)
+        again = self.say("operations.again") if finding.data.get("order") == 2 else ""
+        return again + said + self.where_found(finding)
 
     # ------------------------------------------------------------------------------------------------- evidence
 
@@ -193,11 +193,13 @@ class ReportTeller(Teller):
         if not report.operations:
             return
         yield Heading(self.say("verification.each"))
+        wrong = {o.node.index for o in report.wrong()}
+        said = {o.node.index: o.verdict if o.node.index in wrong else _mildly(o.verdict) for o in report.operations}
         listed = sorted(report.operations, key=lambda o: o.verdict == "agrees")
         keys = ("verification.operation", "verification.code", "verification.line", "module")
         rows = [
             (
-                MARKS[o.verdict],
+                MARKS[said[o.node.index]],
                 o.label,
                 (o.node.source.code if o.node.source else "")[:60],
                 short_place(o.node.source),
@@ -206,12 +208,12 @@ class ReportTeller(Teller):
             for o in listed[:_MOST_LISTED]
         ]
         header = ("", *(self.say(k) for k in keys))
-        yield Table(header, tuple(rows), tuple(TONES[o.verdict] for o in listed[:_MOST_LISTED]))
+        yield Table(header, tuple(rows), tuple(TONES[said[o.node.index]] for o in listed[:_MOST_LISTED]))
         others = listed[_MOST_LISTED:]
         if others:
             agreeing = sum(o.verdict == "agrees" for o in others)
             yield Paragraph(self.say("verification.others", count=len(others), agreeing=agreeing))
-        remarks = [f"{o.label}: {line}" for o in listed if o.verdict != "differs" for line in self.told(o)]
+        remarks = [f"{o.label}: {line}" for o in listed if said[o.node.index] != "differs" for line in self.told(o)]
         if remarks:
             yield Notes(tuple(dict.fromkeys(remarks)))
 
@@ -222,15 +224,10 @@ class ReportTeller(Teller):
             reasons = [c for c in operation.report.checks if c.verdict == "cannot say" and c.reason]
             yield from (f"{c.input}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in reasons[:1])
 
-    def refuted(self, report: Report) -> Iterator[str]:
-        """Yields what others say that finite differences contradict."""
-        edited = any(f.code.startswith("saved-changed") for operation in report.operations for f in operation.findings)
-        for check in report.checks:
-            if report.is_refuted(check):
-                seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
-                key = "refuted" if check.oracle == FORWARD and not edited else "outdated"
-                said = {"oracle": self.oracle(check.oracle), "name": check.input, "seen": seen, "right": right}
-                yield self.say(f"verification.{key}", **said)
+
+def _mildly(verdict: Verdict) -> Verdict:
+    """Returns the verdict on an operation that is not wrong: where others overrule a difference, it is a doubt."""
+    return "cannot say" if verdict == "differs" else verdict
 
 
 def _resolution(checks: Sequence[Check]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradexplain.errors import RunError
+from gradexplain.errors import NoGradientError
 from gradexplain.recording.events import Application, Event, held_in, source_of
 from gradexplain.recording.frames import place_text
 from gradexplain.recording.recorder import Recorder
@@ -124,13 +124,14 @@ def _cut(reason: str, event: Event, consumer: int | None = None) -> Cut:
     return Cut(reason, str(event.operator), source_of(event.frame), event.module, consumer)
 
 
-def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> RunError:
+def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> NoGradientError:
     """Returns the error that says where the gradient of the output was lost."""
     if not leaves:
-        return RunError("no_input")
+        return NoGradientError("no_input")
     asked = [name for name, tensor in leaves.items() if tensor.requires_grad]
     if not asked:
-        return RunError("nothing_differentiable", names=", ".join(leaves) or "–")
+        names = (f"{name}: {str(leaf.dtype).removeprefix('torch.')}" for name, leaf in leaves.items())
+        return NoGradientError("nothing_differentiable", names=", ".join(names))
     for event in reversed(recorder.events):
         tracked = any(h.tracked for h in (*held_in(event.arguments), *held_in(event.keywords)))
         loss = _loss(event) if tracked and not _is_fresh(event) else None
@@ -139,5 +140,5 @@ def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> RunE
             name = _short_name(loss[1])
             code = (cut.source.code if cut.source else "") or name
             place = place_text(cut.source, name)
-            return RunError(f"lost_by_{cut.reason}", operator=cut.operator, place=place, code=code)
-    return RunError("output_constant", names=", ".join(asked))
+            return NoGradientError(f"lost_by_{cut.reason}", operator=cut.operator, place=place, code=code)
+    return NoGradientError("output_constant", names=", ".join(asked))

@@ -175,11 +175,7 @@ class Frozen:
             if not self.reaches(held):
                 return held.tensor.detach()
             raise RunError("replay_unseen_memory")
-        whole = memory[held.storage]
-        geometry = tuple(held.tensor.shape), held.stride, held.offset
-        if (tuple(whole.shape), whole.stride(), whole.storage_offset()) == geometry:
-            return whole
-        return whole.as_strided(*geometry)
+        return _viewed(memory[held.storage], held)
 
 
 def frozen(run: Run, computation: Computation) -> Frozen:
@@ -187,6 +183,7 @@ def frozen(run: Run, computation: Computation) -> Frozen:
     wanted = {name: run.inputs[name] for name in computation.wrt}
     recorder = run.recorder
     reaches = _Reaching({id(t) for t in wanted.values()})
+    reaches.resolve(recorder.events)
     held = {name: recorder.hold(tensor) for name, tensor in run.inputs.items()}
     output = recorder.hold(run.output)
     if len(recorder.events) > SAFE and reaches(output):
@@ -232,8 +229,22 @@ class _Reaching:
     def __init__(self, leaves: set[int]) -> None:
         self.leaves = leaves
         self.known: dict[Any, bool] = {}
+        self.resolved: set[int] = set()
+
+    def resolve(self, events: Sequence[Event]) -> None:
+        """Notes the memory of copies that torch made of views of conjugates, for operators that know no such view.
+
+        It makes them beneath its own graph, so that they are not tracked, and the operator is given them instead.
+        """
+        for event in events:
+            if event.recorded and str(event.operator) == "aten.clone.default":
+                (given, *_), (made, *_) = held_in([event.arguments]), held_in([event.outputs])
+                if (given.live.is_conj() or given.live.is_neg()) and not made.tracked and self(given):
+                    self.resolved.add(made.storage)
 
     def __call__(self, held: Held) -> bool:
+        if held.storage in self.resolved:
+            return True
         if not held.tracked:
             return False
         if held.producer is None:
@@ -264,7 +275,7 @@ def _is_live(origin: Event | Application, reaches: Callable[[Held], bool]) -> bo
         return False
     if isinstance(origin, Application):
         return True
-    tracked = any(held.live.requires_grad for held in held_in([origin.outputs]))
+    tracked = any(held.live.requires_grad or reaches(held) for held in held_in([origin.outputs]))
     return origin.recorded and tracked and not _is_drawn(origin)
 
 
@@ -331,7 +342,7 @@ def _rewrite(event: Event, memory: Mapping[int, Tensor]) -> None:
         if whole is None:
             continue
         before, after = write.held.tensor.detach(), write.after
-        view = whole.as_strided(tuple(before.shape), write.held.stride, write.held.offset)
+        view = _viewed(whole, write.held)
         if not (before.is_floating_point() or before.is_complex()):
             view.copy_(after)
         elif not same(before, after):
@@ -339,8 +350,28 @@ def _rewrite(event: Event, memory: Mapping[int, Tensor]) -> None:
             view.copy_(torch.where(before == after, view, torch.where(before.isfinite(), moved, after)))
 
 
+def _viewed(whole: Tensor, held: Held) -> Tensor:
+    """Returns what a recorded tensor shows of the memory that it lies in, where a complex number is two real ones."""
+    if whole.is_complex() and not held.tensor.is_complex():
+        whole = torch.view_as_real(whole)
+    elif held.tensor.is_complex() and not whole.is_complex():
+        count = whole.untyped_storage().nbytes() // whole.element_size()
+        whole = torch.view_as_complex(whole.as_strided((count // 2, 2), (2, 1), 0))
+    geometry = tuple(held.tensor.shape), held.stride, held.offset
+    if (tuple(whole.shape), whole.stride(), whole.storage_offset()) != geometry:
+        whole = whole.as_strided(*geometry)
+    return _turned(whole, held)
+
+
+def _turned(value: Tensor, held: Held) -> Tensor:
+    """Returns what lies in memory as the tensor shows it, or the other way round: it may be a view of conjugates."""
+    value = value.conj() if held.live.is_conj() else value
+    return -value if held.live.is_neg() else value
+
+
 def _laid_out(value: Tensor, held: Held) -> Tensor:
     """Returns a value in memory of its own, in the layout in which it was recorded."""
+    value = _turned(value, held).resolve_conj()
     if (value.stride(), value.storage_offset()) == (held.stride, held.offset):
         return value
     spans = [(n - 1) * s for n, s in zip(held.tensor.shape, held.stride, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from gradexplain.errors import NoGradientError
 from gradexplain.targets.sources import Source
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class Trace:
     inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
     places of the checkpoints whose inside was run in line to be seen. What arrives at the inputs in `hidden` comes, at
     least in part, from a backward pass inside that of a custom Function, which no edge shows. `unwatched` is how the
-    function failed when it was watched: then the whole of it is one step.
+    function failed when it was watched: then the whole of it is one step. `lost` says why no gradient leads
+    back at all: then there is no step.
     """
 
     nodes: tuple[Node, ...]
@@ -153,6 +155,7 @@ class Trace:
     inlined: tuple[Source | None, ...] = ()
     hidden: frozenset[str] = frozenset()
     unwatched: str | None = None
+    lost: NoGradientError | None = None
 
     def unfollowed(self, name: str) -> str | None:
         """Returns why the steps do not lead to the gradient of an input, `None` where they do."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from gradexplain.errors import RunError, message_of
+from gradexplain.errors import NoGradientError, RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output, dropped_outputs
 from gradexplain.recording.custom_functions import given_back
 from gradexplain.recording.cuts import not_differentiable
@@ -82,6 +82,26 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
         hidden=frozenset(_hidden(found)),
     )
+
+
+def traced(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
+    """Returns the trace; where no gradient leads back from the output, that of a function without steps."""
+    try:
+        return trace(computation, cotangent=cotangent)
+    except NoGradientError as lost:
+        output = computation.output(computation.leaf_values()).detach()
+        name = "y" + "_" * sum(n.rstrip("_") == "y" for n in computation.inputs)
+        return Trace(
+            nodes=(Node(0, LEAF, None, {}, (output,), (), (), {}, leaf=name),),
+            output=(0, 0),
+            value=output,
+            cotangent=torch.ones_like(output),
+            inputs={n: v.detach() for n, v in computation.inputs.items() if isinstance(v, Tensor)},
+            gradients=dict.fromkeys(computation.wrt),
+            order=(),
+            plain=True,
+            lost=lost,
+        )
 
 
 def _hidden(found: Trace) -> Iterator[str]:

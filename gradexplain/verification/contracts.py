@@ -210,7 +210,8 @@ def _alternating(like: Tensor) -> Tensor:
 def _layouts(function: _Function) -> Iterator[Finding | None]:
     """Asks with the same numbers in another layout: with gaps, along other axes, or one number for all elements."""
     spaced = [torch.stack([g, -g], -1)[..., 0] for g in function.cotangents]
-    turned = [g.permute(*range(g.dim())[::-1]).contiguous().permute(*range(g.dim())[::-1]) for g in function.cotangents]
+    axes = [tuple(range(g.dim()))[::-1] for g in function.cotangents]  # none, of a number
+    turned = [g.permute(a).contiguous().permute(a) for g, a in zip(function.cotangents, axes, strict=True)]
     layouts = [("with gaps", spaced)]
     if any(g.dim() > 1 for g in turned):
         layouts.append(("transposed", turned))

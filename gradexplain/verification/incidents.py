@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules._functions import BackwardHookFunction
 
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.indices import unravelled
@@ -19,12 +20,13 @@ from gradexplain.recording.cuts import stops_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.recording.join import Run, bound
 from gradexplain.recording.nodes import saved_by
-from gradexplain.recording.recorder import kept_on, same
+from gradexplain.recording.recorder import kept_on, paths_of, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import hooks_in
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.measures import MARGIN, plain
+from gradexplain.versions.internals import backward_hooks_of
 
 # ---------------------------------------------------------------------------------------------------- saved numbers
 
@@ -131,16 +133,36 @@ def _adds_up(received: Tensor, sent: Sequence[Tensor]) -> bool:
     return bool(((apart <= MARGIN / 2 * eps * size) | (received == total) | (received.isnan() & total.isnan())).all())
 
 
+def _of_module(alone: Alone, modules: Mapping[str, nn.Module]) -> tuple[str, Callable[..., object]] | None:
+    """Returns the hook of a module that a node of torch's carries, with the module's path; `None` if it may be another.
+
+    Such a node runs inside the module that it belongs to, but for hooks on what arrives.
+    """
+    if not (isinstance(alone.origin, Application) and alone.origin.function is BackwardHookFunction):
+        return None
+    hooks = {path: backward_hooks_of(module) for path, module in paths_of(modules).values()}
+    found = [(path, hook) for path, (after, before) in hooks.items() for hook in (*after, *before)]
+    if len(found) > 1 and not any(before for _, before in hooks.values()):
+        found = [(path, hook) for path, hook in found if path == alone.recorded.module]
+    return found[0] if len(found) == 1 else None
+
+
 def _hooked(node: Node, hooks: Sequence[Callable[..., object]]) -> Finding:
-    hook = inspect.unwrap(hooks[0]) if hooks else None
-    code = getattr(hook, "__code__", None)
-    source = Source(code.co_filename, code.co_firstlineno, "") if code else node.source
-    name = getattr(hook, "__qualname__", type(hook).__name__)
+    name, source = _named(hooks[0]) if hooks else ("", None)
+    source = source or node.source
     value = node.leaf or (node.source.code if node.source else node.name)
     return Finding("hook" if hooks else "hook-unseen", {"value": value} | ({"hook": name} if hooks else {}), source)
 
 
-def sent_otherwise(alone: Alone, operator: Operator, run: Run) -> Iterator[Finding]:
+def _named(hook: Callable[..., object]) -> tuple[str, Source | None]:
+    """Returns the name of a hook and where it is written."""
+    hook = inspect.unwrap(hook)
+    code = getattr(hook, "__code__", None)
+    source = Source(code.co_filename, code.co_firstlineno, "") if code else None
+    return getattr(hook, "__qualname__", type(hook).__name__), source
+
+
+def sent_otherwise(alone: Alone, operator: Operator, run: Run, modules: Mapping[str, nn.Module]) -> Iterator[Finding]:
     """Yields what a node sent in the backward pass and does not send when called alone: a hook on it changed that."""
     passed = run.sent.get(alone.node)
     if passed is None:
@@ -150,7 +172,12 @@ def sent_otherwise(alone: Alone, operator: Operator, run: Run) -> Iterator[Findi
     for name, sent in zip(operator.slots, passed.sent, strict=False):
         own = again.get(name)
         if sent is not None and own is not None and sent.shape == own.shape and not _adds_up(sent, [own]):
-            yield Finding("hook-on-node", {"argument": name, "node": alone.recorded.name}, alone.recorded.source)
+            data: dict[str, object] = {"argument": name, "node": alone.recorded.name}
+            if (known := _of_module(alone, modules)) is None:
+                yield Finding("hook-on-node", data, alone.recorded.source)
+            else:
+                hook, source = _named(known[1])
+                yield Finding("hook-of-module", data | {"module": known[0], "hook": hook}, source)
 
 
 # -------------------------------------------------------------------------------------------------- draws and stops

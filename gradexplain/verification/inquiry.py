@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
-from gradexplain.recording.tracing import generic, trace
+from gradexplain.recording.tracing import generic, trace, traced
 from gradexplain.verification.contracts import ORACLE as CONTRACT
 from gradexplain.verification.contracts import Contracts, contracts_of
 from gradexplain.verification.derivatives import gradient_of
-from gradexplain.verification.operations import check_operations
+from gradexplain.verification.operations import check_again, check_operations
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.answers import Check
@@ -51,7 +51,7 @@ def inquire(
     def cotangent(output: Tensor) -> Tensor:
         return torch.ones_like(output) if hooked and output.numel() == 1 else generic(output)
 
-    question = Question(trace(computation, cotangent=cotangent), computation, effort=options.effort)
+    question = Question(traced(computation, cotangent=cotangent), computation, effort=options.effort)
     report = judged(question, options)
     subject = Subject(target, question.trace, tuple(computation.parameters))
     if report.nothing:
@@ -125,5 +125,10 @@ def _second(question: Question, computation: Computation, effort: float) -> Repo
         recorded = trace(gradient, cotangent=generic)
         cuts = bool(question.trace.cuts)
         recorded = recorded if cuts else replace(recorded, cuts=())
-        return answered(Question(recorded, gradient, effort=effort, stoppable=cuts))
+        report = answered(Question(recorded, gradient, effort=effort, stoppable=cuts))
+        wrong: tuple[Operation, ...] = ()
+        with attempting(OPERATIONS, question.names, checks):
+            if report.verdict == "differs":
+                wrong = check_again(computation, question.trace.cotangent, effort=effort)
+        return replace(report, checks=(*report.checks, *checks), operations=wrong)
     return Report(tuple(checks))

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError, message_of
@@ -33,20 +33,21 @@ from gradexplain.recording.replay import (
     rerun,
     sent_alone,
 )
-from gradexplain.recording.trace import Node, Trace
+from gradexplain.recording.trace import Cut, Node, Trace
 from gradexplain.recording.tracing import generic, recorded, trace
 from gradexplain.rules.registry import rule_of
+from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
 from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles.answers import Unable, Verdict
 from gradexplain.verification.oracles.chain_rule import COINCIDENT
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
 from gradexplain.verification.oracles.measures import MARGIN, dense, epsilon, largest
-from gradexplain.verification.oracles.patterns import Pattern, beside, pattern
+from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.replays import traced
-from gradexplain.verification.oracles.slopes import fits_kinks, slopes
-from gradexplain.verification.verdicts import RULES, SAVED, Check, Operation, Report, verify_trace
+from gradexplain.verification.oracles.slopes import Slopes, fits_kinks, slopes
+from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, answered, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 MOST_EACH, SAMPLED_ELEMENTS = 48, 24
@@ -57,7 +58,9 @@ RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
 PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
-EXCUSES = ("surrogate", "kinks", "drawn", *PRESUMING.values())
+EXCUSES = (ESTIMATE, "kinks", "drawn", *PRESUMING.values())
+# The last digit of a slope that is measured in float64.
+FINEST = torch.finfo(torch.float64).eps
 # Reasons that speak of the recording, not of an oracle.
 RECORDING = "recording"
 
@@ -82,7 +85,7 @@ def check_operations(
             return ()
         trace = joined(run, computation)
         chosen = [a for a in nodes_alone(run, trace) if only is None or only(a.recorded)]
-        notes = _Notes.of(run, trace)
+        notes = _Notes.of(run, trace, computation.modules)
         known = [rule_of(alone.recorded.operator) is not None for alone in chosen]
         share = effort / max(sum(known), 1)
         budgets = [(alone, share if ruled else effort) for alone, ruled in zip(chosen, known, strict=True)]
@@ -90,9 +93,60 @@ def check_operations(
         return tuple(_operation(alone, run, notes, budget, coarsest) for alone, budget in asked)
 
 
+def check_again(computation: Computation, cotangent: Tensor, *, effort: float = EFFORT) -> tuple[Operation, ...]:
+    """Returns the operations whose own second derivatives are wrong, in the order of the forward pass.
+
+    Those are nodes of the gradient's graph along `cotangent`, each checked alone; where none of them is wrong, custom
+    Functions whose backward is not right when it is differentiated again: a path ended in it.
+    """
+    nodes = check_operations(gradient_of(computation, cotangent), effort=effort)
+    wrong = tuple(operation for operation in nodes if operation.verdict == "differs")
+    if wrong:
+        return wrong
+    with recorded(computation, again=True, backwards=False) as run:
+        if run.output.grad_fn is None:
+            return ()
+        own = [a for a in nodes_alone(run, joined(run, computation)) if isinstance(a.origin, Application)]
+        again = (_again(alone, effort) for alone in followed(own, "operations"))
+        return tuple(operation for operation in again if operation is not None)
+
+
+def _again(alone: Alone, effort: float) -> Operation | None:
+    """Returns a custom Function whose second derivatives are wrong, with what that looks like; `None` for another."""
+    try:
+        assert alone.operator is not None
+        function = rerun(alone, alone.operator)
+        if function is None:
+            return None
+        # Where the backward runs, its own lines are the place.
+        first = replace(function.computation, locate=None)
+        with torch.no_grad():
+            seed = generic(first.output(first.leaf_values()))
+        gradient = gradient_of(first, seed)
+        found = trace(gradient, cotangent=generic)
+        own = replace(found, cuts=())
+        report = answered(Question(own, gradient, effort=effort, stoppable=False))
+    except (Exception, SystemExit):  # the user's own code does not run alone
+        return None
+    if report.verdict != "differs":
+        return None
+    asked = _Asked(alone, alone.operator, gradient, own, own, ())
+    findings: list[Finding] = []
+    for name in report.inputs:
+        data = {"argument": name, "label": alone.operator.label, "size": own.inputs[name].numel(), "order": 2}
+        if report.of(name) == "differs" and (seen := _pattern(asked, report, name, effort)) is not None:
+            findings.append(Finding(seen[0].kind, {**seen[0].data, **data}))
+    findings += (Finding("held", {"code": _code(cut)}, cut.source) for cut in found.cuts)
+    return _concluded(alone, report, findings)
+
+
+def _code(cut: Cut) -> str:
+    return cut.source.code if cut.source and cut.source.code else cut.operator
+
+
 @dataclass(frozen=True)
 class _Notes:
-    """What the run shows besides operators: hooks by node; draws and stops by who used them.
+    """What the run shows besides operators: hooks by node; draws and stops by who used them; modules by name.
 
     A leaf is no operation: hooks on it stand with the first node that uses it.
     """
@@ -100,12 +154,13 @@ class _Notes:
     hooks: Mapping[int, Sequence[Finding]]
     draws: Mapping[int, Sequence[Finding]]
     stops: Mapping[int, Sequence[Finding]]
+    modules: Mapping[str, nn.Module]
 
     @staticmethod
-    def of(run: Run, trace: Trace) -> _Notes:
+    def of(run: Run, trace: Trace, modules: Mapping[str, nn.Module]) -> _Notes:
         assert run.output.grad_fn is not None
         owners = owners_of(run.recorder.events, ordered(run.output.grad_fn))
-        return _Notes(_by_user(changed_gradients(run, trace), trace), draws(run), stops(run, owners))
+        return _Notes(_by_user(changed_gradients(run, trace), trace), draws(run), stops(run, owners), modules)
 
     def on(self, alone: Alone) -> Iterator[Finding]:
         """Yields the notes on a node."""
@@ -159,7 +214,7 @@ def _operation(alone: Alone, run: Run, notes: _Notes, effort: float, coarsest: f
                 looks[name] = _look(asked, report, name, effort)
         findings += _drawn(asked, report)
     with suppress(Exception):
-        findings += sent_otherwise(alone, asked.operator, run)
+        findings += sent_otherwise(alone, asked.operator, run, notes.modules)
     report = Report(tuple(_told(asked, check, looks) for check in report.checks))
     kinks = [Finding(c.reason, {**c.data, "argument": c.input}) for c in report.checks if c.reason in ("kink", "edge")]
     return _concluded(alone, report, [*changed, *looks.values(), *kinks, *asked.notes, *findings])
@@ -331,15 +386,18 @@ def _look(asked: _Asked, report: Report, name: str, effort: float) -> Finding:
         return Finding(PRESUMING[asked.operator.label], data)
     if _ignores_cotangent(asked, name):
         return Finding("cotangent-ignored", data)
-    recognised = _pattern(asked, report, name, effort)
-    if recognised is None:
+    seen = _pattern(asked, report, name, effort)
+    if seen is None:
         return Finding("kinks" if _has_kinks(asked, name, effort) else "wrong", data)
+    recognised, known = seen
+    passing = _passing(asked, name)
     if _is_surrogate(asked, name):
-        return Finding("surrogate", data)
+        return Finding(ESTIMATE, {**data, "slope": "0", **passing})
     if recognised.kind == "zero" and isinstance(asked.alone.origin, Event) and asked.alone.origin.random_states:
         return Finding("drawn", data)
     spread = _unsummed(asked, name, recognised)
     kind, more = spread or (recognised.kind, {})
+    more = {**more, **passing, **_steepness(passing, known, asked.own.cotangent)}
     return Finding(kind, {**data, **recognised.data, **more})
 
 
@@ -351,7 +409,8 @@ def _drawn(asked: _Asked, report: Report) -> Iterator[Finding]:
             yield Finding("drawn", {"argument": name, "label": asked.operator.label, "size": size})
 
 
-def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern | None:
+def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> tuple[Pattern, Slopes] | None:
+    """Returns what an error looks like, and the slopes that show it; `None` where no single element contradicts."""
     question = Question(asked.own, asked.computation, effort=effort)
     replay = question.replay
     if isinstance(replay, Unable) or asked.own.inputs[name].is_complex():
@@ -365,7 +424,37 @@ def _pattern(asked: _Asked, report: Report, name: str, effort: float) -> Pattern
     compared = beside(
         sent, known.right, slack, known.differs, positions=known.positions, tensors=_tensors(asked, replay.trace)
     )
-    return pattern(compared, sent.shape, known.positions)
+    return pattern(compared, sent.shape, known.positions), known
+
+
+def _passing(asked: _Asked, name: str) -> dict[str, str]:
+    """Returns the number that a custom Function's backward multiplies what arrives by, where it does nothing else."""
+    sent, cotangent = asked.own.gradients[name], asked.own.cotangent
+    if not isinstance(asked.alone.origin, Application) or sent is None or sent.shape != cotangent.shape:
+        return {}
+    ratios = (sent / cotangent).flatten()
+    if sent.is_complex() or not bool(ratios.isfinite().all()) or not bool((ratios != 0).all()):
+        return {}
+    slack = MARGIN * torch.finfo(ratios.dtype).eps * float(ratios[0].abs())
+    if not bool(((ratios - ratios[0]).abs() <= slack).all()):
+        return {}
+    return {"passes": shown(simplest(float(ratios[0]), slack))}
+
+
+def _steepness(passing: Mapping[str, str], known: Slopes, cotangent: Tensor) -> dict[str, str]:
+    """Returns the slope of an elementwise function where what is passed on is not right, if that is one number there.
+
+    One element alone tells a slope of 0, and no other: what comes from elsewhere may be there as well.
+    """
+    wrong, weights = known.differs, cotangent.flatten()
+    if not passing or not bool((known.positions < weights.numel()).all()):
+        return {}
+    weights = weights[known.positions][wrong]
+    found, slack = known.right[wrong] / weights, (known.bound[wrong] / weights).abs() + MARGIN * FINEST
+    if not bool(((found - found[0]).abs() <= slack + slack[0]).all()):
+        return {}
+    slope = shown(simplest(float(found[0]), float(slack[0])))
+    return {"slope": slope} if slope == "0" or found.numel() > 1 else {}
 
 
 def _has_kinks(asked: _Asked, name: str, effort: float) -> bool:
@@ -432,15 +521,15 @@ def _sees_only(asked: _Asked, name: str, axis: int, index: int) -> bool:
 def _is_surrogate(asked: _Asked, name: str) -> bool:
     """Says whether the operator is piecewise constant in an argument, so that its derivative carries nothing.
 
-    It is, if small steps change nothing at points drawn from far around, and yet these points differ in value.
+    It is, if small steps change nothing at points drawn from near and far around, and yet these points differ in value.
     """
     x = asked.own.inputs[name]
     generator = torch.Generator().manual_seed(3)
     values: list[Tensor] = []
     with asked.computation.running() as run, torch.no_grad():
-        for _ in range(4):
+        for spread in (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 3.0):
             size = x.detach().abs().max().clamp_min(1.0)
-            point = x + 3 * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+            point = x + spread * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
             try:
                 near, far = run({name: point}), run({name: point + 1e-6 * size})
             except RunError:  # what has a domain is not made of steps

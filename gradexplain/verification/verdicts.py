@@ -65,9 +65,11 @@ CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
 INTENDED = "intended"
 # Where no check could fail, none is made.
-NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output")
+NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output", "nothing-leads-back")
 RULES, DIFFERENCES, FORWARD, ANALYTIC = "rules", "finite differences", "forward mode", "complex step"
 OPERATIONS, SAVED = "operations", "saved tensors"
+# What an operation looks like that sends a straight-through or surrogate gradient.
+ESTIMATE = "surrogate"
 # Methods that start from what torch recorded, or from its own formulas: differences of the function overrule them.
 REFUTABLE = (FORWARD, ANALYTIC, RULES)
 
@@ -126,7 +128,7 @@ class Report(Shown):
 
     @property
     def nothing(self) -> Finding | None:
-        """Why there is nothing to check, where that is so: no element of an input, or of the output."""
+        """Why there is nothing to check, where that is so: no element of an input or of the output, or no gradient."""
         return next((finding for finding in self.findings if finding.code in NOTHING), None)
 
     @property
@@ -281,6 +283,11 @@ class Report(Shown):
         wrong = (operation for operation in self.operations if operation.verdict == "differs")
         return tuple(operation for operation in wrong if not (self._holds and _is_edit_alone(operation)))
 
+    def estimates(self) -> tuple[Operation, ...]:
+        """Returns the operations that send another gradient on purpose, in the order of the forward pass."""
+        codes = ((operation, {finding.code for finding in operation.findings}) for operation in self.operations)
+        return tuple(operation for operation, found in codes if ESTIMATE in found and operation.verdict != "differs")
+
     @property
     def _holds(self) -> bool:
         """Whether differences of the function itself agree, in every element of every input."""
@@ -406,7 +413,9 @@ def _suspected(question: Question, report: Report, check: Check) -> Check:
 
 def _nothing(question: Question) -> Finding | None:
     """Returns why there is nothing to check, `None` where there is something."""
-    names = question.names
+    names, lost = question.names, question.trace.lost
+    if lost is not None:
+        return Finding("nothing-leads-back", {"because": lost.key, **lost.data})
     if not any(question.trace.inputs[name].numel() for name in names):
         return Finding("nothing-in-inputs" if len(names) > 1 else "nothing-in-input", {"names": ", ".join(names)})
     return None if question.trace.value.numel() else Finding("nothing-in-output")
@@ -444,7 +453,10 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
     others = joined([c.bounds for c in report.checks if _sees(c, check.input) and c.bounds is not None])
     if others is not None and bool(seen(others, report.wanted).all()):
         return replace(check, bounds=None)
-    return replace(check, bounds=walk.bounds_of(question, check.input, check.bounds))
+    own = walk.bounds_of(question, check.input, check.bounds)
+    if question.computation is None:  # what rounding did was not measured, but estimated
+        own = own.clamp_min(check.resolution or 0.0)
+    return replace(check, bounds=own)
 
 
 def _sees(check: Check, name: str) -> bool:
@@ -477,7 +489,9 @@ def _numbered(question: Question, check: Check) -> Check:
     if number is None:
         return check
     check = replace(check, number=number.resolution)
-    if number.problem is None or not (check.verdict == "agrees" or check.reason in ("coarse", "cancelled", "unseen")):
+    if number.problem is None or not (
+        check.verdict == "agrees" or check.reason in ("coarse", "joint", "cancelled", "unseen")
+    ):
         return check
     verdict: Verdict = "cannot say" if number.problem.reason == "rounding" else "differs"
     return replace(check, verdict=verdict, reason=number.problem.reason, data={**check.data, **number.problem.data})

@@ -198,6 +198,11 @@ def hooks_after(tensor: Any) -> list[Callable[..., object]]:
     return list((tensor._post_accumulate_grad_hooks or {}).values())
 
 
+def backward_hooks_of(module: Any) -> tuple[list[Callable[..., object]], list[Callable[..., object]]]:
+    """Returns the hooks that a module's backward pass runs: on what it sent, and before, on what arrives."""
+    return list(module._backward_hooks.values()), list(module._backward_pre_hooks.values())
+
+
 HookTables = dict[str, tuple[Any, dict[Any, Any]]]
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.events import Event
 from gradexplain.verification.oracles.answers import Check, Stop, Unable, Verdict
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
@@ -42,15 +41,13 @@ from gradexplain.verification.oracles.replays import Replay
 from gradexplain.verification.oracles.stops import stops_of
 
 ORACLE = "finite differences"
-# Runs of the function for the random directions, and for a closer look where they do not simply agree.
-DIRECTION_RUNS, CLOSER_RUNS, BISECTION_RUNS = 150, 86, 110
+# Runs of the function for the random directions, and to find the elements of one that does not simply agree.
+DIRECTION_RUNS, BISECTION_RUNS = 150, 110
 # More inputs than this move together.
 MOST_ALONE = 8
 # An error of relative size e hides from a random direction of resolution r with a probability of about r / e: a
 # coarser direction than this needs a second one.
 SURE_RESOLUTION = 1e-6
-# Directions that peel one group.
-MOST_PEELED = 16
 # How sharp a direction must be, beside its largest effect, after the first: what is coarser is peeled once more.
 PEELED_RESOLUTION = 1e-5
 # Gradients at points nearby, from which longer units are learned.
@@ -63,6 +60,8 @@ MOST_ZEROS = 16
 STILL_RESOLUTION = 1e-9
 # A slope of 0 is resolved if its bound is this part of what the function changes in an eighth of the element's unit.
 ZERO_RESOLUTION = 1e-7
+# What is less than e to the minus this is 0 in float64; a bend is sought in so many halvings, of seven eighths to 1e-3.
+UNDERFLOW, MOST_HALVINGS = 745.0, 10
 # What a stop of less than can be measured makes of a slope.
 SLIGHT = 1e-8
 
@@ -133,7 +132,7 @@ def _is_open(question: Question, check: Check) -> bool:
     """Says whether what torch holds constant, or takes at a kink, may be behind what F does not settle."""
     if check.verdict == "agrees":
         return False
-    return check.reason not in ("unseen", "coarse", "cancelled", "nan") or bool(question.trace.cuts)
+    return check.reason not in ("unseen", "coarse", "joint", "cancelled", "nan") or bool(question.trace.cuts)
 
 
 def _of_both(question: Question, written: Check, kept: Check) -> Check:
@@ -148,7 +147,7 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
         reason = "cut" if kept.verdict == "agrees" else kept.reason
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
     if question.departures and written.verdict == "differs":
-        return replace(kept, reason=kept.reason or "departs", data={**kept.data, **_departure(question)})
+        return replace(kept, reason=kept.reason or "departs", data={**kept.data, "operator": question.departing})
     if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
         return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written
@@ -175,13 +174,6 @@ def _stops(question: Question, written: Check) -> tuple[Stop, ...]:
             return stops
     nearby = question.nearby
     return stops_of(nearby, written.input, places) if nearby is not None else ()
-
-
-def _departure(question: Question) -> dict[str, object]:
-    """Names the operator whose gradient is not that of its function, by definition."""
-    assert not isinstance(question.recorded, Unable)
-    operators = (question.recorded.steps[number].origin for number in question.departures)
-    return {"operator": ", ".join(dict.fromkeys(str(o.operator) for o in operators if isinstance(o, Event)))}
 
 
 def _at_kink(met: Check, along: Check) -> Check:
@@ -240,7 +232,6 @@ class _Probe:
             bad = [t for t in tried if not t.agrees]
             if not bad:
                 break
-            self.runs = max(self.runs, CLOSER_RUNS)
             looked = self.closer(group, moving, tried)
             alone += looked
             odd = [t.at for t in looked if t.at is not None and not t.agrees]
@@ -263,7 +254,7 @@ class _Probe:
         for lengthen in (None, self.lengthen, self.learn):
             if lengthen is not None and self._any(open_):
                 lengthen(group, open_)
-            for _ in range(MOST_PEELED):
+            while True:  # each direction takes of the runs that are left
                 if not self._any(open_) or (tried and self.runs < 2 * len(self.steps)):
                     return tried
                 looked = self.tried(self.random(open_), within=FINE_RESOLUTION if not tried else PEELED_RESOLUTION)
@@ -347,7 +338,6 @@ class _Probe:
         Returns what was tried of elements whose slope is not.
         """
         masks = {n: moving[n] & (self.claim[n] == 0) & ~seen(self.bounds[n]) for n in group}
-        masks = {n: m & self._is_zero_in_parts(n) for n, m in masks.items()}
         places = [(n, p) for n in group for p in masks[n].flatten().nonzero().flatten().tolist()]
         if not places or not self.wholly(group):
             return []
@@ -364,9 +354,6 @@ class _Probe:
                 waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
         looked = [self.zero(n, unravelled(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
         return [t for t in looked if not t.agrees]
-
-    def _is_zero_in_parts(self, name: str) -> Tensor:
-        return torch.stack([p.gradients[name] == 0 for p in self.parts]).all(0)
 
     def wholly(self, group: Sequence[str]) -> bool:
         """Says whether there is room for the runs that claims of zero take."""
@@ -402,11 +389,40 @@ class _Probe:
             reach = max(abs(ladder.right[0]), abs(ladder.left[0]))
             if not still:
                 worst = max(worst, (abs(finding.lacking) + finding.bound) / reach if reach else math.inf)
-        if all(still for _, still in coarse):  # it moves farther out: what is too small to be seen may be there
-            return tried
+        if all(still for _, still in coarse):  # it moves farther out, behind a bend or as what is too small to be seen
+            self.runs -= 2 + 2 * MOST_HALVINGS
+            worst = (
+                0.0 if all(self.is_behind_a_bend(sign * tried.direction[name], name) for sign in (1, -1)) else math.inf
+            )
         if worst <= ZERO_RESOLUTION:
             self.bounds[name][place] = worst
         return tried
+
+    def is_behind_a_bend(self, u: Tensor, name: str) -> bool:
+        """Says whether an output that stands still along an eighth of `u` begins to move at a bend, if at all."""
+        # Let it stand still, to its noise σ, from 0 to a, and move by M within w more. Had it no bend, it would grow by
+        # q = M/σ within w, and no slower on the way to a (as powers, exponentials and the tails of bells do: ln of
+        # them is concave). So at 0 it moves by less than σ q^(−a/w), which is 0 in float64 if
+        #     ln(q) · a/w  ≥  −ln(5e-324).
+        low, high, moved = STEPS[0], 1.0, self.loudness(name, u)
+        for _ in range(MOST_HALVINGS):
+            if moved <= 1.0 or math.log(moved) * low >= UNDERFLOW * (high - low):
+                return True
+            middle = (low + high) / 2
+            there = self.loudness(name, middle * u)
+            if there > 1.0:
+                high, moved = middle, there
+            else:
+                low = middle
+        return False
+
+    def loudness(self, name: str, change: Tensor) -> float:
+        """Returns by how many times its noise the output moves, in the element of it that moves most; nan outside."""
+        moved, y = self.changed({name: self.x[name] + change}), self.replay.trace.value
+        if moved is None:
+            return math.nan
+        noise = torch.maximum(2 * self.replay.eps * y.abs() + self.replay.jitter, self.question.roughness)
+        return float((moved.abs() / noise.clamp_min(torch.finfo(torch.float64).tiny)).max())
 
     # ---------------------------------------------------------------------------------------------- a closer look
 
@@ -421,7 +437,7 @@ class _Probe:
             )
             found = self.bisected(group, size, worst)
             places = list(dict.fromkeys([*found, *self.drawn(group)]))
-            self.runs = max(self.runs, 2 * (len(STEPS) + len(USUAL_STEPS)) * len(places))
+        self.runs = max(self.runs, 2 * (len(STEPS) + len(USUAL_STEPS)) * len(places))
         looked = [t for position in places for t in self.alone(group, position)]
         for t in looked:
             if t.agrees:
@@ -464,8 +480,7 @@ class _Probe:
         """Tries one element by itself; a complex one moves in its real and its imaginary part."""
         name, place = _element(group, self.x, position)
         for turn in (1.0, 1.0j) if self.x[name].is_complex() else (1.0,):
-            if self.runs >= 2 * len(FINE_STEPS):
-                yield self.tried(self.unit(name, place, turn), (name, place))
+            yield self.tried(self.unit(name, place, turn), (name, place))
 
     # --------------------------------------------------------------------------------------------- one direction
 
@@ -529,16 +544,17 @@ class _Probe:
 
         Along u, an output y has a slope r on the right and l on the left, and a convention takes any number between. So
         ⟨G, u⟩ is between Σ min(v r, v l) and Σ max(v r, v l), which the sums of all, ⟨v, r⟩ and ⟨v, l⟩, need not show.
+        A complex output is two: its real and its imaginary part.
         """
-        h, v, y = FINE_STEPS[-1], part.cotangent, self.replay.trace.value
-        if y.numel() == 1 or y.is_complex():
+        h, v, y = FINE_STEPS[-1], _reals(part.cotangent), _reals(self.replay.trace.value)
+        if y.numel() == 1:
             return False
         self.runs -= 2
         ahead = self.moved({n: self.x[n] + h * d for n, d in u.items()})
         behind = self.moved({n: self.x[n] - h * d for n, d in u.items()})
         if ahead is None or behind is None:  # outside of what the function accepts
             return False
-        right, left = v * (ahead - y) / h, v * (y - behind) / h
+        right, left = v * (_reals(ahead) - y) / h, v * (y - _reals(behind)) / h
         low, high = float(torch.minimum(right, left).sum()), float(torch.maximum(right, left).sum())
         slack = MARGIN * h * float(torch.maximum(right.abs(), left.abs()).sum())  # the truncation of one-sided slopes
         return low - slack <= sum(pair(part.gradients[n], d) for n, d in u.items()) <= high + slack
@@ -607,8 +623,7 @@ class _Probe:
     def check(self, name: str, tried: Sequence[Tried]) -> Check:
         """Joins what the directions said into the check of one input."""
         if not tried:
-            size = {"elements": self.question.elements}
-            return Check(ORACLE, name, "cannot say", reason="too_costly", data=size)
+            return Check(ORACLE, name, "cannot say", reason="immovable")
         bad = [t for t in tried if t.finding.verdict == "differs"]
         mute = [t for t in tried if t.finding.verdict == "cannot say"]
         chosen = max(bad or mute or tried, key=lambda t: (t.at is not None, _gravity(t.finding)))
@@ -688,11 +703,15 @@ class _Probe:
 
 
 def _unsure(finding: Slope) -> Slope:
-    return replace(finding, verdict="cannot say", reason="coarse") if finding.verdict == "differs" else finding
+    return replace(finding, verdict="cannot say", reason="joint") if finding.verdict == "differs" else finding
 
 
 def _finite(gradient: Tensor) -> Tensor:
     return gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _reals(value: Tensor) -> Tensor:
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def _size(value: Tensor) -> float:
@@ -703,13 +722,12 @@ def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[T
     """Returns what counts of all that was tried for one input: single elements speak before random directions.
 
     Where every element was taken alone, directions that cannot judge add nothing. Where elements have kinks of their
-    own and none of them contradicts, a direction that moves many across their kinks is no contradiction either.
+    own, a direction that moves many across their kinks is no contradiction.
     """
     whole = len(alone) >= x.numel()
     bent = any(t.finding.reason in ("kink", "jump") for t in alone)
-    clear = not any(t.finding.verdict == "differs" for t in alone)
     joint = [t for t in tried if not (whole and t.finding.verdict == "cannot say")]
-    return [*(t for t in joint if not (bent and clear and t.finding.verdict == "differs")), *alone]
+    return [*(t for t in joint if not (bent and t.finding.verdict == "differs")), *alone]
 
 
 def _gravity(finding: Slope) -> float:

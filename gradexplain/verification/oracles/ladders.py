@@ -82,7 +82,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Slope:
     candidates = list(_candidates(residuals, [sigma / h for h in steps]))
     best = min(candidates, key=lambda c: c.bound)
     # The best bound of three may be so by luck: what orders of nearly the same bound make of it is part of the error.
-    luck = max(abs(c.value - best.value) for c in candidates if c.bound <= MARGIN * best.bound or c is best)
+    luck = max(abs(c.value - best.value) for c in candidates if c.bound <= MARGIN * best.bound)
     bound = best.bound + luck + ladder.rounding
     finding = Slope("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
     finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))

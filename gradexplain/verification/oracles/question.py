@@ -17,6 +17,7 @@ from torch import Tensor
 from gradexplain.errors import RunError, message_of
 from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation
+from gradexplain.recording.events import Event
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
 from gradexplain.recording.plain import differentiated
 from gradexplain.recording.trace import Trace
@@ -119,6 +120,14 @@ class Question:
         if isinstance(self.recorded, Unable):
             return {}
         return dict([*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)])
+
+    @property
+    def departing(self) -> str:
+        """The names of these operators."""
+        if isinstance(self.recorded, Unable):
+            return ""
+        origins = (self.recorded.steps[number].origin for number in self.departures)
+        return ", ".join(dict.fromkeys(str(o.operator) for o in origins if isinstance(o, Event)))
 
     @cached_property
     def frozen(self) -> Replay | Unable | None:

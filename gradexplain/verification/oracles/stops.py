@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +43,9 @@ SMALLEST_REST = 1e-4
 FLAT = 1e-9
 # More lines than this are not told apart.
 MOST_LINES = 12
+
+# A line, its code, and the numbers of the steps that it made.
+Line = tuple[tuple[Source | None, str], list[int]]
 
 
 def stops_of(question: Question, name: str, places: Sequence[Index] = ()) -> tuple[Stop, ...]:
@@ -77,8 +80,9 @@ class _Measured:
         if not math.isfinite(size) or not _size(rest) > max(SMALLEST_SHARE * size, noise):
             return
         flat = self.flat() if min(_size(whole), _size(kept)) <= FLAT * size else None
-        for (source, code), numbers in self.lines().items():
-            own = self.slopes(partial(self.shifted, numbers), directions)
+        lines = list(self.moving(list(self.lines().items())))
+        shares = self.shares([numbers for _, numbers in lines], directions)
+        for ((source, code), _), own in zip(lines, shares, strict=True):
             if _size(own) > max(SMALLEST_SHARE * size, noise):
                 rest = [r - o for r, o in zip(rest, own, strict=True)]
                 yield Stop(self.name, _size(own) / size, source, code, flat)
@@ -127,14 +131,17 @@ class _Measured:
         return [self._slope(at, u) for u in directions]
 
     def _slope(self, at: Callable[[Tensor], Tensor], u: Tensor) -> float:
+        (slope,) = self._slopes(lambda moved: [at(moved)], u, 1)
+        return slope
+
+    def _slopes(self, at: Callable[[Tensor], Sequence[Tensor]], u: Tensor, count: int) -> Sequence[float]:
         v = self.replay.trace.cotangent
         try:
-            row = [pair(v, at(self.x + h * u) - at(self.x - h * u)) / (2 * h) for h in STEPS]
+            ends = [(at(self.x + h * u), at(self.x - h * u)) for h in STEPS]
         except (GradexplainError, RuntimeError):
-            return math.nan
-        for power in POWERS:
-            row = [(power * b - a) / (power - 1) for a, b in pairwise(row)]
-        return row[-1]
+            return [math.nan] * count
+        rows = [[pair(v, a[k] - b[k]) / (2 * h) for h, (a, b) in zip(STEPS, ends, strict=True)] for k in range(count)]
+        return [_limit(row) for row in rows]
 
     def noise(self, u: Tensor) -> float:
         """What the last digits of the outputs that move make of a slope; extrapolation raises that by a half."""
@@ -148,30 +155,72 @@ class _Measured:
     # ------------------------------------------------------------------------------------------------------ lines
 
     def lines(self) -> dict[tuple[Source | None, str], list[int]]:
-        """Returns the steps that stop something, by their lines."""
+        """Returns the steps that stop something, by their lines; a comparison stops nothing that has a slope."""
         lines: dict[tuple[Source | None, str], list[int]] = {}
         written = {w.held.storage for n in self.here for w in self._event(n).writes}
-        for number in self.here:
+        for number, given in self.here.items():
             event = self._event(number)
+            if all(_change(value, value) is None for value in given):
+                continue
             if not event.writes and any(h.storage in written for h in self.function.steps[number].made):
                 continue  # a look at memory that is written into afterwards: the write is the stop
             source = source_of(event.frame)
             code = source.code if source and source.code else str(schema_of(event.operator).name)
             lines.setdefault((source, code), []).append(number)
-        return dict(list(lines.items())[:MOST_LINES])
+        return lines
+
+    def moving(self, lines: Sequence[Line]) -> Sequence[Line]:
+        """Returns the lines of which a shift moves the output; the last of too many stands for those that follow it."""
+        found = list(self._moving(lines))
+        if len(found) <= MOST_LINES:
+            return found
+        *told, (first, _) = found[:MOST_LINES]
+        return [*told, (first, [n for _, numbers in found[MOST_LINES - 1 :] for n in numbers])]
+
+    def _moving(self, lines: Sequence[Line]) -> Iterator[Line]:
+        """Halves the lines: most of many stop nothing that matters, and one run says so of all of them."""
+        if not lines or not self.moves([n for _, numbers in lines for n in numbers]):
+            return
+        if len(lines) == 1:
+            yield from lines
+            return
+        yield from self._moving(lines[: len(lines) // 2])
+        yield from self._moving(lines[len(lines) // 2 :])
+
+    def moves(self, numbers: Sequence[int]) -> bool:
+        """Says whether the output moves if some steps give what they would give farther on."""
+        return not torch.equal(self.shifted(numbers, self.farther), self.shifted((), self.farther))
+
+    @cached_property
+    def farther(self) -> Mapping[int, list[Any]]:
+        """What each stop gives at a point nearby, in a direction that spares no element."""
+        u = generic_direction(self.replay.trace, [self.name])[self.name]
+        return self.function.stopped({**self.replay.trace.inputs, self.name: self.x + STEPS[0] * u})
 
     def _event(self, number: int) -> Event:
         event = self.function.steps[number].origin
         assert isinstance(event, Event)
         return event
 
-    def shifted(self, numbers: Sequence[int], moved: Tensor) -> Tensor:
-        """Runs the user's code at the point itself, with what some steps give shifted by what another point makes."""
-        there = self.function.stopped({**self.replay.trace.inputs, self.name: moved})
+    def shares(self, lines: Sequence[Sequence[int]], directions: Sequence[Tensor]) -> Sequence[Sequence[float]]:
+        """Returns, for each of several lines, the slope along each direction of what it stops."""
+
+        def at(moved: Tensor) -> Sequence[Tensor]:
+            there = self.function.stopped({**self.replay.trace.inputs, self.name: moved})
+            return [self.shifted(numbers, there) for numbers in lines]
+
+        by_direction = [self._slopes(at, u, len(lines)) for u in directions] if lines else []
+        return [[slopes[k] for slopes in by_direction] for k in range(len(lines))]
+
+    def shifted(self, numbers: Sequence[int], there: Mapping[int, list[Any]]) -> Tensor:
+        """Runs the user's code at the point itself, with what some steps give shifted to what they give elsewhere."""
         shifts = {self.keys[id(self._event(n))]: _changes(self.here[n], there[n]) for n in numbers if n in there}
         values = self.replay.computation.leaf_values()
-        with torch.enable_grad(), _shifting(shifts):
-            result = self.replay.computation.run(values)
+        try:
+            with torch.enable_grad(), _shifting(shifts):
+                result = self.replay.computation.run(values)
+        except (GradexplainError, RuntimeError):  # the code takes another way: nothing is known of these steps
+            return torch.full_like(self.replay.trace.value, math.nan)
         return chosen_output(result, self.replay.computation.name)[0].detach()
 
     @cached_property
@@ -189,6 +238,13 @@ class _Measured:
             keys[id(event)] = (name, counts.get(name, 0))
             counts[name] = counts.get(name, 0) + 1
         return keys
+
+
+def _limit(row: Sequence[float]) -> float:
+    """Returns what central differences at `STEPS` go to."""
+    for power in POWERS:
+        row = [(power * b - a) / (power - 1) for a, b in pairwise(row)]
+    return row[-1]
 
 
 def _size(slopes: Sequence[float]) -> float:
