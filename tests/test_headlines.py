@@ -70,6 +70,13 @@ def test_no_slope_is_told_of_a_function_that_has_none(forward: Function, backwar
         assert "whose slope" not in page
 
 
+def test_an_estimate_does_not_stand_for_an_error_in_another_argument() -> None:
+    """The learned step of a quantizer: its gradient is no estimate of that of one input."""
+    quantized = planted(lambda x, s: (x / s).round() * s, lambda g, x, s: (g, (g * (x / s)).sum() / 7), "Quantized")
+    for page in pages(lambda x, s: quantized(x, s).sum(), normal(1, 6), torch.tensor(0.3, dtype=torch.float64)):
+        assert "The gradient of x, s is wrong." in page
+
+
 def test_what_saturates_is_not_called_piecewise_constant() -> None:
     """Far from here it is flat everywhere; here it is not."""
     clipped = planted(lambda x: x.clamp(-1e-2, 1e-2), lambda g, x: g, "Clipped")

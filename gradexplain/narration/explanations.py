@@ -473,11 +473,12 @@ class Teller:
 
         That is a backward that passes on what arrives, or a surrogate's, and a hook.
         """
-        passing = [[f for f in o.findings if "slope" in f.data] for o in report.operations]
         wrong = report.wrong()
-        if any(not found for o, found in zip(report.operations, passing, strict=True) if o in wrong):
-            return
-        told = [self.passing(o, found[0]) for o, found in zip(report.operations, passing, strict=True) if found]
+        for operation in wrong:
+            looks = [finding.data for finding in operation.findings if "size" in finding.data]
+            if not looks or any("slope" not in data for data in looks):
+                return
+        told = [self.passing(o, f) for o in report.operations for f in o.findings if "slope" in f.data]
         yield from dict.fromkeys(told)
         hooks = [f for f in (*findings, *(f for o in report.operations for f in o.findings)) if f.code in _HOOKS]
         leaves = [f for f in hooks if f.code == "leaf-hook"]
