@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, cast
@@ -67,6 +68,13 @@ def test_no_slope_is_told_of_a_function_that_has_none(forward: Function, backwar
     for page in pages(lambda x: planted(forward, backward, "Passed")(x).sum(), normal(1, 6)):
         assert "The gradient of x is wrong." in page
         assert "whose slope" not in page
+
+
+def test_an_estimate_does_not_stand_for_an_error_in_another_argument() -> None:
+    """The learned step of a quantizer: its gradient is no estimate of that of one input."""
+    quantized = planted(lambda x, s: (x / s).round() * s, lambda g, x, s: (g, (g * (x / s)).sum() / 7), "Quantized")
+    for page in pages(lambda x, s: quantized(x, s).sum(), normal(1, 6), torch.tensor(0.3, dtype=torch.float64)):
+        assert "The gradient of x, s is wrong." in page
 
 
 def test_what_saturates_is_not_called_piecewise_constant() -> None:
@@ -291,3 +299,63 @@ def test_no_operation_is_accused_of_second_derivatives_that_are_right() -> None:
     assert report.verdict == "agrees"
     assert report.second is not None
     assert report.second.operations == ()
+
+
+# ---------------------------------------------------------------------------------------------- no contradictions
+
+
+def edited_as_a_whole(x: Tensor) -> Tensor:
+    """Returns 6x: a factor and what it went into are doubled behind torch's back, so that backward is right."""
+    factor = torch.full_like(x, 3.0)
+    product = x * factor
+    factor.data.mul_(2)
+    product.data.mul_(2)
+    return product.sum()
+
+
+@pytest.mark.parametrize("ask", [gx.verify, gx.explain])
+def test_what_is_overruled_is_marked_as_wrong_nowhere_and_said_why(ask: Callable[..., Any]) -> None:
+    x = normal(1, 3)
+    result = ask(edited_as_a_whole, [x])
+    assert result.verdict == "agrees"
+    lines = result.render("text", width=200).splitlines()
+    assert not [line for line in lines if line.startswith(" ✗")]
+    page = " ".join(" ".join(lines).split())
+    assert "Finite differences side with backward" in page
+    if ask is gx.verify:
+        assert (
+            "mul: factor was changed after it was saved" in page or "mul: other was changed after it was saved" in page
+        )
+
+
+QUESTIONS: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, Any]]] = {
+    "right": (lambda x: (x * x.sin()).sum(), {}),
+    "a vector": (lambda x: x.exp(), {}),
+    "wrong": (lambda x: planted(lambda x: x.sin(), lambda g, x: g)(x).sum(), {}),
+    "straight through": (lambda x: planted(lambda x: x.round(), lambda g, x: g)(x).sum(), {}),
+    "stopped": (lambda x: (x * x.detach()).sum(), {}),
+    "nowhere": (lambda x: x.detach().sum(), {}),
+    "nan": (lambda x: x.log().sum(), {}),
+    "a jump": (lambda x: ((x - x.detach()).sign() * x).sum(), {}),
+    "a kink": (lambda x: (x - 1 - x.detach()).abs().sum() + (x - x).abs().sum(), {}),
+    "by hand": (lambda x: (x**2).sum(), {"by_hand": {"x": lambda x: 3 * x}}),
+    "edited": (edited_as_a_whole, {}),
+    "drawn": (lambda x: (x * torch.rand(3, dtype=torch.float64)).sum(), {}),
+}
+
+
+@pytest.mark.parametrize("case", QUESTIONS)
+def test_both_verbs_give_one_verdict_in_the_same_words(case: str) -> None:
+    function, options = QUESTIONS[case]
+    report, explained = (ask(function, [normal(2, 3)], **options) for ask in (gx.verify, gx.explain))
+    told = [json.loads(result.to_json()) for result in (report, explained)]
+    for key in ("verdict", "reason"):
+        assert told[0][key] == told[1][key]
+    stops = [[(s["input"], s["source"]["line"], pytest.approx(s["share"])) for s in one["stops"]] for one in told]
+    assert stops[0] == stops[1]
+    if report.verdict == "agrees":
+        return
+    first, last = (" ".join(r.render("text", width=400).split("╯")[1].split()) for r in (report, explained))
+    sentence = first.split(" Checked, not asserted")[0].split(" Where: ")[0].split(" Every operation that")[0]
+    if "without that" not in sentence:  # its numbers are those of another cotangent
+        assert re.sub(r"f\d|\w\.\w+\(\)", "·", sentence) in re.sub(r"f\d|\w\.\w+\(\)", "·", last)

@@ -664,6 +664,51 @@ def test_threads_that_ask_at_once_get_the_answers_that_they_would_get_alone() ->
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_threads_that_ask_and_one_that_trains_do_not_meet() -> None:
+    """Verdicts of unlike functions stay apart; a thread that asks nothing sees torch as it is, as it is afterwards."""
+
+    class Doubled(Square):
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 4 * g * ctx.kept[0]
+
+    asked: dict[str, tuple[Callable[[Tensor], Tensor], str | None]] = {
+        "right": (lambda x: (x * x.sin()).sum(), None),
+        "wrong": (lambda x: Doubled.apply(x).sum(), "wrong"),
+        "stopped": (lambda x: (x * x.detach()).sum(), "stopped"),
+        "inside": (lambda x: x.sin() if gx.verify(lambda y: Doubled.apply(y), [x.detach()]).wrong() else x, None),
+    }
+    owners = (torch.Tensor, torch.autograd, torch.autograd.Function, nn.Module, Doubled)
+    before, torchs = [dict(vars(owner)) for owner in owners], vars(torch).get("tensor")
+    found: list[tuple[str, str | None]] = []
+    trained: list[Tensor] = []
+    done = threading.Event()
+
+    def ask(name: str) -> None:
+        found.extend((name, gx.verify(asked[name][0], [normal(0, 3)]).reason) for _ in range(2))
+
+    def train() -> None:
+        while not done.is_set():
+            x = normal(1, 3).requires_grad_()
+            (Doubled.apply(x).sum() + x.detach().sum() * float(x[0].detach())).backward()
+            trained.append(x.grad / x.detach())  # type: ignore[operator]
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in asked]
+    for thread in (training := threading.Thread(target=train), *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    training.join()
+    assert sorted(found, key=str) == sorted([(n, why) for n, (_, why) in asked.items()] * 2, key=str)
+    assert trained
+    assert all(torch.equal(ratio, torch.full((3,), 4.0, dtype=torch.float64)) for ratio in trained)
+    assert all(vars(owner).get(n) is v for owner, kept in zip(owners, before, strict=True) for n, v in kept.items())
+    assert [vars(owner).keys() - kept.keys() for owner, kept in zip(owners, before, strict=True)] == [set()] * 5
+    assert vars(torch).get("tensor") is torchs
+    assert torch._C._len_torch_dispatch_stack() == torch._C._len_torch_function_stack() == 0
+
+
 def test_a_question_may_be_asked_inside_another() -> None:
     inner: list[str] = []
 

@@ -878,3 +878,21 @@ def test_explain_names_dropped_outputs_as_verify_does() -> None:
         for ask in (gx.verify, gx.explain)
     ]
     assert named[0] == named[1] != []
+
+
+_SYMMETRIC = torch.tensor([[4.0, 1.0, -0.5], [1.0, 3.0, 0.7], [-0.5, 0.7, 2.0]], dtype=torch.float64)
+_BY_DEFINITION: dict[str, Callable[[Tensor], Tensor]] = {
+    # of a matrix that is taken to be symmetric, a change of one element is no change that the gradient speaks of
+    "cholesky": torch.linalg.cholesky,
+    "eigenvalues": lambda x: torch.linalg.eigh(x)[0].exp(),
+    "with others": lambda x: torch.linalg.solve_triangular(torch.linalg.cholesky(x), x, upper=False).sin(),
+}
+
+
+@pytest.mark.parametrize("name", _BY_DEFINITION)
+def test_forward_mode_does_not_call_wrong_what_holds_by_definition(name: str) -> None:
+    report = gx.verify(_BY_DEFINITION[name], {"x": _SYMMETRIC}, each_operation=True)
+    assert report.verdict == "agrees"
+    inside = [check for operation in report.operations for check in operation.report.checks]
+    assert [c for c in (*report.checks, *inside) if c.oracle == "forward mode" and c.verdict == "differs"] == []
+    assert "error in torch's forward mode" not in " ".join(str(report).split())

@@ -38,7 +38,7 @@ from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.answers import Stop
-from gradexplain.verification.verdicts import ESTIMATE, Check, Operation, Report
+from gradexplain.verification.verdicts import ESTIMATE, FORWARD, Check, Operation, Report
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -358,7 +358,7 @@ class Teller:
         groups = list(self.grouped(judging(e.report)))
         rows = tuple(self.check_row(checks) for checks in groups)
         yield Table(header, rows, tuple(TONES[checks[0].verdict] for checks in groups))
-        remarks = [*self.said(groups), *self.aside(e.report.checks)]
+        remarks = [*self.said(groups), *self.aside(e.report.checks), *self.refuted(e.report)]
         if remarks:
             yield Notes(tuple(remarks))
 
@@ -370,6 +370,16 @@ class Teller:
         """Yields, one a line, the oracles that do not apply here, and why."""
         for check in {(c.oracle, c.reason): c for c in found if c.reason in NOT_APPLICABLE}.values():
             yield self.say("not_applicable", oracle=self.oracle(check.oracle), reason=self.reason(check))
+
+    def refuted(self, report: Report) -> Iterator[str]:
+        """Yields what others say that finite differences contradict."""
+        edited = any(f.code.startswith("saved-changed") for operation in report.operations for f in operation.findings)
+        for check in report.checks:
+            if report.is_refuted(check):
+                seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
+                key = "refuted" if check.oracle == FORWARD and not edited else "outdated"
+                said = {"oracle": self.oracle(check.oracle), "name": check.input, "seen": seen, "right": right}
+                yield self.say(f"verification.{key}", **said)
 
     def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
         """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
@@ -463,11 +473,12 @@ class Teller:
 
         That is a backward that passes on what arrives, or a surrogate's, and a hook.
         """
-        passing = [[f for f in o.findings if "slope" in f.data] for o in report.operations]
         wrong = report.wrong()
-        if any(not found for o, found in zip(report.operations, passing, strict=True) if o in wrong):
-            return
-        told = [self.passing(o, found[0]) for o, found in zip(report.operations, passing, strict=True) if found]
+        for operation in wrong:
+            looks = [finding.data for finding in operation.findings if "size" in finding.data]
+            if not looks or any("slope" not in data for data in looks):
+                return
+        told = [self.passing(o, f) for o in report.operations for f in o.findings if "slope" in f.data]
         yield from dict.fromkeys(told)
         hooks = [f for f in (*findings, *(f for o in report.operations for f in o.findings)) if f.code in _HOOKS]
         leaves = [f for f in hooks if f.code == "leaf-hook"]
@@ -510,9 +521,8 @@ class Teller:
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
         if report.stops:
-            return self.say(
-                "verification.stopped", stops=self.say("verification.separator").join(map(self.stop, report.stops))
-            )
+            told = (self.stop(stop, _unit(report)) for stop in report.stops)
+            return self.say("verification.stopped", stops=self.say("verification.separator").join(told))
         if all((missing := report.unseen(name)) is None or bool(missing.all()) for name in report.inputs):
             judged = any(report.unseen(name) is not None for name in report.inputs)
             key = "unseen_all" if judged else "unjudged"
@@ -526,13 +536,14 @@ class Teller:
                 lines.append(self.say("verification.unseen_of", **data, element=indexed(name, place)))
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
-    def stop(self, stop: Stop) -> str:
-        """Returns how much of a slope ends where."""
+    def stop(self, stop: Stop, unit: float) -> str:
+        """Returns how much of a slope ends where; two slopes are told in `unit`."""
         place = short_place(stop.source)
         data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
         if stop.flat is not None:
             element = indexed(stop.input, stop.flat.element)
-            data |= {"name": element, "whole": number_text(stop.flat.whole, 4), "left": number_text(stop.flat.left, 4)}
+            whole, left = (number_text(slope / unit, 4) for slope in (stop.flat.whole, stop.flat.left))
+            data |= {"name": element, "whole": whole, "left": left}
             key = "straight_through" if stop.flat.whole == 0 else "replaced_by"
             return self.say(f"verification.{key}", **data) + (f", {place}" if place else "")
         return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
@@ -567,6 +578,13 @@ def formulas_alone(report: Report) -> bool:
     """Says whether it is formulas given by hand that are wrong, and no gradient."""
     wrong = [name for name in report.inputs if report.of(name) == "differs"]
     return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+
+
+def _unit(report: Report) -> float:
+    """Returns the weight of an output that is one number: what is told of its slopes is told of the output itself."""
+    if report.subject is None or report.subject.trace.value.numel() != 1 or report.subject.trace.value.is_complex():
+        return 1.0
+    return float(report.subject.trace.cotangent)
 
 
 def short_operator(step: Step) -> str:

@@ -11,7 +11,6 @@ import torch
 from gradexplain.documents.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
 from gradexplain.documents.shown import told
 from gradexplain.findings.finding import Finding
-from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import (
     MARKS,
     NOT_APPLICABLE,
@@ -27,7 +26,7 @@ from gradexplain.narration.explanations import (
 from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node
-from gradexplain.verification.verdicts import FORWARD, Check, Operation, Report
+from gradexplain.verification.verdicts import Check, Operation, Report, Verdict
 
 # Operations that are listed one by one; more of them are counted.
 _MOST_LISTED = 40
@@ -53,6 +52,7 @@ def summary(report: Report, language: str = "en") -> str:
         for o in part.wrong() or _estimates(part)
     ]
     lines += [line for block in dict.fromkeys(blocks) for line in block]
+    lines += [f"  {line}" for line in teller.weights(report) if reasons]
     return "\n".join(teller.shortened(lines, _MOST_LINES))
 
 
@@ -193,11 +193,13 @@ class ReportTeller(Teller):
         if not report.operations:
             return
         yield Heading(self.say("verification.each"))
+        wrong = {o.node.index for o in report.wrong()}
+        said = {o.node.index: o.verdict if o.node.index in wrong else _mildly(o.verdict) for o in report.operations}
         listed = sorted(report.operations, key=lambda o: o.verdict == "agrees")
         keys = ("verification.operation", "verification.code", "verification.line", "module")
         rows = [
             (
-                MARKS[o.verdict],
+                MARKS[said[o.node.index]],
                 o.label,
                 (o.node.source.code if o.node.source else "")[:60],
                 short_place(o.node.source),
@@ -206,12 +208,12 @@ class ReportTeller(Teller):
             for o in listed[:_MOST_LISTED]
         ]
         header = ("", *(self.say(k) for k in keys))
-        yield Table(header, tuple(rows), tuple(TONES[o.verdict] for o in listed[:_MOST_LISTED]))
+        yield Table(header, tuple(rows), tuple(TONES[said[o.node.index]] for o in listed[:_MOST_LISTED]))
         others = listed[_MOST_LISTED:]
         if others:
             agreeing = sum(o.verdict == "agrees" for o in others)
             yield Paragraph(self.say("verification.others", count=len(others), agreeing=agreeing))
-        remarks = [f"{o.label}: {line}" for o in listed if o.verdict != "differs" for line in self.told(o)]
+        remarks = [f"{o.label}: {line}" for o in listed if said[o.node.index] != "differs" for line in self.told(o)]
         if remarks:
             yield Notes(tuple(dict.fromkeys(remarks)))
 
@@ -222,15 +224,10 @@ class ReportTeller(Teller):
             reasons = [c for c in operation.report.checks if c.verdict == "cannot say" and c.reason]
             yield from (f"{c.input}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in reasons[:1])
 
-    def refuted(self, report: Report) -> Iterator[str]:
-        """Yields what others say that finite differences contradict."""
-        edited = any(f.code.startswith("saved-changed") for operation in report.operations for f in operation.findings)
-        for check in report.checks:
-            if report.is_refuted(check):
-                seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
-                key = "refuted" if check.oracle == FORWARD and not edited else "outdated"
-                said = {"oracle": self.oracle(check.oracle), "name": check.input, "seen": seen, "right": right}
-                yield self.say(f"verification.{key}", **said)
+
+def _mildly(verdict: Verdict) -> Verdict:
+    """Returns the verdict on an operation that is not wrong: where others overrule a difference, it is a doubt."""
+    return "cannot say" if verdict == "differs" else verdict
 
 
 def _resolution(checks: Sequence[Check]) -> str:

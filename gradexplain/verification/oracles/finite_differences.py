@@ -21,7 +21,6 @@ from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.events import Event
 from gradexplain.verification.oracles.answers import Check, Stop, Unable, Verdict
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, coarsest, seen
@@ -148,7 +147,7 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
         reason = "cut" if kept.verdict == "agrees" else kept.reason
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
     if question.departures and written.verdict == "differs":
-        return replace(kept, reason=kept.reason or "departs", data={**kept.data, **_departure(question)})
+        return replace(kept, reason=kept.reason or "departs", data={**kept.data, "operator": question.departing})
     if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
         return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written
@@ -175,13 +174,6 @@ def _stops(question: Question, written: Check) -> tuple[Stop, ...]:
             return stops
     nearby = question.nearby
     return stops_of(nearby, written.input, places) if nearby is not None else ()
-
-
-def _departure(question: Question) -> dict[str, object]:
-    """Names the operator whose gradient is not that of its function, by definition."""
-    assert not isinstance(question.recorded, Unable)
-    operators = (question.recorded.steps[number].origin for number in question.departures)
-    return {"operator": ", ".join(dict.fromkeys(str(o.operator) for o in operators if isinstance(o, Event)))}
 
 
 def _at_kink(met: Check, along: Check) -> Check:

@@ -84,6 +84,8 @@ def _check(question: Question, name: str, slope: float, claim: float, bound: flo
     worst, resolution = abs(slope - claim), bound / question.scale(name)
     data: dict[str, object] = {"seen": claim, "right": slope, "resolution": resolution, "joint": joint}
     verdict, reason = _verdict(question, name, worst, bound, resolution)
+    if reason == "departs":
+        data["operator"] = question.departing
     return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)
 
 
@@ -96,7 +98,9 @@ def _verdict(
         return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", question.blur(name))
     if not math.isfinite(bound):
         return "cannot say", "coarse"
-    return ("cannot say", "cut") if question.trace.cuts else ("differs", "tangent")
+    if question.trace.cuts or question.departures:  # a tangent follows the function, element by element
+        return "cannot say", "cut" if question.trace.cuts else "departs"
+    return "differs", "tangent"
 
 
 def _direction(question: Question, name: str, generator: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradexplain.errors import RunError, message_of
 from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation
+from gradexplain.recording.events import Event
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
 from gradexplain.recording.plain import differentiated
 from gradexplain.recording.trace import Trace
@@ -24,7 +25,16 @@ from gradexplain.recording.tracing import record
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
-from gradexplain.verification.oracles.measures import LARGE_ELEMENTS, MARGIN, dense, epsilon, largest, scales, weighed
+from gradexplain.verification.oracles.measures import (
+    LARGE_ELEMENTS,
+    MARGIN,
+    TIMES_HUGE,
+    dense,
+    epsilon,
+    largest,
+    scales,
+    weighed,
+)
 from gradexplain.verification.oracles.own_type import NUMBER_RUNS, Judged, Number, number_of
 from gradexplain.verification.oracles.replays import NEARBY, Replay, generic_direction, replayed, traced
 from gradexplain.verification.oracles.rounding import jittered, roughness
@@ -74,6 +84,11 @@ class Question:
         """Whether a run in float64 is too dear for the effort."""
         return self.elements > LARGE_ELEMENTS * self.effort / EFFORT
 
+    @property
+    def huge(self) -> bool:
+        """Whether even each operation by itself is too dear for the effort."""
+        return self.elements > TIMES_HUGE * LARGE_ELEMENTS * self.effort / EFFORT
+
     @cached_property
     def replay(self) -> Replay | Unable:
         """The computation in float64, or why there is none."""
@@ -105,6 +120,14 @@ class Question:
         if isinstance(self.recorded, Unable):
             return {}
         return dict([*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)])
+
+    @property
+    def departing(self) -> str:
+        """The names of these operators."""
+        if isinstance(self.recorded, Unable):
+            return ""
+        origins = (self.recorded.steps[number].origin for number in self.departures)
+        return ", ".join(dict.fromkeys(str(o.operator) for o in origins if isinstance(o, Event)))
 
     @cached_property
     def frozen(self) -> Replay | Unable | None:
