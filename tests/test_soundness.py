@@ -470,8 +470,8 @@ class Squared(torch.autograd.Function):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_agrees(dtype: str) -> None:
-    """ "Agrees" means that every element of the gradient that your own run produced was seen, to 1e-4 of itself or better,
-    by a judge that shares no code with it, and that none is off by more than is said.
+    """ "Agrees" means that every element of the gradient that your own run produced was seen, to 1e-4 of itself or
+    better, by a judge that shares no code with it, and that none is off by more than is said.
     """
     x = torch.logspace(-9, 9, 7, dtype=torch.float64).to(FLOATS[dtype])
     right = verified(lambda x: Squared.apply(x, lambda g: g), x)
