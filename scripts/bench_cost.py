@@ -1,19 +1,23 @@
-"""What a verdict costs as the inputs grow, and whether one wrong entry among ten thousand is seen and named."""
+"""What a verdict costs as the inputs grow, whether one wrong entry among ten thousand is seen, and a large model."""
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from checkers import CHECKERS, FAST, OURS, SLOW
+from checkers import CHECKERS, FAST, OURS, SLOW, prepare
+from models import Transformer
 from operator_database import case_of
 from planted import Mutant, Target, element, spoiled
 from rich.console import Console
 from rich.progress import track
 from sheets import Sheet
-from torch import Tensor
+from torch import Tensor, nn
 
 import gradexplain as gx
 
@@ -143,3 +147,70 @@ def _searched(name: str, kind: str, change: Callable[[Tensor, int], Tensor], n: 
         named += any(check.verdict == "differs" and check.place == (place,) for check in report.checks)
         most = max(most, mutant.evaluations)
     return [name, kind, *(f"{count} of {len(places)}" for count in (fast, seen, named)), str(most)]
+
+
+# -------------------------------------------------------------------------------------------------------- large
+
+
+def _perceptron() -> tuple[nn.Module, list[Tensor]]:
+    layers = [nn.Linear(784, 2500), nn.GELU(), nn.Linear(2500, 2500), nn.GELU(), nn.Linear(2500, 700)]
+    return nn.Sequential(*layers), [torch.randn(256, 784)]
+
+
+def _transformer(batch: int) -> tuple[nn.Module, list[Tensor]]:
+    return Transformer(384, 6144, 4, 64), [torch.randint(0, 6144, (batch, 64))]
+
+
+MODELS: Mapping[str, Callable[[], tuple[nn.Module, list[Tensor]]]] = {
+    "perceptron, batch 256": _perceptron,
+    "transformer of 4 layers, 8 sequences of 64": lambda: _transformer(8),
+    "transformer of 4 layers, 32 sequences of 64": lambda: _transformer(32),
+}
+
+
+def large(quick: bool, workers: int) -> Iterator[Sheet]:
+    """Gives the table of right models of some 10 million parameters, beside their own forward and backward pass."""
+    names = list(MODELS)[:1] if quick else list(MODELS)
+    shown = track(names, "large", console=Console(stderr=True), transient=True)
+    columns = ["model", "parameters", "verdict", "forward and backward", "time", "of both", "memory", "of both's"]
+    yield Sheet(
+        "A right model in float32, one thread; memory is the most that a process held", columns, map(_of, shown)
+    )
+
+
+def _of(name: str) -> list[str]:
+    plain, whole = (_alone(task, name) for task in (_passes, _verdict))
+    times, memory = (whole[i] / plain[i] for i in (0, 1))
+    count = sum(p.numel() for p in MODELS[name]()[0].parameters())
+    own = [f"{plain[0]:.2f} s", f"{whole[0]:.1f} s", f"{times:.1f}", f"{whole[1]:.0f} MB", f"{memory:.1f}"]
+    return [name, f"{count / 1e6:.1f} M", whole[2], *own]
+
+
+def _alone(task: Callable[[str], tuple[float, float, str]], name: str) -> tuple[float, float, str]:
+    """Runs a task in a process of its own, as the most memory that a process held is never given back."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=prepare) as pool:
+        return pool.submit(task, name).result()
+
+
+def _passes(name: str) -> tuple[float, float, str]:
+    model, inputs = MODELS[name]()
+    times = []
+    for _ in range(4):
+        start = time.process_time()
+        output = model(*inputs)
+        output.backward(torch.ones_like(output))
+        times.append(time.process_time() - start)
+        model.zero_grad()
+    return min(times[1:]), _most_memory(), ""
+
+
+def _verdict(name: str) -> tuple[float, float, str]:
+    model, inputs = MODELS[name]()
+    start = time.process_time()
+    report = gx.verify(model, inputs)
+    return time.process_time() - start, _most_memory(), report.verdict
+
+
+def _most_memory() -> float:
+    """Returns the most that this process held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -24,6 +24,7 @@ PARTS: Mapping[str, Callable[[bool, int], Iterator[Sheet]]] = {
     "operators": bench_operators.part,
     "cost": bench_cost.part,
     "needle": bench_cost.needle,
+    "large": bench_cost.large,
     "bounds": bench_bounds.part,
     "place": bench_place.part,
 }

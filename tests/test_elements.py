@@ -273,3 +273,51 @@ def test_an_element_is_seen_to_a_ten_thousandth_by_the_sharpest() -> None:
     assert coarsest(other, 1e-2) == 1e-3
     assert math.isnan(coarsest(at(1.0)))
     assert coarsest(None) == coarsest(at()) == 0
+
+
+# ------------------------------------------------------------------------------------- what is large for its effort
+
+
+class Tilted(torch.autograd.Function):
+    """Twice the matrix; its backward is 1 % off in the element that matters least."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
+        sent = 2 * cotangent
+        sent.view(-1)[sent.abs().argmin()] *= 1.01
+        return sent
+
+
+def _squares(x: Tensor, a: Tensor) -> Tensor:
+    return ((a @ x).softmax(-1) ** 2).sum()
+
+
+def _matrices(n: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(n, n, generator=generator) for _ in range(2)]
+
+
+def test_of_what_is_huge_for_the_effort_elements_lost_in_the_type_are_told() -> None:
+    """The rules' softmax rounds otherwise than torch's: in float32 they share no four digits of some elements."""
+    report = gx.verify(_squares, _matrices(200), effort=0.004)
+    unseen = report.unseen("x")
+    assert (report.verdict, report.reason) == ("cannot say", "unseen")
+    assert unseen is not None
+    assert 0 < int(unseen.sum()) < 0.05 * unseen.numel()
+    assert not report.operations
+
+
+def test_of_what_is_large_each_operation_is_judged_in_float64() -> None:
+    report = gx.verify(_squares, _matrices(200), effort=0.03)
+    assert report.verdict == "agrees"
+    assert [operation.verdict for operation in report.operations] == ["agrees"] * len(report.operations) != []
+    assert report.worst > torch.finfo(torch.float32).eps  # the number is quoted, and not the formula
+
+
+def test_a_wrong_element_of_a_large_operation_is_not_agreed_with() -> None:
+    report = gx.verify(lambda x, a: _squares(Tilted.apply(x), a), _matrices(200), effort=0.03)
+    assert report.verdict != "agrees"

@@ -98,6 +98,15 @@ def test_slopes_that_are_possible_together_are_taken_and_no_others(
     assert torch.equal(sent(operator, "self", *arguments), plain)
 
 
+@pytest.mark.parametrize("operator", ["aten.max.default", "aten.amax.default", "aten.linalg_vector_norm.default"])
+@pytest.mark.parametrize(("x", "are"), [((2.0, 2.0, -1.0), True), ((0.0, 0.0, 0.0), True), ((2.0, 3.0, -1.0), False)])
+def test_kinks_are_where_the_slopes_on_both_sides_differ(operator, x, are):
+    """The largest of numbers has a kink where two are the largest, and their length where all are 0."""
+    rule, arguments = rule_of(operator), bind(operator, [at(*x)], {})
+    found = kinks.kinks_of(rule, "self", 0, arguments, call(operator, arguments))
+    assert (found is not None) == (are and (operator != "aten.linalg_vector_norm.default" or x == (0.0, 0.0, 0.0)))
+
+
 def test_where_there_is_no_tie_torch_is_not_asked(monkeypatch):
     monkeypatch.setattr(kinks, "own_gradients", lambda *a: {0: at(0.5, 0.5, 0.0)})
     assert torch.equal(sent("aten.max.default", "self", at(4, 5, 1)), at(0, 2, 0))

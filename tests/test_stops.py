@@ -12,6 +12,8 @@ import gradexplain as gx
 from gradexplain.errors import InputError
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
+from gradexplain.verification.oracles import stops as ends
+from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.replays import generic_direction
 
 
@@ -200,6 +202,36 @@ def test_where_one_slope_is_0_both_are_told_by_one_element(size: int) -> None:
     assert stop.flat.left == pytest.approx(2 * float(report.subject.trace.cotangent), rel=1e-6)
     explanation = gx.explain(lambda x: (x.detach() * 3).sum() + 0 * x.sum(), {"x": x})
     assert [(s.flat.whole, s.flat.left) for s in explanation.report.stops] == [(pytest.approx(3, rel=1e-6), 0)]
+
+
+@pytest.mark.parametrize(("part", "is_flat"), [(3e-9, False), (3e-10, True)])
+def test_a_slope_of_less_than_a_billionth_of_the_other_is_0(part: float, is_flat: bool) -> None:
+    """2 p x, with the slope of 2x put in its place: F' is the part p of G'."""
+    (stop,) = verified(lambda x: (2 * x + (2 * part * x - 2 * x).detach()).sum(), at(0.3)).stops
+    assert (stop.flat is not None) == is_flat
+    assert stop.flat is None or stop.flat.whole == 0
+
+
+@pytest.mark.parametrize(("share", "lines"), [(3e-9, 2), (1e-10, 1)])
+def test_a_line_with_less_than_a_billionth_is_not_told_beside_another(share: float, lines: int) -> None:
+    """x · x̄ + 2 s x · x̄ has the slope (2 + 4 s) x, and about the part s of it ends in the second line."""
+
+    def two(x: Tensor) -> Tensor:
+        kept = x.detach()
+        slight = 2 * share * x.detach()
+        return (x * kept + x * slight).sum()
+
+    assert len(verified(two, at(2.0, 3.0)).stops) == lines
+
+
+def test_three_powers_of_the_step_are_removed_from_a_slope() -> None:
+    """Along u, (1 + s u)⁷ has the slope 7 u, and differences 7 u + 35 u³ h² + 21 u⁵ h⁴ + u⁷ h⁶."""
+    computation = computation_of(torch.exp, [at(1.0)])
+    asked = Question(trace(computation), computation)
+    (name,) = asked.names
+    measured = ends._Measured(asked.replay, asked.recorded, torch.exp, name)
+    (slope,) = measured.slopes(lambda moved: moved**7 / asked.trace.cotangent, [at(1e4)])
+    assert slope == pytest.approx(7e4, rel=1e-9)
 
 
 def test_a_stop_of_an_element_that_is_small_beside_others_is_told_at_that_element() -> None:

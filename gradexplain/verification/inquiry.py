@@ -19,7 +19,17 @@ from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles.answers import Check
 from gradexplain.verification.oracles.registry import REFEREE
 from gradexplain.verification.oracles.replays import Replay
-from gradexplain.verification.verdicts import OPERATIONS, Operation, Question, Report, Subject, answered, attempting
+from gradexplain.verification.verdicts import (
+    OPERATIONS,
+    Operation,
+    Question,
+    Report,
+    Subject,
+    answered,
+    attempting,
+    refereed,
+    surveyed,
+)
 from gradexplain.versions.internals import has_hooks
 
 SECOND = "second derivatives"
@@ -64,24 +74,28 @@ def judged(question: Question, options: Options) -> Report:
     computation, effort = question.computation, options.effort
     assert computation is not None
     wanted = {REFEREE: options.exact, "every element": options.full, "batched gradients": options.batched}
-    report = replace(answered(question, [name for name, on in wanted.items() if on]), options=options)
+    report = replace(surveyed(question, [name for name, on in wanted.items() if on]), options=options)
     if report.nothing:
         return report
+    if report.verdict == "differs":
+        report = refereed(question, report)  # who contradicts alone is suspect, and no operation is looked for
     checks: list[Check] = []
-    operations: tuple[Operation, ...] = ()
     settled = report.reason in (None, "stopped") and not any(map(report.is_refuted, report.checks))
+    settled = settled or (question.huge and report.verdict == "cannot say")  # too dear to ask without being told to
     if options.each_operation or not settled:
         with attempting(OPERATIONS, question.names, checks):
             replay = question.replay
             again = replay.computation if isinstance(replay, Replay) else computation
             operations = check_operations(again, effort=effort, coarsest=2 * question.precision)
+            report = replace(report, operations=operations)
+    report = refereed(question, report)
     contracts = Contracts()
     with attempting(CONTRACT, question.names, checks):
         contracts = contracts_of(computation, question.trace, effort=effort)
     return replace(
         report,
         checks=(*report.checks, *checks),
-        operations=_with(operations, contracts.broken),
+        operations=_with(report.operations, contracts.broken),
         findings=(*report.findings, *contracts.notes),
     )
 

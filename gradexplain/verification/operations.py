@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.computation import Computation
+from gradexplain.recording.computation import Computation, with_dtype
 from gradexplain.recording.custom_functions import backward_place
 from gradexplain.recording.events import Application, Event
 from gradexplain.recording.join import Run, joined, owners_of
@@ -38,16 +38,21 @@ from gradexplain.recording.tracing import generic, recorded, trace
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.derivatives import gradient_of
 from gradexplain.verification.incidents import changed_gradients, draws, edits, sent_otherwise, stops
+from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles.answers import Unable, Verdict
+from gradexplain.verification.oracles.chain_rule import COINCIDENT
 from gradexplain.verification.oracles.ladders import USUAL_STEPS
-from gradexplain.verification.oracles.measures import MARGIN, dense
+from gradexplain.verification.oracles.measures import MARGIN, dense, epsilon, largest
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 from gradexplain.verification.oracles.question import EFFORT, Question
+from gradexplain.verification.oracles.replays import traced
 from gradexplain.verification.oracles.slopes import Slopes, fits_kinks, slopes
 from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, answered, verify_trace
 
 # Up to this many elements of an argument, the right gradient is measured at each; of more, at this many.
 MOST_EACH, SAMPLED_ELEMENTS = 48, 24
+# Elements of an operator's tensors up to which it is run again and again, although its rule agrees.
+MOST_MOVED = 10_000
 # Runs of the operator that an element takes; so many elements are measured however long that takes.
 RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
@@ -305,12 +310,41 @@ def _report(asked: _Asked, changed: Sequence[Finding], effort: float, coarsest: 
     """Returns what the oracles say of what the node sent; where an edit explains that, of its formula, and the edit."""
     edited = [n for n in asked.own.gradients if changed and not _same(asked, n)]
     judged = asked.fresh if edited else asked.own
-    report = verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
+    report = _by_rule(asked, judged) or verify_trace(judged, asked.computation, effort=effort, coarsest=coarsest)
     if report.nothing is not None:  # without elements there is nothing that could be wrong
         return Report(tuple(Check(RECORDING, n, "agrees", 0.0, 0.0, 0.0) for n in asked.own.gradients))
     data = {**changed[0].data, "line": str(changed[0].source or "")} if changed else {}
     blame = [Check(SAVED, n, "differs", reason=changed[0].code, data=data) for n in edited]
     return Report((*report.checks, *blame))
+
+
+def _by_rule(asked: _Asked, judged: Trace) -> Report | None:
+    """Returns the report of the operator's rule alone, where the operator is large and the rule gives all its numbers.
+
+    It would be dear to run it again and again. In a shorter type than float64 the operator is run once in float64, and
+    the rule gives these numbers; what the node sent is near to them, in its largest.
+    """
+    tensors = [judged.value, *judged.inputs.values()]
+    if sum(t.numel() for t in tensors) <= MOST_MOVED or rule_of(asked.alone.recorded.operator) is None:
+        return None
+    eps = epsilon(judged)
+    exact = (
+        judged
+        if eps == torch.finfo(torch.float64).eps
+        else traced(with_dtype(asked.computation, torch.float64), judged)
+    )
+    if isinstance(exact, Unable) or not walk.coincides(exact):
+        return None
+    for name, sent in judged.gradients.items():
+        own, right = (dense(g, judged.inputs[name]).double() for g in (sent, exact.gradients[name]))
+        if not bool(((own - right).abs() <= MARGIN * eps * largest(right.abs())).all()):
+            return None
+
+    def check(name: str) -> Check:
+        bounds = torch.tensor(COINCIDENT).expand(judged.inputs[name].shape)
+        return Check(RULES, name, "agrees", resolution=COINCIDENT, bounds=bounds)
+
+    return Report(tuple(map(check, judged.gradients)))
 
 
 def _blames_edit(report: Report, name: str) -> bool:

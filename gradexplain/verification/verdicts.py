@@ -184,6 +184,13 @@ class Report(Shown):
 
     def of(self, name: str) -> Verdict:
         """Returns the verdict on the gradient of one input."""
+        return self._verdicts.get(name, "cannot say")
+
+    @cached_property
+    def _verdicts(self) -> Mapping[str, Verdict]:
+        return {name: self._verdict(name) for name in self.inputs}
+
+    def _verdict(self, name: str) -> Verdict:
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
@@ -204,6 +211,13 @@ class Report(Shown):
 
     def bounds(self, name: str) -> Tensor | None:
         """Returns for each element what relative error the sharpest judge would have seen, `None` if none saw any."""
+        return self._bounds.get(name)
+
+    @cached_property
+    def _bounds(self) -> Mapping[str, Tensor | None]:
+        return {name: self._joined(name) for name in self.inputs}
+
+    def _joined(self, name: str) -> Tensor | None:
         known = [c.bounds for c in self.checks if c.input == name and c.verdict != "differs" and c.bounds is not None]
         return joined([*known, *self._bounds_of_operations(name, known)])
 
@@ -218,7 +232,7 @@ class Report(Shown):
     def _shape(self, name: str) -> Sequence[int]:
         return self.subject.trace.inputs[name].shape if self.subject is not None else ()
 
-    @property
+    @cached_property
     def worst(self) -> float:
         """How small a relative error would have been seen in the element of which least is known."""
         return max((r for name in self.inputs if (r := self.resolution(name)) is not None), default=0.0)
@@ -244,6 +258,13 @@ class Report(Shown):
 
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error of one gradient would have been seen, in the worst element seen."""
+        return self._resolutions.get(name)
+
+    @cached_property
+    def _resolutions(self) -> Mapping[str, float | None]:
+        return {name: self._resolution(name) for name in self.inputs}
+
+    def _resolution(self, name: str) -> float | None:
         bounds = self.bounds(name)
         own = max((c.number for c in self.checks if c.input == name and c.number is not None), default=0.0)
         worst = max(coarsest(bounds, self.wanted), own)
@@ -332,10 +353,15 @@ def verify_trace(
 
 
 def answered(question: Question, also: Collection[str] = ()) -> Report:
-    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well.
+    """Returns what every oracle says, those of `ON_REQUEST` that are named in `also` as well, and the referee on doubt.
 
     Nothing is said of an input without elements.
     """
+    return refereed(question, surveyed(question, also))
+
+
+def surveyed(question: Question, also: Collection[str] = ()) -> Report:
+    """Returns what the oracles say that are always asked, and those of `ON_REQUEST` that are named in `also`."""
     nothing = _nothing(question)
     if nothing is not None:
         return Report((), findings=(nothing,))
@@ -349,13 +375,24 @@ def answered(question: Question, also: Collection[str] = ()) -> Report:
         checks = [_sharpened(question, report, check) for check in checks]
         report = replace(report, checks=tuple(checks))
         checks = [_blind(report, _following(report, check)) for check in checks]
-    if Report(tuple(checks), findings=findings).verdict != "agrees" and REFEREE not in also:
-        with attempting(REFEREE, question.names, checks):
-            checks += [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
-    report = Report(tuple(checks), findings=findings)
-    checks = [_suspected(question, report, check) for check in checks]
     filled = (check for check in checks if question.trace.inputs[check.input].numel())
     return Report(tuple(filled), findings=findings)
+
+
+def refereed(question: Question, report: Report) -> Report:
+    """Returns a report with the exact derivative's word, where it leaves a doubt and that was not asked for.
+
+    It is exact and slow, so that it is asked last.
+    """
+    if report.nothing or report.reason in (None, "stopped"):
+        return report
+    checks = list(report.checks)
+    if not any(check.oracle == REFEREE for check in checks):
+        with attempting(REFEREE, report.inputs, checks):
+            asked = [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
+            checks += [check for check in asked if check.input in report.inputs]
+    report = replace(report, checks=tuple(checks))
+    return replace(report, checks=tuple(_suspected(question, report, check) for check in checks))
 
 
 def _suspected(question: Question, report: Report, check: Check) -> Check:
@@ -410,16 +447,20 @@ def attempting(method: str, names: Sequence[str], checks: list[Check]) -> Iterat
 
 
 def _sharpened(question: Question, report: Report, check: Check) -> Check:
-    """Returns the rules' check with what it saw of each element, where others have not seen all of them."""
-    if check.oracle != RULES or check.verdict != "agrees" or check.bounds is not None:
+    """Returns the rules' check without what it saw of each element, where others have seen all; else with rounding."""
+    if check.oracle != RULES or check.bounds is None:
         return check
-    bounds = report.bounds(check.input)
-    if bounds is not None and bool(seen(bounds, report.wanted).all()):
-        return check
-    own = walk.bounds_of(question, check.input)
-    if own is not None and question.computation is None:  # what rounding did was not measured, but estimated
+    others = joined([c.bounds for c in report.checks if _sees(c, check.input) and c.bounds is not None])
+    if others is not None and bool(seen(others, report.wanted).all()):
+        return replace(check, bounds=None)
+    own = walk.bounds_of(question, check.input, check.bounds)
+    if question.computation is None:  # what rounding did was not measured, but estimated
         own = own.clamp_min(check.resolution or 0.0)
     return replace(check, bounds=own)
+
+
+def _sees(check: Check, name: str) -> bool:
+    return check.input == name and check.oracle != RULES and check.verdict != "differs"
 
 
 def _following(report: Report, check: Check) -> Check:

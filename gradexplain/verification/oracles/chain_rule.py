@@ -31,12 +31,18 @@ from gradexplain.verification.oracles.measures import (
 from gradexplain.verification.oracles.question import Question
 
 ORACLE = "rules"
+# In float64, numbers as near as this to each other, relative to themselves, are one but for what cancels in a sum.
+COINCIDENT = 1e-6
 
 
 @dataclass
 class _Walk:
-    """What one walk found: gradients by leaf, the size of what was summed, and where it left torch's own path."""
+    """What one walk found: gradients by leaf, the size of what was summed, and where it left torch's own path.
 
+    Of other nodes than the `leaves` nothing is kept once the walk has passed them.
+    """
+
+    leaves: frozenset[int]
     received: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     magnitude: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     missing: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)
@@ -89,7 +95,10 @@ def _large(question: Question) -> Iterator[Check]:
         verdict, reason = _large_verdict(missing, worst, size, bound, resolution)
         if verdict == "differs":
             data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place])}
-        yield Check(ORACLE, name, verdict, worst, bound, resolution, reason, data, place)
+        apart = _apart(torchs, (ours - torchs).abs_(), epsilon(trace)) if verdict == "agrees" else None
+        yield Check(
+            ORACLE, name, verdict, worst, bound, resolution, reason, data, place, bounds=apart, number=resolution
+        )
 
 
 def _large_verdict(
@@ -163,7 +172,10 @@ class _Comparison:
             data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place]), **_where(self.walked)}
         if verdict == "differs":
             reason = "node" if self.walked.first is not None else "total"
-        return Check(ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place)
+        apart = _apart(torchs, difference, eps=epsilon(self.trace)) if verdict == "agrees" else None
+        return Check(
+            ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place, bounds=apart
+        )
 
     def judged(self, name: str, difference: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Returns which elements differ by more than rounding explains, and what rounding explains of each.
@@ -185,16 +197,39 @@ class _Comparison:
         return beyond, allowance(changes, magnitude, eps)
 
 
-def bounds_of(question: Question, name: str) -> Tensor | None:
-    """Returns what error of each element, relative to itself, the rules would have seen.
+def coincides(trace: Trace) -> bool:
+    """Says whether every element of every gradient is the rules' own number, to `COINCIDENT` of itself."""
+    walked = walk(trace)
+    leaves = {node.leaf: (node.index, 0) for node in trace.nodes if node.leaf is not None}
+    if any(walked.missing.get(key) for key in leaves.values()):
+        return False
+    for name, gradient in trace.gradients.items():
+        torchs, ours = dense(gradient, trace.inputs[name]), walked.received.get(leaves.get(name, (-1, 0)))
+        ours = torch.zeros_like(torchs) if ours is None else ours
+        if ours.shape != torchs.shape or not bool(((ours - torchs).abs() <= COINCIDENT * torchs.abs()).all()):
+            return False
+    return True
 
-    The rules start from the recorded values, and these are rounded: what that does to the gradient is measured.
+
+def _apart(torchs: Tensor, difference: Tensor, eps: float) -> Tensor:
+    """Returns how far each element is from the rules' number, relative to itself, and their last digits."""
+    limit = difference + 2 * eps * torchs.abs()
+    return torch.where(limit == 0, 0.0, limit / torchs.abs()).float().cpu()
+
+
+def bounds_of(question: Question, name: str, apart: Tensor) -> Tensor:
+    """Returns what error of each element, relative to itself, the rules would have seen; `apart` is what they saw.
+
+    The rules start from the recorded values, and these are rounded: what that does to the gradient is measured, where
+    the function can be run again.
     """
-    torchs = wide(question.gradient(name)).abs()
+    if not question.changes:
+        return apart
     # `rounding` is how far gradients spread that round twice as much as torch does; four times that leaves little to
     # chance for a bound that is only quoted.
-    limit = 4 * wide(question.rounding(name)) + 2 * epsilon(question.judged) * torchs
-    return torch.where(limit == 0, 0.0, limit / torchs).cpu()
+    rounding = 4 * question.rounding(name)
+    relative = torch.where(rounding == 0, 0.0, rounding / question.gradient(name).abs())
+    return apart + relative.float().cpu()
 
 
 def _verdict(missing: frozenset[str], ours: Tensor, beyond: Tensor, resolution: float) -> tuple[Verdict, str | None]:
@@ -236,25 +271,27 @@ def walk(trace: Trace, *, exact: bool = True, careful: bool = False) -> _Walk:
     Where numbers that are not finite keep the rules from what torch sends as a number, the walk is done once more, and
     `careful`: see `_without_lost`.
     """
-    walked = _Walk()
+    walked = _Walk(frozenset(node.index for node in _leaves(trace)))
     walked.received[trace.output] = wide(trace.cotangent) if exact else trace.cotangent
     walked.magnitude[trace.output] = walked.received[trace.output].abs()
     eps = epsilon(trace)
     for node in reversed(trace.nodes):
         if node.leaf is None:
             _step(walked, node, exact, eps, careful)
-    if not careful and any(_lost(walked.received.get((n.index, 0)), n.cotangents[0]).any() for n in _leaves(trace)):
+    if not careful and any(
+        _lost(walked.received.get((n.index, 0)), c).any() for n in _leaves(trace) for c in n.cotangents[:1]
+    ):
         return walk(trace, exact=exact, careful=True)
     return walked
 
 
 def _leaves(trace: Trace) -> list[Node]:
-    return [node for node in trace.nodes if node.leaf is not None and node.cotangents]
+    return [node for node in trace.nodes if node.leaf is not None]
 
 
 def _step(walked: _Walk, node: Node, exact: bool, eps: float, careful: bool) -> None:
     count = max(len(node.outputs), len(node.cotangents), 1)
-    cotangents = tuple(walked.received.get((node.index, n)) for n in range(count))
+    cotangents = tuple(walked.received.pop((node.index, n), None) for n in range(count))
     missing = frozenset[str]().union(*(walked.missing.get((node.index, n), ()) for n in range(count)))
     if all(c is None for c in cotangents) and not missing:
         _silent(walked, node)
@@ -272,7 +309,8 @@ def _step(walked: _Walk, node: Node, exact: bool, eps: float, careful: bool) -> 
             continue
         if walked.first is None and not lacking and not _same(contribution, edge.contribution, eps):
             walked.first = (node, edge)
-        walked.magnitude[key] = contribution.abs() if size is None else size + contribution.abs()
+        if edge.producer in walked.leaves:
+            walked.magnitude[key] = contribution.abs() if size is None else size + contribution.abs()
 
 
 def _silent(walked: _Walk, node: Node) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -49,12 +50,12 @@ def seen(bounds: Tensor, resolution: float = RESOLUTION) -> Tensor:
 
 def joined(bounds: Sequence[Tensor]) -> Tensor | None:
     """Returns the sharpest of several bounds for each element."""
-    return torch.stack([b.double() for b in bounds]).amin(0) if bounds else None
+    return reduce(torch.minimum, bounds) if bounds else None
 
 
 def coarsest(bounds: Tensor | None, resolution: float = RESOLUTION) -> float:
     """Returns the coarsest bound among the elements that were seen, nan where none was."""
     if bounds is None or not bounds.numel():
         return 0.0
-    kept = bounds[seen(bounds, resolution)]
-    return float(kept.max()) if kept.numel() else math.nan
+    worst = float(torch.where(seen(bounds, resolution), bounds, -1.0).max())
+    return worst if worst >= 0 else math.nan

@@ -11,8 +11,8 @@ from gradexplain.recording.trace import Trace
 
 # Rounding errors add up like a random walk; a measured change stands for their size, and this is our margin over it.
 MARGIN = 32
-# One evaluation in float64 of a larger problem costs seconds.
-LARGE_ELEMENTS = 5_000_000
+# One evaluation in float64 of a larger problem takes seconds; of one so many times larger, each operation by itself.
+LARGE_ELEMENTS, TIMES_HUGE = 5_000_000, 4
 
 
 def epsilon(trace: Trace) -> float:

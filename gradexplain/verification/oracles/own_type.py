@@ -22,6 +22,8 @@ NUMBER_RUNS, NUMBER_MARGIN, NUMBER_DIGITS = 6, 6, 4
 LOST_PART = 0.5
 # Last digits of the largest element that a small one may be off by.
 SLIGHT_DIGITS = 16
+# All elements whose digits rounding has taken weigh so little in their tensor that no step along it would notice.
+FAINT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ def number_of(own: Trace, name: str, judged: Judged, spread: Callable[[], Tensor
     # no trial shows it: rounding of these is all that is left. It is no error, and not seen if it is no number either.
     slight = difference * judged.units <= SLIGHT_DIGITS * eps * judged.scale
     gone = resolved & ~(difference < torch.where(beyond, LOST_PART / 5, LOST_PART) * right.abs())
+    faint = gone & ~beyond & ~slight
+    weighs = torch.linalg.vector_norm((difference * judged.units)[faint])
+    if bool(weighs <= FAINT * torch.linalg.vector_norm((right * judged.units).nan_to_num(0.0, 0.0, 0.0))):
+        slight = slight | faint
     lost = gone & (beyond | ~slight)
     relative = torch.where(resolved & ~gone, difference / right.abs(), 0.0)  # of slight ones too: the worst is quoted
     beyond = beyond & ~slight

@@ -25,7 +25,16 @@ from gradexplain.recording.tracing import record
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
-from gradexplain.verification.oracles.measures import LARGE_ELEMENTS, MARGIN, dense, epsilon, largest, scales, weighed
+from gradexplain.verification.oracles.measures import (
+    LARGE_ELEMENTS,
+    MARGIN,
+    TIMES_HUGE,
+    dense,
+    epsilon,
+    largest,
+    scales,
+    weighed,
+)
 from gradexplain.verification.oracles.own_type import NUMBER_RUNS, Judged, Number, number_of
 from gradexplain.verification.oracles.replays import NEARBY, Replay, generic_direction, replayed, traced
 from gradexplain.verification.oracles.rounding import jittered, roughness
@@ -74,6 +83,11 @@ class Question:
     def large(self) -> bool:
         """Whether a run in float64 is too dear for the effort."""
         return self.elements > LARGE_ELEMENTS * self.effort / EFFORT
+
+    @property
+    def huge(self) -> bool:
+        """Whether even each operation by itself is too dear for the effort."""
+        return self.elements > TIMES_HUGE * LARGE_ELEMENTS * self.effort / EFFORT
 
     @cached_property
     def replay(self) -> Replay | Unable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -55,29 +54,56 @@ def _spreads(run: Callable[[Any], Mapping[str, Tensor]], count: int) -> dict[str
     given: list[Answer] = []
     answers: list[Answer] = []
     try:
-        runs = [run(_rounding(0, (), given))]
+        first = run(_rounding(0, (), given))
     except Exception:
         if not given:
             raise
     if given:  # the function decided something: what it decides without rounding, it decides again
         run(internals().dispatch_mode(partial(_answered, answers)))
-        runs = [run(_rounding(0, answers, []))]
-    runs += [run(_rounding(seed, answers, [])) for seed in range(1, count)]
-    return {name: _spread([wide(one[name]) for one in runs]) for name in runs[0]}
+        first = run(_rounding(0, answers, []))
+    ranges = {name: _Range(wide(one)) for name, one in first.items()}
+    del first
+    for seed in range(1, count):
+        for name, one in run(_rounding(seed, answers, [])).items():
+            ranges[name].hold(wide(one))
+    return {name: held.spread for name, held in ranges.items()}
 
 
-def _spread(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(one - other).abs() for one, other in combinations(values, 2)]).amax(0)
+class _Range:
+    """The least and the largest of numbers that come one by one; of complex ones in each part."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.least, self.most = (_real(value).clone() for _ in range(2))
+        self.is_complex = value.is_complex()
+
+    def hold(self, value: Tensor) -> None:
+        """Takes in one more."""
+        torch.minimum(self.least, _real(value), out=self.least)
+        torch.maximum(self.most, _real(value), out=self.most)
+
+    @property
+    def spread(self) -> Tensor:
+        """How far any two of them are apart, of complex numbers at most."""
+        apart = self.most - self.least
+        return torch.hypot(*apart.unbind(-1)) if self.is_complex else apart
+
+
+def _real(value: Tensor) -> Tensor:
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 # What an operator gave Python in place of a tensor: `equal`, `bool`, `int`.
 Answer = tuple[Any, int]
 
 
+# What it answers does not depend on the numbers.
+_FIXED = frozenset({"aten::_fused_sdp_choice"})
+
+
 def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> Any:
     """Runs an operator, and notes what it answers."""
     made = operator(*args, **kwargs)
-    if isinstance(made, int):
+    if isinstance(made, int) and schema_of(operator).name not in _FIXED:
         answers.append((operator, made))
     return made
 
@@ -94,19 +120,47 @@ _INSIDE: Mapping[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+class _Noise:
+    """Random numbers within ±1 of any shape; of a large one they repeat, at a place drawn anew each time."""
+
+    LENGTH = 65_521  # a prime: no row or column of a matrix repeats another
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.factors: dict[torch.dtype, Tensor] = {}
+
+    def on(self, value: Tensor) -> Tensor:
+        """Returns a tensor with each element moved by up to one rounding error of its type."""
+        count, dtype, eps = value.numel(), value.dtype, torch.finfo(value.dtype).eps
+        if count <= self.LENGTH:
+            moved: Tensor = (wide(value) * (1 + eps * self.draw(value))).to(dtype)
+            return moved
+        start = int(torch.randint(self.LENGTH, (), generator=self.generator))
+        if dtype not in self.factors:
+            self.factors[dtype] = (1 + eps * self._numbers(self.LENGTH)).to(dtype).to(value.device)
+        if len(self.factors[dtype]) < start + count:
+            once = self.factors[dtype][: self.LENGTH]
+            self.factors[dtype] = once.repeat(1 + -(-count // self.LENGTH))
+        return value * self.factors[dtype][start : start + count].reshape(value.shape)
+
+    def draw(self, like: Tensor) -> Tensor:
+        """Returns new numbers in float64 for each element of a tensor."""
+        return self._numbers(like.numel()).reshape(like.shape).to(like.device)
+
+    def _numbers(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self.generator, dtype=torch.float64) * 2 - 1
+
+
 def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
     """Returns a mode under which operators round at random, and Python gets the `answers` one by one.
 
     Those that it got are added to `given`.
     """
-    left = list(answers)
-    generator = torch.Generator().manual_seed(seed)
+    left, noise = list(answers), _Noise(seed)
 
     def moved(value: Any) -> Any:
         if differentiable(value):
-            draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            eps = torch.finfo(value.dtype).eps
-            return (wide(value) * (1 + eps * draw.to(value.device))).to(value.dtype)
+            return noise.on(value)
         return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
 
     def run(operator: Any, args: Any, kwargs: Any) -> Any:
@@ -117,8 +171,7 @@ def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
         made = operator(*moved(args), **kwargs)
         inside = _INSIDE.get(schema.name.removeprefix("aten::"))
         if inside is not None:
-            draw = torch.rand(made.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            made = made + (torch.finfo(made.dtype).eps * draw.to(made.device) * wide(inside(args, made))).to(made.dtype)
+            made = made + (torch.finfo(made.dtype).eps * noise.draw(made) * wide(inside(args, made))).to(made.dtype)
         if any(map(differentiable, tensors_in([made]))):
             return made
         made = _answered(given, operator, args, kwargs)  # `lt`, `item`, `argmax`: what is no real tensor is not rounded
