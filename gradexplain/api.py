@@ -116,8 +116,8 @@ def explain(
 
     Returns an `Explanation`: `verdict` is "agrees", "differs" or "cannot say", `gradients` has a tensor in the shape of
     each input by its name. Nothing of the caller's is changed: no `.grad` is written, no hook is left, random states
-    and grad mode stay. Raises `InputError` for arguments that cannot be used, `RunError` where the function fails or
-    its output cannot be differentiated.
+    and grad mode stay. Where no gradient leads from the output to an input, the verdict is "cannot say" and the reason
+    "nothing". Raises `InputError` for arguments that cannot be used, `RunError` where the function or a backward fails.
 
     >>> import torch, gradexplain as gx
     >>> explanation = gx.explain(lambda x: (x**2).sum(), {"x": torch.tensor([1.0, 2.0, 3.0])})
@@ -192,8 +192,9 @@ def verify(
     or several; `"intended"` for all). Elements too small for any judge make it "cannot say", reason "unseen", unless
     `allow_unseen`.
 
+    Where there is nothing to check (no element, no way back for a gradient), that is "cannot say", reason "nothing".
     Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
-    function fails or its output cannot be differentiated.
+    function or a backward fails.
 
     >>> import torch, gradexplain as gx
     >>> report = gx.verify(lambda x, y: x @ y, [torch.ones(2, 3), torch.ones(3)], full=True)

@@ -13,6 +13,7 @@ from test_operations import Function, line_of, normal, planted
 from torch import Tensor, nn
 
 import gradexplain as gx
+from gradexplain.narration.reports import ReportTeller
 
 NOWHERE = "Every operation that can be checked alone is right by itself"
 
@@ -359,3 +360,22 @@ def test_both_verbs_give_one_verdict_in_the_same_words(case: str) -> None:
     sentence = first.split(" Checked, not asserted")[0].split(" Where: ")[0].split(" Every operation that")[0]
     if "without that" not in sentence:  # its numbers are those of another cotangent
         assert re.sub(r"f\d|\w\.\w+\(\)", "·", sentence) in re.sub(r"f\d|\w\.\w+\(\)", "·", last)
+
+
+def off_in_float32(x: Tensor) -> Tensor:
+    return planted(lambda x: x.sin(), lambda g, x: g * x.cos() * (1 + 1e-3 * (x.dtype == torch.float32)), "Off")(
+        x
+    ).sum()
+
+
+@pytest.mark.parametrize("where", ["a leaf", "after", "the number"])
+def test_a_row_that_is_marked_as_wrong_shows_more_than_rounding_explains(where: str) -> None:
+    torch.manual_seed(1)
+    function = off_in_float32 if where == "the number" else hooked(where, nn.Sequential(nn.Linear(3, 2)))
+    report = gx.verify(function, [torch.tensor([[0.5, 1.5, -0.7]])])
+    wrong = [check for check in report.checks if check.verdict == "differs"]
+    assert len(wrong) > (where != "the number")
+    for check in wrong:
+        mark, _, _, worst, bound = ReportTeller("en").check_row([check])
+        assert mark == "✗"
+        assert float(worst) > float(bound)

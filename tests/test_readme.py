@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_soundness
 from documents import FILES, ROOT, Block, blocks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -144,6 +145,10 @@ def test_the_rules_are_counted_as_they_are() -> None:
 
     (guide,) = (file for file in FILES if file.stem == "verify")
     assert f"{len(rules())} operators" in guide.read_text(encoding="utf-8")
+
+
+def test_what_agrees_means_is_what_a_test_tries() -> None:
+    assert " ".join((test_soundness.test_agrees.__doc__ or "-").split()) in " ".join(README.split())
 
 
 def test_readme_is_of_a_length_that_is_read() -> None:

@@ -454,6 +454,35 @@ def test_a_gradient_that_is_no_number_differs_where_the_slope_is_finite(name: st
     assert report.verdict == "differs", told(report)
 
 
+class Squared(torch.autograd.Function):
+    """x², whose backward passes through `wrong`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, wrong: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.wrong = wrong
+        return x**2
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return ctx.wrong(2 * ctx.saved_tensors[0] * g), None
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_agrees(dtype: str) -> None:
+    """ "Agrees" means that every element of the gradient that your own run produced was seen, to 1e-4 of itself or
+    better, by a judge that shares no code with it, and that none is off by more than is said.
+    """
+    x = torch.logspace(-9, 9, 7, dtype=torch.float64).to(FLOATS[dtype])
+    right = verified(lambda x: Squared.apply(x, lambda g: g), x)
+    assert (right.verdict, right.unseen("x").sum()) == ("agrees", 0), told(right)
+    assert right.worst <= 1e-4
+    assert {c.oracle for c in right.checks if c.verdict == "agrees"} >= {"finite differences"}
+    for place in range(x.numel()):
+        wrong = verified(lambda x, place=place: Squared.apply(x, element(place, 1 + 2e-4)), x)
+        assert wrong.verdict == "differs", f"{place}: {told(wrong)}"
+
+
 def test_differences_that_leap_over_a_pole_are_no_judge_alone() -> None:
     """−1 + 1e-9 lies beside a pole of digamma; its rule, its exact derivative and forward mode agree with torch."""
     report = gx.verify(lambda x: torch.digamma(x).sum(), [torch.tensor([-1 + 1e-9, 0.5], dtype=torch.float64)])

@@ -389,8 +389,9 @@ class Teller:
                 yield from [checks] if len(checks) > _MOST_ROWS else ([c] for c in checks)
 
     def check_row(self, checks: Sequence[Check]) -> tuple[str, ...]:
-        worst = max((c.worst for c in checks if c.worst is not None), default=None)
-        bound = max((c.bound for c in checks if c.bound is not None), default=None)
+        apart = [_apart(check) for check in checks]
+        worst = max((worst for worst, _ in apart if worst is not None), default=None)
+        bound = max((bound for _, bound in apart if bound is not None), default=None)
         return (
             MARKS[checks[0].verdict],
             self.oracle(checks[0].oracle),
@@ -578,6 +579,14 @@ def formulas_alone(report: Report) -> bool:
     """Says whether it is formulas given by hand that are wrong, and no gradient."""
     wrong = [name for name in report.inputs if report.of(name) == "differs"]
     return bool(wrong) and all(map(report.formula_alone, wrong)) and not report.wrong()
+
+
+def _apart(check: Check) -> tuple[float | None, float | None]:
+    """Returns what a check found, and what rounding explains: of the formula, or of the number where that is wrong."""
+    data = check.data
+    if check.verdict != "differs" or "allowed" not in data:
+        return check.worst, check.bound
+    return abs(complex(str(data["seen"])) - complex(str(data["right"]))), float(str(data["allowed"]))
 
 
 def _unit(report: Report) -> float:

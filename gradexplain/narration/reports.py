@@ -185,8 +185,11 @@ class ReportTeller(Teller):
             yield self.say("verification.weighted", value=self.brief(report.subject.trace.cotangent))
 
     def element(self, checks: Sequence[Check]) -> str:
-        place = checks[0].place if len(checks) == 1 else None
-        return indexed(checks[0].input, place) if place else ""
+        if len(checks) > 1:
+            return ""
+        (check,) = checks
+        place = check.data.get("place") if check.verdict == "differs" and "allowed" in check.data else check.place
+        return indexed(check.input, place) if isinstance(place, tuple) and place else ""
 
     def each(self, report: Report) -> Iterator[Block]:
         """Every operation that was checked alone, one a line."""
