@@ -120,19 +120,29 @@ def test_a_wrong_backward_is_caught(oracle: str) -> None:
     assert caught(oracle)
 
 
-def test_a_wrong_rule_is_caught_at_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [1e-3, 1e-11])
+def test_a_wrong_rule_is_caught_at_its_node(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradexplain.recording import kinks
 
     right = kinks.sent
 
     def wrong(rule: Any, *given: Any) -> Any:
         found = right(rule, *given)
-        return found * 1.001 if rule.operator == "aten.exp.default" else found
+        return found * (1 + error) if rule.operator == "aten.exp.default" else found
 
     monkeypatch.setattr(kinks, "sent", wrong)
     found = answers(question(lambda x: (x.exp().tanh() * x).sin(), POINT))["rules"]
     assert (found.verdict, found.reason, found.data["operator"]) == ("differs", "node", "aten.exp.default")
     assert "aten.exp.default" in say("verdicts.node", "en", **found.data)
+
+
+def test_rules_follow_a_run_in_float32_in_float64() -> None:
+    x = torch.tensor([0.3, -1.2, 0.7])
+    recorded = trace(computation_of(torch.sin, [x]))
+    (received,) = walk.walk(recorded).received.values()
+    expected = recorded.cotangent.double() * x.double().cos()
+    assert torch.allclose(received, expected, rtol=1e-15, atol=0)
+    assert received.dtype == torch.float64
 
 
 def test_an_operator_without_a_rule_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
