@@ -24,8 +24,6 @@ def epsilon(trace: Trace) -> float:
 
 def pair(a: Tensor, b: Tensor) -> float:
     """Returns ⟨a, b⟩ = Re Σ conj(a) b, torch's own pairing of a cotangent with a tangent."""
-    if not (a.is_complex() or b.is_complex()):
-        return float((a * b).sum())
     return float((a.conj() * b).real.sum())
 
 
