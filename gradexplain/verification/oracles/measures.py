@@ -40,7 +40,7 @@ def scales(x: Tensor) -> Tensor:
     An element that is infinite or nan cannot be moved: its step is 0.
     """
     size = _magnitude(x)
-    return torch.where(size > 0, size, common_scale(x)).nan_to_num(0.0, 0.0, 0.0)
+    return torch.where(size == 0, common_scale(x), size).nan_to_num(0.0, 0.0, 0.0)
 
 
 def common_scale(x: Tensor) -> float:
