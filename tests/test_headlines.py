@@ -395,3 +395,13 @@ def test_a_row_that_is_marked_as_wrong_shows_more_than_rounding_explains(where: 
         mark, _, _, worst, bound = ReportTeller("en").check_row([check])
         assert mark == "✗"
         assert float(worst) > float(bound)
+
+
+@pytest.mark.parametrize("ask", [gx.verify, gx.explain])
+def test_of_a_loss_that_overflows_in_its_own_type_that_is_said_first(ask: Callable[..., Any]) -> None:
+    """log(1 + exp(x)) at 100 is 100 but for 4e-44; exp(100) is beyond float32."""
+    result = ask(lambda x: (1 + x.exp()).log().sum(), [torch.tensor([100.0])])
+    report = result if isinstance(result, gx.Report) else result.report
+    assert (report.verdict, report.reason) == ("cannot say", "not_finite")
+    page = " ".join(result.render("text", width=300).split())
+    assert "The output is inf in float32, where the function itself is 100: there is no gradient to judge." in page

@@ -443,7 +443,10 @@ class Teller:
             return self.partly(report)
         if report.reason == "not_finite":
             telling = next(c for c in report.checks if c.reason == "not_finite")
-            return self.say("verification.not_finite", value=telling.data.get("value", "nan")) + self.first(findings)
+            key = "not_finite_in" if "dtype" in telling.data else "not_finite"
+            right = f"{telling.data.get('right', math.nan):.6g}"
+            data = {"value": "nan", **telling.data, "right": right}
+            return self.say(f"verification.{key}", **data) + self.first(findings)
         names = ", ".join(n for n in report.inputs if report.of(n) == report.verdict)
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)

@@ -28,6 +28,7 @@ from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles.answers import Check, Stop, Verdict
 from gradexplain.verification.oracles.elements import NARROWED_RESOLUTION, RESOLUTION, coarsest, joined, seen
+from gradexplain.verification.oracles.measures import plain
 from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
 from gradexplain.verification.oracles.replays import Replay
@@ -59,7 +60,7 @@ CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 #   lost         the function has a path that the gradient has not, and nobody saw where it ended
 #   stopped      right for the paths that are left; part of the slope ends where torch holds something constant
 #   unseen       right where it was seen; some elements are too small for any judge
-#   not_finite   the function itself is not finite here
+#   not_finite   the function is not finite here, itself or in the type that it runs in
 #   nothing      there is no element to judge
 #   doubtful     what a judge met (a jump, noise, a run that failed) leaves room for doubt
 Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
@@ -489,9 +490,15 @@ def _numbered(question: Question, check: Check) -> Check:
     if number is None:
         return check
     check = replace(check, number=number.resolution)
-    if number.problem is None or not (
-        check.verdict == "agrees" or check.reason in ("coarse", "joint", "cancelled", "unseen")
-    ):
+    if check.verdict != "agrees" and check.reason not in ("coarse", "joint", "cancelled", "unseen"):
+        return check
+    value = question.trace.value
+    if not bool(value.isfinite().all()):
+        place = ~value.isfinite()
+        data = {"value": plain(value[place][0]), "right": plain(question.judged.value[place][0])}
+        dtype = str(value.dtype).removeprefix("torch.")
+        return replace(check, verdict="cannot say", reason="not_finite", data={**data, "dtype": dtype})
+    if number.problem is None:
         return check
     verdict: Verdict = "cannot say" if number.problem.reason == "rounding" else "differs"
     return replace(check, verdict=verdict, reason=number.problem.reason, data={**check.data, **number.problem.data})
