@@ -308,6 +308,13 @@ def test_a_formula_with_inputs_of_its_own_is_called_with_them() -> None:
 # ---------------------------------------------------------------------------------------------------------- rounding
 
 
+def test_whole_numbers_become_numbers_of_float64_in_a_replay() -> None:
+    computation = computation_of(lambda x: x * torch.arange(1, 4).float().sqrt(), [X.float()])
+    replay = Question(trace(computation), computation).replay
+    roots = torch.arange(1, 4, dtype=torch.float64).sqrt()
+    assert torch.allclose(replay.trace.value, X.float().double() * roots, rtol=1e-15)  # type: ignore[union-attr]
+
+
 def test_a_gradient_is_measured_by_its_effect_and_one_of_0_by_the_output() -> None:
     constant, line = question(lambda x: 0 * x + 3, X), question(lambda x: 2 * x, X)
     assert constant.scale("x") == constant.value == pytest.approx(3 * float(constant.trace.cotangent.norm()))
