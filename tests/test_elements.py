@@ -10,6 +10,7 @@ from torch import Tensor
 
 import gradexplain as gx
 from gradexplain.verification.oracles.elements import coarsest, joined, output_parts, seen
+from gradexplain.verification.oracles.measures import scales
 from gradexplain.verification.verdicts import Report
 
 
@@ -204,6 +205,14 @@ def test_an_element_is_moved_as_far_as_its_gradient_stays_about_the_same() -> No
     """1e-6 tanh(1e16 x) is straight up to 1e-17 or so, and flat from there: 1e-25 moves no output, 1 leaps over all."""
     found = differences(gx.verify(lambda x: 1e-6 * (x[0] / 1e-16).tanh() + x[1], {"x": at(1e-25, 1.0)}))
     assert (found.verdict, found.data["unseen"]) == ("agrees", 0)
+
+
+def test_a_natural_step_is_an_elements_own_size_and_for_a_zero_that_of_its_tensor_up_to_1() -> None:
+    assert scales(at(3e-5, -40.0)).tolist() == [3e-5, 40]
+    assert scales(at(0.0, 0.0)).tolist() == [1, 1]
+    assert scales(at(0.0, 0.3, -0.4))[0] == pytest.approx(0.125**0.5)
+    assert scales(at(0.0, 30.0)).tolist() == [1, 30]
+    assert scales(at(math.inf, math.nan, 2.0)).tolist() == [0, 0, 2]
 
 
 def test_an_error_in_one_input_is_none_of_another() -> None:

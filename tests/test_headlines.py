@@ -282,6 +282,22 @@ def test_the_operation_whose_second_derivative_is_wrong_is_named_as_for_the_firs
         assert operation.backward.line == line_of("# of the cube", __file__) - 1  # with its decorator
 
 
+def test_the_first_nan_of_a_second_derivative_is_told_first() -> None:
+    """That of sin(πt)/(πt) at 0 is −π²/3, and torch's nan."""
+    report = gx.verify(torch.sinc, [torch.tensor([0.0, 0.5], dtype=torch.float64)], second=True)
+    assert report.verdict == "differs"
+    page = " ".join(report.render("text", width=400).split())
+    assert "The second derivatives by input" in page
+    assert "nothing contradicts the gradient itself. The first value that is not finite is made by" in page
+
+
+def test_where_a_nan_begins_is_not_said_to_be_how_operations_were_put_together() -> None:
+    report = gx.verify(lambda x: (1 + x.exp()).log().sum(), [torch.tensor([100.0])])
+    page = " ".join(report.render("text", width=400).split())
+    assert "The first value that is not finite is made by `x.exp()`" in page
+    assert "put together" not in page
+
+
 def test_the_line_that_is_not_differentiated_again_is_named() -> None:
     def backward(ctx: Any, g: Tensor) -> Tensor:
         x = ctx.saved_tensors[0].detach()  # held here

@@ -120,6 +120,16 @@ def test_a_kink_is_told_with_its_slopes_and_with_how_far_a_claim_is_from_the_mid
     assert outside.bound == pytest.approx(3 / 100 + 2e-3)
 
 
+@pytest.mark.parametrize(("floor", "kink"), [(1e-8, False), (3e-8, True)])
+def test_a_kink_that_a_finer_step_does_not_show_is_none_unless_noise_may_hide_it(floor: float, kink: bool) -> None:
+    """Flat to 5e-7: of the slopes ∓1 farther out, a step of 2⁻¹⁸ shows a bend of 1.74, and one of 2⁻²¹ none.
+
+    Noise of 4 · floor makes a bend of eight times that over the step: 0.7 and 2.
+    """
+    found = ladders.judge(ladder(lambda x: max(abs(x) - 5e-7, 0.0), 0.0, floor=floor))
+    assert (found.reason == "kink") == kink
+
+
 def test_the_slopes_of_a_kink_are_those_of_steps_above_the_noise() -> None:
     found = ladders.judge(ladder(lambda x: max(2 * x, -x) + 1e-10 * wobble(x), 1.0))
     assert found.reason == "kink"

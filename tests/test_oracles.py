@@ -120,19 +120,29 @@ def test_a_wrong_backward_is_caught(oracle: str) -> None:
     assert caught(oracle)
 
 
-def test_a_wrong_rule_is_caught_at_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [1e-3, 1e-11])
+def test_a_wrong_rule_is_caught_at_its_node(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradexplain.recording import kinks
 
     right = kinks.sent
 
     def wrong(rule: Any, *given: Any) -> Any:
         found = right(rule, *given)
-        return found * 1.001 if rule.operator == "aten.exp.default" else found
+        return found * (1 + error) if rule.operator == "aten.exp.default" else found
 
     monkeypatch.setattr(kinks, "sent", wrong)
     found = answers(question(lambda x: (x.exp().tanh() * x).sin(), POINT))["rules"]
     assert (found.verdict, found.reason, found.data["operator"]) == ("differs", "node", "aten.exp.default")
     assert "aten.exp.default" in say("verdicts.node", "en", **found.data)
+
+
+def test_rules_follow_a_run_in_float32_in_float64() -> None:
+    x = torch.tensor([0.3, -1.2, 0.7])
+    recorded = trace(computation_of(torch.sin, [x]))
+    (received,) = walk.walk(recorded).received.values()
+    expected = recorded.cotangent.double() * x.double().cos()
+    assert torch.allclose(received, expected, rtol=1e-15, atol=0)
+    assert received.dtype == torch.float64
 
 
 def test_an_operator_without_a_rule_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +285,16 @@ def test_a_gradient_by_hand_is_judged_and_its_error_recognised(name: str) -> Non
         assert say(f"verdicts.{why}", "en", **found.data) != say(f"verdicts.{why}", "zh", **found.data)
 
 
+@pytest.mark.parametrize(("digits", "differs"), [(1, False), (1000, True)])
+def test_what_rounding_of_the_inputs_makes_of_a_formula_is_no_difference(digits: int, differs: bool) -> None:
+    """x + 1e6 (x − c) is x at c; beside it, a last digit of x makes a million last digits."""
+    c = X * (1 + digits * 2.0**-52)
+    found = hand(lambda x: x + 1e6 * (x - c), X, lambda x: (x**2).sum() / 2)
+    assert found.worst is not None
+    assert found.worst > 1e-10
+    assert (found.verdict == "differs") == differs
+
+
 def test_a_formula_with_inputs_of_its_own_is_called_with_them() -> None:
     class Formula:
         inputs = ("x",)
@@ -304,6 +324,16 @@ def test_an_error_that_goes_unseen_is_no_larger_than_what_would_have_been_seen()
         verdicts.append(found.verdict)
         assert found.verdict == "differs" or (found.resolution or math.inf) >= error
     assert {"agrees", "differs"} == set(verdicts)
+
+
+def test_an_error_beneath_the_last_digits_does_not_make_rounding_beside_it_an_error() -> None:
+    """The first gradient cancels to six digits or fewer; the second is a thousandth beside an output of 1."""
+    x = torch.tensor([1e-4, 1.0], dtype=torch.float64)
+    asked = question(lambda x: torch.stack([(1 - x[0].cos()) / x[0] ** 2, 1 + 1e-3 * x[1]]), x)
+    for error, verdict in ((1e-16, "agrees"), (1e-9, "differs")):
+        change = torch.tensor([1e-7, error], dtype=torch.float64)
+        (found,) = ORACLES["rules"](altered(asked, lambda g, change=change: g + change))
+        assert (found.verdict == "differs") == (verdict == "differs")
 
 
 def test_nan_is_never_explained() -> None:

@@ -21,6 +21,8 @@ from gradexplain.versions.releases import minor_text
 
 # The common mistakes that a stopped gradient may be a case of.
 _CUTS = {"detach": "P07", "no_grad": "P06", "integer": "P08"}
+# Findings that say what made the first number that is not finite.
+FIRST_NOT_FINITE = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
 # Operators with these arguments choose more than one element along an axis: what is equal elsewhere is no tie.

@@ -30,6 +30,7 @@ from gradexplain.documents.shown import told
 from gradexplain.explanation.elements import LONGEST
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
 from gradexplain.explanation.grouping import Group
+from gradexplain.findings.diagnosis import FIRST_NOT_FINITE
 from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import STORED, recomputed
@@ -53,9 +54,8 @@ _MOST_LISTED = 24
 NOT_APPLICABLE = frozenset(
     {"no_forward", "own_jvp", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
 )
-# Findings that a hook changed a gradient, and those that say what made the first number that is not finite.
+# Findings that a hook changed a gradient.
 _HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
-_FIRST = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
 # No number in float64 is known better than this.
 _FINEST = torch.finfo(torch.float64).eps
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
@@ -455,7 +455,8 @@ class Teller:
             wrong = ", ".join(n for n in report.second.inputs if report.second.of(n) == "differs")
             labels = ", ".join(dict.fromkeys(operation.label for operation in report.second.wrong()))
             inside = self.say("verification.inside", labels=labels) if labels else ""
-            return self.say("verification.differs_second", names=wrong, inside=inside)
+            told = self.say("verification.differs_second", names=wrong, inside=inside)
+            return told + self.first(report.second.findings)
         return self.difference(report, names, findings) if names else self.say("verification.differs_inside")
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
@@ -517,7 +518,7 @@ class Teller:
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((f" {self.finding(f)}" for f in findings if f.code in _FIRST), "")
+        return next((f" {self.finding(f)}" for f in findings if f.code in FIRST_NOT_FINITE), "")
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""

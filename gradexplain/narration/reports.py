@@ -143,7 +143,7 @@ class ReportTeller(Teller):
         elif report.verdict == "differs" and report.operations and not formulas_alone(report):
             if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
                 return
-            if any(self.causes(report, report.findings)):  # said in the first sentence
+            if any(self.causes(report, report.findings)) or self.first(report.findings):  # said in the first sentence
                 return
             yield Paragraph(self.say("verification.nowhere"))
 

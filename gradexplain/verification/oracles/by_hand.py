@@ -63,7 +63,7 @@ def _compared(
     resolution = largest(bound * question.units[name]) / question.scale(name)
     if bool(beyond.any()):
         tensors = {n: t for n, t in values.items() if t.is_floating_point()} | {"cotangent": question.judged.cotangent}
-        recognised = pattern(beside(hand, torchs, 4 * bound + 1e-10 * magnitude, beyond, tensors=tensors), hand.shape)
+        recognised = pattern(beside(hand, torchs, 4 * bound, beyond, tensors=tensors), hand.shape)
         data = {**recognised.data, "seen": recognised.data["right"], "hand": recognised.data["seen"]}
         return Check(ORACLE, name, "differs", worst, most, resolution, recognised.kind, data, recognised.place)
     if not bool(hand.isfinite().all()):

@@ -24,8 +24,6 @@ def epsilon(trace: Trace) -> float:
 
 def pair(a: Tensor, b: Tensor) -> float:
     """Returns ⟨a, b⟩ = Re Σ conj(a) b, torch's own pairing of a cotangent with a tangent."""
-    if not (a.is_complex() or b.is_complex()):
-        return float((a * b).sum())
     return float((a.conj() * b).real.sum())
 
 
@@ -42,7 +40,7 @@ def scales(x: Tensor) -> Tensor:
     An element that is infinite or nan cannot be moved: its step is 0.
     """
     size = _magnitude(x)
-    return torch.where(size > 0, size, common_scale(x)).nan_to_num(0.0, 0.0, 0.0)
+    return torch.where(size == 0, common_scale(x), size).nan_to_num(0.0, 0.0, 0.0)
 
 
 def common_scale(x: Tensor) -> float:
