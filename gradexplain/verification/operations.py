@@ -45,7 +45,7 @@ from gradexplain.verification.oracles.ladders import USUAL_STEPS
 from gradexplain.verification.oracles.measures import MARGIN, dense, epsilon, largest
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown, simplest
 from gradexplain.verification.oracles.question import EFFORT, Question
-from gradexplain.verification.oracles.replays import traced
+from gradexplain.verification.oracles.replays import retraced
 from gradexplain.verification.oracles.slopes import Slopes, fits_kinks, slopes
 from gradexplain.verification.verdicts import ESTIMATE, RULES, SAVED, Check, Operation, Report, answered, verify_trace
 
@@ -328,11 +328,9 @@ def _by_rule(asked: _Asked, judged: Trace) -> Report | None:
     if sum(t.numel() for t in tensors) <= MOST_MOVED or rule_of(asked.alone.recorded.operator) is None:
         return None
     eps = epsilon(judged)
-    exact = (
-        judged
-        if eps == torch.finfo(torch.float64).eps
-        else traced(with_dtype(asked.computation, torch.float64), judged)
-    )
+    exact: Trace | Unable = judged
+    if eps > torch.finfo(torch.float64).eps:
+        exact = retraced(with_dtype(asked.computation, torch.float64), judged)
     if isinstance(exact, Unable) or not walk.coincides(exact):
         return None
     for name, sent in judged.gradients.items():
@@ -531,7 +529,7 @@ def _is_surrogate(asked: _Asked, name: str) -> bool:
             size = x.detach().abs().max().clamp_min(1.0)
             point = x + spread * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
             try:
-                near, far = run({name: point}), run({name: point + 1e-6 * size})
+                near, far = run({name: point.clone()}), run({name: point + 1e-6 * size})
             except RunError:  # what has a domain is not made of steps
                 return False
             if not (isinstance(near, Tensor) and isinstance(far, Tensor) and torch.equal(near, far)):

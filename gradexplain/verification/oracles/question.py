@@ -36,7 +36,7 @@ from gradexplain.verification.oracles.measures import (
     weighed,
 )
 from gradexplain.verification.oracles.own_type import NUMBER_RUNS, Judged, Number, number_of
-from gradexplain.verification.oracles.replays import NEARBY, Replay, generic_direction, replayed, traced
+from gradexplain.verification.oracles.replays import NEARBY, Replay, generic_direction, replayed, retraced
 from gradexplain.verification.oracles.rounding import jittered, roughness
 
 # The seconds that one oracle may take in running the function; the size that counts as large grows in proportion.
@@ -111,7 +111,7 @@ class Question:
         computation, given = self.replay.computation, self.replay.trace
         moved = {n: given.inputs[n] + NEARBY * u for n, u in generic_direction(given, computation.wrt).items()}
         computation = replace(computation, inputs={**computation.inputs, **moved})
-        found = traced(computation, given)
+        found = retraced(computation, given)
         return None if isinstance(found, Unable) else replace(self, trace=found, computation=computation)
 
     @cached_property

@@ -48,8 +48,7 @@ class Replay:
         wanted = frozenset(self.computation.wrt)
 
         def output(values: Mapping[str, Tensor]) -> Tensor:
-            fixed = {n: v.clone() for n, v in own.items() if n not in values}
-            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
+            given = {n: v.detach().clone().requires_grad_(n in wanted) for n, v in {**own, **values}.items()}
             with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
                 return chosen_output(run(given), self.computation.name)[0].detach()
 
@@ -72,13 +71,13 @@ def replayed(computation: Computation, own: Trace) -> Replay | Unable:
     """
     base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
     widened = replace(base, call=_promoting(base.call), own={})  # without hooks: they are no part of the formula
-    plain = own if base is computation else traced(base, own)
+    plain = own if base is computation else retraced(base, own)
     if isinstance(plain, Trace) and _alike(base, widened, plain):
         return _measured(base, plain)
     narrowed, failed = set[str](), plain
     narrow = replace(widened, call=narrowing(widened.call, narrowed))
     for candidate in (widened, narrow):
-        found = traced(candidate, own)
+        found = retraced(candidate, own)
         if isinstance(found, Trace):
             replay = _measured(candidate, found)
             return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
@@ -86,7 +85,7 @@ def replayed(computation: Computation, own: Trace) -> Replay | Unable:
     return _measured(base, failed) if isinstance(failed, Trace) else failed
 
 
-def traced(computation: Computation, own: Trace) -> Trace | Unable:
+def retraced(computation: Computation, own: Trace) -> Trace | Unable:
     """Returns the trace of a computation like the one that was traced, in float64."""
     try:
         found = trace(computation, cotangent=wide(own.cotangent), plain=own.plain)
