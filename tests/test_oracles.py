@@ -308,6 +308,31 @@ def test_a_formula_with_inputs_of_its_own_is_called_with_them() -> None:
 # ---------------------------------------------------------------------------------------------------------- rounding
 
 
+def test_whole_numbers_become_numbers_of_float64_in_a_replay() -> None:
+    computation = computation_of(lambda x: x * torch.arange(1, 4).float().sqrt(), [X.float()])
+    replay = Question(trace(computation), computation).replay
+    roots = torch.arange(1, 4, dtype=torch.float64).sqrt()
+    assert torch.allclose(replay.trace.value, X.float().double() * roots, rtol=1e-15)  # type: ignore[union-attr]
+
+
+def test_a_gradient_is_measured_by_its_effect_and_one_of_0_by_the_output() -> None:
+    constant, line = question(lambda x: 0 * x + 3, X), question(lambda x: 2 * x, X)
+    assert constant.scale("x") == constant.value == pytest.approx(3 * float(constant.trace.cotangent.norm()))
+    assert line.scale("x") == pytest.approx(2 * float((line.trace.cotangent * X).abs().max()))
+    # In float32 no bound can ask for more digits of the output than it has: what is beneath is measured by all of it.
+    slight = Question(trace(computation_of(lambda x: 1 + 1e-9 * x, [X.float()])), None)
+    assert slight.scale("x") == slight.value > 0
+
+
+def test_gradients_elsewhere_are_those_of_all_inputs_with_the_others_as_they_were() -> None:
+    x, y = X, X.flip(0)
+    asked = question(lambda x, y: (x**2 * y).sum(), x, y)
+    found = asked.gradients_at({"x": x + 1})
+    assert found is not None
+    assert torch.allclose(found["x"], asked.trace.cotangent * 2 * (x + 1) * y)
+    assert torch.allclose(found["y"], asked.trace.cotangent * (x + 1) ** 2)
+
+
 def test_random_rounding_shows_cancellation_where_it_is() -> None:
     """d/dx (1 − cos x)/x² at 1e-4 is the difference of two terms of 1e4, one of them good to eight digits."""
     asked = question(lambda x: (1 - x.cos()) / x**2, torch.tensor([1e-4, 1.0], dtype=torch.float64))
@@ -334,6 +359,14 @@ def test_an_error_beneath_the_last_digits_does_not_make_rounding_beside_it_an_er
         change = torch.tensor([1e-7, error], dtype=torch.float64)
         (found,) = ORACLES["rules"](altered(asked, lambda g, change=change: g + change))
         assert (found.verdict == "differs") == (verdict == "differs")
+
+
+@pytest.mark.parametrize(("count", "beyond"), [(999, True), (1000, False)])
+def test_one_element_in_a_thousand_may_have_drawn_too_small_a_change(count: int, beyond: bool) -> None:
+    changes = torch.full((count,), 1e-11, dtype=torch.float64)
+    difference = torch.zeros_like(changes)
+    changes[7], difference[7] = 0, 1e-10
+    assert bool(unexplained(difference, changes, torch.zeros_like(changes), 1e-16)[7]) == beyond
 
 
 def test_nan_is_never_explained() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -718,3 +720,43 @@ def test_a_question_may_be_asked_inside_another() -> None:
 
     assert gx.verify(function, [normal(0, 3)]).verdict == "agrees"
     assert {*inner} == {"agrees"}
+
+
+_FREEING = """
+import torch, gradexplain as gx
+
+class Freed(torch.autograd.Function):
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.sin()
+        ctx.x, ctx.y = x.detach().clone(), y.detach()
+        x.untyped_storage().resize_(0)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        ctx.y.untyped_storage().resize_(0)
+        return Freed.factor * g * ctx.x.cos()
+
+def function(x):
+    return Freed.apply(1.0 * x)
+
+x = torch.tensor([0.3, 0.8, -1.2], dtype=torch.float64)
+print(gx.verify(function, [x]).verdict, gx.verify(function, [x], each_operation=True, second=True).verdict)
+page = str(gx.explain(function, [x]))
+gx.graph(function, [x], show=("values", "gradients"))
+Freed.factor = 1.01
+report = gx.verify(function, [x])
+print(report.verdict, [operation.label for operation in report.wrong()], x.tolist(), "nan" in page)
+"""
+
+
+def test_memory_that_a_function_frees_is_not_read() -> None:
+    """In a process of its own: to read it would end the interpreter. Forward frees its input, backward its output."""
+    done = subprocess.run([sys.executable, "-c", _FREEING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "agrees differs"  # ctx.x has no graph: the second derivative of sin is lost
+    assert second == "differs ['Freed'] [0.3, 0.8, -1.2] False"

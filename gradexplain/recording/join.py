@@ -19,7 +19,7 @@ from gradexplain.recording.custom_functions import arguments_of
 from gradexplain.recording.cuts import cuts_in, dropped_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.nodes import is_leaf, ordered
-from gradexplain.recording.recorder import Recorder, paths_of
+from gradexplain.recording.recorder import Recorder, is_freed, paths_of
 from gradexplain.recording.trace import Draw, Dropped, Edge, Hooked, Node, Trace
 from gradexplain.versions.internals import function_of, results_of, schema_of, sequence_of
 
@@ -69,9 +69,9 @@ def joined(run: Run, computation: Computation) -> Trace:
     return Trace(
         nodes=nodes,
         output=(index[run.output.grad_fn], run.output.output_nr),
-        value=run.output.detach(),
+        value=values.get((run.output.grad_fn, run.output.output_nr), run.output).detach(),
         cotangent=run.seed,
-        inputs={name: tensor.detach() for name, tensor in run.inputs.items()},
+        inputs={name: _kept(tensor, computation.inputs.get(name)) for name, tensor in run.inputs.items()},
         gradients={name: None if g is None else g.detach() for name, g in run.gradients.items()},
         order=tuple(index[node] for node in run.sent),
         cuts=tuple(
@@ -90,6 +90,11 @@ def joined(run: Run, computation: Computation) -> Trace:
         hooked=run.hooked,
         inlined=tuple(dict.fromkeys(run.recorder.inlined)),
     )
+
+
+def _kept(leaf: Tensor, given: object) -> Tensor:
+    """Returns an input's numbers: of a leaf whose memory was freed, those that it was made of."""
+    return given.detach() if is_freed(leaf) and isinstance(given, Tensor) else leaf.detach()
 
 
 def _draws(events: Sequence[Event]) -> Iterator[Draw]:
@@ -173,7 +178,7 @@ def _values(
 ) -> dict[tuple[Any, int], Tensor]:
     """Returns the recorded value of each output of each node: from its own operator, or from whoever used it."""
     found: dict[tuple[Any, int], Tensor] = {}
-    if output.grad_fn is not None:
+    if output.grad_fn is not None and not is_freed(output):
         found[output.grad_fn, output.output_nr] = output
     for application in applications:
         for held in held_in([application.outputs]):

@@ -70,7 +70,7 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
         output, _ = chosen_output(result, computation.name)
         if not output.requires_grad:
             return None
-        seed = seed_for(output, cotangent)
+        seed, value = seed_for(output, cotangent), copy_of(output)  # a backward may free what its output lies in
         nodes = nodes_below(output.grad_fn)
         if len(nodes) > SAFE:
             ordered(output.grad_fn)
@@ -82,10 +82,10 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
             else:
                 passed = Backpropagated(differentiated(output, asked, seed.clone(), retain_graph=keep))
         except Exception as fault:  # torch's own refusal, or an error in the user's code
-            return Plain(output.detach(), seed, {}, fault=fault)
+            return Plain(value, seed, {}, fault=fault)
     gradients = dict(zip(wanted, passed.gradients, strict=True))
     changed = tuple(name for name, leaf in wanted.items() if id(leaf) in passed.changed)
-    return Plain(output.detach(), seed, gradients, changed)
+    return Plain(value, seed, gradients, changed)
 
 
 def _carry(own: Tensor, leaf: Tensor) -> None:

@@ -9,6 +9,7 @@ Custom Functions run above the dispatch: their `apply` is noted where `Function.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -122,7 +123,7 @@ class Recorder:
     def copied(self, value: Tensor) -> Tensor:
         """Returns a copy of `value` as it is now: one for all uses between which it did not change."""
         last = self.copies.get(id(value))
-        if last is None or not same(last, value):
+        if last is None or not (is_freed(value) or same(last, value)):
             last = self.copies[id(value)] = copy_of(value)
         return last
 
@@ -178,10 +179,22 @@ def storage_copy(tensor: Tensor) -> Tensor:
 
 
 def materialised(tensor: Tensor) -> Tensor:
-    """Returns zeros for torch's zero tensor, which has a shape but no storage: to read it would end the interpreter."""
-    if not internals().is_zero_tensor(tensor):
-        return tensor
-    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    """Returns a tensor that can be read: to read one that has a shape and no storage would end the interpreter.
+
+    Torch's zero tensor is zeros; of one whose memory was freed (by `resize_` of its storage) nothing is known: nan.
+    """
+    if internals().is_zero_tensor(tensor):
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    if is_freed(tensor):
+        return torch.full(tensor.shape, math.nan, device=tensor.device).to(tensor.dtype)
+    return tensor
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Says whether the memory of a tensor was freed under it, as reversible networks do with what they recompute."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel() or internals().is_zero_tensor(tensor):
+        return False
+    return tensor.untyped_storage().nbytes() == 0
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -326,6 +339,7 @@ def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
         with internals().without_modes():
             states = random_states() if recorder.copying else ()
             held = tuple(recorder.hold(a) for a in given), {k: recorder.hold(v) for k, v in keywords.items()}
+            recorder.preserve(tensors_in([*given, *keywords.values()]))  # a Function may free what it is given
         versions, start = tuple(map(_version, given)), len(recorder.events)
         call = Call(function, *held, given, versions, recorder.frame(), recorder.module[-1], start, states, node)
         call.outputs = forward(*args, **keywords)
@@ -378,6 +392,7 @@ def _application(call: Call, recorder: Recorder) -> Application:
 def _made(output: Any, call: Call, number: int, recorder: Recorder) -> Any:
     """Returns the record of an output; of an argument that is given back as it is, torch makes a view with the node."""
     held = recorder.hold(output)
+    recorder.preserve(tensors_in([output]))  # its backward may free what it gave
     constant = not differentiable(output) or any(output is tensor for tensor in call.constants)
     if isinstance(held, Held) and held.producer != call.node and not constant:
         held.producer, held.number, held.tracked = call.node, number, True

@@ -20,7 +20,7 @@ from gradexplain.recording.cuts import stops_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.recording.join import Run, bound
 from gradexplain.recording.nodes import saved_by
-from gradexplain.recording.recorder import kept_on, paths_of, same
+from gradexplain.recording.recorder import is_freed, kept_on, paths_of, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.recording.tracing import hooks_in
@@ -39,7 +39,7 @@ def edits(alone: Alone, run: Run) -> Iterator[Finding]:
 
 
 def _is_comparable(now: Tensor, then: Tensor) -> bool:
-    plainly = now.layout == then.layout == torch.strided
+    plainly = now.layout == then.layout == torch.strided and not is_freed(now) and not is_freed(then)
     return plainly and (now.shape, now.dtype) == (then.shape, then.dtype)
 
 

@@ -529,7 +529,7 @@ def _is_surrogate(asked: _Asked, name: str) -> bool:
             size = x.detach().abs().max().clamp_min(1.0)
             point = x + spread * size * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
             try:
-                near, far = run({name: point}), run({name: point + 1e-6 * size})
+                near, far = run({name: point.clone()}), run({name: point + 1e-6 * size})
             except RunError:  # what has a domain is not made of steps
                 return False
             if not (isinstance(near, Tensor) and isinstance(far, Tensor) and torch.equal(near, far)):

@@ -48,8 +48,7 @@ class Replay:
         wanted = frozenset(self.computation.wrt)
 
         def output(values: Mapping[str, Tensor]) -> Tensor:
-            fixed = {n: v.clone() for n, v in own.items() if n not in values}
-            given = {n: v.detach().requires_grad_(n in wanted) for n, v in {**fixed, **values}.items()}
+            given = {n: v.detach().clone().requires_grad_(n in wanted) for n, v in {**own, **values}.items()}
             with torch.enable_grad():  # the output that is explained may be chosen by `requires_grad`
                 return chosen_output(run(given), self.computation.name)[0].detach()
 
