@@ -41,11 +41,12 @@ class Number:
 class Judged:
     """What a gradient in float64 is known by: its elements, what rounding makes of each in float64, and their sizes.
 
-    `units` is how far an element of the input moves by its own size, `scale` what the largest effect of that is.
+    `rounding` is measured when it is asked for. `units` is how far an element of the input moves by its own size,
+    `scale` what the largest effect of that is.
     """
 
     gradient: Tensor
-    rounding: Tensor
+    rounding: Callable[[], Tensor]
     units: Tensor
     scale: float
 
@@ -62,10 +63,12 @@ def number_of(own: Trace, name: str, judged: Judged, spread: Callable[[], Tensor
     difference = (seen_ - right).abs()
     difference = torch.where((seen_ == right) | (seen_.isnan() & right.isnan()), 0.0, difference)
     eps, least = epsilon(own), torch.finfo(own.inputs[name].dtype).tiny
+    if bool((difference <= NUMBER_DIGITS * eps * right.abs()).all()):
+        return Number(NUMBER_DIGITS * eps)
     allowed = NUMBER_DIGITS * eps * right.abs() + least
     if not bool((difference <= allowed).all()):
         allowed = allowed + NUMBER_MARGIN * wide(spread())
-    noise = judged.rounding  # a few trials may leave one element alone by chance, and not all
+    noise = judged.rounding()  # a few trials may leave one element alone by chance, and not all
     resolved = right.abs() > MARGIN * torch.maximum(noise, noise.square().mean().sqrt()) + least
     beyond = ~(difference <= allowed)
     # What is small beside the rest of the tensor may be a sum whose terms cancel, inside of an operator as well, where

@@ -274,7 +274,7 @@ class Question:
         return {name: self._number(name) for name in self.names}
 
     def _number(self, name: str) -> Number:
-        judged = Judged(self.gradient(name), self.rounding(name), self.units[name], self.scale(name))
+        judged = Judged(self.gradient(name), lambda: self.rounding(name), self.units[name], self.scale(name))
         return number_of(self.trace, name, judged, lambda: self.spread[name])
 
     @cached_property
