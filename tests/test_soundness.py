@@ -497,3 +497,128 @@ def test_a_path_that_is_lost_is_seen_by_differences_alone() -> None:
         return x.digamma().sum() * float(x.detach()[0])
 
     assert gx.verify(lost, [torch.tensor([0.7, 0.5], dtype=torch.float64)]).verdict != "agrees"
+
+
+# ------------------------------------------------------------------- memory and draws of the function's own making
+
+
+def _made(write: Callable[[Tensor], object], start: Callable[[], Tensor] = lambda: torch.zeros(3)) -> Function:
+    """Returns x · m, where m is made in torch's default type and written into."""
+
+    def function(x: Tensor) -> Tensor:
+        m = start()
+        write(m)
+        return (x * m).sum()
+
+    return function
+
+
+def _positions(x: Tensor) -> Tensor:
+    p, t = torch.zeros(3, 4), torch.arange(3.0)[:, None]
+    p[:, 0::2] = torch.sin(t)
+    p[:, 1::2].copy_(torch.cos(t).expand(3, 2))
+    return (x[:, None] * p).sum()
+
+
+def _causal(x: Tensor) -> Tensor:
+    mask = torch.zeros(3, 3).masked_fill_(torch.ones(3, 3).triu(1).bool(), -math.inf)
+    return ((x + mask).softmax(-1) ** 2).sum()
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return (torch.nn.BatchNorm1d(3)(x * torch.tensor([[1.0, 2, 3], [3, 1, 2], [1, -1, 0.5]])).float() ** 3).sum()
+
+
+class Averaged(torch.nn.Module):
+    """x over a buffer that shrinks at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.mul_(0.9)
+        return (x / self.scale).sum()
+
+
+def _bernoulli(x: Tensor) -> Tensor:
+    drawn = torch.distributions.Bernoulli(probs=x / 4)
+    return drawn.log_prob(drawn.sample()).sum()
+
+
+def _relaxed(x: Tensor) -> Tensor:
+    return torch.distributions.RelaxedBernoulli(torch.tensor(0.5), probs=x / 4).rsample().sum()
+
+
+# fmt: off
+OWN_MEMORY: dict[str, Function] = {
+    "an element":           _made(lambda m: m.__setitem__(1, 1.0)),
+    "mul_":                 _made(lambda m: m.mul_(3.0), lambda: torch.ones(3)),
+    "fill_":                _made(lambda m: m.fill_(3.0)),
+    "a view of it":         _made(lambda m: m[1:].add_(2.0)),
+    "the diagonal":         lambda x: (_diagonal() * x).sum(),
+    "numpy's memory":       _made(lambda m: m.numpy().__setitem__(1, 2.0)),
+    "out=":                 _made(lambda m: torch.mul(torch.ones(3), 2.0, out=m)),
+    "positions":            _positions,
+    "a causal mask":        _causal,
+    "a buffer":             Averaged(),
+    "uniform_":             _made(lambda m: m.uniform_(-1, 1)),
+    "normal_ of a view":    _made(lambda m: m[1:].normal_()),
+    "rand_like":            lambda x: (torch.rand_like(x) * x).sum(),
+    "randn_like, and more": lambda x: ((x + torch.randn_like(x) * (x / 2).exp()) ** 2).sum(),
+    "bernoulli":            lambda x: (torch.bernoulli(torch.full((3,), 0.5)) * x).sum(),
+    "a sample":             _bernoulli,
+    "a normal's rsample":   lambda x: (torch.distributions.Normal(x, 1.0).rsample() ** 2).sum(),
+    "a relaxed rsample":    _relaxed,
+    "a drop of paths":      lambda x: (x * (0.8 + torch.rand(3)).floor_() / 0.8).sum(),
+}
+# In float64 each of these is another function: its numbers depend on the type.
+OF_THE_TYPE: dict[str, tuple[Function, Tensor]] = {
+    "an epsilon of the type":   (lambda x: (x * x + torch.finfo(x.dtype).eps).sqrt().sum(), at(1e-4, 2e-4)),
+    "a clamp at it":            (lambda x: x.clamp(min=torch.finfo(x.dtype).eps).log().sum(), at(1e-9, 1.0)),
+    "RMSNorm":                  (torch.nn.RMSNorm(3, elementwise_affine=False), at(0.01, -0.02, 0.015)),
+}
+# fmt: on
+
+
+def _diagonal() -> Tensor:
+    return torch.zeros(3, 3).fill_diagonal_(2.0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", OWN_MEMORY)
+def test_what_a_function_writes_and_draws_by_itself_is_part_of_it(name: str, dtype: str) -> None:
+    """The same function beside an error is wrong, so that nothing of it was left out."""
+    function, x = OWN_MEMORY[name], at(1.0, 2.0, 3.0, dtype=FLOATS[dtype])
+    torch.manual_seed(1)  # draws of which the second is not 0
+    report = verified(function, x)
+    assert report.verdict == "agrees", told(report)
+    wrong = verified(lambda x: function(Squared.apply(x, element(1, 1.01)) / x), x)
+    assert wrong.verdict == "differs", told(wrong)
+
+
+@pytest.mark.parametrize("name", OF_THE_TYPE)
+def test_a_function_that_depends_on_its_type_is_not_called_wrong(name: str) -> None:
+    function, x = OF_THE_TYPE[name]
+    report = verified(function, x.float())
+    assert report.verdict == "cannot say", told(report)
+    assert "another_function" in {c.reason for c in report.checks}
+    assert verified(function, x).verdict == "agrees"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_custom_function_of_complex_numbers(factor: float) -> None:
+    """The gradient of |z²| by z; torch's convention makes the backward of z² multiply by 2 z̄."""
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, z: Tensor) -> Tensor:
+            ctx.save_for_backward(z)
+            return z * z
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return factor * g * 2 * ctx.saved_tensors[0].conj()
+
+    report = verified(lambda z: Square.apply(z).abs().sum(), torch.tensor([1 + 2j, 0.5 - 1j]))
+    assert report.verdict == ("agrees" if factor == 1 else "differs"), told(report)

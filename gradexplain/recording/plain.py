@@ -144,7 +144,7 @@ def adds_up(gradient: Tensor, parts: Sequence[Tensor]) -> bool:
     if not bool(total.isfinite().all()):
         return True
     off = (gradient.to_dense() - total).abs()
-    return bool((off <= _SLIGHT * torch.finfo(gradient.dtype).eps * size).all())
+    return bool((off <= _SLIGHT * torch.finfo(gradient.dtype).eps * size.abs()).all())
 
 
 def _difference(plain: Tensor | None, other: Tensor | None, cause: Cause) -> Apart | None:

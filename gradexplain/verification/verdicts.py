@@ -45,6 +45,7 @@ DOUBTS = frozenset(
         "not_deterministic",
         "not_finite",
         "rounding",
+        "another_function",
         "tangent_not_finite",
         "rule_not_finite",
         "gradient_not_finite",
@@ -500,5 +501,5 @@ def _numbered(question: Question, check: Check) -> Check:
         return replace(check, verdict="cannot say", reason="not_finite", data={**data, "dtype": dtype})
     if number.problem is None:
         return check
-    verdict: Verdict = "cannot say" if number.problem.reason == "rounding" else "differs"
+    verdict: Verdict = "cannot say" if number.problem.reason in ("rounding", "another_function") else "differs"
     return replace(check, verdict=verdict, reason=number.problem.reason, data={**check.data, **number.problem.data})

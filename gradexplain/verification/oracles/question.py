@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError, message_of
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.events import Event
@@ -32,10 +33,19 @@ from gradexplain.verification.oracles.measures import (
     dense,
     epsilon,
     largest,
+    plain,
     scales,
     weighed,
+    wide,
 )
-from gradexplain.verification.oracles.own_type import NUMBER_RUNS, Judged, Number, number_of
+from gradexplain.verification.oracles.own_type import (
+    NUMBER_DIGITS,
+    NUMBER_MARGIN,
+    NUMBER_RUNS,
+    Judged,
+    Number,
+    number_of,
+)
 from gradexplain.verification.oracles.replays import NEARBY, Replay, generic_direction, replayed, retraced
 from gradexplain.verification.oracles.rounding import jittered, roughness
 
@@ -275,7 +285,30 @@ class Question:
 
     def _number(self, name: str) -> Number:
         judged = Judged(self.gradient(name), lambda: self.rounding(name), self.units[name], self.scale(name))
-        return number_of(self.trace, name, judged, lambda: self.spread[name])
+        number = number_of(self.trace, name, judged, lambda: self.spread[name])
+        if number.problem is not None and number.problem.reason == "number" and self.other is not None:
+            return replace(number, problem=Unable("another_function", {**number.problem.data, **self.other}))
+        return number
+
+    @cached_property
+    def other(self) -> Mapping[str, float | complex] | None:
+        """The values in the user's type and in float64, where rounding does not explain that they differ: its numbers
+        depend on the type, and in float64 the function is another one.
+        """
+        assert self.computation is not None
+        own, right = wide(self.trace.value), wide(self.judged.value)
+        allowed = NUMBER_DIGITS * epsilon(self.trace) * right.abs() + torch.finfo(self.trace.value.dtype).tiny
+        if own.shape != right.shape or bool(((own - right).abs() <= allowed).all()):
+            return None
+        try:
+            allowed = allowed + NUMBER_MARGIN * roughness(Replay(self.computation, self.trace, 0.0), NUMBER_RUNS)
+        except Exception:  # as for `changes`
+            return None
+        beyond = (own - right).abs() - allowed
+        if not bool((beyond > 0).any()):
+            return None
+        place = unravelled(int(beyond.nan_to_num(torch.inf).argmax()), beyond.shape)
+        return {"value": plain(own[place]), "wide": plain(right[place])}
 
     @cached_property
     def spread(self) -> Mapping[str, Tensor]:

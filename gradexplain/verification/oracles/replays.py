@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from gradexplain.errors import message_of
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
@@ -20,6 +18,7 @@ from gradexplain.recording.tracing import generic, trace
 from gradexplain.verification.oracles.answers import Unable
 from gradexplain.verification.oracles.measures import MARGIN, epsilon, largest, scales, weighed, wide
 from gradexplain.verification.oracles.narrowing import narrowing
+from gradexplain.verification.oracles.promotion import LOW, promoting
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,7 @@ class Replay:
 
 def _low(trace: Trace) -> bool:
     tensors = [trace.value, *trace.inputs.values()]
-    return any(t.dtype in _LOW for t in tensors)
-
-
-_LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+    return any(t.dtype in LOW for t in tensors)
 
 
 def replayed(computation: Computation, own: Trace) -> Replay | Unable:
@@ -70,7 +66,9 @@ def replayed(computation: Computation, own: Trace) -> Replay | Unable:
     Where it does not run so, what refuses float64 runs in a shorter type.
     """
     base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
-    widened = replace(base, call=_promoting(base.call), own={})  # without hooks: they are no part of the formula
+    widened = replace(
+        base, call=promoting(base.call, own.value.dtype), own={}
+    )  # without hooks: they are no part of the formula
     plain = own if base is computation else retraced(base, own)
     if isinstance(plain, Trace) and _alike(base, widened, plain):
         return _measured(base, plain)
@@ -141,33 +139,6 @@ def _measured(computation: Computation, trace: Trace) -> Replay | Unable:
 def _timed(output: Callable[[Mapping[str, Tensor]], Tensor]) -> tuple[Tensor, float]:
     start = time.perf_counter()
     return output({}), time.perf_counter() - start
-
-
-# Functions that make tensors of Python numbers, in torch's default type unless another is asked for.
-_MAKING = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "full", "arange", "linspace", "logspace"})
-_NARROWING = frozenset({"float", "half", "bfloat16"})
-
-
-def _promoting(call: Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
-    class Promotion(TorchFunctionMode):
-        """Lets torch's functions take and give float64: captured constants and casts to a shorter type as well."""
-
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name, keywords = getattr(function, "__name__", ""), kwargs or {}
-            if name.startswith(("__get__", "__set__", "__delete__")):
-                return function(*args, **keywords)  # an attribute, not an operator
-            if name in _NARROWING and args and isinstance(args[0], Tensor):
-                return args[0].double() if not args[0].is_complex() else args[0]
-            made = function(*wide(args), **wide(keywords))
-            if name in _MAKING and isinstance(made, Tensor) and made.dtype in _LOW and "dtype" not in keywords:
-                return function(*wide(args), **wide(keywords), dtype=torch.float64)
-            return made
-
-    def promoted(given: Mapping[str, Any]) -> object:
-        with Promotion():
-            return call(given)
-
-    return promoted
 
 
 def generic_direction(given: Trace, names: Sequence[str]) -> Mapping[str, Tensor]:
