@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from test_operations import Function, line_of, normal, planted
 from torch import Tensor, nn
 
 import gradexplain as gx
+from gradexplain.narration import explanations
 from gradexplain.narration.reports import ReportTeller
 
 NOWHERE = "Every operation that can be checked alone is right by itself"
@@ -405,3 +407,41 @@ def test_of_a_loss_that_overflows_in_its_own_type_that_is_said_first(ask: Callab
     assert (report.verdict, report.reason) == ("cannot say", "not_finite")
     page = " ".join(result.render("text", width=300).split())
     assert "The output is inf in float32, where the function itself is 100: there is no gradient to judge." in page
+
+
+def test_a_gradient_that_nobody_asked_for_is_said_not_to_be_judged() -> None:
+    """backward() leaves 3 x in w, and 2 x is right; of x it is right."""
+    w = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    spoiled = planted(lambda w: 2 * w, lambda g, _: 3 * g)
+    report = gx.verify(lambda x: (spoiled(w) * x).sum(), [torch.tensor([0.5, -1.0, 2.0])])
+    page = " ".join(report.render("text", width=300).split())
+    assert "The gradient of x is right" in page
+    assert "Another tensor receives a gradient as well, which was not judged." in page
+    assert [finding.data["shape"] for finding in report.findings if finding.code == "unasked"] == [(3,)]
+    asked = gx.verify(lambda x, w: (spoiled(w) * x).sum(), [torch.tensor([0.5, -1.0, 2.0]), w.detach()])
+    assert "unasked" not in {finding.code for finding in asked.findings}
+    assert asked.of("w") == "differs"
+
+
+@pytest.mark.parametrize(("bound", "shown"), [(0.011, "2e-02"), (9.6e-5, "1e-04"), (5e-7, "5e-07"), (3e-3, "3e-03")])
+def test_a_bound_is_never_told_smaller_than_it_is(bound: float, shown: str) -> None:
+    assert explanations._rounded_up(bound) == shown
+
+
+def test_a_wrong_operation_in_a_whole_that_cannot_be_judged_is_told_as_that() -> None:
+    """numpy's float32 keeps seven digits of the forward, so that 1.001 in the backward cannot be seen from outside."""
+
+    class Numpy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return torch.from_numpy(np.sin(x.detach().numpy().astype(np.float32)).astype(np.float64))
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 1.001 * g * ctx.saved_tensors[0].cos()
+
+    report = gx.verify(lambda x: Numpy.apply(x).sum(), [torch.tensor([0.3, 1.0], dtype=torch.float64)])
+    page = " ".join(report.render("text", width=300).split())
+    whole = [report.of(name) for name in report.inputs]
+    assert ("although the gradient as a whole agrees here" in page) <= (whole == ["agrees"])

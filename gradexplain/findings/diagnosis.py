@@ -39,6 +39,7 @@ def diagnose(
         *_apart(trace),
         *_cut(trace),
         *_dropped(trace),
+        *_unasked(trace),
         *_random(trace),
         *(_without_influence(gradients) if trace.lost is None else ()),
         *(() if finite else _non_finite(trace, names)),
@@ -81,6 +82,20 @@ def _dropped(trace: Trace) -> Iterator[Finding]:
     for name, cut in ((dropped.name, dropped.cut) for dropped in trace.dropped):
         data = {"output": name, "reason": cut.reason, "code": _code(cut.source, cut.operator)}
         yield Finding("output-dropped", data, cut.source, _CUTS.get(cut.reason))
+
+
+def _unasked(trace: Trace) -> Iterator[Finding]:
+    """Tensors that the function reads from elsewhere, and that receive a gradient as well: it is not judged."""
+    users = trace.consumers()
+    for node in trace.nodes:
+        if node.leaf is not None and node.leaf not in trace.gradients and node.index in users:
+            user = trace.nodes[users[node.index][0][0]]
+            data = {"shape": tuple(node.outputs[0].shape) if node.outputs[0] is not None else (), "user": _used(user)}
+            yield Finding("unasked", data, user.source)
+
+
+def _used(node: Node) -> str:
+    return node.source.code if node.source and node.source.code else node.operator or node.name
 
 
 def _random(trace: Trace) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_UP, Context, Decimal
 from typing import Any
 
 import torch
@@ -58,6 +59,13 @@ NOT_APPLICABLE = frozenset(
 _HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
 # No number in float64 is known better than this.
 _FINEST = torch.finfo(torch.float64).eps
+
+
+def _rounded_up(bound: float) -> str:
+    """Returns a bound with one digit, and never less than it is."""
+    return f"{float(Decimal(repr(bound)).normalize(Context(prec=1, rounding=ROUND_UP))):.0e}"
+
+
 TONES: Mapping[str, Tone] = {"agrees": "good", "differs": "bad", "cannot say": "unsure"}
 MARKS = {"agrees": "✓", "differs": "✗", "cannot say": "?"}
 
@@ -450,7 +458,8 @@ class Teller:
         names = ", ".join(n for n in report.inputs if report.of(n) == report.verdict)
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            return self.say("verification.agrees", resolution=f"{max(resolution, _FINEST):.0e}")
+            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else "agrees"
+            return self.say(f"verification.{key}", names=names, resolution=_rounded_up(max(resolution, _FINEST)))
         if report.verdict == "cannot say":
             key = "cannot_say" if names else "cannot_say_second"
             return self.say(f"verification.{key}", names=names) + self.first(findings)
@@ -460,7 +469,10 @@ class Teller:
             inside = self.say("verification.inside", labels=labels) if labels else ""
             told = self.say("verification.differs_second", names=wrong, inside=inside)
             return told + self.first(report.second.findings)
-        return self.difference(report, names, findings) if names else self.say("verification.differs_inside")
+        if names:
+            return self.difference(report, names, findings)
+        agrees = all(report.of(name) == "agrees" for name in report.inputs)
+        return self.say("verification.differs_inside" if agrees else "verification.differs_unseen")
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
         """Returns what is wrong with the gradient of `names`, and what made it so where that is known."""

@@ -182,7 +182,9 @@ class ReportTeller(Teller):
     def weights(self, report: Report) -> Iterator[str]:
         """What the slopes are slopes of."""
         if report.subject is not None and not is_plain_one(report.subject.trace.value, report.subject.trace.cotangent):
-            yield self.say("verification.weighted", value=self.brief(report.subject.trace.cotangent))
+            cotangent = report.subject.trace.cotangent
+            key = "weighted" if cotangent.numel() > 1 else "weighted_number"
+            yield self.say(f"verification.{key}", value=self.brief(cotangent))
 
     def element(self, checks: Sequence[Check]) -> str:
         if len(checks) > 1:
