@@ -490,6 +490,22 @@ def test_differences_that_leap_over_a_pole_are_no_judge_alone() -> None:
     assert [c.reason for c in report.checks if c.oracle == "finite differences"] == ["suspect"]
 
 
+# Waves that no step of differences is shorter than; the slope is w cos(w x).
+WAVES: dict[str, tuple[Function, Tensor]] = {
+    "sin of 1e9 x": (lambda x: (x * 1e9).sin().sum(), at(0.3, 1.1)),
+    "sin of 1e12 x": (lambda x: (x * 1e12).sin().sum(), at(0.3, 1.1)),
+    "sin at 1e12": (lambda x: x.sin().sum(), at(1.3e12, 2e12)),
+}
+
+
+@pytest.mark.parametrize("name", WAVES)
+def test_differences_that_leap_over_waves_are_no_judge_alone(name: str) -> None:
+    function, x = WAVES[name]
+    report = verified(function, x)
+    assert report.verdict != "differs", told(report)
+    assert not report.wrong()
+
+
 def test_a_path_that_is_lost_is_seen_by_differences_alone() -> None:
     """x · float(x): rules, exact derivative and forward mode follow torch's graph, which lacks the path."""
 

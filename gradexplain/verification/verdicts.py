@@ -398,19 +398,22 @@ def refereed(question: Question, report: Report) -> Report:
 
 
 def _suspected(question: Question, report: Report, check: Check) -> Check:
-    """Returns differences as no judge where they alone contradict: a step may have leapt over a pole.
+    """Returns differences as no judge where they alone contradict: a step may have leapt over a pole, or over waves.
 
-    That takes the rules and the exact derivative, each in all elements, and forward mode; and that nothing was held
-    constant, as these follow torch's own graph: where a path is lost, differences are the only judge.
+    That takes forward mode, and the rules with the exact derivative, each in all elements, or with the complex step,
+    which makes no step and shares nothing either; and that nothing was held constant, as the former follow torch's own
+    graph: where a path is lost, differences are the only judge.
     """
     if (check.oracle, check.verdict, check.reason) != (DIFFERENCES, "differs", "slope"):
         return check
     others = {c.oracle: c for c in report.checks if c.input == check.input and c.verdict == "agrees"}
-    exact = [others[oracle] for oracle in (RULES, REFEREE) if oracle in others]
-    sharp = [c for c in exact if c.bounds is not None and bool(seen(c.bounds, report.wanted).all())]
-    if len(sharp) < 2 or FORWARD not in others or question.frozen is not None:
+    if FORWARD not in others or RULES not in others or question.frozen is not None:
         return check
-    return replace(check, verdict="cannot say", reason="suspect")
+    exact = [others[oracle].bounds for oracle in (RULES, REFEREE) if oracle in others]
+    sharp = [bounds for bounds in exact if bounds is not None and bool(seen(bounds, report.wanted).all())]
+    analytic = others[ANALYTIC].bound if ANALYTIC in others else None
+    contradicted = analytic is not None and check.worst is not None and 2 * analytic < check.worst
+    return replace(check, verdict="cannot say", reason="suspect") if len(sharp) == 2 or contradicted else check
 
 
 def _nothing(question: Question) -> Finding | None:
