@@ -330,3 +330,22 @@ def test_of_what_is_large_each_operation_is_judged_in_float64() -> None:
 def test_a_wrong_element_of_a_large_operation_is_not_agreed_with() -> None:
     report = gx.verify(lambda x, a: _squares(Tilted.apply(x), a), _matrices(200), effort=0.03)
     assert report.verdict != "agrees"
+
+
+def test_zeros_of_a_gradient_are_looked_at_in_any_layout() -> None:
+    """A transposed input has no flat view; the gradient of its triangle is 0 outside of it."""
+    x = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(3, 3).T
+    report = gx.verify(lambda x: (Straight.apply(x).tril() ** 2).sum(), [x])
+    assert report.verdict == "agrees"
+
+
+class Straight(torch.autograd.Function):
+    """The identity, so that no rule judges."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g

@@ -746,3 +746,9 @@ def test_nan_in_gives_nan_out_of_a_kinked_formula() -> None:
     for name in ("aten.relu.default", "aten.leaky_relu.default", "aten.elu.default", "aten.clamp.default"):
         arguments = bind(name, (nan,), {"min": 0.0} if "clamp" in name else {})
         assert evaluated(RULES[name], RULES[name].formula, arguments, run(RULES[name], arguments)).isnan().all()
+
+
+def test_the_margin_of_a_single_number_is_judged() -> None:
+    """One class has no other to stay behind: the loss and its slope are 0."""
+    report = gx.verify(lambda x: torch.nn.functional.multi_margin_loss(x, torch.tensor(0)), [torch.tensor(1.5)])
+    assert report.verdict == "agrees"

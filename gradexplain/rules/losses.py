@@ -306,7 +306,7 @@ def _seen_from_t(side: Any) -> Any:
 def _multi_margin_back(
     g: Tensor, self: Tensor, target: Tensor, p: float, margin: float, weight: Tensor | None, reduction: int, side: Any
 ) -> Tensor:
-    rows = self.reshape(-1, self.shape[-1])
+    rows = self.reshape(-1, self.shape[-1] if self.ndim else 1)
     each = g / rows.shape[0] if reduction == _MEAN else g
     side = side.reshape(rows.shape) if isinstance(side, Tensor) else side
     slopes = _margins(rows, target.reshape(-1), p, margin, weight, side)

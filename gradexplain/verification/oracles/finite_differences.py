@@ -347,7 +347,7 @@ class _Probe:
             budget -= 1
             if self.is_still(some):
                 for name, position in some:
-                    self.bounds[name].view(-1)[position] = 0.0
+                    self.bounds[name][unravelled(position, self.x[name].shape)] = 0.0
             elif len(some) == 1:
                 movers += some
             else:
@@ -364,7 +364,8 @@ class _Probe:
         """Says whether moving elements by their own unit, both ways, moves no output by more than its last digit."""
         direction = {n: torch.zeros_like(self.x[n]) for n, _ in places}
         for name, position in places:
-            direction[name].view(-1)[position] = self.scale[name].reshape(-1)[position].to(self.x[name].dtype)
+            place = unravelled(position, self.x[name].shape)
+            direction[name][place] = self.scale[name][place].to(self.x[name].dtype)
         draw = self._spread(direction)
         y = self.replay.trace.value
         noise = 2 * self.replay.eps * y.abs() + self.replay.jitter
