@@ -767,3 +767,14 @@ def test_every_way_to_cannot_say_has_its_words() -> None:
     reasons = ("not_recorded", "not_rerun", "not_reproduced", "node_failed", "sparse_operator")
     assert all(f"verdicts.{reason}" in sentences("en") for reason in reasons)
     assert {"oracles.recording", "oracles.saved_tensors"} <= sentences("zh").keys()
+
+
+def test_an_operator_that_reads_one_triangle_is_not_called_wrong() -> None:
+    """The inverse of a aᵀ + 1 by its factor: `cholesky_inverse` reads the factor's lower triangle alone."""
+    a = normal(5, 3, 3)
+    report = gx.verify(
+        lambda a: torch.cholesky_inverse(torch.linalg.cholesky(a @ a.T + torch.eye(3, dtype=a.dtype))).sum(),
+        [a],
+        each_operation=True,
+    )
+    assert report.verdict == "agrees"

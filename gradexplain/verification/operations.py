@@ -56,7 +56,11 @@ MOST_MOVED = 10_000
 # Runs of the operator that an element takes; so many elements are measured however long that takes.
 RUNS_EACH, LEAST_ELEMENTS = 2 * len(USUAL_STEPS), 4
 # Operators whose backward presumes something of what they are given, and is not their derivative without it.
-PRESUMING = {"_ctc_loss": "presumes-normalised", "linalg_pinv": "presumes-hermitian"}
+PRESUMING = {
+    "_ctc_loss": "presumes-normalised",
+    "linalg_pinv": "presumes-hermitian",
+    "cholesky_inverse": "presumes-triangular",
+}
 # What only looks like an error: an intended estimate, and kinks, where a gradient is a convention.
 EXCUSES = (ESTIMATE, "kinks", "drawn", *PRESUMING.values())
 # The last digit of a slope that is measured in float64.
