@@ -397,7 +397,8 @@ def test_a_report_says_how_small_an_error_would_have_been_seen() -> None:
     resolution = report.resolution("x")
     assert resolution is not None
     assert 0 < resolution < 1e-7
-    assert f"{resolution:.0e}" in str(report)
+    (told,) = re.findall(r"an error of (\S+) of its size", str(report))
+    assert resolution <= float(told) <= 2 * resolution  # in one digit, and rounded up
     seen = planted(lambda g: (1 + 1e3 * resolution) * g)
     assert gx.verify(seen, [normal(0, 4)]).verdict == "differs"
 
