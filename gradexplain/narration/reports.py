@@ -145,7 +145,9 @@ class ReportTeller(Teller):
                 return
             if any(self.causes(report, report.findings)) or self.first(report.findings):  # said in the first sentence
                 return
-            yield Paragraph(self.say("verification.nowhere"))
+            unjudged = dict.fromkeys(o.label for o in report.operations if o.verdict != "agrees")
+            key = "nowhere_judged" if unjudged else "nowhere"
+            yield Paragraph(self.say(f"verification.{key}", labels=", ".join(unjudged)))
 
     def heading(self, operation: Operation) -> str:
         source = operation.node.source

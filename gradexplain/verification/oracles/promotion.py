@@ -102,10 +102,10 @@ class _Promotion(TorchFunctionMode):
 
 def _drawn(function: Any, args: Any, keywords: Mapping[str, Any], own: torch.dtype) -> Any:
     """Runs a function that draws in the type that the user runs in, whatever it was given."""
-    given = {name: own if value == torch.float64 else value for name, value in keywords.items() if name == "dtype"}
-    others = {name: _in(value, own) for name, value in keywords.items() if name != "dtype"}
-    return function(*(_in(value, own) for value in args), **others, **given)
+    return function(*(_in(value, own) for value in args), **{name: _in(value, own) for name, value in keywords.items()})
 
 
 def _in(value: Any, own: torch.dtype) -> Any:
-    return value.to(own) if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+    if isinstance(value, Tensor):
+        return value.to(own) if value.dtype == torch.float64 else value
+    return own if value is torch.float64 else value
