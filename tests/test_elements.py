@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
+from gradexplain.verification.oracles.chain_rule import coincides
 from gradexplain.verification.oracles.elements import coarsest, joined, output_parts, seen
 from gradexplain.verification.oracles.measures import scales
 from gradexplain.verification.verdicts import Report
@@ -349,3 +353,12 @@ class Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return g
+
+
+@pytest.mark.parametrize(("off", "coincident"), [(0.0, True), (1e-9, True), (1e-5, False), (math.nan, False)])
+def test_the_rules_give_every_number_of_an_operation_or_not(off: float, coincident: bool) -> None:
+    """One element of 2 x cos(x²) is off by a part of itself, the smallest of the three."""
+    x = torch.tensor([1e-3, 0.7, 1.1], dtype=torch.float64)
+    found = trace(computation_of(lambda x: (x**2).sin().sum(), [x]))
+    right = 2 * x * (x**2).cos()
+    assert coincides(replace(found, gradients={"x": right * (1 + off * torch.tensor([1.0, 0.0, 0.0]))})) == coincident
