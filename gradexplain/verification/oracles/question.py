@@ -126,7 +126,7 @@ class Question:
 
     @cached_property
     def departures(self) -> Mapping[int, Bent]:
-        """The recorded operators whose gradient is not that of their function, by definition: symmetric, padded, drawn."""
+        """The recorded operators whose gradient is by definition another one: symmetric, padded, moving a quantile."""
         if isinstance(self.recorded, Unable):
             return {}
         by_definition = [*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)]
