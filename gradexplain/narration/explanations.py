@@ -476,8 +476,7 @@ class Teller:
             key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else "agrees"
             return self.say(f"verification.{key}", names=names, resolution=_rounded_up(max(resolution, _FINEST)))
         if report.verdict == "cannot say":
-            key = "cannot_say" if names else "cannot_say_second"
-            return self.say(f"verification.{key}", names=names) + self.first(findings)
+            return self.undecided(report, names) + self.first(findings)
         if not names and report.second is not None and not report.wrong():
             wrong = ", ".join(n for n in report.second.inputs if report.second.of(n) == "differs")
             labels = ", ".join(dict.fromkeys(operation.label for operation in report.second.wrong()))
@@ -488,6 +487,16 @@ class Teller:
             return self.difference(report, names, findings)
         agrees = all(report.of(name) == "agrees" for name in report.inputs)
         return self.say("verification.differs_inside" if agrees else "verification.differs_unseen")
+
+    def undecided(self, report: Report, names: str) -> str:
+        """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
+        if not names:
+            return self.say("verification.cannot_say_second")
+        reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
+        if len(reasons) > 1 or None in reasons:
+            return self.say("verification.cannot_say", names=names)
+        because = self.say(f"verification.doubt_{reasons.pop()}")
+        return self.say("verification.cannot_say_because", names=names, because=because)
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
         """Returns what is wrong with the gradient of `names`, and what made it so where that is known."""
