@@ -524,6 +524,10 @@ class Teller:
 
         That is a backward that passes on what arrives, or a surrogate's, and a hook.
         """
+        again = [f for f in findings if f.code == "drawn-again"]
+        if again:
+            yield self.say("verification.drawn_again", **again[0].data) + self.where_found(again[0])
+            return
         wrong = report.wrong()
         for operation in wrong:
             looks = [finding.data for finding in operation.findings if "size" in finding.data]

@@ -40,7 +40,8 @@ class Event:
     outputs: Any
     frame: tuple[CodeType, int] | Source | None
     module: str
-    random_states: tuple[Tensor, ...] = ()  # before an operator that draws
+    random_states: tuple[Tensor, ...] = ()  # before an operator that may draw
+    drew: bool = False  # a generator moved
     rewritten: Rewritten | None = None
     writes: tuple[Write, ...] = ()
     packed: bool = False  # what it saves goes through hooks

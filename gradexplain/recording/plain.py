@@ -47,7 +47,8 @@ Cotangent = Tensor | Callable[[Tensor], Tensor] | None
 class Plain:
     """What a plain run gave; `fault` is what its backward pass raised.
 
-    `changed` are the inputs whose `.grad` a hook changed after it was written.
+    `changed` are the inputs whose `.grad` a hook changed after it was written; `drew` says that the backward pass drew
+    random numbers.
     """
 
     value: Tensor
@@ -55,10 +56,14 @@ class Plain:
     gradients: Mapping[str, Tensor | None]
     changed: tuple[str, ...] = ()
     fault: Exception | None = None
+    drew: bool = False
 
 
-def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain | None:
-    """Runs a computation forward and backward once; returns `None` where its output carries no gradient."""
+def run_plainly(computation: Computation, cotangent: Cotangent = None, *, skipping: bool = False) -> Plain | None:
+    """Runs a computation forward and backward once; returns `None` where its output carries no gradient.
+
+    With `skipping`, one random number is drawn between the two passes: what draws in the backward pass gets others.
+    """
     before = sequence_number()()
     leaves = computation.own_leaves()
     wanted = {name: leaves[name] for name in computation.wrt}
@@ -76,6 +81,9 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
             ordered(output.grad_fn)
         keep = reaches_back(nodes, before)
         asked = list(wanted.values())
+        if skipping:
+            torch.rand(1)
+        state = torch.get_rng_state()
         try:
             if computation.into_leaves:
                 passed = backpropagated(output, asked, seed, nodes, keep=keep)
@@ -83,9 +91,10 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
                 passed = Backpropagated(differentiated(output, asked, seed.clone(), retain_graph=keep))
         except Exception as fault:  # torch's own refusal, or an error in the user's code
             return Plain(value, seed, {}, fault=fault)
+        drew = not torch.equal(state, torch.get_rng_state())
     gradients = dict(zip(wanted, passed.gradients, strict=True))
     changed = tuple(name for name, leaf in wanted.items() if id(leaf) in passed.changed)
-    return Plain(value, seed, gradients, changed)
+    return Plain(value, seed, gradients, changed, drew=drew)
 
 
 def _carry(own: Tensor, leaf: Tensor) -> None:
@@ -123,6 +132,15 @@ def apart(
         if difference is not None and not (difference.slight and inlined):
             found[name] = difference
     return found
+
+
+def drawn(own: Plain, other: Plain | None) -> dict[str, Apart]:
+    """Returns where a run whose backward pass drew other random numbers has another gradient of the same value."""
+    if other is None or other.fault is not None or not is_same(own.value, other.value):
+        return {}
+    unlike = (name for name, g in own.gradients.items() if not is_same(g, other.gradients[name]))
+    found = {name: _difference(own.gradients[name], other.gradients[name], "draws") for name in unlike}
+    return {name: apart for name, apart in found.items() if apart is not None and not apart.slight}
 
 
 def is_same(one: Tensor | None, other: Tensor | None) -> bool:

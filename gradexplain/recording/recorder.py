@@ -90,7 +90,10 @@ class Recorder:
                 held.tensor = copy_of(held.tensor)
         if self.copying:
             _complete(event, operator, args, keywords, self)
+        random = torch.Tag.nondeterministic_seeded in operator.tags
+        before = _generators(keywords) if random else ()
         outputs = operator(*args, **keywords)
+        event.drew = random and not all(map(torch.equal, before, _generators(keywords)))
         if self.copying:
             _look_again(event, self)
         event.outputs = self.hold(outputs)
@@ -136,6 +139,12 @@ class Recorder:
     def frame(self) -> tuple[CodeType, int] | Source | None:
         """Returns where the user's code stands now."""
         return self.locate() if self.locate is not None else user_frame()
+
+
+def _generators(keywords: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Returns where an operator's generator stands: its own, or torch's."""
+    own = keywords.get("generator")
+    return (own.get_state(),) if isinstance(own, torch.Generator) else random_states()
 
 
 # Functions that take the numbers of tensors out of torch without an operator that would be dispatched.

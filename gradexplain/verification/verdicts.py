@@ -491,7 +491,14 @@ def _blind(report: Report, check: Check) -> Check:
 
 
 def _numbered(question: Question, check: Check) -> Check:
-    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding."""
+    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding.
+
+    A number that hangs on what the backward pass draws is wrong, also where it happens to be the right one.
+    """
+    apart = question.trace.apart.get(check.input)
+    if apart is not None and apart.cause == "draws" and check.verdict != "cannot say":
+        data = {**check.data, "place": apart.place, "seen": apart.plain, "other": apart.other}
+        return replace(check, verdict="differs", reason="drawn_again", data=data, place=apart.place)
     number = question.numbers.get(check.input)
     if number is None:
         return check
