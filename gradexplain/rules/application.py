@@ -77,8 +77,9 @@ def evaluated(rule: Rule, formula: str, arguments: Mapping[str, Any], outputs: S
     y = outputs[0] if outputs else None
     if y is None:
         return result
-    to_type = torch.bool if result.dtype == torch.bool else y.dtype
-    return result.to(y.device, to_type).expand(y.shape)
+    if result.dtype == torch.bool or (result.is_complex() and not y.is_complex()):
+        return result.to(y.device).expand(y.shape)
+    return result.to(y.device, y.dtype).expand(y.shape)
 
 
 def _type_of(number: complex) -> torch.dtype:
@@ -127,7 +128,8 @@ def _trigamma(x: Tensor) -> Tensor:
 
 # Each function of `terms.ARITY` on tensors.
 FUNCTIONS: Mapping[str, Any] = {
-    **{name: _on_numbers_too(getattr(torch, name)) for name in ARITY.keys() - {"trigamma", "i1", "where"}},
+    **{name: _on_numbers_too(getattr(torch, name)) for name in ARITY.keys() - {"sign", "trigamma", "i1", "where"}},
+    "sign": _on_numbers_too(torch.sgn),  # of a complex number x / |x|
     "trigamma": _on_numbers_too(_trigamma),
     "i1": _on_numbers_too(torch.special.i1),
     "where": _where,
@@ -263,11 +265,12 @@ def summed_to(g: Tensor, shape: Sequence[int]) -> Tensor:
 def written(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None]) -> tuple[Any, ...] | None:
     """Returns each output as an object array of terms (`None` for one that is not written), or `None` altogether.
 
-    That is so where the rule does not write its outputs, and where a number that it needs was not recorded.
+    That is so where the rule does not write its outputs, where a number that it needs was not recorded, and where there
+    are complex numbers: terms are real.
 
     Floating tensors reach `rule.terms` as object arrays of `Number`, other tensors as plain arrays.
     """
-    if rule.terms is None:
+    if rule.terms is None or meets_complex(arguments, outputs):
         return None
     available, needs = {**arguments, **_named_outputs(rule, outputs)}, parameters(rule.terms)
     if not set(needs) <= available.keys():

@@ -83,7 +83,7 @@ class Rule:
     apart: Callable[..., Mapping[str, Any]] | None = None
     symmetric: tuple[str, ...] = ()
     numbers: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
-    over: Over = "real"
+    over: Over = "analytic"
 
     @property
     def elementwise(self) -> bool:
@@ -110,12 +110,12 @@ def elementwise(operator: str, names: str, formula: str, **entry: Any) -> None:
     generic one. `sides` is given by variable, as the local derivatives are.
     """
     options: dict[str, Any] = {
-        key: entry.pop(key) for key in ("why", "domain", "kink", "tie", "numbers") if key in entry
+        key: entry.pop(key) for key in ("why", "domain", "kink", "tie", "numbers", "over") if key in entry
     }
     examples, sides = _several(entry.pop("example", ())), entry.pop("sides", {})
     variables = dict(zip(schema_names(operator), names.split(), strict=False))
     arguments = {variable: argument for argument, variable in variables.items()}
-    options["over"] = "analytic" if all(map(_is_analytic, (formula, *entry.values()))) else "real"
+    options.setdefault("over", "analytic" if all(map(_is_analytic, (formula, *entry.values()))) else "real")
     options |= {"sides": {arguments[variable]: pair for variable, pair in sides.items()}, "examples": examples}
     slopes = {arguments[variable]: slope for variable, slope in entry.items()}
     _enter(Rule(full_name(operator), formula, slopes=slopes, names=variables, **options))
