@@ -1,4 +1,4 @@
-"""Sentences that assert a cause: each is printed where the event happened, and has a case in which it would be false."""
+"""Sentences that assert a cause: each is printed where its event happened, and not where it would be false."""
 
 from collections.abc import Callable
 from typing import Any, cast

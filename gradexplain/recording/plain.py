@@ -59,10 +59,10 @@ class Plain:
     drew: bool = False
 
 
-def run_plainly(computation: Computation, cotangent: Cotangent = None, *, skipping: bool = False) -> Plain | None:
+def run_plainly(computation: Computation, cotangent: Cotangent = None, *, skipping: int = 0) -> Plain | None:
     """Runs a computation forward and backward once; returns `None` where its output carries no gradient.
 
-    With `skipping`, one random number is drawn between the two passes: what draws in the backward pass gets others.
+    So many random numbers as `skipping` says are drawn between the two passes: what draws in the second gets others.
     """
     before = sequence_number()()
     leaves = computation.own_leaves()
@@ -82,7 +82,7 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None, *, skippi
         keep = reaches_back(nodes, before)
         asked = list(wanted.values())
         if skipping:
-            torch.rand(1)
+            torch.rand(skipping)
         state = torch.get_rng_state()
         try:
             if computation.into_leaves:
@@ -134,13 +134,24 @@ def apart(
     return found
 
 
-def drawn(own: Plain, other: Plain | None) -> dict[str, Apart]:
+# A few draws of a mask may be alike where it matters.
+_DRAWS = 8
+
+
+def drawn(own: Plain, again: Callable[[int], Plain | None]) -> dict[str, Apart]:
     """Returns where a run whose backward pass drew other random numbers has another gradient of the same value."""
-    if other is None or other.fault is not None or not is_same(own.value, other.value):
-        return {}
-    unlike = (name for name, g in own.gradients.items() if not is_same(g, other.gradients[name]))
-    found = {name: _difference(own.gradients[name], other.gradients[name], "draws") for name in unlike}
-    return {name: apart for name, apart in found.items() if apart is not None and not apart.slight}
+    found: dict[str, Apart] = {}
+    for skipping in range(1, _DRAWS + 1 if own.drew else 1):
+        other = again(skipping)
+        if other is None or other.fault is not None or not is_same(own.value, other.value):
+            return {}
+        for name in own.gradients.keys() - found.keys():
+            apart = _difference(own.gradients[name], other.gradients[name], "draws")
+            if apart is not None and not apart.slight:
+                found[name] = apart
+        if found:
+            break
+    return found
 
 
 def is_same(one: Tensor | None, other: Tensor | None) -> bool:

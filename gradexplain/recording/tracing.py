@@ -76,14 +76,14 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
     except RunError as fault:
         return _unwatched(own, computation, fault)
     again = apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined))
-    drawn_ = drawn(own, run_plainly(computation, cotangent, skipping=True)) if own.drew else {}
+    random = drawn(own, lambda count: run_plainly(computation, cotangent, skipping=count))
     return replace(
         found,
         value=own.value,
         gradients=own.gradients,
         plain=True,
-        apart={**again, **drawn_},
-        drawn_again=_drawing(computation, cotangent) if drawn_ else None,
+        apart={**again, **random},
+        drawn_again=_drawing(computation, cotangent) if random else None,
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
         hidden=frozenset(_hidden(found)),
     )

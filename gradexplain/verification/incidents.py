@@ -166,15 +166,18 @@ def _named(hook: Callable[..., object]) -> tuple[str, Source | None]:
 def sent_otherwise(alone: Alone, operator: Operator, run: Run, modules: Mapping[str, nn.Module]) -> Iterator[Finding]:
     """Yields what a node sent in the backward pass and does not send when called alone: a hook on it changed that.
 
-    Of one that sends something else at each call, nothing of the kind is known.
+    Of one that draws random numbers or sends something else at each call, nothing of the kind is known.
     """
     passed = run.sent.get(alone.node)
     if passed is None:
         return
     received = [c if c is not None else unused(alone, i) for i, c in enumerate(passed.received)]
+    state = torch.get_rng_state()
     again, further = (sent_alone(alone, operator, received).gradients for _ in range(2))
     if any(not is_same(gradient, further.get(name)) for name, gradient in again.items()):
         yield Finding("unsteady", {}, alone.recorded.source)
+        return
+    if not torch.equal(state, torch.get_rng_state()):
         return
     for name, sent in zip(operator.slots, passed.sent, strict=False):
         own = again.get(name)
