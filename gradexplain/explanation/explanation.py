@@ -32,7 +32,7 @@ from gradexplain.findings.diagnosis import diagnose
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.digits import rounding_of
 from gradexplain.mathematics.equations import Equation, equation
-from gradexplain.mathematics.indices import Index, indices
+from gradexplain.mathematics.indices import indexed, indices
 from gradexplain.mathematics.terms import symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
@@ -284,10 +284,6 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _at(name: str, index: Index) -> str:
-    return f"{name}[{', '.join(map(str, index))}]" if index else name
-
-
 # --------------------------------------------------------------------------------------------------------- steps
 
 
@@ -374,7 +370,7 @@ class _Builder:
             if not is_real(tensor):
                 continue
             for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
-                label = _at(self.names.value(node.index, output), index)
+                label = indexed(self.names.value(node.index, output), index)
                 yield equation(label, term, number(tensor, index).value, rounding_of(tensor.dtype))
 
     def _contribution(self, node: Node, slot: int, rule: Rule | None) -> Contribution:
@@ -400,7 +396,7 @@ class _Builder:
         shape = edge.contribution.shape
         for position, index in enumerate(indices(shape)):
             if index in self.shown.get((edge.producer, edge.output), ()):
-                label = f"→ {_at(self.names.value(edge.producer, edge.output), index)}"
+                label = f"→ {indexed(self.names.value(edge.producer, edge.output), index)}"
                 value, rounding = number(edge.contribution, index).value, rounding_of(edge.contribution.dtype)
                 term = measured_term(node, jacobian, position)
                 yield equation(label, term, value, rounding, partial(measured_doubt, node, jacobian))
@@ -419,7 +415,7 @@ class _Builder:
             most = max(most, parts.count)
             if parts.count or value != 0:
                 unknown = partial(doubt, node, edge.argument, rule, index)
-                found.append(equation(f"→ {_at(name, index)}", term, value, rounding, unknown))
+                found.append(equation(f"→ {indexed(name, index)}", term, value, rounding, unknown))
         return tuple(found), most
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
@@ -438,7 +434,7 @@ class _Builder:
             return
         for index in self.shown.get((producer, output), ()):
             term = total([number(sent, index) for sent in arrived])
-            label = _at(self.names.gradient(producer, output), index)
+            label = indexed(self.names.gradient(producer, output), index)
             yield equation(label, term, number(whole, index).value, rounding_of(whole.dtype))
 
     # ----------------------------------------------------------------------------------------------- gradients
