@@ -42,6 +42,7 @@ class Event:
     module: str
     random_states: tuple[Tensor, ...] = ()  # before an operator that may draw
     drew: bool = False  # a generator moved
+    backward: bool = False  # it ran in a backward pass
     rewritten: Rewritten | None = None
     writes: tuple[Write, ...] = ()
     packed: bool = False  # what it saves goes through hooks

@@ -58,7 +58,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Cut:
-    """A place where a value went on without its gradient. `reason` is detach, no_grad, integer or constant.
+    """A place where a value went on without its gradient.
+
+    `reason` is detach, no_grad, backward (a backward pass that records no graph), integer, number or padding.
 
     `consumer` is the index of the node that used the value as a constant.
     """

@@ -182,6 +182,14 @@ class Report(Shown):
         found = [stop for check in self.checks for stop in check.stops]
         return tuple(sorted(found, key=lambda stop: -stop.share))
 
+    def is_stopped(self, name: str) -> bool:
+        """Says whether part of the slope by an input ends somewhere: it has an influence, also without a gradient."""
+        return any(stop.input == name for stop in self.stops)
+
+    def stands(self, finding: Finding) -> bool:
+        """Says whether a finding of a trace is true of what was measured as well."""
+        return finding.code != "no-influence" or not self.is_stopped(str(finding.data["name"]))
+
     def undeclared(self) -> Sequence[Stop]:
         """Returns the stops that are not among those that are meant."""
         return tuple(stop for stop in self.stops if not any(is_declared(stop, place) for place in self.options.stops))
