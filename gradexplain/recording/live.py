@@ -156,11 +156,8 @@ _BY_MEMORY = ("aten.as_strided.default",)
 
 def _is_repeatable(operator: str) -> bool:
     kind = overload(operator)
-    return (
-        operator not in _BY_MEMORY
-        and torch.Tag.nondeterministic_seeded not in kind.tags
-        and not schema_of(kind).is_mutable
-    )
+    random = torch.Tag.nondeterministic_seeded in kind.tags
+    return operator not in _BY_MEMORY and not random and not schema_of(kind).is_mutable
 
 
 def _with_saved_outputs(
@@ -217,7 +214,8 @@ def _arguments(
             found[argument.name] = argument.default_value
     for slot, (child, number) in zip(slots, node.next_functions, strict=True):
         if slot and not isinstance(found.get(slot), Tensor):
-            value = None if child is None else values.get((child, number), _shape_only(child, number))
+            known = {} if operator in _BY_MEMORY else values
+            value = None if child is None else known.get((child, number), _shape_only(child, number))
             if value is not None or "[" in slot:
                 found[slot] = value
     return dict(_lists_gathered(found))
