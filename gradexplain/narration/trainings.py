@@ -61,7 +61,10 @@ class TrainingTeller(Teller):
         place = short_place(finding.source)
         where = [self.say("training.step", step=finding.step)] if finding.step is not None else []
         where += [place] if place else []
-        text = self.say(f"findings.{finding.code}", **self.numbers(finding.data))
+        data = self.numbers(finding.data)
+        text = self.say(f"findings.{finding.code}", **data)
+        if "reason" in finding.data:
+            text = f"{text} {self.say('reasons.' + finding.data['reason'], **data)}"
         return f"{', '.join(where)}: {text}" if where else text
 
     def numbers(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def _finding(finding: Finding, teller: TrainingTeller) -> dict[str, Any]:
         "source": None if source is None else {"file": source.file, "line": source.line, "code": source.code},
         "element": data.get("element"),
         "values": {k: _plain(v) for k, v in data.get("values", {}).items()},
-        "reason": teller.say(f"reasons.{data['reason']}") if "reason" in data else finding.code.replace("-", " "),
+        "reason": teller.say("reasons." + data["reason"], **teller.numbers(data)) if "reason" in data else finding.code.replace("-", " "),
         "data": {k: _plain(v) for k, v in data.items() if k not in ("values", "element", "operator", "reason")},
         "text": teller.sentence(finding),
         "consequences": [_finding(c, teller) for c in finding.consequences],

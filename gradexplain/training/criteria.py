@@ -12,7 +12,7 @@ from statistics import median
 from torch import Tensor, nn
 
 from gradexplain.findings.finding import Finding, Remedy
-from gradexplain.training.ledger import Call, Ledger, Look, Steps, parameters_of
+from gradexplain.training.ledger import Call, Ledger, Look, Steps
 
 # Updates of a fifth of the weights, at half of the steps, leave nothing of what was learned before.
 _LARGE_UPDATE = 0.2
@@ -101,7 +101,7 @@ def _unreached(ledger: Ledger) -> Iterator[Finding]:
             call = next(iter(ledger.calls.values()), None)
             everything = len(found) == len(steps.parameters)
             code = "nothing-learns" if everything else "no-gradient"
-            data = {"names": _listed(names), "count": steps.count}
+            data = {"names": listed(names), "count": steps.count}
             source = call.source if call else steps.source
             yield Finding(code, data, source, "P56", 0, "forward", parameters=names, remedy=_cure(code))
 
@@ -130,12 +130,13 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
         if found:
             names = tuple(ledger.names.of(leaf) for leaf in found)
             steps = max(ledger.optimizers.values(), key=lambda s: s.count)
-            data = {"names": _listed(names)}
+            data = {"names": listed(names)}
             pitfall = "P35" if code.startswith("hidden") else "P36"
             yield Finding(code, data, steps.source, pitfall, 0, "optimizer", parameters=names, remedy=_cure(code))
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Returns names in one line, many of them shortened."""
     shown = ", ".join(names[:4])
     return f"{shown}, … ({len(names)})" if len(names) > 4 else shown
 
@@ -265,7 +266,7 @@ def _dead(ledger: Ledger) -> Iterator[Finding]:
         learning = [i for i in range(len(steps.parameters)) if any((k.rms[i] or 0) > 0 for k in looks if i < len(k.rms))]
         if found and learning:
             names = tuple(_name(ledger, steps, i) for i, _ in found)
-            data = {"names": _listed(names), "share": max(share for _, share in found)}
+            data = {"names": listed(names), "share": max(share for _, share in found)}
             yield Finding("dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=_cure("dead-units"))
 
 
@@ -283,7 +284,7 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             names = tuple(_name(ledger, steps, i) for i, _ in found)
             parameter = steps.parameters[found[0][0]]()
             dtype = str(parameter.dtype).removeprefix("torch.") if parameter is not None else ""
-            data = {"names": _listed(names), "share": min(s for _, s in found), "dtype": dtype, "rate": looks[0].rate}
+            data = {"names": listed(names), "share": min(s for _, s in found), "dtype": dtype, "rate": looks[0].rate}
             yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=_cure("updates-lost"))
 
 
@@ -310,5 +311,3 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
 def _has_modes(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
 
-
-__all__ = ["judged", "parameters_of"]

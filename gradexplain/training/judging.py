@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
-from gradexplain.training.criteria import judged
+from dataclasses import replace
+
+from gradexplain.findings.finding import Finding, Phase
+from gradexplain.training.criteria import judged, listed
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.report import Curves, Layer, TrainingReport
 
 _MOST_LAYERS = 12
 
 
-def report_of(ledger: Ledger | None, target: str, *, interrupted: bool) -> TrainingReport:
-    """Returns the report; without a ledger, torch was never imported."""
+def report_of(
+    ledger: Ledger | None, target: str, *, interrupted: bool, cause: Finding | None = None, examined: str = ""
+) -> TrainingReport:
+    """Returns the report; without a ledger, torch was never imported.
+
+    `cause` is where the first number that is not finite was made, as far as it was `examined`.
+    """
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
     return TrainingReport(
         target,
         _steps(ledger),
-        judged(ledger),
+        tuple(_in_order(ledger, cause)),
         watched=tuple(_watched(ledger)),
         curves=_curves(ledger),
+        examined=examined,
         interrupted=interrupted,
     )
+
+
+def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
+    """Returns what was found, the first cause first: what is not finite follows from a rate that is too high."""
+    found = list(judged(ledger))
+    flag = ledger.flag
+    if flag is None:
+        return found
+    names = listed(flag.parameters)
+    code = "loss-not-finite" if flag.kind == "loss" else "gradient-not-finite"
+    data = {"value": flag.value, "names": names}
+    phase: Phase = "forward" if flag.kind == "loss" else "backward"
+    seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
+    birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
+    before = [f for f in found if f.code == "rate-too-high"]
+    rest = [f for f in found if f not in before]
+    if before:
+        return [replace(before[0], consequences=(birth,)), *rest]
+    return [birth, *rest]
 
 
 def _steps(ledger: Ledger) -> int:

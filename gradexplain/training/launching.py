@@ -186,16 +186,19 @@ class WhenImported:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Waits in the block; a module that is there already counts as imported."""
-        if self.name in sys.modules:
-            self.then()
-            yield
-            return
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        self.start()
         try:
             yield
         finally:
             if self in sys.meta_path:
                 sys.meta_path.remove(self)  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        """Begins to wait, until the module is imported."""
+        if self.name in sys.modules:
+            self.then()
+        else:
+            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Gives the import system the module as it is, with a loader that calls `then`."""

@@ -92,6 +92,8 @@ class Flag:
     kind: str
     step: int
     backward: int  # how many backward passes had begun before this one, or before the step
+    after: int  # how often an optimizer had stepped one round before
+    seconds: float  # since the watch began
     parameters: tuple[str, ...]
     source: Source | None
     value: float = math.nan
@@ -164,7 +166,7 @@ class Ledger:
             if not call.graphs or call.graphs[-1][0] != step:
                 self._look_at_graph(call, loss, step)
         if loss is not None and loss.device.type == "cpu" and not math.isfinite(value) and not self.is_scaling:
-            self._raise(Flag("loss", step, len(self.trace) - 1, (), call.source, value))
+            self._raise("loss", len(self.trace) - 1, (), call.source, value)
 
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not self.names.roots:
@@ -194,11 +196,17 @@ class Ledger:
         bad = [leaf for leaf in seen if leaf.device.type == "cpu" and not bool(torch.isfinite(leaf.grad).all())]  # type: ignore[arg-type]
         if bad and call is not None:
             named = tuple(self.names.of(leaf) for leaf in bad)
-            self._raise(Flag("gradient", self.step, len(self.trace), named, call.source))
+            self._raise("gradient", len(self.trace), named, call.source)
 
-    def _raise(self, flag: Flag) -> None:
+    def _raise(
+        self, kind: str, backward: int, parameters: tuple[str, ...], source: Source | None, value: float = math.nan
+    ) -> None:
         if self.flag is None:
-            self.flag = flag
+            taken = sum(steps.count for steps in self.optimizers.values())
+            round_ = sum(steps.count > 0 for steps in self.optimizers.values())
+            after = max(0, taken - max(round_ - 1, 0))
+            seconds = monotonic() - self.started
+            self.flag = Flag(kind, self.step, backward, after, seconds, parameters, source, value)
             if self.halt:
                 raise _ended()
 
@@ -252,7 +260,7 @@ class Ledger:
         if bad:
             named = tuple(self.names.of(p) for p in bad)
             call = next(reversed(self.calls.values()), None)
-            self._raise(Flag("gradient", self.step, len(self.trace), named, call.source if call else None))
+            self._raise("gradient", len(self.trace), named, call.source if call else None)
 
     def step_ended(self, optimizer: Optimizer) -> None:
         steps = self.optimizers[id(optimizer)]

@@ -20,6 +20,7 @@ class Names:
     hidden: set[int] = field(default_factory=set)
     owners: dict[int, ref[nn.Module]] = field(default_factory=dict)
     roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)  # of modules, by identity
 
     def look(self) -> None:
         """Finds the modules that there are now; costs one pass over what Python holds."""
@@ -43,6 +44,7 @@ class Names:
 
     def _enter(self, module: nn.Module, name: str) -> None:
         for path, child in module.named_modules():
+            self.paths[str(id(child))] = ".".join(part for part in (name, path) if part)
             for own, parameter in child.named_parameters(recurse=False):
                 self.known[id(parameter)] = ".".join(part for part in (name, path, own) if part)
                 self.owners[id(parameter)] = ref(child)
@@ -54,6 +56,10 @@ class Names:
             name = next((n for n, value in variables if value is parameter), f"{tuple(parameter.shape)}")
             self.known[id(parameter)] = name
         return self.known[id(parameter)]
+
+    def path_of(self, identity: str) -> str:
+        """Returns the path of a module whose identity was noted."""
+        return self.paths.get(identity, "")
 
     def module_of(self, parameter: Tensor) -> nn.Module | None:
         """Returns the module that holds a parameter itself."""

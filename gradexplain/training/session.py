@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradexplain.training.launching import Ending, Script, WhenImported, before_exit, finished, launched
+from gradexplain.training.replaying import Request, Standby
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gradexplain.findings.finding import Finding
     from gradexplain.training.ledger import Ledger
     from gradexplain.training.report import TrainingReport
 
@@ -26,9 +29,12 @@ class Session:
     most: int | None = None
     _ledger: Ledger | None = None
     _watching: ExitStack = field(default_factory=ExitStack)
+    _standby: Standby = field(default_factory=Standby)
+    _numpy_state: Any = None
 
     def run(self, leaving: Callable[[int], None]) -> Ending:
         """Runs the script to its end, with what it asked to be run then; `leaving` is called before `os._exit`."""
+        self._standby = Standby.of(self.script)
         with before_exit(leaving), WhenImported("torch", self._watch).waiting(), self._watching:
             ending = launched(self.script)
         finished()
@@ -38,6 +44,8 @@ class Session:
         from gradexplain.training.ledger import Ledger
         from gradexplain.training.watching import watched
 
+        if "numpy" in sys.modules:
+            self._numpy_state = sys.modules["numpy"].random.get_state()
         self._ledger = Ledger(self.halt, self.most)
         self._watching.enter_context(watched(self._ledger))
         self._ledger.begin()
@@ -46,7 +54,26 @@ class Session:
         """Returns what was seen; `ending` is how the script ended, `None` while it goes on."""
         from gradexplain.training.judging import report_of
 
-        return report_of(self._ledger, self.script.name, interrupted=ending is None or ending.interrupted or ending.ended)
+        interrupted = ending is None or ending.interrupted or ending.ended
+        cause, way = self._examined()
+        self._standby.close()
+        return report_of(self._ledger, self.script.name, interrupted=interrupted, cause=cause, examined=way)
+
+    def _examined(self) -> tuple[Finding | None, str]:
+        """Returns where the first number that is not finite was made, and how that was found out."""
+        flag = self._ledger.flag if self._ledger is not None else None
+        if flag is None or self._ledger is None:
+            return None, ""
+        trace = self._ledger.trace[: flag.backward + (flag.kind == "loss")]
+        seconds = int(max(_LEAST, _PATIENCE * flag.seconds))
+        answer = self._standby.ask(
+            Request(flag.kind, flag.backward, flag.after, tuple(trace), self._numpy_state, seconds)
+        )
+        return (None, answer) if answer is None or isinstance(answer, str) else (answer, "replay")
+
+
+# How long a second run may take: seconds at least, and times as long as the first one took to the same place.
+_LEAST, _PATIENCE = 30, 4.0
 
 
 def is_reporting() -> bool:
