@@ -11,7 +11,7 @@ from gradexplain.cli.checks import UsageError, at_least, page_format
 from gradexplain.cli.groups import Command
 from gradexplain.cli.options import Format, Language, Output, Width
 from gradexplain.cli.output import deliver, faults_said, page_width
-from gradexplain.training.launching import Ending, Script
+from gradexplain.training.launching import Ending, Script, finished
 from gradexplain.training.session import Session, is_reporting
 
 _LONE = frozenset({"--halt", "--help", "-h"})
@@ -43,9 +43,7 @@ def run(
     script: Annotated[list[str] | None, typer.Argument(metavar="SCRIPT [ARGUMENTS]...", help="What to run.")] = None,
     module: Annotated[str | None, typer.Option("-m", metavar="MODULE", help="Run a module, as python -m does.")] = None,
     halt: Annotated[bool, typer.Option("--halt", help="End it at the first number that is not finite.")] = False,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="End it after N steps.", callback=at_least(1))
-    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="End it after N steps.", callback=at_least(1))] = None,
     language: Language = "en",
     format: Format = None,
     output: Output = None,
@@ -72,6 +70,7 @@ def run(
         session = Session(Script(name, tuple(arguments), module is not None), halt, steps)
         saying = _Saying(session, page_format(format, output, sys.stderr), output, language, width)
         ending = session.run(saying.before_exit)
+        finished()
         code = saying.say(ending)
         raise typer.Exit(code if is_reporting() else ending.code)
 

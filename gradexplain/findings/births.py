@@ -130,7 +130,12 @@ def _parents(last: _Bad, bad: Mapping[int, _Bad], producers: Mapping[int, Sequen
 
 
 def _is_bad(tensor: Tensor) -> bool:
-    return not tensor.is_meta and tensor.is_floating_point() and tensor.layout == torch.strided and not bool(tensor.isfinite().all())
+    return (
+        not tensor.is_meta
+        and tensor.is_floating_point()
+        and tensor.layout == torch.strided
+        and not bool(tensor.isfinite().all())
+    )
 
 
 def _is_meant(made: _Bad, bad: Mapping[int, _Bad], producers: Mapping[int, Sequence[int]]) -> bool:
@@ -186,7 +191,9 @@ def _finding(made: _Bad, events: Sequence[Event]) -> Finding:
     at = made.at(nan=made.nan is not None)
     reason = reason_of(str(made.event.operator), _arguments(made.event), made.output, at)
     data = _told(made.event, made.output, at, reason, float(made.output[at]))
-    return Finding("first-not-finite", data, source_of(made.event.frame), None, phase="forward", module=made.event.module)
+    return Finding(
+        "first-not-finite", data, source_of(made.event.frame), None, phase="forward", module=made.event.module
+    )
 
 
 def _told(event: Event, tensor: Tensor, at: Index, reason: Reason, value: float) -> dict[str, Any]:

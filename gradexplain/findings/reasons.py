@@ -47,7 +47,9 @@ def reason_of(operator: str, arguments: Mapping[str, Any], output: Tensor, at: I
     """Returns why the element `at` of an operator's output is not finite."""
     name, made = base_name(operator), float(output[at]) if not output.is_complex() else math.nan
     shape = tuple(output.shape)
-    values = {k: v for k, given in arguments.items() if k in _OPERANDS and (v := element_of(given, at, shape)) is not None}
+    values = {
+        k: v for k, given in arguments.items() if k in _OPERANDS and (v := element_of(given, at, shape)) is not None
+    }
     told = _FORWARD.get(name)
     key = told(values, made) if told is not None and values else ""
     if not key:
@@ -120,7 +122,9 @@ _FORWARD: Mapping[str, Callable[[Mapping[str, float], float], str]] = {
     "mul": _product,
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
     "pow": _power,
-    **dict.fromkeys(("exp", "exp2", "expm1", "sinh", "cosh"), lambda v, made: "exp-overflow" if math.isinf(made) else ""),
+    **dict.fromkeys(
+        ("exp", "exp2", "expm1", "sinh", "cosh"), lambda v, made: "exp-overflow" if math.isinf(made) else ""
+    ),
     **dict.fromkeys(("acos", "asin"), _inside(-1.0, 1.0)),
     "atanh": _inside(-1.0, 1.0),
     "acosh": _inside(1.0, math.inf),
@@ -158,14 +162,18 @@ def _of_many(name: str, arguments: Mapping[str, Any], output: Tensor, at: Index)
 # --------------------------------------------------------------------------------------------------------- backward
 
 
-def slope_reason(operator: str, arguments: Mapping[str, Any], output: Tensor | None, at: Index, gradient: float | None) -> Reason:
+def slope_reason(
+    operator: str, arguments: Mapping[str, Any], output: Tensor | None, at: Index, gradient: float | None
+) -> Reason:
     """Returns why what a node sends back to an element is not finite: where it stands, and which slope it has there.
 
     `at` is the place in the output, `gradient` what arrives there.
     """
     name = base_name(operator)
     shape = tuple(output.shape) if output is not None else ()
-    values = {k: v for k, given in arguments.items() if k in _OPERANDS and (v := element_of(given, at, shape)) is not None}
+    values = {
+        k: v for k, given in arguments.items() if k in _OPERANDS and (v := element_of(given, at, shape)) is not None
+    }
     steep = _STEEP.get(name)
     edge = steep is not None and bool(values) and steep(values)
     arriving = {} if gradient is None else {"gradient": gradient}

@@ -95,12 +95,11 @@ class TrainingTeller(Teller):
         rows = [(self.say("training.loss"), *_curve(report.curves.losses, bars))]
         if report.curves.norms:
             rows.append((self.say("training.norm"), *_curve(report.curves.norms, bars)))
-        for layer in report.curves.layers:
-            if layer.ratios:
-                rows.append((self.say("training.ratio", name=layer.name), *_curve(layer.ratios, bars)))
-        header = tuple(self.say(f"training.{key}") for key in ("what", "first", "course", "last"))
+        layers = [(self.say("training.ratio", name=y.name), y.ratios) for y in report.curves.layers if y.ratios]
+        rows += [(name, *_curve(ratios, bars)) for name, ratios in layers]
+        header = ("", *(self.say(f"training.{key}") for key in ("first", "course", "last")))
         yield Table(header, tuple(rows))
-        separator = self.say("training.comma")
+        separator = self.say("figures.comma")
         watched = separator.join(self.say(f"training.watched_{name}") for name in report.watched)
         notes = [self.say("training.watched", names=watched)]
         notes += [self.say(f"training.unwatched_{name}") for name in report.unwatched]
@@ -155,7 +154,9 @@ def _finding(finding: Finding, teller: TrainingTeller) -> dict[str, Any]:
         "source": None if source is None else {"file": source.file, "line": source.line, "code": source.code},
         "element": data.get("element"),
         "values": {k: _plain(v) for k, v in data.get("values", {}).items()},
-        "reason": teller.say("reasons." + data["reason"], **teller.numbers(data)) if "reason" in data else finding.code.replace("-", " "),
+        "reason": teller.say("reasons." + data["reason"], **teller.numbers(data))
+        if "reason" in data
+        else finding.code.replace("-", " "),
         "data": {k: _plain(v) for k, v in data.items() if k not in ("values", "element", "operator", "reason")},
         "text": teller.sentence(finding),
         "consequences": [_finding(c, teller) for c in finding.consequences],

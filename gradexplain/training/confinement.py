@@ -57,23 +57,27 @@ def _restrict(folder: str) -> None:
     version = abi()
     if not version:
         raise OSError("no Landlock")
-    files = _EXECUTE | _WRITE_FILE | _REMOVE | _MAKE | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+    files = (
+        _EXECUTE | _WRITE_FILE | _REMOVE | _MAKE | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+    )
     ruleset = (ctypes.c_uint64 * 3)(files, _CONNECT if version >= 4 else 0, _SIGNAL if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     handle = libc.syscall(_CREATE, ctypes.byref(ruleset), ctypes.c_size_t(size), ctypes.c_uint32(0))
     if handle < 0:
         raise OSError(ctypes.get_errno(), "Landlock refuses a ruleset")
     for place in (folder, *_HARMLESS):
-        if not os.path.exists(place):
+        if not Path(place).exists():
             continue
         inside = os.open(place, _O_PATH | os.O_CLOEXEC)
-        allowed = files & ~_EXECUTE if os.path.isdir(place) else files & (_WRITE_FILE | _TRUNCATE)
+        allowed = files & ~_EXECUTE if Path(place).is_dir() else files & (_WRITE_FILE | _TRUNCATE)
         rule = ctypes.create_string_buffer(allowed.to_bytes(8, sys.byteorder) + inside.to_bytes(4, sys.byteorder), 12)
         added = libc.syscall(_ADD, ctypes.c_int(handle), ctypes.c_int(1), rule, ctypes.c_uint32(0))
         os.close(inside)
         if added:
             raise OSError(ctypes.get_errno(), "Landlock refuses a rule")
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(_RESTRICT, ctypes.c_int(handle), ctypes.c_uint32(0)):
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(
+        _RESTRICT, ctypes.c_int(handle), ctypes.c_uint32(0)
+    ):
         raise OSError(ctypes.get_errno(), "Landlock cannot be put on")
     os.close(handle)
 
@@ -92,12 +96,12 @@ def _redirect(folder: Path) -> None:
     def place(path: Any, *, write: bool, keep: bool) -> Any:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return path
-        own = os.path.abspath(os.fsdecode(path))
+        own = str(Path(os.fsdecode(path)).absolute())
         if own.startswith((f"{folder}{os.sep}", *_HARMLESS)):
             return path
         if write and own not in written:
             written[own] = str(folder / str(len(written)))
-            if keep and os.path.exists(own):
+            if keep and Path(own).exists():
                 with io.FileIO(own) as before, io.FileIO(written[own], "w") as after:
                     after.write(before.readall())
         return written.get(own, path)
@@ -110,16 +114,28 @@ def _redirect(folder: Path) -> None:
         write = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         return low(place(path, write=write, keep=not flags & os.O_TRUNC), flags, *args, **keywords)
 
-    builtins.open = io.open = open_  # type: ignore[assignment]
-    os.open = open_low  # type: ignore[assignment]
-    for name in ("mkdir", "makedirs", "remove", "unlink", "rmdir", "rename", "replace", "chmod", "utime", "link", "symlink"):
+    builtins.open = io.open = open_
+    os.open = open_low
+    for name in (
+        "mkdir",
+        "makedirs",
+        "remove",
+        "unlink",
+        "rmdir",
+        "rename",
+        "replace",
+        "chmod",
+        "utime",
+        "link",
+        "symlink",
+    ):
         setattr(os, name, _pretending(getattr(os, name), str(folder)))
     _redirect_saving(open_)
 
 
 def _pretending(run: Callable[..., Any], folder: str) -> Callable[..., Any]:
     def pretend(path: Any, *args: Any, **keywords: Any) -> Any:
-        own = isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)).startswith(folder)
+        own = isinstance(path, (str, bytes, os.PathLike)) and str(Path(os.fsdecode(path)).absolute()).startswith(folder)
         return run(path, *args, **keywords) if own else None
 
     return pretend
@@ -145,8 +161,10 @@ def _redirect_saving(open_: Callable[..., Any]) -> None:
     WhenImported("torch", then).start()
 
 
-_REFUSED = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "subprocess.Popen", "os.system", "os.exec",
-            "os.posix_spawn", "os.spawn", "os.kill", "os.killpg", "os.startfile", "sqlite3.connect", "shutil.")  # fmt: skip
+_REFUSED = (
+    "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "subprocess.Popen", "os.system", "os.exec",
+    "os.posix_spawn", "os.spawn", "os.kill", "os.killpg", "os.startfile", "sqlite3.connect", "shutil.",
+)  # fmt: skip
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
@@ -154,4 +172,3 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.bind") and arguments[0].family == getattr(socket, "AF_UNIX", None):
             return  # between a loader's own workers
         raise RefusedError(f"{event} is not done a second time")
-

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from statistics import median
 
 from torch import Tensor, nn
@@ -53,7 +52,9 @@ def _patterns(ledger: Ledger) -> Iterator[Finding]:
         for step, graph in call.graphs:
             for pattern in graph.patterns:
                 key = pattern.code, pattern.operator
-                if key in seen or sum(any(p.code == pattern.code for p in g.patterns) for g in checked) * 2 < len(checked):
+                if key in seen or sum(any(p.code == pattern.code for p in g.patterns) for g in checked) * 2 < len(
+                    checked
+                ):
                     continue
                 seen.add(key)
                 data = {"operator": pattern.operator, **pattern.data}
@@ -79,12 +80,16 @@ def _carried(ledger: Ledger) -> Iterator[Finding]:
             own = older[-1][2] - older[-1][1]
             if grown[-1] - grown[0] > 0.5 * own * steps:
                 data = {"count": grown[-1], "step": older[-1][0]}
-                yield Finding("graph-carried", data, call.source, "P04", older[0][0], "forward", remedy=_cure("graph-carried"))
+                yield Finding(
+                    "graph-carried", data, call.source, "P04", older[0][0], "forward", remedy=_cure("graph-carried")
+                )
                 return
     kept = [(step, alive, made) for step, alive, made in ledger.kept_graphs if made >= 3]
     if len(kept) >= 2 and all(alive == made for _, alive, made in kept):
         step, alive, _ = kept[-1]
-        yield Finding("graphs-kept", {"count": alive, "step": step}, None, "P39", 0, "forward", remedy=_cure("graphs-kept"))
+        yield Finding(
+            "graphs-kept", {"count": alive, "step": step}, None, "P39", 0, "forward", remedy=_cure("graphs-kept")
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- parameters
@@ -159,10 +164,11 @@ def _undivided(ledger: Ledger) -> Iterator[Finding]:
             continue
         ((call, passes), often), *_ = steps.repeated.most_common(1)
         own = next((c for c in ledger.calls.values() if id(c) == call), None)
-        if passes >= 2 and often >= 0.8 * steps.count and own is not None and own.graphs:
-            if all(graph.averaged for _, graph in own.graphs):
-                data = {"passes": passes}
-                yield Finding("not-divided", data, own.source, "P44", 0, "backward", remedy=_cure("not-divided"))
+        if own is None or passes < 2 or often < 0.8 * steps.count or not own.graphs:
+            continue
+        if all(graph.averaged for _, graph in own.graphs):
+            data = {"passes": passes}
+            yield Finding("not-divided", data, own.source, "P44", 0, "backward", remedy=_cure("not-divided"))
 
 
 def _skipping(ledger: Ledger) -> Iterator[Finding]:
@@ -170,7 +176,15 @@ def _skipping(ledger: Ledger) -> Iterator[Finding]:
         if steps.most_skipped >= _SKIPS:
             data = {"count": steps.most_skipped, "taken": steps.count}
             call = _main_call(ledger)
-            yield Finding("scaler-skips", data, call.source if call else None, "P43", None, "optimizer", remedy=_cure("scaler-skips"))
+            yield Finding(
+                "scaler-skips",
+                data,
+                call.source if call else None,
+                "P43",
+                None,
+                "optimizer",
+                remedy=_cure("scaler-skips"),
+            )
 
 
 def _scheduled(ledger: Ledger) -> Iterator[Finding]:
@@ -183,7 +197,9 @@ def _scheduled(ledger: Ledger) -> Iterator[Finding]:
             low = next((i for i, rate in enumerate(rates) if 0 < rate < 1e-4 * rates[0] or rate == 0), None)
             if low is not None and low < 0.8 * len(rates) and len(rates) >= 10 and rates[0] > 0:
                 data = {"kind": kind, "start": rates[0], "rate": rates[-1], "low": low, "count": len(rates)}
-                yield Finding("scheduler-each-batch", data, None, None, low, "optimizer", remedy=_cure("scheduler-each-batch"))
+                yield Finding(
+                    "scheduler-each-batch", data, None, None, low, "optimizer", remedy=_cure("scheduler-each-batch")
+                )
                 return
 
 
@@ -203,7 +219,7 @@ def _before_flag(ledger: Ledger, looks: Sequence[Look]) -> list[Look]:
 
 
 def _too_large(ledger: Ledger) -> Iterator[Finding]:
-    """A learning rate that is too high: half of the first steps rewrite a fifth of the weights, and nothing is learned."""
+    """A learning rate that is too high: the first steps rewrite a fifth of the weights each, and nothing is learned."""
     for steps in ledger.optimizers.values():
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= 20]
         places = _matrices(steps) or list(range(len(steps.parameters)))
@@ -214,7 +230,9 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
             continue
         if not _learns(call.losses):
             data = {"ratio": median(seen), "rate": steps.rates[0], "kind": steps.kind}
-            yield Finding("rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=_cure("rate-too-high"))
+            yield Finding(
+                "rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=_cure("rate-too-high")
+            )
 
 
 def _overall(look: Look, places: Sequence[int]) -> float | None:
@@ -237,12 +255,16 @@ def _vanishing(ledger: Ledger) -> Iterator[Finding]:
         places = [i for i in _matrices(steps) if all(i < len(k.rms) and k.rms[i] is not None for k in looks)]
         if len(places) < 3 or steps.count < 20:
             continue
-        shares = [(look.rms[places[0]] or 0) / largest for look in looks if (largest := max(look.rms[i] or 0 for i in places))]
+        shares = [
+            (look.rms[places[0]] or 0) / largest for look in looks if (largest := max(look.rms[i] or 0 for i in places))
+        ]
         if shares and all(0 < share < _VANISHED for share in shares):
             name = _name(ledger, steps, places[0])
             last = max(places, key=lambda i: looks[0].rms[i] or 0)
             data = {"name": name, "other": _name(ledger, steps, last), "share": median(shares)}
-            yield Finding("vanishing", data, steps.source, None, 0, "backward", parameters=(name,), remedy=_cure("vanishing"))
+            yield Finding(
+                "vanishing", data, steps.source, None, 0, "backward", parameters=(name,), remedy=_cure("vanishing")
+            )
 
 
 def _name(ledger: Ledger, steps: Steps, place: int) -> str:
@@ -263,11 +285,15 @@ def _dead(ledger: Ledger) -> Iterator[Finding]:
                 continue
             if len(shares) == len(looks) and min(shares) > _DEAD:
                 found.append((i, min(shares)))
-        learning = [i for i in range(len(steps.parameters)) if any((k.rms[i] or 0) > 0 for k in looks if i < len(k.rms))]
+        learning = [
+            i for i in range(len(steps.parameters)) if any((k.rms[i] or 0) > 0 for k in looks if i < len(k.rms))
+        ]
         if found and learning:
             names = tuple(_name(ledger, steps, i) for i, _ in found)
             data = {"names": listed(names), "share": max(share for _, share in found)}
-            yield Finding("dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=_cure("dead-units"))
+            yield Finding(
+                "dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=_cure("dead-units")
+            )
 
 
 def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
@@ -285,7 +311,9 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             parameter = steps.parameters[found[0][0]]()
             dtype = str(parameter.dtype).removeprefix("torch.") if parameter is not None else ""
             data = {"names": listed(names), "share": min(s for _, s in found), "dtype": dtype, "rate": looks[0].rate}
-            yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=_cure("updates-lost"))
+            yield Finding(
+                "updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=_cure("updates-lost")
+            )
 
 
 def _modes(ledger: Ledger) -> Iterator[Finding]:
@@ -305,9 +333,10 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
         )
         if off and trained and len(states) - off >= 2 and not any(on for _, on in states[off:]):
             data = {"name": name or type(module).__name__, "step": states[off][0]}
-            yield Finding("left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=_cure("left-in-eval"))
+            yield Finding(
+                "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=_cure("left-in-eval")
+            )
 
 
 def _has_modes(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
-

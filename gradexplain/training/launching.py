@@ -39,7 +39,7 @@ class Script:
         """Returns what is run, its spec where it is a module, and its file; raises `InputError` where there is none."""
         if self.module:
             return self._module_code()
-        path = os.path.abspath(self.name)
+        path = str(Path(self.name).absolute())
         try:
             with io.open_code(path) as file:
                 text = file.read()
@@ -75,7 +75,7 @@ def launched(script: Script) -> Ending:
 
     Raises `InputError` where there is nothing to run.
     """
-    sys.path[0] = os.getcwd() if script.module else os.path.dirname(os.path.realpath(script.name))
+    sys.path[0] = str(Path.cwd() if script.module else Path(script.name).resolve().parent)
     try:
         code, spec, path = script.code()
     except SyntaxError as fault:
@@ -191,20 +191,20 @@ class WhenImported:
             yield
         finally:
             if self in sys.meta_path:
-                sys.meta_path.remove(self)  # type: ignore[arg-type]
+                sys.meta_path.remove(self)
 
     def start(self) -> None:
         """Begins to wait, until the module is imported."""
         if self.name in sys.modules:
             self.then()
         else:
-            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+            sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Gives the import system the module as it is, with a loader that calls `then`."""
         if name != self.name:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             self._loader, spec.loader = spec.loader, self  # type: ignore[assignment]

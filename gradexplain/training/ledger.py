@@ -1,6 +1,6 @@
 """What is kept of a training: a few numbers of every step, and more of a few of them.
 
-Every step: the loss, the norm of the gradient, whether old gradients were cleared. At steps 0, 1, 2, 4, 8, … and then at
+Every step: the loss, the norm of the gradient, whether old gradients were cleared. At steps 0, 1, 2, 4, 8, … and at
 every 32nd: the gradient and the update of each matrix (of a thousand of its elements), and the graph of the loss. What
 lies on a device is not asked for its numbers before such a step, so that nothing waits for it.
 """
@@ -28,6 +28,7 @@ from gradexplain.versions.internals import sequence_number
 
 _SAMPLED = 1024
 _EVERY = 32
+_GRAPHS = 64
 # Seconds after which the lines of what is computed are no longer noted, if no optimizer has stepped until then.
 _PATIENCE = 30.0
 _KEY = "gradexplain: of a loss"
@@ -96,7 +97,7 @@ class Flag:
     seconds: float  # since the watch began
     parameters: tuple[str, ...]
     source: Source | None
-    value: float = math.nan
+    value: float  # of the loss
 
 
 @dataclass
@@ -162,9 +163,9 @@ class Ledger:
             steps.backwards.append(call)
             if not steps.is_clear:
                 steps.is_clear = self._was_cleared(steps)
-        if loss is not None and loss.grad_fn is not None and is_looked_at(step) and len(call.graphs) < 64:
-            if not call.graphs or call.graphs[-1][0] != step:
-                self._look_at_graph(call, loss, step)
+        new = not call.graphs or call.graphs[-1][0] != step
+        if loss is not None and loss.grad_fn is not None and new and is_looked_at(step) and len(call.graphs) < _GRAPHS:
+            self._look_at_graph(call, loss, step)
         if loss is not None and loss.device.type == "cpu" and not math.isfinite(value) and not self.is_scaling:
             self._raise("loss", len(self.trace) - 1, (), call.source, value)
 
@@ -180,7 +181,9 @@ class Ledger:
             self.leaves[id(leaf)] = (seen[0], seen[1] + 1)
         alive = sum(sign() is not None for made, sign in self.signs if made < step - 1)
         self.kept_graphs.append((step, alive, sum(made < step - 1 for made, _ in self.signs)))
-        sign = loss.grad_fn.metadata[_KEY] = _Sign()  # type: ignore[union-attr]
+        sign = _Sign()
+        node: Any = loss.grad_fn
+        node.metadata[_KEY] = sign
         self.signs.append((step, ref(sign)))
 
     def backward_ended(self, roots: Sequence[Tensor]) -> None:
@@ -196,10 +199,10 @@ class Ledger:
         bad = [leaf for leaf in seen if leaf.device.type == "cpu" and not bool(torch.isfinite(leaf.grad).all())]  # type: ignore[arg-type]
         if bad and call is not None:
             named = tuple(self.names.of(leaf) for leaf in bad)
-            self._raise("gradient", len(self.trace), named, call.source)
+            self._raise("gradient", len(self.trace), named, call.source, self.trace[-1])
 
     def _raise(
-        self, kind: str, backward: int, parameters: tuple[str, ...], source: Source | None, value: float = math.nan
+        self, kind: str, backward: int, parameters: tuple[str, ...], source: Source | None, value: float
     ) -> None:
         if self.flag is None:
             taken = sum(steps.count for steps in self.optimizers.values())
@@ -260,7 +263,8 @@ class Ledger:
         if bad:
             named = tuple(self.names.of(p) for p in bad)
             call = next(reversed(self.calls.values()), None)
-            self._raise("gradient", len(self.trace), named, call.source if call else None)
+            value = self.trace[-1] if self.trace else math.nan
+            self._raise("gradient", len(self.trace), named, call.source if call else None, value)
 
     def step_ended(self, optimizer: Optimizer) -> None:
         steps = self.optimizers[id(optimizer)]
@@ -405,4 +409,3 @@ def _measure(look: Look, before: Sequence[tuple[Tensor, Tensor] | None], paramet
         size = float(torch.linalg.vector_norm(old.double()))
         distance = float(torch.linalg.vector_norm(new.double() - old.double()))
         look.ratio[place] = distance / size if size else None
-

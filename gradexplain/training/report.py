@@ -34,10 +34,10 @@ class Curves:
 class TrainingReport(Shown):
     """What was seen of a training.
 
-    `verdict` is "found", "nothing unusual" or "no training seen"; `steps` counts the steps that were watched, `findings`
-    has what is wrong, the first cause first, `watched` and `unwatched` name what was looked at and what was not, and
-    `examined` how a step that went wrong was looked into ("replay", "graph" or nothing). `interrupted` says that the
-    script was ended before its end.
+    `verdict` is "found", "nothing unusual" or "no training seen"; `steps` counts the steps that were watched,
+    `findings` has what is wrong, the first cause first, `watched` and `unwatched` name what was looked at and what was
+    not, and `examined` how a step that went wrong was looked into ("replay", "graph" or nothing). `interrupted` says
+    that the script was ended before its end.
     """
 
     target: str

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gradexplain.training.launching import Ending, Script, WhenImported, before_exit, finished, launched
+from gradexplain.training.launching import Ending, Script, WhenImported, before_exit, launched
 from gradexplain.training.replaying import Request, Standby
 
 if TYPE_CHECKING:
@@ -33,12 +33,10 @@ class Session:
     _numpy_state: Any = None
 
     def run(self, leaving: Callable[[int], None]) -> Ending:
-        """Runs the script to its end, with what it asked to be run then; `leaving` is called before `os._exit`."""
+        """Runs the script to its end; `leaving` is called before `os._exit` ends this process."""
         self._standby = Standby.of(self.script)
         with before_exit(leaving), WhenImported("torch", self._watch).waiting(), self._watching:
-            ending = launched(self.script)
-        finished()
-        return ending
+            return launched(self.script)
 
     def _watch(self) -> None:
         from gradexplain.training.ledger import Ledger
@@ -69,7 +67,7 @@ class Session:
         answer = self._standby.ask(
             Request(flag.kind, flag.backward, flag.after, tuple(trace), self._numpy_state, seconds)
         )
-        return (None, answer) if answer is None or isinstance(answer, str) else (answer, "replay")
+        return (None, answer or "") if answer is None or isinstance(answer, str) else (answer, "replay")
 
 
 # How long a second run may take: seconds at least, and times as long as the first one took to the same place.

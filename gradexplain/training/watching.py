@@ -98,11 +98,12 @@ def watched(observer: Observer) -> Iterator[None]:
         undoing.callback(register_optimizer_step_pre_hook(_hook(told(observer.step_begins))).remove)
         undoing.callback(register_optimizer_step_post_hook(_hook(told(observer.step_ended))).remove)
         undoing.enter_context(_replaced(torch.autograd, "backward", passing))
+        scaler, scheduler = torch.amp.GradScaler, torch.optim.lr_scheduler.LRScheduler
         undoing.enter_context(_replaced(Optimizer, "__init__", lambda run: _after(run, told(observer.made))))
         undoing.enter_context(_replaced(Optimizer, "zero_grad", lambda run: _after(run, told(observer.cleared))))
-        undoing.enter_context(_replaced(torch.amp.GradScaler, "step", lambda run: _scaling(run, told(observer.scaled))))
-        undoing.enter_context(_replaced(torch.amp.GradScaler, "scale", lambda run: _before(run, told(observer.scaling))))
-        scheduler, loader = torch.optim.lr_scheduler.LRScheduler, torch.utils.data.DataLoader
+        undoing.enter_context(_replaced(scaler, "step", lambda run: _scaling(run, told(observer.scaled))))
+        undoing.enter_context(_replaced(scaler, "scale", lambda run: _before(run, told(observer.scaling))))
+        loader = torch.utils.data.DataLoader
         undoing.enter_context(_replaced(scheduler, "step", lambda run: _before(run, told(observer.scheduled))))
         undoing.enter_context(_replaced(loader, "__iter__", lambda run: _before(run, told(observer.epoch))))
         iterator = torch.utils.data.dataloader._BaseDataLoaderIter
