@@ -231,6 +231,29 @@ def test_a_kept_promise_is_no_alarm(name: str, dtype: torch.dtype) -> None:
     assert "contract-unasked" not in [finding.code for finding in report.findings]
 
 
+class Exponential(Function):
+    """Its backward takes another algorithm where what arrives is larger, and so rounds in other places."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.linalg.matrix_exp(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        zero = torch.zeros_like(x)
+        whole = torch.cat([torch.cat([x.mT, grads[0]], 1), torch.cat([zero, x.mT], 1)])
+        return torch.linalg.matrix_exp(whole)[: len(x), len(x) :]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_another_algorithm_for_another_scale_breaks_no_promise(seed: int) -> None:
+    x = 3 * torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    report = gx.verify(Exponential.apply, [x])
+    assert (report.verdict, report.wrong()) == ("agrees", ())
+
+
 def test_a_class_is_asked_once_for_each_signature() -> None:
     calls: list[tuple[int, ...]] = []
 

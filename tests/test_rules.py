@@ -1,6 +1,7 @@
 """Every rule is run, proved by sympy, measured by finite differences and compared with torch. No rule is named here."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from gradexplain.recording import kinks
 from gradexplain.rules import registry
 from gradexplain.rules.application import (
     FUNCTIONS,
+    OfRealNumbers,
     bind,
     call,
     evaluated,
@@ -116,18 +118,20 @@ def generic(outputs: Sequence[Tensor], seed: int = 7) -> list[Tensor | None]:
 
 
 def paired(rule: Rule, arguments: Mapping[str, Any], cotangents: Sequence[Tensor | None]) -> float:
-    """Returns Σ ⟨g, y⟩, the number whose derivative the vector-Jacobian product is."""
+    """Returns Σ Re ⟨g, y⟩, the number whose derivative the vector-Jacobian product is."""
     outputs = run(rule, arguments)
-    return math.fsum(float((g * y).sum()) for g, y in zip(cotangents, outputs, strict=True) if g is not None)
+    return math.fsum(
+        float((g.conj() * y).real.sum()) for g, y in zip(cotangents, outputs, strict=True) if g is not None
+    )
 
 
-def central(rule: Rule, arguments: Mapping[str, Any], name: str, part: int, element: int, g: Any, h: float) -> float:
+def central(rule: Rule, arguments: Mapping[str, Any], name: str, part: int, element: int, g: Any, h: complex) -> float:
     ends = []
     for step in (h, -h):
         tensors = [t.contiguous().clone() for t in parts(arguments[name])]
         tensors[part].view(-1)[element] += step
         ends.append(paired(rule, with_parts(arguments, name, tensors), g))
-    return (ends[0] - ends[1]) / (2 * h)
+    return (ends[0] - ends[1]) / (2 * abs(h))
 
 
 def measured(rule: Rule, arguments: Mapping[str, Any], name: str, g: Any) -> list[tuple[Tensor, Tensor]]:
@@ -141,12 +145,13 @@ def measured(rule: Rule, arguments: Mapping[str, Any], name: str, g: Any) -> lis
     size = math.fsum(float((c * y).abs().sum()) for c, y in zip(g, run(rule, arguments), strict=True) if c is not None)
     found = []
     for place, tensor in enumerate(parts(arguments[name])):
-        values, bounds = torch.zeros(tensor.shape).double(), torch.zeros(tensor.shape).double()
+        values, bounds = torch.zeros_like(tensor).contiguous(), torch.zeros(tensor.shape).double()
         for element in range(tensor.numel()):
-            wide = central(rule, arguments, name, place, element, g, h)
-            narrow = central(rule, arguments, name, place, element, g, h / 2)
-            values.view(-1)[element] = (4 * narrow - wide) / 3
-            bounds.view(-1)[element] = abs(narrow - wide) + 100 * eps * (1 + size) / h
+            for turn in (1, 1j) if tensor.is_complex() else (1,):  # the slopes along the real and the imaginary axis
+                wide = central(rule, arguments, name, place, element, g, turn * h)
+                narrow = central(rule, arguments, name, place, element, g, turn * h / 2)
+                values.view(-1)[element] += turn * (4 * narrow - wide) / 3
+                bounds.view(-1)[element] += abs(narrow - wide) + 100 * eps * (1 + size) / h
         found.append((symmetric(rule, name, values), bounds))
     return found
 
@@ -373,6 +378,59 @@ def first_of(g: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, size in enumerate(shape):
         g = g.narrow(axis, 0, size)
     return g
+
+
+def in_complex(value: Any) -> Any:
+    """Returns arguments with an imaginary part, which is another permutation of the real one."""
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return [in_complex(v) for v in value]
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return torch.complex(value, 0.7 * value.flatten().roll(1).flip(0).reshape(value.shape))
+
+
+def complex_cases(name: str) -> Iterator[tuple[Rule, dict[str, Any], str]]:
+    """Yields the cases of a rule in complex numbers, where torch has the operator for them."""
+    for rule, arguments, argument in cases(name):
+        moved = {k: in_complex(v) for k, v in arguments.items()}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of triangles that a complex product leaves to chance
+                leaves, outputs = tracked(rule, moved, argument)
+                pairs = [(y, torch.ones_like(y)) for y in outputs if y.requires_grad]
+                torch.autograd.grad([y for y, _ in pairs], leaves, [g for _, g in pairs], materialize_grads=True)
+        except (RuntimeError, NotImplementedError):
+            continue
+        yield rule, moved, argument
+
+
+IN_COMPLEX = [name for name in OWN if RULES[name].over != "real" and any(complex_cases(name))]
+
+
+@pytest.mark.parametrize("name", IN_COMPLEX)
+def test_a_rule_holds_for_complex_numbers_unless_it_says_that_it_is_of_real_ones(name: str) -> None:
+    for rule, arguments, argument in complex_cases(name):
+        sent, g = applied(rule, arguments, argument)
+        truth = measured(rule, arguments, argument, g)
+        assert agrees(sent, truth), argument
+        assert not agrees([s.conj() for s in sent], truth) or not any(s.is_complex() and s.imag.any() for s in sent)
+
+
+def test_most_operators_are_met_in_complex_numbers_and_a_rule_of_real_ones_is_caught() -> None:
+    assert len(IN_COMPLEX) >= 140
+    for name in ("aten.linalg_qr.default", "aten.linalg_cholesky_ex.default", "aten._linalg_slogdet.default"):
+        rule, arguments, argument = next(complex_cases(name))
+        with pytest.raises(OfRealNumbers):
+            applied(rule, arguments, argument)
+        wrong = replace(rule, over="analytic")
+        assert not agrees(*compared(wrong, arguments, argument))
+
+
+def compared(
+    rule: Rule, arguments: Mapping[str, Any], argument: str
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    sent, g = applied(rule, arguments, argument)
+    return sent, measured(rule, arguments, argument, g)
 
 
 @pytest.mark.parametrize("name", OWN)

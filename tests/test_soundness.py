@@ -76,6 +76,20 @@ def summed(wrong: Callable[[Tensor], Tensor]) -> Function:
     return cast(Function, Summed.apply)
 
 
+class Tail(torch.autograd.Function):
+    """The normal distribution, as torch computes it: (1 + erf(x / √2)) / 2 moves by the last digits of 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.special.ndtr(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
+
+
 def element(position: int, factor: float) -> Callable[[Tensor], Tensor]:
     """Returns what multiplies one element, counted from the first or from the last, by a factor."""
 
@@ -381,6 +395,7 @@ SATURATED: dict[str, tuple[Function, Tensor]] = {
     "sigmoid summed at 40":         (lambda x: x.sigmoid().sum(), at(40.0, 0.3)),
     "tanh at 20":                   (lambda x: x.tanh(), at(20.0, 0.3)),
     "tanh summed at 20":            (lambda x: x.tanh().sum(), at(20.0, 0.3)),
+    "what moves in quanta":         (lambda x: Tail.apply(x), at(-8.3157, 0.3, 1.0)),  # type: ignore[no-untyped-call]
     "a tail within a Function":     (lambda x: summed(lambda g: g)(x), at(-40.0, 0.3, 1.0)),
 }
 # fmt: on
@@ -638,3 +653,37 @@ def test_a_custom_function_of_complex_numbers(factor: float) -> None:
 
     report = verified(lambda z: Square.apply(z).abs().sum(), torch.tensor([1 + 2j, 0.5 - 1j]))
     assert report.verdict == ("agrees" if factor == 1 else "differs"), told(report)
+
+
+# ------------------------------------------------------------------------------------- draws that move by a quantile
+
+
+# fmt: off
+DRAWS: dict[str, Function] = {
+    "gamma":        lambda a: torch.distributions.Gamma(a, 2 * a).rsample(),
+    "beta":         lambda a: torch.distributions.Beta(a, 2 * a).rsample(),
+    "dirichlet":    lambda a: torch.distributions.Dirichlet(a).rsample(),
+    "student":      lambda a: torch.distributions.StudentT(a).rsample(),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("error", [None, 1.01])
+@pytest.mark.parametrize("seeded", [True, False])
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_gradient_of_a_quantile_is_not_called_wrong_and_hides_no_error(
+    name: str, seeded: bool, error: float | None
+) -> None:
+    """Implicit reparametrization: ∂x/∂a = −(∂F/∂a) / f, which is not how a draw from one random state changes."""
+
+    def function(a: Tensor) -> Tensor:
+        if seeded:
+            torch.manual_seed(3)
+        drawn = DRAWS[name](a)
+        return drawn if error is None else cast(Tensor, planted(lambda g: error * g)(drawn))
+
+    report = verified(function, at(1.5, 2.5, 0.7))
+    if error is None:
+        assert (report.verdict, report.reason, report.doubt("a")) == ("cannot say", "doubtful", "quantile")
+    else:
+        assert (report.verdict, [o.label for o in report.wrong()]) == ("differs", ["Planted"])

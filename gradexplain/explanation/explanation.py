@@ -29,7 +29,7 @@ from gradexplain.findings.diagnosis import diagnose
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.equations import Equation, equation
-from gradexplain.mathematics.indices import Index, indices
+from gradexplain.mathematics.indices import indexed, indices
 from gradexplain.mathematics.terms import Number, symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
@@ -281,10 +281,6 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _at(name: str, index: Index) -> str:
-    return f"{name}[{', '.join(map(str, index))}]" if index else name
-
-
 # --------------------------------------------------------------------------------------------------------- steps
 
 
@@ -365,7 +361,7 @@ class _Builder:
             if not is_real(tensor):
                 continue
             for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
-                label = _at(self.names.value(node.index, output), index)
+                label = indexed(self.names.value(node.index, output), index)
                 yield equation(label, term, shortest(tensor[index].item(), tensor.dtype))
 
     def _contribution(self, node: Node, slot: int, rule: Rule | None) -> Contribution:
@@ -391,7 +387,7 @@ class _Builder:
         shape = edge.contribution.shape
         for position, index in enumerate(indices(shape)):
             if index in self.shown.get((edge.producer, edge.output), ()):
-                label = f"→ {_at(self.names.value(edge.producer, edge.output), index)}"
+                label = f"→ {indexed(self.names.value(edge.producer, edge.output), index)}"
                 value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
                 yield equation(label, measured_term(node, jacobian, position), value)
 
@@ -406,7 +402,7 @@ class _Builder:
             parts = parts_of(node, edge.argument, rule, index)
             term = contribution_term(node, edge.argument, rule, parts)
             value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
-            found.append(equation(f"→ {_at(name, index)}", term, value))
+            found.append(equation(f"→ {indexed(name, index)}", term, value))
             most = max(most, parts.count)
             if not parts.count and value == 0:
                 found.pop()
@@ -428,7 +424,7 @@ class _Builder:
             return
         for index in self.shown.get((producer, output), ()):
             term = total([Number(shortest(s[index].item(), s.dtype)) for s in arrived])
-            label = _at(self.names.gradient(producer, output), index)
+            label = indexed(self.names.gradient(producer, output), index)
             yield equation(label, term, shortest(whole[index].item(), whole.dtype))
 
     # ----------------------------------------------------------------------------------------------- gradients

@@ -31,11 +31,11 @@ from gradexplain.documents.shown import told
 from gradexplain.explanation.elements import LONGEST
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
 from gradexplain.explanation.grouping import Group
-from gradexplain.findings.diagnosis import FIRST_NOT_FINITE
 from gradexplain.findings.finding import Finding
+from gradexplain.findings.not_finite import FIRST
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import STORED, recomputed
-from gradexplain.mathematics.indices import unravelled
+from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source
@@ -372,7 +372,13 @@ class Teller:
 
     def said(self, groups: Sequence[Sequence[Check]]) -> Iterator[str]:
         """Yields why the checks in the table differ or cannot judge."""
-        yield from (f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups))
+        alike: dict[str, dict[str, list[str]]] = {}  # what several methods say of one input is said once
+        for check, name in self.remarks(groups):
+            alike.setdefault(self.reason(check), {}).setdefault(name, []).append(self.oracle(check.oracle))
+        for reason, methods in alike.items():
+            for oracles in dict.fromkeys(map(tuple, methods.values())):
+                names = ", ".join(name for name, own in methods.items() if tuple(own) == oracles)
+                yield f"{self.say('verification.separator').join(oracles)}, {names}: {reason}"
 
     def aside(self, found: Sequence[Check]) -> Iterator[str]:
         """Yields, one a line, the oracles that do not apply here, and why."""
@@ -421,15 +427,24 @@ class Teller:
         return self.say(f"oracles.{name.replace(' ', '_')}")
 
     def reason(self, check: Check) -> str:
-        return "" if check.reason is None else self.say(f"verdicts.{check.reason}", **check.data)
+        return "" if check.reason is None else self.say(reason_key(check), **check.data)
 
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
         key = _kink_key(data) if finding.code == "kink" else finding.code
         if "because" in data:
             data["because"] = self.say(f"errors.{data['because']}", **data)
+        if "detail" in data:
+            data["made"] = self.say(f"born.{data['detail']}", **data)
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
+        return self.say(f"findings.{key}", **data) + why + self.where_found(finding) + self.remedy(data)
+
+    def remedy(self, data: Mapping[str, Any]) -> str:
+        """Returns what helps against a number that is not finite, and the lesson on it, as further sentences."""
+        if "remedy" not in data:
+            return ""
+        lesson = "overflow" if data["remedy"] in ("exponential", "overflow") else "nan"
+        return f" {self.say('remedies.' + str(data['remedy']), **data)} {self.say('remedies.lesson', lesson=lesson)}"
 
     def where_found(self, finding: Finding) -> str:
         place = short_place(finding.source)
@@ -461,8 +476,7 @@ class Teller:
             key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else "agrees"
             return self.say(f"verification.{key}", names=names, resolution=_rounded_up(max(resolution, _FINEST)))
         if report.verdict == "cannot say":
-            key = "cannot_say" if names else "cannot_say_second"
-            return self.say(f"verification.{key}", names=names) + self.first(findings)
+            return self.undecided(report, names) + self.first(findings)
         if not names and report.second is not None and not report.wrong():
             wrong = ", ".join(n for n in report.second.inputs if report.second.of(n) == "differs")
             labels = ", ".join(dict.fromkeys(operation.label for operation in report.second.wrong()))
@@ -474,16 +488,36 @@ class Teller:
         agrees = all(report.of(name) == "agrees" for name in report.inputs)
         return self.say("verification.differs_inside" if agrees else "verification.differs_unseen")
 
+    def undecided(self, report: Report, names: str) -> str:
+        """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
+        if not names:
+            return self.say("verification.cannot_say_second")
+        reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
+        if len(reasons) > 1 or None in reasons:
+            return self.say("verification.cannot_say", names=names)
+        because = self.say(f"verification.doubt_{reasons.pop()}")
+        return self.say("verification.cannot_say_because", names=names, because=because)
+
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
         """Returns what is wrong with the gradient of `names`, and what made it so where that is known."""
         if formulas_alone(report):
             return self.say("verification.formula", names=names)
         names = ", ".join(n for n in report.inputs if report.of(n) == "differs" and not report.formula_alone(n))
         causes = self.say("verification.separator").join(self.causes(report, findings))
+        if not causes and report.verdict == "differs" and (place := self.not_finite(report)):
+            return self.say("verification.differs_not_finite", names=names, **place) + self.first(findings)
         if not causes:
             return self.say("verification.differs", names=names) + self.first(findings)
         key = "differs_by" if report.wrong() else "departs_by"
         return self.say(f"verification.{key}", names=names, causes=causes)
+
+    def not_finite(self, report: Report) -> Mapping[str, Any]:
+        """Returns an element that is not finite, and what it is, where all that differs is so; nothing elsewhere."""
+        apart = [check for check in report.checks if check.verdict == "differs"]
+        if not apart or report.wrong() or any(check.reason != "nan" for check in apart):
+            return {}
+        first = apart[0]
+        return {"element": indexed(first.input, first.place or ()), "value": first.data["seen"]}
 
     def causes(self, report: Report, findings: Sequence[Finding]) -> Iterator[str]:
         """Yields what made a gradient another one than the function's, where every wrong operation is told by it.
@@ -533,7 +567,7 @@ class Teller:
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((f" {self.finding(f)}" for f in findings if f.code in FIRST_NOT_FINITE), "")
+        return next((f" {self.finding(f)}" for f in findings if f.code in FIRST), "")
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
@@ -617,11 +651,6 @@ def short_operator(step: Step) -> str:
     return (step.operator or step.node).removeprefix("aten.").split(".")[0]
 
 
-def indexed(name: str, place: Sequence[int]) -> str:
-    """Returns an element of an input as it is written: `x[0, 1]`, and `x` where that is one number."""
-    return f"{name}[{', '.join(map(str, place))}]" if place else name
-
-
 def elements_text(elements: Any, digits: int) -> str:
     """Returns nested lists of numbers as `[[1, 2], [3, 4]]`."""
     if isinstance(elements, list):
@@ -655,6 +684,13 @@ def judging(report: Report) -> list[Check]:
     """Returns the checks of the oracles that apply; one that is overruled contradicts nothing, and a note says why."""
     apply = (c for c in report.checks if c.reason not in NOT_APPLICABLE)
     return [replace(c, verdict="cannot say", reason=None) if report.is_refuted(c) else c for c in apply]
+
+
+def reason_key(check: Check) -> str:
+    """Returns the key of the sentence on a check's reason: a gradient that is not finite is no convention."""
+    seen = check.data.get("seen")
+    beside = check.reason in ("kink", "edge") and isinstance(seen, (int, float)) and not math.isfinite(seen)
+    return f"verdicts.{check.reason}{'_beside' if beside else ''}"
 
 
 def error_text(value: float | None) -> str:

@@ -23,7 +23,7 @@ from gradexplain.explanation.explanation import Contribution, Explanation, Gradi
 from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.equations import STORED, Equation, recomputed
-from gradexplain.narration.explanations import Teller
+from gradexplain.narration.explanations import Teller, reason_key
 from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
@@ -237,7 +237,7 @@ def _check(check: Check) -> dict[str, Any]:
         "elements": _elements(check),
         "reason": check.reason,
         "data": jsonable(check.data),
-        "text": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
+        "text": None if check.reason is None else say(reason_key(check), "en", **check.data),
     }
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import RunError
-from gradexplain.recording.cuts import pads
+from gradexplain.recording.cuts import pads, short_name
 from gradexplain.recording.events import Application, Event, Held, tensors_in
 from gradexplain.recording.frozen import Bent, Frozen, Step
 from gradexplain.versions.internals import schema_of
@@ -28,6 +28,9 @@ from gradexplain.versions.internals import schema_of
 BEND_STEP = 2.0**-17
 # Kinks that meet only after an earlier one was followed.
 MOST_ROUNDS = 4
+# Draws whose gradient moves a quantile of the distribution and not the draw (implicit reparametrisation: Figurnov and
+# others, Adv. Neural Inf. Process. Syst. 31, 2018); torch approximates it.
+_MOVES_QUANTILES = frozenset({"_standard_gamma", "torch.distributions.dirichlet._Dirichlet"})
 # Rows of a Jacobian that are asked for one by one, where torch has no derivative of a backward.
 MOST_ROWS = 64
 
@@ -76,6 +79,30 @@ def _symmetric(function: Frozen, step: Step) -> Bent:
     def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
         change = [(c + c.mH) / 2 for c in operator.changes(arguments)]
         return operator.outputs(change, 1.0)
+
+    return bent
+
+
+def quantile_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
+    """Yields the draws whose gradient moves a quantile, as what their own backward makes of a change."""
+    for number, step in enumerate(function.steps):
+        if step.live and _name(step) in _MOVES_QUANTILES:
+            yield number, _linear(function, step)
+
+
+def _name(step: Step) -> str:
+    if isinstance(step.origin, Event):
+        return short_name(step.origin)
+    return f"{step.origin.function.__module__}.{step.origin.function.__qualname__}"
+
+
+def _linear(function: Frozen, step: Step) -> Bent:
+    operator = _Local(function, step, [_plain(argument) for argument in step.origin.arguments])
+
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        whole = [torch.ones_like(y, dtype=torch.bool) for y in outputs]
+        along = operator.along(operator.changes(arguments), whole)
+        return [held.tensor.detach() + j for held, j in zip(step.made, along, strict=True)]
 
     return bent
 
@@ -214,7 +241,7 @@ class _Local:
         """Says whether each element of the output depends on the arguments' elements at its own place alone."""
         if isinstance(self.step.origin, Application):
             return False
-        return torch.Tag.pointwise in self.step.origin.operator.tags
+        return torch.Tag.pointwise in self.step.origin.operator.tags or _name(self.step) == "_standard_gamma"
 
     def _transposed(self, y: Tensor, against: Callable[..., Tensor]) -> Tensor:
         """Returns J times the change as the derivative of a vjp by its cotangent, held against one plain vjp."""

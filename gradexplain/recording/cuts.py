@@ -94,24 +94,24 @@ def _in_order(events: Sequence[Event], applications: Sequence[Application]) -> I
 
 def pads(event: Event) -> bool:
     """Says whether an embedding looks up the row that by its own definition gets no gradient."""
-    if _short_name(event) != "embedding" or len(event.arguments) < 3:
+    if short_name(event) != "embedding" or len(event.arguments) < 3:
         return False
     indices, padding = event.arguments[1:3]
     return padding >= 0 and bool((indices.tensor == padding).any())
 
 
 def _is_fresh(event: Event) -> bool:
-    return _short_name(event).startswith(_FRESH)
+    return short_name(event).startswith(_FRESH)
 
 
-def _short_name(event: Event) -> str:
+def short_name(event: Event) -> str:
     name: str = schema_of(event.operator).name
     return name.removeprefix("aten::")
 
 
 def _loss(event: Event) -> tuple[str, Event] | None:
     """Returns why the output of an operator that owns no node does not carry a gradient."""
-    if _short_name(event) == "detach":
+    if short_name(event) == "detach":
         return "detach", event
     if not event.recorded:
         return "no_grad", event
@@ -137,7 +137,7 @@ def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> NoGr
         loss = _loss(event) if tracked and not _is_fresh(event) else None
         if loss:
             cut = _cut(*loss)
-            name = _short_name(loss[1])
+            name = short_name(loss[1])
             code = (cut.source.code if cut.source else "") or name
             place = place_text(cut.source, name)
             return NoGradientError(f"lost_by_{cut.reason}", operator=cut.operator, place=place, code=code)

@@ -41,19 +41,23 @@ rule(
     terms=lambda self, vec: self @ vec,
     example=lambda r: (r(3, 4), r(4)),
 )
-for _name, _first, _second in (("dot", "self", "tensor"), ("vdot", "self", "other")):
-    rule(
-        f"aten.{_name}",
-        "y = Σᵢ aᵢ bᵢ",
-        terms=(lambda self, tensor: np.sum(self * tensor))
-        if _name == "dot"
-        else (lambda self, other: np.sum(self * other)),
-        example=lambda r: (r(4), r(4)),
-        **{
-            _first: ("ā = ȳ b", (lambda g, tensor: g * tensor) if _name == "dot" else (lambda g, other: g * other)),
-            _second: ("b̄ = ȳ a", lambda g, self: g * self),
-        },
-    )
+rule(
+    "aten.dot",
+    "y = Σᵢ aᵢ bᵢ",
+    self=("ā = ȳ b", lambda g, tensor: g * tensor),
+    tensor=("b̄ = ȳ a", lambda g, self: g * self),
+    terms=lambda self, tensor: np.sum(self * tensor),
+    example=lambda r: (r(4), r(4)),
+)
+rule(
+    "aten.vdot",
+    "y = Σᵢ conj(aᵢ) bᵢ",
+    self=("ā = conj(ȳ) b", lambda g, other: g.conj() * other),
+    other=("b̄ = ȳ a", lambda g, self: g * self),
+    terms=lambda self, other: np.sum(self * other),
+    over="complex",
+    example=(lambda r: (r(4), r(4)), lambda r: (r.complex(4), r.complex(4))),
+)
 rule(
     "aten.addmm",
     "Y = β C + α A B",
@@ -206,14 +210,14 @@ def _scalar(g: Tensor) -> Tensor:
 def _cofactors(A: Tensor) -> Tensor:
     """Returns ∂det A/∂A, which for a regular matrix is det(A) A⁻ᵀ.
 
-    From A = U S Vᵀ: det(U) det(V) U diag(Πⱼ≠ᵢ sⱼ) Vᵀ, with no division, so it is right for singular matrices too.
+    From A = U S Vᴴ: det(U) det(Vᴴ) conj(U diag(Πⱼ≠ᵢ sⱼ) Vᴴ), with no division, so it is right where A is singular.
     """
     if not A.isfinite().all():
         return torch.full_like(A, torch.nan)
     U, s, Vh = torch.linalg.svd(A)
     others = torch.stack([torch.cat([s[..., :i], s[..., i + 1 :]], -1).prod(-1) for i in range(s.shape[-1])], -1)
     sign: Tensor = torch.linalg.det(U) * torch.linalg.det(Vh)
-    cofactors: Tensor = (U * others[..., None, :]) @ Vh
+    cofactors: Tensor = ((U * others[..., None, :]) @ Vh).conj()
     return _scalar(sign) * cofactors
 
 
@@ -235,6 +239,7 @@ rule(
     "aten._linalg_slogdet",
     "s = sign det A,  y = log |det A|",
     A=("Ā = ȳ A⁻ᵀ", lambda g, A: torch.zeros_like(A) if g[1] is None else _scalar(g[1]) * torch.linalg.inv_ex(A)[0].mT),
+    over="real",
     example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 2),)),
 )
 
@@ -339,6 +344,7 @@ rule(
     ),
     symmetric=("self",),
     why="symmetric",
+    over="real",
     example=(lambda r: (r.spd(3),), lambda r: (r.spd(3, 2), {"upper": True})),
 )
 
@@ -369,6 +375,7 @@ rule(
     ),
     symmetric=("A",),
     why="equal_eigenvalues",
+    over="real",
     example=(lambda r: (r.spd(3),), lambda r: (r.spd(2, 2),)),
 )
 
@@ -406,6 +413,7 @@ rule(
         lambda g, y0, y1, y2: _svd_back(g, y0, y1, y2),
     ),
     why="equal_eigenvalues",
+    over="real",
     example=(lambda r: (r(3, 4),), lambda r: (r(4, 2),)),
 )
 
@@ -429,6 +437,7 @@ rule(
         "Ā = (Q̄ + Q C(R R̄ᵀ − Q̄ᵀ Q)) R⁻ᵀ, C mirrors the lower triangle",
         lambda g, y0, y1: _qr_back(g, y0, y1),
     ),
+    over="real",
     example=(lambda r: (r(4, 3),), lambda r: (r(2, 3, 3),)),
 )
 
@@ -467,5 +476,6 @@ rule(
         "L̄ = −(B̄ Xᵀ + X B̄ᵀ) L, on the triangle that is read",
         lambda g, y, input2, upper: _cholesky_solve_L(g, y, input2, upper),
     ),
+    over="real",
     example=(lambda r: (r(3, 2), r.triangular(3)), lambda r: (r(3, 2), r.triangular(3).mT, True)),
 )

@@ -128,7 +128,8 @@ elementwise("aten.logit", "x e", "where(x < e, log(e/(1 - e)), where(x > 1 - e, 
 
 # --------------------------------------------------------------------------------------- comparisons, kinks and steps
 # Conditions are written so that nan, which fails every comparison, goes on in the forward as it does in torch.
-elementwise("aten.abs", "x", "abs(x)", x="sign(x)", kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
+elementwise("aten.abs", "x", "abs(x)", x="sign(x)", over="complex",  # of a complex number, x / |x|
+            kink="x == 0", sides={"x": ("-1", "1")}, why="kink_abs")
 _LARGER, _SMALLER = "where(x == z, 1/2, where(x < z, 0, 1))", "where(x == z, 1/2, where(x > z, 0, 1))"
 elementwise("aten.maximum", "x z", "maximum(x, z)", x=_LARGER, z=_SMALLER,
             kink="x == z", sides={"x": ("0", "1"), "z": ("0", "1")}, why="tie_two", tie="shared")

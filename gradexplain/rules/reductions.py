@@ -48,7 +48,7 @@ def placed(g: Tensor | None, self: Tensor, dim: int, indices: Tensor, keepdim: b
 
 def signs(x: Tensor, side: Any) -> Tensor:
     """Returns the slopes of |x|; at 0, where they are −1 on the left and 1 on the right, `side` itself."""
-    return torch.where(x == 0, side, x.sign())
+    return torch.where(x == 0, side, x.sgn())
 
 
 def shares(self: Tensor, attained: Tensor, dim: Any, side: Any) -> Tensor:
@@ -298,6 +298,7 @@ rule(
         lambda g, self, dim, correction, keepdim: _var_back(g, self, dim, correction, keepdim),
     ),
     terms=_var_terms,
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 rule(
@@ -310,6 +311,7 @@ rule(
     terms=lambda self, dim, correction, keepdim: _sqrt(_var_terms(self, dim, correction, keepdim)),
     together=_is_std,
     why="std_at_zero",
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 rule(
@@ -325,6 +327,7 @@ rule(
             keepdim,
         ),
     ),
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 rule(
@@ -342,6 +345,7 @@ rule(
     ),
     together=_is_std,
     why="std_at_zero",
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 
@@ -370,9 +374,9 @@ def _slopes_beside(x: Tensor, y: Tensor, p: float, dim: Any, side: Any) -> Tenso
     if p == 1:
         return signs(x, side)
     if math.isinf(p):
-        return x.sign() * shares(x.abs(), y, dim, math.copysign(1, p) * x.sign() * side)
+        return x.sgn() * shares(x.abs(), y, dim, math.copysign(1, p) * x.sgn() * side)
     ratio = x.abs() / y
-    smooth = x.sign() * (ratio if p == 2 else torch.where(ratio == 0, 0, ratio ** (p - 1)))
+    smooth = x.sgn() * (ratio if p == 2 else torch.where(ratio == 0, 0, ratio ** (p - 1)))
     if p > 1:
         return smooth
     side = torch.as_tensor(side, dtype=x.dtype, device=x.device)
@@ -385,7 +389,7 @@ def are_norms(slopes: Tensor, x: Tensor, y: Tensor, p: float, dim: Any) -> Tenso
     As y(tx) = t y(x), they meet Σ xᵢ ∂y/∂xᵢ = y. A norm (p ≥ 1) does not grow faster than its argument: the dual
     norm of the slopes, with 1/p + 1/q = 1, is at most 1.
     """
-    fits = is_whole(slopes * x.sign() * torch.where(y == 0, 0, x.abs() / y), (y != 0).to(y), dim)
+    fits = is_whole(slopes * x.sgn() * torch.where(y == 0, 0, x.abs() / y), (y != 0).to(y), dim)
     if p < 1:
         return fits
     q = math.inf if p == 1 else 1 if math.isinf(p) else p / (p - 1)
@@ -422,6 +426,7 @@ rule(
     self=(_NORM_BACK, lambda g, self, y, ord, dim, keepdim, side: _norm_back(g, self, y, ord, dim, keepdim, side)),
     terms=lambda self, ord, dim, keepdim: _norm_terms(self, ord, dim, keepdim),
     together=lambda slopes, self, y, ord, dim, keepdim: _are_norms(slopes, self, y, ord, dim, keepdim),
+    over="complex",
     why="norm_at_zero",
     example=(
         lambda r: (r(2, 3),),
@@ -437,6 +442,7 @@ rule(
     self=(_NORM_BACK, lambda g, self, y, p, side: _norm_back(g, self, y, p, None, False, side)),
     terms=lambda self, p: _norm_terms(self, p),
     together=lambda slopes, self, y, p: _are_norms(slopes, self, y, p),
+    over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3),), lambda r: (r(2, 3), 3)),
 )
@@ -446,6 +452,7 @@ rule(
     self=(_NORM_BACK, lambda g, self, y, p, dim, keepdim, side: _norm_back(g, self, y, p, dim, keepdim, side)),
     terms=lambda self, p, dim, keepdim: _norm_terms(self, p, dim, keepdim),
     together=lambda slopes, self, y, p, dim, keepdim: _are_norms(slopes, self, y, p, dim, keepdim),
+    over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3), 2, [1]), lambda r: (r(2, 3), 1, [0], True)),
 )
@@ -472,6 +479,7 @@ rule(
     terms=lambda self, other, p: _norm_terms(self - other, p),
     together=_is_distance,
     apart=lambda self, other: dict(zip(("self", "other"), torch.broadcast_tensors(self, other), strict=True)),
+    over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3), r(3)), lambda r: (r(2, 3), r(2, 3), 3)),
 )

@@ -24,6 +24,10 @@ class Samples:
         """Uniform in (low, high)."""
         return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
 
+    def complex(self, *shape: int) -> Tensor:
+        """Complex numbers away from 0 and from both axes."""
+        return torch.complex(self(*shape), self(*shape))
+
     def positive(self, *shape: int) -> Tensor:
         return self.between(0.3, 2.3, *shape)
 

@@ -51,6 +51,7 @@ DOUBTS = frozenset(
         "gradient_not_finite",
         "exact_not_finite",
         "cut",
+        "quantile",
         "replay_differs",
     }
 )
@@ -166,13 +167,14 @@ class Report(Shown):
         allowed = replace(self, options=replace(self.options, stops=(INTENDED,)))
         if allowed.verdict == "agrees":
             return "stopped"
-        doubtful = any(self._is_doubtful(name) for name in self.inputs)
+        doubtful = any(self.doubt(name) for name in self.inputs)
         return "doubtful" if doubtful or (self.second is not None and self.second.verdict != "agrees") else "unseen"
 
-    def _is_doubtful(self, name: str) -> bool:
+    def doubt(self, name: str) -> str | None:
+        """Returns the reason of the first check of an input that casts doubt on all the others, `None` without one."""
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         agreeing = {check.oracle for check in checks if check.verdict == "agrees"}
-        return any(_doubts(check, agreeing) for check in checks)
+        return next((check.reason for check in checks if _doubts(check, agreeing)), None)
 
     @property
     def stops(self) -> Sequence[Stop]:
@@ -196,7 +198,7 @@ class Report(Shown):
         checks = [check for check in self.checks if check.input == name and not self.is_refuted(check)]
         if any(check.verdict == "differs" for check in checks):
             return "differs"
-        if self._is_doubtful(name):
+        if self.doubt(name):
             return "cannot say"
         if any(stop.input == name for stop in self.undeclared()):
             return "cannot say"

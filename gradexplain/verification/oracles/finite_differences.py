@@ -146,6 +146,9 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
     if stops:
         reason = "cut" if kept.verdict == "agrees" else kept.reason
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
+    if question.quantiles and written.verdict == "differs":
+        unclear = replace(kept, verdict="cannot say", reason="quantile") if kept.verdict == "agrees" else kept
+        return replace(unclear, data={**kept.data, **written.data, "operator": question.departing})
     if question.departures and written.verdict == "differs":
         return replace(kept, reason=kept.reason or "departs", data={**kept.data, "operator": question.departing})
     if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
@@ -566,6 +569,12 @@ class _Probe:
         y = self.replay.trace.value
         return [max(1.5 * self.replay.eps * _size(p.cotangent * y), self.replay.jitter) for p in self.parts]
 
+    @cached_property
+    def quantum(self) -> float:
+        """What the outputs may move by at once where they lose digits inside."""
+        y = self.replay.trace.value
+        return MARGIN * self.replay.eps * max(1.0, float(_finite(y.abs()).max()) if y.numel() else 0.0)
+
     def inner_noise(self, part: Part) -> float:
         """The noise that rounding makes of ⟨v, y⟩ on the way to y, which may be 0 itself, as in log(1 + e).
 
@@ -594,7 +603,8 @@ class _Probe:
         for part, row, floor, rests in zip(self.parts, rows, self.floors, still, strict=True):
             products = sum(float((part.gradients[n] * d).abs().sum()) for n, d in u.items())
             right, left, moved = ([line[i] for line in row] for i in range(3))
-            ladders.append((Ladder(steps, right, left, moved, floor, MARGIN * self.replay.eps * products), rests))
+            rounding, quantum = MARGIN * self.replay.eps * products, self.quantum * _size(part.cotangent)
+            ladders.append((Ladder(steps, right, left, moved, floor, rounding, quantum), rests))
         return ladders
 
     def made(self, name: str, change: Tensor) -> Tensor:

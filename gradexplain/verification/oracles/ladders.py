@@ -43,6 +43,7 @@ class Ladder:
     moved: Sequence[float]
     floor: float  # the noise that rounding of the output alone makes
     rounding: float  # what rounding makes of ⟨G, u⟩
+    quantum: float = 0.0  # the last digits of ⟨v, f⟩, where f adds numbers of the size of 1, or of its outputs
 
     @property
     def residuals(self) -> list[float]:
@@ -79,6 +80,7 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Slope:
     steps = [ladder.steps[i] for i in kept]
     residuals = [ladder.residuals[i] for i in kept]
     sigma = max(ladder.floor, noise, _noise(steps, residuals) if len(ladder.steps) == len(STEPS) else 0.0)
+    sigma = max(sigma, _quantum(ladder))
     candidates = list(_candidates(residuals, [sigma / h for h in steps]))
     best = min(candidates, key=lambda c: c.bound)
     # The best bound of three may be so by luck: what orders of nearly the same bound make of it is part of the error.
@@ -138,6 +140,17 @@ def _noise(steps: Sequence[float], residuals: Sequence[float]) -> float:
     return max(
         (2 * min(d[-k] for d in differences if len(d) >= k) * steps[-k] for k in range(1, count + 1)), default=0.0
     )
+
+
+def _quantum(ladder: Ladder) -> float:
+    """The least change that f made, where finer steps change nothing: it moves in quanta, as (1 + erf x) / 2 at −8.
+
+    A function that is made of steps does so as well, and has slope 0; but its steps are not the last digits of 1, or of
+    what it gives.
+    """
+    changes = [max(abs(r), abs(s)) * h for r, s, h in zip(ladder.right, ladder.left, ladder.steps, strict=True)]
+    quantum = min((c for c in changes if c > 0), default=0.0)
+    return quantum if changes[-1] == 0 and quantum <= ladder.quantum else 0.0
 
 
 Number = TypeVar("Number", float, Tensor)

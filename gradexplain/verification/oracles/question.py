@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradexplain.errors import RunError, message_of
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.branches import padding_steps, symmetric_steps, with_branches
+from gradexplain.recording.branches import padding_steps, quantile_steps, symmetric_steps, with_branches
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.events import Event
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
@@ -126,10 +126,16 @@ class Question:
 
     @cached_property
     def departures(self) -> Mapping[int, Bent]:
-        """The recorded operators whose gradient is not that of their function, by definition: symmetric, padded."""
+        """The recorded operators whose gradient is by definition another one: symmetric, padded, moving a quantile."""
         if isinstance(self.recorded, Unable):
             return {}
-        return dict([*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)])
+        by_definition = [*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)]
+        return {**dict(by_definition), **self.quantiles}
+
+    @cached_property
+    def quantiles(self) -> Mapping[int, Bent]:
+        """Those of them that draw, and whose gradient moves a quantile."""
+        return {} if isinstance(self.recorded, Unable) else dict(quantile_steps(self.recorded))
 
     @property
     def departing(self) -> str:
@@ -137,7 +143,8 @@ class Question:
         if isinstance(self.recorded, Unable):
             return ""
         origins = (self.recorded.steps[number].origin for number in self.departures)
-        return ", ".join(dict.fromkeys(str(o.operator) for o in origins if isinstance(o, Event)))
+        names = (str(o.operator) if isinstance(o, Event) else o.function.__name__ for o in origins)
+        return ", ".join(dict.fromkeys(names))
 
     @cached_property
     def frozen(self) -> Replay | Unable | None:
