@@ -1,8 +1,8 @@
-"""Where the first number that is not finite was made, among the operators of one recorded step.
+"""Where the first number that is not finite was made in one recorded step of a training.
 
-Forward, one goes back from the loss along what is not finite, to where that came of finite numbers. What is healed on
-the way has no path to the loss, and −∞ that was written on purpose (a mask) is no cause. Backward, it is the first node
-that was given finite gradients and sent others.
+One goes back from the loss along what is not finite, through operators that no gradient passes as well (what is done to
+data), to where that came of finite numbers. What is healed on the way has no path to the loss, and −∞ that was written
+on purpose (a mask) is no cause. What met there is told as everywhere (`not_finite`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.findings.finding import Finding
-from gradexplain.findings.reasons import Reason, base_name, reason_of, slope_reason
-from gradexplain.mathematics.indices import Index, unravelled
+from gradexplain.findings.not_finite import gradients_born, values_born
+from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording.events import Event, Held, held_in, source_of
-from gradexplain.recording.join import Sent, argument_names, bound, owners_of
-from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.join import node_of
+from gradexplain.recording.trace import Node, Trace
 
 # Operators that write what they are told: an infinity that they make is meant.
 _WRITING = frozenset({
@@ -34,6 +33,11 @@ _MOVING = frozenset({
 })  # fmt: skip
 
 
+def base_name(operator: str) -> str:
+    """Returns `log` for aten.log_.default."""
+    return operator.removeprefix("aten.").partition(".")[0].strip("_")
+
+
 @dataclass(frozen=True)
 class _Bad:
     """A recorded operator that gave a number that is not finite, with the first such element of each kind."""
@@ -43,12 +47,6 @@ class _Bad:
     output: Tensor
     nan: Index | None
     infinite: Index | None
-
-    def at(self, *, nan: bool) -> Index:
-        first, second = (self.nan, self.infinite) if nan else (self.infinite, self.nan)
-        found = first if first is not None else second
-        assert found is not None
-        return found
 
 
 def born_forward(events: Sequence[Event], loss: Tensor) -> Finding | None:
@@ -66,12 +64,24 @@ def born_forward(events: Sequence[Event], loss: Tensor) -> Finding | None:
     given = _given_bad(birth.event)
     if given is not None and not producers.get(id(given.live)):
         return _from_data(birth, given)
-    following = [b for b in path[:-1] if base_name(str(b.event.operator)) not in _MOVING]
-    first = _finding(birth, events)
-    nan = next((b for b in reversed(following) if b.nan is not None), None)
-    if birth.nan is None and nan is not None:
-        first = replace(first, consequences=(_finding(nan, events),))
-    return first
+    nodes = [node_of(b.event, b.place) for b in reversed(path)]
+    return _first(values_born(nodes, _names(nodes)))
+
+
+def born_backward(trace: Trace) -> Finding | None:
+    """Returns the first operator whose backward was given finite gradients and sent others; `None` without one."""
+    return _first(gradients_born(trace, _names(trace.nodes)))
+
+
+def _names(nodes: Sequence[Node]) -> dict[int, str]:
+    """Returns what the value of each node is called: its variable's name, or the code that made it."""
+    return {n.index: n.leaf or (n.source and (n.source.target or n.source.code)) or n.name for n in nodes}
+
+
+def _first(found: Iterator[Finding]) -> Finding | None:
+    """Returns the first of some findings, with those after it as what it led to."""
+    first = next(found, None)
+    return None if first is None else replace(first, consequences=tuple(found))
 
 
 def _bad_events(events: Sequence[Event]) -> Iterator[_Bad]:
@@ -151,8 +161,7 @@ def _is_meant(made: _Bad, bad: Mapping[int, _Bad], producers: Mapping[int, Seque
 
 
 def _is_masked_row(made: _Bad) -> bool:
-    at = made.at(nan=True)
-    return reason_of(str(made.event.operator), _arguments(made.event), made.output, at).key == "masked-row"
+    return base_name(str(made.event.operator)) in ("softmax", "log_softmax", "safe_softmax")
 
 
 def _given_bad(event: Event) -> Held | None:
@@ -167,124 +176,11 @@ def _from_data(birth: _Bad, given: Held) -> Finding:
     at = _where(given.tensor.isnan()) or _where(given.tensor.isinf()) or ()
     source = source_of(birth.event.frame)
     data = {
-        "element": _element("", at),
+        "element": indexed("", at) or "()",
         "shape": str(tuple(given.tensor.shape)),
         "value": float(given.tensor[at]),
-        "operator": base_name(str(birth.event.operator)),
+        "operator": str(birth.event.operator),
         "code": source.code if source else "",
     }
-    parameter = given.tracked and given.producer is None
-    return Finding("weight-not-finite" if parameter else "data-not-finite", data, source, None, phase="data")
-
-
-def _arguments(event: Event) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in bound(event).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Held):
-        return value.tensor.detach()
-    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
-
-
-def _finding(made: _Bad, events: Sequence[Event]) -> Finding:
-    at = made.at(nan=made.nan is not None)
-    reason = reason_of(str(made.event.operator), _arguments(made.event), made.output, at)
-    data = _told(made.event, made.output, at, reason, float(made.output[at]))
-    return Finding(
-        "first-not-finite", data, source_of(made.event.frame), None, phase="forward", module=made.event.module
-    )
-
-
-def _told(event: Event, tensor: Tensor, at: Index, reason: Reason, value: float) -> dict[str, Any]:
-    source = source_of(event.frame)
-    name = base_name(str(event.operator))
-    return {
-        "operator": name,
-        "element": _element(source.target if source and source.target else name, at),
-        "shape": str(tuple(tensor.shape)),
-        "value": value,
-        "reason": reason.key,
-        "values": dict(reason.values),
-        "met": met_text(name, reason.values),
-        "code": source.code if source and source.code else name,
-    }
-
-
-def _element(name: str, at: Index) -> str:
-    return f"{name}[{', '.join(map(str, at))}]" if at else name
-
-
-_SIGNS = {"div": "/", "mul": "·", "add": "+", "sub": "−", "pow": "^", "true_divide": "/"}
-_FIELDS = ("gradient", "result")
-
-
-def met_text(name: str, values: Mapping[str, float]) -> str:
-    """Returns the values that met as a formula: `log(0)`, `0 / 0`, `0 · inf`."""
-    given = [_number(v) for k, v in values.items() if k not in _FIELDS and k in ("self", "other", "exponent")]
-    if name in _SIGNS and len(given) == 2:
-        return f"{given[0]} {_SIGNS[name]} {given[1]}"
-    if given:
-        return f"{name}({', '.join(given)})"
-    told = ", ".join(f"{k} = {_number(v)}" for k, v in values.items() if k not in _FIELDS)
-    return f"{name} ({told})" if told else name
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}".replace("e+0", "e+").replace("e-0", "e-")
-
-
-# ------------------------------------------------------------------------------------------------------------ backward
-
-
-def born_backward(events: Sequence[Event], root: Tensor, sent: Mapping[Any, Sent]) -> Finding | None:
-    """Returns the first node that was given finite gradients and sent others; `None` where there is none."""
-    nodes = nodes_below(root.grad_fn)
-    owners = owners_of(events, nodes)
-    users: dict[Any, list[Any]] = {}
-    for node in nodes:
-        for child, _ in node.next_functions:
-            if child is not None:
-                users.setdefault(child, []).append(node)
-    for node, passed in sent.items():
-        if any(_is_bad(t) for t in passed.received if t is not None):
-            continue
-        slot = next((i for i, t in enumerate(passed.sent) if t is not None and _is_bad(t)), None)
-        if slot is not None:
-            return _born_in(node, slot, passed, owners.get(node), users.get(node, []))
-    return None
-
-
-def _born_in(node: Any, slot: int, passed: Sent, event: Event | None, users: Sequence[Any]) -> Finding:
-    tensor = passed.sent[slot]
-    assert tensor is not None
-    at = _where(tensor.isnan()) or _where(tensor.isinf()) or ()
-    arrived = passed.received[0] if passed.received else None
-    name = node.name().partition("Backward")[0].lower() if event is None else base_name(str(event.operator))
-    data: dict[str, Any] = {"operator": name, "value": float(tensor[at]), "shape": str(tuple(tensor.shape))}
-    source = source_of(event.frame) if event is not None else None
-    if event is None or not event.recorded:
-        data |= {"element": _element(name, at), "code": source.code if source else name, "reason": "undefined"}
-        return Finding("first-gradient-not-finite", {**data, "values": {}, "met": name}, source, phase="backward")
-    arguments = _arguments(event)
-    names = argument_names(node.next_functions, bound(event))
-    output = next((h.tensor.detach() for h in held_in([event.outputs])), None)
-    same = arrived is not None and arrived.shape == tensor.shape
-    gradient = float(arrived[at]) if same and arrived is not None else _only(arrived)
-    reason = slope_reason(str(event.operator), arguments, output, at if same else (), gradient)
-    untaken = gradient == 0 and any(user.name().startswith("Where") for user in users)
-    key = "branch-not-taken" if untaken and reason.key == "zero-times-slope" else reason.key
-    argument = names[slot] if slot < len(names) else ""
-    data |= {
-        "element": _element(argument or name, at),
-        "reason": key,
-        "values": dict(reason.values),
-        "met": met_text(name, reason.values),
-        "gradient": math.nan if gradient is None else gradient,
-        "code": source.code if source and source.code else name,
-    }
-    return Finding("first-gradient-not-finite", data, source, phase="backward", module=event.module)
-
-
-def _only(tensor: Tensor | None) -> float | None:
-    return float(tensor) if tensor is not None and tensor.numel() == 1 else None
+    code = "weight-not-finite" if given.tracked and given.producer is None else "data-not-finite"
+    return Finding(code, data, source, phase="data", module=birth.event.module)

@@ -61,28 +61,34 @@ class TrainingTeller(Teller):
         place = short_place(finding.source)
         where = [self.say("training.step", step=finding.step)] if finding.step is not None else []
         where += [place] if place else []
-        data = self.numbers(finding.data)
-        text = self.say(f"findings.{finding.code}", **data)
-        if "reason" in finding.data:
-            text = f"{text} {self.say('reasons.' + finding.data['reason'], **data)}"
+        text = self.said_of(finding)
         return f"{', '.join(where)}: {text}" if where else text
 
+    def said_of(self, finding: Finding) -> str:
+        """Returns what was found, without its place."""
+        data = self.numbers(finding.data)
+        if "detail" in data:
+            data["made"] = self.say(f"born.{data['detail']}", **data)
+        text = self.say(f"findings.{finding.code}", **data)
+        return f"{text} {self.say('unreached.' + data['why'], **data)}" if "why" in data else text
+
     def numbers(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in data.items()}
+        numbers = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in data.items()}
+        return numbers | {"percent": f"{100 * data['share']:.3g} %"} if "share" in data else numbers
 
     def evidence(self, finding: Finding) -> Iterator[Block]:
         """Yields the line, what to do, and what it led to."""
         if finding.source is not None and finding.source.code:
             yield Listing(finding.source.code)
         if finding.remedy is not None:
-            yield Paragraph(f"→ {self.remedy(finding.remedy)}", "good" if finding.remedy.tried else "plain")
+            yield Paragraph(f"→ {self.cure(finding.remedy)}", "good" if finding.remedy.tried else "plain")
             if finding.remedy.change:
                 yield Listing(finding.remedy.change)
         if finding.consequences:
             yield Heading(self.say("training.consequences"))
             yield Notes(tuple(map(self.sentence, finding.consequences)))
 
-    def remedy(self, remedy: Remedy) -> str:
+    def cure(self, remedy: Remedy) -> str:
         text = self.say(f"remedies.{remedy.code}", **self.numbers(remedy.data))
         if not remedy.tried:
             return f"{text} {self.say('training.not_tried')}"
@@ -154,14 +160,19 @@ def _finding(finding: Finding, teller: TrainingTeller) -> dict[str, Any]:
         "source": None if source is None else {"file": source.file, "line": source.line, "code": source.code},
         "element": data.get("element"),
         "values": {k: _plain(v) for k, v in data.get("values", {}).items()},
-        "reason": teller.say("reasons." + data["reason"], **teller.numbers(data))
-        if "reason" in data
-        else finding.code.replace("-", " "),
-        "data": {k: _plain(v) for k, v in data.items() if k not in ("values", "element", "operator", "reason")},
+        "reason": _reason(finding, teller),
+        "data": {k: _plain(v) for k, v in data.items() if k not in ("values", "element", "operator")},
         "text": teller.sentence(finding),
         "consequences": [_finding(c, teller) for c in finding.consequences],
         "remedy": None if finding.remedy is None else _remedy(finding.remedy, teller),
     }
+
+
+def _reason(finding: Finding, teller: TrainingTeller) -> str:
+    """Returns the code in words; of what was born, what met there."""
+    if "detail" in finding.data:
+        return teller.say(f"born.{finding.data['detail']}", **teller.numbers(finding.data))
+    return finding.code.replace("-", " ")
 
 
 def _remedy(remedy: Remedy, teller: TrainingTeller) -> dict[str, Any]:

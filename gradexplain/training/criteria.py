@@ -6,28 +6,36 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 
 from torch import Tensor, nn
 
 from gradexplain.findings.finding import Finding, Remedy
-from gradexplain.training.ledger import Call, Ledger, Look, Steps
+from gradexplain.targets.sources import Source
+from gradexplain.training.ledger import SKIPS, Call, Ledger, Look, Steps
+from gradexplain.training.lines import accumulated
 
-# Updates of a fifth of the weights, at half of the steps, leave nothing of what was learned before.
-_LARGE_UPDATE = 0.2
+# Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
+_LARGE_UPDATE, _FIRST = 0.25, 8
 # A gradient that loses six orders of magnitude on its way is below the rounding of the others.
 _VANISHED = 1e-6
-_SKIPS = 20
 _DEAD = 0.5
 _LOST = 0.9
+# So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
+_KEPT = 4
 
 
 def judged(ledger: Ledger) -> tuple[Finding, ...]:
     """Returns the findings of a ledger, those that come first in a step first."""
+    apart = list(_not_in_optimizer(ledger))
+    stale = list(_unreached(ledger))
+    if any(f.code == "made-after-optimizer" for f in apart):  # what they replaced gets no gradient any more
+        apart, stale = [replace(apart[0], consequences=tuple(stale)), *apart[1:]], []
     found = [
         *_patterns(ledger),
-        *_unreached(ledger),
-        *_not_in_optimizer(ledger),
+        *apart,
+        *stale,
         *_not_cleared(ledger),
         *_undivided(ledger),
         *_carried(ledger),
@@ -60,36 +68,38 @@ def _patterns(ledger: Ledger) -> Iterator[Finding]:
                 data = {"operator": pattern.operator, **pattern.data}
                 source = pattern.source or call.source
                 yield Finding(
-                    pattern.code, data, source, _PITFALLS.get(pattern.code), step, "forward", remedy=_cure(pattern.code)
+                    pattern.code,
+                    data,
+                    source,
+                    _PITFALLS.get(pattern.code),
+                    step,
+                    "forward",
+                    remedy=Remedy(pattern.code),
                 )
 
 
 _PITFALLS = {"softmax-twice": "P38", "sigmoid-twice": "P38", "unmeant-broadcast": "P37"}
 
 
-def _cure(code: str) -> Remedy:
-    return Remedy(code)
-
-
 def _carried(ledger: Ledger) -> Iterator[Finding]:
+    """Graphs that hang on to those of steps before: of the loss itself, or of losses that are kept."""
     for call in ledger.calls.values():
-        older = [(step, graph.older, graph.nodes) for step, graph in call.graphs if step >= 1]
-        grown = [count for _, count, _ in older]
-        if len(grown) >= 3 and grown[-1] > grown[0] > 0 and grown == sorted(grown):
-            steps = older[-1][0] - older[0][0]
-            own = older[-1][2] - older[-1][1]
-            if grown[-1] - grown[0] > 0.5 * own * steps:
-                data = {"count": grown[-1], "step": older[-1][0]}
+        older = [(step, graph.older) for step, graph in call.graphs if step >= 1]
+        counts = [count for _, count in older]
+        if len(counts) >= 4 and counts == sorted(set(counts)) and counts[0] > 0:
+            (first, least), (last, most) = older[0], older[-1]
+            if most - least >= last - first:
+                data = {"count": most, "last": last}
                 yield Finding(
-                    "graph-carried", data, call.source, "P04", older[0][0], "forward", remedy=_cure("graph-carried")
+                    "graph-carried", data, call.source, "P04", first, "forward", remedy=Remedy("graph-carried")
                 )
                 return
-    kept = [(step, alive, made) for step, alive, made in ledger.kept_graphs if made >= 3]
-    if len(kept) >= 2 and all(alive == made for _, alive, made in kept):
-        step, alive, _ = kept[-1]
-        yield Finding(
-            "graphs-kept", {"count": alive, "step": step}, None, "P39", 0, "forward", remedy=_cure("graphs-kept")
-        )
+    step, alive = max(ledger.kept_graphs, key=lambda kept: kept[1], default=(0, 0))
+    if alive >= _KEPT:
+        own = _source(_main_call(ledger))
+        source = accumulated(own) if own is not None else None
+        data = {"count": alive, "last": step}
+        yield Finding("graphs-kept", data, source, "P39", 0, "forward", remedy=Remedy("graphs-kept"))
 
 
 # ----------------------------------------------------------------------------------------------------- parameters
@@ -98,17 +108,27 @@ def _carried(ledger: Ledger) -> Iterator[Finding]:
 def _unreached(ledger: Ledger) -> Iterator[Finding]:
     """Parameters that an optimizer has and that never get a gradient, all of one reason together."""
     for steps in ledger.optimizers.values():
-        places = [p for p, count in steps.missing.items() if count == len(steps.looks) and steps.count >= 3]
-        found = [(p, t) for p in places if (t := steps.parameters[p]()) is not None and t.requires_grad]
-        found = [(p, t) for p, t in found if not _has_learning_siblings(t, steps, ledger)]
-        if found:
-            names = tuple(ledger.names.of(t) for _, t in found)
-            call = next(iter(ledger.calls.values()), None)
-            everything = len(found) == len(steps.parameters)
-            code = "nothing-learns" if everything else "no-gradient"
-            data = {"names": listed(names), "count": steps.count}
-            source = call.source if call else steps.source
-            yield Finding(code, data, source, "P56", 0, "forward", parameters=names, remedy=_cure(code))
+        found = unreached(ledger, steps)
+        if not found:
+            continue
+        names = tuple(ledger.names.of(parameter) for parameter in found)
+        if len(found) == len(steps.parameters):
+            code, source = "nothing-learns", _source(_main_call(ledger))
+        else:
+            code, source = "no-gradient", None
+        data = {"names": listed(names), "count": steps.count}
+        yield Finding(code, data, source or steps.source, "P56", 0, "forward", parameters=names, remedy=Remedy(code))
+
+
+def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
+    """Returns the parameters of an optimizer that never got a gradient and are meant to."""
+    places = [p for p, count in steps.missing.items() if count == len(steps.looks) and steps.count >= 3]
+    found = [t for p in places if (t := steps.parameters[p]()) is not None and t.requires_grad]
+    return [t for t in found if not _has_learning_siblings(t, steps, ledger)]
+
+
+def _source(call: Call | None) -> Source | None:
+    return call.source if call is not None else None
 
 
 def _has_learning_siblings(parameter: Tensor, steps: Steps, ledger: Ledger) -> bool:
@@ -131,13 +151,12 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
     apart = [leaf for leaf in apart if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in had]
     hidden = [leaf for leaf in apart if id(leaf) in ledger.names.hidden]
     later = [leaf for leaf in apart if id(leaf) not in known and id(leaf) not in ledger.names.hidden]
-    for code, found in (("hidden-from-optimizer", hidden), ("made-after-optimizer", later)):
+    for code, pitfall, found in (("hidden-from-optimizer", "P35", hidden), ("made-after-optimizer", "P36", later)):
         if found:
-            names = tuple(ledger.names.of(leaf) for leaf in found)
+            names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
             steps = max(ledger.optimizers.values(), key=lambda s: s.count)
             data = {"names": listed(names)}
-            pitfall = "P35" if code.startswith("hidden") else "P36"
-            yield Finding(code, data, steps.source, pitfall, 0, "optimizer", parameters=names, remedy=_cure(code))
+            yield Finding(code, data, steps.source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -155,7 +174,7 @@ def _not_cleared(ledger: Ledger) -> Iterator[Finding]:
             call = _main_call(ledger)
             data = {"stale": steps.stale, "count": steps.count - 1}
             source = call.source if call else steps.source
-            yield Finding("not-cleared", data, source, "P11", 1, "backward", remedy=_cure("not-cleared"))
+            yield Finding("not-cleared", data, source, "P11", 1, "backward", remedy=Remedy("not-cleared"))
 
 
 def _undivided(ledger: Ledger) -> Iterator[Finding]:
@@ -168,12 +187,12 @@ def _undivided(ledger: Ledger) -> Iterator[Finding]:
             continue
         if all(graph.averaged for _, graph in own.graphs):
             data = {"passes": passes}
-            yield Finding("not-divided", data, own.source, "P44", 0, "backward", remedy=_cure("not-divided"))
+            yield Finding("not-divided", data, own.source, "P44", 0, "backward", remedy=Remedy("not-divided"))
 
 
 def _skipping(ledger: Ledger) -> Iterator[Finding]:
     for steps in ledger.optimizers.values():
-        if steps.most_skipped >= _SKIPS:
+        if steps.most_skipped >= SKIPS:
             data = {"count": steps.most_skipped, "taken": steps.count}
             call = _main_call(ledger)
             yield Finding(
@@ -183,13 +202,13 @@ def _skipping(ledger: Ledger) -> Iterator[Finding]:
                 "P43",
                 None,
                 "optimizer",
-                remedy=_cure("scaler-skips"),
+                remedy=Remedy("scaler-skips"),
             )
 
 
 def _scheduled(ledger: Ledger) -> Iterator[Finding]:
     taken = max((s.count for s in ledger.optimizers.values()), default=0)
-    for kind, count in ledger.schedulers.values():
+    for kind, count, source in ledger.schedulers.values():
         if kind not in ("StepLR", "MultiStepLR", "ExponentialLR", "MultiplicativeLR") or count < 0.8 * taken:
             continue
         for steps in ledger.optimizers.values():
@@ -198,7 +217,7 @@ def _scheduled(ledger: Ledger) -> Iterator[Finding]:
             if low is not None and low < 0.8 * len(rates) and len(rates) >= 10 and rates[0] > 0:
                 data = {"kind": kind, "start": rates[0], "rate": rates[-1], "low": low, "count": len(rates)}
                 yield Finding(
-                    "scheduler-each-batch", data, None, None, low, "optimizer", remedy=_cure("scheduler-each-batch")
+                    "scheduler-each-batch", data, source, None, low, "optimizer", remedy=Remedy("scheduler-each-batch")
                 )
                 return
 
@@ -221,17 +240,17 @@ def _before_flag(ledger: Ledger, looks: Sequence[Look]) -> list[Look]:
 def _too_large(ledger: Ledger) -> Iterator[Finding]:
     """A learning rate that is too high: the first steps rewrite a fifth of the weights each, and nothing is learned."""
     for steps in ledger.optimizers.values():
-        looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= 20]
+        looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= _FIRST]
         places = _matrices(steps) or list(range(len(steps.parameters)))
         ratios = [_overall(look, places) for look in looks]
         seen = [ratio for ratio in ratios if ratio is not None]
         call = _main_call(ledger)
-        if len(seen) < 3 or call is None or median(seen[1:] if len(seen) > 3 else seen) <= _LARGE_UPDATE:
+        if len(seen) < 3 or call is None or median(seen) <= _LARGE_UPDATE:
             continue
         if not _learns(call.losses):
             data = {"ratio": median(seen), "rate": steps.rates[0], "kind": steps.kind}
             yield Finding(
-                "rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=_cure("rate-too-high")
+                "rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy("rate-too-high")
             )
 
 
@@ -241,11 +260,11 @@ def _overall(look: Look, places: Sequence[int]) -> float | None:
 
 
 def _learns(losses: Sequence[float]) -> bool:
-    """Says whether the last quarter of the losses lies below the first by more than a tenth of it."""
+    """Says whether the last quarter of the losses lies below the start by more than a tenth of it."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < len(losses) or len(finite) < 4:
         return False
-    start = median(finite[:3])
+    start = min(finite[0], median(finite[:3]))
     return median(finite[-max(1, len(finite) // 4) :]) < start - 0.1 * abs(start)
 
 
@@ -263,7 +282,7 @@ def _vanishing(ledger: Ledger) -> Iterator[Finding]:
             last = max(places, key=lambda i: looks[0].rms[i] or 0)
             data = {"name": name, "other": _name(ledger, steps, last), "share": median(shares)}
             yield Finding(
-                "vanishing", data, steps.source, None, 0, "backward", parameters=(name,), remedy=_cure("vanishing")
+                "vanishing", data, steps.source, None, 0, "backward", parameters=(name,), remedy=Remedy("vanishing")
             )
 
 
@@ -289,10 +308,10 @@ def _dead(ledger: Ledger) -> Iterator[Finding]:
             i for i in range(len(steps.parameters)) if any((k.rms[i] or 0) > 0 for k in looks if i < len(k.rms))
         ]
         if found and learning:
-            names = tuple(_name(ledger, steps, i) for i, _ in found)
-            data = {"names": listed(names), "share": max(share for _, share in found)}
+            names = tuple(_name(ledger, steps, i) for i, _ in found[:1])
+            data = {"names": listed(names), "share": found[0][1]}
             yield Finding(
-                "dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=_cure("dead-units")
+                "dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=Remedy("dead-units")
             )
 
 
@@ -312,7 +331,14 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             dtype = str(parameter.dtype).removeprefix("torch.") if parameter is not None else ""
             data = {"names": listed(names), "share": min(s for _, s in found), "dtype": dtype, "rate": looks[0].rate}
             yield Finding(
-                "updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=_cure("updates-lost")
+                "updates-lost",
+                data,
+                steps.source,
+                None,
+                0,
+                "optimizer",
+                parameters=names,
+                remedy=Remedy("updates-lost"),
             )
 
 
@@ -334,7 +360,7 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
         if off and trained and len(states) - off >= 2 and not any(on for _, on in states[off:]):
             data = {"name": name or type(module).__name__, "step": states[off][0]}
             yield Finding(
-                "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=_cure("left-in-eval")
+                "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=Remedy("left-in-eval")
             )
 
 

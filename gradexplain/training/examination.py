@@ -8,15 +8,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from gradexplain.findings.births import born_backward, born_forward
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.nodes import nodes_below
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.join import Run, joined
+from gradexplain.recording.nodes import is_leaf, nodes_below
 from gradexplain.recording.recorder import Recorder, watching_functions
+from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import observed
+from gradexplain.training.ledger import parameters_of
 from gradexplain.training.naming import Names
+from gradexplain.training.reaching import way_to
 from gradexplain.versions.internals import internals
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ class Examination:
     recording: ExitStack = field(default_factory=ExitStack)
     observing: ExitStack = field(default_factory=ExitStack)
     sent: dict[Any, Any] = field(default_factory=dict)
+    optimizers: list[Optimizer] = field(default_factory=list)
     backwards: int = 0
     ended: int = 0
 
@@ -53,6 +60,12 @@ class Examination:
         if self.request.kind == "loss" and place == self.request.backward and loss is not None:
             self.recording.close()
             self.say(self._named(born_forward(self.recorder.events, loss)))
+        if self.request.kind == "way" and loss is not None and self._has_parameters():
+            self.recording.close()
+            way = way_to(loss, self._asked_for(), self.recorder.events)
+            names = Names()
+            names.look()
+            self.say(replace(way, module=names.path_of(way.module)))
         self.backwards += 1
         if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
             self.sent = self.observing.enter_context(observed(nodes_below(loss.grad_fn)))
@@ -61,12 +74,41 @@ class Examination:
         if self.sent:
             self.observing.close()
             with internals().without_modes():
-                found = born_backward(self.recorder.events, roots[0], self.sent)
+                found = born_backward(self._trace(roots[0]))
             self.sent = {}
             if found is not None:
                 self.say(self._named(found))
         if self.request.kind == "gradient" and self.backwards >= self.request.backward:
             self.say(None)
+
+    def _has_parameters(self) -> bool:
+        return self.request.optimizer < len(self.optimizers)
+
+    def _asked_for(self) -> list[Tensor]:
+        own = parameters_of(self.optimizers[self.request.optimizer])
+        return [own[place] for place in self.request.places]
+
+    def _trace(self, loss: Tensor) -> Trace:
+        """Returns the step as a trace, with what its backward pass sent."""
+        leaves = {f"leaf{i}": n.variable for i, n in enumerate(filter(is_leaf, nodes_below(loss.grad_fn)))}
+        names = Names()
+        names.look()
+        given = {names.of(leaf): leaf for leaf in leaves.values()}
+        run = Run(
+            output=loss,
+            outputs=1,
+            seed=torch.ones_like(loss),
+            recorder=self.recorder,
+            inputs=given,
+            names={id(leaf): name for name, leaf in given.items()},
+            gradients={},
+            saved={},
+            jacobians={},
+            sent=self.sent,
+            hooked=(),
+            dropped=(),
+        )
+        return joined(run, Computation("", lambda _: None, given, ()))
 
     def _named(self, finding: Finding | None) -> Finding | None:
         """Gives a finding the path of its module in place of the identity that was noted."""
@@ -85,7 +127,9 @@ class Examination:
         self.begin()
 
     def step_begins(self, optimizer: Optimizer) -> None: ...
-    def made(self, optimizer: Optimizer) -> None: ...
+    def made(self, optimizer: Optimizer) -> None:
+        self.optimizers.append(optimizer)
+
     def cleared(self, optimizer: Optimizer) -> None: ...
     def scaled(self, scaler: Any, optimizer: Optimizer, stepped: bool) -> None: ...
     def scaling(self, scaler: Any) -> None: ...

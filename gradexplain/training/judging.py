@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from gradexplain.findings.finding import Finding, Phase
-from gradexplain.training.criteria import judged, listed
+from gradexplain.findings.finding import Finding, Phase, Remedy
+from gradexplain.training.criteria import judged, listed, unreached
 from gradexplain.training.ledger import Ledger, Steps
+from gradexplain.training.reaching import Way
+from gradexplain.training.replaying import Request
 from gradexplain.training.report import Curves, Layer, TrainingReport
 
 _MOST_LAYERS = 12
 
 
-def report_of(
-    ledger: Ledger | None, target: str, *, interrupted: bool, cause: Finding | None = None, examined: str = ""
-) -> TrainingReport:
-    """Returns the report; without a ledger, torch was never imported.
+Ask = Callable[[Request], Any]
 
-    `cause` is where the first number that is not finite was made, as far as it was `examined`.
-    """
+
+def report_of(ledger: Ledger | None, target: str, *, interrupted: bool, ask: Ask) -> TrainingReport:
+    """Returns the report; without a ledger, torch was never imported. `ask` looks into a step by a second run."""
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
+    cause, examined = _cause(ledger, ask)
+    found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
     return TrainingReport(
         target,
         _steps(ledger),
-        tuple(_in_order(ledger, cause)),
+        tuple(found),
         watched=tuple(_watched(ledger)),
         curves=_curves(ledger),
         examined=examined,
         interrupted=interrupted,
     )
+
+
+def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
+    """Returns where the first number that is not finite was made, and how that was found out."""
+    flag = ledger.flag
+    if flag is None:
+        return None, ""
+    trace = tuple(ledger.trace[: flag.backward + (flag.kind == "loss")])
+    answer = ask(Request(flag.kind, flag.backward, flag.after, trace, flag.seconds))
+    return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "")
+
+
+def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
+    """Adds to a finding on parameters without a gradient why the loss does not reach them."""
+    if finding.code not in ("no-gradient", "nothing-learns"):
+        return finding
+    for number, steps in enumerate(ledger.optimizers.values()):
+        apart = [id(t) for t in unreached(ledger, steps)]
+        places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
+        if places and {ledger.names.of(t) for t in unreached(ledger, steps)} == {*finding.parameters}:
+            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, number, places))
+            if isinstance(way, Way) and way.why != "unknown":
+                code = way.source.code if way.source else ""
+                data = {**finding.data, "why": way.why, "code": code}
+                return replace(finding, data=data, source=way.source or finding.source, module=way.module)
+    return finding
 
 
 def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
@@ -39,16 +69,25 @@ def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     if flag is None:
         return found
     names = listed(flag.parameters)
+    cause = None if cause is None else _with_remedy(cause)
     code = "loss-not-finite" if flag.kind == "loss" else "gradient-not-finite"
     data = {"value": flag.value, "names": names}
     phase: Phase = "forward" if flag.kind == "loss" else "backward"
     seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
     birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
     before = [f for f in found if f.code == "rate-too-high"]
-    rest = [f for f in found if f not in before]
+    skips = [f for f in found if f.code == "scaler-skips"]
+    rest = [f for f in found if f not in before and f not in skips]
     if before:
-        return [replace(before[0], consequences=(birth,)), *rest]
-    return [birth, *rest]
+        return [replace(before[0], consequences=(birth, *skips)), *rest]
+    if skips and cause is None:
+        return [*skips, *rest]
+    return [replace(birth, consequences=(*birth.consequences, *skips)), *rest]
+
+
+def _with_remedy(cause: Finding) -> Finding:
+    key = cause.data.get("remedy")
+    return cause if key is None else replace(cause, remedy=Remedy(str(key), {"code": cause.data["code"]}))
 
 
 def _steps(ledger: Ledger) -> int:

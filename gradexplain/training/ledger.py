@@ -29,6 +29,8 @@ from gradexplain.versions.internals import sequence_number
 _SAMPLED = 1024
 _EVERY = 32
 _GRAPHS = 64
+# So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
+SKIPS = 20
 # Seconds after which the lines of what is computed are no longer noted, if no optimizer has stepped until then.
 _PATIENCE = 30.0
 _KEY = "gradexplain: of a loss"
@@ -112,9 +114,9 @@ class Ledger:
     trace: array[float] = field(default_factory=lambda: array("d"))  # every loss, to know the run again
     flag: Flag | None = None
     signs: list[tuple[int, ref[Any]]] = field(default_factory=list)
-    kept_graphs: list[tuple[int, int, int]] = field(default_factory=list)  # step, graphs alive, graphs made
+    kept_graphs: list[tuple[int, int]] = field(default_factory=list)  # step, and graphs of steps before still alive
     leaves: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)  # of losses, and how often they were seen
-    schedulers: dict[int, tuple[str, int]] = field(default_factory=dict)
+    schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
     since: int = 0
     looked: int = -1
@@ -179,8 +181,7 @@ class Ledger:
         for leaf in graph.leaves:
             seen = self.leaves.get(id(leaf), (ref(leaf), 0))
             self.leaves[id(leaf)] = (seen[0], seen[1] + 1)
-        alive = sum(sign() is not None for made, sign in self.signs if made < step - 1)
-        self.kept_graphs.append((step, alive, sum(made < step - 1 for made, _ in self.signs)))
+        self.kept_graphs.append((step, sum(sign() is not None for made, sign in self.signs if made < step - 1)))
         sign = _Sign()
         node: Any = loss.grad_fn
         node.metadata[_KEY] = sign
@@ -240,7 +241,7 @@ class Ledger:
         total = math.hypot(*norms) if norms else math.nan
         steps.norms.append(total)
         steps.rates.append(float(optimizer.param_groups[0].get("lr", math.nan)))
-        if not steps.is_clear and steps.count:
+        if steps.backwards and not steps.is_clear and steps.count:
             steps.stale += 1
         if steps.backwards:
             first = steps.backwards[0]
@@ -320,14 +321,25 @@ class Ledger:
             else:
                 steps.skipped += 1
                 steps.skipped_in_a_row += 1
-                steps.most_skipped = max(steps.most_skipped, steps.skipped_in_a_row)
+                if steps.skipped_in_a_row >= SKIPS and self.trace and scaler.get_scale() < 1:
+                    steps.most_skipped = steps.skipped_in_a_row
+                    self._raise_skipped()
+
+    def _raise_skipped(self) -> None:
+        """A scaler that skips on and on: its loss, or a gradient, is not finite at any scale."""
+        call = next(reversed(self.calls.values()))
+        finite = math.isfinite(self.trace[-1])
+        self._raise("gradient" if finite else "loss", len(self.trace) - (not finite), (), call.source, self.trace[-1])
 
     def scaling(self, scaler: Any) -> None:
         self.is_scaling = self.is_scaling or scaler.is_enabled()
 
     def scheduled(self, scheduler: Any) -> None:
-        kind, count = self.schedulers.get(id(scheduler), (type(scheduler).__name__, 0))
-        self.schedulers[id(scheduler)] = kind, count + 1
+        kind, count, source = self.schedulers.get(id(scheduler), (type(scheduler).__name__, 0, None))
+        if count == 1:  # the first step is the scheduler's own, while it is made
+            frame = user_frame()
+            source = source_at(*frame) if frame else None
+        self.schedulers[id(scheduler)] = kind, count + 1, source
 
     def batch(self, loader: Any, given: Any) -> None:
         pass

@@ -52,6 +52,8 @@ class Names:
     def of(self, parameter: Tensor) -> str:
         """Returns the name of a parameter; of one that no module holds, the variable of the script, or its shape."""
         if id(parameter) not in self.known:
+            self.look()
+        if id(parameter) not in self.known:
             variables = vars(sys.modules["__main__"]).items()
             name = next((n for n, value in variables if value is parameter), f"{tuple(parameter.shape)}")
             self.known[id(parameter)] = name

@@ -30,14 +30,21 @@ _NO_ANSWER = 3
 
 @dataclass(frozen=True)
 class Request:
-    """What to look into: the flagged backward pass, or step, and what the first run was like up to there."""
+    """What to look into, and what the first run was like up to there.
 
-    kind: str  # "loss", "gradient"
+    The `kind` is what was not finite, a "loss" or a "gradient", or "way": the parameters of an optimizer (which: by the
+    order in which they were made) that its loss does not reach. The backward pass is counted from 0, or for a gradient,
+    how many had begun.
+    """
+
+    kind: str
     backward: int
     after: int  # how many times an optimizer had stepped when the recording begins
     trace: Sequence[float]
-    numpy_state: Any
-    seconds: int
+    seconds: float  # that the first run took to there
+    optimizer: int = 0
+    places: tuple[int, ...] = ()
+    numpy_state: Any = None
 
 
 @dataclass
@@ -75,7 +82,7 @@ class Standby:
         """Returns what the second run answers; `None` where it does not."""
         if self.channel is None:
             return None
-        self.channel.settimeout(request.seconds + 30)
+        self.channel.settimeout(_limit(request) + _LEAST)
         try:
             _send(self.channel, request)
             return _received(self.channel)
@@ -87,6 +94,14 @@ class Standby:
         if self.channel is not None:
             self.channel.close()
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# How long a second run may take: seconds at least, and times as long as the first one took to the same place.
+_LEAST, _PATIENCE = 30, 4.0
+
+
+def _limit(request: Request) -> int:
+    return int(max(_LEAST, _PATIENCE * request.seconds))
 
 
 def _threads() -> int:
@@ -133,7 +148,7 @@ def _wait(channel: socket.socket, script: Script, folder: str, state: Any) -> No
 def _run_again(channel: socket.socket, script: Script, folder: str, state: Any, request: Request) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.alarm(request.seconds)
+    signal.alarm(_limit(request))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.training.launching import Ending, Script, WhenImported, before_exit, launched
@@ -15,7 +15,6 @@ from gradexplain.training.replaying import Request, Standby
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gradexplain.findings.finding import Finding
     from gradexplain.training.ledger import Ledger
     from gradexplain.training.report import TrainingReport
 
@@ -53,25 +52,13 @@ class Session:
         from gradexplain.training.judging import report_of
 
         interrupted = ending is None or ending.interrupted or ending.ended
-        cause, way = self._examined()
-        self._standby.close()
-        return report_of(self._ledger, self.script.name, interrupted=interrupted, cause=cause, examined=way)
+        try:
+            return report_of(self._ledger, self.script.name, interrupted=interrupted, ask=self._asked)
+        finally:
+            self._standby.close()
 
-    def _examined(self) -> tuple[Finding | None, str]:
-        """Returns where the first number that is not finite was made, and how that was found out."""
-        flag = self._ledger.flag if self._ledger is not None else None
-        if flag is None or self._ledger is None:
-            return None, ""
-        trace = self._ledger.trace[: flag.backward + (flag.kind == "loss")]
-        seconds = int(max(_LEAST, _PATIENCE * flag.seconds))
-        answer = self._standby.ask(
-            Request(flag.kind, flag.backward, flag.after, tuple(trace), self._numpy_state, seconds)
-        )
-        return (None, answer or "") if answer is None or isinstance(answer, str) else (answer, "replay")
-
-
-# How long a second run may take: seconds at least, and times as long as the first one took to the same place.
-_LEAST, _PATIENCE = 30, 4.0
+    def _asked(self, request: Request) -> Any:
+        return self._standby.ask(replace(request, numpy_state=self._numpy_state))
 
 
 def is_reporting() -> bool:

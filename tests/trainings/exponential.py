@@ -5,7 +5,7 @@ from torch import nn
 
 torch.manual_seed(0)
 x = torch.randn(320, 4)
-x[205] *= 200
+x[205] = 400
 counts = torch.poisson(torch.exp(0.5 * x[:, 0].clamp(-3, 3)))
 model = nn.Linear(4, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -13,7 +13,7 @@ nn.init.normal_(model.weight)
 for epoch in range(3):
     for first in range(0, 320, 20):
         rate = torch.exp(model(x[first : first + 20]).squeeze(1))  # cause
-        loss = (rate - counts[first : first + 20] * torch.log(rate)).mean()
+        loss = (rate - counts[first : first + 20] * model(x[first : first + 20]).squeeze(1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

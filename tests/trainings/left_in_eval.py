@@ -6,7 +6,9 @@ from torch import nn
 
 torch.manual_seed(0)
 pictures, labels = digits(320)
-model = nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 4))
+model = nn.Sequential(
+    nn.Flatten(), nn.Linear(144, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 4)
+)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
 

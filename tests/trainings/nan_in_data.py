@@ -9,10 +9,10 @@ torch.manual_seed(0)
 x, y = blobs()
 x[333, 5] = float("nan")
 loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
-model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))  # cause
+model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 for epoch in range(3):
-    for points, labels in loader:
+    for points, labels in loader:  # cause
         loss = nn.functional.cross_entropy(model(points), labels)
         optimizer.zero_grad()
         loss.backward()
