@@ -98,7 +98,7 @@ def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
         "for step in range(6):\n"
         "    optimizer.zero_grad()\n"
         "    loss = (w * (0.0 if step == 4 else 1.0)).sum().log()\n"
-        "    (folder / 'log.txt').open('a').write(f'{step}\\n')\n"
+        "    with (folder / 'log.txt').open('a') as log: log.write(f'{step} ')\n"
         "    torch.save(w, folder / f'{step}.pt')\n"
         "    os.makedirs(folder / f'made{step}', exist_ok=True)\n"
         "    if (folder / f'{step - 1}.pt').exists(): os.remove(folder / f'{step - 1}.pt')\n"
@@ -108,7 +108,7 @@ def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     training = run_training(script)
     assert training.record["examined"] == "replay"
     assert training.record["findings"][0]["code"] == "first-not-finite"
-    assert log.read_text() == "0\n1\n2\n3\n4\n5\n"
+    assert log.read_text() == "0 1 2 3 4 5 "
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".pt") == ["5.pt"]
 
 
