@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,9 @@ from gradexplain.cli.groups import Command
 from gradexplain.cli.options import Format, Language, Output, Width
 from gradexplain.cli.output import deliver, faults_said, page_width
 from gradexplain.training.launching import Ending, Script, finished
-from gradexplain.training.session import Session, is_reporting
+
+if TYPE_CHECKING:
+    from gradexplain.training.session import Session
 
 _LONE = frozenset({"--halt", "--help", "-h"})
 
@@ -66,6 +68,8 @@ def run(
         given = list(script or ())
         if module is None and not given:
             raise UsageError("no_script")
+        from gradexplain.training.session import Session, is_reporting
+
         name, arguments = (module, given) if module is not None else (given[0], given[1:])
         session = Session(Script(name, tuple(arguments), module is not None), halt, steps)
         saying = _Saying(session, page_format(format, output, sys.stderr), output, language, width)
@@ -79,7 +83,7 @@ def run(
 class _Saying:
     """How a session's report is said, once."""
 
-    session: Session
+    session: "Session"
     format: str
     output: Path | None
     language: str

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,8 @@ from gradexplain.recording.tracing import observed
 from gradexplain.training.ledger import parameters_of
 from gradexplain.training.naming import Names
 from gradexplain.training.reaching import way_to
+from gradexplain.training.request import Request
 from gradexplain.versions.internals import internals
-
-if TYPE_CHECKING:
-    from gradexplain.training.replaying import Request
 
 PARTED = "parted"
 

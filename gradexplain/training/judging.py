@@ -10,8 +10,8 @@ from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.training.criteria import judged, listed, unreached
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
-from gradexplain.training.replaying import Request
 from gradexplain.training.report import Curves, Layer, TrainingReport
+from gradexplain.training.request import Request
 
 _MOST_LAYERS = 12
 

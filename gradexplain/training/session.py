@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.training.launching import Ending, Script, WhenImported, before_exit, launched
-from gradexplain.training.replaying import Request, Standby
+from gradexplain.training.replaying import Standby
+from gradexplain.training.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
