@@ -6,7 +6,10 @@ from functools import cache
 
 from gradexplain.rules.entries import RULES, Rule
 
-FAMILIES = ("pointwise", "reductions", "linear", "shapes", "indexing", "networks", "convolution", "losses")
+FAMILIES = (
+    "pointwise", "reductions", "linear", "shapes", "indexing", "networks", "convolution", "sampling", "recurrence",
+    "losses", "transforms",
+)  # fmt: skip
 
 
 def rules() -> Mapping[str, Rule]:
