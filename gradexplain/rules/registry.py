@@ -7,8 +7,8 @@ from functools import cache
 from gradexplain.rules.entries import RULES, Rule
 
 FAMILIES = (
-    "pointwise", "reductions", "linear", "shapes", "indexing", "networks", "convolution", "sampling", "recurrence",
-    "losses", "transforms",
+    "pointwise", "reductions", "linear", "decompositions", "shapes", "indexing", "networks", "convolution", "sampling",
+    "recurrence", "losses", "transforms",
 )  # fmt: skip
 
 
