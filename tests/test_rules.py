@@ -48,6 +48,8 @@ WRITTEN = [name for name in ALL if RULES[name].terms is not None]
 TORCH_DIFFERS = {
     ("aten.celu.default", "self"): "1/alpha is rounded to float32",
     ("aten.hardsigmoid.default", "self"): "1/6 is rounded to float32",
+    ("aten._ctc_loss.default", "log_probs"): "adds exp(log p), which a log_softmax before it takes away again",
+    ("aten._ctc_loss.Tensor", "log_probs"): "adds exp(log p), which a log_softmax before it takes away again",
     ("aten.cholesky_inverse.default", "self"): "sends a gradient to the triangle that is never read",
     ("aten.cholesky_solve.default", "input2"): "sends a gradient to the triangle that is never read",
     ("aten.as_strided_scatter.default", "self"): "keeps the elements that were overwritten and drops the others",
@@ -82,6 +84,8 @@ WRITTEN_OUT: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "aten._grouped_mm.default": by_membership,
     "aten.mkldnn_rnn_layer.default": by_steps,
 }
+# Operators that torch makes of others on the CPU.
+ON_OTHER_DEVICES = ("aten._fused_rms_norm.default",)
 # Two computations of some hundred float64 operations each.
 SAME_IN_FLOAT64 = 1e-11
 
@@ -233,7 +237,7 @@ class Recorder(TorchDispatchMode):
 
 
 def test_torch_differentiates_each_operator_but_two_of_late() -> None:
-    assert {*ALL} - {*OWN} <= {"aten.ldexp.Tensor", "aten.aminmax.default", *WRITTEN_OUT}
+    assert {*ALL} - {*OWN} <= {"aten.ldexp.Tensor", "aten.aminmax.default", *ON_OTHER_DEVICES, *WRITTEN_OUT}
 
 
 @pytest.mark.skipif(minor_release(torch.__version__) < (2, 9), reason="torch 2.8 has no kernel for the CPU")

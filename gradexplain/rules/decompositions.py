@@ -464,7 +464,7 @@ rule(
 
 def _transposed_solve_A(g: Any, X: Tensor, A: Tensor, upper: bool, transpose: bool, unit: bool) -> Tensor:
     """A X = B, or Aᵀ X = B, where Ā is the transpose of what arrives at Aᵀ; the second output is A itself."""
-    sent = torch.zeros_like(A) if g[1] is None else g[1]
+    sent = torch.zeros_like(A) if g[1] is None else summed_to(g[1], A.shape)
     if g[0] is not None:
         B_bar = _transposed_solve_B(g[0], A, upper, transpose, unit)
         full = -(X @ B_bar.mT if transpose else B_bar @ X.mT)
