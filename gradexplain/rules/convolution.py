@@ -326,7 +326,8 @@ def _smoothed(weight: Any, reach: float) -> Any:
         start = (middle - reach * wide + 0.5).long().clamp(min=0)
         inside = (place >= start) & (place < (middle + reach * wide + 0.5).long())
         weights = weight((place - middle + 0.5) / wide) * inside
-        return weights / weights.sum(1, keepdim=True)
+        normed: Tensor = weights / weights.sum(1, keepdim=True)
+        return normed
 
     return matrix
 

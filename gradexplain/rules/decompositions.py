@@ -345,17 +345,16 @@ def _pinv_back(g: Tensor, A: Tensor, P: Tensor) -> Tensor:
     return -P.mT @ g @ P.mT + beside @ P @ P.mT + P.mT @ P @ behind
 
 
-for _name in ("atol_rtol_tensor", "atol_rtol_float"):
-    rule(
-        f"aten.linalg_pinv.{_name}",
-        "P = A⁺",
-        self=(
-            "Ā = −Pᵀ P̄ Pᵀ + (I − A P) P̄ᵀ P Pᵀ + Pᵀ P P̄ᵀ (I − P A)",
-            lambda g, self, y: _pinv_back(g, self, y),
-        ),
-        over="real",
-        example=(lambda r: (r(4, 3),), lambda r: (r(2, 2, 3),)),
-    )
+rule(
+    "aten.linalg_pinv.atol_rtol_tensor",
+    "P = A⁺",
+    self=(
+        "Ā = −Pᵀ P̄ Pᵀ + (I − A P) P̄ᵀ P Pᵀ + Pᵀ P P̄ᵀ (I − P A)",
+        lambda g, self, y: _pinv_back(g, self, y),
+    ),
+    over="real",
+    example=(lambda r: (r(4, 3),), lambda r: (r(2, 2, 3),)),
+)
 
 
 def _least_squares(g: Any, A: Tensor, B: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:

@@ -190,7 +190,8 @@ def _bag_weights_back(
     g: Any, weight: Tensor, indices: Tensor, offsets: Tensor, include_last_offset: bool, padding_idx: int
 ) -> Tensor:
     bags, counted = _uses(indices, offsets, padding_idx, include_last_offset)
-    return (g[0][bags] * weight[indices.long()]).sum(1) * counted
+    sent: Tensor = (g[0][bags] * weight[indices.long()]).sum(1) * counted
+    return sent
 
 
 rule(

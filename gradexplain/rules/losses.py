@@ -369,8 +369,8 @@ rule(
 # ------------------------------------------------------------------------------- connectionist temporal classification
 #
 # The loss is −log of the sum, over all ways to spell the target with blanks between and repetitions, of the product of
-# the pₜ[s] on the way. So ∂ℓ/∂(log pₜ[c]) = −γₜ[c], the share of the ways that have c at time t. With the target written as
-# z = ␣ z₁ ␣ z₂ … ␣, αₜ[s] sums over the ways that come to z[s] at time t, and βₜ[s] over those that go on from there:
+# the pₜ[s] on the way. So ∂ℓ/∂(log pₜ[c]) = −γₜ[c], the share of the ways that have c at time t. With the target written
+# as z = ␣ z₁ ␣ z₂ … ␣, αₜ[s] sums over the ways that come to z[s] at time t, βₜ[s] over those on from it:
 #     αₜ[s] = pₜ[z[s]] (αₜ₋₁[s] + αₜ₋₁[s−1] + αₜ₋₁[s−2] if z[s] is no blank and not z[s−2]),
 # β is the same from the end, and γₜ[c] = Σ over s with z[s] = c of αₜ[s] βₜ[s] / pₜ[c] / Σ (Graves et al. 2006).
 
@@ -419,25 +419,23 @@ def _ctc_back(
     return sent
 
 
-for _name, _lengths in (("_ctc_loss", list), ("_ctc_loss.Tensor", torch.tensor)):
+def _ctc(operator: str, lengths: Any) -> None:
+    """Enters the rule of an operator that takes its lengths as a list, or as a tensor."""
     rule(
-        f"aten.{_name}",
+        f"aten.{operator}",
         "ℓ = −log Σ Πₜ pₜ[way(t)] over the ways to spell the target",
-        log_probs=(
-            "x̄ₜ[c] = −ℓ̄ γₜ[c], the share of the ways that have c at time t",
-            lambda g, log_probs, targets, input_lengths, target_lengths, blank, zero_infinity: _ctc_back(
-                g, log_probs, targets, input_lengths, target_lengths, blank, zero_infinity
-            ),
-        ),
+        log_probs=("x̄ₜ[c] = −ℓ̄ γₜ[c], the share of the ways that have c at time t", _ctc_back),
         over="real",
         why="ctc",
         example=(
-            lambda r, lengths=_lengths: (
-                r(5, 2, 4), torch.tensor([[1, 2, 2], [3, 1, 0]]), lengths([5, 4]), lengths([3, 2])
-            ),
-            lambda r, lengths=_lengths: (r(4, 2, 3), torch.tensor([0, 1, 0]), lengths([4, 3]), lengths([1, 2]), 2),
+            lambda r: (r(5, 2, 4), torch.tensor([[1, 2, 2], [3, 1, 0]]), lengths([5, 4]), lengths([3, 2])),
+            lambda r: (r(4, 2, 3), torch.tensor([0, 1, 0]), lengths([4, 3]), lengths([1, 2]), 2),
         ),
-    )  # fmt: skip
+    )
+
+
+_ctc("_ctc_loss", list)
+_ctc("_ctc_loss.Tensor", torch.tensor)
 
 # ------------------------------------------------------------------------------------------------------- distances
 

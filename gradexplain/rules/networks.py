@@ -154,7 +154,8 @@ def _batch_norm_weight(
     g: Any, input: Tensor, running_mean: Any, running_var: Any, training: bool, eps: float, y1: Tensor, y2: Tensor
 ) -> Tensor:
     mean, r = _batch_statistics(input, running_mean, running_var, training, eps, y1, y2)
-    return (g[0] * (input - mean) * r).sum(but_channels(input))
+    sent: Tensor = (g[0] * (input - mean) * r).sum(but_channels(input))
+    return sent
 
 
 _X_NORMALISED = "x̄ = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩) with h = w ȳ; with kept statistics x̄ = r h"

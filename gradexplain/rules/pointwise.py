@@ -190,8 +190,9 @@ elementwise("aten.copysign.Scalar", "x z", f"abs(x)*{_SIGN}", x=f"sign(x)*{_SIGN
 
 # ------------------------------------------------------------------------------------------------ activation functions
 elementwise("aten.sigmoid", "x", "sigmoid(x)", x="y*(1 - y)")
-elementwise("aten.sigmoid_backward", "g s", "g*s*(1 - s)", g="s*(1 - s)", s="g*(1 - 2*s)")
-elementwise("aten.tanh_backward", "g t", "g*(1 - t**2)", g="1 - t**2", t="-2*g*t")
+# Of complex numbers these send conjugates.
+elementwise("aten.sigmoid_backward", "g s", "g*s*(1 - s)", g="s*(1 - s)", s="g*(1 - 2*s)", over="real")
+elementwise("aten.tanh_backward", "g t", "g*(1 - t**2)", g="1 - t**2", t="-2*g*t", over="real")
 elementwise("aten.threshold_backward", "g x t", "where(x <= t, 0, g)", g="where(x <= t, 0, 1)", x="0",
             example=lambda r: (r(4, 3), r(4, 3), 0.2))
 elementwise("aten.log_sigmoid_forward", "x", "log(sigmoid(x))", x="sigmoid(-x)")

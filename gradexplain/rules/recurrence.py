@@ -43,16 +43,20 @@ def _steps(xs: Tensor, W: Tensor, U: Tensor, b: Tensor, h: Tensor, c: Tensor) ->
     return made
 
 
+def _in_order(steps: Tensor, reverse: bool) -> Tensor:
+    """Returns the steps in the order of the layer, or of the sequence again."""
+    return steps.flip(0) if reverse else steps
+
+
 def _lstm_back(g: Any, arguments: tuple[Any, ...], wanted: int) -> Tensor:
     """Returns the gradient of one of x, W, U, the two halves of b, h and c, in the order of the operator."""
     xs, W, U, b, c_bias, h, c, reverse, mode = arguments
     if mode != LSTM:
         raise NotImplementedError(mode)
-    order = (lambda t: t.flip(0)) if reverse else (lambda t: t)
     total = 0 if b is None or not b.numel() else b + c_bias
     h, c = h.reshape(xs.shape[1], -1), c.reshape(xs.shape[1], -1)
-    steps = _steps(order(xs), W, U, W.new_zeros(len(W)) + total, h, c)
-    outputs = [None] * len(steps) if g[0] is None else list(order(g[0]))
+    steps = _steps(_in_order(xs, reverse), W, U, W.new_zeros(len(W)) + total, h, c)
+    outputs = [None] * len(steps) if g[0] is None else list(_in_order(g[0], reverse))
     h_bar = torch.zeros_like(h) if g[1] is None else g[1].reshape(h.shape)
     c_bar = torch.zeros_like(c) if g[2] is None else g[2].reshape(c.shape)
     W_bar, U_bar, b_bar, x_bars = torch.zeros_like(W), torch.zeros_like(U), W.new_zeros(len(W)), []
@@ -70,7 +74,7 @@ def _lstm_back(g: Any, arguments: tuple[Any, ...], wanted: int) -> Tensor:
         W_bar, U_bar, b_bar = W_bar + z_bar.mT @ step.x, U_bar + z_bar.mT @ step.h, b_bar + z_bar.sum(0)
         x_bars.append(z_bar @ W)
         h_bar, c_bar = z_bar @ U, c_bar * f
-    x_bar = order(torch.stack(x_bars[::-1]))
+    x_bar = _in_order(torch.stack(x_bars[::-1]), reverse)
     return (x_bar, W_bar, U_bar, b_bar, b_bar, h_bar, c_bar)[wanted]
 
 

@@ -114,9 +114,14 @@ def _places(r: Any, size: int, *shape: int) -> Tensor:
     return placed
 
 
-for _axes in (2, 3):
+def _sampled(axes: int, *ways: tuple[int, int, bool]) -> None:
+    """Enters the rule for images with so many axes; an example of each way to interpolate, to pad and to align."""
+
+    def drawn(way: tuple[int, int, bool]) -> Any:
+        return lambda r: (r(2, 2, *[4] * axes), _places(r, 4, 2, *(3, 1, 2)[:axes], axes), *way)
+
     rule(
-        f"aten.grid_sampler_{_axes}d",
+        f"aten.grid_sampler_{axes}d",
         "y[p] = Σₖ w(uₚ − k) x[k], the pixels k about the place uₚ that the grid gives",
         input=(
             "x̄[k] = Σₚ w(uₚ − k) ȳ[p]",
@@ -130,25 +135,21 @@ for _axes in (2, 3):
                 g, input, grid, interpolation_mode, padding_mode, align_corners
             ),
         ),
+        over="real",
         why="pixel",
-        example=tuple(
-            lambda r, axes=_axes, mode=mode, padding=padding, aligned=aligned: (
-                r(2, 2, *(4, 4, 4)[:axes]),
-                _places(r, 4, 2, *(3, 1, 2)[:axes], axes),
-                mode,
-                padding,
-                aligned,
-            )
-            for mode, padding, aligned in (
-                (LINEAR, ZEROS, False),
-                (LINEAR, BORDER, True),
-                (LINEAR, MIRROR, False),
-                (LINEAR, MIRROR, True),
-                (NEAREST, ZEROS, False),
-                *([(CUBIC, ZEROS, False), (CUBIC, BORDER, True), (CUBIC, MIRROR, False)] if _axes == 2 else []),
-            )
-        ),
+        example=tuple(map(drawn, ways)),
     )
+
+
+_WAYS = (
+    (LINEAR, ZEROS, False),
+    (LINEAR, BORDER, True),
+    (LINEAR, MIRROR, False),
+    (LINEAR, MIRROR, True),
+    (NEAREST, ZEROS, False),
+)
+_sampled(2, *_WAYS, (CUBIC, ZEROS, False), (CUBIC, BORDER, True), (CUBIC, MIRROR, False))
+_sampled(3, *_WAYS)
 
 
 def _coordinates(like: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:

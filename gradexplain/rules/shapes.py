@@ -239,17 +239,16 @@ rule(
 )
 
 
-for _name in ("channel_shuffle", "native_channel_shuffle"):
-    rule(
-        f"aten.{_name}",
-        "the channels of each group, one of every group in turn",
-        self=(
-            "x̄ = ȳ with the channels put back",
-            lambda g, groups: g.unflatten(1, (g.shape[1] // groups, groups)).transpose(1, 2).flatten(1, 2),
-        ),
-        moves=True,
-        example=lambda r: (r(2, 6, 3), 2),
-    )
+rule(
+    "aten.channel_shuffle",
+    "the channels of each group, one of every group in turn",
+    self=(
+        "x̄ = ȳ with the channels put back",
+        lambda g, groups: g.unflatten(1, (g.shape[1] // groups, groups)).transpose(1, 2).flatten(1, 2),
+    ),
+    moves=True,
+    example=lambda r: (r(2, 6, 3), 2),
+)
 rule(
     "aten.narrow_copy",
     "y = length elements of x from start on, along an axis",

@@ -6,7 +6,6 @@ way back, so Fᴴ is the transform with the other sign in the exponent. Source: 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +122,7 @@ rule(
 )
 
 
-def _along(g: Tensor, direction: Any) -> Tensor:
+def _along(g: Tensor, direction: Tensor) -> Tensor:
     """Returns Re(conj(direction) ȳ): what arrives for a real number that moves y in a direction."""
     return (g * direction.conj()).real
 
