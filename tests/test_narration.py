@@ -83,6 +83,7 @@ def test_a_sentence_takes_the_same_data_and_numbers_in_both_languages(key: str) 
 
 def test_every_chinese_sentence_is_chinese() -> None:
     plain = {
+        "born.met",
         "explanation.setting",
         "explanation.not_asked",
         "explanation.route",

@@ -79,13 +79,18 @@ def _rounding(parts: Tensor) -> float:
 
 
 def without(self: Tensor, dim: int) -> Tensor:
-    """Returns Πⱼ≠ᵢ xⱼ along an axis, from the products before and behind i: right also where some xⱼ is 0."""
+    """Returns Πⱼ≠ᵢ xⱼ along an axis, from the products before and behind i: right also where some xⱼ is 0.
+
+    It is 0 where another factor is, also where those beside it are too large for the type when they are multiplied.
+    """
     if self.ndim == 0:
         return torch.ones_like(self)
     ones = torch.ones_like(self.narrow(dim, 0, 1))
     before = torch.cat([ones, self], dim).cumprod(dim).narrow(dim, 0, self.shape[dim])
     behind = torch.cat([ones, self.flip(dim)], dim).cumprod(dim).narrow(dim, 0, self.shape[dim]).flip(dim)
-    return before * behind
+    zeros = self == 0
+    vanishes = (zeros.sum(dim, keepdim=True) > zeros.int()) & self.isfinite().all(dim, keepdim=True)
+    return torch.where(vanishes, 0, before * behind)
 
 
 def backward_sum(g: Tensor, dim: int) -> Tensor:
