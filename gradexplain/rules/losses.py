@@ -369,8 +369,8 @@ rule(
 # ------------------------------------------------------------------------------- connectionist temporal classification
 #
 # The loss is −log of the sum, over all ways to spell the target with blanks between and repetitions, of the product of
-# the pₜ[s] on the way. So ∂ℓ/∂(log pₜ[c]) = −γₜ[c], the share of the ways that have c at time t. With the target written
-# as z = ␣ z₁ ␣ z₂ … ␣, αₜ[s] sums over the ways that come to z[s] at time t, βₜ[s] over those on from it:
+# the pₜ[s] on the way. So ∂ℓ/∂(log pₜ[c]) = −γₜ[c], the share of the ways that have c at time t. With the target as
+# z = ␣ z₁ ␣ z₂ … ␣, αₜ[s] sums over the ways that come to z[s] at time t, βₜ[s] over those from there on:
 #     αₜ[s] = pₜ[z[s]] (αₜ₋₁[s] + αₜ₋₁[s−1] + αₜ₋₁[s−2] if z[s] is no blank and not z[s−2]),
 # β is the same from the end, and γₜ[c] = Σ over s with z[s] = c of αₜ[s] βₜ[s] / pₜ[c] / Σ (Graves et al. 2006).
 
