@@ -12,6 +12,7 @@ from runs import FOLDER, marked_line, run_training
 FAILING = {  # script: code of the first finding, step, phase
     "all_pairs":             ("unmeant-broadcast",          0, "forward"),
     "angle":                 ("first-gradient-not-finite", 41, "backward"),
+    "best_class":            ("loss-without-graph",         0, "forward"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
     "dead_units":            ("dead-units",                 1, "forward"),
@@ -19,7 +20,10 @@ FAILING = {  # script: code of the first finding, step, phase
     "encoder_without_grad":  ("no-gradient",                0, "forward"),
     "exponential":           ("first-not-finite",          26, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
+    "hidden_state":          ("graph-of-before",            1, "backward"),
+    "in_place":              ("saved-changed",              0, "backward"),
     "kept_losses":           ("graphs-kept",                0, "forward"),
+    "labels_from_one":       ("label-out-of-range",         2, "data"),
     "last_batch_of_one":     ("first-not-finite",          10, "forward"),
     "left_in_eval":          ("left-in-eval",              12, "forward"),
     "log_of_zero":           ("first-not-finite",           9, "forward"),
@@ -38,6 +42,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "scheduler_each_batch":  ("scheduler-each-batch",      50, "optimizer"),
     "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
     "softmax_twice":         ("softmax-twice",              0, "forward"),
+    "step_between":          ("saved-changed",              1, "backward"),
     "vanishing":             ("vanishing",                  0, "backward"),
 }
 # fmt: on

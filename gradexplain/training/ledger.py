@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer
 
 from gradexplain.recording.frames import user_frame
 from gradexplain.targets.sources import Source, source_at
-from gradexplain.training.losses import LossGraph, graph_of
+from gradexplain.training.losses import LossGraph, Pattern, bridge_of, graph_of
 from gradexplain.training.naming import Names
 from gradexplain.versions.internals import sequence_number
 
@@ -49,6 +49,7 @@ class Call:
     losses: array[float] = field(default_factory=lambda: array("d"))
     steps: array[int] = field(default_factory=lambda: array("q"))
     graphs: list[tuple[int, LossGraph]] = field(default_factory=list)
+    last: int = 0  # which backward pass of all was its last
 
 
 @dataclass
@@ -124,6 +125,8 @@ class Ledger:
     noting: bool = False
     modes: list[tuple[int, dict[str, bool]]] = field(default_factory=list)
     is_scaling: bool = False
+    bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
+    freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
     @property
     def step(self) -> int:
@@ -161,6 +164,7 @@ class Ledger:
         self.trace.append(value)
         call.losses.append(value)
         call.steps.append(step)
+        call.last = len(self.trace)
         for steps in self.optimizers.values():
             steps.backwards.append(call)
             if not steps.is_clear:
@@ -193,9 +197,28 @@ class Ledger:
         if not self.optimizers and self.flag is None:
             self._look_without_optimizer(roots)
 
+    def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
+        if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
+            self.bridge = bridge_of(roots[0], self.since)
+            calls = [call for call in self.calls.values() if call.losses]
+            self.freed = calls[-2].source if len(calls) > 1 else None
+
+    def last_call(self) -> Call | None:
+        """Returns the line that started the last backward pass."""
+        return max(self.calls.values(), key=lambda call: call.last, default=None)
+
+    def round_before(self) -> int:
+        """Returns how often an optimizer had stepped one round ago: all that a loss hangs on was made since."""
+        taken = sum(steps.count for steps in self.optimizers.values())
+        return max(0, taken - max(len(self.optimizers) - 1, 0))
+
+    def seconds(self) -> float:
+        """Returns how long the run has been watched."""
+        return monotonic() - self.started
+
     def _look_without_optimizer(self, roots: Sequence[Tensor]) -> None:
         """Of a loop that changes its parameters itself, the gradients are looked at when they are there."""
-        call = next(reversed(self.calls.values()), None)
+        call = self.last_call()
         seen = [leaf for kept, _ in self.leaves.values() if (leaf := kept()) is not None and leaf.grad is not None]
         bad = [leaf for leaf in seen if leaf.device.type == "cpu" and not bool(torch.isfinite(leaf.grad).all())]  # type: ignore[arg-type]
         if bad and call is not None:
@@ -206,11 +229,8 @@ class Ledger:
         self, kind: str, backward: int, parameters: tuple[str, ...], source: Source | None, value: float
     ) -> None:
         if self.flag is None:
-            taken = sum(steps.count for steps in self.optimizers.values())
-            round_ = sum(steps.count > 0 for steps in self.optimizers.values())
-            after = max(0, taken - max(round_ - 1, 0))
-            seconds = monotonic() - self.started
-            self.flag = Flag(kind, self.step, backward, after, seconds, parameters, source, value)
+            after = self.round_before()
+            self.flag = Flag(kind, self.step, backward, after, self.seconds(), parameters, source, value)
             if self.halt:
                 raise _ended()
 
@@ -263,7 +283,7 @@ class Ledger:
         bad = [p for p in doubtful if not bool(torch.isfinite(p.grad).all())]  # type: ignore[arg-type]
         if bad:
             named = tuple(self.names.of(p) for p in bad)
-            call = next(reversed(self.calls.values()), None)
+            call = self.last_call()
             value = self.trace[-1] if self.trace else math.nan
             self._raise("gradient", len(self.trace), named, call.source if call else None, value)
 
@@ -327,7 +347,8 @@ class Ledger:
 
     def _raise_skipped(self) -> None:
         """A scaler that skips on and on: its loss, or a gradient, is not finite at any scale."""
-        call = next(reversed(self.calls.values()))
+        call = self.last_call()
+        assert call is not None
         finite = math.isfinite(self.trace[-1])
         self._raise("gradient" if finite else "loss", len(self.trace) - (not finite), (), call.source, self.trace[-1])
 

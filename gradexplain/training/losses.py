@@ -99,6 +99,17 @@ def graph_of(loss: Tensor, since: int) -> LossGraph | None:
     )
 
 
+def bridge_of(loss: Tensor, since: int) -> Pattern | None:
+    """Returns what was made before the number `since` and is used by what was made after it: the way back."""
+    for node in _walked(loss.grad_fn) or ():
+        if is_leaf(node) or sequence_of(node) < since:
+            continue
+        for child, _ in node.next_functions:
+            if child is not None and not is_leaf(child) and sequence_of(child) < since:
+                return Pattern("graph-of-before", operator_text(child), source_of(child), {})
+    return None
+
+
 def _walked(root: Any) -> list[Any] | None:
     found: dict[Any, None] = {}
     stack = [root]

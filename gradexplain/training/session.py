@@ -54,7 +54,8 @@ class Session:
 
         interrupted = ending is None or ending.interrupted or ending.ended
         try:
-            return report_of(self._ledger, self.script.name, interrupted=interrupted, ask=self._asked)
+            fault = ending.fault if ending is not None else None
+            return report_of(self._ledger, self.script.name, interrupted=interrupted, ask=self._asked, fault=fault)
         finally:
             self._standby.close()
 
