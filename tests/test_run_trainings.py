@@ -6,7 +6,10 @@ The table is that of the guide on `gradexplain run`; the line is the one that a 
 from pathlib import Path
 
 import pytest
-from runs import FOLDER, marked_line, run_training
+import torch
+from runs import FOLDER, marked_line, run_plainly, run_training
+
+import gradexplain as gx
 
 # fmt: off
 FAILING = {  # script: code of the first finding, step, phase
@@ -74,6 +77,14 @@ def test_a_training_that_is_sound_is_silent(name: str) -> None:
     training = run_training(FOLDER / f"{name}.py")
     assert (training.record["verdict"], training.codes, training.code) == ("nothing unusual", [], 0)
     assert training.record["steps"] >= 12
+    assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["norm_at_zero", "growing_graph", "kept_losses", "scaler_skips", "in_place"])
+def test_a_training_that_fails_is_the_same_with_and_without_us(name: str) -> None:
+    training = run_training(FOLDER / f"{name}.py")
+    assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -133,3 +144,38 @@ def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> No
     training = run_training(script)
     assert training.record["examined"] == "parted"
     assert training.codes == ["loss-not-finite"]
+
+
+def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) -> None:
+    p = torch.nn.Parameter(torch.tensor([0.5, 1.0]))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with gx.watch() as training:
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = -torch.log(p - (p.detach() if step == 3 else 0)).mean()
+            loss.backward()
+            optimizer.step()
+    assert training.report.verdict == "found"
+    (finding,) = training.report.findings
+    assert (finding.code, finding.step, finding.data["values"]) == ("first-not-finite", 3, {"x": 0.0})
+    assert finding.source is not None
+    assert "torch.log(p" in finding.source.code
+    assert "ln(0) = -inf" in " ".join(capsys.readouterr().err.split())
+    assert not torch.is_anomaly_enabled()
+
+
+def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
+    w = torch.ones(2, requires_grad=True)
+    training = gx.watch(language="zh")
+
+    def twice() -> None:
+        with training:
+            loss = (w * w).sum()
+            loss.backward()
+            loss.backward()
+
+    with pytest.raises(RuntimeError, match="second time"):
+        twice()
+    assert training.report is not None
+    assert training.report.findings[0].code == "graph-freed"
+    assert "计算图" in capsys.readouterr().err

@@ -44,6 +44,8 @@ def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
     flag = ledger.flag
     if flag is None:
         return None, ""
+    if flag.birth is not None:
+        return flag.birth, "graph"
     trace = tuple(ledger.trace[: flag.backward + (flag.kind == "loss")])
     answer = ask(Request(flag.kind, flag.backward, flag.after, trace, flag.seconds))
     return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "")

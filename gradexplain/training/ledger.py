@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from gradexplain.findings.finding import Finding
 from gradexplain.recording.frames import user_frame
 from gradexplain.targets.sources import Source, source_at
-from gradexplain.training.losses import LossGraph, Pattern, bridge_of, graph_of
+from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
 from gradexplain.versions.internals import sequence_number
 
@@ -49,6 +50,7 @@ class Call:
     losses: array[float] = field(default_factory=lambda: array("d"))
     steps: array[int] = field(default_factory=lambda: array("q"))
     graphs: list[tuple[int, LossGraph]] = field(default_factory=list)
+    lines: Lines = ()
     last: int = 0  # which backward pass of all was its last
 
 
@@ -101,14 +103,20 @@ class Flag:
     parameters: tuple[str, ...]
     source: Source | None
     value: float  # of the loss
+    birth: Finding | None = None  # as the graph of the loss tells it
 
 
 @dataclass
 class Ledger:
-    """An observer that keeps what criteria need; `ending` is asked after each step whether that was the last."""
+    """An observer that keeps what criteria need.
+
+    It ends the run at what is not finite (`halt`), or after so many steps (`most`). Where no second run can look into a
+    step (`alone`), it looks into the graph of a loss that is not finite itself.
+    """
 
     halt: bool = False
     most: int | None = None
+    alone: bool = False
     names: Names = field(default_factory=Names)
     calls: dict[Any, Call] = field(default_factory=dict)
     optimizers: dict[int, Steps] = field(default_factory=dict)
@@ -142,6 +150,11 @@ class Ledger:
         self.noting = not torch.is_anomaly_enabled()
         self._note()
 
+    def end(self) -> None:
+        """Leaves torch as it was."""
+        self._stop_noting()
+        self.noting = False
+
     def _note(self) -> None:
         if self.noting:
             torch.set_anomaly_enabled(True, False)
@@ -173,7 +186,7 @@ class Ledger:
         if loss is not None and loss.grad_fn is not None and new and is_looked_at(step) and len(call.graphs) < _GRAPHS:
             self._look_at_graph(call, loss, step)
         if loss is not None and loss.device.type == "cpu" and not math.isfinite(value) and not self.is_scaling:
-            self._raise("loss", len(self.trace) - 1, (), call.source, value)
+            self._raise("loss", len(self.trace) - 1, (), call.source, value, self._birth(loss, call))
 
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not self.names.roots:
@@ -181,6 +194,8 @@ class Ledger:
         graph = graph_of(loss, self.since)
         if graph is None:
             return
+        if self.alone and self.noting and not call.lines:
+            call.lines = lines_of(loss)
         call.graphs.append((step, LossGraph((), graph.nodes, graph.older, graph.root, graph.averaged, graph.patterns)))
         for leaf in graph.leaves:
             seen = self.leaves.get(id(leaf), (ref(leaf), 0))
@@ -195,7 +210,7 @@ class Ledger:
         if self.noting and self.step < 1 and monotonic() - self.started < _PATIENCE:
             self._note()
         if not self.optimizers and self.flag is None:
-            self._look_without_optimizer(roots)
+            self._look_without_optimizer()
 
     def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
         if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
@@ -216,7 +231,7 @@ class Ledger:
         """Returns how long the run has been watched."""
         return monotonic() - self.started
 
-    def _look_without_optimizer(self, roots: Sequence[Tensor]) -> None:
+    def _look_without_optimizer(self) -> None:
         """Of a loop that changes its parameters itself, the gradients are looked at when they are there."""
         call = self.last_call()
         seen = [leaf for kept, _ in self.leaves.values() if (leaf := kept()) is not None and leaf.grad is not None]
@@ -225,12 +240,24 @@ class Ledger:
             named = tuple(self.names.of(leaf) for leaf in bad)
             self._raise("gradient", len(self.trace), named, call.source, self.trace[-1])
 
+    def _birth(self, loss: Tensor, call: Call) -> Finding | None:
+        if not self.alone or self.flag is not None or loss.grad_fn is None:
+            return None
+        self.names.look()
+        return born_in(loss, self.names.known, call.lines)
+
     def _raise(
-        self, kind: str, backward: int, parameters: tuple[str, ...], source: Source | None, value: float
+        self,
+        kind: str,
+        backward: int,
+        parameters: tuple[str, ...],
+        source: Source | None,
+        value: float,
+        birth: Finding | None = None,
     ) -> None:
         if self.flag is None:
             after = self.round_before()
-            self.flag = Flag(kind, self.step, backward, after, self.seconds(), parameters, source, value)
+            self.flag = Flag(kind, self.step, backward, after, self.seconds(), parameters, source, value, birth)
             if self.halt:
                 raise _ended()
 
