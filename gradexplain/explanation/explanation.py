@@ -217,6 +217,7 @@ def explain_trace(
     steps = tuple(builder.step(node) for node in inner)
     kinds = dict(trace.modules)
     by_input = tuple(builder.gradient(name) for name in trace.gradients)
+    values = {gradient.name: gradient.value for gradient in by_input}
     return Explanation(
         target=target,
         torch=torch.__version__,
@@ -231,7 +232,7 @@ def explain_trace(
         by_input=by_input,
         steps=steps,
         report=report,
-        findings=(*diagnose(trace, names.of_node, {g.name: g.value for g in by_input}), *report.findings),
+        findings=(*filter(report.stands, diagnose(trace, names.of_node, values)), *report.findings),
         groups=groups_of([s.module for s in steps], [s.operator or s.node for s in steps], kinds, module or ""),
         names=names.of_node,
         module=module,

@@ -113,7 +113,10 @@ def _finding(code: str, made: _Made) -> Finding:
         "detail": made.detail,
         **made.told,
     }
-    data |= {"remedy": made.remedy} if made.remedy and (code in FIRST or made.remedy == "hidden") else {}
+    if node.source is not None and node.source.behind:
+        data["behind"] = node.source.behind  # torch's own formula, which nobody can mend there
+    elif made.remedy and (code in FIRST or made.remedy == "hidden"):
+        data["remedy"] = made.remedy
     return Finding(code, data, node.source)
 
 

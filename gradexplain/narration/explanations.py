@@ -53,7 +53,16 @@ _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
 NOT_APPLICABLE = frozenset(
-    {"no_forward", "own_jvp", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+    {
+        "no_forward",
+        "no_own_forward",
+        "own_jvp",
+        "not_analytic",
+        "no_symbol",
+        "too_large_to_write_out",
+        "no_rule",
+        "rule_unable",
+    }
 )
 # Findings that a hook changed a gradient.
 _HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
@@ -172,7 +181,7 @@ class Teller:
 
     def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
         value = e.inputs.get(found.name)
-        none = "no_gradient" if e.steps else "no_way"
+        none = "no_gradient" if e.steps and not e.report.is_stopped(found.name) else "no_way"
         gradient = self.value(found.value) if found.value is not None else self.say(none)
         shown = self.value(value) if value and value.small else "…"
         shape = shape_text(value.shape) if value else ""
@@ -437,7 +446,8 @@ class Teller:
         if "detail" in data:
             data["made"] = self.say(f"born.{data['detail']}", **data)
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return self.say(f"findings.{key}", **data) + why + self.where_found(finding) + self.remedy(data)
+        behind = f" {self.say('born.behind', **data)}" if "behind" in data else ""
+        return self.say(f"findings.{key}", **data) + behind + why + self.where_found(finding) + self.remedy(data)
 
     def remedy(self, data: Mapping[str, Any]) -> str:
         """Returns what helps against a number that is not finite, and the lesson on it, as further sentences."""
@@ -524,6 +534,10 @@ class Teller:
 
         That is a backward that passes on what arrives, or a surrogate's, and a hook.
         """
+        again = [f for f in findings if f.code == "drawn-again"]
+        if again:
+            yield self.say("verification.drawn_again", **again[0].data) + self.where_found(again[0])
+            return
         wrong = report.wrong()
         for operation in wrong:
             looks = [finding.data for finding in operation.findings if "size" in finding.data]

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
@@ -99,7 +98,7 @@ def _kept(leaf: Tensor, given: object) -> Tensor:
 
 def _draws(events: Sequence[Event]) -> Iterator[Draw]:
     for event in events:
-        if torch.Tag.nondeterministic_seeded in event.operator.tags:
+        if event.drew:
             yield Draw(str(event.operator), source_of(event.frame), event.module)
 
 
