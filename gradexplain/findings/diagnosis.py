@@ -78,7 +78,13 @@ def _apart(trace: Trace) -> Iterator[Finding]:
         yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
     for name, apart in trace.apart.items():
         data = {"element": indexed(name, apart.place), "plain": apart.plain, "other": apart.other}
-        yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
+        if apart.cause == "draws":
+            draw = trace.drawn_again
+            code = _code(draw.source, draw.operator) if draw else ""
+            label = draw.operator if draw else ""
+            yield Finding("drawn-again", {**data, "code": code, "label": label}, draw.source if draw else None)
+        else:
+            yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
 from gradexplain.findings.not_finite import FIRST
 from gradexplain.locale.catalogue import formula, say
-from gradexplain.mathematics.equations import STORED, recomputed
+from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, recomputed
 from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
@@ -53,7 +53,16 @@ _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
 NOT_APPLICABLE = frozenset(
-    {"no_forward", "own_jvp", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+    {
+        "no_forward",
+        "no_own_forward",
+        "own_jvp",
+        "not_analytic",
+        "no_symbol",
+        "too_large_to_write_out",
+        "no_rule",
+        "rule_unable",
+    }
 )
 # Findings that a hook changed a gradient.
 _HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
@@ -78,10 +87,10 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
     parts = [explanation, *explanation.higher]
     for part in parts[1:]:
         body += teller.higher(part)
-    shown = [e for part in parts for e in part.equations if e.relation != STORED]
+    shown = [e for part in parts for e in part.equations]
     page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
-    closing = tuple(teller.closing(explanation, recomputed(shown, page), len(shown)))
-    outcome = tuple(teller.outcome(explanation))
+    closing = tuple(teller.closing(explanation, shown, page))
+    outcome = tuple(teller.outcome(explanation, shown))
     if format == "html":  # a page is read from its top, a terminal from its last line
         title = len(tuple(teller.title(explanation)))
         return Doc((*body[:title], *outcome, *body[title:], *closing), language)
@@ -177,7 +186,7 @@ class Teller:
 
     def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
         value = e.inputs.get(found.name)
-        none = "no_gradient" if e.steps else "no_way"
+        none = "no_gradient" if e.steps and not e.report.is_stopped(found.name) else "no_way"
         gradient = self.value(found.value) if found.value is not None else self.say(none)
         shown = self.value(value) if value and value.small else "…"
         shape = shape_text(value.shape) if value else ""
@@ -442,7 +451,8 @@ class Teller:
         if "detail" in data:
             data["made"] = self.say(f"born.{data['detail']}", **data)
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return self.say(f"findings.{key}", **data) + why + self.where_found(finding) + self.remedy(data)
+        behind = f" {self.say('born.behind', **data)}" if "behind" in data else ""
+        return self.say(f"findings.{key}", **data) + behind + why + self.where_found(finding) + self.remedy(data)
 
     def remedy(self, data: Mapping[str, Any]) -> str:
         """Returns what helps against a number that is not finite, and the lesson on it, as further sentences."""
@@ -529,6 +539,10 @@ class Teller:
 
         That is a backward that passes on what arrives, or a surrogate's, and a hook.
         """
+        again = [f for f in findings if f.code == "drawn-again"]
+        if again:
+            yield self.say("verification.drawn_again", **again[0].data) + self.where_found(again[0])
+            return
         wrong = report.wrong()
         for operation in wrong:
             looks = [finding.data for finding in operation.findings if "size" in finding.data]
@@ -604,11 +618,21 @@ class Teller:
             return self.say(f"verification.{key}", **data) + (f", {place}" if place else "")
         return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
 
-    def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
+    def counted(self, equations: Sequence[Equation], page: str) -> Paragraph:
+        """Returns how many equations of a page are true when read back from it, and what the others are."""
+        held = recomputed(equations, page)
+        parts = [self.say("equations", recomputed=held, shown=len(equations))]
+        if stored := [e for e in equations if e.relation == STORED]:
+            names = ", ".join(dict.fromkeys(e.rounding.name for e in stored))
+            parts.append(self.say("equations_rounded", count=len(stored), dtype=names))
+        if contradicted := sum(e.relation == CONTRADICTED for e in equations):
+            parts.append(self.say("equations_contradicted", count=contradicted))
+        mark, tone = ("✓", TONES["agrees"]) if held == len(equations) else ("✗", TONES["differs"])
+        return Paragraph(f"{mark} {self.say('verification.separator').join(parts)}", tone)
+
+    def closing(self, e: Explanation, equations: Sequence[Equation], page: str) -> Iterator[Block]:
         if e.report.nothing is None:
-            tone: Tone = "good" if recomputed_ == shown else "bad"
-            mark = "✓" if recomputed_ == shown else "✗"
-            yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
+            yield self.counted(equations, page)
         notes = self._found(e)
         if e.element:
             notes.append(self.say("element_only", element=e.element))
@@ -618,7 +642,7 @@ class Teller:
             yield Heading(self.say("notes"))
             yield Notes(tuple(dict.fromkeys(notes)))
 
-    def outcome(self, e: Explanation) -> Iterator[Block]:
+    def outcome(self, e: Explanation, equations: Sequence[Equation]) -> Iterator[Block]:
         """Yields the verdict, where there is something to judge."""
         if e.report.nothing is not None:
             return
@@ -629,6 +653,9 @@ class Teller:
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
             key = "judges_agree"
+        if e.verdict == "agrees" and any(equation.relation == CONTRADICTED for equation in equations):
+            yield Paragraph(f"{MARKS['cannot say']} {self.say('numbers_contradict')}", TONES["cannot say"])
+            return
         yield Paragraph(f"{MARKS[e.verdict]} {self.say(key)}", TONES[e.verdict])
 
 

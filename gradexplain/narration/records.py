@@ -22,7 +22,7 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
 from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import say
-from gradexplain.mathematics.equations import STORED, Equation, recomputed
+from gradexplain.mathematics.equations import Equation, recomputed
 from gradexplain.narration.explanations import Teller, reason_key
 from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.frames import is_ours_or_torchs
@@ -111,7 +111,7 @@ def _target_file(target: str) -> Path | None:
 
 def _body(e: Explanation, full: bool) -> dict[str, Any]:
     packed, teller = _packing(full), Teller("en")
-    shown = [q for part in (e, *e.higher) for q in part.equations if q.relation != STORED]
+    shown = [q for part in (e, *e.higher) for q in part.equations]
     page = RENDERERS["text"](Doc(tuple(b for part in (e, *e.higher) for b in teller.body(part))), 100)
     return {
         "target": e.target,

@@ -85,6 +85,8 @@ class ReportTeller(Teller):
             yield Heading(self.say("verification.second"))
             yield from self.where(report.second)
             yield from self.evidence(report.second)
+            if told := [self.finding(f) for f in report.second.findings]:
+                yield Notes(tuple(dict.fromkeys(told)))
         yield from self.each(report)
         notes = [self.finding(f) for f in report.findings] + list(self.refuted(report))
         if notes:

@@ -79,13 +79,18 @@ def _rounding(parts: Tensor) -> float:
 
 
 def without(self: Tensor, dim: int) -> Tensor:
-    """Returns Πⱼ≠ᵢ xⱼ along an axis, from the products before and behind i: right also where some xⱼ is 0."""
+    """Returns Πⱼ≠ᵢ xⱼ along an axis, from the products before and behind i: right also where some xⱼ is 0.
+
+    It is 0 where another factor is, also where those beside it are too large for the type when they are multiplied.
+    """
     if self.ndim == 0:
         return torch.ones_like(self)
     ones = torch.ones_like(self.narrow(dim, 0, 1))
     before = torch.cat([ones, self], dim).cumprod(dim).narrow(dim, 0, self.shape[dim])
     behind = torch.cat([ones, self.flip(dim)], dim).cumprod(dim).narrow(dim, 0, self.shape[dim]).flip(dim)
-    return before * behind
+    zeros = self == 0
+    vanishes = (zeros.sum(dim, keepdim=True) > zeros.int()) & self.isfinite().all(dim, keepdim=True)
+    return torch.where(vanishes, 0, before * behind)
 
 
 def backward_sum(g: Tensor, dim: int) -> Tensor:
@@ -455,6 +460,28 @@ rule(
     over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3), 2, [1]), lambda r: (r(2, 3), 1, [0], True)),
+)
+
+
+def _renorm_back(g: Tensor, self: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """A slice whose norm n is above m becomes x m / (n + ε), where torch's ε is 1e-7; the others stay."""
+    over = tuple(axis for axis in range(self.ndim) if axis != dim % self.ndim)
+    n = torch.linalg.vector_norm(self, p, over, keepdim=True)
+    scale = maxnorm / (n + 1e-7)
+    along = (g * self).sum(over, keepdim=True) * scale / (n + 1e-7)
+    return torch.where(n > maxnorm, scale * g - along * norm_slopes(self, n, p, over, 0), g)
+
+
+rule(
+    "aten.renorm",
+    "y = x m / n for the slices whose norm n is above m, else x",
+    self=(
+        "x̄ = m/n (ȳ − ⟨ȳ, x⟩/n ∂n/∂x) for these slices, else ȳ",
+        lambda g, self, p, dim, maxnorm: _renorm_back(g, self, p, dim, maxnorm),
+    ),
+    over="real",
+    why="kink_piece",
+    example=(lambda r: (r(4, 3), 2, 0, 1.2), lambda r: (r(4, 3), 3, 1, 1.7)),
 )
 
 

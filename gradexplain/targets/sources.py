@@ -14,13 +14,18 @@ from types import CodeType
 
 @dataclass(frozen=True)
 class Source:
-    """A place in the user's code: the innermost sub-expression that ran, and the variable it was assigned to."""
+    """A place in the user's code: the innermost sub-expression that ran, and the variable it was assigned to.
+
+    What ran in the backward pass of an expression stands at its place, has no code of its own, and `behind` is the
+    expression's.
+    """
 
     file: str
     line: int
     code: str
     target: str | None = None
     function: str = ""
+    behind: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
