@@ -140,7 +140,13 @@ def collected() -> Iterator[list[Explanation]]:
 
 
 def documented() -> None:
-    """Runs the snippets and the commands of README and the guides, and the tests' examples."""
+    """Runs the snippets and the commands of README and the guides, and the tests' examples, in a folder of its own."""
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), quiet:
+        _run_documented()
+
+
+def _run_documented() -> None:
     from documents import blocks
     from examples import EXAMPLES
 
@@ -172,9 +178,7 @@ def read(shown: list[Any], counts: Counter[str]) -> list[str]:
 if __name__ == "__main__":
     counts: Counter[str] = Counter()
     with collected() as made:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            with contextlib.redirect_stdout(io.StringIO()):
-                documented()
+        documented()
         if sys.argv[1:]:
             pytest.main(["-q", *sys.argv[1:]])
     told = [lessons.run(name) for name in lessons.names()]
