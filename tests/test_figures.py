@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,14 @@ def painted(name: str, language: str = "en", look: str = "light", **options: Any
 
 
 def test_ones_in_every_dimension_have_the_gradient_2_and_are_one_series() -> None:
-    found = components.dimensions()
+    found = components.dimensions(at="ones")
     assert [s.gradients for s in found.series] == [(2.0,) * d for d in range(1, 6)]
     assert found.identical == ((1, 2, 3, 4, 5),)
     assert found.line is None
 
 
 def test_with_arange_the_points_lie_on_2x() -> None:
-    found = components.dimensions(at="arange", n=7)
+    found = components.dimensions(n=7)
     assert all(g == 2 * x for s in found.series for x, g in zip(s.inputs, s.gradients, strict=True))
     assert found.line is not None
     assert found.line.straight
@@ -72,12 +73,29 @@ def test_series_that_differ_are_not_called_identical() -> None:
     assert components._identical([one, other]) == ()
 
 
-def test_identical_series_are_said_and_each_is_seen_at_a_place_of_its_own() -> None:
+def test_identical_series_are_said_and_each_has_a_ring_of_its_own_at_its_true_place() -> None:
     figure = painted("dimensions")
     assert "5 series are identical" in figure.get_supxlabel()
     (axes,) = figure.axes
-    points = [(round(x, 6), y) for line in axes.lines if line.get_marker() != "None" for x, y in line.get_xydata()]
-    assert len(points) == len(set(points)) == 1 + 2 + 3 + 4 + 5
+    rings = {line.get_label(): line for line in axes.lines if str(line.get_label()).startswith("n = ")}
+    assert list(rings) == [f"n = {d}" for d in range(1, 6)]
+    for d, line in enumerate(rings.values(), 1):
+        assert line.get_xydata().tolist() == [[i, 2 * i] for i in range(1, d + 1)]  # on the line 2·i, and nowhere else
+    widths = [line.get_markersize() - line.get_markeredgewidth() for line in rings.values()]
+    gaps = [b - a - rings["n = 1"].get_markeredgewidth() for a, b in pairwise(widths)]
+    assert min(gaps) > 0
+
+
+def test_advice_is_for_who_makes_the_figure_and_not_in_it(command: Callable, tmp_path: Path) -> None:
+    for arguments, advice in (
+        (["dimensions", "--at", "ones"], "--at arange"),
+        (["curve", "x**3", "--at", "3", "--ends=-1,4"], "another --at"),
+        (["dimensions"], ""),
+    ):
+        found = command("figure", *arguments, "--output", str(tmp_path / "a.svg"))
+        assert (found.code, bool(found.err)) == (0, bool(advice))
+        assert advice in found.err
+    assert gx.figures.dimensions(at="ones").get_supxlabel().endswith("Every gradient is 2.")
 
 
 def test_the_gradient_of_a_sum_of_squares_is_proportional_with_slope_2() -> None:
@@ -193,16 +211,17 @@ def test_a_turned_gradient_is_not_perpendicular(monkeypatch: pytest.MonkeyPatch)
 def test_the_grid_goes_through_the_stationary_point(expression: str, at: Any, kind: str, curvature: Any) -> None:
     found = landscape.surface(expression, points=20)
     assert len(found.x) == len(found.y) == 21
-    assert found.kind == kind
     if at is None:
-        assert found.stationary is None
+        assert (found.stationary, kind) == ((), "none")
         return
-    assert found.stationary == pytest.approx(at, abs=1e-12)
-    assert found.stationary[0] in found.x
-    assert found.stationary[1] in found.y
+    (point,) = found.stationary
+    assert point.kind == kind
+    assert point.at == pytest.approx(at, abs=1e-12)
+    assert point.at[0] in found.x
+    assert point.at[1] in found.y
     assert (found.x[0], found.x[-1]) == (-2, 2)
     if curvature:
-        assert found.curvature == pytest.approx(curvature)
+        assert point.curvature == pytest.approx(curvature)
     if kind == "minimum":
         assert found.heights.min() == pytest.approx(0, abs=1e-20)  # 100 points would give 8.16e-4
 
@@ -584,7 +603,7 @@ BAD = [
     (["surface", "log(x) + y", "--output", "a.svg"], "not finite"),
     (["surface", "--points", "5000", "--output", "a.svg"], "--points"),
     (["surface", "argmax(x) + y.detach()", "--output", "a.svg"], "does not depend"),
-    (["curve", "1/x", "--output", "a.svg"], "not finite"),
+    (["curve", "1/x", "--at", "0", "--output", "a.svg"], "no finite real derivative"),
     (["curve", "--ends", "3,3", "--output", "a.svg"], "empty"),
     (["curve", "--at", "7", "--output", "a.svg"], "outside"),
     (["curve", "stack([x, x])", "--output", "a.svg"], "shape"),
