@@ -219,7 +219,7 @@ def verify(
     _refuse_idle(report)
     assert report.subject is not None
     request = asked.request(computation, by_hand, dtype)
-    findings = (*findings_of(report.subject.trace), *report.findings)
+    findings = (*filter(report.stands, findings_of(report.subject.trace)), *report.findings)
     return replace(report, findings=findings, request=request)
 
 

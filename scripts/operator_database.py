@@ -12,7 +12,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -47,8 +47,9 @@ class Case:
 
     @property
     def inputs(self) -> list[Tensor]:
-        """The arguments at the sample, as fresh leaves that require grad."""
-        return [self.leaves[i].detach().clone().requires_grad_() for i in self.moved]
+        """The arguments at the sample, as fresh leaves that require grad where their type can."""
+        given = [self.leaves[i].detach().clone() for i in self.moved]
+        return [t.requires_grad_(t.is_floating_point() or t.is_complex()) for t in given]
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Runs the operator: one tensor, or a tuple of them."""
@@ -76,12 +77,58 @@ def outputs_of(case: Case, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 @cache
-def operators() -> Mapping[str, Any]:
-    """Returns the operators that have a float64 backward on the CPU, by name."""
+def all_operators() -> Mapping[str, Any]:
+    """Returns every operator of the database, by name."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    able = [op for op in op_db if op.supports_autograd and torch.float64 in op.supported_backward_dtypes("cpu")]
-    return {op.full_name: op for op in able}
+    return {op.full_name: op for op in op_db}
+
+
+@cache
+def operators() -> Mapping[str, Any]:
+    """Returns the operators that have a float64 backward on the CPU, by name."""
+    return {name: op for name, op in all_operators().items() if op.supports_autograd and able_in(op, torch.float64)}
+
+
+def sample_of(name: str, dtype: torch.dtype, number: int) -> Case | None:
+    """Returns one sample of an operator as a function of what torch's tests differentiate it by, else of its numbers.
+
+    It is the same every time. `None` where there is none, because the operator has no such type or no more samples.
+    """
+    samples = _samples(name, dtype)
+    for sample in islice(samples.source, max(0, number + 1 - len(samples.drawn))):
+        samples.drawn.append(sample)
+    return samples.drawn[number] if number < len(samples.drawn) else None
+
+
+@dataclass
+class _Samples:
+    """The samples of an operator in one type: those drawn, and where the others come from."""
+
+    source: Iterator[Case]
+    drawn: list[Case]
+
+
+@lru_cache(maxsize=4)
+def _samples(name: str, dtype: torch.dtype) -> _Samples:
+    return _Samples(_all_of(name, dtype), [])
+
+
+def _all_of(name: str, dtype: torch.dtype) -> Iterator[Case]:
+    op = all_operators()[name]
+    if dtype in op.supported_dtypes("cpu"):
+        _seeded(name)
+        able = able_in(op, dtype)
+        for number, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=able)):
+            yield _whole(op, name, number, sample, able)
+
+
+def _whole(op: Any, name: str, number: int, sample: Any, able: bool) -> Case:
+    leaves, structure = pytree.tree_flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
+    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    numbers = [i for i in tensors if leaves[i].is_floating_point() or leaves[i].is_complex()]
+    moved = [i for i in numbers if leaves[i].requires_grad] if able else numbers
+    return Case(name, number, _called(op, sample), leaves, structure, moved or numbers or tensors)
 
 
 def left_out(op: Any) -> bool:
@@ -109,11 +156,15 @@ def cases_of(name: str) -> list[Case]:
 
 
 def _drawn(op: Any, name: str, small: bool) -> list[Case]:
+    _seeded(name)
+    return list(_usable(op, name, op.sample_inputs("cpu", torch.float64, requires_grad=True, small_inputs_only=small)))
+
+
+def _seeded(name: str) -> None:
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     random.seed(seed)
     numpy.random.seed(seed)
-    return list(_usable(op, name, op.sample_inputs("cpu", torch.float64, requires_grad=True, small_inputs_only=small)))
 
 
 def _usable(op: Any, name: str, samples: Iterator[Any]) -> Iterator[Case]:

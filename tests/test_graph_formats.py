@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium, needs_chromium
 from graphs import PROGRAMS, chain, leaf, unrolled
 from networks import ResNet18, Transformer
 from pictures import FOLDER, PICTURES
@@ -36,8 +37,6 @@ ROOT = Path(__file__).parent.parent
 MERMAID = ROOT / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
 SVG = "{http://www.w3.org/2000/svg}"
 PAGES = ROOT / "tests" / "pages"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs dot (apt-get install graphviz)")
 needs_mermaid = pytest.mark.skipif(not MERMAID.exists(), reason="needs mermaid (npm install --no-save mermaid)")
 needs_pdftotext = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs pdftotext (poppler-utils)")
@@ -64,11 +63,6 @@ def gpt() -> Picture:
 def hostile(name: str) -> Picture:
     x = leaf(3)
     return gx.graph({name: (x * x).sum()}, {name: x}, title=name)
-
-
-def chromium(*arguments: str) -> str:
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120).stdout
 
 
 # ----------------------------------------------------------------------------------------------- any name at all
@@ -215,9 +209,8 @@ def test_no_line_of_an_svg_meets_a_text_on_it(make: Callable[[], Picture]) -> No
     for k in labels:
         ground = max(i for i in range(k) if painted[i].tag == SVG + "rect")
         x, y, width, height = (float(painted[ground].attrib[name]) for name in ("x", "y", "width", "height"))
-        at, base = (float(painted[k].attrib[name]) for name in ("x", "y"))
+        left, base = (float(painted[k].attrib[name]) for name in ("x", "y"))
         wide = text_width(painted[k].text or "", TEXT)
-        left = at - wide / 2 if painted[k].attrib["class"] == "l" else at
         assert painted[ground].attrib["class"] == "page"
         assert x < left
         assert left + wide < x + width
@@ -226,6 +219,46 @@ def test_no_line_of_an_svg_meets_a_text_on_it(make: Callable[[], Picture]) -> No
         page = max(i for i in range(k) if painted[i].tag == SVG + "g" and "data-n" not in painted[i].attrib)
         assert not [e for e in painted[ground : _end(painted, page)] if e.tag == SVG + "path"]
     assert labels
+
+
+@pytest.mark.parametrize("show", [["gradients"], ["gradients", "derivatives"]])
+def test_no_line_ends_beside_a_row_of_text_where_it_would_read_as_a_minus(show: list[str]) -> None:
+    """Two labels stand side by side, and the line of one runs across below both."""
+    a, b, c = (torch.tensor([[1.0, 2.0], [3.0, k]]) for k in (4.0, 5.0, 6.0))
+    picture = gx.graph(lambda a, b, c: ((a @ b).tanh() * c.exp()).sum(), {"a": a, "b": b, "c": c}, show=show)
+    painted = list(ET.fromstring(str(picture.render("svg"))).iter())
+    rows = [
+        (float(e.attrib["x"]), float(e.attrib["x"]) + text_width(e.text or "", TEXT), float(e.attrib["y"]))
+        for e in painted
+        if e.attrib.get("class") == "l"
+    ]
+    lines = [_turns(e.attrib["d"]) for e in painted if e.tag == SVG + "path" and e.attrib.get("class") != "a"]
+    across = [(p, q) for points in lines for p, q in pairwise(points) if p[1] == q[1] and p[0] != q[0]]
+    assert rows
+    assert across
+    near = 3 * TEXT
+    for (x, y), (to_x, _) in across:
+        for left, right, base in rows:
+            beside = min(x, to_x) < right + near and max(x, to_x) > left - near
+            assert not (beside and base - LINE < y < base + 1), (x, to_x, y, base)
+
+
+def _turns(d: str) -> list[tuple[float, float]]:
+    """Returns the points at which a path of lines and bends turns."""
+    numbers = [float(n) for n in re.findall(r"-?[\d.]+", d)]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def test_an_svg_is_painted_without_its_style_sheet() -> None:
+    """Many viewers read no style sheet, or no variables: every mark has its colours by itself, as on light ground."""
+    text = str(LABELLED[0]().render("svg"))
+    assert "var(" not in text
+    for e in ET.fromstring(text).iter():
+        kind = e.tag.removeprefix(SVG)
+        if kind in ("rect", "path", "text"):
+            assert e.attrib["fill"] == "none" or re.fullmatch("#[0-9a-f]{3,6}", e.attrib["fill"]), e.attrib
+            painted = e.attrib["fill"] != "none" or e.attrib.get("stroke", "none") != "none"
+            assert painted, e.attrib
 
 
 def _end(painted: list[ET.Element], page: int) -> int:

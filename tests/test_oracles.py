@@ -242,7 +242,7 @@ def test_forward_mode_says_which_operator_it_lacks() -> None:
         def backward(ctx: Any, g: Tensor) -> Tensor:
             return 2 * g
 
-    assert answers(question(Twice.apply, POINT))["forward mode"].reason == "no_forward"
+    assert answers(question(Twice.apply, POINT))["forward mode"].reason == "no_own_forward"
 
 
 # --------------------------------------------------------------------------------------------------------- by hand

@@ -184,7 +184,7 @@ LOST = [
     (lambda x: x.detach().sum(), "detach"),
     (lambda x: without_grad(x).sum(), "no_grad"),
     (lambda x: x.argmax().float(), "integers"),
-    (lambda x: torch.ones(2).sum(), "does not depend"),
+    (lambda x: torch.ones(2).sum(), "No recorded operation leads from x"),
 ]
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product as cartesian
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.digits import rounding_of, shortest
 from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording import kinks
@@ -219,7 +219,79 @@ def _column(node: Node, argument: str, rule: Rule, index: Index, arguments: Mapp
         element = (sent[int(argument.partition("[")[2][:-1])] if "[" in argument else sent)[index]
         given = [c for c in cotangents if c is not None]
         found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())
-    return [None if c is None else next(found, None) for c in cotangents]
+    columns = [None if c is None else next(found, None) for c in cotangents]
+    for output, column in enumerate(columns):
+        if column is not None:
+            for place in column.isnan().nonzero().tolist():
+                column[tuple(place)] = _alone(node, argument, rule, index, arguments, output, tuple(place))
+    return columns
+
+
+def _alone(
+    node: Node, argument: str, rule: Rule, index: Index, arguments: Mapping[str, Any], output: int, place: Index
+) -> Tensor:
+    """Returns ∂(one element of an output)/∂(one element of an argument), where others may be nan.
+
+    In a transpose these meet it times 0, which is nan.
+    """
+    cotangents = [torch.zeros_like(c) if c is not None else None for c in node.cotangents]
+    unit = cotangents[output]
+    assert unit is not None
+    unit[place] = 1
+    name, _, part = argument.partition("[")
+    sent = kinks.sent(rule, name, cotangents, arguments, node.outputs)
+    found: Tensor = (sent[int(part[:-1])] if part else sent)[index]
+    return found
+
+
+# A kernel comes to a slope in so many steps, or roundings of what is as large as the slopes beside it.
+_STEPS = 8
+
+
+def doubt(node: Node, argument: str, rule: Rule, index: Index) -> float:
+    """Returns how far rounding may have moved one element of what a node sent, by what stands on no page.
+
+    Torch may come to a slope by other steps than the rule, and adds the terms up in another order. What rounding does
+    to a slope is seen from the rule itself, carried out in a second type.
+    """
+    pieces = pieces_of(node, argument, rule, index)
+    cotangent = next(c for c in node.cotangents if c is not None)
+    unit = rounding_of(cotangent.dtype).unit
+    other = torch.float32 if cotangent.dtype == torch.float64 else torch.float64
+    second = pieces_of(_in(node, other), argument, rule, index)
+    again = {(output, element): slope for output, element, _, slope in second}
+    moved = [abs(slope - again.get((output, element), slope)) for output, element, _, slope in pieces]
+    part = unit / max(unit, rounding_of(torch.float32).unit)
+    each = _STEPS * (unit * max(abs(slope) for *_, slope in pieces) + part * max(moved)) if pieces else 0.0
+    return sum(abs(g) * (each + len(pieces) * unit * abs(slope)) for *_, g, slope in pieces)
+
+
+def _in(node: Node, dtype: torch.dtype) -> Node:
+    """Returns a node with its numbers in another type."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(converted, value))
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return replace(
+        node,
+        arguments={name: converted(value) for name, value in node.arguments.items()},
+        outputs=converted(node.outputs),
+        cotangents=converted(node.cotangents),
+    )
+
+
+# Differences in float64 leave a slope open by about as much, of the largest beside it.
+_OF_DIFFERENCES = 1e-6
+
+
+def measured_doubt(node: Node, jacobian: Tensor) -> float:
+    """Returns how far an element of what a node sent may be from what a measured Jacobian makes of it."""
+    cotangent = node.cotangents[0]
+    assert cotangent is not None
+    unit = max(_STEPS * rounding_of(cotangent.dtype).unit, _OF_DIFFERENCES)
+    return unit * float(jacobian.abs().max()) * float(cotangent.abs().sum())
 
 
 def measured(node: Node, slot: int) -> Tensor | None:

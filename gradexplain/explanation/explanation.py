@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.elements import (
     can_take_apart,
     contribution_term,
+    doubt,
     is_real,
     measured,
+    measured_doubt,
     measured_term,
     number,
     parts_of,
@@ -27,10 +30,10 @@ from gradexplain.explanation.grouping import Group, groups_of, inside
 from gradexplain.explanation.selection import Selection, shown_elements
 from gradexplain.findings.diagnosis import diagnose
 from gradexplain.findings.finding import Finding
-from gradexplain.mathematics.digits import shortest
+from gradexplain.mathematics.digits import rounding_of
 from gradexplain.mathematics.equations import Equation, equation
-from gradexplain.mathematics.indices import Index, indices
-from gradexplain.mathematics.terms import Number, symbolic_text, total
+from gradexplain.mathematics.indices import indexed, indices
+from gradexplain.mathematics.terms import symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.application import variables
@@ -214,6 +217,7 @@ def explain_trace(
     steps = tuple(builder.step(node) for node in inner)
     kinds = dict(trace.modules)
     by_input = tuple(builder.gradient(name) for name in trace.gradients)
+    values = {gradient.name: gradient.value for gradient in by_input}
     return Explanation(
         target=target,
         torch=torch.__version__,
@@ -228,7 +232,7 @@ def explain_trace(
         by_input=by_input,
         steps=steps,
         report=report,
-        findings=(*diagnose(trace, names.of_node, {g.name: g.value for g in by_input}), *report.findings),
+        findings=(*filter(report.stands, diagnose(trace, names.of_node, values)), *report.findings),
         groups=groups_of([s.module for s in steps], [s.operator or s.node for s in steps], kinds, module or ""),
         names=names.of_node,
         module=module,
@@ -281,10 +285,6 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _at(name: str, index: Index) -> str:
-    return f"{name}[{', '.join(map(str, index))}]" if index else name
-
-
 # --------------------------------------------------------------------------------------------------------- steps
 
 
@@ -295,6 +295,12 @@ class _Builder:
     shown: Selection
     detailed: set[int]
     order: Mapping[int, int]  # of the backward pass
+
+    @cached_property
+    def arrivals(self) -> Counter[tuple[int, int]]:
+        """How many contributions each value's gradient is the sum of."""
+        edges = (edge for node in self.trace.nodes for edge in node.edges if edge.contribution is not None)
+        return Counter((edge.producer, edge.output) for edge in edges)
 
     def step(self, node: Node) -> Step:
         rule = rule_of(node.operator)
@@ -365,8 +371,8 @@ class _Builder:
             if not is_real(tensor):
                 continue
             for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
-                label = _at(self.names.value(node.index, output), index)
-                yield equation(label, term, shortest(tensor[index].item(), tensor.dtype))
+                label = indexed(self.names.value(node.index, output), index)
+                yield equation(label, term, number(tensor, index).value, rounding_of(tensor.dtype))
 
     def _contribution(self, node: Node, slot: int, rule: Rule | None) -> Contribution:
         edge, detailed = node.edges[slot], node.index in self.detailed
@@ -391,9 +397,10 @@ class _Builder:
         shape = edge.contribution.shape
         for position, index in enumerate(indices(shape)):
             if index in self.shown.get((edge.producer, edge.output), ()):
-                label = f"→ {_at(self.names.value(edge.producer, edge.output), index)}"
-                value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
-                yield equation(label, measured_term(node, jacobian, position), value)
+                label = f"→ {indexed(self.names.value(edge.producer, edge.output), index)}"
+                value, rounding = number(edge.contribution, index).value, rounding_of(edge.contribution.dtype)
+                term = measured_term(node, jacobian, position)
+                yield equation(label, term, value, rounding, partial(measured_doubt, node, jacobian))
 
     def _taken_apart(self, node: Node, edge: Edge, rule: Rule | None) -> tuple[tuple[Equation, ...], int]:
         if not can_take_apart(node, edge, rule) or (rule and rule.moves):
@@ -405,11 +412,11 @@ class _Builder:
         for index in self.shown.get((edge.producer, edge.output), ()):
             parts = parts_of(node, edge.argument, rule, index)
             term = contribution_term(node, edge.argument, rule, parts)
-            value = shortest(edge.contribution[index].item(), edge.contribution.dtype)
-            found.append(equation(f"→ {_at(name, index)}", term, value))
+            value, rounding = number(edge.contribution, index).value, rounding_of(edge.contribution.dtype)
             most = max(most, parts.count)
-            if not parts.count and value == 0:
-                found.pop()
+            if parts.count or value != 0:
+                unknown = partial(doubt, node, edge.argument, rule, index)
+                found.append(equation(f"→ {indexed(name, index)}", term, value, rounding, unknown))
         return tuple(found), most
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
@@ -427,9 +434,9 @@ class _Builder:
         if whole is None:
             return
         for index in self.shown.get((producer, output), ()):
-            term = total([Number(shortest(s[index].item(), s.dtype)) for s in arrived])
-            label = _at(self.names.gradient(producer, output), index)
-            yield equation(label, term, shortest(whole[index].item(), whole.dtype))
+            term = total([number(sent, index) for sent in arrived])
+            label = indexed(self.names.gradient(producer, output), index)
+            yield equation(label, term, number(whole, index).value, rounding_of(whole.dtype))
 
     # ----------------------------------------------------------------------------------------------- gradients
 
@@ -458,8 +465,11 @@ class _Builder:
                 yield Route(tuple(self.names.labels[node] for node, _ in route), TensorSummary(value))
 
     def _along(self, route: Sequence[tuple[int, int]]) -> Tensor | None:
-        """Returns what arrives at the end of one path alone: the rules' VJPs along it, one after another."""
-        cotangent = self.trace.cotangent
+        """Returns what arrives at the end of one path alone: the rules' VJPs along it, one after another.
+
+        As long as nothing else arrived where the path goes on, it is what torch sent.
+        """
+        cotangent, alone = self.trace.cotangent, True
         for index, slot in route:
             node = self.trace.nodes[index]
             edge, rule = node.edges[slot], rule_of(node.operator)
@@ -468,7 +478,8 @@ class _Builder:
             passed = sent(node, edge, rule, [cotangent])
             if passed is None:
                 return None
-            cotangent = passed
+            cotangent = edge.contribution if alone and edge.contribution is not None else passed
+            alone = alone and self.arrivals[edge.producer, edge.output] == 1
         return cotangent.detach()
 
 

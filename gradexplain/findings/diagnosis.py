@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import ast
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.findings.finding import Finding
-from gradexplain.mathematics.indices import Index, unravelled
+from gradexplain.findings.not_finite import births
+from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording import kinks
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
@@ -21,8 +23,6 @@ from gradexplain.versions.releases import minor_text
 
 # The common mistakes that a stopped gradient may be a case of.
 _CUTS = {"detach": "P07", "no_grad": "P06", "integer": "P08"}
-# Findings that say what made the first number that is not finite.
-FIRST_NOT_FINITE = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
 # Kinks are looked for in tensors up to this size.
 _SEARCHED = 2_000_000
 # Operators with these arguments choose more than one element along an axis: what is equal elsewhere is no tie.
@@ -42,7 +42,7 @@ def diagnose(
         *_unasked(trace),
         *_random(trace),
         *(_without_influence(gradients) if trace.lost is None else ()),
-        *(() if finite else _non_finite(trace, names)),
+        *(() if finite else births(trace, names)),
         *_kinks(trace, names),
         *_flat(trace, names),
     )
@@ -50,8 +50,17 @@ def diagnose(
 
 def findings_of(trace: Trace) -> tuple[Finding, ...]:
     """Returns the findings of a trace whose values go by the code that made them."""
-    names = {n.index: n.leaf or (n.source.code if n.source else "") or n.name for n in trace.nodes}
+    names = {n.index: n.leaf or (_whole(n.source.code) if n.source else "") or n.name for n in trace.nodes}
     return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
+
+
+def _whole(code: str) -> str:
+    """Returns code that an index may stand behind: in brackets where the index would be that of a part."""
+    try:
+        parsed: ast.AST = ast.parse(code, mode="eval").body
+    except SyntaxError:  # a statement, or a part of one
+        return code
+    return f"({code})" if isinstance(parsed, (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp)) else code
 
 
 def _hooked(trace: Trace) -> Iterator[Finding]:
@@ -68,8 +77,14 @@ def _apart(trace: Trace) -> Iterator[Finding]:
     for source in trace.inlined:
         yield Finding("checkpoint-in-line", {"code": _code(source, "checkpoint")}, source)
     for name, apart in trace.apart.items():
-        data = {"element": _element(name, apart.place), "plain": apart.plain, "other": apart.other}
-        yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
+        data = {"element": indexed(name, apart.place), "plain": apart.plain, "other": apart.other}
+        if apart.cause == "draws":
+            draw = trace.drawn_again
+            code = _code(draw.source, draw.operator) if draw else ""
+            label = draw.operator if draw else ""
+            yield Finding("drawn-again", {**data, "code": code, "label": label}, draw.source if draw else None)
+        else:
+            yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:
@@ -111,46 +126,6 @@ def _without_influence(gradients: Mapping[str, TensorSummary | None]) -> Iterato
             yield Finding("zero-gradient", {"name": name})
 
 
-def _non_finite(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
-    """Names where the first value that is not finite was made, forward and backward."""
-    for node in trace.nodes:
-        made = _first_non_finite(node.outputs)
-        if made and not _first_non_finite(v for v in node.arguments.values() if isinstance(v, Tensor)):
-            element = _element(names[node.index], made[0])
-            given = Finding("input-not-finite", {"element": element, "value": made[1]})
-            yield given if node.leaf else _birth("first-not-finite", node, names, *made)
-            break
-    for index in trace.order:
-        node = trace.nodes[index]
-        sent = _first_non_finite(e.contribution for e in node.edges)
-        if sent and not _first_non_finite(node.cotangents):
-            yield _birth("first-gradient-not-finite", node, names, *sent)
-            break
-
-
-def _first_non_finite(tensors: Iterable[Any]) -> tuple[Index, float] | None:
-    for tensor in tensors:
-        numbers = tensor is not None and not tensor.is_meta and (tensor.is_floating_point() or tensor.is_complex())
-        if numbers and not TensorSummary(tensor).finite:
-            at = unravelled(int((~tensor.isfinite()).flatten().int().argmax()), tensor.shape)
-            return at, tensor[at].item()
-    return None
-
-
-def _birth(code: str, node: Node, names: Mapping[int, str], at: Index, value: Any) -> Finding:
-    data = {
-        "value": value,
-        "element": _element(names[node.index], at),
-        "operator": node.operator or node.name,
-        "code": _code(node.source, node.name),
-    }
-    return Finding(code, data, node.source)
-
-
-def _element(name: str, at: Index) -> str:
-    return f"{name}[{', '.join(map(str, at))}]" if at else name
-
-
 def _kinks(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     for node in trace.nodes:
         rule = rule_of(node.operator)
@@ -171,7 +146,7 @@ def _kink(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[str, Any] | 
         return _kinks_of_inputs(node, rule, names)
     if not at:
         return None
-    return {"count": len(at), "element": _element(names[node.index], at[0]), **_sides(node, rule, at[0])}
+    return {"count": len(at), "element": indexed(names[node.index], at[0]), **_sides(node, rule, at[0])}
 
 
 def _kink_elements(node: Node, rule: Rule) -> list[Index]:
@@ -219,7 +194,7 @@ def _kinks_of_inputs(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[s
             at = found.here.flatten().nonzero()[0, 0]
             left, right, chosen = (float(t.flatten()[at]) for t in (found.left, found.right, found.taken))
             source = unravelled(int(found.source.flatten()[at]), node.arguments[edge.argument].shape)
-            element = _element(names[edge.producer], source)
+            element = indexed(names[edge.producer], source)
             count = len(found.source[found.here].unique())
             return {"count": count, "element": element, "input": edge.argument, **_measured(left, right, chosen)}
     return None

@@ -103,14 +103,14 @@ def engine(
         [(n["center"]["x"], n["center"]["y"]) for n in layout.nodes[: len(boxes)]],
         [_points(e["points"]) for e in layout.edges],
         corners,
-        [_anchor(e) for e in layout.edges],
+        [_anchor(e, line) for e, line in zip(layout.edges, lines, strict=True)],
     )
 
 
 def _request(line: Line) -> dict[str, Any]:
     if not line.text:
         return {"source": line.tail, "target": line.head, "weight": 1.0}
-    size = {"width": text_block(line.text) + 8, "height": LINE * len(line.text)}
+    size = {"width": text_block(line.text) + 8, "height": LINE * len(line.text) + 2 * _lifted(line)}
     return {"source": line.tail, "target": line.head, "weight": 1.0, "label_size": size}
 
 
@@ -118,9 +118,15 @@ def _points(points: Sequence[Mapping[str, float]]) -> list[Point]:
     return [(p["x"], p["y"]) for p in points]
 
 
-def _anchor(edge: Mapping[str, Any]) -> Point | None:
+def _anchor(edge: Mapping[str, Any], line: Line) -> Point | None:
     anchor = edge.get("label_anchor")
-    return None if not anchor else (anchor["x"], anchor["y"])
+    return None if not anchor else (anchor["x"], anchor["y"] - _lifted(line))
+
+
+def _lifted(line: Line) -> float:
+    """Returns how far a text stands above the middle of its gap, where lines run across: beside a text, a line would
+    read as a minus."""
+    return LINE * len(line.text) / 2 + 2 if line.text else 0.0
 
 
 def _corner(centre: Mapping[str, float], size: Mapping[str, float]) -> tuple[float, float, float, float]:

@@ -29,7 +29,7 @@ from gradexplain.lessons.parts import (
     Verified,
 )  # fmt: skip
 from gradexplain.locale.catalogue import say
-from gradexplain.mathematics.equations import STORED, Equation, recomputed
+from gradexplain.mathematics.equations import Equation
 from gradexplain.narration.explanations import MARKS, TONES, Teller, elements_text
 from gradexplain.narration.records import jsonable
 from gradexplain.narration.reports import ReportTeller
@@ -61,7 +61,7 @@ def lesson_told(
     """
     suffix = SUFFIX_OF[format]
     teller = LessonTeller(language, lesson, width, files, {name: name + suffix for name in beside})
-    return Doc((*teller.page(), *(teller.onwards(CONTENTS + suffix) if beside else ())))
+    return Doc((*teller.page(), *(teller.onwards(CONTENTS + suffix) if beside else ())), language)
 
 
 @recorded.register
@@ -199,13 +199,11 @@ class LessonTeller:
     def explained(self, e: Explanation, sections: tuple[str, ...]) -> Iterator[Block]:
         teller = Teller(self.language)
         body = [block for section in sections for block in getattr(teller, section)(e)]
-        shown = [equation for equation in _equations(e, sections) if equation.relation != STORED]
+        shown = list(_equations(e, sections))
         page = RENDERERS["text"](Doc(tuple(body)), self.width)
         yield from body
         if shown:
-            read = recomputed(shown, page)
-            mark, tone = ("✓", TONES["agrees"]) if read == len(shown) else ("✗", TONES["differs"])
-            yield doc.Paragraph(f"{mark} {teller.say('equations', recomputed=read, shown=len(shown))}", tone)
+            yield teller.counted(shown, page)
 
     # ----------------------------------------------------------------------------------------------- its exercises
 

@@ -23,3 +23,8 @@ def broadcast_source(index: Index, shape: Sequence[int]) -> Index:
     """Returns which element of a tensor of `shape` stands at `index` of the output it is broadcast to."""
     tail = index[len(index) - len(shape) :]
     return tuple(0 if size == 1 else i for i, size in zip(tail, shape, strict=True))
+
+
+def indexed(name: str, place: Sequence[int]) -> str:
+    """Returns an element as it is written: `x[0, 1]`, and `x` where that is one number."""
+    return f"{name}[{', '.join(map(str, place))}]" if place else name

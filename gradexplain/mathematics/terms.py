@@ -217,6 +217,12 @@ def names_in(formula: str) -> frozenset[str]:
     return frozenset(found - NAMESPACE.keys())
 
 
+def functions_in(formula: str) -> frozenset[str]:
+    """Returns the functions that a formula calls."""
+    called = {node.func for node in ast.walk(ast.parse(formula, mode="eval")) if isinstance(node, ast.Call)}
+    return frozenset(name.id for name in called if isinstance(name, ast.Name))
+
+
 def terms_of(formula: str, variables: Mapping[str, object]) -> object:
     """Evaluates `formula` on terms or on object arrays of terms; arrays broadcast as tensors do."""
     return eval(compiled(formula), {"__builtins__": {}}, {**NAMESPACE, **variables})

@@ -31,14 +31,14 @@ from gradexplain.documents.shown import told
 from gradexplain.explanation.elements import LONGEST
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
 from gradexplain.explanation.grouping import Group
-from gradexplain.findings.diagnosis import FIRST_NOT_FINITE
 from gradexplain.findings.finding import Finding
+from gradexplain.findings.not_finite import FIRST
 from gradexplain.locale.catalogue import formula, say
-from gradexplain.mathematics.equations import STORED, recomputed
-from gradexplain.mathematics.indices import unravelled
+from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, recomputed
+from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
-from gradexplain.targets.sources import Source
+from gradexplain.targets.sources import Source, cell_of
 from gradexplain.verification.oracles.answers import Stop
 from gradexplain.verification.verdicts import ESTIMATE, FORWARD, Check, Operation, Report
 
@@ -53,7 +53,16 @@ _MOST_ROWS = 6
 _MOST_LISTED = 24
 # What an oracle says where it does not apply: no doubt about the gradient.
 NOT_APPLICABLE = frozenset(
-    {"no_forward", "own_jvp", "not_analytic", "no_symbol", "too_large_to_write_out", "no_rule", "rule_unable"}
+    {
+        "no_forward",
+        "no_own_forward",
+        "own_jvp",
+        "not_analytic",
+        "no_symbol",
+        "too_large_to_write_out",
+        "no_rule",
+        "rule_unable",
+    }
 )
 # Findings that a hook changed a gradient.
 _HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
@@ -78,9 +87,14 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
     parts = [explanation, *explanation.higher]
     for part in parts[1:]:
         body += teller.higher(part)
-    shown = [e for part in parts for e in part.equations if e.relation != STORED]
+    shown = [e for part in parts for e in part.equations]
     page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
-    return Doc((*body, *teller.closing(explanation, recomputed(shown, page), len(shown))))
+    closing = tuple(teller.closing(explanation, shown, page))
+    outcome = tuple(teller.outcome(explanation, shown))
+    if format == "html":  # a page is read from its top, a terminal from its last line
+        title = len(tuple(teller.title(explanation)))
+        return Doc((*body[:title], *outcome, *body[title:], *closing), language)
+    return Doc((*body, *closing, *([Heading("")] if outcome else []), *outcome), language)
 
 
 @dataclass(frozen=True)
@@ -172,7 +186,7 @@ class Teller:
 
     def gradient_row(self, e: Explanation, found: Gradient) -> tuple[str, str, str, str]:
         value = e.inputs.get(found.name)
-        none = "no_gradient" if e.steps else "no_way"
+        none = "no_gradient" if e.steps and not e.report.is_stopped(found.name) else "no_way"
         gradient = self.value(found.value) if found.value is not None else self.say(none)
         shown = self.value(value) if value and value.small else "…"
         shape = shape_text(value.shape) if value else ""
@@ -190,7 +204,7 @@ class Teller:
 
     def place(self, step: Step) -> str:
         made = f"{step.operator} → {step.node}" if step.operator else step.node
-        parts = [step.module, made, short_place(step.source)]
+        parts = [step.module, made, short_place(step.source, self.language)]
         return " · ".join(p for p in parts if p)
 
     def forward_rows(self, step: Step) -> Iterator[Row]:
@@ -372,7 +386,13 @@ class Teller:
 
     def said(self, groups: Sequence[Sequence[Check]]) -> Iterator[str]:
         """Yields why the checks in the table differ or cannot judge."""
-        yield from (f"{self.oracle(c.oracle)}, {name}: {self.reason(c)}" for c, name in self.remarks(groups))
+        alike: dict[str, dict[str, list[str]]] = {}  # what several methods say of one input is said once
+        for check, name in self.remarks(groups):
+            alike.setdefault(self.reason(check), {}).setdefault(name, []).append(self.oracle(check.oracle))
+        for reason, methods in alike.items():
+            for oracles in dict.fromkeys(map(tuple, methods.values())):
+                names = ", ".join(name for name, own in methods.items() if tuple(own) == oracles)
+                yield f"{self.say('verification.separator').join(oracles)}, {names}: {reason}"
 
     def aside(self, found: Sequence[Check]) -> Iterator[str]:
         """Yields, one a line, the oracles that do not apply here, and why."""
@@ -421,18 +441,28 @@ class Teller:
         return self.say(f"oracles.{name.replace(' ', '_')}")
 
     def reason(self, check: Check) -> str:
-        return "" if check.reason is None else self.say(f"verdicts.{check.reason}", **check.data)
+        return "" if check.reason is None else self.say(reason_key(check), **check.data)
 
     def finding(self, finding: Finding) -> str:
         data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
         key = _kink_key(data) if finding.code == "kink" else finding.code
         if "because" in data:
             data["because"] = self.say(f"errors.{data['because']}", **data)
+        if "detail" in data:
+            data["made"] = self.say(f"born.{data['detail']}", **data)
         why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        return self.say(f"findings.{key}", **data) + why + self.where_found(finding)
+        behind = f" {self.say('born.behind', **data)}" if "behind" in data else ""
+        return self.say(f"findings.{key}", **data) + behind + why + self.where_found(finding) + self.remedy(data)
+
+    def remedy(self, data: Mapping[str, Any]) -> str:
+        """Returns what helps against a number that is not finite, and the lesson on it, as further sentences."""
+        if "remedy" not in data:
+            return ""
+        lesson = "overflow" if data["remedy"] in ("exponential", "overflow") else "nan"
+        return f" {self.say('remedies.' + str(data['remedy']), **data)} {self.say('remedies.lesson', lesson=lesson)}"
 
     def where_found(self, finding: Finding) -> str:
-        place = short_place(finding.source)
+        place = short_place(finding.source, self.language)
         return f" ({place})" if place else ""
 
     def findings(self, e: Explanation) -> Iterator[Block]:
@@ -489,16 +519,30 @@ class Teller:
             return self.say("verification.formula", names=names)
         names = ", ".join(n for n in report.inputs if report.of(n) == "differs" and not report.formula_alone(n))
         causes = self.say("verification.separator").join(self.causes(report, findings))
+        if not causes and report.verdict == "differs" and (place := self.not_finite(report)):
+            return self.say("verification.differs_not_finite", names=names, **place) + self.first(findings)
         if not causes:
             return self.say("verification.differs", names=names) + self.first(findings)
         key = "differs_by" if report.wrong() else "departs_by"
         return self.say(f"verification.{key}", names=names, causes=causes)
+
+    def not_finite(self, report: Report) -> Mapping[str, Any]:
+        """Returns an element that is not finite, and what it is, where all that differs is so; nothing elsewhere."""
+        apart = [check for check in report.checks if check.verdict == "differs"]
+        if not apart or report.wrong() or any(check.reason != "nan" for check in apart):
+            return {}
+        first = apart[0]
+        return {"element": indexed(first.input, first.place or ()), "value": first.data["seen"]}
 
     def causes(self, report: Report, findings: Sequence[Finding]) -> Iterator[str]:
         """Yields what made a gradient another one than the function's, where every wrong operation is told by it.
 
         That is a backward that passes on what arrives, or a surrogate's, and a hook.
         """
+        again = [f for f in findings if f.code == "drawn-again"]
+        if again:
+            yield self.say("verification.drawn_again", **again[0].data) + self.where_found(again[0])
+            return
         wrong = report.wrong()
         for operation in wrong:
             looks = [finding.data for finding in operation.findings if "size" in finding.data]
@@ -536,13 +580,13 @@ class Teller:
         data = {"label": operation.label, "passes": finding.data.get("passes"), "slope": finding.data["slope"]}
         way = {None: "sends_own", "1": "passes_on"}.get(data["passes"], "passes_times")
         part = "_there" if finding.data.get("count") != finding.data.get("total") else ""
-        place = short_place(operation.node.source)
+        place = short_place(operation.node.source, self.language)
         why = self.say("verification.on_purpose") if finding.code == ESTIMATE else ""
         return self.say(f"verification.{way}{part}", **data) + (f", {place}" if place else "") + why
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((f" {self.finding(f)}" for f in findings if f.code in FIRST_NOT_FINITE), "")
+        return next((f" {self.finding(f)}" for f in findings if f.code in FIRST), "")
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
@@ -564,7 +608,7 @@ class Teller:
 
     def stop(self, stop: Stop, unit: float) -> str:
         """Returns how much of a slope ends where; two slopes are told in `unit`."""
-        place = short_place(stop.source)
+        place = short_place(stop.source, self.language)
         data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
         if stop.flat is not None:
             element = indexed(stop.input, stop.flat.element)
@@ -574,11 +618,21 @@ class Teller:
             return self.say(f"verification.{key}", **data) + (f", {place}" if place else "")
         return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
 
-    def closing(self, e: Explanation, recomputed_: int, shown: int) -> Iterator[Block]:
+    def counted(self, equations: Sequence[Equation], page: str) -> Paragraph:
+        """Returns how many equations of a page are true when read back from it, and what the others are."""
+        held = recomputed(equations, page)
+        parts = [self.say("equations", recomputed=held, shown=len(equations))]
+        if stored := [e for e in equations if e.relation == STORED]:
+            names = ", ".join(dict.fromkeys(e.rounding.name for e in stored))
+            parts.append(self.say("equations_rounded", count=len(stored), dtype=names))
+        if contradicted := sum(e.relation == CONTRADICTED for e in equations):
+            parts.append(self.say("equations_contradicted", count=contradicted))
+        mark, tone = ("✓", TONES["agrees"]) if held == len(equations) else ("✗", TONES["differs"])
+        return Paragraph(f"{mark} {self.say('verification.separator').join(parts)}", tone)
+
+    def closing(self, e: Explanation, equations: Sequence[Equation], page: str) -> Iterator[Block]:
         if e.report.nothing is None:
-            tone: Tone = "good" if recomputed_ == shown else "bad"
-            mark = "✓" if recomputed_ == shown else "✗"
-            yield Paragraph(f"{mark} {self.say('equations', recomputed=recomputed_, shown=shown)}", tone)
+            yield self.counted(equations, page)
         notes = self._found(e)
         if e.element:
             notes.append(self.say("element_only", element=e.element))
@@ -587,16 +641,21 @@ class Teller:
         if notes:
             yield Heading(self.say("notes"))
             yield Notes(tuple(dict.fromkeys(notes)))
+
+    def outcome(self, e: Explanation, equations: Sequence[Equation]) -> Iterator[Block]:
+        """Yields the verdict, where there is something to judge."""
         if e.report.nothing is not None:
             return
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
-        yield Heading("")
         if e.verdict != "agrees" and e.report.verdict == e.verdict:
             yield Paragraph(f"{MARKS[e.verdict]} {self.verdict(e.report, e.findings)}", TONES[e.verdict])
             return
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
             key = "judges_agree"
+        if e.verdict == "agrees" and any(equation.relation == CONTRADICTED for equation in equations):
+            yield Paragraph(f"{MARKS['cannot say']} {self.say('numbers_contradict')}", TONES["cannot say"])
+            return
         yield Paragraph(f"{MARKS[e.verdict]} {self.say(key)}", TONES[e.verdict])
 
 
@@ -626,11 +685,6 @@ def short_operator(step: Step) -> str:
     return (step.operator or step.node).removeprefix("aten.").split(".")[0]
 
 
-def indexed(name: str, place: Sequence[int]) -> str:
-    """Returns an element of an input as it is written: `x[0, 1]`, and `x` where that is one number."""
-    return f"{name}[{', '.join(map(str, place))}]" if place else name
-
-
 def elements_text(elements: Any, digits: int) -> str:
     """Returns nested lists of numbers as `[[1, 2], [3, 4]]`."""
     if isinstance(elements, list):
@@ -648,9 +702,14 @@ def shape_text(shape: Sequence[int]) -> str:
     return str(tuple(int(n) for n in shape))
 
 
-def short_place(source: Source | None) -> str:
-    """Returns file:line with the file's name alone."""
-    return str(source).replace("\\", "/").rpartition("/")[2] if source is not None and source.file else ""
+def short_place(source: Source | None, language: str) -> str:
+    """Returns file:line with the file's name alone, in a notebook the cell's number and the line."""
+    if source is None or not source.file:
+        return ""
+    cell = cell_of(source.file)
+    if cell is not None:
+        return say("explanation.cell", language, cell=cell, line=source.line)
+    return str(source).replace("\\", "/").rpartition("/")[2]
 
 
 def _span(numbers: Sequence[float]) -> str:
@@ -664,6 +723,13 @@ def judging(report: Report) -> list[Check]:
     """Returns the checks of the oracles that apply; one that is overruled contradicts nothing, and a note says why."""
     apply = (c for c in report.checks if c.reason not in NOT_APPLICABLE)
     return [replace(c, verdict="cannot say", reason=None) if report.is_refuted(c) else c for c in apply]
+
+
+def reason_key(check: Check) -> str:
+    """Returns the key of the sentence on a check's reason: a gradient that is not finite is no convention."""
+    seen = check.data.get("seen")
+    beside = check.reason in ("kink", "edge") and isinstance(seen, (int, float)) and not math.isfinite(seen)
+    return f"verdicts.{check.reason}{'_beside' if beside else ''}"
 
 
 def error_text(value: float | None) -> str:

@@ -22,8 +22,8 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
 from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import say
-from gradexplain.mathematics.equations import STORED, Equation, recomputed
-from gradexplain.narration.explanations import Teller
+from gradexplain.mathematics.equations import Equation, recomputed
+from gradexplain.narration.explanations import Teller, reason_key
 from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
@@ -111,7 +111,7 @@ def _target_file(target: str) -> Path | None:
 
 def _body(e: Explanation, full: bool) -> dict[str, Any]:
     packed, teller = _packing(full), Teller("en")
-    shown = [q for part in (e, *e.higher) for q in part.equations if q.relation != STORED]
+    shown = [q for part in (e, *e.higher) for q in part.equations]
     page = RENDERERS["text"](Doc(tuple(b for part in (e, *e.higher) for b in teller.body(part))), 100)
     return {
         "target": e.target,
@@ -237,7 +237,7 @@ def _check(check: Check) -> dict[str, Any]:
         "elements": _elements(check),
         "reason": check.reason,
         "data": jsonable(check.data),
-        "text": None if check.reason is None else say(f"verdicts.{check.reason}", "en", **check.data),
+        "text": None if check.reason is None else say(reason_key(check), "en", **check.data),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from gradexplain.documents.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
 from gradexplain.documents.shown import told
 from gradexplain.findings.finding import Finding
+from gradexplain.findings.not_finite import FIRST
+from gradexplain.mathematics.indices import indexed
 from gradexplain.narration.explanations import (
     MARKS,
     NOT_APPLICABLE,
@@ -18,7 +21,6 @@ from gradexplain.narration.explanations import (
     Teller,
     error_text,
     formulas_alone,
-    indexed,
     judging,
     shape_text,
     short_place,
@@ -38,13 +40,14 @@ _MOST_LINES, _MOST_REASONS = 20, 6
 @told.register
 def report_page(report: Report, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
     """Returns the whole document."""
-    return Doc(tuple(ReportTeller(language).page(report)))
+    return Doc(tuple(ReportTeller(language).page(report)), language)
 
 
 def summary(report: Report, language: str = "en") -> str:
     """Returns what a failing test has to say: the verdict, why, and the operation that is wrong."""
     teller = ReportTeller(language)
-    reasons = [f"  {line}" for line in teller.why(report)]
+    said = report.reason == "not_finite"  # by the verdict itself
+    reasons = [] if said else [f"  {line}" for line in teller.why(report)]
     lines = [teller.verdict(report, report.findings), *teller.shortened(reasons, _MOST_REASONS)]
     blocks = [
         (f"  {teller.heading(o)} {teller.site(o)}", *(f"    {line}" for line in teller.faults(o)))
@@ -82,6 +85,8 @@ class ReportTeller(Teller):
             yield Heading(self.say("verification.second"))
             yield from self.where(report.second)
             yield from self.evidence(report.second)
+            if told := [self.finding(f) for f in report.second.findings]:
+                yield Notes(tuple(dict.fromkeys(told)))
         yield from self.each(report)
         notes = [self.finding(f) for f in report.findings] + list(self.refuted(report))
         if notes:
@@ -156,9 +161,9 @@ class ReportTeller(Teller):
     def site(self, operation: Operation) -> str:
         """Returns file and line, module, node, and the place of a custom Function's backward."""
         node: Node = operation.node
-        parts = [short_place(node.source), node.module, node.name]
+        parts = [short_place(node.source, self.language), node.module, node.name]
         if operation.backward is not None:
-            parts.append(self.say("verification.backward_at", place=short_place(operation.backward)))
+            parts.append(self.say("verification.backward_at", place=short_place(operation.backward, self.language)))
         return " · ".join(p for p in parts if p)
 
     def faults(self, operation: Operation) -> Iterator[str]:
@@ -167,7 +172,9 @@ class ReportTeller(Teller):
         yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
 
     def incident(self, finding: Finding) -> str:
-        said = self.say(f"operations.{finding.code}", **finding.data)
+        number = finding.code not in ("kink", "edge") or math.isfinite(finding.data.get("seen", 0.0))
+        beside = "" if number else "_beside"
+        said = self.say(f"operations.{finding.code}{beside}", **finding.data)
         again = self.say("operations.again") if finding.data.get("order") == 2 else ""
         return again + said + self.where_found(finding)
 
@@ -201,7 +208,11 @@ class ReportTeller(Teller):
             return
         yield Heading(self.say("verification.each"))
         wrong = {o.node.index for o in report.wrong()}
-        said = {o.node.index: o.verdict if o.node.index in wrong else _mildly(o.verdict) for o in report.operations}
+        made = {f.data.get("node") for f in report.findings if f.code in FIRST}  # right by itself, and not in this type
+        said = {
+            o.node.index: o.verdict if o.node.index in wrong else _mildly(o.verdict, o.node.index in made)
+            for o in report.operations
+        }
         listed = sorted(report.operations, key=lambda o: o.verdict == "agrees")
         keys = ("verification.operation", "verification.code", "verification.line", "module")
         rows = [
@@ -209,7 +220,7 @@ class ReportTeller(Teller):
                 MARKS[said[o.node.index]],
                 o.label,
                 (o.node.source.code if o.node.source else "")[:60],
-                short_place(o.node.source),
+                short_place(o.node.source, self.language),
                 o.node.module,
             )
             for o in listed[:_MOST_LISTED]
@@ -232,9 +243,12 @@ class ReportTeller(Teller):
             yield from (f"{c.input}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in reasons[:1])
 
 
-def _mildly(verdict: Verdict) -> Verdict:
-    """Returns the verdict on an operation that is not wrong: where others overrule a difference, it is a doubt."""
-    return "cannot say" if verdict == "differs" else verdict
+def _mildly(verdict: Verdict, made: bool) -> Verdict:
+    """Returns the verdict on an operation that is not wrong.
+
+    Where others overrule a difference, and where it made the first number that is not finite, it is a doubt.
+    """
+    return "cannot say" if verdict == "differs" or made else verdict
 
 
 def _resolution(checks: Sequence[Check]) -> str:

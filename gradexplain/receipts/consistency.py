@@ -114,7 +114,7 @@ def _equations(ledger: Ledger, part: Mapping[str, Any], path: str) -> None:
         expression, relation, result = found.group("expression", "relation", "result")
         true = relation in (EXACT, ROUNDED) and holds(expression, relation, result)
         ledger.claim("equation", true or relation in (STORED, CONTRADICTED), place, "equation_false", seen=text)
-        shown, held = shown + (relation != STORED), held + true
+        shown, held = shown + 1, held + (true or relation == STORED)
     for name, count in (("shown", shown), ("recomputed", held)):
         seen = part["equations"][name]
         ledger.claim("equation", seen == count, f"{path}.equations.{name}", "equation_count", seen=seen, right=count)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gradexplain.recording.events import Application, Held, source_of
 from gradexplain.recording.frames import place_text
@@ -50,6 +51,11 @@ def _parameter_names(function: Any, count: int) -> list[str]:
 def backward_place(function: Any) -> Source | None:
     """Returns where a custom Function's backward is written."""
     return _place(function.vjp if function.vjp is not torch.autograd.Function.vjp else function.backward)
+
+
+def is_once_differentiable(function: Any) -> bool:
+    """Says whether a custom Function's backward carries torch's mark that it is not to be differentiated again."""
+    return getattr(function.backward, "__code__", None) is once_differentiable(lambda ctx, g: None).__code__
 
 
 def has_own_jvp(function: Any) -> bool:

@@ -114,7 +114,9 @@ def _loss(event: Event) -> tuple[str, Event] | None:
     if short_name(event) == "detach":
         return "detach", event
     if not event.recorded:
-        return "no_grad", event
+        return "backward" if event.backward else "no_grad", event
+    if next(held_in([event.outputs]), None) is None:
+        return "number", event
     made = next(held_in([event.outputs]), None)
     continuous = made is not None and (made.tensor.is_floating_point() or made.tensor.is_complex())
     return None if continuous else ("integer", event)

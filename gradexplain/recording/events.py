@@ -40,7 +40,9 @@ class Event:
     outputs: Any
     frame: tuple[CodeType, int] | Source | None
     module: str
-    random_states: tuple[Tensor, ...] = ()  # before an operator that draws
+    random_states: tuple[Tensor, ...] = ()  # before an operator that may draw
+    drew: bool = False  # a generator moved
+    backward: bool = False  # it ran in a backward pass
     rewritten: Rewritten | None = None
     writes: tuple[Write, ...] = ()
     packed: bool = False  # what it saves goes through hooks

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradexplain.recording.computation import Computation
@@ -99,7 +98,7 @@ def _kept(leaf: Tensor, given: object) -> Tensor:
 
 def _draws(events: Sequence[Event]) -> Iterator[Draw]:
     for event in events:
-        if torch.Tag.nondeterministic_seeded in event.operator.tags:
+        if event.drew:
             yield Draw(str(event.operator), source_of(event.frame), event.module)
 
 
@@ -242,6 +241,22 @@ def _node(
         source=source_of(made.frame) if made else None,
         module=made.module if made else "",
         jacobians=run.jacobians.get(node, {}),
+    )
+
+
+def node_of(event: Event, index: int) -> Node:
+    """Returns what is recorded of an operator alone, whether or not torch made a node for it."""
+    return Node(
+        index=index,
+        name=schema_of(event.operator).name,
+        operator=str(event.operator),
+        arguments={name: _plain(value) for name, value in bound(event).items()},
+        outputs=tuple(held.tensor.detach() for held in held_in([event.outputs])),
+        edges=(),
+        cotangents=(),
+        saved={},
+        source=source_of(event.frame),
+        module=event.module,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.rules.application import Unrecorded, call, evaluated, slope, told, vjp
+from gradexplain.rules.application import Unrecorded, call, evaluated, meets_complex, slope, told, vjp
 from gradexplain.rules.entries import Rule
 
 # Shares of a whole are sums of a few quotients: some last digits of 1.
@@ -23,8 +23,11 @@ _DIGITS = 64
 
 
 def at_kinks(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Any]) -> Tensor | None:
-    """Returns which elements of the output lie at a kink of an elementwise rule; `None` where none does."""
-    if not rule.kink or outputs[0] is None:
+    """Returns which elements of the output lie at a kink of an elementwise rule; `None` where none does.
+
+    Complex numbers have no left and right.
+    """
+    if not rule.kink or outputs[0] is None or meets_complex(arguments, outputs):
         return None
     try:
         kinks = evaluated(rule, rule.kink, arguments, outputs)
@@ -138,7 +141,7 @@ def kinks_of(
     rule: Rule, argument: str, number: int, arguments: Mapping[str, Any], outputs: Sequence[Any]
 ) -> Kinks | None:
     """Returns the kinks of the output `number` by one argument; `None` where the rule has none at this point."""
-    if not rule.derivatives[argument].has_kinks:
+    if not rule.derivatives[argument].has_kinks or meets_complex(arguments, outputs):
         return None
     left, right = (_slopes(rule, argument, number, arguments, outputs, side) for side in (-1, 1))
     if left.is_meta or not bool(_differ(left, right).any()):

@@ -47,7 +47,8 @@ Cotangent = Tensor | Callable[[Tensor], Tensor] | None
 class Plain:
     """What a plain run gave; `fault` is what its backward pass raised.
 
-    `changed` are the inputs whose `.grad` a hook changed after it was written.
+    `changed` are the inputs whose `.grad` a hook changed after it was written; `drew` says that the backward pass drew
+    random numbers.
     """
 
     value: Tensor
@@ -55,10 +56,14 @@ class Plain:
     gradients: Mapping[str, Tensor | None]
     changed: tuple[str, ...] = ()
     fault: Exception | None = None
+    drew: bool = False
 
 
-def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain | None:
-    """Runs a computation forward and backward once; returns `None` where its output carries no gradient."""
+def run_plainly(computation: Computation, cotangent: Cotangent = None, *, skipping: int = 0) -> Plain | None:
+    """Runs a computation forward and backward once; returns `None` where its output carries no gradient.
+
+    So many random numbers as `skipping` says are drawn between the two passes: what draws in the second gets others.
+    """
     before = sequence_number()()
     leaves = computation.own_leaves()
     wanted = {name: leaves[name] for name in computation.wrt}
@@ -76,6 +81,9 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
             ordered(output.grad_fn)
         keep = reaches_back(nodes, before)
         asked = list(wanted.values())
+        if skipping:
+            torch.rand(skipping)
+        state = torch.get_rng_state()
         try:
             if computation.into_leaves:
                 passed = backpropagated(output, asked, seed, nodes, keep=keep)
@@ -83,9 +91,10 @@ def run_plainly(computation: Computation, cotangent: Cotangent = None) -> Plain 
                 passed = Backpropagated(differentiated(output, asked, seed.clone(), retain_graph=keep))
         except Exception as fault:  # torch's own refusal, or an error in the user's code
             return Plain(value, seed, {}, fault=fault)
+        drew = not torch.equal(state, torch.get_rng_state())
     gradients = dict(zip(wanted, passed.gradients, strict=True))
     changed = tuple(name for name, leaf in wanted.items() if id(leaf) in passed.changed)
-    return Plain(value, seed, gradients, changed)
+    return Plain(value, seed, gradients, changed, drew=drew)
 
 
 def _carry(own: Tensor, leaf: Tensor) -> None:
@@ -122,6 +131,26 @@ def apart(
             difference = _difference(plain, second.gradients.get(name), cause)
         if difference is not None and not (difference.slight and inlined):
             found[name] = difference
+    return found
+
+
+# A few draws of a mask may be alike where it matters.
+_DRAWS = 8
+
+
+def drawn(own: Plain, again: Callable[[int], Plain | None]) -> dict[str, Apart]:
+    """Returns where a run whose backward pass drew other random numbers has another gradient of the same value."""
+    found: dict[str, Apart] = {}
+    for skipping in range(1, _DRAWS + 1 if own.drew else 1):
+        other = again(skipping)
+        if other is None or other.fault is not None or not is_same(own.value, other.value):
+            return {}
+        for name in own.gradients.keys() - found.keys():
+            apart = _difference(own.gradients[name], other.gradients[name], "draws")
+            if apart is not None and not apart.slight:
+                found[name] = apart
+        if found:
+            break
     return found
 
 

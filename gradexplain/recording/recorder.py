@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, update_wrapper, wraps
 from types import CodeType
 from typing import Any
@@ -56,6 +56,7 @@ class Recorder:
     inlined: list[Source | None] = field(default_factory=list)
     held: dict[int, list[Held]] = field(default_factory=dict)
     copies: dict[int, Tensor] = field(default_factory=dict)
+    numbered: dict[int, Event] = field(default_factory=dict)  # the first that was recorded under each number
     exits: list[tuple[Held, tuple[CodeType, int] | Source | None, str]] = field(default_factory=list)
 
     @contextmanager
@@ -81,6 +82,8 @@ class Recorder:
         """Runs an operator that is dispatched under the number of an autograd node, records it, returns its outputs."""
         self.settle()
         event = Event(operator, number, torch.is_grad_enabled(), (), {}, None, self.frame(), self.module[-1])
+        if (node := internals().current_node()) is not None:
+            event.backward, event.frame = True, event.frame or self.behind(node)
         if schema_of(operator).is_mutable:
             self.preserve(_written(operator, args, keywords))
         event.arguments = tuple(self.hold(a) for a in args)
@@ -90,11 +93,16 @@ class Recorder:
                 held.tensor = copy_of(held.tensor)
         if self.copying:
             _complete(event, operator, args, keywords, self)
+        random = torch.Tag.nondeterministic_seeded in operator.tags
+        before = _generators(keywords) if random else ()
         outputs = operator(*args, **keywords)
+        event.drew = random and not all(map(torch.equal, before, _generators(keywords)))
         if self.copying:
             _look_again(event, self)
         event.outputs = self.hold(outputs)
         self.events.append(event)
+        if event.recorded:
+            self.numbered.setdefault(number, event)
         return outputs
 
     def settle(self) -> None:
@@ -133,9 +141,24 @@ class Recorder:
             for held in self.held.pop(storage_of(tensor), ()):
                 held.tensor = copy_of(held.tensor)
 
+    def behind(self, node: Any) -> Source | None:
+        """Returns the place of the operator or custom Function whose node runs backward."""
+        own = next((a for a in self.applications if a.node == node), None)
+        user = own or self.numbered.get(sequence_of(node))
+        source = source_of(user.frame) if user is not None else None
+        if source is None:
+            return None
+        return replace(source, code="", target=None, behind=source.behind or source.code)
+
     def frame(self) -> tuple[CodeType, int] | Source | None:
         """Returns where the user's code stands now."""
         return self.locate() if self.locate is not None else user_frame()
+
+
+def _generators(keywords: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Returns where an operator's generator stands: its own, or torch's."""
+    own = keywords.get("generator")
+    return (own.get_state(),) if isinstance(own, torch.Generator) else random_states()
 
 
 # Functions that take the numbers of tensors out of torch without an operator that would be dispatched.

@@ -58,7 +58,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Cut:
-    """A place where a value went on without its gradient. `reason` is detach, no_grad, integer or constant.
+    """A place where a value went on without its gradient.
+
+    `reason` is detach, no_grad, backward (a backward pass that records no graph), integer, number or padding.
 
     `consumer` is the index of the node that used the value as a constant.
     """
@@ -96,7 +98,7 @@ class Hooked:
     source: Source | None
 
 
-Cause = Literal["watching", "function", "backward"]
+Cause = Literal["watching", "function", "backward", "draws"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Apart:
 
     The `cause` is "watching" where a second plain run gave what the first one did, and `other` is then of the watched
     run; else of the second plain run, in which the "function" gave another value, or its "backward" another gradient of
-    the same one. A `slight` difference is one of last digits.
+    the same one. It is "draws" where the backward pass draws random numbers, and with others of them the same value has
+    another gradient. A `slight` difference is one of last digits.
     """
 
     place: tuple[int, ...]
@@ -117,7 +120,7 @@ class Apart:
     @property
     def astray(self) -> bool:
         """Whether the steps that were watched say nothing about the gradient of the plain run."""
-        return self.cause != "backward" and not self.slight
+        return self.cause in ("watching", "function") and not self.slight
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ class Trace:
     If it is `plain`, then `value` and `gradients` are those of one plain run, which nobody watched; `apart` has the
     inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
     places of the checkpoints whose inside was run in line to be seen. What arrives at the inputs in `hidden` comes, at
-    least in part, from a backward pass inside that of a custom Function, which no edge shows. `unwatched` is how the
+    least in part, from a backward pass inside that of a custom Function, which no edge shows. `drawn_again` is the
+    first node whose backward draws random numbers. `unwatched` is how the
     function failed when it was watched: then the whole of it is one step. `lost` says why no gradient leads
     back at all: then there is no step.
     """
@@ -154,6 +158,7 @@ class Trace:
     hooked: tuple[Hooked, ...] = ()
     inlined: tuple[Source | None, ...] = ()
     hidden: frozenset[str] = frozenset()
+    drawn_again: Draw | None = None
     unwatched: str | None = None
     lost: NoGradientError | None = None
 

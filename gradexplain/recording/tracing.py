@@ -16,6 +16,7 @@ from gradexplain.errors import NoGradientError, RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output, dropped_outputs
 from gradexplain.recording.custom_functions import given_back
 from gradexplain.recording.cuts import not_differentiable
+from gradexplain.recording.events import source_of
 from gradexplain.recording.failures import backward_failure
 from gradexplain.recording.join import LEAF, Run, Sent, joined, owners_of
 from gradexplain.recording.nodes import is_leaf, is_repeatable, nodes_below, ordered, saved_by
@@ -24,6 +25,7 @@ from gradexplain.recording.plain import (
     Plain,
     adds_up,
     apart,
+    drawn,
     is_same,
     kept_as_found,
     left_by_backward,
@@ -39,7 +41,7 @@ from gradexplain.recording.recorder import (
     watching_functions,
     watching_modules,
 )
-from gradexplain.recording.trace import Edge, Hooked, Node, Trace
+from gradexplain.recording.trace import Draw, Edge, Hooked, Node, Trace
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import (
     function_of,
@@ -73,12 +75,15 @@ def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool 
             found = joined(run, computation)
     except RunError as fault:
         return _unwatched(own, computation, fault)
+    again = apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined))
+    random = drawn(own, lambda count: run_plainly(computation, cotangent, skipping=count))
     return replace(
         found,
         value=own.value,
         gradients=own.gradients,
         plain=True,
-        apart=apart(own, found.gradients, lambda: run_plainly(computation, cotangent), inlined=bool(found.inlined)),
+        apart={**again, **random},
+        drawn_again=_drawing(computation, cotangent) if random else None,
         hooked=tuple(dict.fromkeys((*found.hooked, *_after(own, computation)))),
         hidden=frozenset(_hidden(found)),
     )
@@ -102,6 +107,33 @@ def traced(computation: Computation, *, cotangent: Cotangent = None) -> Trace:
             plain=True,
             lost=lost,
         )
+
+
+def _drawing(computation: Computation, cotangent: Cotangent) -> Draw | None:
+    """Returns the first node whose backward draws random numbers, by a run in which each is looked at."""
+    found: list[Any] = []
+
+    def look(node: Any, states: list[Tensor]) -> None:
+        state = torch.get_rng_state()
+        if not torch.equal(states[-1], state):
+            found.append(node)
+        states.append(state)
+
+    with recorded(computation, cotangent, again=True, backwards=False) as run:
+        nodes, states = ordered(run.output.grad_fn), [torch.get_rng_state()]
+        owners = owners_of(run.recorder.events, nodes)
+        own = {application.node: application for application in run.recorder.applications}
+        handles = [n.register_hook(lambda *_, n=n: look(n, states)) for n in nodes if not is_leaf(n)]
+        try:
+            run.output.backward(run.seed)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for node in found[:1]:
+            user = own.get(node) or owners.get(node)
+            name = function.__name__ if (function := function_of(node)) else node.name()
+            return Draw(name, source_of(user.frame) if user else None, user.module if user else "")
+    return None
 
 
 def _hidden(found: Trace) -> Iterator[str]:
@@ -259,13 +291,20 @@ def backward(
     `nodes` are those of the graph, which can be run again if `keep`; for the rest see `left_by_backward`. No `.grad` is
     changed, and no hook stays.
     """
+    with observed(nodes) as seen:
+        if not wanted:
+            return [], seen
+        return left_by_backward(output, wanted, seed, nodes, keep=keep, into_leaves=into_leaves), seen
+
+
+@contextmanager
+def observed(nodes: Sequence[Any]) -> Iterator[dict[Any, Sent]]:
+    """Yields what each node receives and sends in a backward pass inside the block, in the order of the pass."""
     seen: dict[Any, Sent] = {}
     copying = any(map(function_of, nodes))  # a custom Function may write into what arrives and what it gave back
     handles = [handle for node in nodes if not is_leaf(node) for handle in _observed(node, seen, copying=copying)]
     try:
-        if not wanted:
-            return [], seen
-        return left_by_backward(output, wanted, seed, nodes, keep=keep, into_leaves=into_leaves), seen
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

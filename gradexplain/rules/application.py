@@ -35,7 +35,11 @@ def has_one_output(operator: str) -> bool:
     return len(returns) == 1 and str(returns[0].type) == "Tensor"
 
 
-# ------------------------------------------------------------------------------------------------ what is missing
+# -------------------------------------------------------------------------------------------- what rules cannot do
+
+
+class OfRealNumbers(NotImplementedError):
+    """The formulas of a rule hold for real numbers, and these are complex."""
 
 
 class Unrecorded(LookupError):
@@ -73,13 +77,16 @@ def evaluated(rule: Rule, formula: str, arguments: Mapping[str, Any], outputs: S
     y = outputs[0] if outputs else None
     if y is None:
         return result
-    to_type = torch.bool if result.dtype == torch.bool else y.dtype
-    return result.to(y.device, to_type).expand(y.shape)
+    if result.dtype == torch.bool or (result.is_complex() and not y.is_complex()):
+        return result.to(y.device).expand(y.shape)
+    return result.to(y.device, y.dtype).expand(y.shape)
 
 
-def _type_of(number: float) -> torch.dtype:
+def _type_of(number: complex) -> torch.dtype:
     """Not torch's default type, which would round a float to float32."""
-    return torch.bool if isinstance(number, bool) else torch.float64
+    if isinstance(number, bool):
+        return torch.bool
+    return torch.complex128 if isinstance(number, complex) else torch.float64
 
 
 def variables(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None] = ()) -> dict[str, Any]:
@@ -121,7 +128,8 @@ def _trigamma(x: Tensor) -> Tensor:
 
 # Each function of `terms.ARITY` on tensors.
 FUNCTIONS: Mapping[str, Any] = {
-    **{name: _on_numbers_too(getattr(torch, name)) for name in ARITY.keys() - {"trigamma", "i1", "where"}},
+    **{name: _on_numbers_too(getattr(torch, name)) for name in ARITY.keys() - {"sign", "trigamma", "i1", "where"}},
+    "sign": _on_numbers_too(torch.sgn),  # of a complex number x / |x|
     "trigamma": _on_numbers_too(_trigamma),
     "i1": _on_numbers_too(torch.special.i1),
     "where": _where,
@@ -146,8 +154,59 @@ def vjp(
     `arguments` has every argument of the schema (see `bind`); `cotangents` has `None` where nothing arrived. `local`
     gives the local derivative of an elementwise rule in place of `slope`; `side` says what every other rule takes at
     kinks (see `Derivative`). Raises `Unrecorded` where a number that the rule needs is missing among the arguments and
-    outputs.
+    outputs, and `OfRealNumbers` where there are complex ones and its formulas are not made for them.
     """
+    if rule.over != "complex" and meets_complex(arguments, outputs):
+        return _of_complex(rule, argument, cotangents, arguments, outputs, local)
+    return _real_vjp(rule, argument, cotangents, arguments, outputs, local, side)
+
+
+def meets_complex(arguments: Mapping[str, Any], outputs: Sequence[Any]) -> bool:
+    """Says whether an operator met a complex number, or made one."""
+    values = [*arguments.values(), *outputs]
+    parts = [part for v in values for part in (v if isinstance(v, (list, tuple)) else [v])]
+    return any(part.is_complex() if isinstance(part, Tensor) else isinstance(part, complex) for part in parts)
+
+
+def _of_complex(
+    rule: Rule,
+    argument: str,
+    cotangents: Sequence[Tensor | None],
+    arguments: Mapping[str, Any],
+    outputs: Sequence[Any],
+    local: Callable[..., Tensor] | None,
+) -> Any:
+    """Returns the gradient by an analytic rule.
+
+    Torch pairs a cotangent with a change as ⟨ȳ, dy⟩ = Re Σ conj(ȳ) dy. For an analytic function dy = J dx, so that
+    x̄ = Jᴴ ȳ = conj(Jᵀ conj(ȳ)), and Jᵀ is what the formulas of real numbers apply. Of a real x only the real part of dx
+    is there: the real part of x̄ counts (Kreutz-Delgado 2009, arXiv:0906.4835).
+    """
+    if rule.over != "analytic":
+        raise OfRealNumbers(rule.operator)
+    conjugate = [None if g is None else g.conj() for g in cotangents]
+    sent, value = _real_vjp(rule, argument, conjugate, arguments, outputs, local, 0), arguments[argument]
+    if isinstance(sent, Tensor):
+        return _paired(sent, value)
+    return [_paired(s, v) for s, v in zip(sent, value, strict=True)]
+
+
+def _paired(sent: Tensor, value: Tensor) -> Tensor:
+    """Returns the conjugate of what the formulas sent, for a real `value` its real part."""
+    if value.is_complex():
+        return sent.conj().resolve_conj()
+    return sent.real if sent.is_complex() else sent
+
+
+def _real_vjp(
+    rule: Rule,
+    argument: str,
+    cotangents: Sequence[Tensor | None],
+    arguments: Mapping[str, Any],
+    outputs: Sequence[Any],
+    local: Callable[..., Tensor] | None,
+    side: Any,
+) -> Any:
     if not rule.elementwise:
         return _recorded(_general(rule, argument, cotangents, arguments, outputs, side))
     shape = arguments[argument].shape
@@ -206,11 +265,12 @@ def summed_to(g: Tensor, shape: Sequence[int]) -> Tensor:
 def written(rule: Rule, arguments: Mapping[str, Any], outputs: Sequence[Tensor | None]) -> tuple[Any, ...] | None:
     """Returns each output as an object array of terms (`None` for one that is not written), or `None` altogether.
 
-    That is so where the rule does not write its outputs, and where a number that it needs was not recorded.
+    That is so where the rule does not write its outputs, where a number that it needs was not recorded, and where there
+    are complex numbers: terms are real.
 
     Floating tensors reach `rule.terms` as object arrays of `Number`, other tensors as plain arrays.
     """
-    if rule.terms is None:
+    if rule.terms is None or meets_complex(arguments, outputs):
         return None
     available, needs = {**arguments, **_named_outputs(rule, outputs)}, parameters(rule.terms)
     if not set(needs) <= available.keys():

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from gradexplain.mathematics.terms import functions_in
 from gradexplain.versions.internals import schema_of
 
 # A rule's example: from a source of random float64 tensors, the arguments of the operator.
 Example = Callable[["Any"], tuple[Any, ...]]
+# What the formulas hold for: "real" numbers alone; an "analytic" function of complex numbers, which sends the conjugate
+# of what the formulas make of the conjugate of what arrives; or they are written for "complex" numbers themselves.
+Over = Literal["real", "analytic", "complex"]
 # Equal candidates: "shared" may divide the cotangent in any way, "index" gives all to the one whose index is returned.
 Tie = Literal["", "shared", "index"]
 
@@ -58,7 +62,8 @@ class Rule:
     no element is at two kinks.
 
     `symmetric` names arguments read as symmetric matrices: their gradient is the symmetric one. `numbers` says, by
-    argument, which number stands for a value that is none: an absent bound is infinite.
+    argument, which number stands for a value that is none: an absent bound is infinite. `over` says which numbers the
+    formulas hold for.
     """
 
     operator: str
@@ -78,6 +83,7 @@ class Rule:
     apart: Callable[..., Mapping[str, Any]] | None = None
     symmetric: tuple[str, ...] = ()
     numbers: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
+    over: Over = "analytic"
 
     @property
     def elementwise(self) -> bool:
@@ -104,14 +110,31 @@ def elementwise(operator: str, names: str, formula: str, **entry: Any) -> None:
     generic one. `sides` is given by variable, as the local derivatives are.
     """
     options: dict[str, Any] = {
-        key: entry.pop(key) for key in ("why", "domain", "kink", "tie", "numbers") if key in entry
+        key: entry.pop(key) for key in ("why", "domain", "kink", "tie", "numbers", "over") if key in entry
     }
     examples, sides = _several(entry.pop("example", ())), entry.pop("sides", {})
     variables = dict(zip(schema_names(operator), names.split(), strict=False))
     arguments = {variable: argument for argument, variable in variables.items()}
+    options.setdefault("over", "analytic" if all(map(_is_analytic, (formula, *entry.values()))) else "real")
     options |= {"sides": {arguments[variable]: pair for variable, pair in sides.items()}, "examples": examples}
     slopes = {arguments[variable]: slope for variable, slope in entry.items()}
     _enter(Rule(full_name(operator), formula, slopes=slopes, names=variables, **options))
+
+
+# fmt: off
+_ANALYTIC = frozenset({
+    "exp", "log", "log2", "log10", "log1p", "expm1", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan",
+    "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "sigmoid", "sinc", "where",
+})
+# fmt: on
+
+
+def _is_analytic(formula: str) -> bool:
+    """Says whether a formula is an analytic function of complex numbers, of those that torch has for them.
+
+    Nothing in it then compares sizes, or takes a modulus or a sign.
+    """
+    return functions_in(formula) <= _ANALYTIC and not {"<", ">"} & {*formula}
 
 
 def rule(operator: str, formula: str, *, example: Example | tuple[Example, ...], **entry: Any) -> None:
@@ -128,7 +151,7 @@ def rule(operator: str, formula: str, *, example: Example | tuple[Example, ...],
     _enter(Rule(full_name(operator), formula, derivatives=derivatives, examples=_several(example), **options))
 
 
-_OPTIONS = ("why", "terms", "moves", "tie", "together", "apart", "symmetric")
+_OPTIONS = ("why", "terms", "moves", "tie", "together", "apart", "symmetric", "over")
 
 
 def _several(example: Example | tuple[Example, ...]) -> tuple[Example, ...]:

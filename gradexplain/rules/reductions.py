@@ -48,7 +48,7 @@ def placed(g: Tensor | None, self: Tensor, dim: int, indices: Tensor, keepdim: b
 
 def signs(x: Tensor, side: Any) -> Tensor:
     """Returns the slopes of |x|; at 0, where they are −1 on the left and 1 on the right, `side` itself."""
-    return torch.where(x == 0, side, x.sign())
+    return torch.where(x == 0, side, x.sgn())
 
 
 def shares(self: Tensor, attained: Tensor, dim: Any, side: Any) -> Tensor:
@@ -79,13 +79,18 @@ def _rounding(parts: Tensor) -> float:
 
 
 def without(self: Tensor, dim: int) -> Tensor:
-    """Returns Πⱼ≠ᵢ xⱼ along an axis, from the products before and behind i: right also where some xⱼ is 0."""
+    """Returns Πⱼ≠ᵢ xⱼ along an axis, from the products before and behind i: right also where some xⱼ is 0.
+
+    It is 0 where another factor is, also where those beside it are too large for the type when they are multiplied.
+    """
     if self.ndim == 0:
         return torch.ones_like(self)
     ones = torch.ones_like(self.narrow(dim, 0, 1))
     before = torch.cat([ones, self], dim).cumprod(dim).narrow(dim, 0, self.shape[dim])
     behind = torch.cat([ones, self.flip(dim)], dim).cumprod(dim).narrow(dim, 0, self.shape[dim]).flip(dim)
-    return before * behind
+    zeros = self == 0
+    vanishes = (zeros.sum(dim, keepdim=True) > zeros.int()) & self.isfinite().all(dim, keepdim=True)
+    return torch.where(vanishes, 0, before * behind)
 
 
 def backward_sum(g: Tensor, dim: int) -> Tensor:
@@ -298,6 +303,7 @@ rule(
         lambda g, self, dim, correction, keepdim: _var_back(g, self, dim, correction, keepdim),
     ),
     terms=_var_terms,
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 rule(
@@ -310,6 +316,7 @@ rule(
     terms=lambda self, dim, correction, keepdim: _sqrt(_var_terms(self, dim, correction, keepdim)),
     together=_is_std,
     why="std_at_zero",
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 rule(
@@ -325,6 +332,7 @@ rule(
             keepdim,
         ),
     ),
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 rule(
@@ -342,6 +350,7 @@ rule(
     ),
     together=_is_std,
     why="std_at_zero",
+    over="complex",
     example=_VARIANCE_EXAMPLES,
 )
 
@@ -370,9 +379,9 @@ def _slopes_beside(x: Tensor, y: Tensor, p: float, dim: Any, side: Any) -> Tenso
     if p == 1:
         return signs(x, side)
     if math.isinf(p):
-        return x.sign() * shares(x.abs(), y, dim, math.copysign(1, p) * x.sign() * side)
+        return x.sgn() * shares(x.abs(), y, dim, math.copysign(1, p) * x.sgn() * side)
     ratio = x.abs() / y
-    smooth = x.sign() * (ratio if p == 2 else torch.where(ratio == 0, 0, ratio ** (p - 1)))
+    smooth = x.sgn() * (ratio if p == 2 else torch.where(ratio == 0, 0, ratio ** (p - 1)))
     if p > 1:
         return smooth
     side = torch.as_tensor(side, dtype=x.dtype, device=x.device)
@@ -385,7 +394,7 @@ def are_norms(slopes: Tensor, x: Tensor, y: Tensor, p: float, dim: Any) -> Tenso
     As y(tx) = t y(x), they meet Σ xᵢ ∂y/∂xᵢ = y. A norm (p ≥ 1) does not grow faster than its argument: the dual
     norm of the slopes, with 1/p + 1/q = 1, is at most 1.
     """
-    fits = is_whole(slopes * x.sign() * torch.where(y == 0, 0, x.abs() / y), (y != 0).to(y), dim)
+    fits = is_whole(slopes * x.sgn() * torch.where(y == 0, 0, x.abs() / y), (y != 0).to(y), dim)
     if p < 1:
         return fits
     q = math.inf if p == 1 else 1 if math.isinf(p) else p / (p - 1)
@@ -422,6 +431,7 @@ rule(
     self=(_NORM_BACK, lambda g, self, y, ord, dim, keepdim, side: _norm_back(g, self, y, ord, dim, keepdim, side)),
     terms=lambda self, ord, dim, keepdim: _norm_terms(self, ord, dim, keepdim),
     together=lambda slopes, self, y, ord, dim, keepdim: _are_norms(slopes, self, y, ord, dim, keepdim),
+    over="complex",
     why="norm_at_zero",
     example=(
         lambda r: (r(2, 3),),
@@ -437,6 +447,7 @@ rule(
     self=(_NORM_BACK, lambda g, self, y, p, side: _norm_back(g, self, y, p, None, False, side)),
     terms=lambda self, p: _norm_terms(self, p),
     together=lambda slopes, self, y, p: _are_norms(slopes, self, y, p),
+    over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3),), lambda r: (r(2, 3), 3)),
 )
@@ -446,8 +457,31 @@ rule(
     self=(_NORM_BACK, lambda g, self, y, p, dim, keepdim, side: _norm_back(g, self, y, p, dim, keepdim, side)),
     terms=lambda self, p, dim, keepdim: _norm_terms(self, p, dim, keepdim),
     together=lambda slopes, self, y, p, dim, keepdim: _are_norms(slopes, self, y, p, dim, keepdim),
+    over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3), 2, [1]), lambda r: (r(2, 3), 1, [0], True)),
+)
+
+
+def _renorm_back(g: Tensor, self: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """A slice whose norm n is above m becomes x m / (n + ε), where torch's ε is 1e-7; the others stay."""
+    over = tuple(axis for axis in range(self.ndim) if axis != dim % self.ndim)
+    n = torch.linalg.vector_norm(self, p, over, keepdim=True)
+    scale = maxnorm / (n + 1e-7)
+    along = (g * self).sum(over, keepdim=True) * scale / (n + 1e-7)
+    return torch.where(n > maxnorm, scale * g - along * norm_slopes(self, n, p, over, 0), g)
+
+
+rule(
+    "aten.renorm",
+    "y = x m / n for the slices whose norm n is above m, else x",
+    self=(
+        "x̄ = m/n (ȳ − ⟨ȳ, x⟩/n ∂n/∂x) for these slices, else ȳ",
+        lambda g, self, p, dim, maxnorm: _renorm_back(g, self, p, dim, maxnorm),
+    ),
+    over="real",
+    why="kink_piece",
+    example=(lambda r: (r(4, 3), 2, 0, 1.2), lambda r: (r(4, 3), 3, 1, 1.7)),
 )
 
 
@@ -472,6 +506,7 @@ rule(
     terms=lambda self, other, p: _norm_terms(self - other, p),
     together=_is_distance,
     apart=lambda self, other: dict(zip(("self", "other"), torch.broadcast_tensors(self, other), strict=True)),
+    over="complex",
     why="norm_at_zero",
     example=(lambda r: (r(2, 3), r(3)), lambda r: (r(2, 3), r(2, 3), 3)),
 )

@@ -1,5 +1,6 @@
 """Generic tensors for the examples of the rules: float64, reproducible, without special structure unless asked for."""
 
+import math
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ class Samples:
         """Uniform in (low, high)."""
         return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
 
+    def complex(self, *shape: int) -> Tensor:
+        """Complex numbers away from 0 and from both axes."""
+        return torch.complex(self(*shape), self(*shape))
+
     def positive(self, *shape: int) -> Tensor:
         return self.between(0.3, 2.3, *shape)
 
@@ -34,6 +39,10 @@ class Samples:
     def ints(self, high: int, *shape: int) -> Tensor:
         """Integers in 0 … high−1."""
         return torch.randint(high, shape, generator=self.generator)
+
+    def places(self, high: int, *shape: int) -> Tensor:
+        """Integers in 0 … high−1, all different."""
+        return torch.randperm(high, generator=self.generator)[: math.prod(shape)].reshape(shape)
 
     def mask(self, *shape: int) -> Tensor:
         """True and False, both present where there is room for both."""

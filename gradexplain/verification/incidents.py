@@ -20,6 +20,7 @@ from gradexplain.recording.cuts import stops_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.recording.join import Run, bound
 from gradexplain.recording.nodes import saved_by
+from gradexplain.recording.plain import is_same
 from gradexplain.recording.recorder import is_freed, kept_on, paths_of, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
 from gradexplain.recording.trace import Node, Trace
@@ -163,12 +164,21 @@ def _named(hook: Callable[..., object]) -> tuple[str, Source | None]:
 
 
 def sent_otherwise(alone: Alone, operator: Operator, run: Run, modules: Mapping[str, nn.Module]) -> Iterator[Finding]:
-    """Yields what a node sent in the backward pass and does not send when called alone: a hook on it changed that."""
+    """Yields what a node sent in the backward pass and does not send when called alone: a hook on it changed that.
+
+    Of one that draws random numbers or sends something else at each call, nothing of the kind is known.
+    """
     passed = run.sent.get(alone.node)
     if passed is None:
         return
     received = [c if c is not None else unused(alone, i) for i, c in enumerate(passed.received)]
-    again = sent_alone(alone, operator, received).gradients
+    state = torch.get_rng_state()
+    again, further = (sent_alone(alone, operator, received).gradients for _ in range(2))
+    if any(not is_same(gradient, further.get(name)) for name, gradient in again.items()):
+        yield Finding("unsteady", {}, alone.recorded.source)
+        return
+    if not torch.equal(state, torch.get_rng_state()):
+        return
     for name, sent in zip(operator.slots, passed.sent, strict=False):
         own = again.get(name)
         if sent is not None and own is not None and sent.shape == own.shape and not _adds_up(sent, [own]):
@@ -190,16 +200,16 @@ def draws(run: Run) -> dict[int, list[Finding]]:
     for event in run.recorder.events:
         used = [h for h in held_in([event.arguments, event.keywords]) if not h.tracked]
         origins = {id(e): e for h in used if (e := drawn.get(h.storage))}
-        if event.random_states:
+        if event.drew:
             origins[id(event)] = event
         findings[id(event)] = [_drawn(origin) for origin in origins.values()]
         made = [*held_in([event.outputs]), *written_by(event)]
         tracked = any(h.tracked for h in held_in([event.arguments, event.keywords]))
-        if origins and (event.random_states or not (event.recorded and tracked)):
+        if origins and (event.drew or not (event.recorded and tracked)):
             drawn.update((held.storage, next(iter(origins.values()))) for held in made)
     for own in run.recorder.applications:
         inside = [run.recorder.events[i] for i in own.inside]
-        findings[id(own)] = [_drawn(e) for e in inside if e.random_states and not e.recorded]
+        findings[id(own)] = [_drawn(e) for e in inside if e.drew and not e.recorded]
     return findings
 
 

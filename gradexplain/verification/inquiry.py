@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradexplain.findings.diagnosis import FIRST_NOT_FINITE, findings_of
+from gradexplain.findings.diagnosis import findings_of
+from gradexplain.findings.not_finite import FIRST
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.tracing import generic, trace, traced
 from gradexplain.verification.contracts import ORACLE as CONTRACT
@@ -108,7 +109,9 @@ def _with(operations: Sequence[Operation], broken: Sequence[Operation]) -> tuple
         other = found.get(one.node.index)
         if other is not None:
             checks = (*other.report.checks, *one.report.checks)
-            one = replace(other, report=Report(checks), findings=(*other.findings, *one.findings))
+            # What it sends hangs on how it is asked: no sign of a hook.
+            kept = (finding for finding in other.findings if finding.code != "hook-on-node")
+            one = replace(other, report=Report(checks), findings=(*kept, *one.findings))
         found[one.node.index] = one
     return tuple(found[index] for index in sorted(found))
 
@@ -131,6 +134,6 @@ def _second(question: Question, computation: Computation, effort: float) -> Repo
         with attempting(OPERATIONS, question.names, checks):
             if report.verdict == "differs":
                 wrong = check_again(computation, question.trace.cotangent, effort=effort)
-        births = (finding for finding in findings_of(recorded) if finding.code in FIRST_NOT_FINITE)
+        births = (finding for finding in findings_of(recorded) if finding.code in FIRST)
         return replace(report, checks=(*report.checks, *checks), operations=wrong, findings=(*report.findings, *births))
     return Report(tuple(checks))

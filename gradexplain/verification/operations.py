@@ -19,7 +19,7 @@ from gradexplain.documents.progress import followed
 from gradexplain.errors import RunError, message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation, with_dtype
-from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.custom_functions import backward_place, is_once_differentiable
 from gradexplain.recording.events import Application, Event
 from gradexplain.recording.join import Run, joined, owners_of
 from gradexplain.recording.nodes import ordered
@@ -119,6 +119,7 @@ def _again(alone: Alone, effort: float) -> Operation | None:
     """Returns a custom Function whose second derivatives are wrong, with what that looks like; `None` for another."""
     try:
         assert alone.operator is not None
+        assert isinstance(alone.origin, Application)
         function = rerun(alone, alone.operator)
         if function is None:
             return None
@@ -141,6 +142,8 @@ def _again(alone: Alone, effort: float) -> Operation | None:
         if report.of(name) == "differs" and (seen := _pattern(asked, report, name, effort)) is not None:
             findings.append(Finding(seen[0].kind, {**seen[0].data, **data}))
     findings += (Finding("held", {"code": _code(cut)}, cut.source) for cut in found.cuts)
+    if is_once_differentiable(alone.origin.function):
+        findings.insert(0, Finding("once-differentiable", {}, backward_place(alone.origin.function)))
     return _concluded(alone, report, findings)
 
 

@@ -182,6 +182,14 @@ class Report(Shown):
         found = [stop for check in self.checks for stop in check.stops]
         return tuple(sorted(found, key=lambda stop: -stop.share))
 
+    def is_stopped(self, name: str) -> bool:
+        """Says whether part of the slope by an input ends somewhere: it has an influence, also without a gradient."""
+        return any(stop.input == name for stop in self.stops)
+
+    def stands(self, finding: Finding) -> bool:
+        """Says whether a finding of a trace is true of what was measured as well."""
+        return finding.code != "no-influence" or not self.is_stopped(str(finding.data["name"]))
+
     def undeclared(self) -> Sequence[Stop]:
         """Returns the stops that are not among those that are meant."""
         return tuple(stop for stop in self.stops if not any(is_declared(stop, place) for place in self.options.stops))
@@ -491,7 +499,14 @@ def _blind(report: Report, check: Check) -> Check:
 
 
 def _numbered(question: Question, check: Check) -> Check:
-    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding."""
+    """Returns the check, with the formula's verdict withdrawn where the number itself is lost in rounding.
+
+    A number that hangs on what the backward pass draws is wrong, also where it happens to be the right one.
+    """
+    apart = question.trace.apart.get(check.input)
+    if apart is not None and apart.cause == "draws" and check.verdict != "cannot say":
+        data = {**check.data, "place": apart.place, "seen": apart.plain, "other": apart.other}
+        return replace(check, verdict="differs", reason="drawn_again", data=data, place=apart.place)
     number = question.numbers.get(check.input)
     if number is None:
         return check

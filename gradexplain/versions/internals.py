@@ -15,6 +15,7 @@ _NEEDED = {
     "single_level_function": "autograd.function._SingleLevelFunction",
     "transforms_active": "_C._are_functorch_transforms_active",
     "saved_tensors_hooks": "_C._autograd._top_saved_tensors_default_hooks",
+    "current_node": "_C._current_autograd_node",
     "is_zero_tensor": "_is_zerotensor",
     "is_transformed": "_C._functorch.is_functorch_wrapped_tensor",
     "before_forward": "nn.modules.module.register_module_forward_pre_hook",

@@ -103,8 +103,7 @@ def _verified(code: str, point: tuple[float, ...]) -> Report:
 
 def _born(explanation: Explanation) -> Mapping[str, Any]:
     """Returns what is known of the backward step that made the first number that is not finite."""
-    (data,) = (f.data for f in explanation.findings if f.code == "first-gradient-not-finite")
-    return data
+    return next(f.data for f in explanation.findings if f.code.endswith("gradient-not-finite"))
 
 
 def _step(explanation: Explanation, operator: str) -> Step:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -54,11 +54,11 @@ def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> It
     generator = torch.Generator().manual_seed(7)
     claimed = {n: question.gradient(n) for n in names}
     u = {n: _direction(question, n, generator) for n in names}
-    own = set() if replay is question.replay else _own_jvps(question)
+    own = set() if replay is question.replay else _functions(question, jvp=True)
     try:
         slope = _slope(replay, run, u, own)
     except GradexplainError as fault:
-        unable = _refusal(fault)
+        unable = _refusal(fault, _functions(question, jvp=False))
         yield from (Check(ORACLE, n, "cannot say", reason=unable.reason, data=unable.data) for n in names)
         return
     if own:  # what the user wrote for forward mode is no judge of what the user wrote for backward
@@ -72,12 +72,12 @@ def _group(question: Question, replay: Replay, run: Run, names: list[str]) -> It
     yield from (_check(question, name, slope, claim, bound, len(names)) for name in names)
 
 
-def _own_jvps(question: Question) -> set[str]:
-    """Returns the recorded custom Functions that bring their own jvp."""
+def _functions(question: Question, *, jvp: bool) -> set[str]:
+    """Returns the recorded custom Functions that bring a jvp of their own, or that do not."""
     if isinstance(question.recorded, Unable):
         return set()
     functions = (s.origin.function for s in question.recorded.steps if isinstance(s.origin, Application))
-    return {function.__name__ for function in functions if has_own_jvp(function)}
+    return {function.__name__ for function in functions if has_own_jvp(function) == jvp}
 
 
 def _check(question: Question, name: str, slope: float, claim: float, bound: float, joint: int) -> Check:
@@ -175,12 +175,12 @@ def _decompositions() -> bool:
     return True
 
 
-def _refusal(fault: GradexplainError) -> Unable:
-    """Returns which operator has no forward mode, as torch's message names it."""
+def _refusal(fault: GradexplainError, lacking: Collection[str]) -> Unable:
+    """Returns which operator has no forward mode, as torch's message names it, or the Functions `lacking` a jvp."""
     message = str(fault.__cause__ or fault).split("\n", 1)[0]
     named = re.search(r"forward AD with (\S+)", message)
     if named:
         return Unable("no_forward", {"operator": named[1]})
-    if "jvp" in message:
-        return Unable("no_forward", {"operator": "autograd.Function"})
+    if "jvp" in message and lacking:
+        return Unable("no_own_forward", {"functions": ", ".join(sorted(lacking))})
     return Unable("forward_failed", {"message": message})

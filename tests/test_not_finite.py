@@ -1,0 +1,181 @@
+"""What is said of numbers that are not finite: the first cause, the numbers that met, what follows, and what helps.
+
+What is expected is arithmetic of IEEE 754 (0 · inf = nan, exp(100) > 3.4·10³⁸), and each sentence has a case beside it
+in which it would be false.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradexplain as gx
+from gradexplain.findings.finding import Finding
+from gradexplain.findings.not_finite import FIRST
+
+
+def born(f: Callable[..., Tensor], *inputs: Tensor) -> list[Finding]:
+    """Returns the findings on numbers that are not finite, in the order in which they are told."""
+    return [finding for finding in gx.verify(f, list(inputs)).findings if finding.code.endswith("not-finite")]
+
+
+def page(f: Callable[..., Tensor], *inputs: Tensor, language: str = "en") -> str:
+    return " ".join(gx.verify(f, list(inputs)).render("text", language=language, width=2000).split())
+
+
+def one(*numbers: float) -> Tensor:
+    return torch.tensor(numbers)
+
+
+# A function, its input, and of each finding: its code, operator, the numbers that met, and what they made.
+# fmt: off
+CASES: dict[str, tuple[Callable[..., Any], Tensor, list[tuple[str, str, str | None, str]]]] = {
+    "overflow": (lambda x: torch.log(1 + x.exp()).sum(), one(100.0), [
+        ("first-not-finite", "exp", "exp(100)", "inf"), ("then-gradient-not-finite", "exp", "0 × inf", "nan")]),
+    "a pole": (lambda x: (0 * x.log()).sum(), one(0.0), [
+        ("first-not-finite", "log", "ln(0)", "-inf"), ("then-not-finite", "mul", "0 × (-inf)", "nan"),
+        ("then-gradient-not-finite", "log", "0 × inf", "nan")]),
+    "outside": (lambda x: x.sqrt().sum(), one(-1.0), [
+        ("first-not-finite", "sqrt", "sqrt(-1)", "nan"), ("then-gradient-not-finite", "sqrt", None, "nan")]),
+    "a slope": (lambda x: x.sqrt().sum(), one(0.0), [
+        ("first-gradient-not-finite", "sqrt", None, "inf")]),
+    "a norm": (lambda x: (x * x).sum().sqrt(), one(0.0, 0.0), [
+        ("first-gradient-not-finite", "sqrt", None, "inf"), ("then-gradient-not-finite", "mul", "inf × 0", "nan")]),
+    "hidden": (lambda x: torch.where(x > 0, x.sqrt(), 2 * x).sum(), one(0.0), [
+        ("first-gradient-not-finite", "sqrt", "0 × inf", "nan")]),
+    "an infinite constant": (lambda x: torch.where(x > 9, one(float("inf")) * x, x).sum(), one(2.0), [
+        ("first-gradient-not-finite", "mul", "0 × inf", "nan")]),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_cause_is_told_first_with_the_numbers_that_met(name: str) -> None:
+    f, x, expected = CASES[name]
+    findings = born(f, x)
+    assert [(finding.code, _short(finding)) for finding in findings] == [
+        (code, short) for code, short, _, _ in expected
+    ]
+    for finding, (_, _, met, value) in zip(findings, expected, strict=True):
+        assert str(finding.data["value"]) == value
+        assert met is None or finding.data["met"] == met
+
+
+def _short(finding: Finding) -> str:
+    return str(finding.data["operator"]).removeprefix("aten.").split(".")[0]
+
+
+def test_an_overflow_is_told_with_the_number_and_the_end_of_the_type() -> None:
+    """e^100 = 2.688·10⁴³, and float32 ends at 3.4·10³⁸; in float64 nothing overflows and nothing is said."""
+    text = page(lambda x: torch.log(1 + x.exp()).sum(), one(100.0))
+    assert "exp(100) is 2.688e+43, and float32 ends at 3.4e+38: inf." in text
+    assert not born(lambda x: torch.log(1 + x.exp()).sum(), one(100.0).double())
+
+
+def test_a_pole_is_no_overflow() -> None:
+    text = page(lambda x: (1 / x).sum(), one(0.0))
+    assert "ends at" not in text
+    assert "1 / 0 = inf" in text or "0⁻¹ = inf" in text
+
+
+def test_what_hides_a_number_is_named_only_where_it_does() -> None:
+    hidden = page(lambda x: torch.where(x > 0, x.sqrt(), 2 * x).sum(), one(0.0))
+    assert "x[0] gets 0 × inf = nan; the 0 comes from `torch.where(x > 0, x.sqrt(), 2 * x)`" in hidden
+    assert "which does not use the value of `x.sqrt()` there" in hidden
+    assert "torch.where(condition, x, 1.0)" in hidden
+    squared = page(lambda x: x.sqrt().square().sum(), one(0.0))  # 2·0 is a product and no choice
+    assert "x[0] gets 0 × inf = nan; the 0 comes from `x.sqrt().square()`" in squared
+    assert "does not use" not in squared
+    assert "torch.where(condition" not in squared
+    given = page(lambda x: x.sqrt().sum() * 0, one(0.0))  # nobody chose: the 0 is the user's own factor
+    assert "does not use" not in given
+
+
+def test_the_minus_infinity_of_a_mask_is_no_cause_and_a_row_of_them_is() -> None:
+    """softmax of a row that is all −inf is 0/0."""
+    mask = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])
+    (first, *_) = born(lambda x: torch.softmax(x + mask, 1)[0].sum(), torch.zeros(2, 2))
+    assert (first.code, _short(first), first.data["count"]) == ("first-not-finite", "_softmax", 2)
+    assert first.data["element"].endswith("[1, 0]")
+    assert not born(lambda x: torch.softmax(x + mask[:1], 1)[0].sum(), torch.zeros(1, 2))
+
+
+def test_what_follows_is_told_as_what_follows_and_another_cause_is_not() -> None:
+    def chain(z: Tensor) -> Tensor:
+        e = z.exp()
+        return -(e / e.sum())[1].log()
+
+    first, *rest = born(chain, one(1000.0, 0.0))
+    assert (first.code, _short(first)) == ("first-not-finite", "exp")
+    assert {finding.code for finding in rest} == {"then-not-finite", "then-gradient-not-finite"}
+    assert sum("remedy" in finding.data for finding in rest) == 0
+    apart = born(lambda x, y: x.exp().sum() + y.sqrt().sum(), one(1000.0), one(0.0))
+    assert [(f.code, _short(f)) for f in apart] == [
+        ("first-not-finite", "exp"),
+        ("besides-gradient-not-finite", "sqrt"),
+    ]
+
+
+def test_an_input_that_is_not_finite_is_the_cause() -> None:
+    findings = born(lambda x: (x - x).sum(), one(float("inf"), 1.0))
+    assert [f.code for f in findings][:2] == ["input-not-finite", "then-not-finite"]
+    assert findings[0].data["element"] == "x[0]"
+    assert findings[1].data["met"] == "inf - inf"
+
+
+def test_nan_lies_between_no_slopes() -> None:
+    """√(x²) has slopes −1 and 1 at 0, and torch makes it nan; |x| has the same slopes, and 0 lies between them."""
+    for f in (lambda x: (x * x).sqrt().sum(), lambda x: (x * x).sum().sqrt()):
+        text = page(f, one(0.0))
+        assert "Torch's nan is no number between them" in text
+        assert "nan lies between" not in text
+        assert "it is a convention" not in text
+        assert "介于两者之间" not in page(f, one(0.0), language="zh")
+    assert "Torch's 0 lies between them; it is a convention." in page(lambda x: x.abs().sum(), one(0.0))
+
+
+def test_a_loss_that_is_nan_is_the_headline_of_a_failing_test() -> None:
+    """Of 1000, 1000.1 and 1000.2 float32 makes a variance of −1/16; the lesson and a remedy are named."""
+
+    def spread(x: Tensor) -> Tensor:
+        return ((x * x).mean() - x.mean() ** 2).sqrt()
+
+    with pytest.raises(AssertionError) as failure:
+        gx.assert_gradients(spread, [torch.tensor([1000.0, 1000.1, 1000.2])])
+    headline, *rest = str(failure.value).splitlines()
+    assert headline.startswith("The output is nan in float32, where the function itself is 0.0816546")
+    assert "= sqrt(-0.0625) = nan." in headline
+    assert "x.std()" in headline
+    assert "gradexplain lesson nan" in headline
+    assert not rest
+
+
+def test_a_network_whose_loss_is_nan_says_so_once() -> None:
+    """Entropy by p·log p: where p underflows to 0 that is 0 · −inf."""
+    torch.manual_seed(0)
+    net = nn.Linear(2, 3)
+
+    def entropy(x: Tensor) -> Tensor:
+        p = torch.softmax(200 * net(x), 1)
+        return -(p * torch.log(p)).sum()
+
+    text = page(entropy, torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    head = text[: text.index("Checked")]
+    assert "The output is nan in float32" in head
+    assert "made by `torch.log(p)`" in head
+    assert "log_softmax" in head
+    assert text.count("The output is nan: there is no derivative to compare with.") == 1
+
+
+def test_an_operation_that_made_the_first_nan_is_not_called_right() -> None:
+    report = gx.verify(lambda x: torch.where(x > 0, x.sqrt(), 2 * x).sum(), [one(0.0)])
+    rows = [line.split() for line in report.render("text", width=200).splitlines() if " x.sqrt() " in line]
+    assert [row[0] for row in rows if "sqrt" in row[:2]] == ["?"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_cause_is_one_of_the_first(name: str) -> None:
+    f, x, _ = CASES[name]
+    assert sum(finding.code in FIRST for finding in born(f, x)) == 1
