@@ -24,7 +24,7 @@ _NO_NUMBER = "×"
 @told.register
 def training_page(report: TrainingReport, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
     """Returns the whole document."""
-    return Doc(tuple(TrainingTeller(language).page(report, width)))
+    return Doc(tuple(TrainingTeller(language).page(report, width)), language)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrainingTeller(Teller):
 
     def sentence(self, finding: Finding) -> str:
         """Returns what was found, with its step and place, as one sentence."""
-        place = short_place(finding.source)
+        place = short_place(finding.source, self.language)
         where = [self.say("training.step", step=finding.step)] if finding.step is not None else []
         where += [place] if place else []
         text = self.said_of(finding)
