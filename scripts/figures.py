@@ -28,8 +28,12 @@ DOTS = 60
 
 FIGURES: Mapping[str, Callable[[], Figure]] = {
     **{name.replace("_", "-"): getattr(gx.figures, name) for name in gx.figures.names()},
-    "dimensions-arange": lambda: gx.figures.dimensions(at="arange"),
+    "dimensions-ones": lambda: gx.figures.dimensions(at="ones"),
     "descent-float32": lambda: gx.figures.descent(dtype="float32", lr=(0.1,), steps=100),
+    "curve-poles": lambda: gx.figures.curve("tan(x)", at=1.0),
+    "curve-kink": lambda: gx.figures.curve("relu(x)", at=0.0),
+    "surface-waves": lambda: gx.figures.surface("sin(x)*cos(y)"),
+    "column": lambda: gx.figures.descent(size="column"),
     "surface-descent": lambda: gx.figures.surface("x**2 + 4*y**2", at=(1.5, 1.0), descent=0.2),
     "curve-square": lambda: gx.figures.curve("x**2 + 2*x", at=3.0, order=1, ends=(-4.0, 4.0)),
 }

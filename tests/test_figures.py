@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import gradexplain as gx
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.figures import components, derivatives, expressions, inputs, landscape, layers, paths, steps, style
 from gradexplain.figures.design import SUFFIXES, computed, designs, drawn, rendered
+from gradexplain.figures.typesetting import titled, typeset
 
 DESIGNS = list(designs())
 LOOKS = [(language, name) for language in ("en", "zh") for name in ("light", "dark")]
@@ -49,14 +51,14 @@ def painted(name: str, language: str = "en", look: str = "light", **options: Any
 
 
 def test_ones_in_every_dimension_have_the_gradient_2_and_are_one_series() -> None:
-    found = components.dimensions()
+    found = components.dimensions(at="ones")
     assert [s.gradients for s in found.series] == [(2.0,) * d for d in range(1, 6)]
     assert found.identical == ((1, 2, 3, 4, 5),)
     assert found.line is None
 
 
 def test_with_arange_the_points_lie_on_2x() -> None:
-    found = components.dimensions(at="arange", n=7)
+    found = components.dimensions(n=7)
     assert all(g == 2 * x for s in found.series for x, g in zip(s.inputs, s.gradients, strict=True))
     assert found.line is not None
     assert found.line.straight
@@ -72,12 +74,29 @@ def test_series_that_differ_are_not_called_identical() -> None:
     assert components._identical([one, other]) == ()
 
 
-def test_identical_series_are_said_and_each_is_seen_at_a_place_of_its_own() -> None:
+def test_identical_series_are_said_and_each_has_a_ring_of_its_own_at_its_true_place() -> None:
     figure = painted("dimensions")
     assert "5 series are identical" in figure.get_supxlabel()
     (axes,) = figure.axes
-    points = [(round(x, 6), y) for line in axes.lines if line.get_marker() != "None" for x, y in line.get_xydata()]
-    assert len(points) == len(set(points)) == 1 + 2 + 3 + 4 + 5
+    rings = {line.get_label(): line for line in axes.lines if str(line.get_label()).startswith("n = ")}
+    assert list(rings) == [f"n = {d}" for d in range(1, 6)]
+    for d, line in enumerate(rings.values(), 1):
+        assert line.get_xydata().tolist() == [[i, 2 * i] for i in range(1, d + 1)]  # on the line 2·i, and nowhere else
+    widths = [line.get_markersize() - line.get_markeredgewidth() for line in rings.values()]
+    gaps = [b - a - rings["n = 1"].get_markeredgewidth() for a, b in pairwise(widths)]
+    assert min(gaps) > 0
+
+
+def test_advice_is_for_who_makes_the_figure_and_not_in_it(command: Callable, tmp_path: Path) -> None:
+    for arguments, advice in (
+        (["dimensions", "--at", "ones"], "--at arange"),
+        (["curve", "x**3", "--at", "3", "--ends=-1,4"], "another --at"),
+        (["dimensions"], ""),
+    ):
+        found = command("figure", *arguments, "--output", str(tmp_path / "a.svg"))
+        assert (found.code, bool(found.err)) == (0, bool(advice))
+        assert advice in found.err
+    assert gx.figures.dimensions(at="ones").get_supxlabel().endswith("Every gradient is 2.")
 
 
 def test_the_gradient_of_a_sum_of_squares_is_proportional_with_slope_2() -> None:
@@ -116,6 +135,111 @@ def test_a_point_that_cannot_tell_two_derivatives_apart_is_named() -> None:
     assert derivatives.curve("x**3", at=1.5).coincide == ()
     assert derivatives.curve("x**2", at=0.0, order=3).coincide == ()  # zeros tell no coincidence
     assert derivatives.curve("x**2", at=0.0, order=4).there == (0.0, 0.0, 2.0, 0.0, 0.0)
+
+
+P = math.pi / 2
+# An expression, the order of a derivative, and its breaks from -2 to 2: where, left and right limit, value there; a
+# limit that there is not is infinite.
+BREAKS: list[tuple[str, int, list[tuple[float, float, float, float | None]]]] = [
+    ("tan(x)", 0, [(-P, math.inf, -math.inf, None), (P, math.inf, -math.inf, None)]),
+    ("tan(x)", 1, [(-P, math.inf, math.inf, None), (P, math.inf, math.inf, None)]),
+    ("1/x", 0, [(0, -math.inf, math.inf, None)]),
+    ("1/x**2", 0, [(0, math.inf, math.inf, None)]),
+    ("1/(x - 0.007)**2", 0, [(0.007, math.inf, math.inf, None)]),
+    ("1/sqrt(abs(x))", 0, [(0, math.inf, math.inf, None)]),
+    ("relu(x)", 0, []),
+    ("relu(x)", 1, [(0, 0, 1, 0)]),
+    ("abs(x)", 1, [(0, -1, 1, 0)]),
+    ("relu(x - 1/3)", 1, [(1 / 3, 0, 1, None)]),
+    ("floor(x)", 0, [(-1, -2, -1, -1), (0, -1, 0, 0), (1, 0, 1, 1), (2, 1, 2, 2)]),
+    ("sin(x)/x", 0, [(0, 1, 1, None)]),
+    ("where(x > 0.5, x**2, x)", 0, [(0.5, 0.5, 0.25, 0.5)]),
+    *((smooth, order, []) for smooth in ("x**3", "tanh(1000*x)", "1e6*sin(x)", "0*x + 3") for order in range(3)),
+    ("sin(x)**2 + cos(x)**2", 2, []),
+    ("1/(x**2 + 1e-6)", 0, []),
+    ("log(x)", 0, []),
+    ("sqrt(x)", 0, []),
+]
+
+
+@pytest.mark.parametrize(("expression", "order", "expected"), BREAKS)
+def test_jumps_and_poles_are_where_mathematics_has_them_and_nowhere_else(
+    expression: str, order: int, expected: list[tuple[float, float, float, float | None]]
+) -> None:
+    found = derivatives.curve(expression, at=1.5 if expression == "tan(x)" else 0.9, order=max(order, 1)).breaks[order]
+    assert len(found) == len(expected)
+    for b, (x, left, right, value) in zip(found, expected, strict=True):
+        assert b.x == pytest.approx(x, abs=1e-9)
+        assert b.singular == math.isinf(left)
+        assert b.value == value
+        for seen, true in ((b.left, left), (b.right, right)):
+            assert (
+                math.copysign(1, seen) == math.copysign(1, true)
+                if b.singular
+                else seen == pytest.approx(true, abs=1e-6)
+            )
+            assert abs(seen) > 1e3 or not b.singular
+
+
+def test_the_line_is_broken_at_a_pole_and_at_a_jump() -> None:
+    for expression, at, order, places in (("tan(x)", 1.0, 2, (-P, P)), ("floor(x)", 0.5, 1, (-1.0, 0.0, 1.0))):
+        figure = gx.figures.curve(expression, at=at, order=order)
+        line = next(line for line in figure.axes[0].lines if str(line.get_label()).startswith("f("))
+        for place in places:
+            crossing = [
+                (a, b) for a, b in pairwise(line.get_xydata().tolist())
+                if a[0] <= place <= b[0] and a[0] < b[0] and math.isfinite(a[1]) and math.isfinite(b[1])
+            ]  # fmt: skip
+            assert not [(a, b) for a, b in crossing if abs(a[1] - b[1]) > 0.5]
+    low, high = gx.figures.curve("tan(x)", at=1.0).axes[0].get_ylim()
+    assert -10 < low < -3 < 3 < high < 10  # and not the millions that a sample beside a pole is
+
+
+def test_derivatives_of_other_sizes_have_panels_of_their_own() -> None:
+    figure = gx.figures.curve("exp(3*x)*sin(20*x)", ends=(0.0, 1.0), at=0.5)  # f, f′ and f″ reach 20, 400 and 6000
+    assert [axes.get_ylabel() for axes in figure.axes] == ["f", "f′", "f″"]
+    for k, axes in enumerate(figure.axes):
+        line = next(line for line in axes.lines if str(line.get_label()).startswith(f"f{'′″'[k - 1] if k else ''}("))
+        low, high = axes.get_ylim()
+        assert np.ptp(line.get_ydata()) > 0.5 * (high - low)
+    assert len(gx.figures.curve("x**3").axes) == 1
+    assert len(gx.figures.curve("sin(x)**2 + cos(x)**2", order=3).axes) == 1  # rounding is no size
+    own = Figure().subplots()
+    gx.figures.curve("exp(3*x)", ax=own)
+    assert len(own.lines) > 3
+
+
+def circles_of(axes: Any) -> dict[tuple[float, ...], str]:
+    """Returns the colour inside of each circle, by its place."""
+    return {tuple(p.get_xydata()[0]): p.get_markerfacecolor() for p in axes.lines if len(p.get_xydata()) == 1}
+
+
+def test_a_kink_has_circles_at_its_slopes_and_no_tangent() -> None:
+    (axes,) = gx.figures.curve("abs(x)", at=0.0, order=1).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "torch's slope 0" in labels
+    assert not [label for label in labels if "tangent" in label]
+    paper = style.PALETTES["light"].paper
+    circles = {
+        tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in axes.lines if len(line.get_xydata()) == 1
+    }
+    assert (circles[0.0, -1.0], circles[0.0, 1.0]) == (paper, paper)  # open: neither slope is torch's
+    assert circles[0.0, 0.0] != paper
+    (axes,) = gx.figures.curve("relu(x)", at=0.5, order=1).axes
+    circles = {
+        tuple(line.get_xydata()[0]): line.get_markerfacecolor() for line in axes.lines if len(line.get_xydata()) == 1
+    }
+    assert circles[0.0, 1.0] == paper
+    assert circles[0.0, 0.0] != paper  # torch's relu has slope 0 at 0
+    assert "tangent, slope 1" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_what_is_not_finite_is_said_and_what_is_not_defined_has_no_derivative() -> None:
+    figure = gx.figures.curve("log(x)", order=1)
+    assert "f is not finite at 101 of 201 points, between x = −2 and x = 0" in figure.get_supxlabel()
+    found = derivatives.curve("log(x)", order=1)
+    assert all(math.isnan(slope) for x, slope in zip(found.x, found.rows[1], strict=True) if x < 0)  # not 1/x
+    assert "no finite limit at x = −1.571, 1.571" in gx.figures.curve("tan(x)").get_supxlabel()
 
 
 def test_descent_on_a_quadratic_follows_its_closed_form() -> None:
@@ -193,18 +317,66 @@ def test_a_turned_gradient_is_not_perpendicular(monkeypatch: pytest.MonkeyPatch)
 def test_the_grid_goes_through_the_stationary_point(expression: str, at: Any, kind: str, curvature: Any) -> None:
     found = landscape.surface(expression, points=20)
     assert len(found.x) == len(found.y) == 21
-    assert found.kind == kind
     if at is None:
-        assert found.stationary is None
+        assert (found.stationary, kind) == ((), "none")
         return
-    assert found.stationary == pytest.approx(at, abs=1e-12)
-    assert found.stationary[0] in found.x
-    assert found.stationary[1] in found.y
+    (point,) = found.stationary
+    assert point.kind == kind
+    assert point.at == pytest.approx(at, abs=1e-12)
+    assert point.at[0] in found.x
+    assert point.at[1] in found.y
     assert (found.x[0], found.x[-1]) == (-2, 2)
     if curvature:
-        assert found.curvature == pytest.approx(curvature)
+        assert point.curvature == pytest.approx(curvature)
     if kind == "minimum":
         assert found.heights.min() == pytest.approx(0, abs=1e-20)  # 100 points would give 8.16e-4
+
+
+def test_every_extreme_and_saddle_is_found_and_marked() -> None:
+    found = landscape.surface("sin(x)*cos(y)", points=41)
+    kinds = {(round(p.at[0], 12), round(p.at[1], 12)): p.kind for p in found.stationary}
+    half = round(math.pi / 2, 12)
+    assert kinds == {(half, 0): "maximum", (-half, 0): "minimum", (0, half): "saddle", (0, -half): "saddle"}
+    assert all(p.at[0] in found.x and p.at[1] in found.y for p in found.stationary)
+    figure = gx.figures.surface("sin(x)*cos(y)", points=21)
+    words = {text.get_text() for text in figure.axes[1].get_legend().get_texts()}
+    assert words == {"tangent point", "minimum", "maximum", "saddle point"}
+    valley = landscape.surface("(x + y)**2", points=21).stationary  # a line of minima
+    assert [p.kind for p in valley] == ["flat"]
+    double = landscape.surface("(x**2 - 1)**2 + y**2", points=21).stationary
+    assert sorted((round(p.at[0], 9), p.kind) for p in double) == [(-1, "minimum"), (0, "saddle"), (1, "minimum")]
+
+
+@pytest.mark.parametrize("expression", ["sin(x)*cos(y)", "x**2 - y**2", "x**2 + y**2", "exp(x)*y"])
+def test_levels_are_round_and_their_labels_stand_inside(expression: str) -> None:
+    figure = gx.figures.surface(expression, points=51)
+    axes = figure.axes[1]
+    figure.canvas.draw()
+    frame = axes.get_window_extent()
+    labels = [t for t in axes.texts if t.get_text()]
+    assert len(labels) >= 3
+    for label in labels:
+        box = label.get_window_extent()
+        assert frame.x0 < box.x0 < box.x1 < frame.x1
+        assert frame.y0 < box.y0 < box.y1 < frame.y1
+        assert len(label.get_text()) <= 5, label
+    (bar,) = axes.child_axes
+    ticks = [t.get_text() for t in bar.get_yticklabels()]
+    assert "0" in ticks
+    assert all(len(t) <= 5 for t in ticks)
+
+
+def test_the_tangent_plane_is_seen() -> None:
+    """Behind a hill it is hidden, from the other side it is not; the chosen view shows most of it, or nearly so."""
+    found = landscape.surface("-(x**2 + y**2)", at=(-1.2, 1.2), points=41)
+    plane = np.array([found.height])
+    away, towards = landscape._seen(found, plane, 15, -45), landscape._seen(found, plane, 15, 135)
+    assert away < 0.1
+    assert towards > 0.5
+    view = landscape._view(found, plane)
+    assert landscape._seen(found, plane, *view) >= 0.75 * towards
+    level = landscape.surface("0*x + 0*y + 3", points=11)
+    assert landscape._seen(level, np.array([3.0]), 28, -58) == pytest.approx(math.sin(math.radians(28)))
 
 
 def test_the_tangent_plane_touches_with_autograds_slope() -> None:
@@ -261,6 +433,19 @@ def test_a_quadratic_has_no_truncation_error_in_central_differences() -> None:
     found = steps.step_error("x**2 + 2*x", at=3.0, density=2).precisions[0]
     assert (found.true, found.automatic) == (8.0, 0.0)
     assert [s.coefficient for s in found.slopes] == [1.0, 0.0]
+
+
+def test_steps_too_small_to_move_the_point_have_no_error_but_a_bar() -> None:
+    found = numbers("step-error")
+    for precision in found.precisions:
+        half = 2.0 ** (math.floor(math.log2(precision.point)) - (53 if precision.dtype == "float64" else 24))
+        assert precision.still == sum(h < half for h in found.steps)
+    assert found.precisions[1].still > 40
+    figure = painted("step-error")
+    for panel, precision in zip(figure.axes, found.precisions, strict=True):
+        marks = [line for line in panel.lines if str(line.get_label()).endswith("difference")]
+        assert len(marks) == 2
+        assert all(np.isfinite(line.get_ydata()).sum() == len(found.steps) - precision.still for line in marks)
 
 
 def test_gradients_vanish_arrive_and_explode_where_theory_says() -> None:
@@ -325,10 +510,13 @@ LONGEST: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-@pytest.mark.parametrize(("language", "kind"), [("en", "usual"), ("zh", "usual"), ("en", "long")])
+@pytest.mark.parametrize(
+    ("language", "kind"), [("en", "usual"), ("zh", "usual"), ("en", "long"), ("en", "column"), ("zh", "column")]
+)
 def test_no_text_is_cut_off_or_lies_on_another(name: str, language: str, kind: str) -> None:
     make = getattr(gx.figures, name.replace("-", "_"))
-    figure = painted(name, language) if kind == "usual" else make(language=language, **LONGEST[name])
+    size = "column" if kind == "column" else None
+    figure = make(language=language, **LONGEST[name]) if kind == "long" else painted(name, language, size=size)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     page = figure.bbox.padded(1)
@@ -401,11 +589,106 @@ def test_a_changed_figure_is_not_taken_for_the_kept_one(change: str) -> None:
     if change == "mark":
         axes.lines[4].set_data(axes.lines[4].get_xdata()[1:], axes.lines[4].get_ydata()[1:])
     elif change == "line":
-        axes.lines[1].set_ydata(np.asarray(axes.lines[1].get_ydata()) * 1.05)
+        (line,) = (line for line in axes.lines if line.get_label() == "f(1) = 1")
+        line.set_ydata(np.asarray(line.get_ydata()) * 1.05)
     else:
         axes.set_title("another", loc="left")
     kept = Image.open(FOLDER / f"figure-{name}.png").convert("RGB")
     assert distance(kept, Image.open(io.BytesIO(coarse(figure))).convert("RGB")) > TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["step-error", "gradient-flow", "descent"])
+def test_logarithmic_axes_have_powers_of_ten_alone_and_at_least_two(name: str) -> None:
+    figures = [painted(name)]
+    if name == "gradient-flow":
+        figures.append(gx.figures.gradient_flow(networks=("sigmoid",), depth=4, width=8))  # norms within one power
+    for axes in (axes for figure in figures for axes in figure.axes):
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                low, high = axis.get_view_interval()
+                places = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+                shown = [label.get_text() for at, label in places if low <= at * (1 + 1e-9) and at <= high * (1 + 1e-9)]
+                assert len(shown) >= 2
+                assert all(set(text.removeprefix("10")) <= set("⁻⁰¹²³⁴⁵⁶⁷⁸⁹") for text in shown), shown
+
+
+def test_all_numbers_of_an_axis_are_written_in_one_way() -> None:
+    assert [style.tick(v, -2.6e6, 2.6e6) for v in (-2e6, 0, 5e5, 1e6)] == ["−2·10⁶", "0", "0.5·10⁶", "1·10⁶"]
+    assert [style.tick(v, 0, 5e-5) for v in (1e-5, 2.5e-5)] == ["1·10⁻⁵", "2.5·10⁻⁵"]
+    assert [style.tick(v, -4, 12) for v in (-2.5, 0, 10)] == ["−2.5", "0", "10"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "formula"),
+    [
+        ("x**2 + 2*x", "x^{2}+2x"),
+        ("exp(3*x)*sin(20*x)", r"e^{3x}\,\sin(20x)"),
+        ("x - (y - 1)", "x-(y-1)"),
+        ("(x - y) - 1", "x-y-1"),
+        ("x/(y*2)", r"x/(y\cdot2)"),
+        ("x/y*2", r"(x/y)\cdot2"),
+        ("2**-x", "2^{-x}"),
+        ("2**x**3", "2^{x^{3}}"),
+        ("(x**2)**3", "(x^{2})^{3}"),
+        ("-(x + 1)**2", "-(x+1)^{2}"),
+        ("(-x)**2", "(-x)^{2}"),
+        ("x + -1", "x+(-1)"),
+        ("x*-2", r"x\cdot(-2)"),
+        ("x*(x + 1)", r"x\cdot(x+1)"),
+        ("3*(x + 1)", "3(x+1)"),
+        ("sin(x)**2", r"\sin^{2}(x)"),
+        ("sin(x)**-1", r"(\sin(x))^{-1}"),
+        ("relu(x - 0.5)", r"\mathrm{relu}(x-0.5)"),
+        ("abs(x)**3", "|x|^{3}"),
+        ("sqrt(1 + x_1**2)", r"\sqrt{1+x_{\mathit{1}}^{2}}"),
+        ("1e-7*x", "10^{-7}x"),
+        ("x @ x", None),
+        ("u = x**2\nu + 1", None),
+    ],
+)
+def test_titles_are_typeset_as_they_were_written(expression: str, formula: str | None) -> None:
+    from matplotlib.mathtext import MathTextParser
+
+    assert typeset(expression) == formula
+    if formula:
+        MathTextParser("path").parse(f"${formula}$")
+    assert titled(expression, 3) == " ".join(expression.split())[:2] + "…"  # no room: cut as it was written
+
+
+def test_a_title_of_ones_own_takes_the_place_of_the_figures() -> None:
+    figure = gx.figures.curve("x**2", title="What $x^2$ does")
+    assert figure.axes[0].get_title("left") == "What $x^2$ does"
+    assert "x" not in gx.figures.curve("x**2", title="").axes[0].get_title("left")
+    assert painted("descent", title="Three rates").get_suptitle() == "Three rates"
+    with pytest.raises(InputError, match="dollars"):
+        gx.figures.curve("x**2", title=r"$\nothing{$")
+    assert gx.figures.curve("x**2", title="5$ a piece").axes[0].get_title("left") == "5$ a piece"
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_in_a_column_of_a_paper_every_letter_can_be_read(name: str) -> None:
+    figure = painted(name, size="column")
+    width, height = figure.get_size_inches()
+    assert width == 3.4
+    assert 2 < height < 11
+    sizes = [t.get_fontsize() for t in figure.findobj(Text) if t.get_text()]
+    assert min(sizes) >= 6.5
+
+
+def test_a_notebook_shows_a_figure_without_being_told() -> None:
+    figure = painted("descent")
+    assert figure._repr_svg_().encode() == rendered(figure, "svg")
+
+
+@pytest.mark.parametrize(
+    ("expression", "law"),
+    [("sum(x**2)", "proportional"), ("sum(x**2 + x)", "linear, not proportional"), ("sum(exp(x))", "not proportional")],
+)
+def test_the_title_says_whether_the_gradient_is_proportional(expression: str, law: str) -> None:
+    (axes,) = gx.figures.proportional(expression).axes
+    assert axes.get_title("left").endswith(f": {law}")
+    dashed = next(line for line in axes.lines if str(line.get_label()).startswith("least")).get_linestyle() == "--"
+    assert dashed == (law == "not proportional")
 
 
 def test_colours_are_told_apart_without_colour() -> None:
@@ -577,6 +860,8 @@ BAD = [
     (["descent", "--style", "blue", "--output", "a.svg"], "light, dark"),
     (["descent", "--size", "1,1", "--output", "a.svg"], "--size"),
     (["descent", "--size", "5", "--output", "a.svg"], "items"),
+    (["descent", "--size", "colum", "--output", "a.svg"], "it can be column, or finite numbers, as in --size 5,3"),
+    (["descent", "--title", "$\\nothing{$", "--output", "a.svg"], "dollars"),
     (["descent", "x.detach()", "--output", "a.svg"], "does not depend"),
     (["surface", "x**2", "--output", "a.svg"], "needs 2"),
     (["surface", "--x-ends", "2,-2", "--output", "a.svg"], "empty"),
@@ -584,7 +869,7 @@ BAD = [
     (["surface", "log(x) + y", "--output", "a.svg"], "not finite"),
     (["surface", "--points", "5000", "--output", "a.svg"], "--points"),
     (["surface", "argmax(x) + y.detach()", "--output", "a.svg"], "does not depend"),
-    (["curve", "1/x", "--output", "a.svg"], "not finite"),
+    (["curve", "1/x", "--at", "0", "--output", "a.svg"], "no finite real derivative"),
     (["curve", "--ends", "3,3", "--output", "a.svg"], "empty"),
     (["curve", "--at", "7", "--output", "a.svg"], "outside"),
     (["curve", "stack([x, x])", "--output", "a.svg"], "shape"),

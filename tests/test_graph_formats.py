@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium, needs_chromium
 from graphs import PROGRAMS, chain, leaf, unrolled
 from networks import ResNet18, Transformer
 from pictures import FOLDER, PICTURES
@@ -36,8 +37,6 @@ ROOT = Path(__file__).parent.parent
 MERMAID = ROOT / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
 SVG = "{http://www.w3.org/2000/svg}"
 PAGES = ROOT / "tests" / "pages"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs dot (apt-get install graphviz)")
 needs_mermaid = pytest.mark.skipif(not MERMAID.exists(), reason="needs mermaid (npm install --no-save mermaid)")
 needs_pdftotext = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs pdftotext (poppler-utils)")
@@ -64,11 +63,6 @@ def gpt() -> Picture:
 def hostile(name: str) -> Picture:
     x = leaf(3)
     return gx.graph({name: (x * x).sum()}, {name: x}, title=name)
-
-
-def chromium(*arguments: str) -> str:
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120).stdout
 
 
 # ----------------------------------------------------------------------------------------------- any name at all

@@ -2,8 +2,10 @@
 
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ import gradexplain as gx
 from gradexplain.locale.catalogue import LANGUAGES, LOCALE, say, sentences
 from gradexplain.mathematics.equations import read_equations, unwrapped
 from gradexplain.mathematics.terms import ARITY
+from gradexplain.narration.explanations import short_place
 from gradexplain.rules.registry import rules
+from gradexplain.targets.sources import Source
 
 
 def placeholders(template: str) -> Counter[str]:
@@ -37,7 +41,26 @@ def test_both_languages_have_the_same_sentences() -> None:
 
 def wordy(text: str) -> bool:
     """Whether a rule's formula has words: letters in a row that are no function and no name of a number."""
-    symbols = {*ARITY, "exp", "log", "ln", "max", "min", "tr", "diag", "det", "sign", "if", "std", "padding", "median"}
+    symbols = {
+        *ARITY,
+        "exp",
+        "log",
+        "ln",
+        "max",
+        "min",
+        "tr",
+        "diag",
+        "det",
+        "sign",
+        "if",
+        "std",
+        "padding",
+        "median",
+        "conj",
+        "Re",
+        "Im",
+        "jk",
+    }
     return bool(set(re.findall(r"[A-Za-z]{2,}", text)) - symbols)
 
 
@@ -133,3 +156,16 @@ def test_a_language_that_we_do_not_speak_is_refused_with_those_that_we_do() -> N
     ):
         with pytest.raises(ValueError, match="no language de; there are: en, zh"):
             result.render("text", language="de")
+
+
+def test_a_place_in_a_notebook_is_its_cell_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPython names a cell's code after a file of its own, and knows which cell that is."""
+    names = {"/tmp/ipykernel_7/4000330224.py": ("Cell", "In[12]")}
+    shell = SimpleNamespace(compile=SimpleNamespace(format_code_name=names.get))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    cell, other = Source("/tmp/ipykernel_7/4000330224.py", 3, "x * u"), Source("/home/a/net.py", 3, "x * u")
+    assert short_place(cell, "en") == "cell [12], line 3"
+    assert short_place(cell, "zh") == "单元格 [12] 第 3 行"
+    assert short_place(other, "en") == "net.py:3"
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert short_place(cell, "en") == "4000330224.py:3"

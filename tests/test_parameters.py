@@ -34,6 +34,7 @@ def run(
     method: Annotated[Literal["forward", "central"], "Which difference."] = "central",
     clear: Annotated[bool, "Clear the gradient."] = True,
     even: Annotated[int, "An even number.", Checked(halved)] = 2,
+    size: Annotated[Literal["column", "page"] | tuple[float, ...] | None, "Words or numbers.", Count(2, 2)] = None,
     needed: Annotated[int, "Without a default."],
 ) -> None: ...
 
@@ -42,7 +43,7 @@ KNOWN = {p.name: p for p in parameters_of(run)}
 
 
 def test_what_has_a_help_text_is_offered_in_order() -> None:
-    assert list(KNOWN) == ["expression", "steps", "lr", "at", "method", "clear", "even", "needed"]
+    assert list(KNOWN) == ["expression", "steps", "lr", "at", "method", "clear", "even", "size", "needed"]
     assert [KNOWN[n].option for n in ("expression", "lr")] == ["EXPRESSION", "--lr"]
     assert [KNOWN[n].metavar for n in ("steps", "lr", "method")] == ["N", "NUMBER,...", "forward|central"]
     assert [p.name for p in KNOWN.values() if p.required] == ["needed"]
@@ -58,6 +59,8 @@ def test_what_has_a_help_text_is_offered_in_order() -> None:
         ("method", "forward", "forward"),
         ("expression", "x**3", "x**3"),
         ("clear", "false", False),
+        ("size", "page", "page"),
+        ("size", "4,3", (4.0, 3.0)),
     ],
 )
 def test_texts_become_values(name: str, text: str, value: Any) -> None:

@@ -1,10 +1,18 @@
 """Renderers: pure functions of the document, every format complete, all user text escaped."""
 
+import json
+import re
+from collections.abc import Iterator
+from html import escape, unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
 import pytest
+from browser import chromium, needs_chromium
 from wcwidth import wcswidth
 
 from gradexplain.documents.console import flowed
-from gradexplain.documents.diagram import drawn
+from gradexplain.documents.diagram import drawn, sketched
 from gradexplain.documents.doc import (
     Arrow,
     Box,
@@ -20,6 +28,7 @@ from gradexplain.documents.doc import (
     Table,
     Title,
 )
+from gradexplain.documents.html import fragment
 from gradexplain.documents.renderers import RENDERERS
 
 HOSTILE = "[bold]x[/bold] <b>&amp;</b> `code` | *a* $\\x$ [z>0]"
@@ -135,7 +144,7 @@ def test_an_image_is_its_file_or_the_command_that_makes_it() -> None:
     assert "make `it`" in RENDERERS["text"](Doc((wanted,)), 60)
     page = RENDERERS["html"](Doc((Paragraph("before"), Image("A <curve> 'x'", "a'b.svg"), wanted)), 60)
     assert "<img src='a%27b.svg' alt='A &lt;curve&gt; &#x27;x&#x27;'" in page
-    assert page.count("<pre") == 2
+    assert "<code>make `it`</code>" in page
 
 
 def test_code_spans_stay_code_and_all_else_is_escaped() -> None:
@@ -148,4 +157,133 @@ def test_code_spans_stay_code_and_all_else_is_escaped() -> None:
 def test_a_page_of_html_has_the_title_of_its_document_escaped() -> None:
     page = RENDERERS["html"](Doc((Title("gradexplain", ("x < y & z",)), Paragraph("1"))), 60)
     assert "<title>gradexplain: x &lt; y &amp; z</title>" in page
-    assert "<title>" not in RENDERERS["html"](Doc((Paragraph("1"),)), 60)
+    assert "<title>gradexplain</title>" in RENDERERS["html"](Doc((Paragraph("1"),)), 60)
+
+
+# ------------------------------------------------------------------------------------------------------------- HTML
+
+
+class Nesting(HTMLParser):
+    """Follows the elements of a page: `open` are those within which it stands, `seen` each with those around it."""
+
+    EMPTY = frozenset({"meta", "br", "img"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, ...]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.append((*self.open, tag))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        self.seen.append((*self.open, tag))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("page", [RENDERERS["html"](DOC, 100), fragment(DOC)], ids=["page", "fragment"])
+def test_html_has_real_headings_tables_and_lists(page: str) -> None:
+    nesting = Nesting(page)
+    assert nesting.open == []
+    kinds = {path[-1] for path in nesting.seen}
+    assert {"h1", "h2", "h3", "table", "th", "td", "dl", "dt", "dd", "ul", "li", "svg", "code"} <= kinds
+    assert kinds.isdisjoint({"pre", "script", "b"})
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import", page)
+
+
+def test_a_page_says_its_language_and_fits_a_phone() -> None:
+    page = RENDERERS["html"](Doc((Paragraph("梯度"),), "zh"), 100)
+    assert page.startswith("<!doctype html>\n<html lang='zh'>")
+    assert "<meta name='viewport' content='width=device-width, initial-scale=1'>" in page
+
+
+def test_long_sections_of_a_notebook_are_folded_and_short_ones_open() -> None:
+    entry = Entry("f1", "x", "", (Row("rule", "y"),))
+    page = fragment(Doc((Heading("Short"), entry, Heading("Long"), *[entry] * 7)))
+    assert re.findall(r"<details( open)?><summary><h2>(\w+)", page) == [(" open", "Short"), ("", "Long")]
+
+
+def test_a_sketch_shows_all_that_a_diagram_says_and_no_line_beside_a_label() -> None:
+    boxes = (Box("x", ("x = 1", "∂ <2>")), Box("u", ("exp(x)",)), Box("y", ("y", "∂ 1")))
+    arrows = (Arrow("x", "u", "1.625"), Arrow("x", "y", "a & b"), Arrow("u", "y", "−3"))
+    svg = sketched(Diagram(boxes, arrows))
+    texts = re.findall(r"<text x='([\d.]+)' y='([\d.]+)'[^>]*>([^<]*)</text>", svg)
+    said = {escape(line) for box in boxes for line in box.lines} | {escape(arrow.label) for arrow in arrows}
+    assert {text for _, _, text in texts} == said
+    rows = {float(y) for _, y, text in texts if text in {escape(arrow.label) for arrow in arrows}}
+    across = [float(y) for y, to in re.findall(r"d='M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)'", svg) if y == to]
+    assert across
+    assert all(not row - 9 < y < row + 2 for row in rows for y in across)
+    assert svg.count("Z'") == len(arrows)
+
+
+# The size of a phone, and the ratio of contrast that is asked of text (WCAG 2.1, 1.4.3).
+PHONE, CONTRAST = 390, 4.5
+MEASURED = """
+const lightness = ([r, g, b]) => [r, g, b].map(c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+const pixel = colour => { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map(c => c / 255); };
+const ground = colour => { canvas.clearRect(0, 0, 1, 1); return pixel(colour); };
+const behind = GROUND;
+const ratios = [...document.querySelectorAll("p, th, td, dt, dd, h1, h2, h3, li")].map(e => {
+    const base = ground(behind), text = pixel(getComputedStyle(e).color);
+    const [low, high] = [lightness(base), lightness(text)].sort((a, b) => a - b);
+    return [e.className || e.tagName, (high + .05) / (low + .05)]; });
+document.title = JSON.stringify({ratios, wide: document.documentElement.scrollWidth});
+"""
+
+
+def measured(page: str, ground: str, folder: Path, *arguments: str) -> dict[str, object]:
+    path = folder / "page.html"
+    script = MEASURED.replace("GROUND", json.dumps(ground))
+    path.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    title = re.search("<title>(.*?)</title>", chromium(*arguments, "--dump-dom", f"file://{path}"))
+    assert title is not None
+    return json.loads(unescape(title[1]))
+
+
+def grounds() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yields pages, the ground that they stand on, and how the browser is asked: light, dark, and in a notebook."""
+    told = Doc((*DOC.blocks, Paragraph("wrong", "bad"), Paragraph("open", "unsure")))
+    page = RENDERERS["html"](told, 100)
+    yield page, "#ffffff", ("--blink-settings=preferredColorScheme=1",)
+    yield page, "#121212", ("--blink-settings=preferredColorScheme=0",)
+    for ground, ink in (("#ffffff", "#212121"), ("#111111", "#e0e0e0")):
+        body = f"<body style='background:{ground};color:{ink}'>{fragment(told)}</body>"
+        yield f"<!doctype html><title></title>{body}", ground, ()
+
+
+@needs_chromium
+@pytest.mark.parametrize("case", list(grounds()), ids=["light", "dark", "light notebook", "dark notebook"])
+def test_everything_can_be_read_on_light_and_on_dark_ground(case: tuple[str, str, tuple[str, ...]], tmp_path) -> None:
+    page, ground, arguments = case
+    found = measured(page, ground, tmp_path, *arguments)
+    ratios = dict(found["ratios"])
+    assert {"good", "bad", "unsure", "TH", "DT"} <= ratios.keys()
+    assert min(ratios.values()) >= CONTRAST, ratios
+
+
+@needs_chromium
+def test_a_page_does_not_scroll_sideways_on_a_phone(tmp_path: Path) -> None:
+    wide = Entry("f1", "x" * 90, "file.py:3", (Row("numbers", equations=("a: " + "1 + " * 60 + "1 = 61",)),))
+    boxes = tuple(Box(str(i), (f"box number {i}",)) for i in range(9))
+    diagram = Diagram(boxes, tuple(Arrow(str(i), str(i + 1), "1") for i in range(8)))
+    page = RENDERERS["html"](Doc((*DOC.blocks, wide, diagram, Table(("a",) * 9, (("1234567890",) * 9,)))), 100)
+    inner = json.dumps(page).replace("</", "<\\/")
+    frame = f"""<!doctype html><title></title><body><iframe width={PHONE} height=800></iframe><script>
+        const frame = document.querySelector("iframe");
+        frame.onload = () => {{ document.title = frame.contentDocument.documentElement.scrollWidth; }};
+        frame.srcdoc = {inner};</script></body>"""
+    path = tmp_path / "frame.html"
+    path.write_text(frame, encoding="utf-8")
+    title = re.search("<title>(.*?)</title>", chromium("--dump-dom", f"file://{path}"))
+    assert title is not None
+    assert 0 < int(title[1]) <= PHONE

@@ -8,7 +8,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_origin
+from typing import Union, get_args, get_origin
 
 import pytest
 from documents import ROOT, blocks
@@ -48,6 +48,8 @@ def signature(name: str) -> str:
 
 
 def annotation(of: object) -> str:
+    if get_origin(of) in (Union, types.UnionType):
+        return " | ".join("None" if part is types.NoneType else annotation(part) for part in get_args(of))
     if isinstance(of, (str, types.UnionType)) or get_origin(of) is not None:
         return str(of).replace("typing.", "").replace("'", '"')
     return of.__name__

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -71,11 +72,14 @@ def check_width(value: int | None) -> int | None:
     return value
 
 
-def page_format(format: str | None, output: Path | None) -> str:
-    """Returns the format of a page: what was asked for, what the file's suffix says, or what standard output takes."""
+def page_format(format: str | None, output: Path | None, stream: TextIO | None = None) -> str:
+    """Returns the format of a page: what was asked for, what the file's suffix says, or what a stream takes.
+
+    The stream is standard output, unless another is given.
+    """
     if format is not None:
         return format
-    return format_of(output) if output else "terminal" if sys.stdout.isatty() else "text"
+    return format_of(output) if output else "terminal" if (stream or sys.stdout).isatty() else "text"
 
 
 def graph_format(format: str | None, output: Path | None, suffixes: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -57,27 +57,29 @@ def _plain(character: str) -> str:
     return written if written.isascii() else "?"
 
 
-def page_width() -> int:
+def page_width(stream: TextIO | None = None) -> int:
     """Returns the terminal's width within reason; a page that goes elsewhere always has the same."""
     import shutil
 
-    if not sys.stdout.isatty():
+    if not (stream or sys.stdout).isatty():
         return _USUAL_WIDTH
     return max(LEAST_WIDTH, min(shutil.get_terminal_size((_USUAL_WIDTH, 40)).columns, _WIDEST))
 
 
-def deliver(content: str | bytes, output: Path | None, language: str) -> None:
+def deliver(content: str | bytes, output: Path | None, language: str, stream: TextIO | None = None) -> None:
+    """Writes a page to a file, or to a stream (standard output without one), which hears of the file as well."""
+    stream = stream or sys.stdout
     if output is None:
         if isinstance(content, bytes):
-            sys.stdout.buffer.write(content)
+            stream.buffer.write(content)
         else:
-            sys.stdout.write(content)
-        sys.stdout.flush()
+            stream.write(content)
+        stream.flush()
         return
     from gradexplain.documents.shown import write
 
     write(output, content)
-    sys.stdout.write(say("explanation.complete", language, path=output) + "\n")
+    stream.write(say("explanation.complete", language, path=output) + "\n")
 
 
 @contextmanager

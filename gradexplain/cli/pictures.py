@@ -15,6 +15,7 @@ from gradexplain.cli.options import Dtype, Inputs, Language, Output, Seed, Targe
 from gradexplain.cli.output import USAGE, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.graphs.options import SHOWN, SUFFIXES, VIEWS, WHOLE
+from gradexplain.locale.catalogue import say
 
 if TYPE_CHECKING:
     from gradexplain.graphs.picture import Picture
@@ -102,16 +103,20 @@ def _figure(offer: Offer, options: Mapping[str, Any], output: Path | None, forma
     language = options.get("language") or "en"
     with faults_said(language):
         from gradexplain.documents.formats import format_of
-        from gradexplain.figures.design import SUFFIXES, designs, drawn, rendered
+        from gradexplain.figures.design import SUFFIXES, computed, designs, painted, rendered
 
         if output is None and (format is None or sys.stdout.isatty()):
             typed = shlex.join(["gradexplain", *sys.argv[1:]])
             raise UsageError("no_output", typed=typed, name=offer.name, formats=", ".join(offer.formats))
         chosen = format or format_of(output or Path(), SUFFIXES)
         own, shared = offer.split(options)
+        design = designs()[offer.name]
         with progress(language):
-            content = rendered(drawn(designs()[offer.name], own, **shared), chosen)
+            data = computed(design, own)
+            content = rendered(painted(design, data, **shared), chosen)
         deliver(content, output, language)
+        for key, told in design.advise(data):
+            sys.stderr.write(say(f"figures.{key}", language, **told) + "\n")
 
 
 def _list_figures(

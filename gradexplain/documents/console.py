@@ -1,11 +1,9 @@
-"""The document on a console: colours in a terminal, the same characters as plain text, and as HTML for notebooks."""
+"""The document on a console: colours in a terminal, the same characters as plain text."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from html import escape
-from itertools import groupby
 from urllib.parse import quote
 
 from rich import box
@@ -26,8 +24,6 @@ _MARGINS = {"code": "  │ ", "output": "  › ", "error": "  ✗ "}
 _KEYS = 12  # columns of the keys of an entry
 _LABELS = 5
 _GAP = 4
-_HEAD = "<!doctype html>\n<meta charset='utf-8'>\n"
-_HTML = "<pre style='line-height:1.25'>{code}</pre>\n"
 
 
 class Page:
@@ -52,29 +48,6 @@ def terminal(document: Doc, width: int) -> str:
 def text(document: Doc, width: int) -> str:
     """Returns the document as plain characters, without trailing blanks."""
     return "\n".join(line.rstrip() for line in _printed(document, width, color=False).splitlines()) + "\n"
-
-
-def html(document: Doc, width: int) -> str:
-    """Returns the document as text with inline styles, and its pictures; every character of it is escaped."""
-    runs = groupby(document.blocks, lambda block: isinstance(block, doc.Image) and bool(block.file))
-    parts = [(pictures, tuple(blocks)) for pictures, blocks in runs]
-    title = next((f"{b.name}: {b.lines[0]}" for b in document.blocks if isinstance(b, doc.Title)), None)
-    head = _HEAD if title is None else f"{_HEAD}<title>{escape(title)}</title>\n"
-    return head + "".join(
-        "".join(map(_figure, blocks)) if pictures else _text_html(Doc(blocks), width) for pictures, blocks in parts
-    )
-
-
-def _text_html(document: Doc, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, record=True, force_jupyter=False, _environ={})
-    console.print(Page(document))
-    return console.export_html(inline_styles=True, code_format=_HTML)
-
-
-def _figure(image: Block) -> str:
-    assert isinstance(image, doc.Image)
-    source, caption = quote(image.file), escape(image.caption)
-    return f"<figure><img src='{source}' alt='{caption}' style='max-width:100%'><br>{caption}</figure>\n"
 
 
 def _printed(document: Doc, width: int, *, color: bool) -> str:

@@ -1,10 +1,12 @@
-"""Draws a small graph in text: columns by longest path, orthogonal edges in the channels between them.
+"""Draws a small graph in text or as SVG: columns by longest path, orthogonal edges in the channels between them.
 
 Every edge keeps an arrowhead of its own, so that a value used twice by one node shows two arrows.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
+from typing import Protocol
 
 from rich.cells import cell_len, set_cell_size
 
@@ -26,13 +28,27 @@ def drawn(diagram: Diagram, width: int) -> list[str]:
 
 def boxed(diagram: Diagram) -> list[str]:
     """Returns the lines of the drawing, however wide."""
-    return _Drawing(diagram).lines()
+    canvas = _Canvas()
+    _Drawing(diagram).paint(canvas)
+    return canvas.text()
+
+
+def sketched(diagram: Diagram) -> str:
+    """Returns the drawing as SVG in the colours of the text around it, with all that it says as its description."""
+    sketch = _Sketch()
+    width = _Drawing(diagram).paint(sketch)
+    return sketch.svg(width, "; ".join(_arrows(diagram)))
+
+
+def _arrows(diagram: Diagram) -> list[str]:
+    """Returns one line an arrow, between the titles of its boxes."""
+    titles = {box.name: box.title or box.lines[0] for box in diagram.boxes}
+    return [f"[{titles[a.tail]}] ─{a.label}─▶ [{titles[a.head]}]" for a in diagram.arrows]
 
 
 def _listed(diagram: Diagram, width: int) -> list[str]:
-    """Returns one line an arrow, between the titles of its boxes; what the page has no room for ends in an ellipsis."""
-    titles = {box.name: box.title or box.lines[0] for box in diagram.boxes}
-    lines = [f"[{titles[a.tail]}] ─{a.label}─▶ [{titles[a.head]}]" for a in diagram.arrows]
+    """Returns one line an arrow; what the page has no room for ends in an ellipsis."""
+    lines = _arrows(diagram)
     return [line if cell_len(line) <= width else set_cell_size(line, width - 1).rstrip() + "…" for line in lines]
 
 
@@ -71,8 +87,24 @@ class _Segment:
         return self.tail.port(), self.head.port(self.slot)
 
 
+class _Ground(Protocol):
+    """What a drawing is painted on, in rows and columns of letters."""
+
+    def horizontal(self, row: int, start: int, end: int) -> None: ...
+
+    def vertical(self, column: int, start: int, end: int) -> None: ...
+
+    def label(self, row: int, column: int, text: str) -> None: ...
+
+    def arrowhead(self, row: int, column: int) -> None: ...
+
+    def box(self, top: int, left: int, size: tuple[int, int], lines: Sequence[str]) -> None: ...
+
+
 @dataclass
 class _Canvas:
+    """Letters on a page."""
+
     lines: dict[tuple[int, int], int] = field(default_factory=dict)
     texts: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -87,10 +119,21 @@ class _Canvas:
             bits = (_UP if row > top else 0) | (_DOWN if row < bottom else 0)
             self.lines[row, column] = self.lines.get((row, column), 0) | bits
 
-    def write(self, row: int, column: int, text: str) -> None:
+    def label(self, row: int, column: int, text: str) -> None:
         for character in text:
             self.texts[row, column] = character
             column += max(cell_len(character), 0)
+
+    def arrowhead(self, row: int, column: int) -> None:
+        self.label(row, column, "▶")
+
+    def box(self, top: int, left: int, size: tuple[int, int], lines: Sequence[str]) -> None:
+        width, height = size
+        self.label(top, left, "┌" + "─" * (width - 2) + "┐")
+        self.label(top + height - 1, left, "└" + "─" * (width - 2) + "┘")
+        for row in range(1, height - 1):
+            self.label(top + row, left, "│ " + (lines[row - 1] if row <= len(lines) else ""))
+            self.label(top + row, left + width - 1, "│")
 
     def text(self) -> list[str]:
         cells = {**{at: _LINES.get(bits, " ") for at, bits in self.lines.items()}, **self.texts}
@@ -98,6 +141,67 @@ class _Canvas:
         for (row, column), character in cells.items():
             rows.setdefault(row, {})[column] = character
         return [_joined(rows.get(row, {})) for row in range(max(rows, default=-1) + 1)]
+
+
+# A letter's cell in pixels, its font's size, and how far a baseline stands below the middle of its row.
+_WIDE, _TALL, _FONT, _BASE = 7.5, 20.0, 12.0, 4.0
+
+
+@dataclass
+class _Sketch:
+    """The same in pixels: what is a row of letters there is a band here."""
+
+    parts: list[str] = field(default_factory=list)
+    bottom: int = 0
+
+    def horizontal(self, row: int, start: int, end: int) -> None:
+        self._line(start, row, end, row)
+
+    def vertical(self, column: int, start: int, end: int) -> None:
+        self._line(column, start, column, end)
+
+    def _line(self, column: int, row: int, to_column: int, to_row: int) -> None:
+        (x, y), (to_x, to_y) = _middle(row, column), _middle(to_row, to_column)
+        self.parts.append(f"<path d='M{x:g} {y:g}L{to_x:g} {to_y:g}' opacity='.6'/>")
+        self.bottom = max(self.bottom, row + 1, to_row + 1)
+
+    def label(self, row: int, column: int, text: str) -> None:
+        x, y = _middle(row, column)
+        self._text(x + _WIDE, y - _BASE, text)  # above its line, which would read as a minus beside it
+
+    def _text(self, x: float, y: float, text: str) -> None:
+        self.parts.append(
+            f"<text x='{x:g}' y='{y:g}' fill='currentColor' stroke='none' xml:space='preserve'>{escape(text)}</text>"
+        )
+
+    def arrowhead(self, row: int, column: int) -> None:
+        x, y = _middle(row, column + 0.5)
+        back = x - _WIDE
+        self.parts.append(
+            f"<path d='M{x:g} {y:g}L{back:g} {y - 4:g}L{back:g} {y + 4:g}Z' fill='currentColor' opacity='.6'/>"
+        )
+
+    def box(self, top: int, left: int, size: tuple[int, int], lines: Sequence[str]) -> None:
+        width, height = size
+        (x, y), (to_x, to_y) = _middle(top, left - 0.5), _middle(top + height - 1, left + width)
+        self.parts.append(f"<rect x='{x:g}' y='{y:g}' width='{to_x - x:g}' height='{to_y - y:g}' rx='5'/>")
+        for row, line in enumerate(lines, 1):
+            self._text(x + 2 * _WIDE, _middle(top + row, left)[1] + _BASE, line)
+        self.bottom = max(self.bottom, top + height)
+
+    def svg(self, width: int, about: str) -> str:
+        """Returns the file's text; `about` is what it says in words."""
+        wide, tall = (width + 1) * _WIDE, self.bottom * _TALL
+        return (
+            f"<svg xmlns='http://www.w3.org/2000/svg' role='img' width='{wide:g}' height='{tall:g}' "
+            f"viewBox='-1 0 {wide:g} {tall:g}' font-size='{_FONT:g}' fill='none' stroke='currentColor'>"
+            f"<title>{escape(about)}</title>{''.join(self.parts)}</svg>"
+        )
+
+
+def _middle(row: float, column: float) -> tuple[float, float]:
+    """Returns the middle of a letter's cell."""
+    return (column + 0.5) * _WIDE, (row + 0.5) * _TALL
 
 
 def _joined(cells: Mapping[int, str]) -> str:
@@ -146,16 +250,17 @@ class _Drawing:
                 place.top = row
                 row += place.height
 
-    def lines(self) -> list[str]:
-        canvas, left = _Canvas(), 0
+    def paint(self, canvas: _Ground) -> int:
+        """Paints all, and returns how wide it is."""
+        left = 0
         for number, column in enumerate(self.columns):
             width = max(p.width for p in column)
             for place in column:
                 _draw_place(canvas, place, left, width)
             left = self._draw_channel(canvas, [s for s in self.segments if s.head.column == number + 1], left + width)
-        return canvas.text()
+        return left
 
-    def _draw_channel(self, canvas: _Canvas, segments: Sequence[_Segment], left: int) -> int:
+    def _draw_channel(self, canvas: _Ground, segments: Sequence[_Segment], left: int) -> int:
         """Draws the edges of one channel and returns where the next column starts."""
         if not segments:
             return left
@@ -170,9 +275,9 @@ class _Drawing:
                 canvas.vertical(turn, start, goal)
             canvas.horizontal(goal, turn, end)
             if segment.label:
-                canvas.write(goal, bend, segment.label)
+                canvas.label(goal, bend, segment.label)
             if segment.head.box:
-                canvas.write(goal, end, "▶")
+                canvas.arrowhead(goal, end)
         return end + 1
 
 
@@ -188,17 +293,11 @@ def _tracks(segments: Sequence[_Segment]) -> dict[int, int]:
     return {start: track for track, start in enumerate([*up, *down])}
 
 
-def _draw_place(canvas: _Canvas, place: _Place, left: int, width: int) -> None:
+def _draw_place(canvas: _Ground, place: _Place, left: int, width: int) -> None:
     if place.box is None:
-        canvas.horizontal(place.top, left, left + width)
-        return
-    bottom = place.top + place.height - 1
-    canvas.write(place.top, left, "┌" + "─" * (width - 2) + "┐")
-    canvas.write(bottom, left, "└" + "─" * (width - 2) + "┘")
-    for row in range(place.top + 1, bottom):
-        line = place.box.lines[row - place.top - 1] if row - place.top - 1 < len(place.box.lines) else ""
-        canvas.write(row, left, "│ " + line)
-        canvas.write(row, left + width - 1, "│")
+        canvas.horizontal(place.top, left - 1, left + width)
+    else:
+        canvas.box(place.top, left, (width, place.height), place.box.lines)
 
 
 def _columns(diagram: Diagram) -> dict[str, int]:

@@ -121,6 +121,7 @@ Block = Title | Heading | Paragraph | Entry | Table | Diagram | Listing | Image 
 
 @dataclass(frozen=True)
 class Doc:
-    """A document: its blocks in order."""
+    """A document: its blocks in order, in a language."""
 
     blocks: tuple[Block, ...]
+    language: str = "en"

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from gradexplain.documents.console import html, terminal, text
+from gradexplain.documents.console import terminal, text
 from gradexplain.documents.doc import Doc
+from gradexplain.documents.html import html
 from gradexplain.documents.markdown import markdown
 
 RENDERERS: Mapping[str, Callable[[Doc, int], str]] = {

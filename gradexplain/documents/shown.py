@@ -13,6 +13,7 @@ from typing import Any
 from gradexplain.documents.console import Page
 from gradexplain.documents.doc import Doc
 from gradexplain.documents.formats import FORMATS, format_of
+from gradexplain.documents.html import fragment
 from gradexplain.documents.renderers import RENDERERS
 from gradexplain.errors import InputError
 from gradexplain.locale.spelling import options_spelled
@@ -66,7 +67,7 @@ class Shown:
         return self.render("text")
 
     def _repr_html_(self) -> str:
-        return self.render("html")
+        return fragment(told(self, "en", format="html", width=100))
 
     def __rich__(self) -> Any:
         return Page(told(self, "en", format="terminal", width=100))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +12,17 @@ from gradexplain.figures.expressions import OF_ONE, formula, gradient
 from gradexplain.figures.fitting import Line, fitted
 from gradexplain.figures.inputs import equation, vector
 from gradexplain.figures.parameters import Range
-from gradexplain.figures.style import MARKS, Style, beside, number, plain, titled
+from gradexplain.figures.style import Style, number, plain
+from gradexplain.figures.typesetting import titled
 from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MOST = 12
-# How much of the room of one component the marks of all series take, and how far apart they are at most.
-_ROOM, _APART = 0.72, 0.13
+# Each series has a ring of its own about its points, so that all are seen where they lie on one another: how wide the
+# first is and the last at most, and how much wider each is than the one before, in points.
+_RING, _WIDEST, _WIDER = 6.0, 30.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,23 @@ class Dimensions:
     identical: tuple[tuple[int, ...], ...]
     line: Line | None
 
+    @property
+    def flat(self) -> float | None:
+        """What every gradient is, where all are one number."""
+        every = {g for s in self.series for g in s.gradients}
+        return every.pop() if len(every) == 1 else None
+
 
 def dimensions(
     expression: Annotated[str, "A function of one tensor that gives one number.", OF_ONE] = "sum(x**2)",
     *,
     n: Annotated[int, "The most dimensions.", Range(1, MOST)] = 5,
-    at: Annotated[str, "The inputs: ones, arange (1, 2, …), or a VALUE of at least n numbers."] = "ones",
+    at: Annotated[str, "The inputs: ones, arange (1, 2, …), or a VALUE of at least n numbers."] = "arange",
 ) -> Dimensions:
     """Gradient against component, for tensors of 1 to n dimensions.
 
-    Series that lie on one another are recognised and said, and set side by side, so that each one is seen. With
-    `--at arange` the inputs differ, and the gradient's dependence on them shows.
+    Series that lie on one another are recognised and said, and stand in rings about one point, so that each one is
+    seen. Inputs that differ show how the gradient depends on them; ones cannot.
     """
     f = formula(expression, 1)
     inputs = _inputs(at, n)
@@ -99,32 +107,31 @@ def _identical(series: Sequence[Series]) -> tuple[tuple[int, ...], ...]:
 
 
 def paint(data: Dimensions, axes: Sequence[Any], style: Style) -> list[str]:
-    """Paints every series by component, those of one component side by side; returns what is to be said below."""
+    """Paints every series by component, each in rings of its size; returns what is to be said below."""
     (panel,) = axes
+    panel.axhline(0, color=style.palette.soft, linewidth=0.8)
     n = len(data.series)
-    apart = min(_APART, _ROOM / n)
     if data.line and data.line.straight and data.at == "arange":
         line = [data.line.at(i) for i in (1, n)]
         label = style.say("line", formula=equation(data.line, "i"))
         panel.plot((1, n), line, color=style.palette.soft, linewidth=1.2, linestyle=(0, (4, 2)), label=label, zorder=1)
+    wider = min(_WIDER, (_WIDEST - _RING) / max(n - 1, 1))
     for d, series in enumerate(data.series, 1):
-        at = [i + (d - (n + i) / 2) * apart for i in range(1, d + 1)]  # at i stand the series of i to n, about i
+        look = {"markeredgecolor": style.colour(d - 1), "markerfacecolor": style.colour(d - 1) if d == 1 else "none"}
         panel.plot(
-            at, series.gradients, MARKS[(d - 1) % len(MARKS)], color=style.colour(d - 1), markersize=7,
-            label=f"n = {d}", zorder=3,
+            range(1, d + 1), series.gradients, "o", markersize=_RING + (d - 1) * wider, markeredgewidth=0.4 * wider,
+            label=f"n = {d}", zorder=3, **look,
         )  # fmt: skip
-    for edge in range(1, n):
-        panel.axvline(edge + 0.5, color=style.palette.grid, linewidth=0.8, zorder=0)
-    panel.grid(visible=False, axis="x")
-    low, high = _heights(data)
-    panel.set_ylim(low, high)
+    points = {(i, g) for s in data.series for i, g in enumerate(s.gradients, 1)}
+    panel.plot(*zip(*sorted(points), strict=True), ".", color=style.palette.ink, markersize=4, zorder=4)
+    panel.set_ylim(*_heights(data))
     panel.set_xlim(0.5, n + 0.5)
     panel.set_xticks(range(1, n + 1))
     panel.set_xlabel(style.say("component"))
     panel.set_ylabel(style.say("gradient_by", name=f"∂f/∂{data.variable}ᵢ"))
-    panel.set_title(style.say("dimensions_title", expression=titled(data.expression, 30), at=titled(data.at, 20)))
+    style.head(panel, style.say("dimensions_title", expression=titled(data.expression, 30), at=shown(data.at, 20)))
     plain(panel.yaxis)
-    beside(panel)
+    style.legend(panel, markerscale=0.6, labelspacing=0.8, handlelength=2.4)
     return [*_said(data, style)]
 
 
@@ -132,21 +139,29 @@ def _heights(data: Dimensions) -> tuple[float, float]:
     """Returns the ends of the axis: with 0 in it, so that a flat series is seen to be flat."""
     heights = [0.0, *(g for s in data.series for g in s.gradients)]
     margin = 0.12 * ((max(heights) - min(heights)) or 1.0)
-    return (min(heights) - (margin if min(heights) < 0 else 0.0), max(heights) + margin)
+    return min(heights) - margin, max(heights) + margin
 
 
 def _said(data: Dimensions, style: Style) -> Any:
     for group in data.identical:
         text = style.say("comma").join(map(str, group))
         yield style.say("dimensions_identical", count=len(group), which=text)
-    values = {g for s in data.series for g in s.gradients}
-    if len(values) == 1:
-        yield style.say("dimensions_flat", value=number(values.pop()))
+    if data.flat is not None:
+        yield style.say("dimensions_flat", value=number(data.flat))
     if data.line is not None and data.line.straight:
         yield style.say("dimensions_line", formula=equation(data.line, f"{data.variable}ᵢ"))
 
 
+def advise(data: Dimensions) -> list[tuple[str, Mapping[str, object]]]:
+    """Returns the advice to take inputs that differ, where all are equal."""
+    return (
+        [("dimensions_equal", {})]
+        if len({x for s in data.series for x in s.inputs}) == 1 and len(data.series) > 1
+        else []
+    )
+
+
 DESIGN = Design(
     "dimensions", dimensions, paint, (("",),), (7.4, 4.2),
-    ("", "--at arange", '"sum(x**3)" --n 4 --at 0.5,1,2,3 --language zh'),
+    ("", '"mean(x**2)" --n 4', '"sum(x**3)" --n 4 --at 0.5,1,2,3 --language zh'), advise=advise,
 )  # fmt: skip

@@ -11,14 +11,15 @@ import io
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from gradexplain.errors import InputError
-from gradexplain.figures.parameters import Count, Range, checked_all, parameters_of
+from gradexplain.figures.parameters import Checked, Count, Range, checked_all, parameters_of
 from gradexplain.figures.style import PALETTES, Style, wrapped
 from gradexplain.locale.catalogue import LANGUAGES
+from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +33,10 @@ _METADATA: Mapping[str, Mapping[str, None]] = MappingProxyType({
 # Twice a screen's usual density.
 _DOTS = 192
 _ROUNDS = 2
-_NOTE = 8.5  # points
-_COLUMN = 0.52  # of a letter's size: how wide letters are in the middle
+_APART = 0.06  # between panels, in parts of one
+_LETTER = 0.52  # of a letter's size: how wide letters are in the middle
+# In a column of a paper, in inches: its width, how high a panel, a panel of many, and a line below it are.
+_COLUMN, _PANEL, _OF_MANY, _LINE = 3.4, 2.3, 1.7, 0.145
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Design:
     """One figure: `compute(**options)` gives its numbers, `paint(numbers, axes, style)` puts them on its panels.
 
     `panels` has a row of projections ("" for a plain one) for each row of panels; `size` is in inches. `examples` are
-    options as the command line takes them. `paint` returns what is said below the panels.
+    options as the command line takes them. `paint` returns what is said below the panels; `advise` returns keys of
+    sentences that are for who made the figure, not for who looks at it, with their data. `split` says over how many
+    panels, one above the other, these numbers are spread.
     """
 
     name: str
@@ -50,6 +55,8 @@ class Design:
     panels: tuple[tuple[str, ...], ...]
     size: tuple[float, float]
     examples: tuple[str, ...] = ()
+    advise: Callable[[Any], Sequence[tuple[str, Mapping[str, object]]]] = lambda data: ()
+    split: Callable[[Any], int] = lambda data: 1
 
     @property
     def help(self) -> str:
@@ -63,11 +70,29 @@ class Design:
         return tuple(f"{line} --output {self.name}{SUFFIXES['svg']}" for line in lines)
 
 
+def _sound(title: str) -> None:
+    """Raises `InputError` for a title with a formula that cannot be typeset."""
+    if title.count("$") < 2:
+        return
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        MathTextParser("path").parse(title)
+    except ValueError as fault:
+        raise InputError("figure_title", title=shown(title)) from fault
+
+
 def common(
     *,
     language: Annotated[Literal["en", "zh"], "Language of the words."] = "en",
     style: Annotated[Literal["light", "dark"], "For white or for black paper."] = "light",
-    size: Annotated[tuple[float, ...] | None, "Width and height in inches.", Range(2, 40), Count(2, 2)] = None,
+    size: Annotated[
+        Literal["column"] | tuple[float, ...] | None,
+        "Width and height in inches, or column: as wide as a column of a paper, its letters 7 points and more.",
+        Range(2, 40),
+        Count(2, 2),
+    ] = None,
+    title: Annotated[str | None, "A title of your own; formulas stand between dollars.", Checked(_sound)] = None,
 ) -> None:
     """The options of every figure."""
 
@@ -85,18 +110,8 @@ def designs() -> Mapping[str, Design]:
 
 def drawn(design: Design, values: Mapping[str, Any], ax: Any = None, **options: Any) -> Figure:
     """Returns the figure for values of the design's own options; on `ax`, one Axes or several, where they are given."""
-    chosen = checked_all(common, options)
-    look = Style(chosen.get("style", "light"), chosen.get("language", "en"))
-    given = None if ax is None else _given(design, ax)
-    data = computed(design, values)
-    with look.applied():
-        if given is not None:
-            notes = design.paint(data, given, look)
-            first = given[0]
-            first.set_title("\n".join([first.get_title("left"), *notes]), loc="left")
-            figure: Figure = first.figure
-            return figure
-        return _composed(design, data, look, chosen.get("size") or design.size)
+    checked_all(common, options)
+    return painted(design, computed(design, values), ax, **options)
 
 
 def computed(design: Design, values: Mapping[str, Any]) -> Any:
@@ -107,6 +122,22 @@ def computed(design: Design, values: Mapping[str, Any]) -> Any:
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(0)
         return design.compute(**checked)
+
+
+def painted(design: Design, data: Any, ax: Any = None, **options: Any) -> Figure:
+    """Returns the figure of numbers that are computed; on `ax`, one Axes or several, where they are given."""
+    chosen = checked_all(common, options)
+    size, title = chosen.get("size"), chosen.get("title")
+    look = Style(chosen.get("style", "light"), chosen.get("language", "en"), column=size == "column")
+    with look.applied():
+        if ax is None:
+            return _composed(design, data, look, size, title)
+        axes = _given(design, data, ax)
+        notes = design.paint(data, axes, look)
+        first = axes[0]
+        look.head(first, "\n".join([first.get_title("left") if title is None else title, *notes]))
+        figure: Figure = first.figure
+        return figure
 
 
 def rendered(figure: Figure, format: str) -> bytes:
@@ -133,7 +164,7 @@ def public(design: Design) -> Callable[..., Figure]:
 
     def figure(*values: Any, ax: Any = None, **options: Any) -> Figure:
         bound = signature.bind(*values, ax=ax, **options).arguments
-        shared = {name: bound.pop(name) for name in ("language", "style", "size") if name in bound}
+        shared = {name: bound.pop(name) for name in inspect.signature(common).parameters if name in bound}
         bound.pop("ax", None)
         return drawn(design, bound, ax, **shared)
 
@@ -169,24 +200,54 @@ def _described(design: Design) -> str:
 # ------------------------------------------------------------------------------------------------------------- panels
 
 
-def _composed(design: Design, data: Any, style: Style, size: Sequence[float]) -> Figure:
+def _composed(design: Design, data: Any, style: Style, size: Any, title: str | None) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(size[0], size[1]), layout="constrained")
+    panels = _panels(design, data)
+    rows, columns = (sum(map(len, panels)), 1) if style.column else (len(panels), len(panels[0]))
+    width, height = _inches(design, rows, size)
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=_APART, hspace=_APART))
     FigureCanvasAgg(figure)
-    rows, columns = len(design.panels), len(design.panels[0])
-    kinds = [kind for row in design.panels for kind in row]
+    kinds = [kind for row in panels for kind in row]
     axes = [figure.add_subplot(rows, columns, k + 1, projection=kind or None) for k, kind in enumerate(kinds)]
     notes = [*design.paint(data, axes, style)]
     if style.spoken != style.language:
         notes.append(style.say("no_font"))
-    if notes:
-        columns_there = int((size[0] - 0.3) * 72 / (_NOTE * _COLUMN))
-        text = "\n".join(wrapped(note, columns_there) for note in notes)
-        figure.supxlabel(text, x=0.012, ha="left", fontsize=_NOTE, color=style.palette.soft, linespacing=1.35)
+    if title is not None and len(axes) == 1:
+        style.head(axes[0], title)
+    elif title:
+        figure.suptitle(title, x=0.012, ha="left")
+    columns_there = int((width - 0.3) * 72 / (style.note * _LETTER))
+    text = "\n".join(wrapped(note, columns_there) for note in notes)
+    if text:
+        figure.supxlabel(text, x=0.012, ha="left", fontsize=style.note, color=style.palette.soft, linespacing=1.35)
+    if style.column:
+        legends = [text.get_text() for panel in axes if (box := panel.get_legend()) for text in box.get_texts()]
+        lines = "\n".join([text, *legends]).count("\n")
+        figure.set_size_inches(width, height + _LINE * lines)
     _settle(figure)
+    # A notebook asks every object for this; matplotlib's own picture appears only once pyplot is loaded.
+    figure._repr_svg_ = partial(_svg, figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _panels(design: Design, data: Any) -> tuple[tuple[str, ...], ...]:
+    return design.panels * design.split(data)
+
+
+def _inches(design: Design, rows: int, size: Any) -> tuple[float, float]:
+    """Returns width and height of a figure of so many rows: as it was asked for, or as its panels need."""
+    if size == "column":
+        return _COLUMN, rows * (_PANEL if rows < 3 else _OF_MANY)
+    width, height = size or design.size
+    more = 1 if size else max(1.0, 0.5 * rows / len(design.panels))
+    return width, height * more
+
+
+def _svg(figure: Figure) -> str:
+    return rendered(figure, "svg").decode()
 
 
 def _settle(figure: Figure) -> None:
@@ -196,16 +257,20 @@ def _settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
-def _given(design: Design, ax: Any) -> list[Any]:
-    """Returns the Axes that the caller gave, if they are as many as the figure has panels and of its kinds."""
+def _given(design: Design, data: Any, ax: Any) -> list[Any]:
+    """Returns the Axes that the caller gave, if they are as many as the figure has panels and of its kinds.
+
+    What would be spread over panels one above the other may stand on one as well.
+    """
     from matplotlib.axes import Axes
 
     axes = [ax] if isinstance(ax, Axes) else list(getattr(ax, "flat", ax))
-    kinds = [kind or "rectilinear" for row in design.panels for kind in row]
     seen = [getattr(one, "name", type(one).__name__) for one in axes]
-    if seen != kinds:
-        raise InputError("figure_axes", name=design.name, kinds=", ".join(kinds), seen=", ".join(seen) or "–")
-    return axes
+    for panels in (_panels(design, data), design.panels):
+        kinds = [kind or "rectilinear" for row in panels for kind in row]
+        if seen == kinds:
+            return axes
+    raise InputError("figure_axes", name=design.name, kinds=", ".join(kinds), seen=", ".join(seen) or "–")
 
 
 assert set(LANGUAGES) == {"en", "zh"}

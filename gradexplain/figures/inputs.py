@@ -11,7 +11,8 @@ from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, formula, gradient
 from gradexplain.figures.fitting import Line, fitted
 from gradexplain.figures.parameters import Checked
-from gradexplain.figures.style import Style, number, plain, titled
+from gradexplain.figures.style import Style, number, plain
+from gradexplain.figures.typesetting import titled
 from gradexplain.targets.values import parse_value, shown, tensor_of
 
 if TYPE_CHECKING:
@@ -75,18 +76,23 @@ def paint(data: Proportional, axes: Sequence[Any], style: Style) -> list[str]:
     formula_ = equation(line, x)
     panel.axhline(0, color=style.palette.soft, linewidth=0.8)
     panel.axvline(0, color=style.palette.soft, linewidth=0.8)
-    panel.plot(ends, [line.at(e) for e in ends], color=style.colour(0), label=style.say("fit", formula=formula_))
+    look = {"color": style.colour(0), "linestyle": "solid"} if line.straight else {
+        "color": style.palette.soft, "linestyle": (0, (4, 2)), "linewidth": 1.2,
+    }  # fmt: skip
+    panel.plot(ends, [line.at(e) for e in ends], label=style.say("fit", formula=formula_), **look)
     panel.plot(
         data.inputs, data.gradients, "o", color=style.colour(1), markersize=6.5,
         label=style.say("gradient_of_element"),
     )  # fmt: skip
     panel.set_xlabel(style.say("input_of", name=f"{x}ᵢ"))
     panel.set_ylabel(style.say("gradient_by", name=f"∂f/∂{x}ᵢ"))
-    panel.set_title(style.say("proportional_title", expression=titled(data.expression, 34)))
+    law = "yes" if line.proportional else "line" if line.straight else "no"
+    title = style.say("proportional_title", expression=titled(data.expression, 34), law=style.say(f"law_{law}"))
+    style.head(panel, title)
     plain(panel.xaxis, panel.yaxis)
-    panel.legend(loc="upper left" if line.slope >= 0 else "upper right")
-    key = "proportional_yes" if line.proportional else "proportional_line" if line.straight else "proportional_no"
-    return [style.say(key, slope=number(line.slope), formula=formula_, residual=number(line.residual, 2))]
+    style.legend(panel)
+    said = {"slope": number(line.slope), "formula": formula_, "residual": number(line.residual, 2)}
+    return [style.say(f"proportional_{law}", **said)]
 
 
 def equation(line: Line, x: str) -> str:
@@ -97,6 +103,6 @@ def equation(line: Line, x: str) -> str:
 
 
 DESIGN = Design(
-    "proportional", proportional, paint, (("",),), (6.4, 4.6),
+    "proportional", proportional, paint, (("",),), (7.8, 4.4),
     ("", '"sum(x**3)" --at "linspace(-1,1,21)"', '"sum(x**2 + x)" --at "randn(20)" --language zh'),
 )  # fmt: skip

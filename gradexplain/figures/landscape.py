@@ -5,28 +5,50 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, slopes, values
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.figures.style import Style, below, number, plain, titled
+from gradexplain.figures.style import Style, below, number, plain, tick
+from gradexplain.figures.typesetting import titled
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Newton's steps; near a minimum each doubles the digits, and what has not arrived by then does not.
-_NEWTON = 60
+# Newton's steps; near a minimum each doubles the digits, and what has not arrived by then does not. They start where
+# the gradient is smaller than around, on a grid of so many points a side, from so many places at most.
+_NEWTON, _SIDE, _STARTS = 60, 21, 64
+# Two stationary points are one within this part of the range; a curvature is none within this part of the largest.
+_ONE, _NONE = 1e-6, 1e-6
+# How many stationary points a sentence names.
+_NAMED = 6
 # Arrows along each side, at most.
 _ARROWS = 7
 _STEPS = 30
 # Where the tangent plane touches, as a part of the range: on the side that faces the reader.
 _TOUCH = (0.75, 0.25)
 
-# Of ten levels, the first that are dark in every scale.
-_DARK = 6
+# The part of every scale that is dark, from its lower end.
+_DARK = 0.6
+# How far from the frame, and from all that is drawn, a label of a level stands at least, in parts of the range; where
+# there is no such place, the bar of colours has the level.
+_INSIDE, _FREE = 0.09, 0.04
+# The views from which the tangent plane is looked for: heights, and steps of the angle about it, in degrees. The usual
+# one is the first, and is kept where no other shows much more of the plane.
+_HEIGHTS, _TURN, _USUAL, _MORE = (28, 45, 15), 15, (28, -58), 0.8
+# The box that matplotlib draws a surface in, and how finely a line of sight is followed.
+_BOX = (4.0, 4.0, 3.0)
+_SIGHT = 40
+# How far the tangent plane reaches on either side of its point, in parts of the range.
+_REACH = 0.16
+# Colours on the scale of heights, which are the same on any paper; the point that is on both panels; what marks a kind.
+_WHITE, _INK = "#ffffff", "#1f2328"
+_POINT = MappingProxyType({"color": "#D55E00", "markeredgecolor": _WHITE})
+_KINDS = MappingProxyType({"minimum": "*", "maximum": "^", "saddle": "X", "flat": "D"})
 
 Point = tuple[float, float]
 
@@ -56,11 +78,25 @@ class Arrow:
 
 
 @dataclass(frozen=True)
-class Surface:
-    """Values on a grid: `heights[j][i]` at (`x[i]`, `y[j]`), of which one is the stationary point where there is one.
+class Stationary:
+    """A point where the gradient is 0, with the eigenvalues of the Hessian there, the smaller first."""
 
-    `curvature` has the eigenvalues of the Hessian at the stationary point, the smaller first; `at` is the point of the
-    tangent plane z = `height` + `gradient`·(p − at); `path` are the points of gradient descent, if it was asked for.
+    at: Point
+    curvature: Point
+
+    @property
+    def kind(self) -> str:
+        """What the point is, by the Hessian."""
+        low, high = self.curvature
+        return "minimum" if low > 0 else "maximum" if high < 0 else "saddle" if low < 0 < high else "flat"
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Values on a grid: `heights[j][i]` at (`x[i]`, `y[j]`), which goes through the stationary points.
+
+    `at` is the point of the tangent plane z = `height` + `gradient`·(p − at); `path` are the points of a gradient
+    descent, if one was asked for.
     """
 
     expression: str
@@ -68,22 +104,13 @@ class Surface:
     x: tuple[float, ...]
     y: tuple[float, ...]
     heights: np.ndarray[Any, Any]
-    stationary: Point | None
-    curvature: Point | None
+    stationary: tuple[Stationary, ...]
     at: Point
     height: float
     gradient: Point
     arrows: tuple[Arrow, ...]
     path: tuple[Point, ...]
     lr: float | None
-
-    @property
-    def kind(self) -> str:
-        """What the stationary point is, by the Hessian."""
-        if self.curvature is None:
-            return "none"
-        low, high = self.curvature
-        return "minimum" if low > 0 else "maximum" if high < 0 else "saddle" if low < 0 < high else "flat"
 
 
 def surface(
@@ -98,15 +125,14 @@ def surface(
 ) -> Surface:
     """Surface and contours of a function of two variables, with gradient arrows.
 
-    The grid goes through the stationary point. The arrows are autograd's gradient; the contours' tangents are found by
+    The grid goes through the stationary points. The arrows are autograd's gradient; the contours' tangents are found by
     following their levels, without any derivative, and |g·t| is measured: the gradient is perpendicular to the contour.
     """
     f = formula(expression, 2)
     ends = (interval("x_ends", x_ends), interval("y_ends", y_ends))
     stationary = _stationary(f, ends)
     count = points + 1 - points % 2
-    middle = stationary or (None, None)
-    x, y = (_through(e, m, count) for e, m in zip(ends, middle, strict=True))
+    x, y = (_through(e, [s.at[k] for s in stationary], count) for k, e in enumerate(ends))
     heights = _grid(f, x, y)
     touch = (
         _inside(at, ends) if at else [low + part * (high - low) for part, (low, high) in zip(_TOUCH, ends, strict=True)]
@@ -114,7 +140,6 @@ def surface(
     (height,), gradient = _at(f, touch)
     return Surface(
         f.text, (f.variables[0], f.variables[1]), tuple(x.tolist()), tuple(y.tolist()), heights, stationary,
-        None if stationary is None else _curvature(f, stationary),
         (touch[0], touch[1]), height, gradient[0], _arrows(f, ends),
         _descended(f, (touch[0], touch[1]), descent, steps) if descent else (), descent,
     )  # fmt: skip
@@ -153,49 +178,81 @@ def _grid(f: Formula, x: Tensor, y: Tensor) -> np.ndarray[Any, Any]:
     return heights.double().numpy()
 
 
-def _through(ends: tuple[float, float], middle: float | None, count: int) -> Tensor:
-    """Returns points from end to end, one of them `middle`: evenly spaced on either side of it."""
+def _through(ends: tuple[float, float], middles: Sequence[float], count: int) -> Tensor:
+    """Returns points from end to end, the first at `middles` where there is room: evenly spaced between those."""
+    import numpy as np
     import torch
 
     low, high = ends
-    if middle is None or not low < middle < high:
-        return torch.linspace(low, high, count, dtype=torch.float64)
-    before = min(max(round((middle - low) / (high - low) * (count - 1)), 1), count - 2)
-    left = torch.linspace(low, middle, before + 1, dtype=torch.float64)
-    right = torch.linspace(middle, high, count - before, dtype=torch.float64)
-    return torch.cat([left, right[1:]])
+    knots = {0: low, count - 1: high}
+    for middle in middles:
+        place = min(max(round((middle - low) / (high - low) * (count - 1)), 1), count - 2)
+        if low < middle < high and all(place == k or (place < k) == (middle < m) for k, m in knots.items()):
+            knots.setdefault(place, middle)
+    places = sorted(knots)
+    return torch.from_numpy(np.interp(range(count), places, [knots[k] for k in places]))
 
 
-# ---------------------------------------------------------------------------------------------------- stationary point
+# --------------------------------------------------------------------------------------------------- stationary points
 
 
-def _stationary(f: Formula, ends: Ends) -> Point | None:
-    """Returns the point in the range where the gradient is 0, by Newton's method from where it is least; or `None`."""
+def _stationary(f: Formula, ends: Ends) -> tuple[Stationary, ...]:
+    """Returns the points in the range where the gradient is 0, by Newton's method from where it is least around.
+
+    Where the Hessian has an eigenvalue 0, such points may fill a line: of those, there is one.
+    """
     import torch
 
-    sides = [torch.linspace(low, high, 21, dtype=torch.float64) for low, high in ends]
+    points, scale = _starts(f, ends)
+    for _ in range(_NEWTON):
+        g, hessian = _second(f, points)
+        known = g.isfinite().all(1) & hessian.isfinite().all((1, 2))
+        steps = torch.zeros_like(points)
+        steps[known] = torch.linalg.lstsq(hessian[known], g[known, :, None]).solution[..., 0]
+        points = points - steps
+        if not bool((steps.norm(dim=1) > 1e-16 * (1 + points.norm(dim=1))).any()):
+            break
+    g, hessian = _second(f, points)
+    stationary: list[Stationary] = []
+    for point, slope, bend in zip(points.tolist(), g.norm(dim=1).tolist(), hessian, strict=True):
+        inside = all(low <= p <= high for p, (low, high) in zip(point, ends, strict=True))
+        # A gradient of 0, but for what rounding the coordinates makes of it.
+        if inside and slope <= 1e-12 * (scale or 1.0) and bool(bend.isfinite().all()):
+            low, high = torch.linalg.eigvalsh(bend).tolist()
+            stationary.append(Stationary((_round(point[0]), _round(point[1])), (low, high)))
+    return _distinct(stationary, ends)
+
+
+def _starts(f: Formula, ends: Ends) -> tuple[Tensor, float]:
+    """Returns the points of a grid where the gradient is shorter than around, the least first, and how long it gets."""
+    import torch
+
+    sides = [torch.linspace(low, high, _SIDE, dtype=torch.float64) for low, high in ends]
     places = [p.reshape(-1) for p in torch.meshgrid(*sides, indexing="ij")]
     heights, gradient = at_points(f, places)
     finite(f, heights, places)
     norms = torch.hypot(*gradient)
-    norms[~norms.isfinite()] = math.inf
-    scale = float(norms[norms.isfinite()].max()) if bool(norms.isfinite().any()) else 0.0
-    point = torch.stack([p[norms.argmin()] for p in places])
-    for _ in range(_NEWTON):
-        g, hessian = _second(f, point)
-        if not bool(g.isfinite().all() & hessian.isfinite().all()):
-            return None
-        if not bool(g.any()):
-            break
-        step = torch.linalg.lstsq(hessian, g).solution if bool(hessian.any()) else g * 0
-        point = point - step
-        if float(step.norm()) <= 1e-16 * (1 + float(point.norm())):
-            break
-    inside = all(low <= p <= high for p, (low, high) in zip(point.tolist(), ends, strict=True))
-    # A gradient of 0, but for what rounding the coordinates makes of it.
-    if not inside or not float(_second(f, point)[0].norm()) <= 1e-12 * (scale or 1.0):
-        return None
-    return (_round(float(point[0])), _round(float(point[1])))
+    longest = float(norms[norms.isfinite()].max()) if bool(norms.isfinite().any()) else 0.0
+    norms = norms.where(norms.isfinite(), math.inf)
+    square = norms.reshape(1, 1, _SIDE, _SIDE)
+    least = -torch.nn.functional.max_pool2d(-square, 3, 1, 1).reshape(-1)
+    chosen = (norms <= least).nonzero()[:, 0]
+    chosen = chosen[norms[chosen].argsort(stable=True)][:_STARTS]
+    return torch.stack([p[chosen] for p in places], 1), longest
+
+
+def _distinct(points: Sequence[Stationary], ends: Ends) -> tuple[Stationary, ...]:
+    """Returns points without those that are one but for rounding, and one of those whose curvature is 0 in a way."""
+    near = _ONE * max(high - low for low, high in ends)
+    most = max((abs(c) for p in points for c in p.curvature), default=0.0)
+    distinct: list[Stationary] = []
+    for one in points:
+        even = min(map(abs, one.curvature)) <= _NONE * most
+        if not any(
+            math.dist(one.at, p.at) <= near or (even and min(map(abs, p.curvature)) <= _NONE * most) for p in distinct
+        ):
+            distinct.append(one)
+    return tuple(distinct)
 
 
 def _round(x: float) -> float:
@@ -204,21 +261,15 @@ def _round(x: float) -> float:
     return near + 0.0 if abs(near - x) <= 1e-14 * (1 + abs(x)) else x
 
 
-def _second(f: Formula, point: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the gradient and the Hessian at a point, by backward through backward."""
+def _second(f: Formula, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradients and the Hessians at points, by backward through backward."""
     import torch
 
-    leaves = [p.reshape(1).clone().requires_grad_() for p in point.detach()]
+    leaves = [p.clone().requires_grad_() for p in points.detach().unbind(1)]
     first = slopes(f, values(f, leaves), leaves, again=True)
-    rows = [slopes(f, g, leaves, again=True) if g.requires_grad else [torch.zeros(1, dtype=g.dtype)] * 2 for g in first]
-    return torch.cat(first).detach(), torch.stack([torch.cat(list(row)) for row in rows]).detach()
-
-
-def _curvature(f: Formula, point: Point) -> Point:
-    import torch
-
-    low, high = torch.linalg.eigvalsh(_second(f, torch.tensor(point, dtype=torch.float64))[1]).tolist()
-    return (low, high)
+    flat = [torch.zeros(len(points), dtype=points.dtype)] * 2
+    rows = [torch.stack(list(slopes(f, g, leaves, again=True) if g.requires_grad else flat), 1) for g in first]
+    return torch.stack(list(first), 1).detach(), torch.stack(rows, 1).detach()
 
 
 # ------------------------------------------------------------------------------------------------- arrows and contours
@@ -304,13 +355,11 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
         edgecolor=style.palette.paper, alpha=0.88, zorder=1,
     )  # fmt: skip
     (a, b), (gx, gy) = data.at, data.gradient
-    reach = [0.16 * (side[-1] - side[0]) for side in (data.x, data.y)]
+    reach = [_REACH * (side[-1] - side[0]) for side in (data.x, data.y)]
     px, py = np.meshgrid([a - reach[0], a + reach[0]], [b - reach[1], b + reach[1]])
     plane = data.height + gx * (px - a) + gy * (py - b)
-    axes.plot_surface(
-        px, py, plane, color=style.colour(1), alpha=0.55, edgecolor=style.colour(1), shade=False, zorder=3
-    )
-    axes.plot([a], [b], [data.height], "o", color=style.palette.ink, markersize=5, zorder=5)
+    axes.plot_surface(px, py, plane, color=style.colour(1), alpha=0.7, edgecolor=style.colour(1), shade=False, zorder=3)
+    axes.plot([a], [b], [data.height], "o", markersize=6.5, zorder=7, **_POINT)
     if data.path:
         inside = [p for p in data.path if _in(p, data)]
         heights = [_height(p, data) for p in inside]
@@ -319,8 +368,11 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
         )
     axes.set_xlabel(data.variables[0])
     axes.set_ylabel(data.variables[1])
-    axes.set_title(f"z = {titled(data.expression, 36)}")
-    axes.view_init(elev=28, azim=-58)
+    axes.zaxis.set_rotate_label(False)
+    axes.set_zlabel("z", rotation=0)
+    style.head(axes, f"z = {titled(data.expression, 36)}")
+    elevation, azimuth = _view(data, plane)
+    axes.view_init(elev=elevation, azim=azimuth)
     axes.set_box_aspect(None, zoom=1.12)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         plain(axis)
@@ -340,44 +392,130 @@ def _height(point: Point, data: Surface) -> float:
     return float(np.interp(point[1], data.y, column))
 
 
-def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
+def _view(data: Surface, plane: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Returns the height and the angle, in degrees, from which the tangent plane is seen, as far as one shows it."""
+    angles = (_USUAL[1] + _TURN * k for k in sorted(range(-11, 13), key=abs))
+    views = [(height, angle) for angle in angles for height in _HEIGHTS]
+    shares = {view: _seen(data, plane, *view) for view in views}
+    most = max(shares.values())
+    return next(view for view in (_USUAL, *views) if shares[view] >= _MORE * most)
+
+
+def _seen(data: Surface, plane: np.ndarray[Any, Any], elevation: float, azimuth: float) -> float:
+    """Returns how much of the tangent plane is seen: the part that the surface does not hide, as large as it looks."""
     import numpy as np
+
+    e, a = math.radians(elevation), math.radians(azimuth)
+    sight = np.array((math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)))
+    low = np.array((data.x[0], data.y[0], min(data.heights.min(), plane.min())))
+    high = np.array((data.x[-1], data.y[-1], max(data.heights.max(), plane.max())))
+    unit = np.where(high > low, high - low, 1.0) / _BOX  # of each axis, what is one in the box
+    u, v = (t.reshape(-1) for t in np.meshgrid(*[np.linspace(-_REACH, _REACH, 7)] * 2))
+    gx, gy = data.gradient
+    x, y = data.at[0] + u * (high[0] - low[0]), data.at[1] + v * (high[1] - low[1])
+    start = np.stack([x, y, data.height + gx * (x - data.at[0]) + gy * (y - data.at[1])], -1)
+    lines = start + np.linspace(0.06, 6.0, _SIGHT)[:, None, None] * sight * unit
+    column = np.clip(np.searchsorted(data.x, lines[..., 0]), 0, len(data.x) - 1)
+    row = np.clip(np.searchsorted(data.y, lines[..., 1]), 0, len(data.y) - 1)
+    above = lines[..., 2] > data.heights[row, column]
+    outside = ((lines[..., :2] < low[:2]) | (lines[..., :2] > high[:2])).any(-1)
+    free = ((above == above[0]) | outside).all(0).mean()
+    normal = np.array((-gx * unit[0], -gy * unit[1], unit[2]))
+    return float(free * abs(normal @ sight) / np.linalg.norm(normal))
+
+
+def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
+    from matplotlib.colors import to_hex
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import FuncFormatter
 
     low, high = float(data.heights.min()), float(data.heights.max())
     if low < high:
-        levels = np.linspace(low, high, 11)
-        axes.contourf(data.x, data.y, data.heights, levels=levels, cmap=style.palette.scale, alpha=0.9, zorder=0)
-        colours = ["#ffffff" if k < _DARK else "#1f2328" for k in range(1, 10)]
-        lines = axes.contour(data.x, data.y, data.heights, levels=levels[1:-1], colors=colours, linewidths=0.7)
-        axes.clabel(lines, levels[1:-2:2], fmt=lambda v: number(v, 3), fontsize=7.5)
+        levels = _levels(low, high)
+        filled = axes.contourf(
+            data.x, data.y, data.heights, levels=levels, cmap=style.palette.scale, alpha=0.9, zorder=0
+        )
+        inner = [level for level in levels if low < level < high]
+        dark = [level - levels[0] < _DARK * (levels[-1] - levels[0]) for level in inner]
+        colours = [_WHITE if one else _INK for one in dark]
+        lines = axes.contour(data.x, data.y, data.heights, levels=inner, colors=colours, linewidths=0.7)
+        labels = axes.clabel(lines, fmt=lambda v: number(v, 3), fontsize=7.5, manual=_label_places(lines, data))
+        for label in labels:
+            around = _INK if to_hex(label.get_color()) == _WHITE else _WHITE
+            label.set_path_effects([withStroke(linewidth=1.6, foreground=around)])
+        bar = axes.figure.colorbar(filled, cax=axes.inset_axes((1.03, 0, 0.045, 1)), ticks=levels)
+        bar.set_label("z", rotation=0)
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, low, high)))
     longest = max((a.norm for a in data.arrows), default=0.0)
-    room = 0.9 * max(data.x[-1] - data.x[0], data.y[-1] - data.y[0]) / (_ARROWS + 1)
+    room = _room(data)
     if longest:
         px, py = zip(*(a.at for a in data.arrows), strict=True)
         gx, gy = zip(*(tuple(g * room / longest for g in a.gradient) for a in data.arrows), strict=True)
         axes.quiver(
-            px, py, gx, gy, angles="xy", scale_units="xy", scale=1, width=0.006, color="#ffffff",
-            edgecolor="#1f2328", linewidth=0.5, zorder=3,
+            px, py, gx, gy, angles="xy", scale_units="xy", scale=1, width=0.006, color=_WHITE,
+            edgecolor=_INK, linewidth=0.5, zorder=3,
         )  # fmt: skip
     if data.path:
         axes.plot(
-            *zip(*data.path, strict=True), "o-", color="#F0824A", markeredgecolor="#1f2328", markersize=4.5,
+            *zip(*data.path, strict=True), "o-", color="#F0824A", markeredgecolor=_INK, markersize=4.5,
             markeredgewidth=0.5, linewidth=1.4, zorder=4, label=style.say("descent_rate", lr=number(data.lr or 0)),
         )  # fmt: skip
-    axes.plot(*data.at, "o", color="#D55E00", markeredgecolor="white", markersize=6.5, zorder=5,
-              label=style.say("surface_point"))  # fmt: skip
-    if data.stationary:
-        axes.plot(*data.stationary, "*", color="#F0E442", markeredgecolor="#1f2328", markersize=12, zorder=5,
-                  label=style.say(f"surface_{data.kind}"))  # fmt: skip
+    axes.plot(*data.at, "o", markersize=6.5, zorder=5, label=style.say("surface_point"), **_POINT)
+    for kind, mark in _KINDS.items():
+        if there := [point.at for point in data.stationary if point.kind == kind]:
+            size, label = 12 if mark == "*" else 8, style.say(f"surface_{kind}")
+            look = {"color": "#F0E442", "markeredgecolor": _INK, "linestyle": "none", "zorder": 5}
+            axes.plot(*zip(*there, strict=True), mark, markersize=size, label=label, **look)
     axes.grid(visible=False)
     axes.set_aspect("equal")
     axes.set_xlim(data.x[0], data.x[-1])
     axes.set_ylim(data.y[0], data.y[-1])
     axes.set_xlabel(data.variables[0])
     axes.set_ylabel(data.variables[1])
-    axes.set_title(style.say("surface_contours"))
+    style.head(axes, style.say("surface_contours"))
     plain(axes.xaxis, axes.yaxis)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False, columnspacing=1.2)
+    if style.column:
+        style.legend(axes, frameon=False, ncols=2)
+    else:
+        columns = 2 if len(axes.get_legend_handles_labels()[0]) == 4 else 3
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, ncols=columns, columnspacing=1.2)
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """Returns about ten round levels from below `low` to above `high`, 0 itself among them where it lies between."""
+    from matplotlib.ticker import MaxNLocator
+
+    levels = list(MaxNLocator(nbins=10, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+    step = levels[1] - levels[0]
+    return [0.0 if abs(level) < step / 2 else float(level) for level in levels]
+
+
+def _label_places(lines: Any, data: Surface) -> list[Point]:
+    """Returns where labels of levels stand: inside of the frame, and far from arrows, points and each other."""
+    import numpy as np
+
+    low, high = np.array((data.x[0], data.y[0])), np.array((data.x[-1], data.y[-1]))
+    longest, room = max((a.norm for a in data.arrows), default=1.0), _room(data)
+    along = np.linspace(0, room / longest, 5)[:, None]
+    taken = [np.array(a.at) + along * np.array(a.gradient) for a in data.arrows]
+    taken += [np.array([data.at, *(point.at for point in data.stationary), *data.path])]
+    places: list[Point] = []
+    for segments in lines.allsegs:
+        points = np.concatenate(segments) if segments else np.empty((0, 2))
+        parts = (points - low) / (high - low)
+        points = points[((parts > _INSIDE) & (parts < 1 - _INSIDE)).all(1)]
+        if len(points):
+            away = np.linalg.norm((points[:, None] - np.concatenate(taken)) / (high - low), axis=-1).min(1)
+            best = points[away.argmax()]
+            if away.max() >= _FREE:
+                places.append((float(best[0]), float(best[1])))
+                taken.append(best[None])
+    return places
+
+
+def _room(data: Surface) -> float:
+    """Returns how long the longest arrow is."""
+    return 0.9 * max(data.x[-1] - data.x[0], data.y[-1] - data.y[0]) / (_ARROWS + 1)
 
 
 def _said(data: Surface, style: Style) -> Any:
@@ -390,10 +528,17 @@ def _said(data: Surface, style: Style) -> Any:
     if dots:
         longest = max(a.norm for a in data.arrows)
         yield style.say("surface_dot", count=len(dots), most=below(max(dots)), longest=number(longest, 3))
-    if data.stationary and data.curvature:
-        place = ", ".join(f"{n} = {number(p)}" for n, p in zip(data.variables, data.stationary, strict=True))
-        low, high = (number(c) for c in data.curvature)
-        yield style.say("surface_stationary", kind=style.say(f"surface_{data.kind}"), at=place, low=low, high=high)
+    places = [f"({', '.join(map(number, point.at))})" for point in data.stationary]
+    if len(places) > 1:
+        each = [f"{style.say(f'surface_{p.kind}')} {at}" for p, at in zip(data.stationary, places, strict=True)]
+        more = ["…"] if len(each) > _NAMED else []
+        told = style.say("semicolon").join(each[:_NAMED] + more)
+        yield style.say("surface_stationaries", count=len(places), each=told)
+    elif places:
+        (point,) = data.stationary
+        place = ", ".join(f"{n} = {number(p)}" for n, p in zip(data.variables, point.at, strict=True))
+        low, high = map(number, point.curvature)
+        yield style.say("surface_stationary", kind=style.say(f"surface_{point.kind}"), at=place, low=low, high=high)
     else:
         yield style.say("surface_no_stationary")
     if data.lr:

@@ -163,33 +163,33 @@ def paint(data: GradientFlow, axes: Sequence[Any], style: Style) -> list[str]:
             "color": style.colour(k), "marker": MARKS[k % len(MARKS)], "linestyle": DASHES[k % len(DASHES)],
             "markevery": every, "markersize": 4.0, "linewidth": 1.4,
         }  # fmt: skip
-        label = style.say("flow", name=style.say(f"network_{name}"), gain=number(flow.gain, 3))
+        told = style.say(f"flow_{flow.verdict}")
+        label = style.say("flow", name=style.say(f"network_{name}"), gain=number(flow.gain, 3), verdict=told)
         axes[0].plot(layers, flow.signals, **look)
-        axes[1].plot(layers, flow.gradients, label=f"{label}\n{style.say(f'flow_{flow.verdict}')}", **look)
+        axes[1].plot(layers, flow.gradients, label=label, **look)
         axes[2].plot(layers[1:], flow.forward_gains, **look)
         axes[3].plot(layers[1:], flow.backward_gains, **look)
     keys = ("flow_signal", "flow_gradient", "flow_forward_gain", "flow_backward_gain")
-    heights = ("‖hₗ‖", "‖∂L/∂hₗ‖", "‖hₗ‖ / ‖hₗ₋₁‖", "‖∂L/∂hₗ₋₁‖ / ‖∂L/∂hₗ‖")
+    h, g = r"\|h_{%s}\|", r"\|\partial L/\partial h_{%s}\|"
+    here, before = r"\ell", r"\ell-1"
+    heights = (h % here, g % here, f"{h % here}/{h % before}", f"{g % before}/{g % here}")
     for panel, key, height in zip(axes, keys, heights, strict=True):
-        panel.set_yscale("log")
-        logarithmic(panel.yaxis)
+        logarithmic(panel)
         plain(panel.xaxis)
-        panel.set_title(style.say(key))
-        panel.set_ylabel(height)
+        style.head(panel, style.say(key))
+        panel.set_ylabel(f"${height}$")
     for panel in axes[2:]:
         panel.axhline(1.0, color=style.palette.soft, linewidth=1.0)
         panel.set_xlabel(style.say("layer"))
         _room(panel)
-    handles, labels = axes[1].get_legend_handles_labels()
-    axes[1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0, labelspacing=1.0)
+    style.legend(axes[-1] if style.column else axes[1], of=(axes[1],), labelspacing=1.0)
+    bends = (f"{name} {number(sum(f.slopes) / data.depth, 3)}" for name, f in data.flows.items())
+    weights = (f"{name} {number(f.weights[0], 2)} … {number(f.weights[-1], 2)}" for name, f in data.flows.items())
     return [
         style.say("flow_setting", depth=data.depth, width=data.width, batch=data.batch),
-        *(
-            style.say("flow_weights", name=style.say(f"network_{name}"), bend=number(sum(f.slopes) / data.depth, 3),
-                      first=number(f.weights[0], 2), last=number(f.weights[-1], 2))
-            for name, f in data.flows.items()
-        ),
-    ]  # fmt: skip
+        style.say("flow_slopes", each=style.say("semicolon").join(bends)),
+        style.say("flow_weights", each=style.say("semicolon").join(weights)),
+    ]
 
 
 def _room(panel: Any) -> None:

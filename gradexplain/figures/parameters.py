@@ -61,8 +61,9 @@ class Checked:
 class Parameter:
     """One parameter that can be asked for.
 
-    `kind` is the type of the value, or of each item where there are `many`; `choices` are all the texts that it may be;
-    an `optional` one may be `None`, and a `positional` one is given without its name.
+    `kind` is the type of the value, or of each item where there are `many`; `choices` are all the texts that it may be,
+    `words` those that it may be besides; an `optional` one may be `None`, and a `positional` one is given without its
+    name.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Parameter:
     checks: tuple[Checked, ...] = ()
     optional: bool = False
     positional: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def option(self) -> str:
@@ -86,7 +88,7 @@ class Parameter:
     def metavar(self) -> str:
         """What stands for its value in a help text."""
         word = "|".join(self.choices) or {int: "N", float: "NUMBER"}.get(self.kind, "TEXT")
-        return f"{word},..." if self.many else word
+        return "|".join([*self.words, f"{word},..." if self.many else word])
 
     @property
     def required(self) -> bool:
@@ -103,6 +105,8 @@ def parameters_of(function: Callable[..., object]) -> tuple[Parameter, ...]:
 
 def read(parameter: Parameter, text: str) -> Any:
     """Returns the value that a text such as `0.1,0.5` gives; raises `InputError` for one that gives none."""
+    if text.strip() in parameter.words:
+        return text.strip()
     items = [part.strip() for part in text.split(",")] if parameter.many else [text.strip()]
     values = [_item(parameter, item, text) for item in items]
     return _within(parameter, tuple(values) if parameter.many else values[0])
@@ -110,8 +114,8 @@ def read(parameter: Parameter, text: str) -> Any:
 
 def checked(parameter: Parameter, value: Any) -> Any:
     """Returns a value given in Python as the parameter takes it; raises `InputError` for one that it does not take."""
-    if value is None and parameter.optional:
-        return None
+    if (value is None and parameter.optional) or (isinstance(value, str) and value in parameter.words):
+        return value
     if not parameter.many:
         return _within(parameter, _converted(parameter, value))
     if isinstance(value, str) or not isinstance(value, Sequence):
@@ -143,7 +147,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter | None:
     words = [e for e in extra if isinstance(e, str)]
     if not words:
         return None
-    type_, optional = _without_none(type_)
+    type_, words_besides, optional = _parts(type_)
     many = get_origin(type_) is tuple
     inner = get_args(type_)[0] if many else type_
     choices = get_args(inner) if get_origin(inner) is Literal else ()
@@ -161,14 +165,20 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter | None:
         tuple(e for e in extra if isinstance(e, Checked)),
         optional,
         parameter.kind is not inspect.Parameter.KEYWORD_ONLY,
+        words_besides,
     )
 
 
-def _without_none(type_: Any) -> tuple[Any, bool]:
+def _parts(type_: Any) -> tuple[Any, tuple[str, ...], bool]:
+    """Returns the type of a value, the words that may stand in its place, and whether it may be `None`."""
     if get_origin(type_) not in (Union, types.UnionType):
-        return type_, False
-    (left,) = (t for t in get_args(type_) if t is not types.NoneType)
-    return left, True
+        return type_, (), False
+    every: list[Any] = [*get_args(type_)]
+    of = [t for t in every if t is not types.NoneType]
+    if len(of) > 1:
+        besides, kind = of  # a Literal, and what it may stand for
+        return kind, get_args(besides), len(of) < len(every)
+    return of[0], (), True
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -221,6 +231,8 @@ def _within(parameter: Parameter, value: Any) -> Any:
 def _fault(parameter: Parameter, seen: object) -> InputError:
     if parameter.choices:
         return InputError("parameter_choice", name=parameter.name, seen=seen, names=", ".join(parameter.choices))
+    if parameter.words:
+        return InputError("parameter_words", name=parameter.name, seen=seen, names=", ".join(parameter.words))
     key = {int: "whole", float: "number", bool: "truth", str: "text"}[parameter.kind]
     return InputError(f"parameter_{key}s" if parameter.many else f"parameter_{key}", name=parameter.name, seen=seen)
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, symbolic
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.figures.style import MARKS, Style, below, beside, logarithmic, number, plain, titled
+from gradexplain.figures.style import DASHES, MARKS, Style, below, logarithmic, number, plain
+from gradexplain.figures.typesetting import titled
 
 # A path that leaves the others this many times behind would flatten them to a line.
 _FAR = 3.0
@@ -56,7 +57,7 @@ def descent(
     expression: Annotated[str, "A function of one variable.", OF_ONE] = "x**2 + 2*x",
     *,
     start: Annotated[float, "Where every path starts."] = 1.0,
-    lr: Annotated[tuple[float, ...], "Learning rates.", Range(above=0), Count(most=8)] = (0.1, 0.5, 0.8, 1.0, 1.01),
+    lr: Annotated[tuple[float, ...], "Learning rates.", Range(above=0), Count(most=8)] = (0.1, 0.8, 1.01),
     steps: Annotated[int, "Steps of each path.", Range(1, 2000)] = 20,
     dtype: Annotated[Literal["float32", "float64"], "Type that torch computes in."] = "float64",
 ) -> Descent:
@@ -125,7 +126,7 @@ def paint(data: Descent, axes: Sequence[Any], style: Style) -> list[str]:
     left, right = axes
     _paint_points(data, left, style)
     _paint_losses(data, right, style)
-    beside(right, left.get_legend_handles_labels())
+    style.legend(right, of=(left,))
     return [*_said(data, style)]
 
 
@@ -136,8 +137,8 @@ def _paint_points(data: Descent, axes: Any, style: Style) -> None:
         if path.factor is not None:
             label = style.say("descent_factor", lr=number(path.lr), factor=number(path.factor))
         axes.plot(
-            range(len(path.points)), path.points, MARKS[k % len(MARKS)], markevery=every, linestyle="-", linewidth=1.2,
-            color=style.colour(k), label=label, markersize=4.5,
+            range(len(path.points)), path.points, MARKS[k % len(MARKS)], markevery=every,
+            linestyle=DASHES[k % len(DASHES)], linewidth=1.2, color=style.colour(k), label=label, markersize=4.5,
         )  # fmt: skip
         if path.exact:
             axes.plot(
@@ -148,7 +149,7 @@ def _paint_points(data: Descent, axes: Any, style: Style) -> None:
     axes.set_ylim(*_window(data))
     axes.set_xlabel(style.say("step_k"))
     axes.set_ylabel(f"{data.variable}ₖ")
-    axes.set_title(style.say("descent_points", expression=titled(data.expression, 24)))
+    style.head(axes, style.say("descent_points", expression=titled(data.expression, 24)))
     plain(axes.xaxis, axes.yaxis)
 
 
@@ -177,21 +178,20 @@ def _paint_losses(data: Descent, axes: Any, style: Style) -> None:
         seen = [a if a > 0 or not positive else math.nan for a in above]
         every = _every(path)
         axes.plot(
-            range(len(seen)), seen, MARKS[k % len(MARKS)], markevery=every, linestyle="-", linewidth=1.2,
-            color=style.colour(k), markersize=4.5,
+            range(len(seen)), seen, MARKS[k % len(MARKS)], markevery=every, linestyle=DASHES[k % len(DASHES)],
+            linewidth=1.2, color=style.colour(k), markersize=4.5,
         )  # fmt: skip
     if positive:
         heights = [loss - base for path in data.paths for loss in path.losses if loss > base] or [1.0]
         axes.set_ylim(min(heights) / 3, min(max(heights), _MOST) * 3)
-        axes.set_yscale("log")
-        logarithmic(axes.yaxis)
+        logarithmic(axes)
     else:
         plain(axes.yaxis)
     plain(axes.xaxis)
     axes.set_xlabel(style.say("step_k"))
     f = f"f({data.variable}ₖ)"
     axes.set_ylabel(f"{f} − f*" if data.minimum else f)
-    axes.set_title(style.say("descent_gap" if data.minimum else "descent_loss"))
+    style.head(axes, style.say("descent_gap" if data.minimum else "descent_loss"))
 
 
 def _said(data: Descent, style: Style) -> Any:

@@ -26,7 +26,8 @@ def curve(
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """A function of one variable with its derivatives, and the tangent at a point."""
 
@@ -34,13 +35,14 @@ def descent(
     expression: str = "x**2 + 2*x",
     *,
     start: float = 1.0,
-    lr: tuple[float, ...] = (0.1, 0.5, 0.8, 1.0, 1.01),
+    lr: tuple[float, ...] = (0.1, 0.8, 1.01),
     steps: int = 20,
     dtype: Literal["float32", "float64"] = "float64",
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Gradient descent: path and loss for several learning rates."""
 
@@ -48,11 +50,12 @@ def dimensions(
     expression: str = "sum(x**2)",
     *,
     n: int = 5,
-    at: str = "ones",
+    at: str = "arange",
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Gradient against component, for tensors of 1 to n dimensions."""
 
@@ -66,7 +69,8 @@ def gradient_flow(
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Norm and local gain of signal and gradient by layer, for healthy, vanishing and exploding networks."""
 
@@ -77,7 +81,8 @@ def proportional(
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Gradient against input, element by element, with the slope that fits best."""
 
@@ -91,7 +96,8 @@ def step_error(
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Error of numerical differentiation against step size, beside automatic differentiation."""
 
@@ -107,6 +113,7 @@ def surface(
     ax: Axes | Sequence[Axes] | None = None,
     language: Literal["en", "zh"] = "en",
     style: Literal["light", "dark"] = "light",
-    size: tuple[float, ...] | None = None,
+    size: Literal["column"] | tuple[float, ...] | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Surface and contours of a function of two variables, with gradient arrows."""

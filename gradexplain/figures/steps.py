@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,8 @@ from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
 from gradexplain.figures.expressions import OF_ONE, Formula, at_points, finite, formula, interval, symbolic, values
 from gradexplain.figures.parameters import Count, Range
-from gradexplain.figures.style import Style, logarithmic, number, titled
+from gradexplain.figures.style import Style, logarithmic, number
+from gradexplain.figures.typesetting import titled
 from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ _DIGITS = 60
 class Slope:
     """One way to the derivative: the step of each error, and the size of its truncation error.
 
-    By Taylor's formula, truncation is `coefficient`·h**`power`, but for higher powers of h: |f″|/2·h for forward
-    differences, |f‴|/6·h² for central ones.
+    By Taylor's formula, truncation is `coefficient`·h**`power`, but for higher powers of h: h·|f″|/2 for forward
+    differences, h²·|f‴|/6 for central ones.
     """
 
     method: str
@@ -48,7 +50,8 @@ class Precision:
     """One type of number: `point` is the point as that type holds it, `true` the derivative there by sympy.
 
     `automatic` is the error of torch's gradient. `noise`/h is what the rounding of two values, and of x + h, makes of a
-    difference: ε·(|f| + |x·f′|).
+    difference: ε·(|f| + |x·f′|). The first `still` steps are so small that x + h and x − h are x: there is no
+    difference.
     """
 
     dtype: str
@@ -57,6 +60,7 @@ class Precision:
     true: float
     noise: float
     automatic: float
+    still: int
     slopes: tuple[Slope, ...]
 
 
@@ -136,7 +140,8 @@ def _precision(f: Formula, at: float, dtype: str, steps: Sequence[float], exact:
         Slope("central", errors((ahead - behind) / (2 * h)), float(abs(exact(3, point))) / 6, 2),
     )
     noise = epsilon * float(abs(y) + abs(point * true))
-    return Precision(dtype, epsilon, point, float(true), noise, float(abs(float(gradient) - true)), slopes)
+    still = int(((x + h == x) & (x - h == x)).sum())  # the steps rise
+    return Precision(dtype, epsilon, point, float(true), noise, float(abs(float(gradient) - true)), still, slopes)
 
 
 # ----------------------------------------------------------------------------------------------------------- painting
@@ -148,21 +153,24 @@ def paint(data: StepError, axes: Sequence[Any], style: Style) -> list[str]:
     for panel, precision in zip(axes, data.precisions, strict=True):
         _paint_lines(data, precision, panel, style, low, high)
         for k, (slope, mark, size) in enumerate(zip(precision.slopes, "os", (5.5, 3.0), strict=True)):
-            heights = [max(e, low) for e in slope.errors]
+            heights = [max(e, low) if i >= precision.still else math.nan for i, e in enumerate(slope.errors)]
             label = style.say(f"difference_{slope.method}")
             panel.plot(data.steps, heights, mark, color=style.colour(k), markersize=size, label=label, zorder=3)
-        panel.set_xscale("log")
-        panel.set_yscale("log")
         panel.set_ylim(low, high)
         panel.set_xlim(data.steps[0] / 2, data.steps[-1] * 2)
-        for axis in (panel.xaxis, panel.yaxis):
-            logarithmic(axis)
+        for which in "xy":
+            logarithmic(panel, which)
+        if precision.still:
+            first = data.steps[min(precision.still, len(data.steps) - 1)]
+            panel.axvspan(
+                data.steps[0] / 2, first * 0.8, color=style.palette.grid, label=style.say("step_still"), zorder=0
+            )
         panel.set_xlabel(style.say("step_h"))
-        panel.set_title(f"{titled(data.expression, 20)}, {precision.dtype} (ε = {number(precision.epsilon, 2)})")
+        style.head(panel, f"{titled(data.expression, 20)}, {precision.dtype} (ε = {number(precision.epsilon, 2)})")
     axes[0].set_ylabel(style.say("error_of_derivative"))
-    axes[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+    style.legend(axes[-1], of=axes)
     where = f"{data.variable} = {number(data.at)}"
-    said = [style.say("step_error_title", expression=titled(data.expression), at=where)]
+    said = [style.say("step_error_title", at=where)]
     return [*said, *_said(data, style)]
 
 
@@ -189,12 +197,6 @@ def _paint_lines(data: StepError, precision: Precision, panel: Any, style: Style
     )  # fmt: skip
     height = max(precision.automatic, low * 1.15)
     panel.axhline(height, color=style.colour(2), linewidth=2.4, label=style.say("automatic"))
-    text = style.say("automatic_error", error=number(precision.automatic, 2))
-    panel.annotate(
-        text, (ends[1], height), (0, 4), textcoords="offset points", ha="right", va="bottom", fontsize=8.5,
-        color=style.colour(2), bbox={"facecolor": style.palette.paper, "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
-        zorder=4,
-    )  # fmt: skip
 
 
 def _said(data: StepError, style: Style) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import floor, isfinite, log10
+from math import ceil, floor, isfinite, log10
 from types import MappingProxyType
 from typing import Any
 
@@ -14,15 +14,20 @@ from rich.cells import cell_len
 from gradexplain.documents.fonts import chinese
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.terms import number_text
-from gradexplain.targets.values import shown
 
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKS = "osD^vPX*"
-# What a title and a legend have room for, in columns.
-_TITLE = 44
+_FONTS = ("DejaVu Sans",)
+# Sizes of letters, in points: on a page of their own, and in a column of a paper.
+_SIZED = ("font.size", "axes.titlesize", "axes.titlepad", "axes.labelsize", "xtick.labelsize", "ytick.labelsize",
+          "legend.fontsize")  # fmt: skip
+_USUAL = (10.0, 11.0, 8.0, 10.0, 9.0, 9.0, 9.0)
+_IN_COLUMN = (8.0, 8.0, 5.0, 7.5, 7.0, 7.0, 7.0)
+# A title's columns in a column of a paper, and how far below a panel its legend begins there, in inches.
+_COLUMN_TITLE, _BELOW = 50, 0.42
 _DIGITS = 4
-# What is smaller is written with a power of ten.
-_SMALL = 1e-3
+# What is smaller is written with a power of ten; so are all numbers of an axis that reaches as far as `_LARGE`.
+_SMALL, _LARGE = 1e-3, 1e5
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -49,10 +54,14 @@ PALETTES: Mapping[str, Palette] = MappingProxyType({
 
 @dataclass(frozen=True)
 class Style:
-    """One look in one language. Where the machine has no Chinese letters, the words are English."""
+    """One look in one language. Where the machine has no Chinese letters, the words are English.
+
+    In a `column` of a paper, letters have the size of its captions, and legends stand below their panels.
+    """
 
     name: str = "light"
     language: str = "en"
+    column: bool = False
 
     @property
     def palette(self) -> Palette:
@@ -72,6 +81,32 @@ class Style:
         """Returns the colour of a series; after the last the first comes again."""
         return self.palette.series[number % len(self.palette.series)]
 
+    @property
+    def note(self) -> float:
+        """The size of the letters below the panels, in points."""
+        return 6.5 if self.column else 8.5
+
+    def head(self, axes: Any, text: str) -> None:
+        """Sets the title of a panel; its formulas are between dollars, its lines no longer than the panel.
+
+        What has a formula is written in one font alone: the first, which must then have the words.
+        """
+        text = "\n".join(wrapped(line, _COLUMN_TITLE) for line in text.split("\n")) if self.column else text
+        family = [*chinese(), *_FONTS] if "$" in text and any(cell_len(letter) > 1 for letter in text) else None
+        axes.set_title(text, family=family)
+
+    def legend(self, axes: Any, of: Sequence[Any] = (), **more: Any) -> None:
+        """Puts a legend beside a panel, or below it in a column, where it hides nothing: its own, or that of others."""
+        from matplotlib.transforms import ScaledTranslation
+
+        entries = (zip(*panel.get_legend_handles_labels(), strict=True) for panel in of or (axes,))
+        handles = {label: handle for panel in entries for handle, label in panel}
+        where = {"bbox_to_anchor": (1.02, 1.0)}
+        if self.column:
+            below = ScaledTranslation(0, -_BELOW, axes.figure.dpi_scale_trans)
+            where = {"bbox_to_anchor": (0.0, 0.0), "bbox_transform": axes.transAxes + below}
+        axes.legend(handles.values(), handles, loc="upper left", borderaxespad=0.0, **where, **more)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Lets matplotlib draw in this style inside the block; its settings are then as they were."""
@@ -86,9 +121,8 @@ class Style:
     def _settings(self) -> Mapping[Any, Any]:
         colours = self.palette
         return {
-            "font.family": ["DejaVu Sans", *(chinese() if self.spoken != "en" else ())],
-            "font.size": 10.0, "axes.titlesize": 11.0, "axes.titlelocation": "left", "axes.titlepad": 8.0,
-            "axes.labelsize": 10.0, "xtick.labelsize": 9.0, "ytick.labelsize": 9.0, "legend.fontsize": 9.0,
+            "font.family": [*_FONTS, *(chinese() if self.spoken != "en" else ())],
+            **dict(zip(_SIZED, _IN_COLUMN if self.column else _USUAL, strict=True)), "axes.titlelocation": "left",
             "figure.facecolor": colours.paper, "savefig.facecolor": colours.paper, "axes.facecolor": colours.paper,
             "text.color": colours.ink, "axes.labelcolor": colours.ink, "axes.titlecolor": colours.ink,
             "axes.edgecolor": colours.soft, "xtick.color": colours.soft, "ytick.color": colours.soft,
@@ -101,7 +135,8 @@ class Style:
             # What is the same on every machine: letters as outlines, no hinting, names that do not change. In PDF,
             # type 3 holds the letters of any font; type 42 calls those of Chinese ones TrueType, which they are not.
             "svg.fonttype": "path", "svg.hashsalt": "gradexplain", "pdf.fonttype": 3, "text.hinting": "none",
-            "text.parse_math": False, "axes.unicode_minus": True, "path.simplify": True,
+            "text.parse_math": True, "mathtext.fontset": "dejavusans", "axes.unicode_minus": True,
+            "path.simplify": True,
         }  # fmt: skip
 
 
@@ -122,41 +157,44 @@ def number(value: float, digits: int = _DIGITS) -> str:
 
 def below(value: float) -> str:
     """Returns what a rounding error lies below: its last digits differ from machine to machine, its power hardly."""
-    return f"< {power_of_ten(floor(log10(value)) + 1)}" if value > 0 else "= 0"
+    return f"< {number(10.0 ** (floor(log10(value)) + 1))}" if value > 0 else "= 0"
 
 
 def power_of_ten(exponent: int) -> str:
-    """Returns 10⁻³ and the like; what is near 1 is written out."""
-    return f"{10.0**exponent:g}" if -2 <= exponent <= 3 else f"10{str(exponent).translate(_SUPERSCRIPT)}"
+    """Returns 10⁻³ and the like."""
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
 
 
-def titled(expression: str, columns: int = _TITLE) -> str:
-    """Returns an expression on one line, cut where a title has no more room."""
-    return shown(" ".join(expression.split()), columns)
-
-
-def logarithmic(axis: Any) -> None:
-    """Writes the powers of ten of an axis without matplotlib's formulas, which would bring their own letters."""
+def logarithmic(axes: Any, which: str = "y") -> None:
+    """Makes an axis of a panel logarithmic, its numbers powers of ten, of which at least two are in sight."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    getattr(axes, f"set_{which}scale")("log")
+    low, high = (log10(end) for end in getattr(axes, f"get_{which}lim")())
+    if ceil(low) >= floor(high):
+        getattr(axes, f"set_{which}lim")(10.0 ** floor(low), 10.0 ** max(ceil(high), floor(low) + 1))
+    axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(round(log10(value)))))
     axis.set_minor_formatter(NullFormatter())
 
 
 def plain(*axes: Any) -> None:
-    """Writes the numbers of axes whole, never as a difference from one that stands elsewhere."""
+    """Writes the numbers of axes whole, never as a difference from one that stands elsewhere, and all in one way."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis in axes:
         axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, axis=axis: tick(value, *axis.get_view_interval())))
 
 
-def beside(axes: Any, entries: tuple[Sequence[Any], Sequence[str]] | None = None, **more: Any) -> None:
-    """Puts a legend to the right of a panel, where it hides nothing."""
-    handles, labels = entries or axes.get_legend_handles_labels()
-    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0, **more)
+def tick(value: float, low: float, high: float) -> str:
+    """Returns a number of an axis from `low` to `high`: with the power of ten of the larger end, if that is far."""
+    most = max(abs(low), abs(high))
+    if value == 0 or _SMALL <= most < _LARGE or not isfinite(most):
+        return number(value, 6)
+    power = floor(log10(most))
+    return f"{number(value / 10.0**power, 6)}·{power_of_ten(power)}"
 
 
 def wrapped(text: str, columns: int) -> str:

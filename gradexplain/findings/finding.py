@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from gradexplain.targets.sources import Source
+
+Phase = Literal["forward", "backward", "optimizer", "data"]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do about a finding: its code finds the sentence, `change` is the user's own line as it should be.
+
+    `tried` says that the run was repeated with the change; `result` has then what came of it, by name.
+    """
+
+    code: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    change: str = ""
+    tried: bool = False
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -16,12 +32,21 @@ class Finding:
     `code` says in words what was found (`first-not-finite`) and is the sentence's key in the catalogue; `data` are the
     numbers and names of the sentence, `source` is where in the user's code it happened, and `pitfall` the number of
     the common mistake that it is a case of (`P23`), where it is one.
+
+    Of a training a finding has a `step` (the first is 0) and a `phase` of it, the `parameters` that it is about,
+    `consequences` (what it led to, which is no cause of its own) and a `remedy`.
     """
 
     code: str
     data: Mapping[str, Any] = field(default_factory=dict)
     source: Source | None = None
     pitfall: str | None = None
+    step: int | None = None
+    phase: Phase | None = None
+    module: str = ""
+    parameters: tuple[str, ...] = ()
+    consequences: tuple[Finding, ...] = ()
+    remedy: Remedy | None = None
 
     @property
     def kind(self) -> str:

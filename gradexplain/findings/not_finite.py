@@ -85,6 +85,18 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
             yield _finding("first-gradient-not-finite" if start is None else "besides-gradient-not-finite", made)
 
 
+def values_born(nodes: Sequence[Node], names: Mapping[int, str]) -> Iterator[Finding]:
+    """Yields where the first value of a chain of nodes was made that is not finite, and what was made of it."""
+    for number, made in enumerate(_values(nodes, names)):
+        yield _finding("then-not-finite" if number else "first-not-finite", made)
+
+
+def gradients_born(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
+    """Yields where the first gradient was made that is not finite, and what was made of it."""
+    for number, made in enumerate(_sent(trace, names)):
+        yield _finding("then-gradient-not-finite" if number else "first-gradient-not-finite", made)
+
+
 def _leads_to(trace: Trace, start: Node, node: Node) -> bool:
     """Says whether what a node made reaches another one, or is that one's own."""
     return start.index in _ancestors(trace, [node])
@@ -117,7 +129,7 @@ def _finding(code: str, made: _Made) -> Finding:
         data["behind"] = node.source.behind  # torch's own formula, which nobody can mend there
     elif made.remedy and (code in FIRST or made.remedy == "hidden"):
         data["remedy"] = made.remedy
-    return Finding(code, data, node.source)
+    return Finding(code, data, node.source, phase="backward" if made.backward else "forward", module=node.module)
 
 
 def _code(node: Node) -> str:
@@ -228,7 +240,7 @@ def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str,
         return "plain", {}
     tensors = {name: Number(number) for name, number in numbers.items() if isinstance(known[name], Tensor)}
     text = symbolic_text(rule.formula, {**numbers, **tensors})
-    told: dict[str, Any] = {"met": text}
+    told: dict[str, Any] = {"met": text, "values": numbers}
     wide = _in_float64(rule, numbers)
     if output[at].isinf() and wide is not None and torch.finfo(output.dtype).max < abs(wide) < float("inf"):
         dtype = str(output.dtype).removeprefix("torch.")
@@ -322,7 +334,8 @@ def _product(node: Node, edge: Edge, at: Index, value: Any) -> tuple[str, dict[s
         return "sent", {}, None
     g, factor = cotangent[met].item(), local[met].item()
     text = f"{_shown(g)} × {_shown(factor)}"
-    return "sent_met", {"met": text, "arrives": g, "slope": factor}, met
+    given = {name: n for name, v in variables(rule, node.arguments).items() if (n := _at(v, output, met)) is not None}
+    return "sent_met", {"met": text, "arrives": g, "slope": factor, "values": given}, met
 
 
 def _shown(number: float) -> str:

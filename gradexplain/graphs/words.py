@@ -171,7 +171,7 @@ class Words:
         if node.operator:
             yield self.say("operator", operator=node.operator)
         if node.source is not None:
-            yield self.say("place", place=short_place(node.source), code=node.source.code)
+            yield self.say("place", place=short_place(node.source, self.language), code=node.source.code)
         if node.module:
             yield self.say("module", module=node.module)
         if node.shapes:
@@ -212,7 +212,7 @@ class Words:
     def cut(self, cut: CutAt) -> Caption:
         """Returns what is written where a value went on without its gradient."""
         code = cut.source.code if cut.source else cut.operator
-        details = (code, short_place(cut.source), cut.operator)
+        details = (code, short_place(cut.source, self.language), cut.operator)
         return Caption(short(code), (self.say(f"cut_{cut.reason}"),), tuple(clean(d) for d in details if d))
 
     def group(self, group: Group) -> str:

@@ -61,7 +61,7 @@ def lesson_told(
     """
     suffix = SUFFIX_OF[format]
     teller = LessonTeller(language, lesson, width, files, {name: name + suffix for name in beside})
-    return Doc((*teller.page(), *(teller.onwards(CONTENTS + suffix) if beside else ())))
+    return Doc((*teller.page(), *(teller.onwards(CONTENTS + suffix) if beside else ())), language)
 
 
 @recorded.register

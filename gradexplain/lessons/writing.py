@@ -39,7 +39,10 @@ def save_course(folder: str | Path, format: str = "markdown", *, language: str =
         lessons.append(run(name))
         _saved(lessons[-1], there, format, language, beside=names())
     suffix = SUFFIX_OF[format]
-    write(there / f"{CONTENTS}{suffix}", RENDERERS[format](Doc(tuple(_contents(lessons, language, suffix))), WIDTH))
+    write(
+        there / f"{CONTENTS}{suffix}",
+        RENDERERS[format](Doc(tuple(_contents(lessons, language, suffix)), language), WIDTH),
+    )
     return tuple(lessons)
 
 

@@ -38,7 +38,7 @@ from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, re
 from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
-from gradexplain.targets.sources import Source
+from gradexplain.targets.sources import Source, cell_of
 from gradexplain.verification.oracles.answers import Stop
 from gradexplain.verification.verdicts import ESTIMATE, FORWARD, Check, Operation, Report
 
@@ -89,7 +89,12 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
         body += teller.higher(part)
     shown = [e for part in parts for e in part.equations]
     page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
-    return Doc((*body, *teller.closing(explanation, shown, page)))
+    closing = tuple(teller.closing(explanation, shown, page))
+    outcome = tuple(teller.outcome(explanation, shown))
+    if format == "html":  # a page is read from its top, a terminal from its last line
+        title = len(tuple(teller.title(explanation)))
+        return Doc((*body[:title], *outcome, *body[title:], *closing), language)
+    return Doc((*body, *closing, *([Heading("")] if outcome else []), *outcome), language)
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ class Teller:
 
     def place(self, step: Step) -> str:
         made = f"{step.operator} → {step.node}" if step.operator else step.node
-        parts = [step.module, made, short_place(step.source)]
+        parts = [step.module, made, short_place(step.source, self.language)]
         return " · ".join(p for p in parts if p)
 
     def forward_rows(self, step: Step) -> Iterator[Row]:
@@ -457,7 +462,7 @@ class Teller:
         return f" {self.say('remedies.' + str(data['remedy']), **data)} {self.say('remedies.lesson', lesson=lesson)}"
 
     def where_found(self, finding: Finding) -> str:
-        place = short_place(finding.source)
+        place = short_place(finding.source, self.language)
         return f" ({place})" if place else ""
 
     def findings(self, e: Explanation) -> Iterator[Block]:
@@ -575,7 +580,7 @@ class Teller:
         data = {"label": operation.label, "passes": finding.data.get("passes"), "slope": finding.data["slope"]}
         way = {None: "sends_own", "1": "passes_on"}.get(data["passes"], "passes_times")
         part = "_there" if finding.data.get("count") != finding.data.get("total") else ""
-        place = short_place(operation.node.source)
+        place = short_place(operation.node.source, self.language)
         why = self.say("verification.on_purpose") if finding.code == ESTIMATE else ""
         return self.say(f"verification.{way}{part}", **data) + (f", {place}" if place else "") + why
 
@@ -603,7 +608,7 @@ class Teller:
 
     def stop(self, stop: Stop, unit: float) -> str:
         """Returns how much of a slope ends where; two slopes are told in `unit`."""
-        place = short_place(stop.source)
+        place = short_place(stop.source, self.language)
         data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
         if stop.flat is not None:
             element = indexed(stop.input, stop.flat.element)
@@ -636,10 +641,12 @@ class Teller:
         if notes:
             yield Heading(self.say("notes"))
             yield Notes(tuple(dict.fromkeys(notes)))
+
+    def outcome(self, e: Explanation, equations: Sequence[Equation]) -> Iterator[Block]:
+        """Yields the verdict, where there is something to judge."""
         if e.report.nothing is not None:
             return
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
-        yield Heading("")
         if e.verdict != "agrees" and e.report.verdict == e.verdict:
             yield Paragraph(f"{MARKS[e.verdict]} {self.verdict(e.report, e.findings)}", TONES[e.verdict])
             return
@@ -695,9 +702,14 @@ def shape_text(shape: Sequence[int]) -> str:
     return str(tuple(int(n) for n in shape))
 
 
-def short_place(source: Source | None) -> str:
-    """Returns file:line with the file's name alone."""
-    return str(source).replace("\\", "/").rpartition("/")[2] if source is not None and source.file else ""
+def short_place(source: Source | None, language: str) -> str:
+    """Returns file:line with the file's name alone, in a notebook the cell's number and the line."""
+    if source is None or not source.file:
+        return ""
+    cell = cell_of(source.file)
+    if cell is not None:
+        return say("explanation.cell", language, cell=cell, line=source.line)
+    return str(source).replace("\\", "/").rpartition("/")[2]
 
 
 def _span(numbers: Sequence[float]) -> str:

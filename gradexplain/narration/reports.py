@@ -40,7 +40,7 @@ _MOST_LINES, _MOST_REASONS = 20, 6
 @told.register
 def report_page(report: Report, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
     """Returns the whole document."""
-    return Doc(tuple(ReportTeller(language).page(report)))
+    return Doc(tuple(ReportTeller(language).page(report)), language)
 
 
 def summary(report: Report, language: str = "en") -> str:
@@ -161,9 +161,9 @@ class ReportTeller(Teller):
     def site(self, operation: Operation) -> str:
         """Returns file and line, module, node, and the place of a custom Function's backward."""
         node: Node = operation.node
-        parts = [short_place(node.source), node.module, node.name]
+        parts = [short_place(node.source, self.language), node.module, node.name]
         if operation.backward is not None:
-            parts.append(self.say("verification.backward_at", place=short_place(operation.backward)))
+            parts.append(self.say("verification.backward_at", place=short_place(operation.backward, self.language)))
         return " · ".join(p for p in parts if p)
 
     def faults(self, operation: Operation) -> Iterator[str]:
@@ -220,7 +220,7 @@ class ReportTeller(Teller):
                 MARKS[said[o.node.index]],
                 o.label,
                 (o.node.source.code if o.node.source else "")[:60],
-                short_place(o.node.source),
+                short_place(o.node.source, self.language),
                 o.node.module,
             )
             for o in listed[:_MOST_LISTED]

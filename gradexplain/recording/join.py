@@ -244,6 +244,22 @@ def _node(
     )
 
 
+def node_of(event: Event, index: int) -> Node:
+    """Returns what is recorded of an operator alone, whether or not torch made a node for it."""
+    return Node(
+        index=index,
+        name=schema_of(event.operator).name,
+        operator=str(event.operator),
+        arguments={name: _plain(value) for name, value in bound(event).items()},
+        outputs=tuple(held.tensor.detach() for held in held_in([event.outputs])),
+        edges=(),
+        cotangents=(),
+        saved={},
+        source=source_of(event.frame),
+        module=event.module,
+    )
+
+
 def _outputs(node: Any, owned: Event | None, values: Mapping[tuple[Any, int], Tensor]) -> tuple[Tensor | None, ...]:
     if owned is not None:
         own = [held.tensor.detach() for held in held_in([owned.outputs])]

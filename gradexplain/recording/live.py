@@ -67,6 +67,19 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
     )
 
 
+def nodes_live(output: Tensor, names: Mapping[int, str]) -> list[Node]:
+    """Returns the nodes of a live tensor with the values that torch still holds, producers first; nothing is run.
+
+    `names` names leaves, by identity.
+    """
+    nodes = ordered(output.grad_fn)
+    index = {node: i for i, node in enumerate(nodes)}
+    values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
+    named = {id(n.variable): names.get(id(n.variable), f"leaf{i}") for n, i in index.items() if is_leaf(n)}
+    nothing = dict.fromkeys(named.values())
+    return [_leaf(n, i, named, nothing) if is_leaf(n) else _node(n, index, values, {}) for n, i in index.items()]
+
+
 def _run(
     output: Tensor, leaves: list[Tensor], seed: Tensor, named: Mapping[int, str]
 ) -> tuple[list[Tensor | None], dict[Any, Sent]]:
@@ -97,7 +110,7 @@ def _overwritten(output: Tensor, named: Mapping[int, str]) -> RunError | None:
     return None
 
 
-def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Tensor | None]) -> Node:
+def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Any]) -> Node:
     name = named[id(node.variable)]
     return Node(index, LEAF, None, {}, (node.variable.detach(),), (), (gradients[name],), {}, leaf=name)
 

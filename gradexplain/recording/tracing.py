@@ -291,13 +291,20 @@ def backward(
     `nodes` are those of the graph, which can be run again if `keep`; for the rest see `left_by_backward`. No `.grad` is
     changed, and no hook stays.
     """
+    with observed(nodes) as seen:
+        if not wanted:
+            return [], seen
+        return left_by_backward(output, wanted, seed, nodes, keep=keep, into_leaves=into_leaves), seen
+
+
+@contextmanager
+def observed(nodes: Sequence[Any]) -> Iterator[dict[Any, Sent]]:
+    """Yields what each node receives and sends in a backward pass inside the block, in the order of the pass."""
     seen: dict[Any, Sent] = {}
     copying = any(map(function_of, nodes))  # a custom Function may write into what arrives and what it gave back
     handles = [handle for node in nodes if not is_leaf(node) for handle in _observed(node, seen, copying=copying)]
     try:
-        if not wanted:
-            return [], seen
-        return left_by_backward(output, wanted, seed, nodes, keep=keep, into_leaves=into_leaves), seen
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,7 @@
 """Convolution, pooling and resampling: every output is a weighted sum over a window of the input."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -159,9 +160,10 @@ def _separably(g: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return g
 
 
-def _pair(value: Any, size: int = 2) -> list[int]:
+def _each(value: Any, axes: int) -> list[int]:
+    """Gives one number to every axis."""
     numbers = [value] if isinstance(value, int) else list(value)
-    return numbers * size if len(numbers) == 1 else numbers
+    return numbers * axes if len(numbers) == 1 else numbers
 
 
 def _windows(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> Tensor:
@@ -178,31 +180,58 @@ def _sizes(inputs: int, outputs: int, kernel: int, stride: int, padding: int) ->
 
 
 def _avg_pool_back(
-    g: Tensor, self: Tensor, kernel_size: Any, stride: Any, padding: Any, count_include_pad: bool, divisor: Any
+    g: Tensor,
+    self: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    count_include_pad: bool,
+    divisor: Any,
+    axes: int,
 ) -> Tensor:
-    kernel, padded = _pair(kernel_size), _pair(padding)
-    axes = list(zip(self.shape[-2:], g.shape[-2:], kernel, _pair(stride) if stride else kernel, padded, strict=True))
-    windows = [_windows(*axis) for axis in axes]
-    rows, columns = [_sizes(*axis) for axis in axes] if count_include_pad else [w.sum(1) for w in windows]
-    counts = rows[:, None] * columns if divisor is None else torch.tensor(divisor)
+    kernel, padded = _each(kernel_size, axes), _each(padding, axes)
+    steps = _each(stride, axes) if stride else kernel
+    along = list(zip(self.shape[-axes:], g.shape[-axes:], kernel, steps, padded, strict=True))
+    windows = [_windows(*axis) for axis in along]
+    sizes = [_sizes(*axis) for axis in along] if count_include_pad else [w.sum(1) for w in windows]
+    counts = _outer(sizes) if divisor is None else torch.tensor(divisor)
     return _separably(g / counts.to(g), windows)
 
 
-rule(
-    "aten.avg_pool2d",
-    "y = the mean of each window of x",
-    self=(
-        "x̄ = Σ ȳ / n over the windows that hold the element, n the size of a window",
-        lambda g, self, kernel_size, stride, padding, count_include_pad, divisor_override: _avg_pool_back(
-            g, self, kernel_size, stride, padding, count_include_pad, divisor_override
+def _outer(sizes: Sequence[Tensor]) -> Tensor:
+    """Returns the product of one number of each axis, for every place."""
+    return torch.stack(torch.meshgrid(*sizes, indexing="ij")).prod(0)
+
+
+_CELLS = "y = the mean of each cell of x"
+
+
+def _averaged(axes: int, *examples: Any) -> None:
+    """Enters the rule of a pooling by means, for images with so many axes."""
+    rule(
+        f"aten.avg_pool{axes}d",
+        "y = the mean of each window of x",
+        self=(
+            "x̄ = Σ ȳ / n over the windows that hold the element, n the size of a window",
+            lambda g, self, kernel_size, stride, padding, count_include_pad, divisor_override: _avg_pool_back(
+                g, self, kernel_size, stride, padding, count_include_pad, divisor_override, axes
+            ),
         ),
-    ),
-    example=(
-        lambda r: (r(1, 2, 4, 5), [2, 3]),
-        lambda r: (r(2, 4, 5), [3, 2], [2, 1], [1, 0], True),
-        lambda r: (r(2, 4, 5), [3, 2], [2, 2], [1, 1], True, False),
-        lambda r: (r(2, 4, 5), [2, 2], [2, 2], [0, 0], False, True, 3),
-    ),
+        example=examples,
+    )
+
+
+_averaged(
+    2,
+    lambda r: (r(1, 2, 4, 5), [2, 3]),
+    lambda r: (r(2, 4, 5), [3, 2], [2, 1], [1, 0], True),
+    lambda r: (r(2, 4, 5), [3, 2], [2, 2], [1, 1], True, False),
+    lambda r: (r(2, 4, 5), [2, 2], [2, 2], [0, 0], False, True, 3),
+)
+_averaged(
+    3,
+    lambda r: (r(1, 2, 3, 4, 2), [2, 3, 1]),
+    lambda r: (r(1, 3, 4, 3), [2, 2, 2], [2, 1, 2], [1, 0, 1], True, False),
 )
 
 
@@ -213,84 +242,168 @@ def _adaptive(inputs: int, outputs: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True).double()
 
 
-rule(
-    "aten._adaptive_avg_pool2d",
-    "y = the mean of each cell of x",
-    self=(
+def _cells(axes: int) -> Any:
+    """Returns the derivative of the means of cells, for images with so many axes."""
+    return (
         "x̄ = Σ ȳ / n over the cells that hold the element, n the size of a cell",
-        lambda g, self: _separably(g, [_adaptive(*axis) for axis in zip(self.shape[-2:], g.shape[-2:], strict=True)]),
-    ),
-    example=lambda r: (r(1, 2, 5, 4), [2, 3]),
-)
+        lambda g, self: _separably(
+            g, [_adaptive(*axis) for axis in zip(self.shape[-axes:], g.shape[-axes:], strict=True)]
+        ),
+    )
 
 
-def _nearest(inputs: int, outputs: int, scale: float | None) -> Tensor:
+rule("aten._adaptive_avg_pool2d", _CELLS, self=_cells(2), example=lambda r: (r(1, 2, 5, 4), [2, 3]))
+rule("aten._adaptive_avg_pool3d", _CELLS, self=_cells(3), example=lambda r: (r(1, 2, 5, 4, 2), [2, 3, 1]))
+
+# Along an axis, an output lies at some place among the inputs, and the matrix says how much it takes of each.
+
+
+def _nearest(inputs: int, outputs: int, scale: float | None, shift: float = 0.0) -> Tensor:
+    """Returns the matrix of copies; with `shift` 1/2 the middle of an output looks for the nearest, else its start."""
     ratio = 1 / scale if scale else inputs / outputs
-    source = (torch.arange(outputs) * ratio).floor().long().clamp(max=inputs - 1)
+    source = ((torch.arange(outputs) + shift) * ratio).floor().long().clamp(max=inputs - 1)
     return torch.nn.functional.one_hot(source, inputs).double()
 
 
-def _linear(inputs: int, outputs: int, align_corners: bool, scale: float | None) -> Tensor:
-    """Returns the matrix of linear interpolation: each output lies between two inputs, weighted by their distance."""
+def _nearest_exact(inputs: int, outputs: int, scale: float | None) -> Tensor:
+    return _nearest(inputs, outputs, scale, 0.5)
+
+
+def _places(align_corners: bool, inputs: int, outputs: int, scale: float | None) -> Tensor:
     place = torch.arange(outputs, dtype=torch.float64)
     if align_corners:
-        source = place * ((inputs - 1) / (outputs - 1) if outputs > 1 else 0)
-    else:
-        source = ((place + 0.5) * (1 / scale if scale else inputs / outputs) - 0.5).clamp(min=0)
+        return place * ((inputs - 1) / (outputs - 1) if outputs > 1 else 0)
+    return (place + 0.5) * (1 / scale if scale else inputs / outputs) - 0.5
+
+
+def _linear(align_corners: bool, inputs: int, outputs: int, scale: float | None) -> Tensor:
+    """Returns the matrix of linear interpolation: each output lies between two inputs, weighted by their distance."""
+    source = _places(align_corners, inputs, outputs, scale).clamp(min=0)
     left = source.floor().long().clamp(max=inputs - 1)
-    right, share = (left + 1).clamp(max=inputs - 1), (source - left)[:, None]
+    return _weighted(inputs, left, [1 - (source - left), source - left])
+
+
+def _weighted(inputs: int, first: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Returns the matrix with `weights` at the inputs from `first` on; those beyond the border count for its own."""
     one_hot = torch.nn.functional.one_hot
-    return (1 - share) * one_hot(left, inputs) + share * one_hot(right, inputs)
+    taps = [(first + k).clamp(0, inputs - 1) for k in range(len(weights))]
+    return torch.stack([one_hot(tap, inputs) * w[:, None] for tap, w in zip(taps, weights, strict=True)]).sum(0)
 
 
-rule(
-    "aten.upsample_nearest2d",
-    "y = the nearest element of x",
-    self=(
-        "x̄ = Σ ȳ over the copies",
-        lambda g, self, scales_h, scales_w: _separably(
-            g, [_nearest(n, m, s) for n, m, s in zip(self.shape[2:], g.shape[2:], (scales_h, scales_w), strict=True)]
+# The slope of a cubic's weights at distance 1: torch takes −3/4 where it reads four inputs, −1/2 over wider windows.
+SHARP, SMOOTH = -0.75, -0.5
+
+
+def cubic(distance: Tensor, a: float = SMOOTH) -> Tensor:
+    """Returns the weight of an input at some distance (Keys 1981, "Cubic convolution interpolation")."""
+    d = distance.abs()
+    near, far = ((a + 2) * d - (a + 3)) * d * d + 1, (((d - 5) * d + 8) * d - 4) * a
+    return torch.where(d <= 1, near, torch.where(d < 2, far, 0))
+
+
+def tent(distance: Tensor) -> Tensor:
+    """Returns the weight of linear interpolation."""
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def _cubic(align_corners: bool, inputs: int, outputs: int, scale: float | None) -> Tensor:
+    """Returns the matrix of cubic interpolation: each output is a weighted sum of four inputs."""
+    source = _places(align_corners, inputs, outputs, scale)
+    left = source.floor()
+    return _weighted(inputs, left.long() - 1, [cubic(source - left - k, SHARP) for k in (-1, 0, 1, 2)])
+
+
+def _smoothed(weight: Any, reach: float) -> Any:
+    """Returns a matrix of interpolation without aliasing: a shrunk image takes its weights from wider windows."""
+
+    def matrix(align_corners: bool, inputs: int, outputs: int, scale: float | None) -> Tensor:
+        ratio = 1 / scale if scale else inputs / outputs
+        if align_corners:
+            ratio = (inputs - 1) / (outputs - 1) if outputs > 1 else 0.0
+        wide = max(ratio, 1.0)
+        middle = (torch.arange(outputs, dtype=torch.float64) + 0.5)[:, None] * ratio
+        place = torch.arange(inputs)
+        start = (middle - reach * wide + 0.5).long().clamp(min=0)
+        inside = (place >= start) & (place < (middle + reach * wide + 0.5).long())
+        weights = weight((place - middle + 0.5) / wide) * inside
+        normed: Tensor = weights / weights.sum(1, keepdim=True)
+        return normed
+
+    return matrix
+
+
+def _resampled(g: Tensor, self: Tensor, matrix: Any, *scales: float | None) -> Tensor:
+    """X̄ = Pᵀ Ȳ along each axis; `matrix` gives P by the numbers of inputs and outputs, and a scale if one was given."""
+    return _separably(g, [matrix(n, m, s) for n, m, s in zip(self.shape[2:], g.shape[2:], scales, strict=True)])
+
+
+def _copied(operator: str, matrix: Any, axes: int, *examples: Any) -> None:
+    """Enters the rule of a resampling that copies elements of an image with so many axes."""
+    back = {
+        1: lambda g, self, scales: _resampled(g, self, matrix, scales),
+        2: lambda g, self, scales_h, scales_w: _resampled(g, self, matrix, scales_h, scales_w),
+        3: lambda g, self, scales_d, scales_h, scales_w: _resampled(g, self, matrix, scales_d, scales_h, scales_w),
+    }
+    rule(
+        f"aten.{operator}{axes}d",
+        "y = the nearest element of x",
+        self=("x̄ = Σ ȳ over the copies", back[axes]),
+        moves=True,
+        example=examples,
+    )
+
+
+_copied("upsample_nearest", _nearest, 1, lambda r: (r(1, 2, 3), [7]))
+_copied("upsample_nearest", _nearest, 2, lambda r: (r(1, 2, 3, 2), [6, 5]), lambda r: (r(1, 2, 3, 2), [6, 3], 2.0, 1.5))
+_copied("upsample_nearest", _nearest, 3, lambda r: (r(1, 2, 3, 2, 2), [6, 5, 1]))
+_copied("_upsample_nearest_exact", _nearest_exact, 1, lambda r: (r(1, 2, 3), [7]))
+_copied("_upsample_nearest_exact", _nearest_exact, 2, lambda r: (r(1, 2, 3, 5), [6, 3]))
+_copied("_upsample_nearest_exact", _nearest_exact, 3, lambda r: (r(1, 2, 3, 2, 4), [6, 5, 3]))
+
+
+def _interpolated(operator: str, way: str, matrix: Any, axes: int, *examples: Any) -> None:
+    """Enters the rule of a resampling that interpolates an image with so many axes."""
+    back = {
+        1: lambda g, self, align_corners, scales: _resampled(g, self, partial(matrix, align_corners), scales),
+        2: lambda g, self, align_corners, scales_h, scales_w: _resampled(
+            g, self, partial(matrix, align_corners), scales_h, scales_w
         ),
-    ),
-    moves=True,
-    example=(lambda r: (r(1, 2, 3, 2), [6, 5]), lambda r: (r(1, 2, 3, 2), [6, 3], 2.0, 1.5)),
-)
-rule(
-    "aten.upsample_nearest1d",
-    "y = the nearest element of x",
-    self=(
-        "x̄ = Σ ȳ over the copies",
-        lambda g, self, scales: _separably(g, [_nearest(self.shape[2], g.shape[2], scales)]),
-    ),
-    moves=True,
-    example=lambda r: (r(1, 2, 3), [7]),
-)
-rule(
-    "aten.upsample_bilinear2d",
-    "Y = P X Qᵀ, P and Q interpolate linearly",
-    self=(
-        "X̄ = Pᵀ Ȳ Q",
-        lambda g, self, align_corners, scales_h, scales_w: _separably(
-            g,
-            [
-                _linear(n, m, align_corners, s)
-                for n, m, s in zip(self.shape[2:], g.shape[2:], (scales_h, scales_w), strict=True)
-            ],
+        3: lambda g, self, align_corners, scales_d, scales_h, scales_w: _resampled(
+            g, self, partial(matrix, align_corners), scales_d, scales_h, scales_w
         ),
-    ),
-    example=(lambda r: (r(1, 2, 3, 2), [6, 5], False), lambda r: (r(1, 2, 3, 2), [5, 4], True)),
-)
-rule(
-    "aten.upsample_linear1d",
-    "y = P x, P interpolates linearly",
-    self=(
-        "x̄ = Pᵀ ȳ",
-        lambda g, self, align_corners, scales: _separably(
-            g, [_linear(self.shape[2], g.shape[2], align_corners, scales)]
-        ),
-    ),
-    example=(lambda r: (r(1, 2, 3), [7], False), lambda r: (r(1, 2, 3), [5], True)),
-)
+    }
+    rule(
+        f"aten.{operator}",
+        f"Y = P X along each axis, P interpolates {way}",
+        self=("X̄ = Pᵀ Ȳ along each axis", back[axes]),
+        example=examples,
+    )
+
+
+_interpolated(
+    "upsample_linear1d", "linearly", _linear, 1,
+    lambda r: (r(1, 2, 3), [7], False), lambda r: (r(1, 2, 3), [5], True),
+)  # fmt: skip
+_interpolated(
+    "upsample_bilinear2d", "linearly", _linear, 2,
+    lambda r: (r(1, 2, 3, 2), [6, 5], False), lambda r: (r(1, 2, 3, 2), [5, 4], True),
+)  # fmt: skip
+_interpolated(
+    "upsample_trilinear3d", "linearly", _linear, 3,
+    lambda r: (r(1, 1, 3, 2, 2), [4, 3, 1], False), lambda r: (r(1, 1, 3, 2, 2), [2, 3, 4], True),
+)  # fmt: skip
+_interpolated(
+    "upsample_bicubic2d", "by cubics", _cubic, 2,
+    lambda r: (r(1, 2, 5, 3), [7, 4], False), lambda r: (r(1, 2, 3, 4), [5, 7], True),
+)  # fmt: skip
+_interpolated(
+    "_upsample_bilinear2d_aa", "linearly, over wider windows where it shrinks", _smoothed(tent, 1), 2,
+    lambda r: (r(1, 2, 5, 3), [3, 4], False), lambda r: (r(1, 2, 7, 4), [3, 3], True),
+)  # fmt: skip
+_interpolated(
+    "_upsample_bicubic2d_aa", "by cubics, over wider windows where it shrinks", _smoothed(cubic, 2), 2,
+    lambda r: (r(1, 2, 5, 3), [3, 4], False), lambda r: (r(1, 2, 7, 4), [3, 3], True),
+)  # fmt: skip
 
 
 def _pooled_back(g: Tensor, self: Tensor, indices: Tensor, axes: int) -> Tensor:
@@ -301,30 +414,51 @@ def _pooled_back(g: Tensor, self: Tensor, indices: Tensor, axes: int) -> Tensor:
 
 _POOLED = "y = the largest element of each window of x,  i* = its place"
 _POOLED_BACK = "x̄[i] = Σ ȳ over the windows with i* = i"
-rule(
-    "aten.max_pool2d_with_indices",
-    _POOLED,
-    self=(_POOLED_BACK, lambda g, self, y1: _pooled_back(g[0], self, y1, 2)),
-    moves=True,
-    tie="index",
-    why="tie_index",
-    example=(lambda r: (r(1, 2, 4, 5), [2, 3]), lambda r: (r(2, 5, 4), [3, 2], [1, 2], [1, 0], [1, 2])),
-)
-rule(
-    "aten.max_pool3d_with_indices",
-    _POOLED,
-    self=(_POOLED_BACK, lambda g, self, y1: _pooled_back(g[0], self, y1, 3)),
-    moves=True,
-    tie="index",
-    why="tie_index",
-    example=lambda r: (r(1, 3, 4, 2), [2, 2, 2], [1, 1, 1]),
-)
-rule(
-    "aten.adaptive_max_pool2d",
-    _POOLED,
-    self=(_POOLED_BACK, lambda g, self, y1: _pooled_back(g[0], self, y1, 2)),
-    moves=True,
-    tie="index",
-    why="tie_index",
-    example=lambda r: (r(1, 2, 5, 4), [2, 3]),
-)
+
+
+def _largest(operator: str, axes: int, *examples: Any) -> None:
+    """Enters the rule of a pooling that also returns which pixels it took, for images with so many axes."""
+    rule(
+        f"aten.{operator}",
+        _POOLED,
+        self=(_POOLED_BACK, lambda g, self, y1: _pooled_back(g[0], self, y1, axes)),
+        moves=True,
+        tie="index",
+        why="tie_index",
+        example=examples,
+    )
+
+
+_largest(
+    "max_pool2d_with_indices", 2,
+    lambda r: (r(1, 2, 4, 5), [2, 3]), lambda r: (r(2, 5, 4), [3, 2], [1, 2], [1, 0], [1, 2]),
+)  # fmt: skip
+_largest("max_pool3d_with_indices", 3, lambda r: (r(1, 3, 4, 2), [2, 2, 2], [1, 1, 1]))
+_largest("adaptive_max_pool2d", 2, lambda r: (r(1, 2, 5, 4), [2, 3]))
+_largest("adaptive_max_pool3d", 3, lambda r: (r(1, 2, 5, 4, 2), [2, 3, 1]))
+_largest("fractional_max_pool2d", 2, lambda r: (r(1, 2, 5, 4), [2, 2], [3, 2], r.between(0, 1, 1, 2, 2)))
+_largest("fractional_max_pool3d", 3, lambda r: (r(1, 2, 4, 4, 3), [2, 2, 1], [2, 2, 2], r.between(0, 1, 1, 2, 3)))
+
+
+def _unpooled_back(g: Tensor, indices: Tensor, axes: int) -> Tensor:
+    """Reads each g at its pixel. Of several written to one pixel only the last stays, the others have no influence."""
+    flat, pixels = indices.flatten(-axes), g.flatten(-axes)
+    order = torch.arange(flat.shape[-1], device=g.device).expand_as(flat)
+    last = torch.zeros_like(pixels, dtype=torch.long).scatter_reduce(-1, flat, order, "amax", include_self=False)
+    return torch.where(last.gather(-1, flat) == order, pixels.gather(-1, flat), 0).reshape(indices.shape)
+
+
+def _unpooled(axes: int, *options: Any) -> None:
+    shape = (2,) * axes
+    rule(
+        f"aten.max_unpool{axes}d",
+        "y[i] = the x whose place is i, 0 at every other pixel",
+        self=("x̄ = ȳ[i]", lambda g, indices: _unpooled_back(g, indices, axes)),
+        moves=True,
+        why="scatter_repeated",
+        example=lambda r: (r(1, 2, *shape), r.places(3**axes, 1, 2, *shape), [3] * axes, *options),
+    )
+
+
+_unpooled(2)
+_unpooled(3, [1, 1, 1], [0, 0, 0])

@@ -1,4 +1,4 @@
-"""Matrix products, solves and decompositions. A, B, C are the matrices as people know them; Ā is the gradient of A.
+"""Matrix products, inverses and solves. A, B, C are the matrices as people know them; Ā is the gradient of A.
 
 The way to derive each: write the differential of the output, dC = f(dA, dB), put it into ⟨C̄, dC⟩ = tr(C̄ᵀ dC), and move
 everything but dA to the other side: what stands there is Ā. Sources: Giles 2008, "An extended collection of matrix
@@ -278,19 +278,19 @@ rule(
 )
 
 
-def _triangle(A: Tensor, upper: bool, unitriangular: bool) -> Tensor:
+def triangle(A: Tensor, upper: bool, unitriangular: bool) -> Tensor:
     return A.triu(int(unitriangular)) if upper else A.tril(-int(unitriangular))
 
 
-def _triangular_back(g: Tensor, A: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
+def triangular_back(g: Tensor, A: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
     solved: Tensor = torch.linalg.solve_triangular(A.mT, g, upper=not upper, left=left, unitriangular=unitriangular)
     return solved
 
 
 def _triangular_A(g: Tensor, A: Tensor, X: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
-    solved = _triangular_back(g, A, upper, left, unitriangular)
+    solved = triangular_back(g, A, upper, left, unitriangular)
     full = -(solved @ X.mT if left else X.mT @ solved)
-    return summed_to(_triangle(full, upper, unitriangular), A.shape)
+    return summed_to(triangle(full, upper, unitriangular), A.shape)
 
 
 rule(
@@ -299,7 +299,7 @@ rule(
     B=(
         "B̄ = A⁻ᵀ X̄",
         lambda g, self, B, upper, left, unitriangular: summed_to(
-            _triangular_back(g, self, upper, left, unitriangular), B.shape
+            triangular_back(g, self, upper, left, unitriangular), B.shape
         ),
     ),
     self=(
@@ -311,171 +311,4 @@ rule(
         lambda r: (r.triangular(3).mT, r(2, 3), {"upper": True, "left": False}),
         lambda r: (r.triangular(3), r(2, 3, 2), {"upper": False, "unitriangular": True}),
     ),
-)
-
-# -------------------------------------------------------------------------------------------------- decompositions
-
-
-def _symmetric(A: Tensor) -> Tensor:
-    return (A + A.mT) / 2
-
-
-def _halved_lower(A: Tensor) -> Tensor:
-    """Returns Φ(A): the lower triangle, its diagonal halved."""
-    return A.tril() - torch.diag_embed(A.diagonal(dim1=-2, dim2=-1)) / 2
-
-
-def _cholesky_back(g: Tensor, L: Tensor) -> Tensor:
-    """A = L Lᵀ. From dA = dL Lᵀ + L dLᵀ: L⁻¹ dA L⁻ᵀ = L⁻¹ dL + (L⁻¹ dL)ᵀ, lower plus upper, so dL = L Φ(L⁻¹ dA L⁻ᵀ).
-
-    Its transpose is Ā = L⁻ᵀ Φ(Lᵀ L̄) L⁻¹, made symmetric because A is (Murray 2016, arXiv:1602.07527).
-    """
-    middle = _halved_lower(L.mT @ g)
-    left = torch.linalg.solve_triangular(L.mT, middle, upper=True)
-    return _symmetric(torch.linalg.solve_triangular(L, left, upper=False, left=False))
-
-
-rule(
-    "aten.linalg_cholesky_ex",
-    "A = L Lᵀ",
-    self=(
-        "Ā = sym(L⁻ᵀ Φ(Lᵀ L̄) L⁻¹), Φ the lower triangle with half its diagonal",
-        lambda g, y0, upper: _cholesky_back(g[0].mT, y0.mT) if upper else _cholesky_back(g[0], y0),
-    ),
-    symmetric=("self",),
-    why="symmetric",
-    over="real",
-    example=(lambda r: (r.spd(3),), lambda r: (r.spd(3, 2), {"upper": True})),
-)
-
-
-def _gaps(s: Tensor) -> Tensor:
-    """Returns F with Fᵢⱼ = 1 / (sⱼ − sᵢ), 0 on the diagonal."""
-    gaps = s[..., None, :] - s[..., :, None]
-    eye = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
-    return (~eye) / torch.where(eye, 1, gaps)
-
-
-def _eigh_back(g: Any, values: Tensor, V: Tensor) -> Tensor:
-    """A = V Λ Vᵀ. Let dP = Vᵀ dA V. Then dΛ is the diagonal of dP, and dV = V (F ∘ dP) with Fᵢⱼ = 1/(λⱼ − λᵢ)."""
-    middle = torch.zeros_like(V)
-    if g[0] is not None:
-        middle = middle + torch.diag_embed(g[0])
-    if g[1] is not None:
-        middle = middle + _gaps(values) * (V.mT @ g[1])
-    return _symmetric(V @ middle @ V.mT)
-
-
-rule(
-    "aten._linalg_eigh",
-    "A = V diag(λ) Vᵀ",
-    A=(
-        "Ā = sym(V (diag(λ̄) + F ∘ (Vᵀ V̄)) Vᵀ), Fᵢⱼ = 1 / (λⱼ − λᵢ)",
-        lambda g, y0, y1: _eigh_back(g, y0, y1),
-    ),
-    symmetric=("A",),
-    why="equal_eigenvalues",
-    over="real",
-    example=(lambda r: (r.spd(3),), lambda r: (r.spd(2, 2),)),
-)
-
-
-def _svd_back(g: Any, U: Tensor, s: Tensor, Vh: Tensor) -> Tensor:
-    """A = U S Vᵀ, in its reduced form. With dP = Uᵀ dA V and Fᵢⱼ = 1/(sⱼ² − sᵢ²):
-
-        dS = diag(dP)
-        dU = U (F ∘ (dP S + S dPᵀ)) + (I − U Uᵀ) dA V S⁻¹
-        dV = V (F ∘ (S dP + dPᵀ S)) + (I − V Vᵀ) dAᵀ U S⁻¹
-
-    and the transposes of the three are added up (Townsend 2016, "Differentiating the singular value decomposition").
-    """
-    V, F, S = Vh.mT, _gaps(s**2), s[..., None, :]
-    total = torch.zeros_like(U @ Vh)
-    if g[1] is not None:
-        total = total + (U * g[1][..., None, :]) @ Vh
-    if g[0] is not None:
-        within = U.mT @ g[0]
-        turned = U @ (F * (within - within.mT)) * S
-        total = total + (turned + (g[0] - U @ within) / S) @ Vh
-    if g[2] is not None:
-        within = V.mT @ g[2].mT
-        turned = S.mT * (F * (within - within.mT)) @ Vh
-        total = total + U @ (turned + (g[2].mT - V @ within).mT / S.mT)
-    return total
-
-
-rule(
-    "aten._linalg_svd",
-    "A = U diag(s) Vᵀ",
-    A=(
-        "Ā = U (F∘(UᵀŪ − ŪᵀU) S + diag(s̄) + S F∘(VᵀV̄ − V̄ᵀV)) Vᵀ + (I−UUᵀ) Ū S⁻¹ Vᵀ + U S⁻¹ V̄ᵀ (I−VVᵀ), "
-        "Fᵢⱼ = 1 / (sⱼ² − sᵢ²)",
-        lambda g, y0, y1, y2: _svd_back(g, y0, y1, y2),
-    ),
-    why="equal_eigenvalues",
-    over="real",
-    example=(lambda r: (r(3, 4),), lambda r: (r(4, 2),)),
-)
-
-
-def _qr_back(g: Any, Q: Tensor, R: Tensor) -> Tensor:
-    """A = Q R with R square. With M = R R̄ᵀ − Q̄ᵀ Q and C(M) = its lower triangle, mirrored to the upper one:
-
-    Ā = (Q̄ + Q C(M)) R⁻ᵀ    (Walter and Lehmann 2018, "Algorithmic differentiation of linear algebra functions").
-    """
-    gQ = torch.zeros_like(Q) if g[0] is None else g[0]
-    M = -gQ.mT @ Q if g[1] is None else R @ g[1].mT - gQ.mT @ Q
-    mirrored = M.tril() + M.tril(-1).mT
-    sent: Tensor = torch.linalg.solve_triangular(R.mT, gQ + Q @ mirrored, upper=False, left=False)
-    return sent
-
-
-rule(
-    "aten.linalg_qr",
-    "A = Q R",
-    A=(
-        "Ā = (Q̄ + Q C(R R̄ᵀ − Q̄ᵀ Q)) R⁻ᵀ, C mirrors the lower triangle",
-        lambda g, y0, y1: _qr_back(g, y0, y1),
-    ),
-    over="real",
-    example=(lambda r: (r(4, 3),), lambda r: (r(2, 3, 3),)),
-)
-
-
-def _matrix_exp_back(g: Tensor, A: Tensor) -> Tensor:
-    """The derivative of exp at Aᵀ in direction C̄ is the upper right block of exp [[Aᵀ, C̄], [0, Aᵀ]].
-
-    (Al-Mohy and Higham 2009, "Computing the Fréchet derivative of the matrix exponential".)
-    """
-    n = A.shape[-1]
-    block = torch.cat([torch.cat([A.mT, g], -1), torch.cat([torch.zeros_like(A), A.mT], -1)], -2)
-    exponential: Tensor = torch.linalg.matrix_exp(block)
-    return exponential[..., :n, n:]
-
-
-rule(
-    "aten.linalg_matrix_exp",
-    "C = exp(A) = Σₖ Aᵏ / k!",
-    self=("Ā = the upper right block of exp [[Aᵀ, C̄], [0, Aᵀ]]", lambda g, self: _matrix_exp_back(g, self)),
-    example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 2),)),
-)
-
-
-def _cholesky_solve_L(g: Tensor, X: Tensor, L: Tensor, upper: bool) -> Tensor:
-    """A = L Lᵀ, A X = B: Ā = −(A⁻¹ X̄) Xᵀ, and ⟨Ā, dL Lᵀ + L dLᵀ⟩ = ⟨(Ā + Āᵀ) L, dL⟩; with U = Lᵀ, U (Ā + Āᵀ)."""
-    solved = torch.cholesky_solve(g, L, upper=upper)
-    A = -solved @ X.mT
-    return (L @ (A + A.mT)).triu() if upper else ((A + A.mT) @ L).tril()
-
-
-rule(
-    "aten.cholesky_solve",
-    "L Lᵀ X = B",
-    self=("B̄ = (L Lᵀ)⁻¹ X̄", lambda g, input2, upper: torch.cholesky_solve(g, input2, upper=upper)),
-    input2=(
-        "L̄ = −(B̄ Xᵀ + X B̄ᵀ) L, on the triangle that is read",
-        lambda g, y, input2, upper: _cholesky_solve_L(g, y, input2, upper),
-    ),
-    over="real",
-    example=(lambda r: (r(3, 2), r.triangular(3)), lambda r: (r(3, 2), r.triangular(3).mT, True)),
 )

@@ -335,6 +335,117 @@ rule(
     ),
 )
 
+
+def _multilabel_back(g: Tensor, self: Tensor, target: Tensor, reduction: int) -> Tensor:
+    """Of a row of targets those before the first −1 count."""
+    rows, aims = (
+        self.reshape(-1, self.shape[-1] if self.ndim else 1),
+        target.reshape(-1, target.shape[-1] if target.ndim else 1),
+    )
+    counted = (aims >= 0).cumprod(1).bool()
+    each = (g / rows.shape[0] if reduction == _MEAN else g).reshape(-1, 1).expand(rows.shape[0], 1)
+    among = torch.zeros_like(rows).scatter_add(1, aims.clamp(min=0), counted.to(rows)) > 0
+    wanted = rows.gather(1, aims.clamp(min=0))
+    short = ((1 - wanted[:, :, None] + rows[:, None] > 0) & counted[:, :, None] & ~among[:, None]).to(rows)
+    slopes = short.sum(1).scatter_add(1, aims.clamp(min=0), -short.sum(2))
+    return (each * slopes / rows.shape[1]).reshape(self.shape)
+
+
+rule(
+    "aten.multilabel_margin_loss_forward",
+    "ℓ = Σₜ Σⱼ max(0, 1 − x[t] + x[j]) / C over the targets t and the other classes j",
+    self=(
+        "x̄[j] = ℓ̄ / C for each t with 1 − x[t] + x[j] > 0;  x̄[t] = −ℓ̄ / C for each such j",
+        lambda g, self, target, reduction: _multilabel_back(g[0], self, target, reduction),
+    ),
+    over="real",
+    why="kink_hinge",
+    example=(
+        lambda r: (r(3, 4), torch.tensor([[2, 0, -1, 1], [3, -1, 0, 0], [1, 2, 3, -1]]), _MEAN),
+        lambda r: (r(3, 4), torch.tensor([[2, 0, -1, 1], [-1, 3, 0, 0], [1, 2, 3, -1]]), _NONE),
+    ),
+)
+
+# ------------------------------------------------------------------------------- connectionist temporal classification
+#
+# The loss is −log of the sum, over all ways to spell the target with blanks between and repetitions, of the product of
+# the pₜ[s] on the way. So ∂ℓ/∂(log pₜ[c]) = −γₜ[c], the share of the ways that have c at time t. With the target as
+# z = ␣ z₁ ␣ z₂ … ␣, αₜ[s] sums over the ways that come to z[s] at time t, βₜ[s] over those from there on:
+#     αₜ[s] = pₜ[z[s]] (αₜ₋₁[s] + αₜ₋₁[s−1] + αₜ₋₁[s−2] if z[s] is no blank and not z[s−2]),
+# β is the same from the end, and γₜ[c] = Σ over s with z[s] = c of αₜ[s] βₜ[s] / pₜ[c] / Σ (Graves et al. 2006).
+#
+# Torch takes log p for what a log_softmax made, and another one changes nothing of that: its gradient is the one of the
+# loss of log_softmax(log p), where of ȳ = −γ comes ȳ − p Σ ȳ = p − γ. A log_softmax before it makes the same of both.
+
+
+def _come_to(log_p: Tensor, z: Tensor, blank: int) -> Tensor:
+    """Returns log α of one sequence, (times, states); `log_p` is (times, classes)."""
+    read = log_p[:, z]
+    skips = torch.zeros_like(z, dtype=torch.bool)
+    skips[2:] = (z[2:] != blank) & (z[2:] != z[:-2])
+    never = read.new_full((2,), -math.inf)
+    alpha = read.new_full((len(z),), -math.inf)
+    alpha[:2] = read[0, :2]
+    found = [alpha]
+    for now in read[1:]:
+        padded = torch.cat([never, alpha])
+        two = torch.where(skips, padded[:-2], -math.inf)
+        alpha = now + torch.stack([alpha, padded[1:-1], two]).logsumexp(0)
+        found.append(alpha)
+    return torch.stack(found)
+
+
+def _shares(log_p: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """Returns γ of one sequence, (times, classes); nan where no way spells the target."""
+    z = labels.new_full((2 * len(labels) + 1,), blank)
+    z[1::2] = labels
+    alpha = _come_to(log_p, z, blank)
+    beta = _come_to(log_p.flip(0), z.flip(0), blank).flip(0, 1)
+    joint = alpha + beta - log_p[:, z]
+    joint = torch.where(alpha.isneginf() | beta.isneginf(), -math.inf, joint)
+    ways = alpha[-1, -2:].logsumexp(0)
+    return torch.zeros_like(log_p).index_add(1, z, (joint - ways).exp())
+
+
+def _ctc_back(
+    g: Any, log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int, zero_infinity: bool
+) -> Tensor:
+    times, spelled = ([int(n) for n in lengths] for lengths in (input_lengths, target_lengths))
+    sent, start = torch.zeros_like(log_probs), 0
+    for n, (time, length) in enumerate(zip(times, spelled, strict=True)):
+        labels = targets[n, :length] if targets.ndim == 2 else targets[start : start + length]
+        start += length
+        log_p = log_probs[:time, n]
+        missed = log_p.exp() - _shares(log_p, labels.long(), blank)
+        if zero_infinity:
+            missed = torch.where(missed.isfinite(), missed, 0)
+        sent[:time, n] = g[0][n] * missed
+    return sent
+
+
+def _log_p(r: Any, times: int, classes: int) -> Tensor:
+    drawn: Tensor = r(times, 2, classes)
+    return drawn.log_softmax(-1)
+
+
+def _ctc(operator: str, lengths: Any) -> None:
+    """Enters the rule of an operator that takes its lengths as a list, or as a tensor."""
+    rule(
+        f"aten.{operator}",
+        "ℓ = −log Σ Πₜ pₜ[way(t)] over the ways to spell the target",
+        log_probs=("x̄ₜ[c] = ℓ̄ (pₜ[c] − γₜ[c]), γ the share of the ways that have c at time t", _ctc_back),
+        over="real",
+        why="ctc",
+        example=(
+            lambda r: (_log_p(r, 5, 4), torch.tensor([[1, 2, 2], [3, 1, 0]]), lengths([5, 4]), lengths([3, 2])),
+            lambda r: (_log_p(r, 4, 3), torch.tensor([0, 1, 0]), lengths([4, 3]), lengths([1, 2]), 2),
+        ),
+    )
+
+
+_ctc("_ctc_loss", list)
+_ctc("_ctc_loss.Tensor", torch.tensor)
+
 # ------------------------------------------------------------------------------------------------------- distances
 
 
@@ -394,3 +505,23 @@ rule(
 def _turned(side: Any) -> Any:
     """Returns the sides of the pairs (i, j) as those of the pairs (j, i)."""
     return side.transpose(-4, -3) if isinstance(side, Tensor) else side
+
+
+def _pdist_back(g: Tensor, self: Tensor, y: Tensor, p: float, side: Any) -> Tensor:
+    """The distances of the pairs i < j, in order."""
+    i, j = torch.triu_indices(len(self), len(self), 1, device=self.device)
+    sent = g[:, None] * norm_slopes(self[i] - self[j], y[:, None], p, -1, side)
+    return torch.zeros_like(self).index_add(0, i, sent).index_add(0, j, -sent)
+
+
+rule(
+    "aten._pdist_forward",
+    "y = ‖xᵢ − xⱼ‖ₚ for the pairs i < j",
+    self=(
+        "x̄ᵢ = Σⱼ ȳᵢⱼ sign(xᵢ − xⱼ) (|xᵢ − xⱼ| / yᵢⱼ)ᵖ⁻¹",
+        lambda g, self, y, p: _pdist_back(g, self, y, p, 0),
+    ),
+    over="real",
+    why="norm_at_zero",
+    example=(lambda r: (r(4, 2), 2.0), lambda r: (r(4, 3), 1.0), lambda r: (r(4, 3), 3.0)),
+)

@@ -142,44 +142,83 @@ def _batch_statistics(
 
 
 def _batch_norm_back(
-    g: Tensor, input: Tensor, weight: Any, running_mean: Any, running_var: Any, training: bool, eps: float,
+    g: Any, input: Tensor, weight: Any, running_mean: Any, running_var: Any, training: bool, eps: float,
     y1: Tensor, y2: Tensor,
 ) -> Tensor:  # fmt: skip
     mean, r = _batch_statistics(input, running_mean, running_var, training, eps, y1, y2)
-    h = g if weight is None else g * _by_channel(weight, input)
+    h = g[0] if weight is None else g[0] * _by_channel(weight, input)
     return _normalised_back(h, (input - mean) * r, r, but_channels(input)) if training else h * r
 
 
 def _batch_norm_weight(
-    g: Tensor, input: Tensor, running_mean: Any, running_var: Any, training: bool, eps: float, y1: Tensor, y2: Tensor
+    g: Any, input: Tensor, running_mean: Any, running_var: Any, training: bool, eps: float, y1: Tensor, y2: Tensor
 ) -> Tensor:
     mean, r = _batch_statistics(input, running_mean, running_var, training, eps, y1, y2)
-    return (g * (input - mean) * r).sum(but_channels(input))
+    sent: Tensor = (g[0] * (input - mean) * r).sum(but_channels(input))
+    return sent
 
 
-rule(
-    "aten.native_batch_norm",
-    "x̂ = (x − μ) r with r = 1/√(σ² + ε) by channel,  y = w x̂ + b",
-    input=(
-        "x̄ = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩) with h = w ȳ; with kept statistics x̄ = r h",
-        lambda g, input, weight, running_mean, running_var, training, eps, y1, y2: _batch_norm_back(
-            g[0], input, weight, running_mean, running_var, training, eps, y1, y2
+_X_NORMALISED = "x̄ = r (h − ⟨h⟩ − x̂ ⟨h x̂⟩) with h = w ȳ; with kept statistics x̄ = r h"
+_BY_CHANNEL = "x̂ = (x − μ) r with r = 1/√(σ² + ε) by channel,  y = w x̂ + b"
+_BIAS = ("b̄ = Σ ȳ", lambda g, input: g[0].sum(but_channels(input)))
+
+
+for _name, _examples in (
+    (
+        "native_batch_norm",
+        (
+            lambda r: (r(4, 2, 3), r(2), r(2), None, None, True, 0.1, 1e-5),
+            lambda r: (r(4, 2, 3, 2), r(2), r(2), r(2), r.positive(2), False, 0.1, 1e-5),
+            lambda r: (r(4, 3), None, None, None, None, True, 0.1, 1e-5),
         ),
     ),
-    weight=(
-        "w̄ = Σ ȳ x̂",
-        lambda g, input, running_mean, running_var, training, eps, y1, y2: _batch_norm_weight(
-            g[0], input, running_mean, running_var, training, eps, y1, y2
+    (
+        "_native_batch_norm_legit",
+        (
+            lambda r: (r(4, 2, 3), r(2), r(2), r(2), r.positive(2), True, 0.1, 1e-5),
+            lambda r: (r(4, 2, 3), r(2), r(2), r(2), r.positive(2), False, 0.1, 1e-5),
         ),
     ),
-    bias=("b̄ = Σ ȳ", lambda g, input: g[0].sum(but_channels(input))),
-    why="batch_norm",
-    example=(
-        lambda r: (r(4, 2, 3), r(2), r(2), None, None, True, 0.1, 1e-5),
-        lambda r: (r(4, 2, 3, 2), r(2), r(2), r(2), r.positive(2), False, 0.1, 1e-5),
-        lambda r: (r(4, 3), None, None, None, None, True, 0.1, 1e-5),
-    ),
-)
+):
+    rule(
+        f"aten.{_name}",
+        _BY_CHANNEL,
+        input=(_X_NORMALISED, _batch_norm_back),
+        weight=("w̄ = Σ ȳ x̂", _batch_norm_weight),
+        bias=_BIAS,
+        over="real",
+        why="batch_norm",
+        example=_examples,
+    )
+
+
+def _with_or_without_update(operator: str, training: bool) -> None:
+    """Enters the rule of an operator that says by its name which statistics it takes: the batch's, or those kept."""
+
+    def back(
+        g: Any, input: Tensor, weight: Any, running_mean: Any, running_var: Any, eps: float, y1: Tensor, y2: Tensor
+    ) -> Tensor:
+        return _batch_norm_back(g, input, weight, running_mean, running_var, training, eps, y1, y2)
+
+    def weighed(
+        g: Any, input: Tensor, running_mean: Any, running_var: Any, eps: float, y1: Tensor, y2: Tensor
+    ) -> Tensor:
+        return _batch_norm_weight(g, input, running_mean, running_var, training, eps, y1, y2)
+
+    rule(
+        f"aten.{operator}",
+        _BY_CHANNEL,
+        input=(_X_NORMALISED, back),
+        weight=("w̄ = Σ ȳ x̂", weighed),
+        bias=_BIAS,
+        over="real",
+        why="batch_norm",
+        example=lambda r: (r(4, 2, 3), r(2), r(2), r(2), r.positive(2), 0.1, 1e-5),
+    )
+
+
+_with_or_without_update("_batch_norm_with_update", True)
+_with_or_without_update("_batch_norm_no_update", False)
 
 
 def _group_norm_parts(input: Tensor, group: int, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,6 +268,61 @@ rule(
     ),
 )
 
+# w = s v / n with n = ‖v‖ over all axes but one, and dn = ⟨v, dv⟩/n (Salimans and Kingma 2016). Torch calls s "g",
+# which is a cotangent here; s/n = ⟨w, v⟩/n².
+
+
+def _but_one(v: Tensor, dim: int) -> tuple[int, ...]:
+    return tuple(axis for axis in range(v.ndim) if axis != dim % v.ndim)
+
+
+def _weight_norm_back(g: Any, v: Tensor, w: Tensor, n: Tensor, dim: int) -> Tensor:
+    n = n.reshape([size if axis == dim % v.ndim else 1 for axis, size in enumerate(v.shape)])
+    over, sent = _but_one(v, dim), torch.zeros_like(v)
+    if g[0] is not None:
+        scale = (w * v).sum(over, keepdim=True) / n**2
+        sent = scale * (g[0] - v * (g[0] * v).sum(over, keepdim=True) / n**2)
+    return sent if g[1] is None else sent + g[1].reshape(n.shape) * v / n
+
+
+def _weight_norm_scale(g: Any, v: Tensor, n: Tensor, dim: int) -> Tensor:
+    return torch.zeros_like(n) if g[0] is None else (g[0] * v).sum(_but_one(v, dim), keepdim=True).reshape(n.shape) / n
+
+
+rule(
+    "aten._weight_norm_interface",
+    "w = s v / n with n = ‖v‖ over all axes but one",
+    v=("v̄ = s/n (w̄ − v ⟨w̄, v⟩/n²)", lambda g, v, y0, y1, dim: _weight_norm_back(g, v, y0, y1, dim)),
+    g=("s̄ = ⟨w̄, v⟩/n", lambda g, v, y1, dim: _weight_norm_scale(g, v, y1, dim)),
+    over="real",
+    example=(lambda r: (r(3, 4), r(3, 1)), lambda r: (r(3, 2, 4), r(1, 1, 4), 2)),
+)
+
+
+def _rms_back(g: Any, input: Tensor, normalized_shape: Sequence[int], weight: Any, y1: Tensor) -> Tensor:
+    """As above without a mean, and x̄ = −r̄ r² x̂ / n through r itself    (Zhang and Sennrich 2019)."""
+    over = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    hat, sent = input * y1, torch.zeros_like(input)
+    if g[0] is not None:
+        h = _scaled(g[0], weight)
+        sent = y1 * (h - hat * (h * hat).mean(over, keepdim=True))
+    return sent if g[1] is None else sent - g[1] * y1**2 * hat / math.prod(normalized_shape)
+
+
+rule(
+    "aten._fused_rms_norm",
+    "x̂ = x r with r = 1/√(⟨x²⟩ + ε),  y = w x̂",
+    input=("x̄ = r (h − x̂ ⟨h x̂⟩) with h = w ȳ", _rms_back),
+    weight=(
+        "w̄ = Σ ȳ x̂",
+        lambda g, input, normalized_shape, weight, y1: (
+            torch.zeros_like(weight) if g[0] is None else _over(g[0] * input * y1, _leading(input, normalized_shape))
+        ),
+    ),
+    over="real",
+    example=(lambda r: (r(2, 3, 4), [4], r(4), 1e-5), lambda r: (r(2, 3, 4), [3, 4], None, 1e-5)),
+)
+
 # ------------------------------------------------------------------------------------------------------ attention
 #
 # S = s Q Kᵀ + M,  P = softmax(S),  O = P V, for each head. Backwards through the three:
@@ -250,14 +344,30 @@ def _scores_back(g: Tensor, P: Tensor, value: Tensor) -> Tensor:
     return _softmax_back(g @ value.mT, P, -1)
 
 
+def _repeated(heads: Tensor, query: Tensor) -> Tensor:
+    """Gives every head of the queries its own keys or values: with grouped heads, neighbours share one."""
+    return heads.repeat_interleave(query.shape[1] // heads.shape[1], 1)
+
+
+def _gathered(g: Tensor, heads: Tensor) -> Tensor:
+    """Adds up what arrives at the heads that share one."""
+    return g.reshape(g.shape[0], heads.shape[1], -1, *g.shape[2:]).sum(2)
+
+
 def _query_back(g: Tensor, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Any, scale: Any) -> Tensor:
+    key, value = _repeated(key, query), _repeated(value, query)
     P, s = _attention(query, key, causal, mask, scale)
     return s * _scores_back(g, P, value) @ key
 
 
 def _key_back(g: Tensor, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Any, scale: Any) -> Tensor:
-    P, s = _attention(query, key, causal, mask, scale)
-    return s * _scores_back(g, P, value).mT @ query
+    P, s = _attention(query, _repeated(key, query), causal, mask, scale)
+    return _gathered(s * _scores_back(g, P, _repeated(value, query)).mT @ query, key)
+
+
+def _value_back(g: Tensor, query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Any, scale: Any) -> Tensor:
+    P, _ = _attention(query, _repeated(key, query), causal, mask, scale)
+    return _gathered(P.mT @ g, value)
 
 
 rule(
@@ -277,15 +387,61 @@ rule(
     ),
     value=(
         "V̄ = Pᵀ Ō",
-        lambda g, query, key, is_causal, attn_mask, scale: (
-            _attention(query, key, is_causal, attn_mask, scale)[0].mT @ g[0]
+        lambda g, query, key, value, is_causal, attn_mask, scale: _value_back(
+            g[0], query, key, value, is_causal, attn_mask, scale
         ),
     ),
     example=(
         lambda r: (r(1, 2, 3, 2), r(1, 2, 4, 2), r(1, 2, 4, 2)),
         lambda r: (r(1, 2, 4, 2), r(1, 2, 4, 2), r(1, 2, 4, 2), 0.0, True, {"scale": 0.7}),
         lambda r: (r(1, 1, 3, 2), r(1, 1, 4, 2), r(1, 1, 4, 2), {"attn_mask": r(1, 1, 3, 4)}),
+        lambda r: (r(2, 4, 3, 2), r(2, 2, 4, 2), r(2, 2, 4, 2)),
     ),
+)
+
+# ------------------------------------------------------------------------------------------- derivatives of derivatives
+#
+# What the backward passes of softmax and dropout run is differentiated where a second derivative is asked for.
+
+rule(
+    "aten._softmax_backward_data",
+    "zᵢ = pᵢ (gᵢ − Σⱼ gⱼ pⱼ)",
+    grad_output=("ḡᵢ = pᵢ (z̄ᵢ − Σⱼ z̄ⱼ pⱼ)", lambda g, output, dim: _softmax_back(g, output, dim)),
+    output=(
+        "p̄ᵢ = z̄ᵢ (gᵢ − Σⱼ gⱼ pⱼ) − gᵢ Σⱼ z̄ⱼ pⱼ",
+        lambda g, grad_output, output, dim: (
+            g * (grad_output - (grad_output * output).sum(dim, keepdim=True))
+            - grad_output * (g * output).sum(dim, keepdim=True)
+        ),
+    ),
+    terms=lambda grad_output, output, dim: (
+        output * (grad_output - np.sum(grad_output * output, axis=dim, keepdims=True))
+    ),
+    over="real",
+    example=lambda r: (r(2, 3), r(2, 3), 1, torch.float64),
+)
+rule(
+    "aten._log_softmax_backward_data",
+    "zᵢ = gᵢ − exp(yᵢ) Σⱼ gⱼ",
+    grad_output=(
+        "ḡᵢ = z̄ᵢ − Σⱼ z̄ⱼ exp(yⱼ)",
+        lambda g, output, dim: g - (g * output.exp()).sum(dim, keepdim=True),
+    ),
+    output=(
+        "ȳᵢ = −z̄ᵢ exp(yᵢ) Σⱼ gⱼ",
+        lambda g, grad_output, output, dim: -g * output.exp() * grad_output.sum(dim, keepdim=True),
+    ),
+    terms=lambda grad_output, output, dim: grad_output - _exp(output) * np.sum(grad_output, axis=dim, keepdims=True),
+    over="real",
+    example=lambda r: (r(2, 3), r(2, 3), 1, torch.float64),
+)
+rule(
+    "aten.native_dropout_backward",
+    "z = g m s",
+    grad_output=("ḡ = z̄ m s", lambda g, mask, scale: g * mask * scale),
+    terms=lambda grad_output, mask, scale: grad_output * mask.astype(float) * scale,
+    over="real",
+    example=lambda r: (r(2, 3), r.mask(2, 3), 1.7),
 )
 
 # --------------------------------------------------------------------------------------------------------- dropout

@@ -1,8 +1,15 @@
 """Operators that act on each element alone: formula and slope are one string each, shown, run and proved."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
-from gradexplain.rules.entries import elementwise
+import torch
+from torch import Tensor
+
+from gradexplain.mathematics.terms import NAMESPACE
+from gradexplain.rules.application import summed_to
+from gradexplain.rules.entries import elementwise, rule
 
 # fmt: off
 # ------------------------------------------------------------------------------------------------------- arithmetic
@@ -17,6 +24,7 @@ elementwise("aten.mul.Scalar",   "x z",   "x*z",     x="z")
 elementwise("aten.div.Tensor",   "x z",   "x/z",     x="1/z", z="-x/z**2")
 elementwise("aten.div.Scalar",   "x z",   "x/z",     x="1/z")
 elementwise("aten.neg",          "x",     "-x",      x="-1")
+elementwise("aten._neg_view",    "x",     "-x",      x="-1")
 elementwise("aten.reciprocal",   "x",     "1/x",     x="-y**2")
 elementwise("aten.addcmul", "x a b v", "x + v*a*b", x="1", a="v*b", b="v*a")
 elementwise("aten.addcdiv", "x a b v", "x + v*a/b", x="1", a="v/b", b="-v*a/b**2")
@@ -52,6 +60,8 @@ elementwise("aten.frac",  "x", "x - trunc(x)", x="1", why="steps")
 elementwise("aten.floor", "x", "floor(x)", x="0", why="steps")
 elementwise("aten.ceil",  "x", "ceil(x)",  x="0", why="steps")
 elementwise("aten.round", "x", "round(x)", x="0", why="steps")
+elementwise("aten.round.decimals", "x d", "round(x*10.0**d)/10.0**d", x="0", why="steps",
+            example=(lambda r: (r(4, 3), {"decimals": 1}), lambda r: (r(4, 3) * 30, {"decimals": -1})))
 elementwise("aten.trunc", "x", "trunc(x)", x="0", why="steps")
 elementwise("aten.sign",  "x", "sign(x)",  x="0", why="steps")
 elementwise("aten.sgn",   "x", "sign(x)",  x="0", why="steps")
@@ -184,6 +194,11 @@ elementwise("aten.copysign.Scalar", "x z", f"abs(x)*{_SIGN}", x=f"sign(x)*{_SIGN
 
 # ------------------------------------------------------------------------------------------------ activation functions
 elementwise("aten.sigmoid", "x", "sigmoid(x)", x="y*(1 - y)")
+# Of complex numbers these send conjugates.
+elementwise("aten.sigmoid_backward", "g s", "g*s*(1 - s)", g="s*(1 - s)", s="g*(1 - 2*s)", over="real")
+elementwise("aten.tanh_backward", "g t", "g*(1 - t**2)", g="1 - t**2", t="-2*g*t", over="real")
+elementwise("aten.threshold_backward", "g x t", "where(x <= t, 0, g)", g="where(x <= t, 0, 1)", x="0",
+            example=lambda r: (r(4, 3), r(4, 3), 0.2))
 elementwise("aten.log_sigmoid_forward", "x", "log(sigmoid(x))", x="sigmoid(-x)")
 elementwise("aten.silu", "x", "x*sigmoid(x)", x="sigmoid(x)*(1 + x*(1 - sigmoid(x)))")
 _GATE = "tanh(log1p(exp(x)))"
@@ -222,3 +237,84 @@ elementwise("aten.hardshrink", "x l", "where(abs(x) > l, x, 0)", x="where(abs(x)
 elementwise("aten.softshrink", "x l", "sign(x)*maximum(abs(x) - l, 0)", x="where(abs(x) > l, 1, 0)",
             kink="abs(x) == l", sides={"x": ("where(x > 0, 0, 1)", "where(x > 0, 1, 0)")}, why="kink_shrink")
 # fmt: on
+
+# ------------------------------------------------------------------------------------ functions with a formula in words
+_NUMPY: Mapping[str, Any] = NAMESPACE
+_lgamma = _NUMPY["lgamma"]
+
+
+rule(
+    "aten.polygamma",
+    "y = ψ⁽ⁿ⁾(x), the n-th derivative of the digamma function",
+    self=("x̄ = ȳ ψ⁽ⁿ⁺¹⁾(x)", lambda g, n, self: g * torch.polygamma(n + 1, self)),
+    over="real",
+    example=(lambda r: (1, r.positive(4, 3)), lambda r: (3, r.positive(3))),
+)
+rule(
+    "aten.mvlgamma",
+    "y = log Γₚ(x) = p (p − 1)/4 log π + Σⱼ log Γ(x − j/2), j = 0 … p − 1",
+    self=(
+        "x̄ = ȳ Σⱼ ψ(x − j/2)",
+        lambda g, self, p: g * torch.stack([torch.digamma(self - j / 2) for j in range(p)]).sum(0),
+    ),
+    terms=lambda self, p: sum((_lgamma(self - j / 2) for j in range(p)), p * (p - 1) / 4 * math.log(math.pi)),
+    over="real",
+    example=lambda r: (r.positive(4, 3) + 1.5, 3),
+)
+
+
+def _density(a: Tensor, x: Tensor) -> Tensor:
+    """Returns xᵃ⁻¹ e⁻ˣ / Γ(a)."""
+    return torch.exp((a - 1) * x.log() - x - torch.lgamma(a))
+
+
+# Torch has a derivative by the bound of the integral alone.
+rule(
+    "aten.igamma",
+    "y = ∫ tᵃ⁻¹ e⁻ᵗ dt / Γ(a) from 0 to x",
+    other=("x̄ = ȳ xᵃ⁻¹ e⁻ˣ / Γ(a)", lambda g, self, other: summed_to(g * _density(self, other), other.shape)),
+    over="real",
+    example=lambda r: (r.positive(4, 3), r.positive(3)),
+)
+rule(
+    "aten.igammac",
+    "y = ∫ tᵃ⁻¹ e⁻ᵗ dt / Γ(a) from x on",
+    other=("x̄ = −ȳ xᵃ⁻¹ e⁻ˣ / Γ(a)", lambda g, self, other: summed_to(-g * _density(self, other), other.shape)),
+    over="real",
+    example=lambda r: (r.positive(4, 3), r.positive(3)),
+)
+rule(
+    "aten.nan_to_num",
+    "y = x, and numbers in the place of nan and ±∞",
+    self=("x̄ = ȳ where x is finite, else 0", lambda g, self: torch.where(self.isfinite(), g, 0)),
+    example=(lambda r: (r(4, 3),), lambda r: (torch.tensor([0.3, math.inf, -0.4]).double(), 0.0, 2.5, -2.5)),
+)
+rule(
+    "aten.rrelu_with_noise",
+    "y = x where x > 0, else a x; in training a is drawn for each element, else it is the middle of the range",
+    self=(
+        "x̄ = ȳ where x > 0, else a ȳ",
+        lambda g, self, y, lower, upper, training: torch.where(
+            self > 0, g, g * torch.where(torch.tensor(training) & (self < 0), y / self, (lower + upper) / 2)
+        ),
+    ),
+    over="real",
+    why="dropout",
+    example=(lambda r: (r(4, 3), r(4, 3) * 0, 0.1, 0.3, True), lambda r: (r(4, 3), r(4, 3) * 0, 0.1, 0.3, False)),
+)
+rule(
+    "aten.frexp.Tensor",
+    "x = y 2ᵉ with a whole number e and ½ ≤ |y| < 1",
+    self=("x̄ = ȳ / 2ᵉ", lambda g, y1: g[0] / 2.0 ** y1.to(g[0].dtype)),
+    over="real",
+    why="steps",
+    example=lambda r: (r(4, 3),),
+)
+rule(
+    "aten.bernoulli",
+    "y = 1 with probability p, else 0",
+    self=("p̄ = 0: what was drawn stays as it is when p moves a little", lambda g: torch.zeros_like(g)),
+    over="real",
+    why="steps",
+    example=lambda r: (r.between(0.1, 0.9, 4, 3),),
+)

@@ -463,6 +463,28 @@ rule(
 )
 
 
+def _renorm_back(g: Tensor, self: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """A slice whose norm n is above m becomes x m / (n + ε), where torch's ε is 1e-7; the others stay."""
+    over = tuple(axis for axis in range(self.ndim) if axis != dim % self.ndim)
+    n = torch.linalg.vector_norm(self, p, over, keepdim=True)
+    scale = maxnorm / (n + 1e-7)
+    along = (g * self).sum(over, keepdim=True) * scale / (n + 1e-7)
+    return torch.where(n > maxnorm, scale * g - along * norm_slopes(self, n, p, over, 0), g)
+
+
+rule(
+    "aten.renorm",
+    "y = x m / n for the slices whose norm n is above m, else x",
+    self=(
+        "x̄ = m/n (ȳ − ⟨ȳ, x⟩/n ∂n/∂x) for these slices, else ȳ",
+        lambda g, self, p, dim, maxnorm: _renorm_back(g, self, p, dim, maxnorm),
+    ),
+    over="real",
+    why="kink_piece",
+    example=(lambda r: (r(4, 3), 2, 0, 1.2), lambda r: (r(4, 3), 3, 1, 1.7)),
+)
+
+
 def _is_distance(
     slopes: Tensor, opposite: Tensor, argument: str, self: Tensor, other: Tensor, y: Tensor, p: Any
 ) -> Tensor:

@@ -6,7 +6,10 @@ from functools import cache
 
 from gradexplain.rules.entries import RULES, Rule
 
-FAMILIES = ("pointwise", "reductions", "linear", "shapes", "indexing", "networks", "convolution", "losses")
+FAMILIES = (
+    "pointwise", "reductions", "linear", "decompositions", "shapes", "indexing", "networks", "convolution", "sampling",
+    "recurrence", "losses", "transforms",
+)  # fmt: skip
 
 
 def rules() -> Mapping[str, Rule]:
@@ -16,12 +19,16 @@ def rules() -> Mapping[str, Rule]:
 
 
 def rule_of(operator: str | None) -> Rule | None:
-    """Returns the rule of an operator, or `None`; an in-place operator (`aten.add_.Tensor`) has that of its twin."""
+    """Returns the rule of an operator, or `None`.
+
+    One that works in place (`aten.add_.Tensor`), or copies where another makes a view (`aten.expand_copy.default`), has
+    that of its twin.
+    """
     if operator is None:
         return None
     known = rules()
     name, _, overload = operator.rpartition(".")
-    twin = name.removesuffix("_")
+    twin = name.removesuffix("_").removesuffix("_copy")
     found = known.get(operator) or known.get(f"{twin}.{overload}")
     if found is None and twin != name:  # transpose_ has no overload name where transpose.int has one
         twins = [rule for key, rule in known.items() if key.startswith(f"{twin}.")]

@@ -1,5 +1,6 @@
 """Generic tensors for the examples of the rules: float64, reproducible, without special structure unless asked for."""
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ class Samples:
     def ints(self, high: int, *shape: int) -> Tensor:
         """Integers in 0 … high−1."""
         return torch.randint(high, shape, generator=self.generator)
+
+    def places(self, high: int, *shape: int) -> Tensor:
+        """Integers in 0 … high−1, all different."""
+        return torch.randperm(high, generator=self.generator)[: math.prod(shape)].reshape(shape)
 
     def mask(self, *shape: int) -> Tensor:
         """True and False, both present where there is room for both."""

@@ -237,3 +237,31 @@ rule(
     moves=True,
     example=lambda r: (r(3, 2), 1),
 )
+
+
+rule(
+    "aten.channel_shuffle",
+    "the channels of each group, one of every group in turn",
+    self=(
+        "x̄ = ȳ with the channels put back",
+        lambda g, groups: g.unflatten(1, (g.shape[1] // groups, groups)).transpose(1, 2).flatten(1, 2),
+    ),
+    moves=True,
+    example=lambda r: (r(2, 6, 3), 2),
+)
+rule(
+    "aten.narrow_copy",
+    "y = length elements of x from start on, along an axis",
+    self=(
+        "x̄ = ȳ at these places, 0 elsewhere",
+        lambda g, self, dim, start, length: brought_back(g, self, lambda x: x.narrow(dim, start, length)),
+    ),
+    moves=True,
+    example=lambda r: (r(3, 5), 1, 1, 3),
+)
+rule(
+    "aten.unfold_backward",
+    "windows along an axis added up, each at its place",
+    grad_in=("ḡ = the windows of ȳ", lambda g, dim, size, step: g.unfold(dim, size, step)),
+    example=lambda r: (r(2, 2, 3), [2, 5], 1, 3, 2),
+)

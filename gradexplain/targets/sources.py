@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -27,6 +29,15 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+def cell_of(file: str) -> str | None:
+    """Returns the number of the notebook's cell that IPython knows as `file`, `None` for any other file."""
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive is not None else None
+    named = shell.compile.format_code_name(file) if shell is not None else None
+    number = re.search(r"\d+", named[1]) if named else None
+    return number[0] if number else None
 
 
 def source_at(code: CodeType, instruction: int) -> Source:

@@ -129,8 +129,8 @@ def _overlap(results: Sequence[Any]) -> Parts:
     flat = [float(np.ptp(line.get_ydata())) for line in ran.names["axes"].lines]
     yield claim("flat", flat, "=", [0.0] * n, "B9", "B17", most=max(flat))
     yield text("axis", low=low, high=high)
-    yield Drawn("figure-ones", "dimensions", {"n": n})
-    (group,) = computed(designs()["dimensions"], {"n": n}).identical
+    yield Drawn("figure-ones", "dimensions", {"n": n, "at": "ones"})
+    (group,) = computed(designs()["dimensions"], {"n": n, "at": "ones"}).identical
     yield claim("figure-says", group, "=", sorted({d for pair in pairs for d in pair}), "B9", count=len(group))
 
 

@@ -1,0 +1,188 @@
+"""From the report on a training to a document in words: the first cause first, then what it led to, then the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradexplain.documents.doc import Block, Doc, Heading, Listing, Notes, Paragraph, Table, Title
+from gradexplain.documents.shown import recorded, told
+from gradexplain.findings.finding import Finding, Remedy
+from gradexplain.mathematics.terms import number_text
+from gradexplain.narration.explanations import MARKS, Teller, short_place
+from gradexplain.training.report import TrainingReport, thinned
+
+_DIGITS = 4
+_BARS = "▁▂▃▄▅▆▇█"
+_NO_NUMBER = "×"
+
+
+@told.register
+def training_page(report: TrainingReport, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
+    """Returns the whole document."""
+    return Doc(tuple(TrainingTeller(language).page(report, width)), language)
+
+
+@dataclass(frozen=True)
+class TrainingTeller(Teller):
+    """Tells what was seen of a training in one language."""
+
+    def page(self, report: TrainingReport, width: int) -> Iterator[Block]:
+        """Yields the whole page."""
+        setting = self.say("training.setting", steps=report.steps, torch=torch.__version__)
+        yield Title("gradexplain run", (report.target, setting))
+        yield from self.headline(report)
+        for number, finding in enumerate(report.findings):
+            if number:
+                yield Heading(self.say("training.further"))
+                yield Paragraph(f"{MARKS['differs']} {self.sentence(finding)}", "bad")
+            yield from self.evidence(finding)
+        if report.steps:
+            yield from self.run(report, width)
+
+    def headline(self, report: TrainingReport) -> Iterator[Block]:
+        match report.verdict:
+            case "found":
+                yield Paragraph(f"{MARKS['differs']} {self.sentence(report.findings[0])}", "bad")
+            case "nothing unusual":
+                text = self.say("training.nothing_unusual", steps=report.steps)
+                yield Paragraph(f"{MARKS['agrees']} {text}", "good")
+            case "no training seen":
+                yield Paragraph(f"{MARKS['cannot say']} {self.say('training.no_training')}", "unsure")
+        if report.interrupted:
+            yield Paragraph(self.say("training.interrupted", steps=report.steps))
+
+    def sentence(self, finding: Finding) -> str:
+        """Returns what was found, with its step and place, as one sentence."""
+        place = short_place(finding.source, self.language)
+        where = [self.say("training.step", step=finding.step)] if finding.step is not None else []
+        where += [place] if place else []
+        text = self.said_of(finding)
+        return f"{', '.join(where)}: {text}" if where else text
+
+    def said_of(self, finding: Finding) -> str:
+        """Returns what was found, without its place."""
+        data = self.numbers(finding.data)
+        if "detail" in data:
+            data["made"] = self.say(f"born.{data['detail']}", **data)
+        text = self.say(f"findings.{finding.code}", **data)
+        return f"{text} {self.say('unreached.' + data['why'], **data)}" if "why" in data else text
+
+    def numbers(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in data.items()}
+        return numbers | {"percent": f"{100 * data['share']:.3g} %"} if "share" in data else numbers
+
+    def evidence(self, finding: Finding) -> Iterator[Block]:
+        """Yields the line, what to do, and what it led to."""
+        if finding.source is not None and finding.source.code:
+            yield Listing(finding.source.code)
+        if finding.remedy is not None:
+            yield Paragraph(f"→ {self.cure(finding.remedy)}", "good" if finding.remedy.tried else "plain")
+            if finding.remedy.change:
+                yield Listing(finding.remedy.change)
+        if finding.consequences:
+            yield Heading(self.say("training.consequences"))
+            yield Notes(tuple(map(self.sentence, finding.consequences)))
+
+    def cure(self, remedy: Remedy) -> str:
+        text = self.say(f"remedies.{remedy.code}", **self.numbers(remedy.data))
+        if not remedy.tried:
+            return f"{text} {self.say('training.not_tried')}"
+        return f"{text} {self.say('training.tried', **self.numbers(remedy.result))}"
+
+    def run(self, report: TrainingReport, width: int) -> Iterator[Block]:
+        """Yields what was watched, and a small picture of it."""
+        yield Heading(self.say("training.run"))
+        bars = max(10, width - 60)
+        rows = [(self.say("training.loss"), *_curve(report.curves.losses, bars))]
+        if report.curves.norms:
+            rows.append((self.say("training.norm"), *_curve(report.curves.norms, bars)))
+        layers = [(self.say("training.ratio", name=y.name), y.ratios) for y in report.curves.layers if y.ratios]
+        rows += [(name, *_curve(ratios, bars)) for name, ratios in layers]
+        header = ("", *(self.say(f"training.{key}") for key in ("first", "course", "last")))
+        yield Table(header, tuple(rows))
+        separator = self.say("figures.comma")
+        watched = separator.join(self.say(f"training.watched_{name}") for name in report.watched)
+        notes = [self.say("training.watched", names=watched)]
+        notes += [self.say(f"training.unwatched_{name}") for name in report.unwatched]
+        yield Notes(tuple(notes))
+
+
+def _curve(numbers: Sequence[float], most: int) -> tuple[str, str, str]:
+    """Returns the first number, bars on a scale from the least to the largest, and the last."""
+    if not numbers:
+        return "", "", ""
+    shown = thinned(numbers, most)
+    finite = [n for n in shown if math.isfinite(n)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+
+    def bar(number: float) -> str:
+        if not math.isfinite(number):
+            return _NO_NUMBER
+        return _BARS[round((number - low) / (high - low) * (len(_BARS) - 1))] if high > low else _BARS[0]
+
+    return number_text(numbers[0], 3), "".join(map(bar, shown)), number_text(numbers[-1], 3)
+
+
+# ------------------------------------------------------------------------------------------------------- as data
+
+
+@recorded.register
+def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, Any]:
+    """Returns a report on a training as plain data."""
+    teller = TrainingTeller("en")
+    return {
+        "verdict": report.verdict,
+        "steps": report.steps,
+        "watched": list(report.watched),
+        "findings": [_finding(finding, teller) for finding in report.findings],
+        "target": report.target,
+        "interrupted": report.interrupted,
+        "examined": report.examined or None,
+        "torch": torch.__version__,
+    }
+
+
+def _finding(finding: Finding, teller: TrainingTeller) -> dict[str, Any]:
+    data, source = finding.data, finding.source
+    return {
+        "code": finding.code,
+        "pitfall": finding.pitfall,
+        "step": finding.step,
+        "phase": finding.phase,
+        "operator": data.get("operator"),
+        "module": finding.module or None,
+        "parameters": list(finding.parameters),
+        "source": None if source is None else {"file": source.file, "line": source.line, "code": source.code},
+        "element": data.get("element"),
+        "values": {k: _plain(v) for k, v in data.get("values", {}).items()},
+        "reason": _reason(finding, teller),
+        "data": {k: _plain(v) for k, v in data.items() if k not in ("values", "element", "operator")},
+        "text": teller.sentence(finding),
+        "consequences": [_finding(c, teller) for c in finding.consequences],
+        "remedy": None if finding.remedy is None else _remedy(finding.remedy, teller),
+    }
+
+
+def _reason(finding: Finding, teller: TrainingTeller) -> str:
+    """Returns the code in words; of what was born, what met there."""
+    if "detail" in finding.data:
+        return teller.say(f"born.{finding.data['detail']}", **teller.numbers(finding.data))
+    return finding.code.replace("-", " ")
+
+
+def _remedy(remedy: Remedy, teller: TrainingTeller) -> dict[str, Any]:
+    text = teller.say(f"remedies.{remedy.code}", **teller.numbers(remedy.data))
+    result = {k: _plain(v) for k, v in remedy.result.items()} if remedy.tried else None
+    return {"text": text, "change": remedy.change or None, "tried": remedy.tried, "result": result}
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON has it: what is not finite as its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)

@@ -1,0 +1,373 @@
+"""When what a training left in its ledger is a finding. Every criterion is a ratio or a count, and has no scale:
+a loss that is a thousand times larger, with a learning rate that makes up for it, is judged the same."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import median
+
+from torch import Tensor, nn
+
+from gradexplain.findings.finding import Finding, Remedy
+from gradexplain.targets.sources import Source
+from gradexplain.training.ledger import SKIPS, Call, Ledger, Look, Steps
+from gradexplain.training.lines import accumulated
+
+# Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
+_LARGE_UPDATE, _FIRST = 0.25, 8
+# A gradient that loses six orders of magnitude on its way is below the rounding of the others.
+_VANISHED = 1e-6
+_DEAD = 0.5
+_LOST = 0.9
+# So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
+_KEPT = 4
+
+
+def judged(ledger: Ledger) -> tuple[Finding, ...]:
+    """Returns the findings of a ledger, those that come first in a step first."""
+    apart = list(_not_in_optimizer(ledger))
+    stale = list(_unreached(ledger))
+    if any(f.code == "made-after-optimizer" for f in apart):  # what they replaced gets no gradient any more
+        apart, stale = [replace(apart[0], consequences=tuple(stale)), *apart[1:]], []
+    found = [
+        *_patterns(ledger),
+        *apart,
+        *stale,
+        *_not_cleared(ledger),
+        *_undivided(ledger),
+        *_carried(ledger),
+        *_skipping(ledger),
+        *_scheduled(ledger),
+        *_too_large(ledger),
+        *_vanishing(ledger),
+        *_dead(ledger),
+        *_lost_updates(ledger),
+        *_modes(ledger),
+    ]
+    return tuple(found)
+
+
+# ------------------------------------------------------------------------------------------------ the loss's graph
+
+
+def _patterns(ledger: Ledger) -> Iterator[Finding]:
+    seen: set[tuple[str, object]] = set()
+    for call in ledger.calls.values():
+        checked = [graph for _, graph in call.graphs]
+        for step, graph in call.graphs:
+            for pattern in graph.patterns:
+                key = pattern.code, pattern.operator
+                if key in seen or sum(any(p.code == pattern.code for p in g.patterns) for g in checked) * 2 < len(
+                    checked
+                ):
+                    continue
+                seen.add(key)
+                data = {"operator": pattern.operator, **pattern.data}
+                source = pattern.source or call.source
+                yield Finding(
+                    pattern.code,
+                    data,
+                    source,
+                    _PITFALLS.get(pattern.code),
+                    step,
+                    "forward",
+                    remedy=Remedy(pattern.code),
+                )
+
+
+_PITFALLS = {"softmax-twice": "P38", "sigmoid-twice": "P38", "unmeant-broadcast": "P37"}
+
+
+def _carried(ledger: Ledger) -> Iterator[Finding]:
+    """Graphs that hang on to those of steps before: of the loss itself, or of losses that are kept."""
+    for call in ledger.calls.values():
+        older = [(step, graph.older) for step, graph in call.graphs if step >= 1]
+        counts = [count for _, count in older]
+        if len(counts) >= 4 and counts == sorted(set(counts)) and counts[0] > 0:
+            (first, least), (last, most) = older[0], older[-1]
+            if most - least >= last - first:
+                data = {"count": most, "last": last}
+                yield Finding(
+                    "graph-carried", data, call.source, "P04", first, "forward", remedy=Remedy("graph-carried")
+                )
+                return
+    step, alive = max(ledger.kept_graphs, key=lambda kept: kept[1], default=(0, 0))
+    if alive >= _KEPT:
+        own = _source(_main_call(ledger))
+        source = accumulated(own) if own is not None else None
+        data = {"count": alive, "last": step}
+        yield Finding("graphs-kept", data, source, "P39", 0, "forward", remedy=Remedy("graphs-kept"))
+
+
+# ----------------------------------------------------------------------------------------------------- parameters
+
+
+def _unreached(ledger: Ledger) -> Iterator[Finding]:
+    """Parameters that an optimizer has and that never get a gradient, all of one reason together."""
+    for steps in ledger.optimizers.values():
+        found = unreached(ledger, steps)
+        if not found:
+            continue
+        names = tuple(ledger.names.of(parameter) for parameter in found)
+        if len(found) == len(steps.parameters):
+            code, source = "nothing-learns", _source(_main_call(ledger))
+        else:
+            code, source = "no-gradient", None
+        data = {"names": listed(names), "count": steps.count}
+        yield Finding(code, data, source or steps.source, "P56", 0, "forward", parameters=names, remedy=Remedy(code))
+
+
+def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
+    """Returns the parameters of an optimizer that never got a gradient and are meant to."""
+    places = [p for p, count in steps.missing.items() if count == len(steps.looks) and steps.count >= 3]
+    found = [t for p in places if (t := steps.parameters[p]()) is not None and t.requires_grad]
+    return [t for t in found if not _has_learning_siblings(t, steps, ledger)]
+
+
+def _source(call: Call | None) -> Source | None:
+    return call.source if call is not None else None
+
+
+def _has_learning_siblings(parameter: Tensor, steps: Steps, ledger: Ledger) -> bool:
+    """Says whether a parameter belongs to one of several equal parts of which others learn: an unchosen expert."""
+    match = re.match(r"(.*?)\.(\d+)\.(.*)$", ledger.names.of(parameter))
+    if match is None:
+        return False
+    like = re.compile(rf"{re.escape(match[1])}\.\d+\.{re.escape(match[3])}$")
+    others = [p for kept in steps.parameters if (p := kept()) is not None and p is not parameter]
+    return any(o.grad is not None and o.shape == parameter.shape and like.match(ledger.names.of(o)) for o in others)
+
+
+def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
+    """Parameters that the loss reaches and no optimizer has, where they cannot be meant to stay as they are."""
+    if not any(steps.count >= 3 for steps in ledger.optimizers.values()):
+        return
+    had = {id(p) for steps in ledger.optimizers.values() for k in steps.parameters if (p := k()) is not None}
+    known = frozenset().union(*(steps.known for steps in ledger.optimizers.values()))
+    apart = [leaf for kept, seen in ledger.leaves.values() if seen >= 3 and (leaf := kept()) is not None]
+    apart = [leaf for leaf in apart if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in had]
+    hidden = [leaf for leaf in apart if id(leaf) in ledger.names.hidden]
+    later = [leaf for leaf in apart if id(leaf) not in known and id(leaf) not in ledger.names.hidden]
+    for code, pitfall, found in (("hidden-from-optimizer", "P35", hidden), ("made-after-optimizer", "P36", later)):
+        if found:
+            names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
+            steps = max(ledger.optimizers.values(), key=lambda s: s.count)
+            data = {"names": listed(names)}
+            yield Finding(code, data, steps.source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names in one line, many of them shortened."""
+    shown = ", ".join(names[:4])
+    return f"{shown}, … ({len(names)})" if len(names) > 4 else shown
+
+
+# ------------------------------------------------------------------------------------------------------- the loop
+
+
+def _not_cleared(ledger: Ledger) -> Iterator[Finding]:
+    for steps in ledger.optimizers.values():
+        if steps.count >= 8 and steps.stale > 0.5 * (steps.count - 1):
+            call = _main_call(ledger)
+            data = {"stale": steps.stale, "count": steps.count - 1}
+            source = call.source if call else steps.source
+            yield Finding("not-cleared", data, source, "P11", 1, "backward", remedy=Remedy("not-cleared"))
+
+
+def _undivided(ledger: Ledger) -> Iterator[Finding]:
+    for steps in ledger.optimizers.values():
+        if steps.count < 3 or not steps.repeated:
+            continue
+        ((call, passes), often), *_ = steps.repeated.most_common(1)
+        own = next((c for c in ledger.calls.values() if id(c) == call), None)
+        if own is None or passes < 2 or often < 0.8 * steps.count or not own.graphs:
+            continue
+        if all(graph.averaged for _, graph in own.graphs):
+            data = {"passes": passes}
+            yield Finding("not-divided", data, own.source, "P44", 0, "backward", remedy=Remedy("not-divided"))
+
+
+def _skipping(ledger: Ledger) -> Iterator[Finding]:
+    for steps in ledger.optimizers.values():
+        if steps.most_skipped >= SKIPS:
+            data = {"count": steps.most_skipped, "taken": steps.count}
+            call = _main_call(ledger)
+            yield Finding(
+                "scaler-skips",
+                data,
+                call.source if call else None,
+                "P43",
+                None,
+                "optimizer",
+                remedy=Remedy("scaler-skips"),
+            )
+
+
+def _scheduled(ledger: Ledger) -> Iterator[Finding]:
+    taken = max((s.count for s in ledger.optimizers.values()), default=0)
+    for kind, count, source in ledger.schedulers.values():
+        if kind not in ("StepLR", "MultiStepLR", "ExponentialLR", "MultiplicativeLR") or count < 0.8 * taken:
+            continue
+        for steps in ledger.optimizers.values():
+            rates = steps.rates
+            low = next((i for i, rate in enumerate(rates) if 0 < rate < 1e-4 * rates[0] or rate == 0), None)
+            if low is not None and low < 0.8 * len(rates) and len(rates) >= 10 and rates[0] > 0:
+                data = {"kind": kind, "start": rates[0], "rate": rates[-1], "low": low, "count": len(rates)}
+                yield Finding(
+                    "scheduler-each-batch", data, source, None, low, "optimizer", remedy=Remedy("scheduler-each-batch")
+                )
+                return
+
+
+def _main_call(ledger: Ledger) -> Call | None:
+    return max(ledger.calls.values(), key=lambda c: len(c.losses), default=None)
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+def _matrices(steps: Steps) -> list[int]:
+    return [i for i, kept in enumerate(steps.parameters) if (p := kept()) is not None and p.dim() >= 2]
+
+
+def _before_flag(ledger: Ledger, looks: Sequence[Look]) -> list[Look]:
+    return [look for look in looks if ledger.flag is None or look.step < ledger.flag.step]
+
+
+def _too_large(ledger: Ledger) -> Iterator[Finding]:
+    """A learning rate that is too high: the first steps rewrite a fifth of the weights each, and nothing is learned."""
+    for steps in ledger.optimizers.values():
+        looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= _FIRST]
+        places = _matrices(steps) or list(range(len(steps.parameters)))
+        ratios = [_overall(look, places) for look in looks]
+        seen = [ratio for ratio in ratios if ratio is not None]
+        call = _main_call(ledger)
+        if len(seen) < 3 or call is None or median(seen) <= _LARGE_UPDATE:
+            continue
+        if not _learns(_losses_before_flag(ledger, call)):
+            data = {"ratio": median(seen), "rate": steps.rates[0], "kind": steps.kind}
+            yield Finding(
+                "rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy("rate-too-high")
+            )
+
+
+def _overall(look: Look, places: Sequence[int]) -> float | None:
+    known = [ratio for i in places if i < len(look.ratio) and (ratio := look.ratio[i]) is not None]
+    return median(known) if known else None
+
+
+def _losses_before_flag(ledger: Ledger, call: Call) -> list[float]:
+    last = math.inf if ledger.flag is None else ledger.flag.step
+    return [loss for loss, step in zip(call.losses, call.steps, strict=True) if step < last]
+
+
+def _learns(losses: Sequence[float]) -> bool:
+    """Says whether the last quarter of the losses lies below the start by more than a tenth of it, as far as known."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if len(finite) < 3:
+        return True
+    start = min(finite[0], median(finite[:3]))
+    return median(finite[-max(1, len(finite) // 4) :]) < start - 0.1 * abs(start)
+
+
+def _vanishing(ledger: Ledger) -> Iterator[Finding]:
+    for steps in ledger.optimizers.values():
+        looks = [look for look in _before_flag(ledger, steps.looks) if look.step >= 1]
+        places = [i for i in _matrices(steps) if all(i < len(k.rms) and k.rms[i] is not None for k in looks)]
+        if len(places) < 3 or steps.count < 20:
+            continue
+        shares = [
+            (look.rms[places[0]] or 0) / largest for look in looks if (largest := max(look.rms[i] or 0 for i in places))
+        ]
+        if shares and all(0 < share < _VANISHED for share in shares):
+            name = _name(ledger, steps, places[0])
+            last = max(places, key=lambda i: looks[0].rms[i] or 0)
+            data = {"name": name, "other": _name(ledger, steps, last), "share": median(shares)}
+            yield Finding(
+                "vanishing", data, steps.source, None, 0, "backward", parameters=(name,), remedy=Remedy("vanishing")
+            )
+
+
+def _name(ledger: Ledger, steps: Steps, place: int) -> str:
+    parameter = steps.parameters[place]()
+    return "" if parameter is None else ledger.names.of(parameter)
+
+
+def _dead(ledger: Ledger) -> Iterator[Finding]:
+    for steps in ledger.optimizers.values():
+        looks = [look for look in _before_flag(ledger, steps.looks) if look.step >= 1]
+        if len(looks) < 6 or steps.count < 20:
+            continue
+        found = []
+        for i in _matrices(steps):
+            shares = [share for k in looks if i < len(k.dead) and (share := k.dead[i]) is not None]
+            parameter = steps.parameters[i]()
+            if parameter is None or isinstance(ledger.names.module_of(parameter), nn.Embedding | nn.EmbeddingBag):
+                continue
+            if len(shares) == len(looks) and min(shares) > _DEAD:
+                found.append((i, min(shares)))
+        learning = [
+            i for i in range(len(steps.parameters)) if any((k.rms[i] or 0) > 0 for k in looks if i < len(k.rms))
+        ]
+        if found and learning:
+            names = tuple(_name(ledger, steps, i) for i, _ in found[:1])
+            data = {"names": listed(names), "share": found[0][1]}
+            yield Finding(
+                "dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=Remedy("dead-units")
+            )
+
+
+def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
+    for steps in ledger.optimizers.values():
+        looks = [look for look in _before_flag(ledger, steps.looks) if look.rate > 0]
+        if len(looks) < 6 or steps.count < 20:
+            continue
+        found = []
+        for i, kept in enumerate(steps.parameters):
+            moved = [share for k in looks if i < len(k.moved) and (share := k.moved[i]) is not None]
+            if kept() is not None and len(moved) >= 6 and max(moved) < 1 - _LOST:
+                found.append((i, 1 - max(moved)))
+        if len(found) * 2 > len(steps.parameters):
+            names = tuple(_name(ledger, steps, i) for i, _ in found)
+            parameter = steps.parameters[found[0][0]]()
+            dtype = str(parameter.dtype).removeprefix("torch.") if parameter is not None else ""
+            data = {"names": listed(names), "share": min(s for _, s in found), "dtype": dtype, "rate": looks[0].rate}
+            yield Finding(
+                "updates-lost",
+                data,
+                steps.source,
+                None,
+                0,
+                "optimizer",
+                parameters=names,
+                remedy=Remedy("updates-lost"),
+            )
+
+
+def _modes(ledger: Ledger) -> Iterator[Finding]:
+    """A model that was in training mode and then trains in evaluation mode to the end."""
+    if len(ledger.modes) < 3:
+        return
+    for name in ledger.modes[0][1]:
+        module = ledger.names.roots[name]()
+        if module is None or not any(_has_modes(m) for m in module.modules()):
+            continue
+        states = [(step, modes[name]) for step, modes in ledger.modes if name in modes]
+        off = next((i for i, (_, on) in enumerate(states) if not on), None)
+        trained = any(
+            p is not None and any(p is q for q in module.parameters())
+            for steps in ledger.optimizers.values()
+            for p in (k() for k in steps.parameters[:1])
+        )
+        if off and trained and len(states) - off >= 2 and not any(on for _, on in states[off:]):
+            data = {"name": name or type(module).__name__, "step": states[off][0]}
+            yield Finding(
+                "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=Remedy("left-in-eval")
+            )
+
+
+def _has_modes(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)

@@ -1,0 +1,165 @@
+"""An observer of a run that is a second one: it checks that it is the same run, and records one step of it in full."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from gradexplain.findings.births import born_backward, born_forward
+from gradexplain.findings.finding import Finding
+from gradexplain.findings.rewritten import rewritten
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.join import Run, joined
+from gradexplain.recording.nodes import is_leaf, nodes_below
+from gradexplain.recording.recorder import Recorder, watching_functions
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import observed
+from gradexplain.training.ledger import parameters_of
+from gradexplain.training.naming import Names
+from gradexplain.training.reaching import way_to
+from gradexplain.training.request import Request
+from gradexplain.versions.internals import internals
+
+PARTED = "parted"
+
+
+@dataclass
+class Examination:
+    """Says what it found of the step that was asked about, or `PARTED` where this is not the same run."""
+
+    request: Request
+    say: Callable[[Any], None]
+    recorder: Recorder = field(default_factory=lambda: Recorder(None))
+    recording: ExitStack = field(default_factory=ExitStack)
+    observing: ExitStack = field(default_factory=ExitStack)
+    sent: dict[Any, Any] = field(default_factory=dict)
+    optimizers: list[Optimizer] = field(default_factory=list)
+    backwards: int = 0
+    ended: int = 0
+
+    def begin(self) -> None:
+        """Begins to record, if the step is the first."""
+        if self.ended == self.request.after:
+            self.recording.enter_context(_modules(self.recorder))
+            self.recording.enter_context(watching_functions(self.recorder))
+            self.recording.enter_context(self.recorder.recording())
+
+    def backward_begins(self, roots: Sequence[Tensor]) -> None:
+        loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 else None
+        trace, place = self.request.trace, self.backwards
+        if place < len(trace) and _bits(_value(loss)) != _bits(trace[place]):
+            self.say(PARTED)
+        if self.request.kind == "loss" and place == self.request.backward and loss is not None:
+            self.recording.close()
+            self.say(self._named(born_forward(self.recorder.events, loss)))
+        if place == self.request.backward and loss is not None and self.request.kind in ("way", "changed"):
+            self.recording.close()
+            self._say_what_ails(loss)
+        self.backwards += 1
+        if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
+            self.sent = self.observing.enter_context(observed(nodes_below(loss.grad_fn)))
+
+    def backward_ended(self, roots: Sequence[Tensor]) -> None:
+        if self.sent:
+            self.observing.close()
+            with internals().without_modes():
+                found = born_backward(self._trace(roots[0]))
+            self.sent = {}
+            if found is not None:
+                self.say(self._named(found))
+        if self.request.kind == "gradient" and self.backwards >= self.request.backward:
+            self.say(None)
+
+    def _say_what_ails(self, loss: Tensor) -> None:
+        if self.request.kind == "changed":
+            self.say(self._named(rewritten(self.recorder.events, loss)))
+        names = Names()
+        names.look()
+        if self.request.optimizer is None:
+            asked = [p for p in names.parameters() if p.requires_grad]
+        else:
+            own = parameters_of(self.optimizers[self.request.optimizer])
+            asked = [own[place] for place in self.request.places]
+        way = way_to(loss, asked, self.recorder.events)
+        self.say(replace(way, module=names.path_of(way.module)))
+
+    def _trace(self, loss: Tensor) -> Trace:
+        """Returns the step as a trace, with what its backward pass sent."""
+        leaves = {f"leaf{i}": n.variable for i, n in enumerate(filter(is_leaf, nodes_below(loss.grad_fn)))}
+        names = Names()
+        names.look()
+        given = {names.of(leaf): leaf for leaf in leaves.values()}
+        run = Run(
+            output=loss,
+            outputs=1,
+            seed=torch.ones_like(loss),
+            recorder=self.recorder,
+            inputs=given,
+            names={id(leaf): name for name, leaf in given.items()},
+            gradients={},
+            saved={},
+            jacobians={},
+            sent=self.sent,
+            hooked=(),
+            dropped=(),
+        )
+        return joined(run, Computation("", lambda _: None, given, ()))
+
+    def _named(self, finding: Finding | None) -> Finding | None:
+        """Gives a finding the path of its module in place of the identity that was noted."""
+        if finding is None:
+            return None
+        names = Names()
+        names.look()
+        return replace(
+            finding,
+            module=names.path_of(finding.module),
+            consequences=tuple(replace(c, module=names.path_of(c.module)) for c in finding.consequences),
+        )
+
+    def step_ended(self, optimizer: Optimizer) -> None:
+        self.ended += 1
+        self.begin()
+
+    def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None: ...
+    def step_begins(self, optimizer: Optimizer) -> None: ...
+    def made(self, optimizer: Optimizer) -> None:
+        self.optimizers.append(optimizer)
+
+    def cleared(self, optimizer: Optimizer) -> None: ...
+    def scaled(self, scaler: Any, optimizer: Optimizer, stepped: bool) -> None: ...
+    def scaling(self, scaler: Any) -> None: ...
+    def scheduled(self, scheduler: Any) -> None: ...
+    def batch(self, loader: Any, given: Any) -> None: ...
+    def epoch(self, loader: Any) -> None: ...
+
+
+def _value(loss: Tensor | None) -> float:
+    return float("nan") if loss is None or loss.is_complex() else float(loss.detach())
+
+
+def _bits(number: float) -> bytes:
+    return b"nan" if number != number else struct.pack("<d", number)
+
+
+def _modules(recorder: Recorder) -> ExitStack:
+    """Keeps `recorder.module` at the identity of the module that is running, until its path can be told."""
+    stack = recorder.module
+
+    def enter(module: nn.Module, args: object) -> None:
+        stack.append(str(id(module)))
+
+    def leave(module: nn.Module, args: object, result: object) -> None:
+        stack.pop()
+
+    kept = ExitStack()
+    kept.callback(internals().before_forward(enter).remove)
+    kept.callback(internals().after_forward(leave, always_call=True).remove)
+    return kept

@@ -1,0 +1,127 @@
+"""From a ledger to a report: what was found, the first cause first, and what was watched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gradexplain.findings.finding import Finding, Phase, Remedy
+from gradexplain.training.criteria import judged, listed, unreached
+from gradexplain.training.faults import explained
+from gradexplain.training.ledger import Ledger, Steps
+from gradexplain.training.reaching import Way
+from gradexplain.training.report import Curves, Layer, TrainingReport
+from gradexplain.training.request import Ask, Request
+
+_MOST_LAYERS = 12
+
+
+def report_of(
+    ledger: Ledger | None, target: str, *, interrupted: bool, ask: Ask, fault: BaseException | None = None
+) -> TrainingReport:
+    """Returns the report; without a ledger, torch was never imported.
+
+    `ask` looks into a step by a second run; `fault` is the exception that ended the script.
+    """
+    if ledger is None:
+        return TrainingReport(target, 0, interrupted=interrupted)
+    cause, examined = _cause(ledger, ask)
+    found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
+    if (told := explained(fault, ledger, ask)) is not None:
+        found = [told, *found]
+    return TrainingReport(
+        target,
+        _steps(ledger),
+        tuple(found),
+        watched=tuple(_watched(ledger)),
+        curves=_curves(ledger),
+        examined=examined,
+        interrupted=interrupted,
+    )
+
+
+def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
+    """Returns where the first number that is not finite was made, and how that was found out."""
+    flag = ledger.flag
+    if flag is None:
+        return None, ""
+    if flag.birth is not None:
+        return flag.birth, "graph"
+    trace = tuple(ledger.trace[: flag.backward + (flag.kind == "loss")])
+    answer = ask(Request(flag.kind, flag.backward, flag.after, trace, flag.seconds))
+    return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "")
+
+
+def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
+    """Adds to a finding on parameters without a gradient why the loss does not reach them."""
+    if finding.code not in ("no-gradient", "nothing-learns"):
+        return finding
+    for number, steps in enumerate(ledger.optimizers.values()):
+        apart = [id(t) for t in unreached(ledger, steps)]
+        places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
+        if places and {ledger.names.of(t) for t in unreached(ledger, steps)} == {*finding.parameters}:
+            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, number, places))
+            if isinstance(way, Way) and way.why != "unknown":
+                code = way.source.code if way.source else ""
+                data = {**finding.data, "why": way.why, "code": code}
+                return replace(finding, data=data, source=way.source or finding.source, module=way.module)
+    return finding
+
+
+def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
+    """Returns what was found, the first cause first: what is not finite follows from a rate that is too high."""
+    found = list(judged(ledger))
+    flag = ledger.flag
+    if flag is None:
+        return found
+    names = listed(flag.parameters)
+    cause = None if cause is None else _with_remedy(cause)
+    code = "loss-not-finite" if flag.kind == "loss" else "gradient-not-finite"
+    data = {"value": flag.value, "names": names}
+    phase: Phase = "forward" if flag.kind == "loss" else "backward"
+    seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
+    birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
+    before = [f for f in found if f.code == "rate-too-high"]
+    skips = [f for f in found if f.code == "scaler-skips"]
+    rest = [f for f in found if f not in before and f not in skips]
+    if before:
+        return [replace(before[0], consequences=(birth, *skips)), *rest]
+    if skips and cause is None:
+        return [*skips, *rest]
+    return [replace(birth, consequences=(*birth.consequences, *skips)), *rest]
+
+
+def _with_remedy(cause: Finding) -> Finding:
+    key = cause.data.get("remedy")
+    return cause if key is None else replace(cause, remedy=Remedy(str(key), {"code": cause.data["code"]}))
+
+
+def _steps(ledger: Ledger) -> int:
+    return max((s.count for s in ledger.optimizers.values()), default=0) or len(ledger.trace)
+
+
+def _watched(ledger: Ledger) -> list[str]:
+    kinds = [steps.kind for steps in ledger.optimizers.values()]
+    return [*(["losses"] if ledger.trace else []), *(["gradients", "updates"] if kinds else []), "graphs"]
+
+
+def _curves(ledger: Ledger) -> Curves:
+    call = max(ledger.calls.values(), key=lambda c: len(c.losses), default=None)
+    steps = max(ledger.optimizers.values(), key=lambda s: s.count, default=None)
+    if call is None:
+        return Curves()
+    layers = tuple(_layers(ledger, steps)) if steps is not None else ()
+    return Curves(tuple(call.losses), tuple(steps.norms) if steps is not None else (), layers)
+
+
+def _layers(ledger: Ledger, steps: Steps) -> list[Layer]:
+    found = []
+    for place, kept in enumerate(steps.parameters):
+        parameter = kept()
+        if parameter is None or parameter.dim() < 2:
+            continue
+        looks = [look for look in steps.looks if place < len(look.ratio)]
+        ratios = tuple(ratio for look in looks if (ratio := look.ratio[place]) is not None)
+        sizes = tuple(size for look in looks if (size := look.rms[place]) is not None)
+        if ratios or sizes:
+            found.append(Layer(ledger.names.of(parameter), ratios, sizes))
+    return found[:_MOST_LAYERS]

@@ -1,0 +1,54 @@
+"""Lines of a script that torch does not see: found in its text."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from collections.abc import Iterator
+
+from gradexplain.targets.sources import Source
+
+# What makes a plain number, or a tensor without its graph, of a loss.
+_FREEING = frozenset({"item", "detach", "tolist", "cpu_number", "float"})
+
+
+def accumulated(backward: Source) -> Source | None:
+    """Returns the line that adds a loss, as a tensor, to a total or a list, near the line that starts its backward."""
+    text = "".join(linecache.getlines(backward.file))
+    try:
+        tree = ast.parse(text)
+        names = {n.id for n in ast.walk(ast.parse(backward.code.strip())) if isinstance(n, ast.Name)}
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and any(_keeps(node, names)):
+            line = linecache.getline(backward.file, node.lineno).strip()
+            return Source(backward.file, node.lineno, line, None, backward.function)
+    return None
+
+
+def _keeps(node: ast.stmt, names: set[str]) -> Iterator[bool]:
+    if isinstance(node, ast.AugAssign):
+        yield _holds(node.value, names)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        call = node.value
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("append", "add", "update"):
+            yield any(_holds(argument, names) for argument in call.args)
+    elif isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and len(node.targets) == 1:
+        target = node.targets[0]
+        own = isinstance(target, ast.Name) and any(
+            isinstance(n, ast.Name) and n.id == target.id for n in ast.walk(node.value)
+        )
+        yield own and _holds(node.value, names)
+
+
+def _holds(value: ast.expr, names: set[str]) -> bool:
+    """Says whether an expression holds one of some names as the tensor that it is."""
+    if isinstance(value, ast.Call):
+        function = value.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in _FREEING:
+            return False
+    if isinstance(value, ast.Name):
+        return value.id in names
+    return any(_holds(child, names) for child in ast.iter_child_nodes(value) if isinstance(child, ast.expr))

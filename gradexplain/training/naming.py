@@ -1,0 +1,90 @@
+"""The names of parameters: by the path in the modules that hold them, and by the variables of the script."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import ref
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Names:
+    """The parameters that were found so far, by identity: their name, and whether no module's `parameters()` has it."""
+
+    known: dict[int, str] = field(default_factory=dict)
+    hidden: set[int] = field(default_factory=set)
+    owners: dict[int, ref[nn.Module]] = field(default_factory=dict)
+    roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)  # of modules, by identity
+
+    def look(self) -> None:
+        """Finds the modules that there are now; costs one pass over what Python holds."""
+        modules = [thing for thing in gc.get_objects() if _is_module(thing)]
+        inside = {id(child) for module in modules for child in module._modules.values() if child is not None}
+        listed = dict(_listed(modules))
+        variables = {id(value): name for name, value in vars(sys.modules["__main__"]).items() if _is_module(value)}
+        roots = [m for m in modules if id(m) not in inside and any(True for _ in m.parameters())]
+        own = [m for m in roots if id(m) not in listed]
+        for module in own:
+            name = variables.get(id(module), "" if len(own) == 1 else type(module).__name__)
+            self.roots[name] = ref(module)
+            self._enter(module, name)
+        for module in roots:
+            if id(module) in listed:
+                owner, place = listed[id(module)]
+                path = next((self.known[id(p)].rpartition(".")[0] for p in owner.parameters(recurse=False)), "")
+                prefix = path or variables.get(id(owner), "")
+                self._enter(module, f"{prefix}.{place}" if prefix else place)
+                self.hidden |= {id(p) for p in module.parameters()}
+
+    def _enter(self, module: nn.Module, name: str) -> None:
+        for path, child in module.named_modules():
+            self.paths[str(id(child))] = ".".join(part for part in (name, path) if part)
+            for own, parameter in child.named_parameters(recurse=False):
+                self.known[id(parameter)] = ".".join(part for part in (name, path, own) if part)
+                self.owners[id(parameter)] = ref(child)
+
+    def of(self, parameter: Tensor) -> str:
+        """Returns the name of a parameter; of one that no module holds, the variable of the script, or its shape."""
+        if id(parameter) not in self.known:
+            self.look()
+        if id(parameter) not in self.known:
+            variables = vars(sys.modules["__main__"]).items()
+            name = next((n for n, value in variables if value is parameter), f"{tuple(parameter.shape)}")
+            self.known[id(parameter)] = name
+        return self.known[id(parameter)]
+
+    def parameters(self) -> list[Tensor]:
+        """Returns the parameters of the modules that were found."""
+        owners = {id(owner): owner for kept in self.owners.values() if (owner := kept()) is not None}
+        return [p for owner in owners.values() for p in owner.parameters(recurse=False)]
+
+    def path_of(self, identity: str) -> str:
+        """Returns the path of a module whose identity was noted."""
+        return self.paths.get(identity, "")
+
+    def module_of(self, parameter: Tensor) -> nn.Module | None:
+        """Returns the module that holds a parameter itself."""
+        owner = self.owners.get(id(parameter))
+        return owner() if owner is not None else None
+
+
+def _is_module(thing: Any) -> bool:
+    return isinstance(type(thing), type) and issubclass(type(thing), nn.Module) and "_modules" in vars(thing)
+
+
+def _listed(modules: list[nn.Module]) -> Iterator[tuple[int, tuple[nn.Module, str]]]:
+    """Yields the modules that others keep in plain lists and dictionaries, which torch does not look into."""
+    for module in modules:
+        for name, value in vars(module).items():
+            if name.startswith("_") and name in ("_modules", "_parameters", "_buffers"):
+                continue
+            items = value.items() if type(value) is dict else enumerate(value) if type(value) in (list, tuple) else ()
+            for key, item in items:
+                if _is_module(item):
+                    yield id(item), (module, f"{name}[{key!r}]")

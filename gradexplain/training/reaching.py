@@ -1,0 +1,56 @@
+"""Why a loss does not reach parameters: not used at all, or cut off on the way, and by which line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradexplain.findings.births import base_name
+from gradexplain.recording.events import Event, Held, held_in, source_of
+from gradexplain.targets.sources import Source
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the way from parameters to a loss ends: `why` is unused, no_grad, detach, integer, item or unknown."""
+
+    why: str
+    source: Source | None = None
+    module: str = ""
+
+
+def way_to(loss: Tensor, parameters: Sequence[Tensor], events: Sequence[Event]) -> Way:
+    """Returns how the way ends, among the operators of one step."""
+    ends: dict[int, Way | None] = {id(parameter): None for parameter in parameters}
+    numbers: list[Way] = []
+    used = False
+    for event in events:
+        given = [h for h in held_in([event.arguments, event.keywords]) if id(h.live) in ends]
+        if not given or base_name(str(event.operator)).startswith(("empty", "zeros", "ones")):
+            continue
+        used = True
+        made = list(held_in([event.outputs]))
+        end = next((way for h in given if (way := ends[id(h.live)]) is not None), None)
+        if end is None and (why := _end(event, given, made)):
+            end = Way(why, source_of(event.frame), event.module)
+        if end is not None and not made:
+            numbers.append(end)
+        for held in made:
+            ends.setdefault(id(held.live), end)
+    found = ends.get(id(loss)) or next(iter(numbers), None)
+    return found or Way("unknown" if used else "unused")
+
+
+def _end(event: Event, given: Sequence[Held], made: Sequence[Held]) -> str:
+    """Returns why an operator's outputs carry no gradient although what it was given does; nothing where they do."""
+    if not any(h.live.requires_grad for h in given) or any(h.live.requires_grad for h in made):
+        return ""
+    if not made:
+        return "item"
+    if base_name(str(event.operator)) == "detach":
+        return "detach"
+    if not event.recorded:
+        return "no_grad"
+    return "detach" if made[0].live.is_floating_point() else "integer"

@@ -1,0 +1,160 @@
+"""A script that is run again up to one step, under the recorder, beside its first run and without acting.
+
+Before its first line a process is forked, which waits. Asked about a step, it forks another that runs the script from
+its start: with the same arguments, random states and hashes, every loss held against that of the first run bit by bit.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import random
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gradexplain.training.confinement import abi, confine, die_with_parent
+from gradexplain.training.launching import Script, WhenImported, launched
+from gradexplain.training.request import Request
+
+_LENGTH = struct.Struct("<Q")
+_NO_ANSWER = 3
+
+
+@dataclass
+class Standby:
+    """A process that waits to run a script again; `None` of its channel where there can be none."""
+
+    channel: socket.socket | None = None
+    folder: str = ""
+
+    @classmethod
+    def of(cls, script: Script) -> Standby:
+        """Forks the process that waits; it is no child of ours, so that a script that waits for its own sees none."""
+        if not abi() or _threads() > 1:
+            return cls()
+        folder = tempfile.mkdtemp(prefix="gradexplain-")
+        ours, its = socket.socketpair()
+        state = random.getstate()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        gc.freeze()
+        first = os.fork()
+        if first == 0:
+            with suppress(BaseException):
+                ours.close()
+                if os.fork() == 0:
+                    _wait(its, script, folder, state)
+            os._exit(0)
+        os.waitpid(first, 0)
+        gc.unfreeze()
+        its.close()
+        random.setstate(state)
+        return cls(ours, folder)
+
+    def ask(self, request: Request) -> Any:
+        """Returns what the second run answers; `None` where it does not."""
+        if self.channel is None:
+            return None
+        self.channel.settimeout(_limit(request) + _LEAST)
+        try:
+            _send(self.channel, request)
+            return _received(self.channel)
+        except (OSError, EOFError):
+            return None
+
+    def close(self) -> None:
+        """Lets the process go, and what it wrote."""
+        if self.channel is not None:
+            self.channel.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# How long a second run may take: seconds at least, and times as long as the first one took to the same place.
+_LEAST, _PATIENCE = 30, 4.0
+
+
+def _limit(request: Request) -> int:
+    return int(max(_LEAST, _PATIENCE * request.seconds))
+
+
+def _threads() -> int:
+    import threading
+
+    return threading.active_count()
+
+
+def _send(channel: socket.socket, thing: Any) -> None:
+    data = pickle.dumps(thing)
+    channel.sendall(_LENGTH.pack(len(data)) + data)
+
+
+def _received(channel: socket.socket) -> Any:
+    (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size))
+    return pickle.loads(_exactly(channel, length))
+
+
+def _exactly(channel: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = channel.recv(count - len(parts))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)
+
+
+def _wait(channel: socket.socket, script: Script, folder: str, state: Any) -> None:
+    """Waits for requests, each of which a process of its own answers, until nobody can ask any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        request = _received(channel)
+        pid = os.fork()
+        if pid == 0:
+            with suppress(BaseException):
+                _run_again(channel, script, folder, state, request)
+            os._exit(_NO_ANSWER)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            _send(channel, None)
+
+
+def _run_again(channel: socket.socket, script: Script, folder: str, state: Any, request: Request) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.alarm(_limit(request))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+
+    leave = os._exit
+
+    def answer(thing: Any) -> None:
+        _send(channel, thing)
+        leave(0)
+
+    confine(folder)
+    watching = ExitStack()
+    with WhenImported("torch", lambda: _observe(request, answer, watching)).waiting():
+        random.setstate(state)
+        os._exit = lambda code: leave(_NO_ANSWER)  # type: ignore[assignment]
+        launched(script)
+
+
+def _observe(request: Request, answer: Callable[[Any], None], watching: ExitStack) -> None:
+    from gradexplain.training.examination import Examination
+    from gradexplain.training.watching import watched
+
+    if request.numpy_state is not None and "numpy" in sys.modules:
+        sys.modules["numpy"].random.set_state(request.numpy_state)
+    examination = Examination(request, answer)
+    watching.enter_context(watched(examination))
+    examination.begin()

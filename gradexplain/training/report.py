@@ -1,0 +1,64 @@
+"""What is said of a training, as data without words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gradexplain.documents.shown import Shown
+from gradexplain.findings.finding import Finding
+
+Verdict = Literal["found", "nothing unusual", "no training seen"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A matrix of weights over the steps that were looked at: update over weight, and the size of its gradient."""
+
+    name: str
+    ratios: tuple[float, ...]
+    gradients: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A few numbers of every step."""
+
+    losses: tuple[float, ...] = ()
+    norms: tuple[float, ...] = ()
+    layers: tuple[Layer, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingReport(Shown):
+    """What was seen of a training.
+
+    `verdict` is "found", "nothing unusual" or "no training seen"; `steps` counts the steps that were watched,
+    `findings` has what is wrong, the first cause first, `watched` and `unwatched` name what was looked at and what was
+    not, and `examined` how a step that went wrong was looked into ("replay", "graph" or nothing). `interrupted` says
+    that the script was ended before its end.
+    """
+
+    target: str
+    steps: int
+    findings: tuple[Finding, ...] = ()
+    watched: tuple[str, ...] = ()
+    unwatched: tuple[str, ...] = ()
+    curves: Curves = Curves()
+    examined: str = ""
+    interrupted: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """What there is to say in a word."""
+        if self.findings:
+            return "found"
+        return "nothing unusual" if self.steps else "no training seen"
+
+
+def thinned(numbers: Sequence[float], most: int) -> list[float]:
+    """Returns at most so many numbers, evenly spaced, the last one among them."""
+    if len(numbers) <= most:
+        return list(numbers)
+    return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]

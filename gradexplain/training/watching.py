@@ -1,0 +1,181 @@
+"""Watching a training: what torch is asked to do is passed on to an observer, and done as it was asked.
+
+Nothing is changed for the script: no number, random state, hook, `.grad` or exception; an observer only reads. Only the
+thread and the process that began to watch are watched.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from gradexplain.versions.internals import internals
+
+
+class Observer(Protocol):
+    """What is told of a training as it goes on."""
+
+    def backward_begins(self, roots: Sequence[Tensor]) -> None:
+        """A backward pass is about to start from these tensors."""
+
+    def backward_ended(self, roots: Sequence[Tensor]) -> None:
+        """It has ended without a fault."""
+
+    def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
+        """It has ended with a fault, and the graph is as that left it."""
+
+    def step_begins(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to change its parameters."""
+
+    def step_ended(self, optimizer: Optimizer) -> None:
+        """It has changed them."""
+
+    def made(self, optimizer: Optimizer) -> None:
+        """An optimizer was made."""
+
+    def cleared(self, optimizer: Optimizer) -> None:
+        """Its gradients were cleared by `zero_grad`."""
+
+    def scaled(self, scaler: Any, optimizer: Optimizer, stepped: bool) -> None:
+        """A loss scaler was asked to step: it did, or it skipped the step."""
+
+    def scaling(self, scaler: Any) -> None:
+        """A loss scaler is about to scale a loss."""
+
+    def scheduled(self, scheduler: Any) -> None:
+        """A scheduler is about to set the learning rate."""
+
+    def batch(self, loader: Any, given: Any) -> None:
+        """A data loader gave a batch."""
+
+    def epoch(self, loader: Any) -> None:
+        """A data loader was started anew."""
+
+
+@contextmanager
+def watched(observer: Observer) -> Iterator[None]:
+    """Tells `observer` of what this thread of this process does with torch in the block."""
+    own = os.getpid(), threading.get_ident()
+    depth = 0
+
+    def here() -> bool:
+        return (os.getpid(), threading.get_ident()) == own and not internals().transforms_active()
+
+    def told(say: Callable[..., None]) -> Callable[..., None]:
+        def tell(*args: Any) -> None:
+            if here():
+                with torch.no_grad():
+                    say(*args)
+
+        return tell
+
+    def passing(run: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(run)
+        def backward(tensors: Any, *args: Any, **keywords: Any) -> Any:
+            nonlocal depth
+            if depth or not here():  # a backward pass inside another is part of that
+                return run(tensors, *args, **keywords)
+            roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
+            with torch.no_grad():
+                observer.backward_begins(roots)
+            depth += 1
+            try:
+                result = run(tensors, *args, **keywords)
+            except Exception as fault:
+                with torch.no_grad():
+                    observer.backward_failed(roots, fault)
+                raise
+            finally:
+                depth -= 1
+            with torch.no_grad():
+                observer.backward_ended(roots)
+            return result
+
+        return backward
+
+    with ExitStack() as undoing:
+        undoing.callback(register_optimizer_step_pre_hook(_hook(told(observer.step_begins))).remove)
+        undoing.callback(register_optimizer_step_post_hook(_hook(told(observer.step_ended))).remove)
+        undoing.enter_context(_replaced(torch.autograd, "backward", passing))
+        scaler, scheduler = torch.amp.GradScaler, torch.optim.lr_scheduler.LRScheduler
+        undoing.enter_context(_replaced(Optimizer, "__init__", lambda run: _after(run, told(observer.made))))
+        undoing.enter_context(_replaced(Optimizer, "zero_grad", lambda run: _after(run, told(observer.cleared))))
+        undoing.enter_context(_replaced(scaler, "step", lambda run: _scaling(run, told(observer.scaled))))
+        undoing.enter_context(_replaced(scaler, "scale", lambda run: _before(run, told(observer.scaling))))
+        loader = torch.utils.data.DataLoader
+        undoing.enter_context(_replaced(scheduler, "step", lambda run: _before(run, told(observer.scheduled))))
+        undoing.enter_context(_replaced(loader, "__iter__", lambda run: _before(run, told(observer.epoch))))
+        iterator = torch.utils.data.dataloader._BaseDataLoaderIter
+        undoing.enter_context(_replaced(iterator, "__next__", lambda run: _giving(run, told(observer.batch))))
+        yield
+
+
+def _hook(tell: Callable[..., None]) -> Callable[..., None]:
+    def hook(optimizer: Optimizer, *_: object) -> None:
+        tell(optimizer)
+
+    return hook
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    own = getattr(owner, name)
+    setattr(owner, name, wrap(own))
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+def _after(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(run)
+    def called(self: Any, *args: Any, **keywords: Any) -> Any:
+        result = run(self, *args, **keywords)
+        tell(self)
+        return result
+
+    return called
+
+
+def _before(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(run)
+    def called(self: Any, *args: Any, **keywords: Any) -> Any:
+        tell(self)
+        return run(self, *args, **keywords)
+
+    return called
+
+
+def _giving(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(run)
+    def called(self: Any) -> Any:
+        given = run(self)
+        tell(self, given)
+        return given
+
+    return called
+
+
+def _scaling(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    """Wraps `GradScaler.step`; whether it stepped is seen from the optimizer's own count, and no number is read."""
+
+    @wraps(run)
+    def called(self: Any, optimizer: Optimizer, *args: Any, **keywords: Any) -> Any:
+        stepped: list[Optimizer] = []
+        handle = register_optimizer_step_pre_hook(lambda taken, *_: stepped.append(taken))
+        try:
+            result = run(self, optimizer, *args, **keywords)
+        finally:
+            handle.remove()
+        tell(self, optimizer, optimizer in stepped)
+        return result
+
+    return called

@@ -1,0 +1,164 @@
+"""`gradexplain run` as a process: what a script sees, what it prints, how it ends, and where we speak."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import FOLDER
+
+TRAINING = """
+import sys, torch
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+x = torch.randn(32, 3)
+for step in range({steps}):
+    loss = ((model(x) - x.sum(1, keepdim=True)) ** 2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    {each}
+print("weights", [w.hex() for w in model.weight.flatten().tolist()], torch.rand(1).item().hex())
+{end}
+"""
+
+
+def script(folder: Path, *, steps: int = 12, each: str = "pass", end: str = "", name: str = "train.py") -> Path:
+    path = folder / name
+    path.write_text(TRAINING.format(steps=steps, each=each, end=end))
+    return path
+
+
+def run(*arguments: object, cwd: Path | None = None, given: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "gradexplain", "run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, input=given)
+
+
+def plainly(*arguments: object, cwd: Path | None = None, given: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, input=given)
+
+
+SEES = """
+import os, sys, __main__
+from beside import word
+print(sys.argv, sys.path[0], __file__, __name__, __package__, __spec__ and __spec__.name, os.getcwd(), word)
+print(sys.stdin.read(), sys.stderr.isatty(), __main__ is sys.modules["__main__"], __main__.word)
+sys.stderr.write("own words\\n")
+class Kept: ...
+import pickle, atexit; pickle.loads(pickle.dumps(Kept()))
+atexit.register(print, "last word")
+"""
+
+
+def test_a_script_sees_what_it_sees_without_us(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "beside.py").write_text("word = 'beside'\n")
+    (tmp_path / "inner" / "sees.py").write_text(SEES)
+    arguments = ("inner/sees.py", "--epochs", "3", "-m", "--help", "--", "x")
+    ours, own = (act(*arguments, cwd=tmp_path, given="typed") for act in (run, plainly))
+    assert (ours.stdout, ours.returncode) == (own.stdout, own.returncode)
+    assert ours.stderr.startswith(own.stderr)
+    assert "No training seen" in ours.stderr
+
+
+def test_numbers_are_the_same_and_our_words_come_last_on_standard_error(tmp_path: Path) -> None:
+    path = script(tmp_path, end="import sys; sys.exit(0)")
+    ours, own = run(path), plainly(path)
+    assert (ours.stdout, ours.returncode) == (own.stdout, own.returncode)
+    assert "Nothing unusual in 12 steps." in ours.stderr
+
+
+def test_a_module_is_run_as_python_does(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "beside.py").write_text("word = 'beside'\n")
+    (package / "main.py").write_text(SEES.replace("from beside", "from .beside"))
+    arguments = ("-m", "package.main", "--steps", "3")
+    ours, own = (act(*arguments, cwd=tmp_path, given="typed") for act in (run, plainly))
+    assert (ours.stdout, ours.returncode) == (own.stdout, own.returncode)
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(7)", 7), ("sys.exit('gone')", 1), ("1 / 0", 1)])
+def test_the_exit_code_and_the_traceback_are_the_script_s_own(tmp_path: Path, end: str, code: int) -> None:
+    path = script(tmp_path, steps=4, end=end)
+    ours, own = run(path), plainly(path)
+    assert (ours.returncode, own.returncode) == (code, code)
+    assert ours.stderr.startswith(own.stderr)
+    assert ours.stdout == own.stdout
+
+
+def test_a_finding_makes_1_of_0_and_goes_into_a_file(tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    done = run("--output", output, FOLDER / "softmax_twice.py")
+    assert done.returncode == 1
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert record["verdict"] == "found"
+    assert record["findings"][0]["code"] == "softmax-twice"
+    assert "softmax" not in done.stderr
+
+
+def test_the_run_is_ended_before_what_is_not_finite_is_written_into_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "halts.py"
+    body = (FOLDER / "norm_at_zero.py").read_text(encoding="utf-8").replace("from data", "from trainings.data")
+    body = "try:\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    path.write_text(body + "finally:\n    print(all(p.isfinite().all() for p in model.parameters()))\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "gradexplain", "run", "--halt", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": f"{FOLDER.parent}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.stdout.splitlines() == ["True"]
+    assert done.returncode == 1
+    assert "step 6, halts.py:20" in done.stderr
+
+
+def test_steps_end_a_run_as_ctrl_c_would(tmp_path: Path) -> None:
+    path = script(tmp_path, steps=10_000)
+    path.write_text(
+        "try:\n" + "".join(f"    {x}\n" for x in path.read_text().splitlines()) + "finally:\n    print('end')"
+    )
+    done = run("--steps", 5, path)
+    assert done.stdout == "end\n"
+    assert done.returncode == 0
+    assert "after 5 steps" in done.stderr
+
+
+def test_ctrl_c_is_told_what_was_seen(tmp_path: Path) -> None:
+    path = script(tmp_path, steps=10_000, each="print(step, flush=True); import time; time.sleep(0.01)")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gradexplain", "run", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while process.stdout.readline() != "20\n":
+        time.sleep(0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "KeyboardInterrupt" in said
+    assert "ended before its end" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Nothing to run"),
+        (("nowhere.py",), "nowhere.py cannot be read: No such file or directory."),
+        (("-m", "nowhere.at.all"), "There is no module nowhere.at.all to run"),
+        (("--steps", "0", "x.py"), "steps"),
+    ],
+)
+def test_bad_usage_is_said_in_a_sentence(arguments: tuple, said: str, tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

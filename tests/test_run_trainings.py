@@ -1,0 +1,181 @@
+"""Whole trainings: each that fails is told its first cause, by code, step and line, and each that is sound is silent.
+
+The table is that of the guide on `gradexplain run`; the line is the one that a script marks as the cause.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import FOLDER, marked_line, run_plainly, run_training
+
+import gradexplain as gx
+
+# fmt: off
+FAILING = {  # script: code of the first finding, step, phase
+    "all_pairs":             ("unmeant-broadcast",          0, "forward"),
+    "angle":                 ("first-gradient-not-finite", 41, "backward"),
+    "best_class":            ("loss-without-graph",         0, "forward"),
+    "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
+    "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "dead_units":            ("dead-units",                 1, "forward"),
+    "diverges":              ("rate-too-high",              0, "optimizer"),
+    "encoder_without_grad":  ("no-gradient",                0, "forward"),
+    "exponential":           ("first-not-finite",          26, "forward"),
+    "growing_graph":         ("graph-carried",              1, "forward"),
+    "hidden_state":          ("graph-of-before",            1, "backward"),
+    "in_place":              ("saved-changed",              0, "backward"),
+    "kept_losses":           ("graphs-kept",                0, "forward"),
+    "labels_from_one":       ("label-out-of-range",         2, "data"),
+    "last_batch_of_one":     ("first-not-finite",          10, "forward"),
+    "left_in_eval":          ("left-in-eval",              12, "forward"),
+    "log_of_zero":           ("first-not-finite",           9, "forward"),
+    "lost_in_bfloat16":      ("updates-lost",               0, "optimizer"),
+    "masked_row":            ("first-not-finite",           8, "forward"),
+    "nan_in_data":           ("data-not-finite",           11, "data"),
+    "norm_at_zero":          ("first-gradient-not-finite",  6, "backward"),
+    "not_cleared":           ("not-cleared",                1, "backward"),
+    "not_divided":           ("not-divided",                0, "backward"),
+    "numbers_of_losses":     ("nothing-learns",             0, "forward"),
+    "plain_list":            ("hidden-from-optimizer",      0, "optimizer"),
+    "rate_too_high":         ("rate-too-high",              0, "optimizer"),
+    "replaced_head":         ("made-after-optimizer",       0, "optimizer"),
+    "row_sums":              ("first-not-finite",           0, "forward"),
+    "scaler_skips":          ("first-not-finite",          19, "forward"),
+    "scheduler_each_batch":  ("scheduler-each-batch",      50, "optimizer"),
+    "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
+    "softmax_twice":         ("softmax-twice",              0, "forward"),
+    "step_between":          ("saved-changed",              1, "backward"),
+    "vanishing":             ("vanishing",                  0, "backward"),
+}
+# fmt: on
+HEALTHY = sorted(path.stem for path in FOLDER.glob("healthy_*.py"))
+
+
+def test_every_training_is_in_the_table() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*FAILING, *HEALTHY, "data"}
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch says of a script is the script's
+@pytest.mark.parametrize("name", FAILING)
+def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:
+    code, step, phase = FAILING[name]
+    path = FOLDER / f"{name}.py"
+    training = run_training(path)
+    assert training.record["verdict"] == "found"
+    first = training.record["findings"][0]
+    assert (first["code"], first["step"], first["phase"]) == (code, step, phase)
+    assert first["remedy"] or code.startswith(("data", "first"))
+    line = marked_line(path)
+    assert line is None or (first["source"]["file"], first["source"]["line"]) == (str(path), line)
+    assert training.codes[1:] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_training_that_is_sound_is_silent(name: str) -> None:
+    training = run_training(FOLDER / f"{name}.py")
+    assert (training.record["verdict"], training.codes, training.code) == ("nothing unusual", [], 0)
+    assert training.record["steps"] >= 12
+    assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["norm_at_zero", "growing_graph", "kept_losses", "scaler_skips", "in_place"])
+def test_a_training_that_fails_is_the_same_with_and_without_us(name: str) -> None:
+    training = run_training(FOLDER / f"{name}.py")
+    assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "element", "values"),
+    [
+        ("log_of_zero", "torch.log(1 - p)[12]", {"x": 0.0}),
+        ("row_sums", "shares[6, 0]", {"x": 0.0, "z": 0.0}),
+        ("norm_at_zero", "squares[8]", {"x": 0.0}),
+        ("angle", "cosine[0]", {"x": 1.0}),
+    ],
+)
+def test_a_birth_has_its_element_and_the_values_that_met(name: str, element: str, values: dict) -> None:
+    first = run_training(FOLDER / f"{name}.py").record["findings"][0]
+    assert first["element"] == element
+    assert first["values"] == values
+
+
+def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    script = tmp_path / "writes.py"
+    script.write_text(
+        "import os, sys, torch, pathlib\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "for step in range(6):\n"
+        "    optimizer.zero_grad()\n"
+        "    loss = (w * (0.0 if step == 4 else 1.0)).sum().log()\n"
+        "    with (folder / 'log.txt').open('a') as log: log.write(f'{step} ')\n"
+        "    torch.save(w, folder / f'{step}.pt')\n"
+        "    os.makedirs(folder / f'made{step}', exist_ok=True)\n"
+        "    if (folder / f'{step - 1}.pt').exists(): os.remove(folder / f'{step - 1}.pt')\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    training = run_training(script)
+    assert training.record["examined"] == "replay"
+    assert training.record["findings"][0]["code"] == "first-not-finite"
+    assert log.read_text() == "0 1 2 3 4 5 "
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".pt") == ["5.pt"]
+
+
+def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> None:
+    script = tmp_path / "unseeded.py"
+    script.write_text(
+        "import os, torch\n"
+        "torch.manual_seed(int.from_bytes(os.urandom(4), 'little'))\n"
+        "w = torch.nn.Parameter(torch.rand(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "for step in range(6):\n"
+        "    optimizer.zero_grad()\n"
+        "    loss = (w * (0.0 if step == 4 else 1.0)).sum().log()\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    training = run_training(script)
+    assert training.record["examined"] == "parted"
+    assert training.codes == ["loss-not-finite"]
+
+
+def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) -> None:
+    p = torch.nn.Parameter(torch.tensor([0.5, 1.0]))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with gx.watch() as training:
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = -torch.log(p - (p.detach() if step == 3 else 0)).mean()
+            loss.backward()
+            optimizer.step()
+    assert training.report.verdict == "found"
+    (finding,) = training.report.findings
+    assert (finding.code, finding.step, finding.data["values"]) == ("first-not-finite", 3, {"x": 0.0})
+    assert finding.source is not None
+    assert "torch.log(p" in finding.source.code
+    assert "ln(0) = -inf" in " ".join(capsys.readouterr().err.split())
+    assert not torch.is_anomaly_enabled()
+
+
+def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
+    w = torch.ones(2, requires_grad=True)
+    training = gx.watch(language="zh")
+
+    def twice() -> None:
+        with training:
+            loss = (w * w).sum()
+            loss.backward()
+            loss.backward()
+
+    with pytest.raises(RuntimeError, match="second time"):
+        twice()
+    assert training.report is not None
+    assert training.report.findings[0].code == "graph-freed"
+    assert "计算图" in capsys.readouterr().err
