@@ -53,6 +53,7 @@ NEGATIVE_CONTROLS = [
     ("1.2346 × 2.3457", ROUNDED, "2.8961"),
     ("1.4963 × 2.3074", ROUNDED, "3.4525"),
     ("0.5 + 0.00005", ROUNDED, "0.5001"),
+    ("1.2345 + 0.00005", ROUNDED, "1.2346"),  # half a unit: another calculator rounds to the other side
     ("erf(0.25)", ROUNDED, "0.27634"),
     ("lgamma(2.0001)", ROUNDED, "4.2288e-05"),
     ("tanh(1e-40)", ROUNDED, "1.0001e-40"),
@@ -97,7 +98,6 @@ POSITIVE_CONTROLS = [
     ("log2(0.125)", EXACT, "-3"),
     ("log10(1000)", EXACT, "3"),
     ("0.1 + 0.2", EXACT, "0.3"),
-    ("1.2345 + 0.00005", ROUNDED, "1.2346"),
 ]
 
 

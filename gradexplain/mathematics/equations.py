@@ -1,7 +1,7 @@
 """Displayed equations, and the reader that recomputes them from their own digits.
 
 An equation is `label: expression = result`. `=` stands only where the displayed digits give the result exactly, `≈`
-only where they come within half a unit of its last digit, as a calculator confirms. `↦` marks what is not an equation:
+only where they come nearer than half a unit of its last digit, as a calculator confirms. `↦` marks what is no equation:
 the machine's own number, which its type makes of these by rounding, overflow or underflow. `≠` is a contradiction: no
 rounding of the type makes this number of these operands, so that either the rule or torch is wrong.
 """

@@ -349,18 +349,18 @@ class _Enclosing:
 
 
 def is_within(tree: ast.expr, shown: Fraction, distance: Fraction) -> bool:
-    """Says whether what the digits of a tree come to is proved to be no farther from a number than a distance."""
+    """Says whether what the digits of a tree come to is proved to be nearer to a number than a distance."""
     given = exactly(tree)
     if isinstance(given, Fraction):
-        return abs(given - shown) <= distance
+        return abs(given - shown) < distance
     if not mpmath.isfinite(given):
         return False
     for digits in (_DIGITS, _MOST_DIGITS):
         with _precision(digits):
             middle, half = (_iv.mpf(part.numerator) / part.denominator for part in (shown, distance))
             apart = abs(_value(tree, _Enclosing()) - middle)
-            if apart.b <= half.a or apart.a > half.b:
-                return bool(apart.b <= half.a)
+            if apart.b < half.a or apart.a >= half.b:
+                return bool(apart.b < half.a)
     return False
 
 
