@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import gradexplain.narration.records
-import gradexplain.narration.reports  # noqa: F401  # registers how results are told
+import gradexplain.narration.reports
+import gradexplain.narration.trainings  # noqa: F401  # registers how results are told
 from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
@@ -27,6 +28,7 @@ from gradexplain.recording.tracing import trace, traced
 from gradexplain.targets.loading import Target, load, match_inputs, parse_target
 from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
+from gradexplain.training.session import Watch
 from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire, judged
 from gradexplain.verification.options import Options
@@ -411,6 +413,26 @@ def graph(
             locate=asked.locate,
             frame=sys._getframe(2),  # behind the check of the options
         )
+
+
+@_refusing_unknown_options
+def watch(*, language: str = "en", quiet: bool = False) -> Watch:
+    """Watches the training in a `with` block, changes nothing of it, and says at its end what is wrong with it.
+
+    What `gradexplain run` does for a script, for a notebook and for a loop of your own: the page is printed on standard
+    error in `language`, unless `quiet`, and is the `report` of what the block yields: a `TrainingReport`. An exception
+    of the block goes on, and is explained where it is of autograd. The script cannot be run again from here, so that
+    a gradient that is born not finite is told with its parameters alone, and a loss with what its graph still holds.
+
+    >>> import torch, gradexplain as gx
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> with gx.watch(quiet=True) as training:
+    ...     for _ in range(3):
+    ...         (w * w).sum().backward()
+    >>> training.report.verdict
+    'nothing unusual'
+    """
+    return Watch(language, quiet)
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:

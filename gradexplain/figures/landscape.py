@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -364,8 +365,8 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
         inside = [p for p in data.path if _in(p, data)]
         heights = [_height(p, data) for p in inside]
         axes.plot(
-            *zip(*inside, strict=True), heights, "o-", color=style.colour(1), markersize=3, linewidth=1.2, zorder=6
-        )
+            *zip(*inside, strict=True), heights, "o-", markersize=4, zorder=6, **_path_look()
+        )  # fmt: skip
     axes.set_xlabel(data.variables[0])
     axes.set_ylabel(data.variables[1])
     axes.zaxis.set_rotate_label(False)
@@ -373,7 +374,7 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
     style.head(axes, f"z = {titled(data.expression, 36)}")
     elevation, azimuth = _view(data, plane)
     axes.view_init(elev=elevation, azim=azimuth)
-    axes.set_box_aspect(None, zoom=1.12)
+    axes.set_box_aspect(None, zoom=1.02)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         plain(axis)
         axis.set_pane_color(style.palette.paper)
@@ -425,8 +426,6 @@ def _seen(data: Surface, plane: np.ndarray[Any, Any], elevation: float, azimuth:
 
 
 def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
-    from matplotlib.colors import to_hex
-    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter
 
     low, high = float(data.heights.min()), float(data.heights.max())
@@ -439,10 +438,10 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
         dark = [level - levels[0] < _DARK * (levels[-1] - levels[0]) for level in inner]
         colours = [_WHITE if one else _INK for one in dark]
         lines = axes.contour(data.x, data.y, data.heights, levels=inner, colors=colours, linewidths=0.7)
-        labels = axes.clabel(lines, fmt=lambda v: number(v, 3), fontsize=7.5, manual=_label_places(lines, data))
-        for label in labels:
-            around = _INK if to_hex(label.get_color()) == _WHITE else _WHITE
-            label.set_path_effects([withStroke(linewidth=1.6, foreground=around)])
+        places = _label_places(lines, data)
+        labels = axes.clabel(lines, fmt=lambda v: number(v, 3), fontsize=7.5, colors=style.palette.ink, manual=places)
+        for label in labels:  # in boxes: a line that ends at a number reads as its minus
+            label.set_bbox({"boxstyle": "round,pad=0.2", "facecolor": style.palette.paper, "edgecolor": "none"})
         bar = axes.figure.colorbar(filled, cax=axes.inset_axes((1.03, 0, 0.045, 1)), ticks=levels)
         bar.set_label("z", rotation=0)
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, low, high)))
@@ -457,8 +456,8 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
         )  # fmt: skip
     if data.path:
         axes.plot(
-            *zip(*data.path, strict=True), "o-", color="#F0824A", markeredgecolor=_INK, markersize=4.5,
-            markeredgewidth=0.5, linewidth=1.4, zorder=4, label=style.say("descent_rate", lr=number(data.lr or 0)),
+            *zip(*data.path, strict=True), "o-", markersize=4.5, zorder=4,
+            label=style.say("descent_rate", lr=number(data.lr or 0)), **_path_look(),
         )  # fmt: skip
     axes.plot(*data.at, "o", markersize=6.5, zorder=5, label=style.say("surface_point"), **_POINT)
     for kind, mark in _KINDS.items():
@@ -481,6 +480,14 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, ncols=columns, columnspacing=1.2)
 
 
+def _path_look() -> dict[str, Any]:
+    """Returns how a path looks, on any height and on the tangent plane."""
+    from matplotlib.patheffects import withStroke
+
+    edge = [withStroke(linewidth=2.6, foreground=_INK)]
+    return {"color": "#F0E442", "markeredgecolor": _INK, "markeredgewidth": 0.5, "linewidth": 1.4, "path_effects": edge}
+
+
 def _levels(low: float, high: float) -> list[float]:
     """Returns about ten round levels from below `low` to above `high`, 0 itself among them where it lies between."""
     from matplotlib.ticker import MaxNLocator
@@ -498,12 +505,14 @@ def _label_places(lines: Any, data: Surface) -> list[Point]:
     longest, room = max((a.norm for a in data.arrows), default=1.0), _room(data)
     along = np.linspace(0, room / longest, 5)[:, None]
     taken = [np.array(a.at) + along * np.array(a.gradient) for a in data.arrows]
-    taken += [np.array([data.at, *(point.at for point in data.stationary), *data.path])]
+    parts = np.linspace(0, 1, 9)[:, None]
+    taken += [np.array(a) * (1 - parts) + np.array(b) * parts for a, b in pairwise(data.path[:_STEPS])]
+    taken += [np.array([data.at, *(point.at for point in data.stationary)])]
     places: list[Point] = []
     for segments in lines.allsegs:
         points = np.concatenate(segments) if segments else np.empty((0, 2))
-        parts = (points - low) / (high - low)
-        points = points[((parts > _INSIDE) & (parts < 1 - _INSIDE)).all(1)]
+        place = (points - low) / (high - low)
+        points = points[((place > _INSIDE) & (place < 1 - _INSIDE)).all(1)]
         if len(points):
             away = np.linalg.norm((points[:, None] - np.concatenate(taken)) / (high - low), axis=-1).min(1)
             best = points[away.argmax()]

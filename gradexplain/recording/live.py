@@ -57,6 +57,19 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
     )
 
 
+def nodes_live(output: Tensor, names: Mapping[int, str]) -> list[Node]:
+    """Returns the nodes of a live tensor with the values that torch still holds, producers first; nothing is run.
+
+    `names` names leaves, by identity.
+    """
+    nodes = ordered(output.grad_fn)
+    index = {node: i for i, node in enumerate(nodes)}
+    values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
+    named = {id(n.variable): names.get(id(n.variable), f"leaf{i}") for n, i in index.items() if is_leaf(n)}
+    nothing = dict.fromkeys(named.values())
+    return [_leaf(n, i, named, nothing) if is_leaf(n) else _node(n, index, values, {}) for n, i in index.items()]
+
+
 def _run(output: Tensor, leaves: list[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     try:
         return backward(output, leaves, seed, nodes_below(output.grad_fn), keep=True)
@@ -66,7 +79,7 @@ def _run(output: Tensor, leaves: list[Tensor], seed: Tensor) -> tuple[list[Tenso
         raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
 
 
-def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Tensor | None]) -> Node:
+def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Any]) -> Node:
     name = named[id(node.variable)]
     return Node(index, LEAF, None, {}, (node.variable.detach(),), (), (gradients[name],), {}, leaf=name)
 
