@@ -142,7 +142,7 @@ def test_columns_align_with_wide_characters(command: Callable) -> None:
     top = next(i for i, line in enumerate(page) if line.startswith("╭"))
     box = page[top : top + 5]
     assert len({wcswidth(line) for line in box}) == 1
-    rows = [line for line in page if re.match(r"     (规则|代入数字|保留) ", line)]
+    rows = [line for line in page if re.match(r"     (规则|代入数值|保留) ", line)]
     starts = {wcswidth(re.match(r"\s*\S+\s+", line)[0]) for line in rows}  # type: ignore[index]
     assert len(starts) == 1
 
