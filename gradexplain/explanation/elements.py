@@ -232,17 +232,12 @@ def _column(node: Node, argument: str, rule: Rule, index: Index, arguments: Mapp
         element = (sent[int(argument.partition("[")[2][:-1])] if "[" in argument else sent)[index]
         given = [c for c in cotangents if c is not None]
         found = iter(torch.autograd.grad(element, given, allow_unused=True) if element.requires_grad else ())
-    columns = [None if c is None else next(found, _unknown(c)) for c in cotangents]
+    columns = [None if c is None else next(found, None) for c in cotangents]
     for output, column in enumerate(columns):
         if column is not None:
             for place in column.isnan().nonzero().tolist():
                 column[tuple(place)] = _alone(node, argument, rule, index, arguments, output, tuple(place))
     return columns
-
-
-def _unknown(cotangent: Tensor) -> Tensor | None:
-    """Returns the column of a rule that torch does not differentiate, to be filled element by element."""
-    return torch.full_like(cotangent, torch.nan) if cotangent.numel() <= WRITTEN else None
 
 
 def _alone(
