@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from gradexplain.api import explain as explain
     from gradexplain.api import graph as graph
     from gradexplain.api import verify as verify
+    from gradexplain.api import watch as watch
     from gradexplain.errors import GradexplainError as GradexplainError
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
     from gradexplain.explanation.explanation import Explanation as Explanation
     from gradexplain.graphs.picture import Picture as Picture
     from gradexplain.receipts.answer import check_receipt as check_receipt
+    from gradexplain.training.report import TrainingReport as TrainingReport
     from gradexplain.verification.verdicts import Report as Report
     from gradexplain.versions.releases import __version__ as __version__
 
@@ -26,6 +28,8 @@ _HOMES = {
     "explain": "api",
     "verify": "api",
     "graph": "api",
+    "watch": "api",
+    "TrainingReport": "training.report",
     "Picture": "graphs.picture",
     "Explanation": "explanation.explanation",
     "GradexplainError": "errors",
@@ -43,11 +47,13 @@ __all__ = [
     "Picture",
     "Report",
     "RunError",
+    "TrainingReport",
     "assert_gradients",
     "check_receipt",
     "explain",
     "graph",
     "verify",
+    "watch",
 ]
 
 

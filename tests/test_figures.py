@@ -360,6 +360,8 @@ def test_levels_are_round_and_their_labels_stand_inside(expression: str) -> None
         assert frame.x0 < box.x0 < box.x1 < frame.x1
         assert frame.y0 < box.y0 < box.y1 < frame.y1
         assert len(label.get_text()) <= 5, label
+        # a line that ends at a number reads as its minus: the number stands in a box
+        assert label.get_bbox_patch().get_facecolor() == mpl.colors.to_rgba(style.PALETTES["light"].paper)
     (bar,) = axes.child_axes
     ticks = [t.get_text() for t in bar.get_yticklabels()]
     assert "0" in ticks
@@ -533,6 +535,7 @@ def _boxes(figure: Figure, renderer: Any) -> Iterator[tuple[tuple[int, str], Any
     texts: list[Any] = [figure._supxlabel] if figure.get_supxlabel() else []
     for axes in figure.axes:
         texts += [axes._left_title, axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += [axes.zaxis.label] if axes.name == "3d" else []
         texts += [axes.get_legend()] if axes.get_legend() else []
         if axes.name != "3d":
             low, high = sorted(axes.get_xlim())
@@ -862,13 +865,13 @@ BAD = [
     (["descent", "--size", "5", "--output", "a.svg"], "items"),
     (["descent", "--size", "colum", "--output", "a.svg"], "it can be column, or finite numbers, as in --size 5,3"),
     (["descent", "--title", "$\\nothing{$", "--output", "a.svg"], "dollars"),
-    (["descent", "x.detach()", "--output", "a.svg"], "does not depend"),
+    (["descent", "x.detach()", "--output", "a.svg"], "No recorded operation leads"),
     (["surface", "x**2", "--output", "a.svg"], "needs 2"),
     (["surface", "--x-ends", "2,-2", "--output", "a.svg"], "empty"),
     (["surface", "--at", "9,9", "--output", "a.svg"], "outside"),
     (["surface", "log(x) + y", "--output", "a.svg"], "not finite"),
     (["surface", "--points", "5000", "--output", "a.svg"], "--points"),
-    (["surface", "argmax(x) + y.detach()", "--output", "a.svg"], "does not depend"),
+    (["surface", "argmax(x) + y.detach()", "--output", "a.svg"], "No recorded operation leads"),
     (["curve", "1/x", "--at", "0", "--output", "a.svg"], "no finite real derivative"),
     (["curve", "--ends", "3,3", "--output", "a.svg"], "empty"),
     (["curve", "--at", "7", "--output", "a.svg"], "outside"),

@@ -6,12 +6,16 @@ The table is that of the guide on `gradexplain run`; the line is the one that a 
 from pathlib import Path
 
 import pytest
-from runs import FOLDER, marked_line, run_training
+import torch
+from runs import FOLDER, marked_line, run_plainly, run_training
+
+import gradexplain as gx
 
 # fmt: off
 FAILING = {  # script: code of the first finding, step, phase
     "all_pairs":             ("unmeant-broadcast",          0, "forward"),
     "angle":                 ("first-gradient-not-finite", 41, "backward"),
+    "best_class":            ("loss-without-graph",         0, "forward"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
     "dead_units":            ("dead-units",                 1, "forward"),
@@ -19,7 +23,10 @@ FAILING = {  # script: code of the first finding, step, phase
     "encoder_without_grad":  ("no-gradient",                0, "forward"),
     "exponential":           ("first-not-finite",          26, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
+    "hidden_state":          ("graph-of-before",            1, "backward"),
+    "in_place":              ("saved-changed",              0, "backward"),
     "kept_losses":           ("graphs-kept",                0, "forward"),
+    "labels_from_one":       ("label-out-of-range",         2, "data"),
     "last_batch_of_one":     ("first-not-finite",          10, "forward"),
     "left_in_eval":          ("left-in-eval",              12, "forward"),
     "log_of_zero":           ("first-not-finite",           9, "forward"),
@@ -38,6 +45,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "scheduler_each_batch":  ("scheduler-each-batch",      50, "optimizer"),
     "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
     "softmax_twice":         ("softmax-twice",              0, "forward"),
+    "step_between":          ("saved-changed",              1, "backward"),
     "vanishing":             ("vanishing",                  0, "backward"),
 }
 # fmt: on
@@ -69,6 +77,14 @@ def test_a_training_that_is_sound_is_silent(name: str) -> None:
     training = run_training(FOLDER / f"{name}.py")
     assert (training.record["verdict"], training.codes, training.code) == ("nothing unusual", [], 0)
     assert training.record["steps"] >= 12
+    assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["norm_at_zero", "growing_graph", "kept_losses", "scaler_skips", "in_place"])
+def test_a_training_that_fails_is_the_same_with_and_without_us(name: str) -> None:
+    training = run_training(FOLDER / f"{name}.py")
+    assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -128,3 +144,38 @@ def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> No
     training = run_training(script)
     assert training.record["examined"] == "parted"
     assert training.codes == ["loss-not-finite"]
+
+
+def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) -> None:
+    p = torch.nn.Parameter(torch.tensor([0.5, 1.0]))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with gx.watch() as training:
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = -torch.log(p - (p.detach() if step == 3 else 0)).mean()
+            loss.backward()
+            optimizer.step()
+    assert training.report.verdict == "found"
+    (finding,) = training.report.findings
+    assert (finding.code, finding.step, finding.data["values"]) == ("first-not-finite", 3, {"x": 0.0})
+    assert finding.source is not None
+    assert "torch.log(p" in finding.source.code
+    assert "ln(0) = -inf" in " ".join(capsys.readouterr().err.split())
+    assert not torch.is_anomaly_enabled()
+
+
+def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
+    w = torch.ones(2, requires_grad=True)
+    training = gx.watch(language="zh")
+
+    def twice() -> None:
+        with training:
+            loss = (w * w).sum()
+            loss.backward()
+            loss.backward()
+
+    with pytest.raises(RuntimeError, match="second time"):
+        twice()
+    assert training.report is not None
+    assert training.report.findings[0].code == "graph-freed"
+    assert "计算图" in capsys.readouterr().err

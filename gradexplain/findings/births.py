@@ -20,6 +20,9 @@ from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording.events import Event, Held, held_in, source_of
 from gradexplain.recording.join import node_of
 from gradexplain.recording.trace import Node, Trace
+from gradexplain.rules.application import call
+from gradexplain.rules.entries import overload
+from gradexplain.versions.internals import schema_of
 
 # Operators that write what they are told: an infinity that they make is meant.
 _WRITING = frozenset({
@@ -71,6 +74,28 @@ def born_forward(events: Sequence[Event], loss: Tensor) -> Finding | None:
 def born_backward(trace: Trace) -> Finding | None:
     """Returns the first operator whose backward was given finite gradients and sent others; `None` without one."""
     return _first(gradients_born(trace, _names(trace.nodes)))
+
+
+def born_live(nodes: Sequence[Node]) -> Finding | None:
+    """Returns the first of the nodes of a live loss that made a value that is not finite, as far as values are kept."""
+    whole = [node for node in map(_computed, nodes) if node.leaf is not None or node.is_complete]
+    names = {n.index: n.leaf or base_name(n.operator or n.name) for n in nodes}  # of a line, no part can be told
+    return _first(values_born(whole, names))
+
+
+def _computed(node: Node) -> Node:
+    """Returns a node with its output, computed again where torch kept only what it was computed of."""
+    unknown = any(getattr(value, "is_meta", False) for value in node.arguments.values())
+    if node.operator is None or unknown or any(output is not None for output in node.outputs):
+        return node
+    operator = overload(node.operator)
+    if torch.Tag.nondeterministic_seeded in operator.tags or schema_of(operator).is_mutable:
+        return node
+    try:
+        made = call(node.operator, node.arguments)
+    except (RuntimeError, TypeError, IndexError, KeyError):  # an argument that is not saved has no default
+        return node
+    return replace(node, outputs=tuple(made))
 
 
 def _names(nodes: Sequence[Node]) -> dict[int, str]:

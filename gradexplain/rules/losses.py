@@ -373,6 +373,9 @@ rule(
 # z = ␣ z₁ ␣ z₂ … ␣, αₜ[s] sums over the ways that come to z[s] at time t, βₜ[s] over those from there on:
 #     αₜ[s] = pₜ[z[s]] (αₜ₋₁[s] + αₜ₋₁[s−1] + αₜ₋₁[s−2] if z[s] is no blank and not z[s−2]),
 # β is the same from the end, and γₜ[c] = Σ over s with z[s] = c of αₜ[s] βₜ[s] / pₜ[c] / Σ (Graves et al. 2006).
+#
+# Torch takes log p for what a log_softmax made, and another one changes nothing of that: its gradient is the one of the
+# loss of log_softmax(log p), where of ȳ = −γ comes ȳ − p Σ ȳ = p − γ. A log_softmax before it makes the same of both.
 
 
 def _come_to(log_p: Tensor, z: Tensor, blank: int) -> Tensor:
@@ -412,11 +415,17 @@ def _ctc_back(
     for n, (time, length) in enumerate(zip(times, spelled, strict=True)):
         labels = targets[n, :length] if targets.ndim == 2 else targets[start : start + length]
         start += length
-        shares = _shares(log_probs[:time, n], labels.long(), blank)
+        log_p = log_probs[:time, n]
+        missed = log_p.exp() - _shares(log_p, labels.long(), blank)
         if zero_infinity:
-            shares = shares.nan_to_num(0.0)
-        sent[:time, n] = -g[0][n] * shares
+            missed = torch.where(missed.isfinite(), missed, 0)
+        sent[:time, n] = g[0][n] * missed
     return sent
+
+
+def _log_p(r: Any, times: int, classes: int) -> Tensor:
+    drawn: Tensor = r(times, 2, classes)
+    return drawn.log_softmax(-1)
 
 
 def _ctc(operator: str, lengths: Any) -> None:
@@ -424,12 +433,12 @@ def _ctc(operator: str, lengths: Any) -> None:
     rule(
         f"aten.{operator}",
         "ℓ = −log Σ Πₜ pₜ[way(t)] over the ways to spell the target",
-        log_probs=("x̄ₜ[c] = −ℓ̄ γₜ[c], the share of the ways that have c at time t", _ctc_back),
+        log_probs=("x̄ₜ[c] = ℓ̄ (pₜ[c] − γₜ[c]), γ the share of the ways that have c at time t", _ctc_back),
         over="real",
         why="ctc",
         example=(
-            lambda r: (r(5, 2, 4), torch.tensor([[1, 2, 2], [3, 1, 0]]), lengths([5, 4]), lengths([3, 2])),
-            lambda r: (r(4, 2, 3), torch.tensor([0, 1, 0]), lengths([4, 3]), lengths([1, 2]), 2),
+            lambda r: (_log_p(r, 5, 4), torch.tensor([[1, 2, 2], [3, 1, 0]]), lengths([5, 4]), lengths([3, 2])),
+            lambda r: (_log_p(r, 4, 3), torch.tensor([0, 1, 0]), lengths([4, 3]), lengths([1, 2]), 2),
         ),
     )
 

@@ -414,6 +414,9 @@ rule(
             - grad_output * (g * output).sum(dim, keepdim=True)
         ),
     ),
+    terms=lambda grad_output, output, dim: (
+        output * (grad_output - np.sum(grad_output * output, axis=dim, keepdims=True))
+    ),
     over="real",
     example=lambda r: (r(2, 3), r(2, 3), 1, torch.float64),
 )
@@ -428,6 +431,7 @@ rule(
         "ȳᵢ = −z̄ᵢ exp(yᵢ) Σⱼ gⱼ",
         lambda g, grad_output, output, dim: -g * output.exp() * grad_output.sum(dim, keepdim=True),
     ),
+    terms=lambda grad_output, output, dim: grad_output - _exp(output) * np.sum(grad_output, axis=dim, keepdims=True),
     over="real",
     example=lambda r: (r(2, 3), r(2, 3), 1, torch.float64),
 )
@@ -435,6 +439,7 @@ rule(
     "aten.native_dropout_backward",
     "z = g m s",
     grad_output=("ḡ = z̄ m s", lambda g, mask, scale: g * mask * scale),
+    terms=lambda grad_output, mask, scale: grad_output * mask.astype(float) * scale,
     over="real",
     example=lambda r: (r(2, 3), r.mask(2, 3), 1.7),
 )

@@ -1,6 +1,8 @@
 """Which operator an autograd node was made for, by the node's name: learned from the rules' own examples."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -16,10 +18,28 @@ from gradexplain.rules.samples import examples
 def operators_by_node() -> Mapping[str, str]:
     """Returns `{"PowBackward0": "aten.pow.Tensor_Scalar", …}` for every operator that has a rule."""
     found: dict[str, str] = {}
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _silent():
         for rule in rules().values():
             found.setdefault(_node_name(rule), rule.operator)
     return found
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps off standard error what torch itself writes there of operators that it gives up, past Python."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _node_name(rule: Rule) -> str:

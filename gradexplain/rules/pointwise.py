@@ -1,10 +1,13 @@
 """Operators that act on each element alone: formula and slope are one string each, shown, run and proved."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradexplain.mathematics.terms import NAMESPACE
 from gradexplain.rules.application import summed_to
 from gradexplain.rules.entries import elementwise, rule
 
@@ -21,6 +24,7 @@ elementwise("aten.mul.Scalar",   "x z",   "x*z",     x="z")
 elementwise("aten.div.Tensor",   "x z",   "x/z",     x="1/z", z="-x/z**2")
 elementwise("aten.div.Scalar",   "x z",   "x/z",     x="1/z")
 elementwise("aten.neg",          "x",     "-x",      x="-1")
+elementwise("aten._neg_view",    "x",     "-x",      x="-1")
 elementwise("aten.reciprocal",   "x",     "1/x",     x="-y**2")
 elementwise("aten.addcmul", "x a b v", "x + v*a*b", x="1", a="v*b", b="v*a")
 elementwise("aten.addcdiv", "x a b v", "x + v*a/b", x="1", a="v/b", b="-v*a/b**2")
@@ -235,6 +239,8 @@ elementwise("aten.softshrink", "x l", "sign(x)*maximum(abs(x) - l, 0)", x="where
 # fmt: on
 
 # ------------------------------------------------------------------------------------ functions with a formula in words
+_NUMPY: Mapping[str, Any] = NAMESPACE
+_lgamma = _NUMPY["lgamma"]
 
 
 rule(
@@ -251,6 +257,7 @@ rule(
         "x̄ = ȳ Σⱼ ψ(x − j/2)",
         lambda g, self, p: g * torch.stack([torch.digamma(self - j / 2) for j in range(p)]).sum(0),
     ),
+    terms=lambda self, p: sum((_lgamma(self - j / 2) for j in range(p)), p * (p - 1) / 4 * math.log(math.pi)),
     over="real",
     example=lambda r: (r.positive(4, 3) + 1.5, 3),
 )

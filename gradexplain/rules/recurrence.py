@@ -110,7 +110,7 @@ rule(
     hx_=_derivative("h̄ = Uᵀ z̄ of the first step", 5),
     cx_=_derivative("c̄ = f c̄′ of the first step", 6),
     example=(
-        lambda r: _drawn(r, 3, 2, 2, 3, reverse=False),
-        lambda r: _drawn(r, 2, 2, 3, 2, reverse=True),
+        lambda r: _drawn(r, 3, 2, 1, 2, reverse=False),
+        lambda r: _drawn(r, 2, 1, 3, 2, reverse=True),
     ),
 )

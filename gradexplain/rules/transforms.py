@@ -93,12 +93,6 @@ for _name in ("_conj", "_conj_physical"):
         example=lambda r: (r.complex(2, 3),),
     )
 rule(
-    "aten._neg_view",
-    "y = −x",
-    self=("x̄ = −ȳ", lambda g: -g),
-    example=lambda r: (r(2, 3),),
-)
-rule(
     "aten.view_as_real",
     "y = (Re x, Im x)",
     self=("x̄ = ȳ₀ + i ȳ₁", lambda g: torch.complex(g[..., 0], g[..., 1])),

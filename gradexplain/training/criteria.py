@@ -247,7 +247,7 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
         call = _main_call(ledger)
         if len(seen) < 3 or call is None or median(seen) <= _LARGE_UPDATE:
             continue
-        if not _learns(call.losses):
+        if not _learns(_losses_before_flag(ledger, call)):
             data = {"ratio": median(seen), "rate": steps.rates[0], "kind": steps.kind}
             yield Finding(
                 "rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy("rate-too-high")
@@ -259,11 +259,16 @@ def _overall(look: Look, places: Sequence[int]) -> float | None:
     return median(known) if known else None
 
 
+def _losses_before_flag(ledger: Ledger, call: Call) -> list[float]:
+    last = math.inf if ledger.flag is None else ledger.flag.step
+    return [loss for loss, step in zip(call.losses, call.steps, strict=True) if step < last]
+
+
 def _learns(losses: Sequence[float]) -> bool:
-    """Says whether the last quarter of the losses lies below the start by more than a tenth of it."""
+    """Says whether the last quarter of the losses lies below the start by more than a tenth of it, as far as known."""
     finite = [loss for loss in losses if math.isfinite(loss)]
-    if len(finite) < len(losses) or len(finite) < 4:
-        return False
+    if len(finite) < 3:
+        return True
     start = min(finite[0], median(finite[:3]))
     return median(finite[-max(1, len(finite) // 4) :]) < start - 0.1 * abs(start)
 

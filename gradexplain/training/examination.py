@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer
 
 from gradexplain.findings.births import born_backward, born_forward
 from gradexplain.findings.finding import Finding
+from gradexplain.findings.rewritten import rewritten
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.join import Run, joined
 from gradexplain.recording.nodes import is_leaf, nodes_below
@@ -58,12 +59,9 @@ class Examination:
         if self.request.kind == "loss" and place == self.request.backward and loss is not None:
             self.recording.close()
             self.say(self._named(born_forward(self.recorder.events, loss)))
-        if self.request.kind == "way" and loss is not None and self._has_parameters():
+        if place == self.request.backward and loss is not None and self.request.kind in ("way", "changed"):
             self.recording.close()
-            way = way_to(loss, self._asked_for(), self.recorder.events)
-            names = Names()
-            names.look()
-            self.say(replace(way, module=names.path_of(way.module)))
+            self._say_what_ails(loss)
         self.backwards += 1
         if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
             self.sent = self.observing.enter_context(observed(nodes_below(loss.grad_fn)))
@@ -79,12 +77,18 @@ class Examination:
         if self.request.kind == "gradient" and self.backwards >= self.request.backward:
             self.say(None)
 
-    def _has_parameters(self) -> bool:
-        return self.request.optimizer < len(self.optimizers)
-
-    def _asked_for(self) -> list[Tensor]:
-        own = parameters_of(self.optimizers[self.request.optimizer])
-        return [own[place] for place in self.request.places]
+    def _say_what_ails(self, loss: Tensor) -> None:
+        if self.request.kind == "changed":
+            self.say(self._named(rewritten(self.recorder.events, loss)))
+        names = Names()
+        names.look()
+        if self.request.optimizer is None:
+            asked = [p for p in names.parameters() if p.requires_grad]
+        else:
+            own = parameters_of(self.optimizers[self.request.optimizer])
+            asked = [own[place] for place in self.request.places]
+        way = way_to(loss, asked, self.recorder.events)
+        self.say(replace(way, module=names.path_of(way.module)))
 
     def _trace(self, loss: Tensor) -> Trace:
         """Returns the step as a trace, with what its backward pass sent."""
@@ -124,6 +128,7 @@ class Examination:
         self.ended += 1
         self.begin()
 
+    def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None: ...
     def step_begins(self, optimizer: Optimizer) -> None: ...
     def made(self, optimizer: Optimizer) -> None:
         self.optimizers.append(optimizer)

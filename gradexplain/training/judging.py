@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.training.criteria import judged, listed, unreached
+from gradexplain.training.faults import explained
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
 from gradexplain.training.report import Curves, Layer, TrainingReport
-from gradexplain.training.request import Request
+from gradexplain.training.request import Ask, Request
 
 _MOST_LAYERS = 12
 
 
-Ask = Callable[[Request], Any]
+def report_of(
+    ledger: Ledger | None, target: str, *, interrupted: bool, ask: Ask, fault: BaseException | None = None
+) -> TrainingReport:
+    """Returns the report; without a ledger, torch was never imported.
 
-
-def report_of(ledger: Ledger | None, target: str, *, interrupted: bool, ask: Ask) -> TrainingReport:
-    """Returns the report; without a ledger, torch was never imported. `ask` looks into a step by a second run."""
+    `ask` looks into a step by a second run; `fault` is the exception that ended the script.
+    """
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
     cause, examined = _cause(ledger, ask)
     found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
+    if (told := explained(fault, ledger, ask)) is not None:
+        found = [told, *found]
     return TrainingReport(
         target,
         _steps(ledger),
@@ -41,6 +44,8 @@ def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
     flag = ledger.flag
     if flag is None:
         return None, ""
+    if flag.birth is not None:
+        return flag.birth, "graph"
     trace = tuple(ledger.trace[: flag.backward + (flag.kind == "loss")])
     answer = ask(Request(flag.kind, flag.backward, flag.after, trace, flag.seconds))
     return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "")

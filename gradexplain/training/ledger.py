@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from gradexplain.findings.finding import Finding
 from gradexplain.recording.frames import user_frame
 from gradexplain.targets.sources import Source, source_at
-from gradexplain.training.losses import LossGraph, graph_of
+from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
 from gradexplain.versions.internals import sequence_number
 
@@ -49,6 +50,8 @@ class Call:
     losses: array[float] = field(default_factory=lambda: array("d"))
     steps: array[int] = field(default_factory=lambda: array("q"))
     graphs: list[tuple[int, LossGraph]] = field(default_factory=list)
+    lines: Lines = ()
+    last: int = 0  # which backward pass of all was its last
 
 
 @dataclass
@@ -100,14 +103,20 @@ class Flag:
     parameters: tuple[str, ...]
     source: Source | None
     value: float  # of the loss
+    birth: Finding | None = None  # as the graph of the loss tells it
 
 
 @dataclass
 class Ledger:
-    """An observer that keeps what criteria need; `ending` is asked after each step whether that was the last."""
+    """An observer that keeps what criteria need.
+
+    It ends the run at what is not finite (`halt`), or after so many steps (`most`). Where no second run can look into a
+    step (`alone`), it looks into the graph of a loss that is not finite itself.
+    """
 
     halt: bool = False
     most: int | None = None
+    alone: bool = False
     names: Names = field(default_factory=Names)
     calls: dict[Any, Call] = field(default_factory=dict)
     optimizers: dict[int, Steps] = field(default_factory=dict)
@@ -124,6 +133,8 @@ class Ledger:
     noting: bool = False
     modes: list[tuple[int, dict[str, bool]]] = field(default_factory=list)
     is_scaling: bool = False
+    bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
+    freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
     @property
     def step(self) -> int:
@@ -138,6 +149,11 @@ class Ledger:
         """Lets torch note the lines of what is computed until the first steps are done."""
         self.noting = not torch.is_anomaly_enabled()
         self._note()
+
+    def end(self) -> None:
+        """Leaves torch as it was."""
+        self._stop_noting()
+        self.noting = False
 
     def _note(self) -> None:
         if self.noting:
@@ -161,6 +177,7 @@ class Ledger:
         self.trace.append(value)
         call.losses.append(value)
         call.steps.append(step)
+        call.last = len(self.trace)
         for steps in self.optimizers.values():
             steps.backwards.append(call)
             if not steps.is_clear:
@@ -169,7 +186,7 @@ class Ledger:
         if loss is not None and loss.grad_fn is not None and new and is_looked_at(step) and len(call.graphs) < _GRAPHS:
             self._look_at_graph(call, loss, step)
         if loss is not None and loss.device.type == "cpu" and not math.isfinite(value) and not self.is_scaling:
-            self._raise("loss", len(self.trace) - 1, (), call.source, value)
+            self._raise("loss", len(self.trace) - 1, (), call.source, value, self._birth(loss, call))
 
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not self.names.roots:
@@ -177,6 +194,8 @@ class Ledger:
         graph = graph_of(loss, self.since)
         if graph is None:
             return
+        if self.alone and self.noting and not call.lines:
+            call.lines = lines_of(loss)
         call.graphs.append((step, LossGraph((), graph.nodes, graph.older, graph.root, graph.averaged, graph.patterns)))
         for leaf in graph.leaves:
             seen = self.leaves.get(id(leaf), (ref(leaf), 0))
@@ -191,26 +210,54 @@ class Ledger:
         if self.noting and self.step < 1 and monotonic() - self.started < _PATIENCE:
             self._note()
         if not self.optimizers and self.flag is None:
-            self._look_without_optimizer(roots)
+            self._look_without_optimizer()
 
-    def _look_without_optimizer(self, roots: Sequence[Tensor]) -> None:
+    def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
+        if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
+            self.bridge = bridge_of(roots[0], self.since)
+            calls = [call for call in self.calls.values() if call.losses]
+            self.freed = calls[-2].source if len(calls) > 1 else None
+
+    def last_call(self) -> Call | None:
+        """Returns the line that started the last backward pass."""
+        return max(self.calls.values(), key=lambda call: call.last, default=None)
+
+    def round_before(self) -> int:
+        """Returns how often an optimizer had stepped one round ago: all that a loss hangs on was made since."""
+        taken = sum(steps.count for steps in self.optimizers.values())
+        return max(0, taken - max(len(self.optimizers) - 1, 0))
+
+    def seconds(self) -> float:
+        """Returns how long the run has been watched."""
+        return monotonic() - self.started
+
+    def _look_without_optimizer(self) -> None:
         """Of a loop that changes its parameters itself, the gradients are looked at when they are there."""
-        call = next(reversed(self.calls.values()), None)
+        call = self.last_call()
         seen = [leaf for kept, _ in self.leaves.values() if (leaf := kept()) is not None and leaf.grad is not None]
         bad = [leaf for leaf in seen if leaf.device.type == "cpu" and not bool(torch.isfinite(leaf.grad).all())]  # type: ignore[arg-type]
         if bad and call is not None:
             named = tuple(self.names.of(leaf) for leaf in bad)
             self._raise("gradient", len(self.trace), named, call.source, self.trace[-1])
 
+    def _birth(self, loss: Tensor, call: Call) -> Finding | None:
+        if not self.alone or self.flag is not None or loss.grad_fn is None:
+            return None
+        self.names.look()
+        return born_in(loss, self.names.known, call.lines)
+
     def _raise(
-        self, kind: str, backward: int, parameters: tuple[str, ...], source: Source | None, value: float
+        self,
+        kind: str,
+        backward: int,
+        parameters: tuple[str, ...],
+        source: Source | None,
+        value: float,
+        birth: Finding | None = None,
     ) -> None:
         if self.flag is None:
-            taken = sum(steps.count for steps in self.optimizers.values())
-            round_ = sum(steps.count > 0 for steps in self.optimizers.values())
-            after = max(0, taken - max(round_ - 1, 0))
-            seconds = monotonic() - self.started
-            self.flag = Flag(kind, self.step, backward, after, seconds, parameters, source, value)
+            after = self.round_before()
+            self.flag = Flag(kind, self.step, backward, after, self.seconds(), parameters, source, value, birth)
             if self.halt:
                 raise _ended()
 
@@ -263,7 +310,7 @@ class Ledger:
         bad = [p for p in doubtful if not bool(torch.isfinite(p.grad).all())]  # type: ignore[arg-type]
         if bad:
             named = tuple(self.names.of(p) for p in bad)
-            call = next(reversed(self.calls.values()), None)
+            call = self.last_call()
             value = self.trace[-1] if self.trace else math.nan
             self._raise("gradient", len(self.trace), named, call.source if call else None, value)
 
@@ -327,7 +374,8 @@ class Ledger:
 
     def _raise_skipped(self) -> None:
         """A scaler that skips on and on: its loss, or a gradient, is not finite at any scale."""
-        call = next(reversed(self.calls.values()))
+        call = self.last_call()
+        assert call is not None
         finite = math.isfinite(self.trace[-1])
         self._raise("gradient" if finite else "loss", len(self.trace) - (not finite), (), call.source, self.trace[-1])
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from typing import Any
 
 from torch import Tensor
 
+from gradexplain.findings.births import born_live
+from gradexplain.findings.finding import Finding
 from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.lifetime import SAFE, anchor
-from gradexplain.recording.nodes import is_leaf
+from gradexplain.recording.live import nodes_live
+from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import results_of, sequence_of
 
@@ -97,6 +101,38 @@ def graph_of(loss: Tensor, since: int) -> LossGraph | None:
         averaged=_averaged(root),
         patterns=patterns,
     )
+
+
+def bridge_of(loss: Tensor, since: int) -> Pattern | None:
+    """Returns what was made before the number `since` and is used by what was made after it: the way back."""
+    for node in _walked(loss.grad_fn) or ():
+        if is_leaf(node) or sequence_of(node) < since:
+            continue
+        for child, _ in node.next_functions:
+            if child is not None and not is_leaf(child) and sequence_of(child) < since:
+                return Pattern("graph-of-before", operator_text(child), source_of(child), {})
+    return None
+
+
+Lines = Sequence[tuple[str, Source | None]]
+
+
+def lines_of(loss: Tensor) -> Lines:
+    """Returns the nodes of a loss by name, producers first, each with its line where torch was asked to note it."""
+    return [(node.name(), None if is_leaf(node) else source_of(node)) for node in ordered(loss.grad_fn)]
+
+
+def born_in(loss: Tensor, names: Mapping[int, str], lines: Lines) -> Finding | None:
+    """Returns where the first value of a live loss was made that is not finite.
+
+    Its line is that of the node which stood at the same place in an earlier graph, whose `lines` are known.
+    """
+    nodes = nodes_live(loss, names)
+    found = [node.name for node in nodes], [name.rpartition("::")[2] for name, _ in lines]
+    places: dict[int, Source | None] = {}
+    for own, other, count in SequenceMatcher(None, *found, autojunk=False).get_matching_blocks():
+        places |= {own + i: lines[other + i][1] for i in range(count)}
+    return born_live([replace(node, source=places.get(node.index)) for node in nodes])
 
 
 def _walked(root: Any) -> list[Any] | None:

@@ -59,6 +59,11 @@ class Names:
             self.known[id(parameter)] = name
         return self.known[id(parameter)]
 
+    def parameters(self) -> list[Tensor]:
+        """Returns the parameters of the modules that were found."""
+        owners = {id(owner): owner for kept in self.owners.values() if (owner := kept()) is not None}
+        return [p for owner in owners.values() for p in owner.parameters(recurse=False)]
+
     def path_of(self, identity: str) -> str:
         """Returns the path of a module whose identity was noted."""
         return self.paths.get(identity, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from typing import Any
 class Request:
     """What to look into, and what the first run was like up to there.
 
-    The `kind` is what was not finite, a "loss" or a "gradient", or "way": the parameters of an optimizer (which: by the
-    order in which they were made) that its loss does not reach. The backward pass is counted from 0, or for a gradient,
-    how many had begun.
+    The `kind` is what was not finite, a "loss" or a "gradient"; or "changed", a tensor that was saved for the backward
+    pass; or "way", how a loss does not reach parameters: those of an optimizer (which: by the order in which they were
+    made), or all of them. The backward pass is counted from 0, or for a gradient, how many had begun.
     """
 
     kind: str
@@ -21,6 +21,9 @@ class Request:
     after: int  # how many times an optimizer had stepped when the recording begins
     trace: Sequence[float]
     seconds: float  # that the first run took to there
-    optimizer: int = 0
+    optimizer: int | None = None
     places: tuple[int, ...] = ()
     numpy_state: Any = None
+
+
+Ask = Callable[[Request], Any]

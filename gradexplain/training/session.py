@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ class Session:
 
         if "numpy" in sys.modules:
             self._numpy_state = sys.modules["numpy"].random.get_state()
-        self._ledger = Ledger(self.halt, self.most)
+        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None)
         self._watching.enter_context(watched(self._ledger))
         self._ledger.begin()
 
@@ -54,7 +53,8 @@ class Session:
 
         interrupted = ending is None or ending.interrupted or ending.ended
         try:
-            return report_of(self._ledger, self.script.name, interrupted=interrupted, ask=self._asked)
+            fault = ending.fault if ending is not None else None
+            return report_of(self._ledger, self.script.name, interrupted=interrupted, ask=self._asked, fault=fault)
         finally:
             self._standby.close()
 
@@ -67,13 +67,36 @@ def is_reporting() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-@contextmanager
-def watch() -> Iterator[Ledger]:
-    """Yields the ledger of what is done with torch in the block."""
-    from gradexplain.training.ledger import Ledger
-    from gradexplain.training.watching import watched
+@dataclass
+class Watch:
+    """A block of code under watch, as a context manager; at its end `report` has what was seen, and it is printed.
 
-    ledger = Ledger()
-    with watched(ledger):
-        ledger.begin()
-        yield ledger
+    `shown` is where it is printed (standard error), `None` for nowhere.
+    """
+
+    language: str = "en"
+    quiet: bool = False
+    report: TrainingReport | None = None
+    _ledger: Ledger | None = None
+    _watching: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Watch:
+        from gradexplain.training.ledger import Ledger
+        from gradexplain.training.watching import watched
+
+        self._ledger = Ledger(alone=True)
+        self._watching.enter_context(watched(self._ledger))
+        self._ledger.begin()
+        return self
+
+    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
+        from gradexplain.training.judging import report_of
+
+        self._watching.close()
+        assert self._ledger is not None
+        self._ledger.end()
+        interrupted = isinstance(fault, KeyboardInterrupt)
+        name = "gx.watch()"
+        self.report = report_of(self._ledger, name, interrupted=interrupted, ask=lambda request: None, fault=fault)
+        if not self.quiet:
+            sys.stderr.write(self.report.render("text", language=self.language))

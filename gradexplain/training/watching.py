@@ -29,6 +29,9 @@ class Observer(Protocol):
     def backward_ended(self, roots: Sequence[Tensor]) -> None:
         """It has ended without a fault."""
 
+    def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
+        """It has ended with a fault, and the graph is as that left it."""
+
     def step_begins(self, optimizer: Optimizer) -> None:
         """An optimizer is about to change its parameters."""
 
@@ -86,6 +89,10 @@ def watched(observer: Observer) -> Iterator[None]:
             depth += 1
             try:
                 result = run(tensors, *args, **keywords)
+            except Exception as fault:
+                with torch.no_grad():
+                    observer.backward_failed(roots, fault)
+                raise
             finally:
                 depth -= 1
             with torch.no_grad():

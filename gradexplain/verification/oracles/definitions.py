@@ -54,6 +54,13 @@ def written_out(operator: str, arguments: Mapping[str, Any], outputs: Sequence[T
     return _called(rule.terms, arguments, recorded)
 
 
+def is_defined(rule: Rule) -> bool:
+    """Says whether an operator is written out, for some of its arguments at least."""
+    name = rule.operator.removeprefix("aten.").partition(".")[0]
+    written = rule.elementwise or rule.moves or rule.terms is not None
+    return name not in _UNDEFINED and bool(written or name in DEFINITIONS or name in _CHOOSING)
+
+
 def _named(rule: Rule, outputs: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
     return {"y": outputs[0]} if has_one_output(rule.operator) else {f"y{n}": y for n, y in enumerate(outputs)}
 
@@ -323,6 +330,8 @@ def _index_put(self: Any, indices: Any, values: Any, accumulate: bool) -> Any:
 
 
 def _attention(query: Any, key: Any, value: Any, is_causal: bool, attn_mask: Any, scale: Any) -> Any:
+    grouped = query.shape[1] // key.shape[1]  # so many heads share their keys and values
+    key, value = np.repeat(key, grouped, axis=1), np.repeat(value, grouped, axis=1)
     scores = query @ np.swapaxes(key, -1, -2) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     seen = np.tril(np.ones(scores.shape[-2:])) > 0 if is_causal else np.ones(scores.shape[-2:], dtype=bool)
     if attn_mask is not None and attn_mask.dtype == bool:
@@ -384,6 +393,7 @@ DEFINITIONS: Mapping[str, Callable[..., Any]] = {
     "std_mean": _std_mean,
     "native_layer_norm": _layer_norm,
     "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm,
     "native_group_norm": _group_norm,
     "linalg_inv_ex": lambda A: (_matrices(_inverse, A), None),
     "_linalg_det": lambda A: (_matrices(_determinant, A), None, None),

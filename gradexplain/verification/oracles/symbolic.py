@@ -70,7 +70,7 @@ def _obstacle(trace: Trace) -> Unable | None:
         return Unable("complex")
     if not bool(trace.value.isfinite().all()):
         return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
-    return _too_large(trace) if any(t.numel() > MOST_ELEMENTS for t in tensors) else None
+    return _too_large(trace) if any(t.numel() > MOST_ELEMENTS for t in tensors if t.is_floating_point()) else None
 
 
 def _too_large(trace: Trace) -> Unable:
