@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # Newton's steps; near a minimum each doubles the digits, and what has not arrived by then does not. They start where
 # the gradient is smaller than around, on a grid of so many points a side, from so many places at most.
 _NEWTON, _SIDE, _STARTS = 60, 21, 64
-# Two stationary points are one within this part of the range; a curvature is none within this part of the largest.
-_ONE, _NONE = 1e-6, 1e-6
+# Two stationary points are one within this part of the range; a curvature is 0 within this part of how much the
+# gradient changes over the range.
+_ONE, _NONE = 1e-6, 1e-12
 
 Point = tuple[float, float]
 Ends = tuple[tuple[float, float], tuple[float, float]]
@@ -53,14 +54,16 @@ def stationary_points(f: Formula, ends: Ends) -> tuple[Stationary, ...]:
         if not bool((steps.norm(dim=1) > 1e-16 * (1 + points.norm(dim=1))).any()):
             break
     g, hessian = _second(f, points)
+    span = max(high - low for low, high in ends)
+    none = _NONE * scale / span
     stationary: list[Stationary] = []
     for point, slope, bend in zip(points.tolist(), g.norm(dim=1).tolist(), hessian, strict=True):
         inside = all(low <= p <= high for p, (low, high) in zip(point, ends, strict=True))
         # A gradient of 0, but for what rounding the coordinates makes of it.
         if inside and slope <= 1e-12 * (scale or 1.0) and bool(bend.isfinite().all()):
-            low, high = torch.linalg.eigvalsh(bend).tolist()
+            low, high = (c if abs(c) > none else 0.0 for c in torch.linalg.eigvalsh(bend).tolist())
             stationary.append(Stationary((_round(point[0]), _round(point[1])), (low, high)))
-    return _distinct(stationary, ends)
+    return _distinct(stationary, span)
 
 
 def _starts(f: Formula, ends: Ends) -> tuple[Tensor, float]:
@@ -81,16 +84,12 @@ def _starts(f: Formula, ends: Ends) -> tuple[Tensor, float]:
     return torch.stack([p[chosen] for p in places], 1), longest
 
 
-def _distinct(points: Sequence[Stationary], ends: Ends) -> tuple[Stationary, ...]:
+def _distinct(points: Sequence[Stationary], span: float) -> tuple[Stationary, ...]:
     """Returns points without those that are one but for rounding, and one of those whose curvature is 0 in a way."""
-    near = _ONE * max(high - low for low, high in ends)
-    most = max((abs(c) for p in points for c in p.curvature), default=0.0)
     distinct: list[Stationary] = []
     for one in points:
-        even = min(map(abs, one.curvature)) <= _NONE * most
-        if not any(
-            math.dist(one.at, p.at) <= near or (even and min(map(abs, p.curvature)) <= _NONE * most) for p in distinct
-        ):
+        even = 0.0 in one.curvature
+        if not any(math.dist(one.at, p.at) <= _ONE * span or (even and 0.0 in p.curvature) for p in distinct):
             distinct.append(one)
     return tuple(distinct)
 
