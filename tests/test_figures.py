@@ -310,6 +310,7 @@ def test_a_turned_gradient_is_not_perpendicular(monkeypatch: pytest.MonkeyPatch)
         ("x**2 - y**2", (0, 0), "saddle", (-2, 2)),
         ("-(x - 0.3)**2 - 2*(y + 0.7)**2", (0.3, -0.7), "maximum", (-4, -2)),
         ("(1 - x)**2 + 100*(y - x**2)**2", (1, 1), "minimum", None),  # Rosenbrock
+        ("1e10*x**2 + y**2", (0, 0), "minimum", (2, 2e10)),
         ("x + y", None, "none", None),
         ("x**2 + (y - 9)**2", None, "none", None),  # outside of the range
     ],
@@ -343,6 +344,8 @@ def test_every_extreme_and_saddle_is_found_and_marked() -> None:
     assert words == {"tangent point", "minimum", "maximum", "saddle point"}
     valley = landscape.surface("(x + y)**2", points=21).stationary  # a line of minima
     assert [p.kind for p in valley] == ["flat"]
+    monkey = landscape.surface("x**3 - 3*x*y**2", points=21).stationary  # every second derivative is 0 at the saddle
+    assert [(p.kind, p.curvature) for p in monkey] == [("flat", (0, 0))]
     double = landscape.surface("(x**2 - 1)**2 + y**2", points=21).stationary
     assert sorted((round(p.at[0], 9), p.kind) for p in double) == [(-1, "minimum"), (0, "saddle"), (1, "minimum")]
 

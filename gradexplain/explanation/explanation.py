@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from gradexplain.explanation.elements import (
     can_take_apart,
     contribution_term,
     doubt,
+    is_outside,
     is_real,
     measured,
     measured_doubt,
     measured_term,
     number,
     parts_of,
+    rounding_at,
     sent,
     written_out,
 )
@@ -372,7 +375,7 @@ class _Builder:
                 continue
             for index, term in written_out(node, rule, output, self.shown.get((node.index, output), ())):
                 label = indexed(self.names.value(node.index, output), index)
-                yield equation(label, term, number(tensor, index).value, rounding_of(tensor.dtype))
+                yield equation(label, term, number(tensor, index).value, rounding_at(node, tensor))
 
     def _contribution(self, node: Node, slot: int, rule: Rule | None) -> Contribution:
         edge, detailed = node.edges[slot], node.index in self.detailed
@@ -398,7 +401,7 @@ class _Builder:
         for position, index in enumerate(indices(shape)):
             if index in self.shown.get((edge.producer, edge.output), ()):
                 label = f"→ {indexed(self.names.value(edge.producer, edge.output), index)}"
-                value, rounding = number(edge.contribution, index).value, rounding_of(edge.contribution.dtype)
+                value, rounding = number(edge.contribution, index).value, rounding_at(node, edge.contribution)
                 term = measured_term(node, jacobian, position)
                 yield equation(label, term, value, rounding, partial(measured_doubt, node, jacobian))
 
@@ -412,9 +415,9 @@ class _Builder:
         for index in self.shown.get((edge.producer, edge.output), ()):
             parts = parts_of(node, edge.argument, rule, index)
             term = contribution_term(node, edge.argument, rule, parts)
-            value, rounding = number(edge.contribution, index).value, rounding_of(edge.contribution.dtype)
+            value, rounding = number(edge.contribution, index).value, rounding_at(node, edge.contribution)
             most = max(most, parts.count)
-            if parts.count or value != 0:
+            if (parts.count or value != 0) and not (math.isnan(value) and is_outside(node, parts)):
                 unknown = partial(doubt, node, edge.argument, rule, index)
                 found.append(equation(f"→ {indexed(name, index)}", term, value, rounding, unknown))
         return tuple(found), most

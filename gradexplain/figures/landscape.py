@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, slopes, values
+from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, values
+from gradexplain.figures.extremes import Ends, Point, Stationary, stationary_points
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.figures.style import Style, below, number, plain, tick
 from gradexplain.figures.typesetting import titled
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Newton's steps; near a minimum each doubles the digits, and what has not arrived by then does not. They start where
-# the gradient is smaller than around, on a grid of so many points a side, from so many places at most.
-_NEWTON, _SIDE, _STARTS = 60, 21, 64
-# Two stationary points are one within this part of the range; a curvature is none within this part of the largest.
-_ONE, _NONE = 1e-6, 1e-6
 # How many stationary points a sentence names.
 _NAMED = 6
 # Arrows along each side, at most.
@@ -51,8 +47,6 @@ _WHITE, _INK = "#ffffff", "#1f2328"
 _POINT = MappingProxyType({"color": "#D55E00", "markeredgecolor": _WHITE})
 _KINDS = MappingProxyType({"minimum": "*", "maximum": "^", "saddle": "X", "flat": "D"})
 
-Point = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class Arrow:
@@ -76,20 +70,6 @@ class Arrow:
         if self.tangent is None:
             return None
         return abs(sum(g * t for g, t in zip(self.gradient, self.tangent, strict=True)))
-
-
-@dataclass(frozen=True)
-class Stationary:
-    """A point where the gradient is 0, with the eigenvalues of the Hessian there, the smaller first."""
-
-    at: Point
-    curvature: Point
-
-    @property
-    def kind(self) -> str:
-        """What the point is, by the Hessian."""
-        low, high = self.curvature
-        return "minimum" if low > 0 else "maximum" if high < 0 else "saddle" if low < 0 < high else "flat"
 
 
 @dataclass(frozen=True)
@@ -131,7 +111,7 @@ def surface(
     """
     f = formula(expression, 2)
     ends = (interval("x_ends", x_ends), interval("y_ends", y_ends))
-    stationary = _stationary(f, ends)
+    stationary = stationary_points(f, ends)
     count = points + 1 - points % 2
     x, y = (_through(e, [s.at[k] for s in stationary], count) for k, e in enumerate(ends))
     heights = _grid(f, x, y)
@@ -144,9 +124,6 @@ def surface(
         (touch[0], touch[1]), height, gradient[0], _arrows(f, ends),
         _descended(f, (touch[0], touch[1]), descent, steps) if descent else (), descent,
     )  # fmt: skip
-
-
-Ends = tuple[tuple[float, float], tuple[float, float]]
 
 
 def _inside(point: Sequence[float], ends: Ends) -> Sequence[float]:
@@ -192,85 +169,6 @@ def _through(ends: tuple[float, float], middles: Sequence[float], count: int) ->
             knots.setdefault(place, middle)
     places = sorted(knots)
     return torch.from_numpy(np.interp(range(count), places, [knots[k] for k in places]))
-
-
-# --------------------------------------------------------------------------------------------------- stationary points
-
-
-def _stationary(f: Formula, ends: Ends) -> tuple[Stationary, ...]:
-    """Returns the points in the range where the gradient is 0, by Newton's method from where it is least around.
-
-    Where the Hessian has an eigenvalue 0, such points may fill a line: of those, there is one.
-    """
-    import torch
-
-    points, scale = _starts(f, ends)
-    for _ in range(_NEWTON):
-        g, hessian = _second(f, points)
-        known = g.isfinite().all(1) & hessian.isfinite().all((1, 2))
-        steps = torch.zeros_like(points)
-        steps[known] = torch.linalg.lstsq(hessian[known], g[known, :, None]).solution[..., 0]
-        points = points - steps
-        if not bool((steps.norm(dim=1) > 1e-16 * (1 + points.norm(dim=1))).any()):
-            break
-    g, hessian = _second(f, points)
-    stationary: list[Stationary] = []
-    for point, slope, bend in zip(points.tolist(), g.norm(dim=1).tolist(), hessian, strict=True):
-        inside = all(low <= p <= high for p, (low, high) in zip(point, ends, strict=True))
-        # A gradient of 0, but for what rounding the coordinates makes of it.
-        if inside and slope <= 1e-12 * (scale or 1.0) and bool(bend.isfinite().all()):
-            low, high = torch.linalg.eigvalsh(bend).tolist()
-            stationary.append(Stationary((_round(point[0]), _round(point[1])), (low, high)))
-    return _distinct(stationary, ends)
-
-
-def _starts(f: Formula, ends: Ends) -> tuple[Tensor, float]:
-    """Returns the points of a grid where the gradient is shorter than around, the least first, and how long it gets."""
-    import torch
-
-    sides = [torch.linspace(low, high, _SIDE, dtype=torch.float64) for low, high in ends]
-    places = [p.reshape(-1) for p in torch.meshgrid(*sides, indexing="ij")]
-    heights, gradient = at_points(f, places)
-    finite(f, heights, places)
-    norms = torch.hypot(*gradient)
-    longest = float(norms[norms.isfinite()].max()) if bool(norms.isfinite().any()) else 0.0
-    norms = norms.where(norms.isfinite(), math.inf)
-    square = norms.reshape(1, 1, _SIDE, _SIDE)
-    least = -torch.nn.functional.max_pool2d(-square, 3, 1, 1).reshape(-1)
-    chosen = (norms <= least).nonzero()[:, 0]
-    chosen = chosen[norms[chosen].argsort(stable=True)][:_STARTS]
-    return torch.stack([p[chosen] for p in places], 1), longest
-
-
-def _distinct(points: Sequence[Stationary], ends: Ends) -> tuple[Stationary, ...]:
-    """Returns points without those that are one but for rounding, and one of those whose curvature is 0 in a way."""
-    near = _ONE * max(high - low for low, high in ends)
-    most = max((abs(c) for p in points for c in p.curvature), default=0.0)
-    distinct: list[Stationary] = []
-    for one in points:
-        even = min(map(abs, one.curvature)) <= _NONE * most
-        if not any(
-            math.dist(one.at, p.at) <= near or (even and min(map(abs, p.curvature)) <= _NONE * most) for p in distinct
-        ):
-            distinct.append(one)
-    return tuple(distinct)
-
-
-def _round(x: float) -> float:
-    """Returns the number of few digits that a coordinate is within rounding, as 0 is for 1e-17."""
-    near = round(x, 12)
-    return near + 0.0 if abs(near - x) <= 1e-14 * (1 + abs(x)) else x
-
-
-def _second(f: Formula, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the gradients and the Hessians at points, by backward through backward."""
-    import torch
-
-    leaves = [p.clone().requires_grad_() for p in points.detach().unbind(1)]
-    first = slopes(f, values(f, leaves), leaves, again=True)
-    flat = [torch.zeros(len(points), dtype=points.dtype)] * 2
-    rows = [torch.stack(list(slopes(f, g, leaves, again=True) if g.requires_grad else flat), 1) for g in first]
-    return torch.stack(list(first), 1).detach(), torch.stack(rows, 1).detach()
 
 
 # ------------------------------------------------------------------------------------------------- arrows and contours

@@ -46,6 +46,8 @@ _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
 _MOST_BOXES = 12
 _LONGEST_BRIEF = 16
+# What is not finite is worth more room.
+_LONGEST_SPOILT = 24
 _LONGEST_KEPT = 40
 _LONGEST_CODE = 24
 # More inputs than this share a line a check.
@@ -265,7 +267,10 @@ class Teller:
         if value is None:
             return "–"
         whole = elements_text(value.elements, _DIGITS) if value.small else ""
-        return whole if whole and len(whole) <= _LONGEST_BRIEF else shape_text(value.shape)
+        if whole and len(whole) <= (_LONGEST_BRIEF if value.finite else _LONGEST_SPOILT):
+            return whole
+        spoilt = "" if value.finite else " nan" if value.nans else " inf"
+        return f"{shape_text(value.shape)}{spoilt}"
 
     def backward(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("backward"))
@@ -631,7 +636,7 @@ class Teller:
         return Paragraph(f"{mark} {self.say('verification.separator').join(parts)}", tone)
 
     def closing(self, e: Explanation, equations: Sequence[Equation], page: str) -> Iterator[Block]:
-        if e.report.nothing is None:
+        if e.report.nothing is None and equations:
             yield self.counted(equations, page)
         notes = self._found(e)
         if e.element:

@@ -13,7 +13,7 @@ from gradexplain.recording.events import Application, Event, Held, held_in, sour
 from gradexplain.recording.frames import is_ours_or_torchs, place_text
 from gradexplain.versions.internals import saved, saved_names, schema_of
 
-_OVERWRITTEN = "modified by an inplace operation"
+OVERWRITTEN = "modified by an inplace operation"
 
 
 def backward_failure(
@@ -26,7 +26,7 @@ def backward_failure(
     """Returns the error that names the node at fault; `nodes` stand in the order of the forward pass."""
     own = {application.node: application for application in applications}
     backwards = [node for node in reversed(nodes) if node in owners or node in own]
-    if _OVERWRITTEN in str(fault):
+    if OVERWRITTEN in str(fault):
         found = next(_overwritten(backwards, owners, own, events), None)
     else:
         found = _raised(fault, own) or next(_broken([own[n] for n in backwards if n in own]), None)
@@ -73,7 +73,7 @@ def _overwritten(
 ) -> Iterator[RunError]:
     """Yields, for each node whose saved tensors torch does not give out any more, who wrote into them."""
     for node in nodes:
-        kept = _refused(node)
+        kept = refused(node)
         if kept is None:
             continue
         user = own.get(node) or owners[node]
@@ -93,13 +93,13 @@ def _overwritten(
         )
 
 
-def _refused(node: Any) -> str | None:
+def refused(node: Any) -> str | None:
     """Returns the name of what a node saved that torch refuses to give out, because it was overwritten."""
     for name in saved_names(node) or ("saved_tensors",):
         try:
             saved(node, name) if saved_names(node) else node.saved_tensors
         except RuntimeError as fault:
-            if _OVERWRITTEN in str(fault):
+            if OVERWRITTEN in str(fault):
                 return name
     return None
 

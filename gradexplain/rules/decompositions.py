@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gradexplain.rules.application import summed_to
 from gradexplain.rules.entries import rule
-from gradexplain.rules.linear import triangle, triangular_back
 
 # ------------------------------------------------------------------------------------------------------- symmetric
 
@@ -181,19 +180,6 @@ rule(
 
 
 # ------------------------------------------------------------------------------------------------------------ more
-
-rule(
-    "aten.cholesky",
-    "A = L Lᵀ",
-    self=(
-        "Ā = sym(L⁻ᵀ Φ(Lᵀ L̄) L⁻¹), Φ the lower triangle with half its diagonal",
-        lambda g, y, upper: _cholesky_back(g.mT, y.mT) if upper else _cholesky_back(g, y),
-    ),
-    symmetric=("self",),
-    why="symmetric",
-    over="real",
-    example=(lambda r: (r.spd(3),), lambda r: (r.spd(3, 2), True)),
-)
 
 
 def _cholesky_inverse_back(g: Tensor, L: Tensor, Y: Tensor, upper: bool) -> Tensor:
@@ -457,46 +443,5 @@ rule(
         lambda r: (r(4, 3), r.positive(3), r(4, 2)),
         lambda r: (r(3, 3), r.positive(3), r(2, 3), False, True),
         lambda r: (r(3, 2), r.positive(2), r(3, 2), True, True),
-    ),
-)
-
-
-def _transposed_solve_A(g: Any, X: Tensor, A: Tensor, upper: bool, transpose: bool, unit: bool) -> Tensor:
-    """A X = B, or Aᵀ X = B, where Ā is the transpose of what arrives at Aᵀ; the second output is A itself."""
-    sent = torch.zeros_like(A) if g[1] is None else summed_to(g[1], A.shape)
-    if g[0] is not None:
-        B_bar = _transposed_solve_B(g[0], A, upper, transpose, unit)
-        full = -(X @ B_bar.mT if transpose else B_bar @ X.mT)
-        sent = sent + summed_to(triangle(full, upper, unit), A.shape)
-    return sent
-
-
-def _transposed_solve_B(g: Tensor, A: Tensor, upper: bool, transpose: bool, unit: bool) -> Tensor:
-    matrix, side = (A.mT, not upper) if transpose else (A, upper)
-    return triangular_back(g, matrix, side, True, unit)
-
-
-rule(
-    "aten.triangular_solve",
-    "A X = B with A triangular",
-    self=(
-        "B̄ = A⁻ᵀ X̄",
-        lambda g, self, A, upper, transpose, unitriangular: (
-            torch.zeros_like(self)
-            if g[0] is None
-            else summed_to(_transposed_solve_B(g[0], A, upper, transpose, unitriangular), self.shape)
-        ),
-    ),
-    A=(
-        "Ā = −B̄ Xᵀ, on the triangle that is read",
-        lambda g, y0, A, upper, transpose, unitriangular: _transposed_solve_A(
-            g, y0, A, upper, transpose, unitriangular
-        ),
-    ),
-    over="real",
-    example=(
-        lambda r: (r(3, 2), r.triangular(3).mT),
-        lambda r: (r(3, 2), r.triangular(3), False, True),
-        lambda r: (r(2, 3, 2), r.triangular(3).mT, True, True, True),
     ),
 )
