@@ -373,7 +373,7 @@ def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
     overruled = look is not None and (check.oracle != RULES or look.code in PRESUMING.values())
     if look is not None and look.code in EXCUSES and check.verdict != "cannot say" and overruled:
         verdict: Verdict = "cannot say"
-        return replace(check, verdict=verdict, reason=look.code, data={**check.data, **look.data})
+        return replace(check, verdict=verdict, reason=look.code, data={**check.data, **look.data}, bounds=None)
     if "node" not in check.data:
         return check
     node, source = asked.alone.recorded, asked.alone.recorded.source
