@@ -257,6 +257,28 @@ def test_numbers_that_lose_their_digits_are_shown_with_those_that_they_have() ->
     assert str(half) == "y: 9.183550e-41 / 2 ↦ 0"
 
 
+def test_a_conjugate_stands_in_the_formula_where_it_is_in_the_number() -> None:
+    x, y = torch.tensor(1 + 2j), torch.tensor(3 - 1j)
+    found = gx.explain(lambda x, y: x * y, {"x": x, "y": y}, effort=0.1)
+    sent = {c.to: c for c in found.steps[0].contributions}
+    assert sent["x"].rule == "∂y_/∂x = ∂y_/∂y_·conj(y)"
+    assert sent["x"].value is not None
+    assert sent["x"].value.tensor == y.conj()
+    assert "torch sends the conjugate of the derivative" in " ".join(str(found).split())
+    real = gx.explain(lambda x: x.real * x.imag, {"x": x}, effort=0.1)
+    assert "conjugate of the derivative" not in " ".join(str(real).split())
+    doubled = gx.explain(lambda x: (2 * x).abs(), {"x": x}, effort=0.1)
+    assert doubled.steps[0].contributions[0].rule == "∂y/∂x = ∂y/∂f1·2"
+    half = gx.explain(lambda r: (r * (2 + 1j)).real, {"r": torch.tensor(2.0)}, effort=0.1)
+    assert (half.steps[0].contributions[0].rule or "").startswith("∂y/∂r = Re(∂y/∂f1·conj(")
+
+
+def test_an_infinite_output_is_told_with_its_sign() -> None:
+    page = " ".join(gx.explain(lambda x: x.log().sum(), {"x": torch.tensor([0.0, 2.0])}).render(width=200).split())
+    assert "The output is -inf: there is no derivative" in page
+    assert "The output is inf" not in page
+
+
 def test_no_contradiction_stands_where_a_number_beside_it_is_nan_or_a_factor_is_0() -> None:
     infinite = equations_of(lambda x: torch.logsumexp(x, 0), x=torch.tensor([math.inf, 1.0]))
     assert [str(e) for e in infinite[1:]] == ["→ x[0]: 1 × nan = nan"]
