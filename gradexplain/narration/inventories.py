@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from gradexplain.documents.doc import Block, Doc, Entry, Heading, Paragraph, Row, Table, Title
 from gradexplain.documents.shown import recorded, told
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.terms import symbolic_text
 from gradexplain.rules.entries import Rule
-from gradexplain.verification.inventory import Inventory, Known
+from gradexplain.verification.inventory import Inventory, Known, Second
 
 
 @told.register
@@ -77,19 +77,22 @@ class _Teller:
         proofs = Counter(str(known.proof) for known in inventory.known)
         for proof, count in proofs.items():
             yield Paragraph(f"{self.say(f'short_{proof}')} ({count}): {self.say(f'proof_{proof}')}")
-        for second in ("yes", "zero", "refuses"):
-            yield Paragraph(f"{self.say(f'short_{second}')}: {self.say(f'second_{second}', refusal='…')}")
+        for second in get_args(Second):
+            yield Paragraph(f"{self._shortly(second)}: {self.say(f'second_{second}', refusal='…')}")
         yield Paragraph(self.say("one"))
+
+    def _shortly(self, second: Second | None) -> str:
+        return "?" if second is None else "0" if second == "zero" else self.say(f"short_{second}")
 
     def _line(self, known: Known) -> tuple[str, ...]:
         rule = known.rule
         assert rule is not None
-        kinks = "kinks_tie" if rule.tie else "kinks_some" if rule.kink or _whole(rule) else "kinks_none"
+        kinks = "kinks_tie" if rule.tie else "kinks_some" if rule.kink or _whole(rule) else ""
         return (
             _short(known),
             self._forward(rule),
-            self.say(kinks),
-            self.say(f"short_{known.second or 'unknown'}"),
+            self.say(kinks) if kinks else "–",
+            self._shortly(known.second),
             self.say(f"short_{known.proof}"),
         )
 

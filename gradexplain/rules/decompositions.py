@@ -179,26 +179,6 @@ rule(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ more
-
-
-def _cholesky_inverse_back(g: Tensor, L: Tensor, Y: Tensor, upper: bool) -> Tensor:
-    """Y = S⁻¹ with S = L Lᵀ: S̄ = −Y Ȳ Y, and L̄ = (S̄ + S̄ᵀ) L; with U = Lᵀ, U (S̄ + S̄ᵀ)."""
-    S = -Y @ g @ Y
-    return (L @ (S + S.mT)).triu() if upper else ((S + S.mT) @ L).tril()
-
-
-rule(
-    "aten.cholesky_inverse",
-    "Y = (L Lᵀ)⁻¹",
-    self=(
-        "L̄ = −Y (Ȳ + Ȳᵀ) Y L, on the triangle that is read",
-        lambda g, self, y, upper: _cholesky_inverse_back(g, self, y, upper),
-    ),
-    over="real",
-    example=(lambda r: (r.triangular(3),), lambda r: (r.triangular(3).mT, True)),
-)
-
 # ---------------------------------------------------------------------------------------------------------------- LU
 #
 # A = P L U with L of ones on its diagonal. Let M = L⁻¹ Pᵀ dA U⁻¹ = L⁻¹ dL + dU U⁻¹, strictly lower plus upper: so
@@ -223,22 +203,6 @@ def _lu_back(L_bar: Tensor, U_bar: Tensor, P: Tensor, L: Tensor, U: Tensor) -> T
     solved = torch.linalg.solve_triangular(L1.mT, M, upper=True, unitriangular=True)
     solved = torch.linalg.solve_triangular(U1.mT, solved, upper=False, left=False)
     return P @ torch.cat([solved, *parts], -1 if U.shape[-1] > k else -2)
-
-
-def _or_zeros(g: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if g is None else g
-
-
-rule(
-    "aten.linalg_lu",
-    "A = P L U",
-    A=(
-        "Ā = P L⁻ᵀ (low(Lᵀ L̄) + up(Ū Uᵀ)) U⁻ᵀ, low the strict lower triangle, up the upper one",
-        lambda g, y0, y1, y2: _lu_back(_or_zeros(g[1], y1), _or_zeros(g[2], y2), y0, y1, y2),
-    ),
-    over="real",
-    example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 4),), lambda r: (r(4, 2),)),
-)
 
 
 def _unpacked(LU: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,15 +231,6 @@ rule(
     ),
     over="real",
     example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 4),), lambda r: (r(4, 2),)),
-)
-rule(
-    "aten.lu_unpack",
-    "P, L, U from one matrix that holds L and U",
-    LU_data=(
-        "the lower triangle gets L̄, the upper one Ū",
-        lambda g, y1, y2: _packed(_or_zeros(g[1], y1), _or_zeros(g[2], y2)),
-    ),
-    example=(lambda r: (r(3, 3), _pivots(3)), lambda r: (r(2, 4), _pivots(2)), lambda r: (r(4, 2), _pivots(2))),
 )
 
 
