@@ -85,6 +85,7 @@ class Watch:
         from gradexplain.training.watching import watched
 
         self._ledger = Ledger(alone=True)
+        self._ledger.names.look()
         self._watching.enter_context(watched(self._ledger))
         self._ledger.begin()
         return self
