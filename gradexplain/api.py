@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
@@ -21,7 +20,9 @@ from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
 from gradexplain.graphs.options import USUAL
 from gradexplain.recording.computation import Computation, all_outputs, computation_of, one_question, with_dtype
+from gradexplain.recording.frames import asking_frame
 from gradexplain.recording.live import trace_live
+from gradexplain.recording.naming import leaf_names, named_in, visible
 from gradexplain.recording.summaries import SMALL
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import trace, traced
@@ -128,10 +129,11 @@ def explain(
     """
     seed = _as_tensor(cotangent)
     if isinstance(function, Tensor):
-        recorded = _traced_live(function, inputs, seed)
-        title, given = _live_title(recorded, target), seed is not None
+        recorded, name = _traced_live(function, inputs, seed)
+        title, given = target or _live_title(recorded, name), seed is not None
         report = verify_trace(recorded, None)
-        return explain_trace(recorded, report, target=title, cotangent_given=given, element=element)
+        chosen = output_name or name
+        return explain_trace(recorded, report, target=title, cotangent_given=given, element=element, output_name=chosen)
     if not 1 <= order <= HIGHEST:
         raise InputError("bad_order", order=order, highest=HIGHEST)
     asked = _Asked.of(function, inputs, target, locate, output_name)
@@ -208,10 +210,10 @@ def verify(
         again |= {"second": second, "batched": batched, "exact": exact, "stops": stops}
         for name in (name for name, value in again.items() if value):
             raise InputError("live_option", name=name)
-        recorded = _traced_live(function, inputs, None)
+        recorded, own = _traced_live(function, inputs, None)
         report = replace(verify_trace(recorded, None), options=Options(effort, allow_unseen=allow_unseen))
         findings = (*findings_of(recorded), *report.findings)
-        return replace(report, subject=Subject(_live_title(recorded, target), recorded), findings=findings)
+        return replace(report, subject=Subject(target or _live_title(recorded, own), recorded), findings=findings)
     asked = _Asked.of(function, inputs, target, locate)
     computation = all_outputs(_computation(asked, wrt, dtype))
     _check_names(by_hand or {}, computation)
@@ -411,7 +413,7 @@ def graph(
             title=asked.target,
             output_name=asked.output_name,
             locate=asked.locate,
-            frame=sys._getframe(2),  # behind the check of the options
+            frame=asking_frame(),
         )
 
 
@@ -443,14 +445,18 @@ def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | Non
 
 def _traced_live(
     output: Tensor, names: Mapping[str, Any] | Sequence[Any] | Tensor | None, seed: Tensor | None
-) -> Trace:
+) -> tuple[Trace, str | None]:
+    """Returns the trace of a live tensor, with the names that the caller's code has, and the tensor's own."""
     if names is not None and not isinstance(names, Mapping):
         raise InputError("live_inputs")
-    return trace_live(output, cotangent=seed, names=names)
+    scope = visible(asking_frame())
+    known = {identity: leaf.name for identity, leaf in leaf_names(scope).items()}
+    known |= {id(tensor): name for name, tensor in (names or {}).items()}
+    return trace_live(output, cotangent=seed, names=known), named_in(scope, output)
 
 
-def _live_title(recorded: Trace, target: str | None) -> str:
-    return target or f"{recorded.nodes[recorded.output[0]].name} {tuple(recorded.value.shape)}"
+def _live_title(recorded: Trace, name: str | None) -> str:
+    return f"{name or recorded.nodes[recorded.output[0]].name} {tuple(recorded.value.shape)}"
 
 
 # ------------------------------------------------------------------------------------------- higher derivatives

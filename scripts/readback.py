@@ -84,7 +84,7 @@ def confirmed(expression: str, sign: str, result: str) -> bool:
 
 def lines(page: str) -> list[str]:
     """Returns the lines of a page in any format, without its marks, with lines that were broken joined again."""
-    plain = html.unescape(re.sub(r"<[^>]+>", "", page)) if page.lstrip().startswith("<") else page
+    plain = html.unescape(re.sub(r"<[^>]+>", "\n", page)) if page.lstrip().startswith("<") else page
     found: list[str] = []
     for line in re.sub(r"\x1b\[[\d;]*m|\x1b\]8;[^\x1b]*\x1b\\", "", plain).splitlines():
         if line.strip().startswith("↪") and found:

@@ -1,6 +1,7 @@
 """Explanations: the acceptance examples, closure of every sum, honest equations in every example."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,15 @@ from examples import EXAMPLES
 
 import gradexplain as gx
 from gradexplain.mathematics.digits import rounding_of
-from gradexplain.mathematics.equations import STORED, holds, read_equations, unwrapped
+from gradexplain.mathematics.equations import (
+    CONTRADICTED,
+    ROUNDED,
+    STORED,
+    Equation,
+    holds,
+    read_equations,
+    unwrapped,
+)
 from gradexplain.mathematics.evaluation import is_explained
 from gradexplain.rules import registry
 
@@ -150,12 +159,13 @@ def test_an_operator_without_a_rule_is_a_black_box_and_says_so() -> None:
 
 
 def test_an_operator_without_a_rule_shows_the_jacobian_that_was_measured(command) -> None:
-    found = command("explain", "sum(nan_to_num(x) * w)", "x=1,2", "w=3,4")
+    """Of one number the factor is x, and the inverse of x² has the slope −2/x³: −1/4 at 2."""
+    found = command("explain", "sum(cholesky_inverse(x) * w)", "x=[[2]]", "w=[[4]]")
     assert found.code == 0
     text = " ".join(found.out.split())
-    assert "no rule for aten.nan_to_num.default: a black box" in text
-    assert "measured by differences in float64: [[1.0000, 0], [0, 1.0000]]" in text
-    assert "→ x[1]: 4 × 1.0000 = 4" in text
+    assert "no rule for aten.cholesky_inverse.default: a black box" in text
+    assert "measured by differences in float64: [[-0.25000]]" in text
+    assert "→ x[0, 0]: 4 × (-0.25000) = -1" in text
 
 
 def test_complex_values_are_shown_without_equations(command) -> None:
@@ -199,6 +209,100 @@ def test_a_wrong_rule_cannot_be_explained_away(monkeypatch: pytest.MonkeyPatch) 
     assert "→ x[2]: 1 × 3 × 3 ≠ 6" in page
     assert "7 of 10 displayed equations" in page
     assert found.verdict == "differs"
+
+
+def equations_of(function: Callable, **inputs: torch.Tensor) -> list[Equation]:
+    return list(gx.explain(function, inputs, effort=0.1).equations)
+
+
+def test_a_result_that_was_overwritten_contradicts_its_operands_in_every_type() -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        z = torch.tensor([2.0], dtype=dtype, requires_grad=True).exp()
+        y = (2 * z).sum()
+        z.data[0] = 7.2
+        found = gx.explain(y)
+        page = found.render("text", width=200)
+        assert "exp(2) ≠ 7.2" in page
+        contradicted, shown = sum(e.relation == CONTRADICTED for e in found.equations), len(found.equations)
+        assert f"✗ {shown - contradicted} of {shown} displayed equations" in page
+        assert f"{contradicted} of them no rounding explains (≠)" in page
+        assert "✓ All checks agree." not in page
+        assert "✓ Every check that could judge agrees." not in page
+
+
+def test_lines_of_a_types_rounding_are_counted_and_the_type_is_named() -> None:
+    x = torch.tensor([0.9594], dtype=torch.float16)
+    found = gx.explain(lambda x: torch.sin((x + 0.5) / 3), {"x": x})
+    stored = sum(e.relation == STORED for e in found.equations)
+    assert stored == 5
+    said = (
+        "6 of 6 displayed equations recomputed from the digits on this page; 5 of them within the rounding of float16"
+    )
+    assert said in found.render("text", width=200)
+    assert "其中 5 个在 float16 的舍入范围之内" in found.render("text", width=200, language="zh")
+    assert json.loads(found.to_json())["equations"] == {"shown": 6, "recomputed": 6}
+
+
+def test_numbers_that_lose_their_digits_are_shown_with_those_that_they_have() -> None:
+    """Below the normal numbers the shortest name of a number has a single digit: 1e-45 is 1.4013e-45."""
+    (made,) = [e for e in equations_of(lambda x: torch.erfc(x) * x, x=torch.tensor(10.0)) if e.label == "y"]
+    assert "1.4013e-45" in made.expression
+    assert made.result == "1.4013e-44"
+    made = equations_of(lambda x: (x * 3e38).sum(), x=torch.tensor([1e-42]))[0]
+    assert (made.expression, made.relation, made.result) == ("3e+38 × 1.00053e-42", ROUNDED, "0.00030016")
+    half = equations_of(lambda x: x / 2, x=torch.tensor(1e-40, dtype=torch.bfloat16))[0]
+    assert str(half) == "y: 9.183550e-41 / 2 ↦ 0"
+
+
+def test_a_conjugate_stands_in_the_formula_where_it_is_in_the_number() -> None:
+    x, y = torch.tensor(1 + 2j), torch.tensor(3 - 1j)
+    found = gx.explain(lambda x, y: x * y, {"x": x, "y": y}, effort=0.1)
+    sent = {c.to: c for c in found.steps[0].contributions}
+    assert sent["x"].rule == "∂y_/∂x = ∂y_/∂y_·conj(y)"
+    assert sent["x"].value is not None
+    assert sent["x"].value.tensor == y.conj()
+    assert "torch sends the conjugate of the derivative" in " ".join(str(found).split())
+    real = gx.explain(lambda x: x.real * x.imag, {"x": x}, effort=0.1)
+    assert "conjugate of the derivative" not in " ".join(str(real).split())
+    doubled = gx.explain(lambda x: (2 * x).abs(), {"x": x}, effort=0.1)
+    assert doubled.steps[0].contributions[0].rule == "∂y/∂x = ∂y/∂f1·2"
+    half = gx.explain(lambda r: (r * (2 + 1j)).real, {"r": torch.tensor(2.0)}, effort=0.1)
+    assert (half.steps[0].contributions[0].rule or "").startswith("∂y/∂r = Re(∂y/∂f1·conj(")
+
+
+def test_an_infinite_output_is_told_with_its_sign() -> None:
+    page = " ".join(gx.explain(lambda x: x.log().sum(), {"x": torch.tensor([0.0, 2.0])}).render(width=200).split())
+    assert "The output is -inf: there is no derivative" in page
+    assert "The output is inf" not in page
+
+
+def test_no_contradiction_stands_where_a_number_beside_it_is_nan_or_a_factor_is_0() -> None:
+    infinite = equations_of(lambda x: torch.logsumexp(x, 0), x=torch.tensor([math.inf, 1.0]))
+    assert [str(e) for e in infinite[1:]] == ["→ x[0]: 1 × nan = nan"]
+    two = equations_of(lambda x: torch.logsumexp(x, 1).sum(), x=torch.tensor([[math.inf, 1.0], [1.0, 1.0]]))
+    assert not [e for e in two if e.relation == CONTRADICTED]
+    zeros = equations_of(torch.prod, input=torch.tensor([[1e13, 0.0, 0.0], [1e13, 1e13, 0.0], [1e13, 1e13, 1e13]]))
+    assert [str(e).partition(": ")[2] for e in zeros[1:]] == ["1 × 0 = 0"] * 9
+    outside = equations_of(lambda x: torch.logit(x).sum(), x=torch.tensor([3.0, 0.25], dtype=torch.float64))
+    assert not [e for e in outside if e.relation == CONTRADICTED]
+
+
+def test_numbers_of_several_types_are_rounded_as_the_coarsest() -> None:
+    x = torch.tensor([[-0.93, 0.4, 1.7]], dtype=torch.bfloat16)
+    for e in equations_of(lambda x: (x.float() * x).sum(), x=x):
+        assert e.relation != CONTRADICTED, e
+
+
+def test_one_number_is_shown_with_one_rounding_on_a_page() -> None:
+    """What arrives along a path is what torch sent along its last arrow."""
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16)
+    found = gx.explain(lambda x: torch.softmax(x, 0) * x, {"x": x}, effort=0.1)
+    (gradient,) = found.by_input
+    sent = {step.label: c.value for step in found.steps for c in step.contributions if c.to == "x"}
+    for route in gradient.routes:
+        value = sent[route.steps[-1]]
+        assert value is not None
+        assert torch.equal(route.value.tensor, value.tensor)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -310,6 +310,7 @@ def test_a_turned_gradient_is_not_perpendicular(monkeypatch: pytest.MonkeyPatch)
         ("x**2 - y**2", (0, 0), "saddle", (-2, 2)),
         ("-(x - 0.3)**2 - 2*(y + 0.7)**2", (0.3, -0.7), "maximum", (-4, -2)),
         ("(1 - x)**2 + 100*(y - x**2)**2", (1, 1), "minimum", None),  # Rosenbrock
+        ("1e10*x**2 + y**2", (0, 0), "minimum", (2, 2e10)),
         ("x + y", None, "none", None),
         ("x**2 + (y - 9)**2", None, "none", None),  # outside of the range
     ],
@@ -343,6 +344,8 @@ def test_every_extreme_and_saddle_is_found_and_marked() -> None:
     assert words == {"tangent point", "minimum", "maximum", "saddle point"}
     valley = landscape.surface("(x + y)**2", points=21).stationary  # a line of minima
     assert [p.kind for p in valley] == ["flat"]
+    monkey = landscape.surface("x**3 - 3*x*y**2", points=21).stationary  # every second derivative is 0 at the saddle
+    assert [(p.kind, p.curvature) for p in monkey] == [("flat", (0, 0))]
     double = landscape.surface("(x**2 - 1)**2 + y**2", points=21).stationary
     assert sorted((round(p.at[0], 9), p.kind) for p in double) == [(-1, "minimum"), (0, "saddle"), (1, "minimum")]
 
@@ -360,6 +363,8 @@ def test_levels_are_round_and_their_labels_stand_inside(expression: str) -> None
         assert frame.x0 < box.x0 < box.x1 < frame.x1
         assert frame.y0 < box.y0 < box.y1 < frame.y1
         assert len(label.get_text()) <= 5, label
+        # a line that ends at a number reads as its minus: the number stands in a box
+        assert label.get_bbox_patch().get_facecolor() == mpl.colors.to_rgba(style.PALETTES["light"].paper)
     (bar,) = axes.child_axes
     ticks = [t.get_text() for t in bar.get_yticklabels()]
     assert "0" in ticks
@@ -533,6 +538,7 @@ def _boxes(figure: Figure, renderer: Any) -> Iterator[tuple[tuple[int, str], Any
     texts: list[Any] = [figure._supxlabel] if figure.get_supxlabel() else []
     for axes in figure.axes:
         texts += [axes._left_title, axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += [axes.zaxis.label] if axes.name == "3d" else []
         texts += [axes.get_legend()] if axes.get_legend() else []
         if axes.name != "3d":
             low, high = sorted(axes.get_xlim())
@@ -862,13 +868,13 @@ BAD = [
     (["descent", "--size", "5", "--output", "a.svg"], "items"),
     (["descent", "--size", "colum", "--output", "a.svg"], "it can be column, or finite numbers, as in --size 5,3"),
     (["descent", "--title", "$\\nothing{$", "--output", "a.svg"], "dollars"),
-    (["descent", "x.detach()", "--output", "a.svg"], "does not depend"),
+    (["descent", "x.detach()", "--output", "a.svg"], "No recorded operation leads"),
     (["surface", "x**2", "--output", "a.svg"], "needs 2"),
     (["surface", "--x-ends", "2,-2", "--output", "a.svg"], "empty"),
     (["surface", "--at", "9,9", "--output", "a.svg"], "outside"),
     (["surface", "log(x) + y", "--output", "a.svg"], "not finite"),
     (["surface", "--points", "5000", "--output", "a.svg"], "--points"),
-    (["surface", "argmax(x) + y.detach()", "--output", "a.svg"], "does not depend"),
+    (["surface", "argmax(x) + y.detach()", "--output", "a.svg"], "No recorded operation leads"),
     (["curve", "1/x", "--at", "0", "--output", "a.svg"], "no finite real derivative"),
     (["curve", "--ends", "3,3", "--output", "a.svg"], "empty"),
     (["curve", "--at", "7", "--output", "a.svg"], "outside"),

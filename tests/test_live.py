@@ -12,6 +12,9 @@ from torch import Tensor
 
 import gradexplain as gx
 from gradexplain.mathematics.equations import CONTRADICTED, holds
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.live import trace_live
+from gradexplain.recording.tracing import trace
 
 INF = math.inf
 T = torch.tensor([[0.3, -1.2, 2.0], [0.7, 1.5, -0.4]])
@@ -254,6 +257,75 @@ def test_a_move_is_brought_back_by_the_shape_of_what_was_not_saved(name: str) ->
     assert (report.verdict, report.reason) == ("agrees", None) if name != "as_strided" else report.verdict != "differs"
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_an_operator_makes_again_is_what_it_made(name: str) -> None:
+    """Of the same function, a recorder that watches the forward pass knows every value."""
+    x = torch.tensor([[0.5, -1.0, 2.5], [1.25, 0.75, -0.5]])
+
+    def whole(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        made = CASES[name](2 * x)
+        return (made * made).sum()
+
+    known = trace(computation_of(whole, {"x": x}), plain=False).nodes
+    alive = trace_live(whole(x.clone().requires_grad_())).nodes
+    assert len(alive) == len(known)
+    for node, right in zip(alive, known, strict=True):
+        for value, own in zip(node.outputs, right.outputs, strict=False):
+            if value is not None and own is not None and not value.is_meta:
+                torch.testing.assert_close(value, own, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_leaves_and_the_output_have_the_names_of_the_callers_code() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())
+    first, scales = torch.randn(4, 3, requires_grad=True), [torch.ones(2, requires_grad=True)]
+    loss = (net(first) * scales[0]).square().mean()
+    names = ["first", "0.weight", "0.bias", "scales[0]"]
+    explanation = gx.explain(loss)
+    assert sorted(explanation.gradients) == sorted(names)
+    assert explanation.output_name == "loss"
+    assert explanation.target == "loss ()"
+    assert sorted(gx.verify(loss).inputs) == sorted(names)
+    assert {node.name for node in gx.graph(loss).nodes} >= set(names)
+    page = explanation.render("text", width=200)
+    assert "leaf" not in page
+    assert "∂loss/∂first" in page
+    given = gx.explain(loss, {"mine": first})
+    assert "mine" in given.gradients
+    assert "first" not in given.gradients
+
+
+def test_a_line_that_torch_kept_is_told_and_none_is_made_up() -> None:
+    def made() -> tuple[Tensor, Tensor]:
+        p = torch.tensor([0.0, 0.5], requires_grad=True)
+        return p.log().sum(), p
+
+    with pytest.warns(UserWarning, match="Anomaly"), torch.autograd.detect_anomaly(check_nan=False):
+        kept, _ = made()
+    line = made.__code__.co_firstlineno + 2
+    assert f"(test_live.py:{line})" in gx.verify(kept).render("text", width=2000)
+    other, _ = made()
+    assert "test_live.py" not in gx.verify(other).render("text", width=2000)
+
+
+def test_what_was_changed_after_it_was_kept_is_named() -> None:
+    first, second = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(second.parameters(), lr=0.1)
+    loss = second(first(torch.ones(1, 1))).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(gx.RunError, match=r"that is second\.weight, or a view of it, .* a step of an optimizer"):
+        gx.explain(loss)
+    h = first(torch.ones(1, 1)).exp()
+    made = h.square().sum()
+    with torch.no_grad():
+        h.mul_(2)
+    with pytest.raises(gx.RunError, match=r"keeps .* for the backward pass, and it was changed in place") as failure:
+        gx.explain(made)
+    assert "optimizer" not in str(failure.value)
+
+
 def live(function: Callable[[Tensor], Tensor], *numbers: float) -> gx.Explanation:
     return gx.explain(function(torch.tensor(numbers, dtype=torch.float64, requires_grad=True)))
 
@@ -314,10 +386,10 @@ def test_gradients_of_both_infinities_are_explained() -> None:
     w[:10], w[10:20] = INF, -INF
     bias = torch.zeros((), requires_grad=True)
     explanation = gx.explain(((bias + torch.zeros(30)) * w).sum())
-    gradient = explanation.gradients["x"]
+    gradient = explanation.gradients["bias"]
     assert gradient is not None
     assert gradient.isnan()
-    assert "∂y/∂x = nan" in explanation.render("text")
+    assert "∂y/∂bias = nan" in explanation.render("text")
 
 
 def test_where_no_line_is_known_an_operation_goes_by_its_node() -> None:
@@ -336,7 +408,7 @@ def test_a_live_tensor_is_judged_by_the_rules_and_stays_usable(ask: Callable[...
     assert result.verdict == "agrees"
     assert [c.oracle for c in report.checks if c.verdict == "agrees"] == ["rules"]
     (seen,) = [c.resolution for c in report.checks if c.verdict == "agrees"]
-    assert report.resolution("x") == pytest.approx(seen)  # no more is claimed than the one judge says
+    assert report.resolution("w") == pytest.approx(seen)  # no more is claimed than the one judge says
     assert w.grad is None
     loss.backward()
     x = w.detach()

@@ -71,6 +71,30 @@ def test_groups_follow_lists_and_join_equal_neighbours() -> None:
     assert [g.paths for g in inside] == [("layers.0.a",), ("layers.0.b",)]
 
 
+def test_a_module_that_is_alone_is_opened_until_there_are_several() -> None:
+    modules = ["", "net.0.a.x", "net.0.a.y", "net.0.b", "net.0", ""]
+    found = groups_of(modules, ["op"] * 6, {"net.0.a": "Block"})
+    assert [g.paths for g in found] == [("",), ("net.0.a",), ("net.0.b",), ("net.0",)]
+    assert [g.steps for g in found] == [((0, 5),), ((1, 2),), ((3,),), ((4,),)]
+    alone = groups_of(["net", "net", ""], ["op"] * 3, {})
+    assert [g.paths for g in alone] == [("net",), ("",)]
+
+
+def test_a_model_inside_a_loss_has_its_modules_and_what_shows_no_equation_counts_none() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Sequential(*[nn.Sequential(*[nn.Linear(4, 4) for _ in range(15)]) for _ in range(3)]))
+    page = gx.explain(lambda x: net(x).square().mean(), {"x": torch.randn(2, 4)}).render("text", width=120)
+    assert "net.0.0 … 2 (3×)" in page
+    assert "0 of 0" not in page
+
+
+def test_an_arrow_that_carries_nan_shows_it() -> None:
+    f = lambda x: torch.where(x > 0, x.sqrt(), 2 * x).sum()  # noqa: E731
+    assert "[nan, 0.5, 0.35355]" in gx.explain(f, {"x": torch.tensor([0.0, 1, 2])}).render("text", width=160)
+    wide = gx.explain(f, {"x": torch.arange(6.0)}).render("text", width=160)
+    assert "(6,) nan" in wide.partition("Graph:")[2].partition("Backward:")[0]
+
+
 def test_cuda_tensors_are_explained_too() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")

@@ -794,10 +794,10 @@ _NOTHING: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], str]] = {
     "whole numbers": (lambda x: x.sum(), {"x": torch.tensor([1, 2])}, "(x: int64) can carry a gradient"),
     "whole numbers, scaled": (lambda x: 0.5 * x, {"x": torch.tensor([1, 2])}, "for example 1.0 instead of 1"),
     "no input": (lambda: torch.ones(2), {}, "no input to differentiate by"),
-    "a constant": (lambda x: torch.ones(2), {"x": at(1, 2)}, "does not depend on x"),
+    "a constant": (lambda x: torch.ones(2), {"x": at(1, 2)}, "No recorded operation leads from x"),
     "a detach": (lambda x: x.detach(), {"x": at(1, 2)}, "Remove the detach"),
     "no grad": (lambda x: without_grad(x), {"x": at(1, 2)}, "Remove the no_grad"),
-    "numbers": (lambda x: torch.tensor(x.tolist()), {"x": at(1, 2)}, "does not depend on x"),
+    "numbers": (lambda x: torch.tensor(x.tolist()), {"x": at(1, 2)}, "No recorded operation leads from x"),
     "a choice": (lambda x: x.argmax(), {"x": at(1, 2)}, "Use a smooth function instead"),
     "one called y": (lambda y: y > 1, {"y": at(1, 2)}, "truth values"),
 }  # fmt: skip

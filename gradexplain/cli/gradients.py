@@ -150,15 +150,42 @@ def verify(
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 
-def functions() -> None:
-    """Lists the functions, methods, attributes and constants that an expression may use."""
+def functions(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
+    operators: Annotated[bool, typer.Option("--operators", help="All operators that have a rule, in a table.")] = False,
+    language: Language = "en",
+    format: Format = None,
+    output: Output = None,
+    width: Width = None,
+) -> None:
+    """Lists what an expression may use; of a NAME, says what is known of its operators.
+
+    That is the rule of each, its kinks, whether torch differentiates it twice, and how the rule is proved; or why there
+    is none. Operators are named as torch names them.
+
+    \b
+    Examples:
+      gradexplain functions
+      gradexplain functions tanh grid_sampler_2d aten.div.Tensor_mode
+      gradexplain functions --operators --format markdown
+    """
+    if names or operators:
+        with faults_said(language):
+            chosen = page_format(format, output)
+            from gradexplain.narration import inventories  # noqa: F401  # registers how it is told
+            from gradexplain.verification.inventory import inventory
+
+            with progress(language):
+                found = inventory(names or ())
+            deliver(found.render(chosen, language=language, width=width or page_width()), output, language)
+        return
     import textwrap
 
     from gradexplain.targets.vocabulary import published
 
-    for family, names in published():
+    for family, members in published():
         sys.stdout.write(
-            f"{family}\n{textwrap.fill(' '.join(names), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
+            f"{family}\n{textwrap.fill(' '.join(members), 98, initial_indent='  ', subsequent_indent='  ')}\n\n"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from gradexplain.mathematics.digits import rounding_of, shortest
+from gradexplain.mathematics.digits import Rounding, coarsest, rounding_of, shortest
 from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording import kinks
@@ -57,9 +57,26 @@ def number(tensor: Tensor, index: Index) -> Number:
     return Number(shortest(tensor[index].item(), tensor.dtype))
 
 
+def rounding_at(node: Node, made: Tensor) -> Rounding:
+    """Returns how what a node made of its numbers is rounded, which may be of several types."""
+    values = [made, *node.arguments.values(), *node.outputs, *node.cotangents]
+    types = {v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()}
+    return coarsest(rounding_of(dtype) for dtype in sorted(types or {made.dtype}, key=str))
+
+
 def is_real(tensor: Tensor | None) -> TypeGuard[Tensor]:
     """Says whether a recorded value is there and can be written as real numbers."""
     return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def is_complex(tensor: Tensor | None) -> bool:
+    """Says whether a recorded value is there and of complex numbers."""
+    return tensor is not None and tensor.is_complex()
+
+
+def sends_conjugates(node: Node, edge: Edge, rule: Rule) -> bool:
+    """Says whether what a node sent is a product with the conjugate of its rule's derivative."""
+    return rule.over == "analytic" and any(map(is_complex, (edge.contribution, *node.cotangents)))
 
 
 def can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
@@ -138,6 +155,12 @@ def parts_of(node: Node, argument: str, rule: Rule, index: Index) -> Parts:
     kept = ranked if count <= LONGEST else ranked[:LARGEST]
     rest = _summed([sent[i][2] for i in ranked[len(kept) :]])
     return Parts(tuple(_part(pieces[i]) for i in sorted(kept)), rest, count)
+
+
+def is_outside(node: Node, parts: Parts) -> bool:
+    """Says whether an operator has no value where it was asked: there its rule says nothing."""
+    made = [(node.outputs[part.output], part.element) for part in parts.parts]
+    return bool(made) and all(output is not None and bool(output[element].isnan()) for output, element in made)
 
 
 def _summed(values: Sequence[float]) -> float:
@@ -248,37 +271,44 @@ def _alone(
 _STEPS = 8
 
 
+# By so much are numbers of float64 moved to see what rounding does: their own is too small to be told from it.
+_MOVED = 2.0**-30
+
+
 def doubt(node: Node, argument: str, rule: Rule, index: Index) -> float:
     """Returns how far rounding may have moved one element of what a node sent, by what stands on no page.
 
     Torch may come to a slope by other steps than the rule, and adds the terms up in another order. What rounding does
-    to a slope is seen from the rule itself, carried out in a second type.
+    to a slope is seen from the rule, given numbers that are moved by as much.
     """
     pieces = pieces_of(node, argument, rule, index)
     cotangent = next(c for c in node.cotangents if c is not None)
-    unit = rounding_of(cotangent.dtype).unit
-    other = torch.float32 if cotangent.dtype == torch.float64 else torch.float64
-    second = pieces_of(_in(node, other), argument, rule, index)
+    unit = rounding_at(node, cotangent).unit
+    step = max(unit, _MOVED)
+    second = pieces_of(_moved(node, step), argument, rule, index)
     again = {(output, element): slope for output, element, _, slope in second}
     moved = [abs(slope - again.get((output, element), slope)) for output, element, _, slope in pieces]
-    part = unit / max(unit, rounding_of(torch.float32).unit)
-    each = _STEPS * (unit * max(abs(slope) for *_, slope in pieces) + part * max(moved)) if pieces else 0.0
+    each = _STEPS * unit * (max(abs(slope) for *_, slope in pieces) + max(moved) / step) if pieces else 0.0
     return sum(abs(g) * (each + len(pieces) * unit * abs(slope)) for *_, g, slope in pieces)
 
 
-def _in(node: Node, dtype: torch.dtype) -> Node:
-    """Returns a node with its numbers in another type."""
+def _moved(node: Node, step: float) -> Node:
+    """Returns a node with its numbers in float64, each a step of its own size larger or smaller."""
+    generator = torch.Generator().manual_seed(0)
 
-    def converted(value: Any) -> Any:
+    def moved(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return type(value)(map(converted, value))
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+            return type(value)(map(moved, value))
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        signs = 2 * torch.randint(2, value.shape, generator=generator).to(value.device) - 1
+        return value.double() * (1 + step * signs)
 
     return replace(
         node,
-        arguments={name: converted(value) for name, value in node.arguments.items()},
-        outputs=converted(node.outputs),
-        cotangents=converted(node.cotangents),
+        arguments={name: moved(value) for name, value in node.arguments.items()},
+        outputs=moved(node.outputs),
+        cotangents=tuple(None if c is None else c.double() for c in node.cotangents),
     )
 
 
@@ -290,7 +320,7 @@ def measured_doubt(node: Node, jacobian: Tensor) -> float:
     """Returns how far an element of what a node sent may be from what a measured Jacobian makes of it."""
     cotangent = node.cotangents[0]
     assert cotangent is not None
-    unit = max(_STEPS * rounding_of(cotangent.dtype).unit, _OF_DIFFERENCES)
+    unit = max(_STEPS * rounding_at(node, cotangent).unit, _OF_DIFFERENCES)
     return unit * float(jacobian.abs().max()) * float(cotangent.abs().sum())
 
 

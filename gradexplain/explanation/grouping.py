@@ -25,12 +25,16 @@ def groups_of(
     """Groups the steps whose module lies inside `scope` by the next module below it, in the order of their first step.
 
     `modules[i]` and `operators[i]` belong to step i. A module list is passed through: `layers.0`, `layers.1`, … are
-    groups, and neighbours that run the same operators are one group.
+    groups, and neighbours that run the same operators are one group. So is a module that is alone: its own are groups.
     """
-    members: dict[str, list[int]] = {}
-    for step, module in enumerate(modules):
-        if inside(module, scope):
-            members.setdefault(_below(module, scope), []).append(step)
+    members = _members(modules, scope)
+    while len(named := [path for path in members if path and path != scope]) == 1:
+        (scope,) = named
+        inner = _members(modules, scope)
+        if inner.keys() == {scope}:
+            break
+        opened = ([(path, steps)] if path != scope else inner.items() for path, steps in members.items())
+        members = dict(pair for pairs in opened for pair in pairs)
     groups: list[Group] = []
     for path, steps in members.items():
         group = Group((path,), kinds.get(path, ""), (tuple(steps),))
@@ -39,6 +43,15 @@ def groups_of(
             group = Group((*last.paths, path), last.kind, (*last.steps, tuple(steps)))
         groups.append(group)
     return tuple(groups)
+
+
+def _members(modules: Sequence[str], scope: str) -> dict[str, list[int]]:
+    """Returns the steps inside a module, by the next module below it."""
+    members: dict[str, list[int]] = {}
+    for step, module in enumerate(modules):
+        if inside(module, scope):
+            members.setdefault(_below(module, scope), []).append(step)
+    return members
 
 
 def inside(module: str, scope: str) -> bool:

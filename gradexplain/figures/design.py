@@ -88,7 +88,7 @@ def common(
     style: Annotated[Literal["light", "dark"], "For white or for black paper."] = "light",
     size: Annotated[
         Literal["column"] | tuple[float, ...] | None,
-        "Width and height in inches, or column: as wide as a column of a paper, its letters 7 points and more.",
+        "Width and height in inches, or column: as wide as a column of a paper, with letters of 6.5 to 8 points.",
         Range(2, 40),
         Count(2, 2),
     ] = None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gradexplain.errors import InputError
 from gradexplain.figures.design import Design
-from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, slopes, values
+from gradexplain.figures.expressions import OF_TWO, Formula, at_points, finite, formula, interval, values
+from gradexplain.figures.extremes import Ends, Point, Stationary, stationary_points
 from gradexplain.figures.parameters import Count, Range
 from gradexplain.figures.style import Style, below, number, plain, tick
 from gradexplain.figures.typesetting import titled
@@ -19,11 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Newton's steps; near a minimum each doubles the digits, and what has not arrived by then does not. They start where
-# the gradient is smaller than around, on a grid of so many points a side, from so many places at most.
-_NEWTON, _SIDE, _STARTS = 60, 21, 64
-# Two stationary points are one within this part of the range; a curvature is none within this part of the largest.
-_ONE, _NONE = 1e-6, 1e-6
 # How many stationary points a sentence names.
 _NAMED = 6
 # Arrows along each side, at most.
@@ -50,8 +47,6 @@ _WHITE, _INK = "#ffffff", "#1f2328"
 _POINT = MappingProxyType({"color": "#D55E00", "markeredgecolor": _WHITE})
 _KINDS = MappingProxyType({"minimum": "*", "maximum": "^", "saddle": "X", "flat": "D"})
 
-Point = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class Arrow:
@@ -75,20 +70,6 @@ class Arrow:
         if self.tangent is None:
             return None
         return abs(sum(g * t for g, t in zip(self.gradient, self.tangent, strict=True)))
-
-
-@dataclass(frozen=True)
-class Stationary:
-    """A point where the gradient is 0, with the eigenvalues of the Hessian there, the smaller first."""
-
-    at: Point
-    curvature: Point
-
-    @property
-    def kind(self) -> str:
-        """What the point is, by the Hessian."""
-        low, high = self.curvature
-        return "minimum" if low > 0 else "maximum" if high < 0 else "saddle" if low < 0 < high else "flat"
 
 
 @dataclass(frozen=True)
@@ -130,7 +111,7 @@ def surface(
     """
     f = formula(expression, 2)
     ends = (interval("x_ends", x_ends), interval("y_ends", y_ends))
-    stationary = _stationary(f, ends)
+    stationary = stationary_points(f, ends)
     count = points + 1 - points % 2
     x, y = (_through(e, [s.at[k] for s in stationary], count) for k, e in enumerate(ends))
     heights = _grid(f, x, y)
@@ -143,9 +124,6 @@ def surface(
         (touch[0], touch[1]), height, gradient[0], _arrows(f, ends),
         _descended(f, (touch[0], touch[1]), descent, steps) if descent else (), descent,
     )  # fmt: skip
-
-
-Ends = tuple[tuple[float, float], tuple[float, float]]
 
 
 def _inside(point: Sequence[float], ends: Ends) -> Sequence[float]:
@@ -191,85 +169,6 @@ def _through(ends: tuple[float, float], middles: Sequence[float], count: int) ->
             knots.setdefault(place, middle)
     places = sorted(knots)
     return torch.from_numpy(np.interp(range(count), places, [knots[k] for k in places]))
-
-
-# --------------------------------------------------------------------------------------------------- stationary points
-
-
-def _stationary(f: Formula, ends: Ends) -> tuple[Stationary, ...]:
-    """Returns the points in the range where the gradient is 0, by Newton's method from where it is least around.
-
-    Where the Hessian has an eigenvalue 0, such points may fill a line: of those, there is one.
-    """
-    import torch
-
-    points, scale = _starts(f, ends)
-    for _ in range(_NEWTON):
-        g, hessian = _second(f, points)
-        known = g.isfinite().all(1) & hessian.isfinite().all((1, 2))
-        steps = torch.zeros_like(points)
-        steps[known] = torch.linalg.lstsq(hessian[known], g[known, :, None]).solution[..., 0]
-        points = points - steps
-        if not bool((steps.norm(dim=1) > 1e-16 * (1 + points.norm(dim=1))).any()):
-            break
-    g, hessian = _second(f, points)
-    stationary: list[Stationary] = []
-    for point, slope, bend in zip(points.tolist(), g.norm(dim=1).tolist(), hessian, strict=True):
-        inside = all(low <= p <= high for p, (low, high) in zip(point, ends, strict=True))
-        # A gradient of 0, but for what rounding the coordinates makes of it.
-        if inside and slope <= 1e-12 * (scale or 1.0) and bool(bend.isfinite().all()):
-            low, high = torch.linalg.eigvalsh(bend).tolist()
-            stationary.append(Stationary((_round(point[0]), _round(point[1])), (low, high)))
-    return _distinct(stationary, ends)
-
-
-def _starts(f: Formula, ends: Ends) -> tuple[Tensor, float]:
-    """Returns the points of a grid where the gradient is shorter than around, the least first, and how long it gets."""
-    import torch
-
-    sides = [torch.linspace(low, high, _SIDE, dtype=torch.float64) for low, high in ends]
-    places = [p.reshape(-1) for p in torch.meshgrid(*sides, indexing="ij")]
-    heights, gradient = at_points(f, places)
-    finite(f, heights, places)
-    norms = torch.hypot(*gradient)
-    longest = float(norms[norms.isfinite()].max()) if bool(norms.isfinite().any()) else 0.0
-    norms = norms.where(norms.isfinite(), math.inf)
-    square = norms.reshape(1, 1, _SIDE, _SIDE)
-    least = -torch.nn.functional.max_pool2d(-square, 3, 1, 1).reshape(-1)
-    chosen = (norms <= least).nonzero()[:, 0]
-    chosen = chosen[norms[chosen].argsort(stable=True)][:_STARTS]
-    return torch.stack([p[chosen] for p in places], 1), longest
-
-
-def _distinct(points: Sequence[Stationary], ends: Ends) -> tuple[Stationary, ...]:
-    """Returns points without those that are one but for rounding, and one of those whose curvature is 0 in a way."""
-    near = _ONE * max(high - low for low, high in ends)
-    most = max((abs(c) for p in points for c in p.curvature), default=0.0)
-    distinct: list[Stationary] = []
-    for one in points:
-        even = min(map(abs, one.curvature)) <= _NONE * most
-        if not any(
-            math.dist(one.at, p.at) <= near or (even and min(map(abs, p.curvature)) <= _NONE * most) for p in distinct
-        ):
-            distinct.append(one)
-    return tuple(distinct)
-
-
-def _round(x: float) -> float:
-    """Returns the number of few digits that a coordinate is within rounding, as 0 is for 1e-17."""
-    near = round(x, 12)
-    return near + 0.0 if abs(near - x) <= 1e-14 * (1 + abs(x)) else x
-
-
-def _second(f: Formula, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the gradients and the Hessians at points, by backward through backward."""
-    import torch
-
-    leaves = [p.clone().requires_grad_() for p in points.detach().unbind(1)]
-    first = slopes(f, values(f, leaves), leaves, again=True)
-    flat = [torch.zeros(len(points), dtype=points.dtype)] * 2
-    rows = [torch.stack(list(slopes(f, g, leaves, again=True) if g.requires_grad else flat), 1) for g in first]
-    return torch.stack(list(first), 1).detach(), torch.stack(rows, 1).detach()
 
 
 # ------------------------------------------------------------------------------------------------- arrows and contours
@@ -364,8 +263,8 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
         inside = [p for p in data.path if _in(p, data)]
         heights = [_height(p, data) for p in inside]
         axes.plot(
-            *zip(*inside, strict=True), heights, "o-", color=style.colour(1), markersize=3, linewidth=1.2, zorder=6
-        )
+            *zip(*inside, strict=True), heights, "o-", markersize=4, zorder=6, **_path_look()
+        )  # fmt: skip
     axes.set_xlabel(data.variables[0])
     axes.set_ylabel(data.variables[1])
     axes.zaxis.set_rotate_label(False)
@@ -373,7 +272,7 @@ def _paint_surface(data: Surface, axes: Any, style: Style) -> None:
     style.head(axes, f"z = {titled(data.expression, 36)}")
     elevation, azimuth = _view(data, plane)
     axes.view_init(elev=elevation, azim=azimuth)
-    axes.set_box_aspect(None, zoom=1.12)
+    axes.set_box_aspect(None, zoom=1.02)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         plain(axis)
         axis.set_pane_color(style.palette.paper)
@@ -425,8 +324,6 @@ def _seen(data: Surface, plane: np.ndarray[Any, Any], elevation: float, azimuth:
 
 
 def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
-    from matplotlib.colors import to_hex
-    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import FuncFormatter
 
     low, high = float(data.heights.min()), float(data.heights.max())
@@ -439,10 +336,10 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
         dark = [level - levels[0] < _DARK * (levels[-1] - levels[0]) for level in inner]
         colours = [_WHITE if one else _INK for one in dark]
         lines = axes.contour(data.x, data.y, data.heights, levels=inner, colors=colours, linewidths=0.7)
-        labels = axes.clabel(lines, fmt=lambda v: number(v, 3), fontsize=7.5, manual=_label_places(lines, data))
-        for label in labels:
-            around = _INK if to_hex(label.get_color()) == _WHITE else _WHITE
-            label.set_path_effects([withStroke(linewidth=1.6, foreground=around)])
+        places = _label_places(lines, data)
+        labels = axes.clabel(lines, fmt=lambda v: number(v, 3), fontsize=7.5, colors=style.palette.ink, manual=places)
+        for label in labels:  # in boxes: a line that ends at a number reads as its minus
+            label.set_bbox({"boxstyle": "round,pad=0.2", "facecolor": style.palette.paper, "edgecolor": "none"})
         bar = axes.figure.colorbar(filled, cax=axes.inset_axes((1.03, 0, 0.045, 1)), ticks=levels)
         bar.set_label("z", rotation=0)
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, low, high)))
@@ -457,8 +354,8 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
         )  # fmt: skip
     if data.path:
         axes.plot(
-            *zip(*data.path, strict=True), "o-", color="#F0824A", markeredgecolor=_INK, markersize=4.5,
-            markeredgewidth=0.5, linewidth=1.4, zorder=4, label=style.say("descent_rate", lr=number(data.lr or 0)),
+            *zip(*data.path, strict=True), "o-", markersize=4.5, zorder=4,
+            label=style.say("descent_rate", lr=number(data.lr or 0)), **_path_look(),
         )  # fmt: skip
     axes.plot(*data.at, "o", markersize=6.5, zorder=5, label=style.say("surface_point"), **_POINT)
     for kind, mark in _KINDS.items():
@@ -481,6 +378,14 @@ def _paint_contours(data: Surface, axes: Any, style: Style) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False, ncols=columns, columnspacing=1.2)
 
 
+def _path_look() -> dict[str, Any]:
+    """Returns how a path looks, on any height and on the tangent plane."""
+    from matplotlib.patheffects import withStroke
+
+    edge = [withStroke(linewidth=2.6, foreground=_INK)]
+    return {"color": "#F0E442", "markeredgecolor": _INK, "markeredgewidth": 0.5, "linewidth": 1.4, "path_effects": edge}
+
+
 def _levels(low: float, high: float) -> list[float]:
     """Returns about ten round levels from below `low` to above `high`, 0 itself among them where it lies between."""
     from matplotlib.ticker import MaxNLocator
@@ -498,12 +403,14 @@ def _label_places(lines: Any, data: Surface) -> list[Point]:
     longest, room = max((a.norm for a in data.arrows), default=1.0), _room(data)
     along = np.linspace(0, room / longest, 5)[:, None]
     taken = [np.array(a.at) + along * np.array(a.gradient) for a in data.arrows]
-    taken += [np.array([data.at, *(point.at for point in data.stationary), *data.path])]
+    parts = np.linspace(0, 1, 9)[:, None]
+    taken += [np.array(a) * (1 - parts) + np.array(b) * parts for a, b in pairwise(data.path[:_STEPS])]
+    taken += [np.array([data.at, *(point.at for point in data.stationary)])]
     places: list[Point] = []
     for segments in lines.allsegs:
         points = np.concatenate(segments) if segments else np.empty((0, 2))
-        parts = (points - low) / (high - low)
-        points = points[((parts > _INSIDE) & (parts < 1 - _INSIDE)).all(1)]
+        place = (points - low) / (high - low)
+        points = points[((place > _INSIDE) & (place < 1 - _INSIDE)).all(1)]
         if len(points):
             away = np.linalg.norm((points[:, None] - np.concatenate(taken)) / (high - low), axis=-1).min(1)
             best = points[away.argmax()]

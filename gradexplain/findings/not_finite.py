@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.application import Unrecorded, evaluated, slope, variables
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
-from gradexplain.targets.sources import Source
 
 # Findings that say what made the first number that is not finite.
 FIRST = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
@@ -310,7 +308,7 @@ def _gradient(trace: Trace, node: Node, slot: int, where: Tensor, names: Mapping
     hider = _hider(trace, node, place) if place is not None and told.get("arrives") == 0 else None
     chosen = hider is not None and _short(hider) in _CHOOSING
     if hider is not None:
-        told = {**told, "hider": _code(hider), "place": _line(hider.source), "result": _code(node)}
+        told = {**told, "hider": _code(hider), "place": hider.source, "result": _code(node)}
         detail = "sent_hidden" if chosen else "sent_zero"
     remedy = "hidden" if chosen else _remedy_of_slope(node, detail, told)
     return _Made(node, element, value, detail, told, backward=True, remedy=remedy)
@@ -370,10 +368,6 @@ def _hider(trace: Trace, node: Node, at: Index) -> Node | None:
             return user if bool((arrived != 0).any()) else None
         node = user
     return None
-
-
-def _line(source: Source | None) -> str:
-    return f" ({Path(source.file).name}:{source.line})" if source and source.file else ""
 
 
 # ------------------------------------------------------------------------------------------------------ what helps

@@ -15,17 +15,17 @@ from gradexplain.errors import InputError
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.graphs.detail import Subject, detailed, placed
 from gradexplain.graphs.graph import Graph
-from gradexplain.graphs.naming import leaf_names, tensors_in, visible
 from gradexplain.graphs.options import SHOWN, USUAL, VIEWS
 from gradexplain.graphs.picture import Picture
 from gradexplain.graphs.views import elements_of, viewed
-from gradexplain.graphs.walk import Leaf, Mark, counted, hooks_of, kept_tensors, walked
+from gradexplain.graphs.walk import Mark, counted, hooks_of, kept_tensors, walked
 from gradexplain.recording.computation import Computation, computation_of, in_one, named_outputs
 from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.events import source_of
 from gradexplain.recording.join import Run, joined, owners_of
 from gradexplain.recording.live import trace_live
+from gradexplain.recording.naming import Leaf, leaf_names, named_in, tensors_in, visible
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
 from gradexplain.recording.recorder import Recorder, tensors_of, watching_modules
 from gradexplain.recording.tracing import hooks_in, hooks_on, record
@@ -74,8 +74,7 @@ def _known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _live(target: object, name: str | None, scope: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
-    variable = next((n for n, v in scope.items() if v is target and not n.startswith("_")), None)
-    found = named_outputs(target, name or variable or "y")
+    found = named_outputs(target, name or named_in(scope, target) or "y")
     if not found:
         raise InputError("nothing_to_draw", kind=type(target).__name__)
     own = [(n, _drawable(n, t)) for n, t in found if t.requires_grad or len(found) == 1]
@@ -124,7 +123,7 @@ def _of_live(
         whole = in_one(tensors)
     nodes = ordered(whole.grad_fn)
     known = [leaves.get(id(n.variable), Leaf(f"leaf{i}")) for i, n in enumerate(filter(is_leaf, nodes), 1)]
-    named = {leaf.name: node.variable for leaf, node in zip(known, filter(is_leaf, nodes), strict=True)}
+    named = {id(node.variable): leaf.name for leaf, node in zip(known, filter(is_leaf, nodes), strict=True)}
     kept = [tensor for node in nodes for tensor in kept_tensors(node)]
     counts = counted(hooks_on([*variables, *kept, *tensors]))
     hooks = {i: hooks_of(n.variable) if is_leaf(n) else counts.get(n, 0) for i, n in enumerate(nodes)}

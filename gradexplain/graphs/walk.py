@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.graphs.graph import Edge, Facts, Graph, Kind, Node, Note, Output, Saved, Shape
+from gradexplain.recording.naming import Leaf
 from gradexplain.recording.nodes import is_leaf, kept_by, ordered, saved_by
 from gradexplain.recording.tracing import hooks_on
 from gradexplain.targets.sources import Source
@@ -26,14 +27,6 @@ class Mark(NamedTuple):
     operator: str
     source: Source | None
     module: str
-
-
-class Leaf(NamedTuple):
-    """The user's name of a leaf tensor, whether it is a parameter, and the hooks on the tensor that it stands for."""
-
-    name: str
-    parameter: bool = False
-    hooks: int = 0
 
 
 def walked(

@@ -6,6 +6,7 @@ That is 0.1 for the float32 that is 0.100000001490116…
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +32,12 @@ def rounding_of(dtype: torch.dtype) -> Rounding:
 
     limits = torch.finfo(dtype if dtype.is_floating_point else torch.get_default_dtype())
     return Rounding(limits.eps, limits.tiny, limits.max, str(dtype).removeprefix("torch."))
+
+
+def coarsest(roundings: Iterable[Rounding]) -> Rounding:
+    """Returns how numbers of several types together are rounded: as the coarsest, and within the range of each."""
+    units, tinies, largest, names = zip(*roundings, strict=True)
+    return Rounding(max(units), max(tinies), min(largest), names[units.index(max(units))])
 
 
 def shortest(value: Any, dtype: torch.dtype) -> float:

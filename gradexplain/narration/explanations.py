@@ -46,6 +46,8 @@ _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
 _MOST_BOXES = 12
 _LONGEST_BRIEF = 16
+# What is not finite is worth more room.
+_LONGEST_SPOILT = 24
 _LONGEST_KEPT = 40
 _LONGEST_CODE = 24
 # More inputs than this share a line a check.
@@ -265,13 +267,18 @@ class Teller:
         if value is None:
             return "–"
         whole = elements_text(value.elements, _DIGITS) if value.small else ""
-        return whole if whole and len(whole) <= _LONGEST_BRIEF else shape_text(value.shape)
+        if whole and len(whole) <= (_LONGEST_BRIEF if value.finite else _LONGEST_SPOILT):
+            return whole
+        spoilt = "" if value.finite else " nan" if value.nans else " inf"
+        return f"{shape_text(value.shape)}{spoilt}"
 
     def backward(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("backward"))
         if e.scalar == e.output_name:
             yield Paragraph(self.say("seed_scalar", scalar=e.scalar, name=e.output_name))
         reached = sorted((s for s in e.detailed if s.order is not None), key=lambda s: s.order or 0)
+        if any(sent.conjugated for step in reached for sent in step.contributions):
+            yield Paragraph(self.say("conjugated"))
         for place, step in enumerate(reached, 1):
             head = f"{step.label}: {self.head(step, name=False)}"
             yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
@@ -392,7 +399,7 @@ class Teller:
         for reason, methods in alike.items():
             for oracles in dict.fromkeys(map(tuple, methods.values())):
                 names = ", ".join(name for name, own in methods.items() if tuple(own) == oracles)
-                yield f"{self.say('verification.separator').join(oracles)}, {names}: {reason}"
+                yield self.of(self.say("verification.separator").join(oracles), reason, names)
 
     def aside(self, found: Sequence[Check]) -> Iterator[str]:
         """Yields, one a line, the oracles that do not apply here, and why."""
@@ -444,26 +451,39 @@ class Teller:
         return "" if check.reason is None else self.say(reason_key(check), **check.data)
 
     def finding(self, finding: Finding) -> str:
-        data = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()}
+        data: dict[str, Any] = {
+            k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in finding.data.items()
+        }
         key = _kink_key(data) if finding.code == "kink" else finding.code
         if "because" in data:
             data["because"] = self.say(f"errors.{data['because']}", **data)
         if "detail" in data:
+            data["place"] = self.found_at(data.get("place"))
             data["made"] = self.say(f"born.{data['detail']}", **data)
-        why = f" {self.say('rules.' + str(data['why']))}" if data.get("why") else ""
-        behind = f" {self.say('born.behind', **data)}" if "behind" in data else ""
-        return self.say(f"findings.{key}", **data) + behind + why + self.where_found(finding) + self.remedy(data)
+        told = [self.say(f"findings.{key}", **data)]
+        told += [self.say("born.behind", **data)] if "behind" in data else []
+        told += [self.say("rules." + str(data["why"]))] if data.get("why") else []
+        told[-1] += self.where_found(finding)
+        return self.say("gap").join([*told, *self.remedy(data)])
 
-    def remedy(self, data: Mapping[str, Any]) -> str:
-        """Returns what helps against a number that is not finite, and the lesson on it, as further sentences."""
-        if "remedy" not in data:
-            return ""
-        lesson = "overflow" if data["remedy"] in ("exponential", "overflow") else "nan"
-        return f" {self.say('remedies.' + str(data['remedy']), **data)} {self.say('remedies.lesson', lesson=lesson)}"
+    def remedy(self, data: Mapping[str, Any]) -> Iterator[str]:
+        """Yields what helps against a number that is not finite, and the lesson on it."""
+        if "remedy" in data:
+            yield self.say("remedies." + str(data["remedy"]), **data)
+            lesson = "overflow" if data["remedy"] in ("exponential", "overflow") else "nan"
+            yield self.say("remedies.lesson", lesson=lesson)
 
     def where_found(self, finding: Finding) -> str:
-        place = short_place(finding.source, self.language)
-        return f" ({place})" if place else ""
+        return self.found_at(finding.source)
+
+    def found_at(self, source: Source | None) -> str:
+        """Returns a place in brackets, nothing where there is none."""
+        place = short_place(source, self.language)
+        return self.say("found_at", place=place) if place else ""
+
+    def of(self, what: str, said: str, *further: str) -> str:
+        """Returns a sentence behind what it is said of."""
+        return self.say("said_of", what=self.say("listed").join((what, *further)), said=said)
 
     def findings(self, e: Explanation) -> Iterator[Block]:
         if notes := self._found(e):
@@ -582,11 +602,11 @@ class Teller:
         part = "_there" if finding.data.get("count") != finding.data.get("total") else ""
         place = short_place(operation.node.source, self.language)
         why = self.say("verification.on_purpose") if finding.code == ESTIMATE else ""
-        return self.say(f"verification.{way}{part}", **data) + (f", {place}" if place else "") + why
+        return self.say(f"verification.{way}{part}", **data) + (self.say("listed") + place if place else "") + why
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((f" {self.finding(f)}" for f in findings if f.code in FIRST), "")
+        return next((self.say("gap") + self.finding(f) for f in findings if f.code in FIRST), "")
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
@@ -615,8 +635,8 @@ class Teller:
             whole, left = (number_text(slope / unit, 4) for slope in (stop.flat.whole, stop.flat.left))
             data |= {"name": element, "whole": whole, "left": left}
             key = "straight_through" if stop.flat.whole == 0 else "replaced_by"
-            return self.say(f"verification.{key}", **data) + (f", {place}" if place else "")
-        return self.say("verification.stopped_by", **data) + (f", {place}" if place else "")
+            return self.say(f"verification.{key}", **data) + (self.say("listed") + place if place else "")
+        return self.say("verification.stopped_by", **data) + (self.say("listed") + place if place else "")
 
     def counted(self, equations: Sequence[Equation], page: str) -> Paragraph:
         """Returns how many equations of a page are true when read back from it, and what the others are."""
@@ -631,7 +651,7 @@ class Teller:
         return Paragraph(f"{mark} {self.say('verification.separator').join(parts)}", tone)
 
     def closing(self, e: Explanation, equations: Sequence[Equation], page: str) -> Iterator[Block]:
-        if e.report.nothing is None:
+        if e.report.nothing is None and equations:
             yield self.counted(equations, page)
         notes = self._found(e)
         if e.element:

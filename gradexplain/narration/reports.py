@@ -128,7 +128,7 @@ class ReportTeller(Teller):
                 telling = [c for c in said if c.reason not in NOT_APPLICABLE] or said
                 for check in telling[:2]:
                     element = indexed(name, check.place) if check.place else name
-                    yield f"{element}, {self.oracle(check.oracle)}: {self.reason(check)}"
+                    yield self.of(element, self.reason(check), self.oracle(check.oracle))
 
     def shortened(self, lines: Sequence[str], most: int) -> Sequence[str]:
         """Returns at most so many lines, the last of them how many are left out."""
@@ -169,7 +169,7 @@ class ReportTeller(Teller):
     def faults(self, operation: Operation) -> Iterator[str]:
         """Yields what is wrong with an operation, and what only looks like it."""
         said = [self.incident(f) for f in operation.findings]
-        yield from said or [f"{c.input}: {self.reason(c)}" for c in operation.report.checks if c.verdict == "differs"]
+        yield from said or [self.of(c.input, self.reason(c)) for c in operation.report.checks if c.verdict == "differs"]
 
     def incident(self, finding: Finding) -> str:
         number = finding.code not in ("kink", "edge") or math.isfinite(finding.data.get("seen", 0.0))
@@ -231,7 +231,7 @@ class ReportTeller(Teller):
         if others:
             agreeing = sum(o.verdict == "agrees" for o in others)
             yield Paragraph(self.say("verification.others", count=len(others), agreeing=agreeing))
-        remarks = [f"{o.label}: {line}" for o in listed if said[o.node.index] != "differs" for line in self.told(o)]
+        remarks = [self.of(o.label, line) for o in listed if said[o.node.index] != "differs" for line in self.told(o)]
         if remarks:
             yield Notes(tuple(dict.fromkeys(remarks)))
 
@@ -240,7 +240,7 @@ class ReportTeller(Teller):
         yield from map(self.incident, operation.findings)
         if operation.verdict == "cannot say" and not operation.findings:
             reasons = [c for c in operation.report.checks if c.verdict == "cannot say" and c.reason]
-            yield from (f"{c.input}, {self.oracle(c.oracle)}: {self.reason(c)}" for c in reasons[:1])
+            yield from (self.of(c.input, self.reason(c), self.oracle(c.oracle)) for c in reasons[:1])
 
 
 def _mildly(verdict: Verdict, made: bool) -> Verdict:

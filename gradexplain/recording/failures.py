@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import linecache
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,9 +13,10 @@ from gradexplain.errors import RunError
 from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.recording.frames import is_ours_or_torchs, place_text
+from gradexplain.recording.join import argument_names, bound
 from gradexplain.versions.internals import saved, saved_names, schema_of
 
-_OVERWRITTEN = "modified by an inplace operation"
+OVERWRITTEN = "modified by an inplace operation"
 
 
 def backward_failure(
@@ -26,11 +29,45 @@ def backward_failure(
     """Returns the error that names the node at fault; `nodes` stand in the order of the forward pass."""
     own = {application.node: application for application in applications}
     backwards = [node for node in reversed(nodes) if node in owners or node in own]
-    if _OVERWRITTEN in str(fault):
+    if OVERWRITTEN in str(fault):
         found = next(_overwritten(backwards, owners, own, events), None)
     else:
         found = _raised(fault, own) or next(_broken([own[n] for n in backwards if n in own]), None)
+        found = found or _misshapen(str(fault), backwards, owners)
     return found or RunError("backward_failed", message=str(fault).split("\n", 1)[0])
+
+
+# What torch says of a gradient of its own that has not the shape of what it is of.
+_MISSHAPEN = re.compile(
+    r"Function (\w+) returned an invalid gradient at index (\d+) - got (\[.*?\]) but expected shape"
+)
+
+
+def _misshapen(message: str, nodes: Sequence[Any], owners: Mapping[Any, Event]) -> RunError | None:
+    """Returns the error that names the operator, and the argument whose gradient has another shape."""
+    told = _MISSHAPEN.match(message)
+    for node in nodes if told is not None else ():
+        assert told is not None
+        event, slot = owners.get(node), int(told[2])
+        if event is None or node.name() != told[1] or slot >= len(node.next_functions):
+            continue
+        arguments = bound(event)
+        argument = argument_names(node.next_functions, arguments)[slot]
+        held, source = arguments.get(argument), source_of(event.frame)
+        if not isinstance(held, Held) or str(list(held.tensor.shape)) == told[3]:
+            continue
+        index = arguments.get("index")
+        beside = isinstance(index, Held) and str(list(index.tensor.shape)) == told[3]
+        return RunError(
+            "gradient_by_index" if beside else "gradient_misshapen",
+            operator=str(event.operator),
+            code=(source.code if source else "") or node.name(),
+            place=place_text(source, node.name()),
+            argument=argument,
+            seen=str(tuple(json.loads(told[3]))),
+            needed=str(tuple(held.tensor.shape)),
+        )
+    return None
 
 
 def _broken(applications: Sequence[Application]) -> Iterator[RunError]:
@@ -73,7 +110,7 @@ def _overwritten(
 ) -> Iterator[RunError]:
     """Yields, for each node whose saved tensors torch does not give out any more, who wrote into them."""
     for node in nodes:
-        kept = _refused(node)
+        kept = refused(node)
         if kept is None:
             continue
         user = own.get(node) or owners[node]
@@ -93,13 +130,13 @@ def _overwritten(
         )
 
 
-def _refused(node: Any) -> str | None:
+def refused(node: Any) -> str | None:
     """Returns the name of what a node saved that torch refuses to give out, because it was overwritten."""
     for name in saved_names(node) or ("saved_tensors",):
         try:
             saved(node, name) if saved_names(node) else node.saved_tensors
         except RuntimeError as fault:
-            if _OVERWRITTEN in str(fault):
+            if OVERWRITTEN in str(fault):
                 return name
     return None
 

@@ -53,10 +53,16 @@ def place_text(source: Source | None, otherwise: str) -> str:
 
 
 def _asking_source() -> Source | None:
+    frame = asking_frame()
+    return source_at(frame.f_code, frame.f_lasti) if frame is not None else None
+
+
+def asking_frame() -> FrameType | None:
+    """Returns the innermost frame of the user's own code: the one that asked us, where none of it runs below us."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _place(frame.f_code) != "user":
         frame = frame.f_back
-    return source_at(frame.f_code, frame.f_lasti) if frame is not None else None
+    return frame
 
 
 @cache

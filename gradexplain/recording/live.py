@@ -1,33 +1,40 @@
 """A live tensor: its graph as torch holds it, run backward once; nothing is run forward again.
 
-Values are those of the leaves and those that torch saved for the backward pass. Where a rule needs only the shape of a
-value that was not saved, a tensor without numbers (device "meta") stands in for it.
+Values are those of the leaves and those that torch saved for the backward pass, and what single operators make of them
+again: one that is given the numbers that it was given then, and that neither draws nor writes. Where a rule needs only
+the shape of a value that is not known, a tensor without numbers (device "meta") stands in for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
+from gradexplain.recording.events import tensors_in
+from gradexplain.recording.failures import OVERWRITTEN, refused
+from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.join import LEAF, Sent
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered, saved_by
 from gradexplain.recording.plain import seed_for
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.recording.tracing import backward
+from gradexplain.rules.application import call
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of
+from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import internals, results_of, schema_of
 
 _Key = tuple[Any, int]
 
 
-def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mapping[str, Tensor] | None = None) -> Trace:
-    """Returns the trace of a live tensor; `names` names its leaves, which are x, or leaf1, leaf2, … without it.
+def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mapping[int, str] | None = None) -> Trace:
+    """Returns the trace of a live tensor; `names`, by identity, names leaves, which are x, or leaf1, leaf2, … without.
 
     Raises `InputError` for a tensor without `grad_fn`, and `RunError` where saved tensors were freed already.
     """
@@ -35,13 +42,16 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
     if output.grad_fn is None:
         raise InputError("no_grad_fn", flag=output.requires_grad)
     leaves = list({id(n.variable): n.variable for n in ordered(output.grad_fn) if is_leaf(n)}.values())
-    given = {id(tensor): name for name, tensor in (names or {}).items()}
-    named = {id(t): given.get(id(t), f"leaf{i}" if len(leaves) > 1 else "x") for i, t in enumerate(leaves, 1)}
+    named: dict[int, str] = {}
+    for i, leaf in enumerate(leaves, 1):
+        name = (names or {}).get(id(leaf), f"leaf{i}" if len(leaves) > 1 else "x")
+        named[id(leaf)] = name if name not in named.values() else f"leaf{i}"
     seed = seed_for(output, cotangent)
-    found, sent = _run(output, leaves, seed)
+    found, sent = _run(output, leaves, seed, named)
     nodes = ordered(output.grad_fn)
     index = {node: i for i, node in enumerate(nodes)}
     values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
+    _compute(nodes, values)
     gradients = {named[id(t)]: None if g is None else g.detach() for t, g in zip(leaves, found, strict=True)}
     return Trace(
         nodes=tuple(
@@ -70,13 +80,34 @@ def nodes_live(output: Tensor, names: Mapping[int, str]) -> list[Node]:
     return [_leaf(n, i, named, nothing) if is_leaf(n) else _node(n, index, values, {}) for n, i in index.items()]
 
 
-def _run(output: Tensor, leaves: list[Tensor], seed: Tensor) -> tuple[list[Tensor | None], dict[Any, Sent]]:
+def _run(
+    output: Tensor, leaves: list[Tensor], seed: Tensor, named: Mapping[int, str]
+) -> tuple[list[Tensor | None], dict[Any, Sent]]:
     try:
         return backward(output, leaves, seed, nodes_below(output.grad_fn), keep=True)
     except RuntimeError as fault:
+        if overwritten := _overwritten(output, named) if OVERWRITTEN in str(fault) else None:
+            raise overwritten from fault
         if "second time" in str(fault) or "freed" in str(fault):
             raise RunError("graph_freed", node=output.grad_fn.name() if output.grad_fn else "") from fault
         raise RunError("backward_failed", message=str(fault).split("\n", 1)[0]) from fault
+
+
+def _overwritten(output: Tensor, named: Mapping[int, str]) -> RunError | None:
+    """Returns the error that names what a node keeps and torch does not give out any more: it was written into."""
+    for node in reversed(ordered(output.grad_fn)):
+        kept = None if is_leaf(node) else refused(node)
+        if kept is None:
+            continue
+        slots = _slots(node, operators_by_node().get(node.name()))
+        child = next((child for slot, (child, _) in zip(slots, node.next_functions, strict=True) if slot == kept), None)
+        while child is not None and not is_leaf(child) and len(child.next_functions) == 1:  # a view of a leaf
+            child = child.next_functions[0][0]
+        data = {"node": node.name(), "kept": kept}
+        if child is not None and is_leaf(child):
+            return RunError("kept_leaf_overwritten", **data, name=named[id(child.variable)])
+        return RunError("kept_overwritten", **data)
+    return None
 
 
 def _leaf(node: Any, index: int, named: Mapping[int, str], gradients: Mapping[str, Any]) -> Node:
@@ -97,7 +128,49 @@ def _node(node: Any, index: Mapping[Any, int], values: Mapping[_Key, Tensor], se
     made = [values.get((node, n)) for n in range(max(len(passed.received), 1))]
     outputs = tuple(_with_saved_outputs(made, operator, saved))
     arguments = _arguments(node, operator, slots, saved, values) if operator else {}
-    return Node(index[node], node.name(), operator, arguments, outputs, edges, tuple(passed.received), saved)
+    received = tuple(passed.received)
+    return Node(index[node], node.name(), operator, arguments, outputs, edges, received, saved, _source(node))
+
+
+def _source(node: Any) -> Source | None:
+    """Returns the line that made a node, where torch kept it (in its mode that detects anomalies); the code is unknown.
+
+    It kept the stack as text, a frame an entry, the innermost last.
+    """
+    for entry in reversed(node.metadata.get("traceback_") or ()):
+        place = re.match(r'\s*File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)', entry)
+        if place is not None and not is_ours_or_torchs(place["file"]):
+            return Source(place["file"], int(place["line"]), "", None, place["function"])
+    return None
+
+
+def _compute(nodes: Sequence[Any], values: dict[_Key, Tensor]) -> None:
+    """Adds the values that operators make of what is known, in the order of the forward pass."""
+    for node in nodes:
+        operator = None if is_leaf(node) else operators_by_node().get(node.name())
+        if operator is None or (node, 0) in values or not _is_repeatable(operator):
+            continue
+        arguments = _arguments(node, operator, _slots(node, operator), saved_by(node), values)
+        if any(t.is_meta for t in tensors_in(list(arguments.values()))):
+            continue
+        try:
+            with torch.no_grad():
+                made = call(operator, arguments)
+        except Exception:  # an argument that was not saved, or that torch does not give out as it takes it
+            continue
+        for number, (value, result) in enumerate(zip(made, results_of(node), strict=False)):
+            if tuple(value.shape) == tuple(result.shape) and value.dtype == result.dtype:
+                values.setdefault((node, number), value)
+
+
+# Operators that read memory: they make something else of the same numbers in another layout.
+_BY_MEMORY = ("aten.as_strided.default",)
+
+
+def _is_repeatable(operator: str) -> bool:
+    kind = overload(operator)
+    random = torch.Tag.nondeterministic_seeded in kind.tags
+    return operator not in _BY_MEMORY and not random and not schema_of(kind).is_mutable
 
 
 def _with_saved_outputs(
@@ -154,7 +227,8 @@ def _arguments(
             found[argument.name] = argument.default_value
     for slot, (child, number) in zip(slots, node.next_functions, strict=True):
         if slot and not isinstance(found.get(slot), Tensor):
-            value = None if child is None else values.get((child, number), _shape_only(child, number))
+            known = {} if operator in _BY_MEMORY else values
+            value = None if child is None else known.get((child, number), _shape_only(child, number))
             if value is not None or "[" in slot:
                 found[slot] = value
     return dict(_lists_gathered(found))

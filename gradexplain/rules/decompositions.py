@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gradexplain.rules.application import summed_to
 from gradexplain.rules.entries import rule
-from gradexplain.rules.linear import triangle, triangular_back
 
 # ------------------------------------------------------------------------------------------------------- symmetric
 
@@ -180,39 +179,6 @@ rule(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ more
-
-rule(
-    "aten.cholesky",
-    "A = L Lᵀ",
-    self=(
-        "Ā = sym(L⁻ᵀ Φ(Lᵀ L̄) L⁻¹), Φ the lower triangle with half its diagonal",
-        lambda g, y, upper: _cholesky_back(g.mT, y.mT) if upper else _cholesky_back(g, y),
-    ),
-    symmetric=("self",),
-    why="symmetric",
-    over="real",
-    example=(lambda r: (r.spd(3),), lambda r: (r.spd(3, 2), True)),
-)
-
-
-def _cholesky_inverse_back(g: Tensor, L: Tensor, Y: Tensor, upper: bool) -> Tensor:
-    """Y = S⁻¹ with S = L Lᵀ: S̄ = −Y Ȳ Y, and L̄ = (S̄ + S̄ᵀ) L; with U = Lᵀ, U (S̄ + S̄ᵀ)."""
-    S = -Y @ g @ Y
-    return (L @ (S + S.mT)).triu() if upper else ((S + S.mT) @ L).tril()
-
-
-rule(
-    "aten.cholesky_inverse",
-    "Y = (L Lᵀ)⁻¹",
-    self=(
-        "L̄ = −Y (Ȳ + Ȳᵀ) Y L, on the triangle that is read",
-        lambda g, self, y, upper: _cholesky_inverse_back(g, self, y, upper),
-    ),
-    over="real",
-    example=(lambda r: (r.triangular(3),), lambda r: (r.triangular(3).mT, True)),
-)
-
 # ---------------------------------------------------------------------------------------------------------------- LU
 #
 # A = P L U with L of ones on its diagonal. Let M = L⁻¹ Pᵀ dA U⁻¹ = L⁻¹ dL + dU U⁻¹, strictly lower plus upper: so
@@ -237,22 +203,6 @@ def _lu_back(L_bar: Tensor, U_bar: Tensor, P: Tensor, L: Tensor, U: Tensor) -> T
     solved = torch.linalg.solve_triangular(L1.mT, M, upper=True, unitriangular=True)
     solved = torch.linalg.solve_triangular(U1.mT, solved, upper=False, left=False)
     return P @ torch.cat([solved, *parts], -1 if U.shape[-1] > k else -2)
-
-
-def _or_zeros(g: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if g is None else g
-
-
-rule(
-    "aten.linalg_lu",
-    "A = P L U",
-    A=(
-        "Ā = P L⁻ᵀ (low(Lᵀ L̄) + up(Ū Uᵀ)) U⁻ᵀ, low the strict lower triangle, up the upper one",
-        lambda g, y0, y1, y2: _lu_back(_or_zeros(g[1], y1), _or_zeros(g[2], y2), y0, y1, y2),
-    ),
-    over="real",
-    example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 4),), lambda r: (r(4, 2),)),
-)
 
 
 def _unpacked(LU: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,15 +231,6 @@ rule(
     ),
     over="real",
     example=(lambda r: (r(3, 3),), lambda r: (r(2, 2, 4),), lambda r: (r(4, 2),)),
-)
-rule(
-    "aten.lu_unpack",
-    "P, L, U from one matrix that holds L and U",
-    LU_data=(
-        "the lower triangle gets L̄, the upper one Ū",
-        lambda g, y1, y2: _packed(_or_zeros(g[1], y1), _or_zeros(g[2], y2)),
-    ),
-    example=(lambda r: (r(3, 3), _pivots(3)), lambda r: (r(2, 4), _pivots(2)), lambda r: (r(4, 2), _pivots(2))),
 )
 
 
@@ -457,46 +398,5 @@ rule(
         lambda r: (r(4, 3), r.positive(3), r(4, 2)),
         lambda r: (r(3, 3), r.positive(3), r(2, 3), False, True),
         lambda r: (r(3, 2), r.positive(2), r(3, 2), True, True),
-    ),
-)
-
-
-def _transposed_solve_A(g: Any, X: Tensor, A: Tensor, upper: bool, transpose: bool, unit: bool) -> Tensor:
-    """A X = B, or Aᵀ X = B, where Ā is the transpose of what arrives at Aᵀ; the second output is A itself."""
-    sent = torch.zeros_like(A) if g[1] is None else summed_to(g[1], A.shape)
-    if g[0] is not None:
-        B_bar = _transposed_solve_B(g[0], A, upper, transpose, unit)
-        full = -(X @ B_bar.mT if transpose else B_bar @ X.mT)
-        sent = sent + summed_to(triangle(full, upper, unit), A.shape)
-    return sent
-
-
-def _transposed_solve_B(g: Tensor, A: Tensor, upper: bool, transpose: bool, unit: bool) -> Tensor:
-    matrix, side = (A.mT, not upper) if transpose else (A, upper)
-    return triangular_back(g, matrix, side, True, unit)
-
-
-rule(
-    "aten.triangular_solve",
-    "A X = B with A triangular",
-    self=(
-        "B̄ = A⁻ᵀ X̄",
-        lambda g, self, A, upper, transpose, unitriangular: (
-            torch.zeros_like(self)
-            if g[0] is None
-            else summed_to(_transposed_solve_B(g[0], A, upper, transpose, unitriangular), self.shape)
-        ),
-    ),
-    A=(
-        "Ā = −B̄ Xᵀ, on the triangle that is read",
-        lambda g, y0, A, upper, transpose, unitriangular: _transposed_solve_A(
-            g, y0, A, upper, transpose, unitriangular
-        ),
-    ),
-    over="real",
-    example=(
-        lambda r: (r(3, 2), r.triangular(3).mT),
-        lambda r: (r(3, 2), r.triangular(3), False, True),
-        lambda r: (r(2, 3, 2), r.triangular(3).mT, True, True, True),
     ),
 )

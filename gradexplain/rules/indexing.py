@@ -538,32 +538,6 @@ def _rows_meeting(self: Tensor, dim: int, index: Tensor, source: Tensor, include
     return _Meeting(self, dim, spread, source, include_self)
 
 
-rule(
-    "aten.index_reduce",
-    _REDUCED,
-    self=(
-        _TO_SELF,
-        lambda g, self, dim, index, source, y, reduce, include_self: _rows_meeting(
-            self, dim, index, source, include_self
-        ).back(g, y, reduce)[0],
-    ),
-    source=(
-        _TO_SOURCE,
-        lambda g, self, dim, index, source, y, reduce, include_self: _rows_meeting(
-            self, dim, index, source, include_self
-        ).back(g, y, reduce)[1],
-    ),
-    over="real",
-    example=(
-        lambda r: (r(3, 4), 1, r.ints(4, 5), r(3, 5), "mean"),
-        lambda r: (r(3, 4), 0, r.ints(3, 5), r(5, 4), "mean", {"include_self": False}),
-        lambda r: (r(3, 4), 1, r.ints(4, 5), r(3, 5), "prod"),
-        lambda r: (r(3, 4), 0, r.ints(3, 5), r(5, 4), "amax"),
-        lambda r: (r(3, 4), 0, r.ints(3, 5), r(5, 4), "amin", {"include_self": False}),
-    ),
-)
-
-
 def _segments_back(g: Tensor, data: Tensor, y: Tensor, reduce: str, lengths: Any, offsets: Any, initial: Any) -> Tensor:
     """Each segment of the rows meets at its number; `initial` is one more number that does."""
     sizes = lengths if lengths is not None else offsets.diff()

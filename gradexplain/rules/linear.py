@@ -278,19 +278,19 @@ rule(
 )
 
 
-def triangle(A: Tensor, upper: bool, unitriangular: bool) -> Tensor:
+def _triangle(A: Tensor, upper: bool, unitriangular: bool) -> Tensor:
     return A.triu(int(unitriangular)) if upper else A.tril(-int(unitriangular))
 
 
-def triangular_back(g: Tensor, A: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
+def _triangular_back(g: Tensor, A: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
     solved: Tensor = torch.linalg.solve_triangular(A.mT, g, upper=not upper, left=left, unitriangular=unitriangular)
     return solved
 
 
 def _triangular_A(g: Tensor, A: Tensor, X: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:
-    solved = triangular_back(g, A, upper, left, unitriangular)
+    solved = _triangular_back(g, A, upper, left, unitriangular)
     full = -(solved @ X.mT if left else X.mT @ solved)
-    return summed_to(triangle(full, upper, unitriangular), A.shape)
+    return summed_to(_triangle(full, upper, unitriangular), A.shape)
 
 
 rule(
@@ -299,7 +299,7 @@ rule(
     B=(
         "B̄ = A⁻ᵀ X̄",
         lambda g, self, B, upper, left, unitriangular: summed_to(
-            triangular_back(g, self, upper, left, unitriangular), B.shape
+            _triangular_back(g, self, upper, left, unitriangular), B.shape
         ),
     ),
     self=(

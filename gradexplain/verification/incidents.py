@@ -173,15 +173,16 @@ def sent_otherwise(alone: Alone, operator: Operator, run: Run, modules: Mapping[
         return
     received = [c if c is not None else unused(alone, i) for i, c in enumerate(passed.received)]
     state = torch.get_rng_state()
-    again, further = (sent_alone(alone, operator, received).gradients for _ in range(2))
+    again = sent_alone(alone, operator, received).gradients
+    pairs = [(name, sent, again.get(name)) for name, sent in zip(operator.slots, passed.sent, strict=False)]
+    unlike = [n for n, a, b in pairs if a is not None and b is not None and a.shape == b.shape and not _adds_up(a, [b])]
+    if not unlike:
+        return
+    further = sent_alone(alone, operator, received).gradients
     if any(not is_same(gradient, further.get(name)) for name, gradient in again.items()):
         yield Finding("unsteady", {}, alone.recorded.source)
-        return
-    if not torch.equal(state, torch.get_rng_state()):
-        return
-    for name, sent in zip(operator.slots, passed.sent, strict=False):
-        own = again.get(name)
-        if sent is not None and own is not None and sent.shape == own.shape and not _adds_up(sent, [own]):
+    elif torch.equal(state, torch.get_rng_state()):
+        for name in unlike:
             data: dict[str, object] = {"argument": name, "node": alone.recorded.name}
             if (known := _of_module(alone, modules)) is None:
                 yield Finding("hook-on-node", data, alone.recorded.source)

@@ -54,6 +54,13 @@ def written_out(operator: str, arguments: Mapping[str, Any], outputs: Sequence[T
     return _called(rule.terms, arguments, recorded)
 
 
+def is_defined(rule: Rule) -> bool:
+    """Says whether an operator is written out, for some of its arguments at least."""
+    name = rule.operator.removeprefix("aten.").partition(".")[0]
+    written = rule.elementwise or rule.moves or rule.terms is not None
+    return name not in _UNDEFINED and bool(written or name in DEFINITIONS or name in _CHOOSING)
+
+
 def _named(rule: Rule, outputs: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
     return {"y": outputs[0]} if has_one_output(rule.operator) else {f"y{n}": y for n, y in enumerate(outputs)}
 

@@ -6,11 +6,17 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from gradexplain.graphs.walk import Leaf
+
+class Leaf(NamedTuple):
+    """The user's name of a leaf tensor, whether it is a parameter, and the hooks on the tensor that it stands for."""
+
+    name: str
+    parameter: bool = False
+    hooks: int = 0
 
 
 def visible(frame: FrameType | None) -> dict[str, Any]:
@@ -21,6 +27,11 @@ def visible(frame: FrameType | None) -> dict[str, Any]:
     if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         frame.f_locals.clear()  # the frame's copy of its variables, which would keep their values alive
     return found
+
+
+def named_in(scope: Mapping[str, Any], tensor: object) -> str | None:
+    """Returns the name of the variable that is `tensor`, `None` where there is none."""
+    return next((name for name, value in scope.items() if value is tensor and not name.startswith("_")), None)
 
 
 def leaf_names(scope: Mapping[str, Any]) -> dict[int, Leaf]:
