@@ -78,7 +78,6 @@ def _tried(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
     The run is as long as the one that went wrong, and a few steps longer; without a change that helps there, the remedy
     stays as it was.
     """
-    remedy, change = finding.remedy, change_for(finding)
     flag = ledger.flag
     seconds = ledger.seconds() if flag is None else flag.seconds
     if finding.remedy is None or not ledger.trace or seconds > _LONGEST:
