@@ -205,3 +205,36 @@ def test_a_number_of_the_second_derivative_that_is_not_finite_names_whose_backwa
     page = told(lambda t: (t / t).sum(), torch.tensor([0.0]))
     assert "part of the backward pass" not in page
     assert "Keep the divisor" in page
+
+
+def doubled_in_place(marks: bool) -> Any:
+    class Double(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            if marks:
+                ctx.mark_dirty(x)
+            return x.mul_(2)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 2 * g
+
+    return Double.apply
+
+
+def test_a_forward_that_changes_its_argument_and_does_not_say_so_is_named() -> None:
+    sentence = "The forward of Double changes x in place and does not say so"
+    assert sentence in told(lambda w: doubled_in_place(marks=False)(w.sin()).square().sum(), normal(2))
+    assert sentence not in told(lambda w: doubled_in_place(marks=True)(w.sin()).square().sum(), normal(2))
+
+
+def test_a_backward_of_torchs_own_that_torch_refuses_is_named_with_its_argument() -> None:
+    index = torch.tensor([[1, 0, 1]])
+    with pytest.raises(gx.RunError) as failure:
+        gx.verify(lambda src: torch.zeros(2, 3).to(src).scatter_add(0, index, src).square().sum(), [normal(2, 3)])
+    sentence = str(failure.value)
+    assert "aten.scatter_add.default" in sentence
+    assert "test_causes.py" in sentence
+    assert "index is (1, 3) and smaller than src, which is (2, 3)" in sentence
+    same = told(lambda src: torch.zeros(2, 3).to(src).scatter_add(0, index, src).square().sum(), normal(1, 3))
+    assert "The gradient is right" in same

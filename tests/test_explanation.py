@@ -220,10 +220,12 @@ def test_a_result_that_was_overwritten_contradicts_its_operands_in_every_type() 
         z = torch.tensor([2.0], dtype=dtype, requires_grad=True).exp()
         y = (2 * z).sum()
         z.data[0] = 7.2
-        page = gx.explain(y).render("text", width=200)
+        found = gx.explain(y)
+        page = found.render("text", width=200)
         assert "exp(2) ≠ 7.2" in page
-        assert "1 of them no rounding explains (≠)" in page
-        assert "✗ 2 of 3 displayed equations" in page
+        contradicted, shown = sum(e.relation == CONTRADICTED for e in found.equations), len(found.equations)
+        assert f"✗ {shown - contradicted} of {shown} displayed equations" in page
+        assert f"{contradicted} of them no rounding explains (≠)" in page
         assert "✓ All checks agree." not in page
         assert "✓ Every check that could judge agrees." not in page
 
@@ -250,6 +252,28 @@ def test_numbers_that_lose_their_digits_are_shown_with_those_that_they_have() ->
     assert (made.expression, made.relation, made.result) == ("3e+38 × 1.00053e-42", ROUNDED, "0.00030016")
     half = equations_of(lambda x: x / 2, x=torch.tensor(1e-40, dtype=torch.bfloat16))[0]
     assert str(half) == "y: 9.183550e-41 / 2 ↦ 0"
+
+
+def test_a_conjugate_stands_in_the_formula_where_it_is_in_the_number() -> None:
+    x, y = torch.tensor(1 + 2j), torch.tensor(3 - 1j)
+    found = gx.explain(lambda x, y: x * y, {"x": x, "y": y}, effort=0.1)
+    sent = {c.to: c for c in found.steps[0].contributions}
+    assert sent["x"].rule == "∂y_/∂x = ∂y_/∂y_·conj(y)"
+    assert sent["x"].value is not None
+    assert sent["x"].value.tensor == y.conj()
+    assert "torch sends the conjugate of the derivative" in " ".join(str(found).split())
+    real = gx.explain(lambda x: x.real * x.imag, {"x": x}, effort=0.1)
+    assert "conjugate of the derivative" not in " ".join(str(real).split())
+    doubled = gx.explain(lambda x: (2 * x).abs(), {"x": x}, effort=0.1)
+    assert doubled.steps[0].contributions[0].rule == "∂y/∂x = ∂y/∂f1·2"
+    half = gx.explain(lambda r: (r * (2 + 1j)).real, {"r": torch.tensor(2.0)}, effort=0.1)
+    assert (half.steps[0].contributions[0].rule or "").startswith("∂y/∂r = Re(∂y/∂f1·conj(")
+
+
+def test_an_infinite_output_is_told_with_its_sign() -> None:
+    page = " ".join(gx.explain(lambda x: x.log().sum(), {"x": torch.tensor([0.0, 2.0])}).render(width=200).split())
+    assert "The output is -inf: there is no derivative" in page
+    assert "The output is inf" not in page
 
 
 def test_no_contradiction_stands_where_a_number_beside_it_is_nan_or_a_factor_is_0() -> None:

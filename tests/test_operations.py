@@ -686,8 +686,31 @@ def test_ctc_and_random_draws_are_no_errors_of_torch() -> None:
 
     operations = [*checked(ctc, normal(0, 4, 2, 3)), *checked(lambda x: torch.normal(x, x.exp()).sum(), normal(1, 3))]
     assert [(o.label, o.verdict) for o in not_agreeing(operations)] == [("normal", "cannot say")]
-    assert len(found(operations, "presumes-normalised")) == 1
+    assert found(operations, "presumes-normalised") == []
     assert {f.data["argument"] for _, f in found(operations, "drawn")} == {"mean", "std"}
+
+
+SCALED = planted(lambda x: x.clone(), lambda g, x: 1.01 * g, "Scaled")
+
+
+def ctc_loss(x: Tensor) -> Tensor:
+    return F.ctc_loss(x, torch.tensor([[1, 2], [2, 1]]), torch.tensor([4, 4]), torch.tensor([2, 2]))
+
+
+def test_log_probabilities_are_taken_to_stay_normalised_and_that_hides_no_error() -> None:
+    """By itself, torch's backward of the CTC loss is that of ctc(log_softmax(x)), where x is normalised."""
+    x = normal(0, 4, 2, 3).log_softmax(-1)
+    assert gx.verify(ctc_loss, [x]).verdict == "agrees"
+    off = gx.verify(lambda x: ctc_loss(SCALED(x)), [x])
+    assert (off.verdict, [o.label for o in off.wrong()]) == ("differs", ["Scaled"])
+
+
+def test_a_backward_that_presumes_what_is_not_so_is_not_called_right_by_itself() -> None:
+    """Logits in place of log-probabilities: the gradient is none of this function."""
+    report = gx.verify(ctc_loss, [normal(0, 4, 2, 3)])
+    assert report.verdict == "differs"
+    assert [(o.label, o.verdict) for o in report.operations if o.verdict != "agrees"] == [("_ctc_loss", "cannot say")]
+    assert "_ctc_loss could not be judged alone" in " ".join(str(report).split())
 
 
 # ---------------------------------------------------------------------------------------------------- cannot be told

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import chromium, needs_chromium
+from rich.cells import cell_len
 from wcwidth import wcswidth
 
 from gradexplain.documents.console import flowed
@@ -287,3 +289,24 @@ def test_a_page_does_not_scroll_sideways_on_a_phone(tmp_path: Path) -> None:
     title = re.search("<title>(.*?)</title>", chromium("--dump-dom", f"file://{path}"))
     assert title is not None
     assert 0 < int(title[1]) <= PHONE
+
+
+CHINESE = (
+    "✓ 梯度正确：所有能够判断的方法都一致；哪怕误差只有梯度大小的 5e-07，也会被检查出来。"
+    "其中的 0 来自 `torch.where(x > 0, a, b)`（net.py:12），它在这里没有用到“`x.sqrt()`”的值。"
+)
+
+
+@pytest.mark.parametrize("width", range(24, 81, 7))
+@pytest.mark.parametrize("block", [Paragraph, lambda text: Notes((text,)), lambda text: Title("t", (text,))])
+def test_a_line_breaks_between_chinese_characters_and_never_before_a_mark_that_closes(
+    block: Callable[[str], Any], width: int
+) -> None:
+    lines = RENDERERS["text"](Doc((block(CHINESE),)), width).splitlines()
+    shown = [line.strip(" │•") for line in lines if "─" not in line and line.strip()]
+    assert re.sub(r"\s", "", "".join(shown)) == re.sub(r"\s", "", CHINESE)
+    assert all(cell_len(line) <= width for line in lines)
+    assert not [line for line in shown if line[0] in "。，、；：）”" or line[-1] in "（“"]
+    assert not shown[0].endswith("✓")  # a mark does not stand alone
+    full = [line for line in shown[:-1] if not re.search(r"[!-~]$", line)]
+    assert all(cell_len(line) >= width - 30 for line in full)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.containers import Lines
 from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table as Grid
@@ -24,6 +27,39 @@ _MARGINS = {"code": "  │ ", "output": "  › ", "error": "  ✗ "}
 _KEYS = 12  # columns of the keys of an entry
 _LABELS = 5
 _GAP = 4
+
+
+# Between Chinese characters a line may break, but not before a mark that closes and not behind one that opens.
+_CLOSING, _OPENING = "。，、；：？！）》」』”’…%", "（《「『“‘"
+_PIECE = re.compile(
+    rf"[{_OPENING}]*(?:[\u2e80-\u9fff\uff00-\uffef]|[^\s\u2e80-\u9fff\uff00-\uffef{_OPENING}{_CLOSING}]+)[{_CLOSING}]*\s*|\s+|\S"
+)
+
+
+class _Prose(Text):
+    """A text whose lines may break between Chinese characters as well."""
+
+    def wrap(self, console: Console, width: int, **options: Any) -> Lines:
+        if self.plain.isascii() or not any("\u2e80" <= c <= "\u9fff" for c in self.plain):
+            return super().wrap(console, width, **options)
+        lines = Lines()
+        for line in self.split(allow_blank=True):
+            for part in line.divide(_breaks(line.plain, width)):
+                part.rstrip_end(width)
+                lines.extend(Text.wrap(part, console, width, **options))  # a word that is too long is folded
+        return lines
+
+
+def _breaks(text: str, width: int) -> list[int]:
+    """Returns where a line that holds Chinese is broken so that it fits into so many cells."""
+    found, used = [], 0
+    for piece in _PIECE.finditer(text):
+        cells = cell_len(piece.group().rstrip())
+        if used and used + cells > width:
+            found.append(piece.start())
+            used = 0
+        used += cell_len(piece.group())
+    return found
 
 
 class Page:
@@ -68,11 +104,11 @@ def _printed(document: Doc, width: int, *, color: bool) -> str:
 def _block(block: Block, width: int) -> Iterator[RenderableType]:
     match block:
         case doc.Title(name, lines):
-            yield Panel(Text("\n".join(lines)), title=Text(name), box=box.ROUNDED, width=width)
+            yield Panel(_Prose("\n".join(lines)), title=Text(name), box=box.ROUNDED, width=width)
         case doc.Heading(content):
             yield Text("\n" + content, style="bold cyan")
         case doc.Paragraph(content, tone):
-            yield _indented(Text(content, style=_STYLES[tone]))
+            yield _indented(_Prose(content, style=_STYLES[tone]))
         case doc.Entry():
             yield from _entry(block, width)
         case doc.Table():
@@ -89,7 +125,7 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
             yield _hanging("  → ", Text.assemble(_linked(block), f"  {remark}" if remark else ""))
         case doc.Notes(items):
             for item in items:
-                yield _hanging("  • ", Text(item))
+                yield _hanging("  • ", _Prose(item))
 
 
 def _indented(content: Text) -> Grid:
@@ -121,7 +157,7 @@ def _row(row: doc.Row, width: int) -> Grid:
     grid.add_column(width=_LABELS)
     grid.add_column(width=_KEYS, no_wrap=True)
     grid.add_column(width=width, overflow="fold")
-    content = Text("\n".join(flowed(row.equations, width))) if row.equations else Text(row.text)
+    content = Text("\n".join(flowed(row.equations, width))) if row.equations else _Prose(row.text)
     grid.add_row("", Text(row.key, style="dim"), content)
     return grid
 

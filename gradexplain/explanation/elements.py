@@ -69,6 +69,16 @@ def is_real(tensor: Tensor | None) -> TypeGuard[Tensor]:
     return tensor is not None and not tensor.is_complex() and tensor.layout == torch.strided and not tensor.is_meta
 
 
+def is_complex(tensor: Tensor | None) -> bool:
+    """Says whether a recorded value is there and of complex numbers."""
+    return tensor is not None and tensor.is_complex()
+
+
+def sends_conjugates(node: Node, edge: Edge, rule: Rule) -> bool:
+    """Says whether what a node sent is a product with the conjugate of its rule's derivative."""
+    return rule.over == "analytic" and any(map(is_complex, (edge.contribution, *node.cotangents)))
+
+
 def can_take_apart(node: Node, edge: Edge, rule: Rule | None) -> bool:
     """Says whether what a node sent along an edge can be written out with the rule and the recorded numbers."""
     argument = edge.argument.partition("[")[0]

@@ -18,6 +18,7 @@ from gradexplain.explanation.elements import (
     can_take_apart,
     contribution_term,
     doubt,
+    is_complex,
     is_outside,
     is_real,
     measured,
@@ -26,6 +27,7 @@ from gradexplain.explanation.elements import (
     number,
     parts_of,
     rounding_at,
+    sends_conjugates,
     sent,
     written_out,
 )
@@ -36,7 +38,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.digits import rounding_of
 from gradexplain.mathematics.equations import Equation, equation
 from gradexplain.mathematics.indices import indexed, indices
-from gradexplain.mathematics.terms import symbolic_text, total
+from gradexplain.mathematics.terms import names_in, symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Edge, Node, Trace
 from gradexplain.rules.application import variables
@@ -55,7 +57,8 @@ MOST_PATHS = 8
 class Contribution:
     """What one step sends along one edge to the value `to`; `terms` counts the terms of the longest sum in it.
 
-    `jacobian`, (outputs, inputs), is measured where there is no rule.
+    `jacobian`, (outputs, inputs), is measured where there is no rule. It is `conjugated` if the numbers are complex and
+    the derivative's conjugate is sent.
     """
 
     to: str
@@ -66,6 +69,7 @@ class Contribution:
     equations: tuple[Equation, ...]
     terms: int
     jacobian: TensorSummary | None = None
+    conjugated: bool = False
 
 
 @dataclass(frozen=True)
@@ -363,8 +367,15 @@ class _Builder:
         if rule.elementwise:
             if argument not in rule.slopes:
                 return None
+            symbols = self._symbols(node, rule)
+            slope = symbolic_text(rule.slopes[argument], symbols)
+            if sends_conjugates(node, edge, rule):
+                arrived, sent = self.names.gradient(node.index, 0), self.names.gradient(edge.producer, edge.output)
+                constant = all(isinstance(symbols.get(name), float) for name in names_in(rule.slopes[argument]))
+                made = f"{arrived}·{slope}" if constant else f"{arrived}·conj({slope})"
+                return f"{sent} = {made}" if is_complex(edge.contribution) else f"{sent} = Re({made})"
             made, used = self.names.value(node.index, 0), self.names.value(edge.producer, edge.output)
-            return f"∂{made}/∂{used} = {symbolic_text(rule.slopes[argument], self._symbols(node, rule))}"
+            return f"∂{made}/∂{used} = {slope}"
         return rule.derivatives[argument].shown if argument in rule.derivatives else None
 
     def _forward(self, node: Node, rule: Rule | None) -> Iterator[Equation]:
@@ -393,6 +404,7 @@ class _Builder:
             equations=equations,
             terms=terms,
             jacobian=TensorSummary(jacobian) if jacobian is not None else None,
+            conjugated=formula is not None and rule is not None and sends_conjugates(node, edge, rule),
         )
 
     def _measured(self, node: Node, edge: Edge, jacobian: Tensor) -> Iterator[Equation]:

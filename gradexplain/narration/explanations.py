@@ -278,6 +278,8 @@ class Teller:
         if e.scalar == e.output_name:
             yield Paragraph(self.say("seed_scalar", scalar=e.scalar, name=e.output_name))
         reached = sorted((s for s in e.detailed if s.order is not None), key=lambda s: s.order or 0)
+        if any(sent.conjugated for step in reached for sent in step.contributions):
+            yield Paragraph(self.say("conjugated"))
         for place, step in enumerate(reached, 1):
             head = f"{step.label}: {self.head(step, name=False)}"
             yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))

@@ -11,6 +11,7 @@ where J lies between the slopes on its two sides: a convention may be any number
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,6 +89,32 @@ def quantile_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
     for number, step in enumerate(function.steps):
         if step.live and _name(step) in _MOVES_QUANTILES:
             yield number, _linear(function, step)
+
+
+def normalised_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
+    """Yields the losses whose gradient is for log-probabilities that stay normalised: a change of them is normalised.
+
+    Torch's gradient of the CTC loss, p − γ, is the one by the logits of a softmax (Graves and others, ICML 2006).
+    """
+    for number, step in enumerate(function.steps):
+        if step.live and _name(step) == "_ctc_loss" and _is_normalised(_plain(step.origin.arguments[0])):
+            yield number, _normalised(function, step)
+
+
+def _is_normalised(log_probabilities: Tensor) -> bool:
+    off = log_probabilities.logsumexp(-1).abs()
+    return bool((off <= math.sqrt(torch.finfo(off.dtype).eps)).all())
+
+
+def _normalised(function: Frozen, step: Step) -> Bent:
+    operator = _Local(function, step, [_plain(argument) for argument in step.origin.arguments])
+
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        (moved,) = operator.changes(arguments)
+        given = operator.given[0]
+        return operator.outputs([(given + moved).log_softmax(-1) - given], 1.0)
+
+    return bent
 
 
 def _name(step: Step) -> str:

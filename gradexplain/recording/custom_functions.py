@@ -63,6 +63,11 @@ def has_own_jvp(function: Any) -> bool:
     return function.jvp is not torch.autograd.Function.jvp
 
 
+def forward_place(function: Any) -> Source | None:
+    """Returns where a custom Function's forward is written."""
+    return _place(function.forward)
+
+
 def jvp_place(function: Any) -> Source | None:
     """Returns where a custom Function's jvp is written."""
     return _place(function.jvp)

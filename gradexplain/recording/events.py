@@ -79,6 +79,7 @@ class Application:
     node: Any
     kept: Mapping[str, Held]  # what forward left on its context: saved tensors and attributes
     dirty: frozenset[int]  # positions of the arguments that forward wrote into
+    silent: frozenset[int]  # those of them that it did not mark
     frame: tuple[CodeType, int] | Source | None
     module: str
     inside: range  # which of the recorded events ran inside it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import linecache
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ from gradexplain.errors import RunError
 from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.recording.frames import is_ours_or_torchs, place_text
+from gradexplain.recording.join import argument_names, bound
 from gradexplain.versions.internals import saved, saved_names, schema_of
 
 OVERWRITTEN = "modified by an inplace operation"
@@ -30,7 +33,41 @@ def backward_failure(
         found = next(_overwritten(backwards, owners, own, events), None)
     else:
         found = _raised(fault, own) or next(_broken([own[n] for n in backwards if n in own]), None)
+        found = found or _misshapen(str(fault), backwards, owners)
     return found or RunError("backward_failed", message=str(fault).split("\n", 1)[0])
+
+
+# What torch says of a gradient of its own that has not the shape of what it is of.
+_MISSHAPEN = re.compile(
+    r"Function (\w+) returned an invalid gradient at index (\d+) - got (\[.*?\]) but expected shape"
+)
+
+
+def _misshapen(message: str, nodes: Sequence[Any], owners: Mapping[Any, Event]) -> RunError | None:
+    """Returns the error that names the operator, and the argument whose gradient has another shape."""
+    told = _MISSHAPEN.match(message)
+    for node in nodes if told is not None else ():
+        assert told is not None
+        event, slot = owners.get(node), int(told[2])
+        if event is None or node.name() != told[1] or slot >= len(node.next_functions):
+            continue
+        arguments = bound(event)
+        argument = argument_names(node.next_functions, arguments)[slot]
+        held, source = arguments.get(argument), source_of(event.frame)
+        if not isinstance(held, Held) or str(list(held.tensor.shape)) == told[3]:
+            continue
+        index = arguments.get("index")
+        beside = isinstance(index, Held) and str(list(index.tensor.shape)) == told[3]
+        return RunError(
+            "gradient_by_index" if beside else "gradient_misshapen",
+            operator=str(event.operator),
+            code=(source.code if source else "") or node.name(),
+            place=place_text(source, node.name()),
+            argument=argument,
+            seen=str(tuple(json.loads(told[3]))),
+            needed=str(tuple(held.tensor.shape)),
+        )
+    return None
 
 
 def _broken(applications: Sequence[Application]) -> Iterator[RunError]:

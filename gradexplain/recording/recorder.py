@@ -295,6 +295,7 @@ class Call:
     node: Any = None
     outputs: Any = None
     constants: Any = ()  # the outputs that it says carry no gradient
+    marked: Any = ()  # the arguments that it says it wrote into
 
 
 @contextmanager
@@ -369,7 +370,8 @@ def _forward(recorder: Recorder, function: Any, forward: Any) -> Any:
         versions, start = tuple(map(_version, given)), len(recorder.events)
         call = Call(function, *held, given, versions, recorder.frame(), recorder.module[-1], start, states, node)
         call.outputs = forward(*args, **keywords)
-        call.constants = (node is not None and node.non_differentiable) or ()
+        if node is not None:
+            call.constants, call.marked = node.non_differentiable or (), node.dirty_tensors or ()
         recorder.calls.append(call)
         return call.outputs
 
@@ -381,7 +383,12 @@ def _setup(recorder: Recorder, function: Any, setup_context: Any) -> Any:
     def run(context: Any, *args: Any, **keywords: Any) -> None:
         setup_context(context, *args, **keywords)
         if recorder.calls and recorder.calls[-1].function is function:
-            recorder.calls[-1].node, recorder.calls[-1].constants = context, context.non_differentiable or ()
+            call = recorder.calls[-1]
+            call.node, call.constants, call.marked = (
+                context,
+                context.non_differentiable or (),
+                context.dirty_tensors or (),
+            )
 
     return run
 
@@ -397,6 +404,7 @@ def _is_finished(call: Call) -> bool:
 def _application(call: Call, recorder: Recorder) -> Application:
     """Returns the record of a call whose node is finished."""
     dirty = frozenset(i for i, a in enumerate(call.given) if _version(a) != call.versions[i])
+    silent = frozenset(i for i in dirty if not any(call.given[i] is marked for marked in call.marked))
     kept = {k: recorder.hold(t) for k, t in kept_on(call.node).items()} if recorder.copying else {}
     several = call.outputs if isinstance(call.outputs, tuple) else (call.outputs,)
     outputs = tuple(_made(output, call, number, recorder) for number, output in enumerate(several))
@@ -408,6 +416,7 @@ def _application(call: Call, recorder: Recorder) -> Application:
         call.node,
         kept,
         dirty,
+        silent,
         call.frame,
         call.module,
         range(call.start, len(recorder.events)),

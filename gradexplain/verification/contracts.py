@@ -23,7 +23,7 @@ from gradexplain.errors import message_of
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import Computation
-from gradexplain.recording.custom_functions import backward_place
+from gradexplain.recording.custom_functions import arguments_of, backward_place, forward_place
 from gradexplain.recording.events import Application, held_in, tensors_in
 from gradexplain.recording.join import joined
 from gradexplain.recording.recorder import copy_of
@@ -277,6 +277,10 @@ def _notes(function: _Function, alone: Alone) -> Iterator[Finding]:
     """Yields what is no breach, and yet a surprise: a backward that changes from call to call, draws, or writes."""
     assert isinstance(alone.origin, Application)
     data, place = {"function": alone.origin.function.__name__}, backward_place(alone.origin.function)
+    if alone.origin.silent:
+        named = list(arguments_of(alone.origin))
+        names = ", ".join(named[i] for i in sorted(alone.origin.silent))
+        yield Finding("argument-overwritten", {**data, "names": names}, forward_place(alone.origin.function))
     if not all(torch.equal(g, kept) for g, kept in zip(function.given, function.cotangents, strict=True)):
         yield Finding("backward-writes", data, place)
     elif len(function.twice) > 1 and _apart(function, "", function.twice[1], function.whole) is not None:

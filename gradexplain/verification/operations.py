@@ -368,10 +368,12 @@ def _same(asked: _Asked, name: str) -> bool:
 def _told(asked: _Asked, check: Check, looks: Mapping[str, Finding]) -> Check:
     """Returns the check as one on the node: with the node's own number and line, and an intended estimate as such."""
     look = looks.get(check.input)
-    # Forward mode follows torch's conventions: that it agrees is no evidence here. The rules know the conventions.
-    if look is not None and look.code in EXCUSES and check.verdict != "cannot say" and check.oracle != RULES:
+    # Forward mode follows torch's conventions: that it agrees is no evidence here. The rules know the conventions, but
+    # not whether what is presumed is so.
+    overruled = look is not None and (check.oracle != RULES or look.code in PRESUMING.values())
+    if look is not None and look.code in EXCUSES and check.verdict != "cannot say" and overruled:
         verdict: Verdict = "cannot say"
-        return replace(check, verdict=verdict, reason=look.code, data={**check.data, **look.data})
+        return replace(check, verdict=verdict, reason=look.code, data={**check.data, **look.data}, bounds=None)
     if "node" not in check.data:
         return check
     node, source = asked.alone.recorded, asked.alone.recorded.source

@@ -23,6 +23,7 @@ from gradexplain.verification.oracles.measures import (
     allowance,
     dense,
     epsilon,
+    first_not_finite,
     largest,
     plain,
     unexplained,
@@ -56,7 +57,7 @@ def ask(question: Question) -> Iterator[Check]:
         yield from (Check(ORACLE, n, "cannot say", reason="complex") for n in question.names)
         return
     if not bool(trace.value.isfinite().all()):
-        data = {"value": float(trace.value[~trace.value.isfinite()].abs()[0])}
+        data = {"value": first_not_finite(trace.value)}
         yield from (Check(ORACLE, n, "cannot say", reason="not_finite", data=data) for n in question.names)
         return
     for check in _large(question) if question.large else _each(question, trace):

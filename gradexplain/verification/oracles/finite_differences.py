@@ -240,7 +240,8 @@ class _Probe:
             odd = [t.at for t in looked if t.at is not None and not t.agrees]
             for name, place in odd:
                 moving[name][place] = False
-            if not odd or not any(bool(m.any()) for m in moving.values()):
+            everywhere = len(odd) == len(looked) > SAMPLED_BESIDE  # those drawn at random are wrong as well
+            if not odd or everywhere or not any(bool(m.any()) for m in moving.values()):
                 break
         alone += self.zeros(group, moving)
         for name in group:

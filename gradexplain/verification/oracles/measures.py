@@ -108,6 +108,12 @@ def unexplained(difference: Tensor, changes: Tensor | float, magnitude: Tensor, 
     return beyond
 
 
+def first_not_finite(value: Tensor) -> float:
+    """Returns the first number that is not finite, of a complex one its size."""
+    found = value[~value.isfinite()][0]
+    return float(found.abs() if found.is_complex() else found)
+
+
 def plain(value: Tensor) -> float | complex:
     """Returns a one-element tensor as a Python number."""
     number: float | complex = value.item()

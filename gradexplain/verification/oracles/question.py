@@ -16,7 +16,13 @@ from torch import Tensor
 
 from gradexplain.errors import RunError, message_of
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.branches import padding_steps, quantile_steps, symmetric_steps, with_branches
+from gradexplain.recording.branches import (
+    normalised_steps,
+    padding_steps,
+    quantile_steps,
+    symmetric_steps,
+    with_branches,
+)
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.events import Event
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
@@ -126,11 +132,11 @@ class Question:
 
     @cached_property
     def departures(self) -> Mapping[int, Bent]:
-        """The recorded operators whose gradient is by definition another one: symmetric, padded, moving a quantile."""
+        """The recorded operators whose gradient is by definition another one: see `recording.branches`."""
         if isinstance(self.recorded, Unable):
             return {}
-        by_definition = [*symmetric_steps(self.recorded, _reads_symmetric), *padding_steps(self.recorded)]
-        return {**dict(by_definition), **self.quantiles}
+        symmetric = symmetric_steps(self.recorded, _reads_symmetric)
+        return dict([*symmetric, *padding_steps(self.recorded), *normalised_steps(self.recorded)]) | {**self.quantiles}
 
     @cached_property
     def quantiles(self) -> Mapping[int, Bent]:

@@ -16,7 +16,7 @@ from gradexplain.recording.computation import Computation, chosen_output, with_d
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, trace
 from gradexplain.verification.oracles.answers import Unable
-from gradexplain.verification.oracles.measures import MARGIN, epsilon, largest, scales, weighed, wide
+from gradexplain.verification.oracles.measures import MARGIN, epsilon, first_not_finite, largest, scales, weighed, wide
 from gradexplain.verification.oracles.narrowing import narrowing
 from gradexplain.verification.oracles.promotion import LOW, promoting
 
@@ -122,7 +122,7 @@ def _measured(computation: Computation, trace: Trace) -> Replay | Unable:
     """Returns the replay with the time of a run, and how far two runs are apart."""
     replay = Replay(computation, trace, 0.0)
     if not bool(torch.isfinite(trace.value).all()):
-        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
+        return Unable("not_finite", {"value": first_not_finite(trace.value)})
     try:
         with replay.running() as output:
             again, seconds = _timed(output)

@@ -21,7 +21,15 @@ from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.trace import Trace
 from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.measures import allowance, epsilon, largest, plain, unexplained, wide
+from gradexplain.verification.oracles.measures import (
+    allowance,
+    epsilon,
+    first_not_finite,
+    largest,
+    plain,
+    unexplained,
+    wide,
+)
 from gradexplain.verification.oracles.question import Question
 
 if TYPE_CHECKING:
@@ -69,7 +77,7 @@ def _obstacle(trace: Trace) -> Unable | None:
     if any(t.is_complex() for t in tensors):
         return Unable("complex")
     if not bool(trace.value.isfinite().all()):
-        return Unable("not_finite", {"value": float(trace.value[~trace.value.isfinite()].abs()[0])})
+        return Unable("not_finite", {"value": first_not_finite(trace.value)})
     return _too_large(trace) if any(t.numel() > MOST_ELEMENTS for t in tensors if t.is_floating_point()) else None
 
 
