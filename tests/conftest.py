@@ -41,7 +41,11 @@ class Run:
 def in_process(arguments: tuple[str, ...]) -> Run:
     from gradexplain.cli.app import app
 
-    result = CliRunner().invoke(app, list(arguments))
+    kept = sys.modules["__main__"], [*sys.argv], [*sys.path]  # `run` leaves those of its script
+    try:
+        result = CliRunner().invoke(app, list(arguments))
+    finally:
+        sys.modules["__main__"], sys.argv[:], sys.path[:] = kept
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Run(result.exit_code, result.stdout, result.stderr)

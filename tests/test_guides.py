@@ -11,10 +11,11 @@ import gradexplain as gx
 GUIDES = {file.stem: file for file in FILES if file.name != "README.md"}
 WANTED = {
     "verify", "graphs", "figures", "lessons", "python", "json", "exit-codes", "benchmarks", "architecture", "versions",
+    "run",
 }  # fmt: skip
 MARK = "<!-- made from the docstrings by ./scripts/test --update-golden tests/test_guides.py -->\n"
-PUBLIC = (gx.explain, gx.verify, gx.assert_gradients, gx.graph, gx.check_receipt)
-RESULTS = (gx.Explanation, gx.Report, gx.Picture)
+PUBLIC = (gx.explain, gx.verify, gx.assert_gradients, gx.graph, gx.watch, gx.check_receipt)
+RESULTS = (gx.Explanation, gx.Report, gx.Picture, gx.TrainingReport)
 
 
 def test_the_guides_that_are_wanted_are_there() -> None:

@@ -118,7 +118,8 @@ def test_a_sample_is_what_is_printed(
     monkeypatch.chdir(ROOT)
     line, _, shown = sample.text.partition("\n")
     words, _, kept = line.removeprefix("$ ").partition(" | ")
-    printed = (in_pytest(tmp_path) if words.startswith("pytest ") else command(*shlex.split(words)[1:]).out).rstrip()
+    found = None if words.startswith("pytest ") else command(*shlex.split(words)[1:])
+    printed = (in_pytest(tmp_path) if found is None else found.out + found.err).rstrip()
     if kept:
         printed = "\n".join(FILTERS[kept.split(" -")[0]](printed.splitlines(), kept.split("-")[-1]))
     if request.config.getoption("--update-golden"):

@@ -11,7 +11,7 @@ from gradexplain.cli.checks import UsageError, at_least, page_format
 from gradexplain.cli.groups import Command
 from gradexplain.cli.options import Format, Language, Output, Width
 from gradexplain.cli.output import deliver, faults_said, page_width
-from gradexplain.training.launching import Ending, Script, finished
+from gradexplain.training.launching import Ending, Script
 
 if TYPE_CHECKING:
     from gradexplain.training.session import Session
@@ -74,7 +74,6 @@ def run(
         session = Session(Script(name, tuple(arguments), module is not None), halt, steps)
         saying = _Saying(session, page_format(format, output, sys.stderr), output, language, width)
         ending = session.run(saying.before_exit)
-        finished()
         code = saying.say(ending)
         raise typer.Exit(code if is_reporting() else ending.code)
 

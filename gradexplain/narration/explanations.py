@@ -39,6 +39,7 @@ from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import Source, cell_of
+from gradexplain.verification.inquiry import NOT_THERE
 from gradexplain.verification.oracles.answers import Stop
 from gradexplain.verification.verdicts import ESTIMATE, FORWARD, Check, Operation, Report
 
@@ -526,7 +527,11 @@ class Teller:
     def undecided(self, report: Report, names: str) -> str:
         """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
         if not names:
-            return self.say("verification.cannot_say_second")
+            second = report.second
+            none = {f.data["input"] for f in second.findings if f.code in NOT_THERE.values()} if second else set()
+            undecided = {n for n in second.inputs if second.of(n) == "cannot say"} if second else set()
+            absent = undecided and undecided <= none
+            return self.say(f"verification.{'no_second' if absent else 'cannot_say_second'}")
         reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
         if len(reasons) > 1 or None in reasons:
             return self.say("verification.cannot_say", names=names)

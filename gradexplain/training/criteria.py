@@ -146,11 +146,13 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
     if not any(steps.count >= 3 for steps in ledger.optimizers.values()):
         return
     had = {id(p) for steps in ledger.optimizers.values() for k in steps.parameters if (p := k()) is not None}
-    known = frozenset().union(*(steps.known for steps in ledger.optimizers.values()))
+    first = min(steps.after for steps in ledger.optimizers.values())
+    made_later = {id(module) for kept in ledger.modules[first:] if (module := kept()) is not None}
     apart = [leaf for kept, seen in ledger.leaves.values() if seen >= 3 and (leaf := kept()) is not None]
     apart = [leaf for leaf in apart if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in had]
     hidden = [leaf for leaf in apart if id(leaf) in ledger.names.hidden]
-    later = [leaf for leaf in apart if id(leaf) not in known and id(leaf) not in ledger.names.hidden]
+    later = [leaf for leaf in apart if id(ledger.names.module_of(leaf)) in made_later]
+    later = [leaf for leaf in later if id(leaf) not in ledger.names.hidden]
     for code, pitfall, found in (("hidden-from-optimizer", "P35", hidden), ("made-after-optimizer", "P36", later)):
         if found:
             names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
@@ -255,7 +257,7 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _overall(look: Look, places: Sequence[int]) -> float | None:
-    known = [ratio for i in places if i < len(look.ratio) and (ratio := look.ratio[i]) is not None]
+    known = [look.ratio[i] for i in places if i in look.ratio]
     return median(known) if known else None
 
 
@@ -325,26 +327,14 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
         looks = [look for look in _before_flag(ledger, steps.looks) if look.rate > 0]
         if len(looks) < 6 or steps.count < 20:
             continue
-        found = []
-        for i, kept in enumerate(steps.parameters):
-            moved = [share for k in looks if i < len(k.moved) and (share := k.moved[i]) is not None]
-            if kept() is not None and len(moved) >= 6 and max(moved) < 1 - _LOST:
-                found.append((i, 1 - max(moved)))
-        if len(found) * 2 > len(steps.parameters):
-            names = tuple(_name(ledger, steps, i) for i, _ in found)
-            parameter = steps.parameters[found[0][0]]()
+        moved = [look.moved for look in looks if look.moved is not None]
+        if len(moved) == len(looks) and max(moved) < 1 - _LOST:
+            names = tuple(_name(ledger, steps, i) for i in range(len(steps.parameters)))
+            parameter = steps.parameters[0]()
             dtype = str(parameter.dtype).removeprefix("torch.") if parameter is not None else ""
-            data = {"names": listed(names), "share": min(s for _, s in found), "dtype": dtype, "rate": looks[0].rate}
-            yield Finding(
-                "updates-lost",
-                data,
-                steps.source,
-                None,
-                0,
-                "optimizer",
-                parameters=names,
-                remedy=Remedy("updates-lost"),
-            )
+            data = {"names": listed(names), "share": 1 - max(moved), "dtype": dtype, "rate": looks[0].rate}
+            cure = Remedy("updates-lost")
+            yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=cure)
 
 
 def _modes(ledger: Ledger) -> Iterator[Finding]:

@@ -51,6 +51,7 @@ class Examination:
             self.recording.enter_context(watching_functions(self.recorder))
             self.recording.enter_context(self.recorder.recording())
 
+    @torch.no_grad()
     def backward_begins(self, roots: Sequence[Tensor]) -> None:
         loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 else None
         trace, place = self.request.trace, self.backwards
@@ -66,6 +67,7 @@ class Examination:
         if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
             self.sent = self.observing.enter_context(observed(nodes_below(loss.grad_fn)))
 
+    @torch.no_grad()
     def backward_ended(self, roots: Sequence[Tensor]) -> None:
         if self.sent:
             self.observing.close()
@@ -133,6 +135,7 @@ class Examination:
     def made(self, optimizer: Optimizer) -> None:
         self.optimizers.append(optimizer)
 
+    def module_made(self, module: nn.Module) -> None: ...
     def cleared(self, optimizer: Optimizer) -> None: ...
     def scaled(self, scaler: Any, optimizer: Optimizer, stepped: bool) -> None: ...
     def scaling(self, scaler: Any) -> None: ...

@@ -96,7 +96,7 @@ def _with_remedy(cause: Finding) -> Finding:
 
 
 def _steps(ledger: Ledger) -> int:
-    return max((s.count for s in ledger.optimizers.values()), default=0) or len(ledger.trace)
+    return ledger.taken or len(ledger.trace)
 
 
 def _watched(ledger: Ledger) -> list[str]:
@@ -119,8 +119,8 @@ def _layers(ledger: Ledger, steps: Steps) -> list[Layer]:
         parameter = kept()
         if parameter is None or parameter.dim() < 2:
             continue
-        looks = [look for look in steps.looks if place < len(look.ratio)]
-        ratios = tuple(ratio for look in looks if (ratio := look.ratio[place]) is not None)
+        looks = [look for look in steps.looks if place < len(look.rms)]
+        ratios = tuple(look.ratio[place] for look in looks if place in look.ratio)
         sizes = tuple(size for look in looks if (size := look.rms[place]) is not None)
         if ratios or sizes:
             found.append(Layer(ledger.names.of(parameter), ratios, sizes))

@@ -5,14 +5,18 @@ Nothing here loads torch: a script may set what torch reads when it is imported.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import io
 import os
 import sys
+import sysconfig
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -20,6 +24,7 @@ from typing import Any
 
 from gradexplain.errors import InputError
 
+_LIBRARIES = tuple({f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platlib", "purelib")})
 _OURS = f"{Path(__file__).parent.parent}{os.sep}"
 
 
@@ -139,23 +144,42 @@ def stripped(trace: TracebackType | None) -> TracebackType | None:
     return TracebackType(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
 
 
-def finished() -> None:
-    """Waits for the script's threads and runs what it asked to be run at its end, as the interpreter does."""
-    import atexit
-    import threading
+@dataclass
+class Exits:
+    """What a script asks to be run at its end, so that it can be run before we speak."""
 
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    try:
-        atexit._run_exitfuncs()
-    except Exception:
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
+    asked: list[Callable[[], object]] = field(default_factory=list)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keeps in the block what the script itself registers; what libraries do stays with the interpreter."""
+        own = atexit.register
+
+        def register(function: Any, *args: Any, **keywords: Any) -> Any:
+            if sys._getframe(1).f_code.co_filename.startswith(_LIBRARIES):
+                return own(function, *args, **keywords)
+            self.asked.append(partial(function, *args, **keywords))
+            return function
+
+        atexit.register = register  # type: ignore[assignment]
         try:
-            stream.flush()
-        except (OSError, ValueError):
-            return
+            yield
+        finally:
+            atexit.register = own
+
+    def run(self) -> None:
+        """Waits for the script's threads and runs what it asked for, the last first, as the interpreter does."""
+        for thread in threading.enumerate():
+            if thread not in (threading.current_thread(), threading.main_thread()) and not thread.daemon:
+                thread.join()
+        while self.asked:
+            try:
+                self.asked.pop()()
+            except Exception:
+                traceback.print_exc()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
 
 
 @contextmanager

@@ -1,23 +1,25 @@
 """What is kept of a training: a few numbers of every step, and more of a few of them.
 
 Every step: the loss, the norm of the gradient, whether old gradients were cleared. At steps 0, 1, 2, 4, 8, … and at
-every 32nd: the gradient and the update of each matrix (of a thousand of its elements), and the graph of the loss. What
+every 64th: the gradient and the update of each matrix (of a thousand of its elements), and the graph of the loss. What
 lies on a device is not asked for its numbers before such a step, so that nothing waits for it.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from types import CodeType, FrameType
 from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from gradexplain.findings.finding import Finding
@@ -28,7 +30,11 @@ from gradexplain.training.naming import Names
 from gradexplain.versions.internals import sequence_number
 
 _SAMPLED = 1024
-_EVERY = 32
+_COLUMNS = 256
+_FEW = 12  # so many numbers are read one by one in less time than it takes to stack them
+_EVERY = 64
+# Steps that are looked at as well, so that a run of a few dozen steps can be judged.
+_EARLY = frozenset({3, 6, 12, 20, 24, 40, 48})
 _GRAPHS = 64
 # So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
 SKIPS = 20
@@ -39,7 +45,7 @@ _KEY = "gradexplain: of a loss"
 
 def is_looked_at(step: int) -> bool:
     """Says whether more than a few numbers of this step are kept."""
-    return step < 4 or step & (step - 1) == 0 or (step <= 64 and step % 4 == 0) or step % _EVERY == 0
+    return step < 3 or step & (step - 1) == 0 or step in _EARLY or step % _EVERY == 0
 
 
 @dataclass
@@ -47,6 +53,7 @@ class Call:
     """One line that starts backward passes, and what it started them from."""
 
     source: Source | None
+    code: CodeType | None  # held, so that its identity stays its own
     losses: array[float] = field(default_factory=lambda: array("d"))
     steps: array[int] = field(default_factory=lambda: array("q"))
     graphs: list[tuple[int, LossGraph]] = field(default_factory=list)
@@ -61,9 +68,9 @@ class Look:
     step: int
     rate: float
     rms: list[float | None]
-    ratio: list[float | None]
-    moved: list[float | None]  # of the elements with a gradient, the share that the step changed
     dead: list[float | None]  # of the rows of a matrix, the share with no gradient at all
+    ratio: dict[int, float] = field(default_factory=dict)
+    moved: float | None = None  # of the elements with a gradient, the share that the step changed
 
 
 @dataclass
@@ -72,7 +79,7 @@ class Steps:
 
     kind: str
     own: ref[Optimizer]
-    known: frozenset[int]  # the parameters that there were when it was made
+    after: int  # how many modules had been made before it
     source: Source | None
     count: int = 0
     norms: array[float] = field(default_factory=lambda: array("d"))
@@ -88,7 +95,7 @@ class Steps:
     most_skipped: int = 0
     is_clear: bool = True
     witness: tuple[int, int] | None = None
-    before: list[tuple[Tensor, Tensor] | None] | None = None
+    before: dict[int, Tensor] | None = None  # a sample of each parameter, while the step is taken
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Ledger:
     most: int | None = None
     alone: bool = False
     names: Names = field(default_factory=Names)
-    calls: dict[Any, Call] = field(default_factory=dict)
+    calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     optimizers: dict[int, Steps] = field(default_factory=dict)
     trace: array[float] = field(default_factory=lambda: array("d"))  # every loss, to know the run again
     flag: Flag | None = None
@@ -128,22 +135,21 @@ class Ledger:
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
     since: int = 0
+    passes: int = 0  # backward passes that have ended
+    taken: int = 0  # steps of the optimizer that has stepped most
     looked: int = -1
     started: float = field(default_factory=monotonic)
     noting: bool = False
     modes: list[tuple[int, dict[str, bool]]] = field(default_factory=list)
+    modules: list[ref[nn.Module]] = field(default_factory=list)  # that were made under watch, in order
     is_scaling: bool = False
     bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
     freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
     @property
     def step(self) -> int:
-        """The number of the step that goes on: 0 until an optimizer has stepped."""
-        return max((s.count for s in self.optimizers.values()), default=0) or self._plain_steps()
-
-    def _plain_steps(self) -> int:
-        """Without an optimizer, every backward pass counts as a step."""
-        return 0 if any(s.count for s in self.optimizers.values()) else max(len(self.trace) - 1, 0)
+        """The number of the step that goes on; without an optimizer, every backward pass counts as a step."""
+        return self.taken if self.optimizers else self.passes
 
     def begin(self) -> None:
         """Lets torch note the lines of what is computed until the first steps are done."""
@@ -167,10 +173,7 @@ class Ledger:
 
     def backward_begins(self, roots: Sequence[Tensor]) -> None:
         self._stop_noting()
-        frame = user_frame()
-        call = self.calls.get(frame)
-        if call is None:
-            call = self.calls[frame] = Call(source_at(*frame) if frame else None)
+        call = self._call()
         loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 else None
         step = self.step
         value = _number(loss)
@@ -185,12 +188,24 @@ class Ledger:
         new = not call.graphs or call.graphs[-1][0] != step
         if loss is not None and loss.grad_fn is not None and new and is_looked_at(step) and len(call.graphs) < _GRAPHS:
             self._look_at_graph(call, loss, step)
-        if loss is not None and loss.device.type == "cpu" and not math.isfinite(value) and not self.is_scaling:
+        if loss is not None and loss.is_cpu and not math.isfinite(value) and not self.is_scaling:
             self._raise("loss", len(self.trace) - 1, (), call.source, value, self._birth(loss, call))
 
+    def _call(self) -> Call:
+        """Returns the line of the script that asked for the backward pass; cheap, as every step asks."""
+        frame: FrameType | None = sys._getframe(3)
+        while frame is not None and frame.f_globals.get("__name__", "").startswith("torch."):
+            frame = frame.f_back
+        key = (id(frame.f_code), frame.f_lasti) if frame is not None else (0, 0)
+        if key not in self.calls:
+            place = user_frame()
+            self.calls[key] = Call(source_at(*place) if place else None, frame.f_code if frame is not None else None)
+        return self.calls[key]
+
+    @torch.no_grad()
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not self.names.roots:
-            self.names.look()
+            self._name()
         graph = graph_of(loss, self.since)
         if graph is None:
             return
@@ -211,6 +226,7 @@ class Ledger:
             self._note()
         if not self.optimizers and self.flag is None:
             self._look_without_optimizer()
+        self.passes += 1
 
     def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
         if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
@@ -240,6 +256,7 @@ class Ledger:
             named = tuple(self.names.of(leaf) for leaf in bad)
             self._raise("gradient", len(self.trace), named, call.source, self.trace[-1])
 
+    @torch.no_grad()
     def _birth(self, loss: Tensor, call: Call) -> Finding | None:
         if not self.alone or self.flag is not None or loss.grad_fn is None:
             return None
@@ -266,15 +283,20 @@ class Ledger:
     def made(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self.optimizers:
             return
-        self.names.look()
         frame = user_frame()
-        self.optimizers[id(optimizer)] = Steps(
-            type(optimizer).__name__,
-            ref(optimizer),
-            frozenset(self.names.known) | {id(p) for p in parameters_of(optimizer)},
-            source_at(*frame) if frame else None,
+        source = source_at(*frame) if frame else None
+        self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)
+
+    def module_made(self, module: nn.Module) -> None:
+        self.modules.append(ref(module))
+
+    def _name(self) -> None:
+        """Finds the names in the modules that were made under watch, which is cheap."""
+        self.names.look(
+            [module for kept in self.modules if (module := kept()) is not None and "_modules" in vars(module)]
         )
 
+    @torch.no_grad()
     def step_begins(self, optimizer: Optimizer) -> None:
         steps = self.optimizers.get(id(optimizer))
         if steps is None:
@@ -299,7 +321,7 @@ class Ledger:
         if is_looked_at(steps.count):
             gradients = {id(p): norm for p, norm in zip(with_gradient, norms, strict=False)}
             steps.looks.append(_look(steps.count, steps.rates[-1], parameters, gradients))
-            steps.before = [_before(p) if id(p) in gradients else None for p in parameters]
+            steps.before = {i: _sample(p) for i, p in enumerate(parameters) if _is_sampled(p)}
             for place, parameter in enumerate(parameters):
                 if parameter.grad is None and parameter.requires_grad:
                     steps.missing[place] += 1
@@ -318,12 +340,14 @@ class Ledger:
         steps = self.optimizers[id(optimizer)]
         parameters = parameters_of(optimizer)
         if steps.before is not None:
-            _measure(steps.looks[-1], steps.before, parameters)
+            with torch.no_grad():
+                _measure(steps.looks[-1], steps.before, parameters)
             steps.before = None
         first = next((p for p in parameters if p.grad is not None), None)
         steps.witness = None if first is None else (id(first.grad), first.grad._version)  # type: ignore[union-attr]
         steps.is_clear = first is None
         steps.count += 1
+        self.taken = max(self.taken, steps.count + steps.skipped)
         steps.skipped_in_a_row = 0
         steps.backwards.clear()
         self.since = sequence_number()()
@@ -371,6 +395,7 @@ class Ledger:
                 if steps.skipped_in_a_row >= SKIPS and self.trace and scaler.get_scale() < 1:
                     steps.most_skipped = steps.skipped_in_a_row
                     self._raise_skipped()
+                self.taken = max(self.taken, steps.count + steps.skipped)
 
     def _raise_skipped(self) -> None:
         """A scaler that skips on and on: its loss, or a gradient, is not finite at any scale."""
@@ -412,20 +437,26 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _number(loss: Tensor | None) -> float:
-    if loss is None or loss.device.type != "cpu" or loss.is_complex():
+    if loss is None or not loss.is_cpu or not loss.dtype.is_floating_point:
         return math.nan
-    return float(loss.detach())
+    return float(loss.item())
 
 
-def _norms(gradients: Sequence[Tensor]) -> list[float]:
+def _norms(gradients: list[Tensor]) -> list[float]:
     """Returns the norm of each gradient; of what is sparse, complex or on a device, by itself."""
     if not gradients:
         return []
     try:
-        return torch.stack(torch._foreach_norm(list(gradients))).tolist()
+        norms = torch._foreach_norm(gradients)
+        return [norm.item() for norm in norms] if len(norms) < _FEW else torch.stack(norms).tolist()
     except (RuntimeError, NotImplementedError):
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
         return [float(torch.linalg.vector_norm(g.float() if not g.is_complex() else g)) for g in dense]
+
+
+def _is_sampled(parameter: Tensor) -> bool:
+    gradient = parameter.grad
+    return gradient is not None and gradient.layout == torch.strided and parameter.is_floating_point()
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -434,16 +465,9 @@ def _sample(tensor: Tensor) -> Tensor:
     return flat[:: max(1, flat.numel() // _SAMPLED)].clone()
 
 
-def _before(parameter: Tensor) -> tuple[Tensor, Tensor] | None:
-    gradient = parameter.grad
-    if gradient is None or gradient.layout != torch.strided or not parameter.is_floating_point():
-        return None
-    return _sample(parameter), _sample(gradient)
-
-
 def _look(step: int, rate: float, parameters: Sequence[Tensor], norms: Mapping[int, float]) -> Look:
     rms = [norms[id(p)] / math.sqrt(max(p.numel(), 1)) if id(p) in norms else None for p in parameters]
-    return Look(step, rate, rms, [None] * len(rms), [None] * len(rms), [_dead(p) for p in parameters])
+    return Look(step, rate, rms, [_dead(p) for p in parameters])
 
 
 def _dead(parameter: Tensor) -> float | None:
@@ -452,20 +476,20 @@ def _dead(parameter: Tensor) -> float | None:
     if gradient is None or gradient.layout != torch.strided or gradient.dim() < 2 or not gradient.numel():
         return None
     rows = gradient.flatten(1)
-    alive = (rows[:, :: max(1, rows.shape[1] // 4096)] != 0).any(1)
-    return 1 - float(alive.float().mean())
+    alive = rows[:, :: max(1, rows.shape[1] // _COLUMNS)].any(1)
+    return 1 - int(alive.sum()) / len(rows)
 
 
-def _measure(look: Look, before: Sequence[tuple[Tensor, Tensor] | None], parameters: Sequence[Tensor]) -> None:
-    for place, kept in enumerate(before):
-        if kept is None:
-            continue
-        old, gradient = kept
-        new = _sample(parameters[place])
-        driven = gradient != 0
-        changed = (new != old) & driven
-        count = int(driven.sum())
-        look.moved[place] = float(changed.sum()) / count if count else None
-        size = float(torch.linalg.vector_norm(old.double()))
-        distance = float(torch.linalg.vector_norm(new.double() - old.double()))
-        look.ratio[place] = distance / size if size else None
+def _measure(look: Look, before: Mapping[int, Tensor], parameters: Sequence[Tensor]) -> None:
+    """Adds to a look what the step did to the elements that were sampled before it."""
+    if not before:
+        return
+    places, old = [*before], [*before.values()]
+    updates = torch._foreach_sub([_sample(parameters[i]) for i in places], old)
+    sizes, distances = _norms(old), _norms([*updates])
+    look.ratio = {i: d / size for i, d, size in zip(places, distances, sizes, strict=True) if size}
+    driven = torch.cat([_sample(parameters[i].grad).bool() for i in places if parameters[i].grad is not None])  # type: ignore[arg-type]
+    changed = torch.cat([update.bool() for update in updates])
+    count = int(driven.sum())
+    if count and len(driven) == len(changed):
+        look.moved = int((changed & driven).sum()) / count

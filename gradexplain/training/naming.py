@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
@@ -22,9 +22,9 @@ class Names:
     roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)  # of modules, by identity
 
-    def look(self) -> None:
-        """Finds the modules that there are now; costs one pass over what Python holds."""
-        modules = [thing for thing in gc.get_objects() if _is_module(thing)]
+    def look(self, modules: Sequence[nn.Module] | None = None) -> None:
+        """Finds the names in some modules; without them, in all that there are: a pass over all that Python holds."""
+        modules = everything() if modules is None else modules
         inside = {id(child) for module in modules for child in module._modules.values() if child is not None}
         listed = dict(_listed(modules))
         variables = {id(value): name for name, value in vars(sys.modules["__main__"]).items() if _is_module(value)}
@@ -74,11 +74,18 @@ class Names:
         return owner() if owner is not None else None
 
 
+def everything() -> list[nn.Module]:
+    """Returns all modules that there are."""
+    things = gc.get_objects()
+    kinds = {kind for kind in set(map(type, things)) if issubclass(kind, nn.Module)}
+    return [thing for thing in things if type(thing) in kinds and "_modules" in vars(thing)]
+
+
 def _is_module(thing: Any) -> bool:
-    return isinstance(type(thing), type) and issubclass(type(thing), nn.Module) and "_modules" in vars(thing)
+    return issubclass(type(thing), nn.Module) and "_modules" in vars(thing)
 
 
-def _listed(modules: list[nn.Module]) -> Iterator[tuple[int, tuple[nn.Module, str]]]:
+def _listed(modules: Sequence[nn.Module]) -> Iterator[tuple[int, tuple[nn.Module, str]]]:
     """Yields the modules that others keep in plain lists and dictionaries, which torch does not look into."""
     for module in modules:
         for name, value in vars(module).items():

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gradexplain.training.launching import Ending, Script, WhenImported, before_exit, launched
+from gradexplain.training.launching import Ending, Exits, Script, WhenImported, before_exit, launched
 from gradexplain.training.replaying import Standby
 from gradexplain.training.request import Request
 
@@ -32,10 +32,14 @@ class Session:
     _numpy_state: Any = None
 
     def run(self, leaving: Callable[[int], None]) -> Ending:
-        """Runs the script to its end; `leaving` is called before `os._exit` ends this process."""
+        """Runs the script to its end, with what it asked to be run then; `leaving` is called before `os._exit`."""
         self._standby = Standby.of(self.script)
-        with before_exit(leaving), WhenImported("torch", self._watch).waiting(), self._watching:
-            return launched(self.script)
+        exits = Exits()
+        with before_exit(leaving), exits.collected():
+            with WhenImported("torch", self._watch).waiting(), self._watching:
+                ending = launched(self.script)
+            exits.run()
+        return ending
 
     def _watch(self) -> None:
         from gradexplain.training.ledger import Ledger
@@ -85,6 +89,7 @@ class Watch:
         from gradexplain.training.watching import watched
 
         self._ledger = Ledger(alone=True)
+        self._ledger.names.look()
         self._watching.enter_context(watched(self._ledger))
         self._ledger.begin()
         return self

@@ -14,7 +14,7 @@ from functools import wraps
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradexplain.versions.internals import internals
@@ -40,6 +40,9 @@ class Observer(Protocol):
 
     def made(self, optimizer: Optimizer) -> None:
         """An optimizer was made."""
+
+    def module_made(self, module: nn.Module) -> None:
+        """A module begins to be made: it has no parts yet."""
 
     def cleared(self, optimizer: Optimizer) -> None:
         """Its gradients were cleared by `zero_grad`."""
@@ -72,8 +75,7 @@ def watched(observer: Observer) -> Iterator[None]:
     def told(say: Callable[..., None]) -> Callable[..., None]:
         def tell(*args: Any) -> None:
             if here():
-                with torch.no_grad():
-                    say(*args)
+                say(*args)
 
         return tell
 
@@ -84,19 +86,16 @@ def watched(observer: Observer) -> Iterator[None]:
             if depth or not here():  # a backward pass inside another is part of that
                 return run(tensors, *args, **keywords)
             roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
-            with torch.no_grad():
-                observer.backward_begins(roots)
+            observer.backward_begins(roots)
             depth += 1
             try:
                 result = run(tensors, *args, **keywords)
             except Exception as fault:
-                with torch.no_grad():
-                    observer.backward_failed(roots, fault)
+                observer.backward_failed(roots, fault)
                 raise
             finally:
                 depth -= 1
-            with torch.no_grad():
-                observer.backward_ended(roots)
+            observer.backward_ended(roots)
             return result
 
         return backward
@@ -110,6 +109,7 @@ def watched(observer: Observer) -> Iterator[None]:
         undoing.enter_context(_replaced(Optimizer, "zero_grad", lambda run: _after(run, told(observer.cleared))))
         undoing.enter_context(_replaced(scaler, "step", lambda run: _scaling(run, told(observer.scaled))))
         undoing.enter_context(_replaced(scaler, "scale", lambda run: _before(run, told(observer.scaling))))
+        undoing.enter_context(_replaced(nn.Module, "__init__", lambda run: _after(run, told(observer.module_made))))
         loader = torch.utils.data.DataLoader
         undoing.enter_context(_replaced(scheduler, "step", lambda run: _before(run, told(observer.scheduled))))
         undoing.enter_context(_replaced(loader, "__iter__", lambda run: _before(run, told(observer.epoch))))

@@ -21,4 +21,4 @@ for epoch in range(3):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(epoch, float(loss))
+    print(epoch, loss.item())

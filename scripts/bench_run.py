@@ -1,0 +1,140 @@
+"""What `gradexplain run` costs a training: beside the plain run, hooks on every module, and detect_anomaly."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+import gradexplain as gx
+
+Step = Callable[[], None]
+
+
+class Words(nn.Module):
+    """An embedding, a body that gives back the state of each place, and scores of the words."""
+
+    def __init__(self, body: nn.Module, width: int, words: int = 500) -> None:
+        super().__init__()
+        self.embedding, self.body, self.out = nn.Embedding(words, width), body, nn.Linear(width, words)
+
+    def forward(self, words: Tensor) -> Tensor:
+        h = self.body(self.embedding(words))
+        return self.out(h[0] if isinstance(h, tuple) else h).flatten(0, 1)
+
+
+def networks() -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
+    """Returns networks of ordinary sizes and one toy, each with a batch and its labels."""
+    words, labels = torch.randint(0, 500, (16, 32)), torch.randint(0, 500, (16 * 32,))
+    layer = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True)
+    convolutions = nn.Sequential(
+        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(64 * 12 * 12, 128), nn.ReLU(), nn.Linear(128, 10),
+    )  # fmt: skip
+    perceptron = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
+    toy = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    pictures, classes = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
+    return {
+        "MLP": (perceptron, pictures, classes),
+        "CNN": (convolutions, pictures, classes),
+        "transformer": (Words(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), 128), words, labels),
+        "LSTM": (Words(nn.LSTM(128, 128, batch_first=True), 128), words, labels),
+        "toy": (toy, torch.randn(32, 8), torch.randint(0, 4, (32,))),
+    }
+
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+}
+
+
+def stepper(name: str, optimizer: str) -> tuple[nn.Module, Step]:
+    torch.manual_seed(0)
+    model, given, labels = networks()[name]
+    stepping = OPTIMIZERS[optimizer](model.parameters())
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(model(given), labels)
+        stepping.zero_grad()
+        loss.backward()
+        stepping.step()
+
+    return model, step
+
+
+@contextmanager
+def hooked(model: nn.Module) -> Iterator[None]:
+    """Looks with a hook at every output of every module, as is done by hand."""
+
+    def look(module: nn.Module, given: object, output: object) -> None:
+        if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+            raise AssertionError(module)
+
+    handles = [m.register_forward_hook(look) for m in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
+    "gradexplain": lambda model: gx.watch(quiet=True),
+    "hooks": hooked,
+    "detect_anomaly": lambda model: torch.autograd.set_detect_anomaly(True),
+}
+
+
+def seconds(name: str, optimizer: str, way: str | None, steps: int) -> float:
+    """Returns how long so many steps take, from the first on."""
+    model, step = stepper(name, optimizer)
+    with WAYS[way](model) if way else nullcontext():
+        if way == "detect_anomaly":
+            torch.set_anomaly_enabled(True)
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        taken = time.perf_counter() - started
+    torch.set_anomaly_enabled(False)
+    return taken
+
+
+def bench_run(*, steps: int, runs: int, only: str | None) -> None:
+    """Prints the medians of the ratios to the plain run, taken in turn."""
+    table = Table("training", "optimizer", "plain, a step", *WAYS)
+    names = [name for name in networks() if only in (None, name)]
+    for name in track(names, transient=True):
+        for optimizer in OPTIMIZERS:
+            count = 10 * steps if name == "toy" else steps
+            seconds(name, optimizer, "gradexplain", 3)
+            ratios: dict[str, list[float]] = {way: [] for way in WAYS}
+            plain = []
+            for _ in range(runs):
+                for way in WAYS:
+                    plain.append(seconds(name, optimizer, None, count))
+                    ratios[way].append(seconds(name, optimizer, way, count) / plain[-1])
+            cells = [f"{statistics.median(ratios[way]):.2f}" for way in WAYS]
+            table.add_row(name, optimizer, f"{1000 * statistics.median(plain) / count:.2f} ms", *cells)
+    Console().print(table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Console().print(f"peak memory of this process: {peak:.0f} MB")
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="what a watched training costs")
+    run.add_argument("--steps", type=int, default=60)
+    run.add_argument("--runs", type=int, default=5)
+    run.add_argument("--only", help="one of the networks")
+    run.set_defaults(run=lambda a: bench_run(steps=a.steps, runs=a.runs, only=a.only))
