@@ -167,3 +167,39 @@ def test_functions_that_call_each_other_end_the_search() -> None:
     loss.net.again = lambda words: loss.direct(words)  # type: ignore[assignment]
     loss.teacher = loss  # type: ignore[assignment]
     assert held_by(loss.by_method)[0] == {"net": loss.net}
+
+
+class Listed(nn.Module):
+    """Layers in a plain list and a dict, one of them registered as well."""
+
+    def __init__(self, registered: bool) -> None:
+        super().__init__()
+        self.shared = nn.Linear(2, 2)
+        layers: list[nn.Module] = [nn.Linear(2, 2), self.shared]
+        heads: dict[str, nn.Module] = {"top": nn.Linear(2, 1)}
+        self.layers: Any = nn.ModuleList(layers) if registered else layers
+        self.heads: Any = nn.ModuleDict(heads) if registered else heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        made: Tensor = self.heads["top"](x).sum()
+        return made
+
+
+def test_modules_in_a_plain_list_are_named_judged_and_said_not_to_be_registered() -> None:
+    torch.manual_seed(0)
+    net, x = Listed(registered=False).double(), torch.ones(3, 2, dtype=torch.float64)
+    for module in (net.layers[0], net.heads["top"]):
+        module.double()
+    report = gx.verify(net, [x], second=True)
+    names = ["layers[0].weight", "layers[0].bias", "shared.weight", "shared.bias"]
+    assert {*report.inputs} == {"x", *names, "heads['top'].weight", "heads['top'].bias"}
+    assert report.verdict == "agrees"
+    (finding,) = (f for f in report.findings if f.code == "unregistered")
+    assert finding.data["names"] == "layers[0], heads['top']"
+    assert "leaf" not in gx.graph(net, [x]).render("text")
+    inside = gx.verify(lambda x: net(x) * 2, [x])
+    assert "net.layers[0].weight" in inside.inputs
+    registered = gx.verify(Listed(registered=True).double(), [x])
+    assert "unregistered" not in {f.code for f in registered.findings}

@@ -39,6 +39,7 @@ def diagnose(
         *_apart(trace),
         *_cut(trace),
         *_dropped(trace),
+        *_unregistered(trace),
         *_unasked(trace),
         *_random(trace),
         *(_without_influence(gradients) if trace.lost is None else ()),
@@ -85,6 +86,12 @@ def _apart(trace: Trace) -> Iterator[Finding]:
             yield Finding("drawn-again", {**data, "code": code, "label": label}, draw.source if draw else None)
         else:
             yield Finding("changed-by-watching" if apart.cause == "watching" else "changes-from-run-to-run", data)
+
+
+def _unregistered(trace: Trace) -> Iterator[Finding]:
+    """Modules in a plain list or dict: an optimizer that is given `parameters()` does not train them."""
+    if trace.unregistered:
+        yield Finding("unregistered", {"names": ", ".join(trace.unregistered)})
 
 
 def _cut(trace: Trace) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
 from gradexplain.recording.frames import is_ours_or_torchs
-from gradexplain.recording.holdings import held_by
+from gradexplain.recording.holdings import held_by, unregistered
 from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import has_hooks
@@ -35,6 +35,7 @@ class Computation:
     `inputs` holds the function's own inputs and the parameters of the modules it uses (`parameters`, by name); `wrt`
     names those whose gradient is asked for. `call` takes the function's own inputs by name. `own` are the inputs that
     are leaves of the user's, with the hooks that wait on them, also where `inputs` has them in another type.
+    `unregistered` are those of `modules` that another one holds in a plain list.
     `into_leaves` says that its gradient is asked for with `.backward()`, and not with `torch.autograd.grad`.
     """
 
@@ -46,6 +47,7 @@ class Computation:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
     own: Mapping[str, Tensor] = field(default_factory=dict)
+    unregistered: tuple[str, ...] = ()
     into_leaves: bool = True
     locate: Callable[[], Source | None] | None = None
     random_states: tuple[Tensor, ...] = field(default_factory=lambda: _random_states())
@@ -163,9 +165,15 @@ def computation_of(
         parameters=parameters,
         modules=modules,
         leaves=leaves,
+        unregistered=tuple(n for n, m in modules.items() if any(m is own for own in _unregistered(modules))),
         own=own,
         locate=locate,
     )
+
+
+def _unregistered(modules: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
+    for module in modules.values():
+        yield from (inner for _, inner in unregistered(module))
 
 
 def _parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

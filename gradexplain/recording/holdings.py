@@ -28,11 +28,28 @@ def held_by(function: object) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
         for name, value in _with_items(_named(holder)):
             if isinstance(value, nn.Module):
                 _enter(modules, name, value, holder)
+                for inner, module in unregistered(value):
+                    _enter(modules, f"{name}.{inner}" if name else inner, module, holder)
             elif isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
                 _enter(leaves, name, value, holder)
             elif _is_the_users(value) and all(_identity(value) != _identity(known) for known in callables):
                 callables.append(value)
     return modules, leaves
+
+
+def unregistered(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules that a module holds in plain lists, tuples and dicts, where `parameters()` does not see them.
+
+    Each has the way to it: `layers[0]`.
+    """
+    known = {id(module) for _, module in nn.Module.named_modules(root)}
+    for path, module in nn.Module.named_modules(root):
+        plain = (
+            (n, v) for n, v in vars(module).items() if not n.startswith("_") and isinstance(v, list | tuple | dict)
+        )
+        for name, value in _with_items(plain):
+            if isinstance(value, nn.Module) and id(value) not in known:
+                yield f"{path}.{name}" if path else name, value
 
 
 def _enter(table: dict[str, Any], name: str, value: object, holder: object) -> None:

@@ -84,6 +84,7 @@ def joined(run: Run, computation: Computation) -> Trace:
         ),
         draws=tuple(dict.fromkeys(_draws(run.recorder.events))),
         modules=modules,
+        unregistered=computation.unregistered,
         outputs=run.outputs,
         dropped=_dropped(run, owners),
         hooked=run.hooked,

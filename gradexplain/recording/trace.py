@@ -56,6 +56,11 @@ class Node:
         return known and all(output is not None for output in self.outputs)
 
 
+def is_custom(node: Node) -> bool:
+    """Says whether a node is that of a Function written in Python; torch numbers its own nodes, or has `::` in them."""
+    return node.operator is None and node.leaf is None and not node.name[-1:].isdigit() and "::" not in node.name
+
+
 @dataclass(frozen=True)
 class Cut:
     """A place where a value went on without its gradient.
@@ -134,10 +139,10 @@ class Trace:
     If it is `plain`, then `value` and `gradients` are those of one plain run, which nobody watched; `apart` has the
     inputs for which the watched run gave another gradient, `hooked` the hooks on leaves that changed one, `inlined` the
     places of the checkpoints whose inside was run in line to be seen. What arrives at the inputs in `hidden` comes, at
-    least in part, from a backward pass inside that of a custom Function, which no edge shows. `drawn_again` is the
-    first node whose backward draws random numbers. `unwatched` is how the
-    function failed when it was watched: then the whole of it is one step. `lost` says why no gradient leads
-    back at all: then there is no step.
+    least in part, from a backward pass inside that of a custom Function, which no edge shows. `unregistered` are the
+    modules that another one holds in a plain list. `drawn_again` is the first node whose backward draws random numbers.
+    `unwatched` is how the function failed when it was watched: then the whole of it is one step. `lost` says why no
+    gradient leads back at all: then there is no step.
     """
 
     nodes: tuple[Node, ...]
@@ -159,6 +164,7 @@ class Trace:
     inlined: tuple[Source | None, ...] = ()
     hidden: frozenset[str] = frozenset()
     drawn_again: Draw | None = None
+    unregistered: tuple[str, ...] = ()
     unwatched: str | None = None
     lost: NoGradientError | None = None
 
