@@ -180,7 +180,7 @@ if __name__ == "__main__":
     with collected() as made:
         documented()
         if sys.argv[1:]:
-            pytest.main(["-q", *sys.argv[1:]])
+            pytest.main(["-q", "-W", "ignore::pytest.PytestAssertRewriteWarning", *sys.argv[1:]])
     told = [lessons.run(name) for name in lessons.names()]
     wrong = read([*made, *told], counts)
     print(f"{len(made)} explanations, {len(told)} lessons, {counts.pop('pages')} pages")

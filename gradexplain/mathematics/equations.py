@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from gradexplain.mathematics.digits import Rounding
@@ -55,7 +56,7 @@ def equation(
     have moved it; it is asked where the digits alone do not give the value.
     """
     for expression, result in _shown(term, value):
-        if relation := _relation(expression, result):
+        if relation := strongest(expression, result):
             return Equation(label, expression, relation, result, value, rounding)
     moved = doubt()
 
@@ -76,10 +77,6 @@ def _shown(term: Term, value: float) -> Iterator[tuple[str, str]]:
             if sides not in seen:
                 seen.add(sides)
                 yield sides
-
-
-def _relation(expression: str, result: str) -> str | None:
-    return next((relation for relation in (EXACT, ROUNDED) if holds(expression, relation, result)), None)
 
 
 def recomputed(equations: Sequence[Equation], page: str) -> int:
@@ -152,15 +149,23 @@ def read_equations(line: str) -> list[Read]:
 
 
 def holds(expression: str, relation: str, result: str) -> bool:
-    """Says whether `expression relation result` is true of the digits that stand there."""
+    """Says whether `expression relation result` is true of the digits that stand there; `≈` is of finite numbers."""
+    found = strongest(expression, result)
+    return found == relation or (found == EXACT and relation == ROUNDED and result.lstrip("-") not in ("inf", "nan"))
+
+
+@lru_cache(maxsize=4096)
+def strongest(expression: str, result: str) -> str | None:
+    """Returns `=` or `≈`, whichever the digits of both sides earn, `None` where they earn neither."""
     try:
         tree = parsed(expression)
         given, shown = exactly(tree), exactly(parsed(result))
-        if relation == EXACT:
-            return are_same(given, shown)
-        return relation == ROUNDED and isinstance(shown, Fraction) and is_within(tree, shown, half_unit(result))
+        if are_same(given, shown):
+            return EXACT
+        near = isinstance(shown, Fraction) and is_within(tree, given, shown, half_unit(result))
+        return ROUNDED if near else None
     except UNREADABLE:
-        return False
+        return None
 
 
 def half_unit(result: str) -> Fraction:

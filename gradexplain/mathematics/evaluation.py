@@ -348,9 +348,8 @@ class _Enclosing:
         return _carry(name, *arguments)
 
 
-def is_within(tree: ast.expr, shown: Fraction, distance: Fraction) -> bool:
-    """Says whether what the digits of a tree come to is proved to be nearer to a number than a distance."""
-    given = exactly(tree)
+def is_within(tree: ast.expr, given: Any, shown: Fraction, distance: Fraction) -> bool:
+    """Says whether what the digits of a tree come to, `given`, is proved to be nearer to a number than a distance."""
     if isinstance(given, Fraction):
         return abs(given - shown) < distance
     if not mpmath.isfinite(given):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gradexplain.findings.finding import Finding
-from gradexplain.mathematics.equations import CONTRADICTED, EXACT, ROUNDED, STORED, holds
+from gradexplain.mathematics.equations import CONTRADICTED, EXACT, ROUNDED, STORED, holds, strongest
 from gradexplain.receipts.reading import below
 from gradexplain.receipts.report import Ledger
 from gradexplain.targets.sources import Source
@@ -112,9 +112,12 @@ def _equations(ledger: Ledger, part: Mapping[str, Any], path: str) -> None:
         if found is None:
             continue
         expression, relation, result = found.group("expression", "relation", "result")
-        true = relation in (EXACT, ROUNDED) and holds(expression, relation, result)
-        ledger.claim("equation", true or relation in (STORED, CONTRADICTED), place, "equation_false", seen=text)
-        shown, held = shown + 1, held + (true or relation == STORED)
+        if relation in (STORED, CONTRADICTED):  # no digits give it
+            true = strongest(expression, result) is None
+        else:
+            true = holds(expression, relation, result)
+        ledger.claim("equation", true, place, "equation_false", seen=text)
+        shown, held = shown + 1, held + (true and relation != CONTRADICTED)
     for name, count in (("shown", shown), ("recomputed", held)):
         seen = part["equations"][name]
         ledger.claim("equation", seen == count, f"{path}.equations.{name}", "equation_count", seen=seen, right=count)

@@ -56,6 +56,11 @@ class Node:
         return known and all(output is not None for output in self.outputs)
 
 
+def is_custom(node: Node) -> bool:
+    """Says whether a node is that of a Function written in Python; torch numbers its own nodes, or has `::` in them."""
+    return node.operator is None and node.leaf is None and not node.name[-1:].isdigit() and "::" not in node.name
+
+
 @dataclass(frozen=True)
 class Cut:
     """A place where a value went on without its gradient.

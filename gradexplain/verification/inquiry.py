@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gradexplain.findings.diagnosis import findings_of
+from gradexplain.findings.finding import Finding
 from gradexplain.findings.not_finite import FIRST
+from gradexplain.mathematics.indices import indexed
 from gradexplain.recording.computation import Computation
+from gradexplain.recording.trace import Trace, is_custom
 from gradexplain.recording.tracing import generic, trace, traced
 from gradexplain.verification.contracts import ORACLE as CONTRACT
 from gradexplain.verification.contracts import Contracts, contracts_of
@@ -22,6 +25,7 @@ from gradexplain.verification.oracles.answers import Check
 from gradexplain.verification.oracles.registry import REFEREE
 from gradexplain.verification.oracles.replays import Replay
 from gradexplain.verification.verdicts import (
+    DIFFERENCES,
     OPERATIONS,
     Operation,
     Question,
@@ -35,6 +39,14 @@ from gradexplain.verification.verdicts import (
 from gradexplain.versions.internals import has_hooks
 
 SECOND = "second derivatives"
+# Where the gradient has no slope at a point, the function has no second derivative there: what is told of each reason.
+NOT_THERE = {
+    "kink": "second-kink",
+    "edge": "second-edge",
+    "jump": "second-jump",
+    "selects": "second-jump",
+    "singular": "second-steep",
+}
 
 
 def inquire(
@@ -135,5 +147,21 @@ def _second(question: Question, computation: Computation, effort: float) -> Repo
             if report.verdict == "differs":
                 wrong = check_again(computation, question.trace.cotangent, effort=effort)
         births = (finding for finding in findings_of(recorded) if finding.code in FIRST)
-        return replace(report, checks=(*report.checks, *checks), operations=wrong, findings=(*report.findings, *births))
+        findings = (*_whose(report, wrong, question.trace), *report.findings, *births)
+        return replace(report, checks=(*report.checks, *checks), operations=wrong, findings=findings)
     return Report(tuple(checks))
+
+
+def _whose(report: Report, wrong: Sequence[Operation], first: Trace) -> Iterator[Finding]:
+    """Says where the function has no second derivative, and of wrong ones whether torch's own formulas are wrong."""
+    for check in report.checks:
+        if check.oracle == DIFFERENCES and check.reason in NOT_THERE:
+            element = indexed(check.input, check.place) if check.place is not None else check.input
+            yield Finding(NOT_THERE[check.reason], {"element": element, "input": check.input})
+    if report.verdict != "differs":
+        return
+    users = [operation for operation in wrong if operation.backward is not None]
+    for operation in users:
+        yield Finding("second-users", {"function": operation.label}, operation.backward)
+    if not users and not first.cuts and not any(map(is_custom, first.nodes)):
+        yield Finding("second-torchs", {})
