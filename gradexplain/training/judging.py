@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.training.criteria import judged, listed, unreached
 from gradexplain.training.faults import explained
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
+from gradexplain.training.remedies import changes_for
 from gradexplain.training.report import Curves, Layer, TrainingReport
 from gradexplain.training.request import Ask, Request
 
@@ -28,6 +32,7 @@ def report_of(
     found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
     if (told := explained(fault, ledger, ask)) is not None:
         found = [told, *found]
+    found = [_tried(finding, ledger, ask) for finding in found[:1]] + found[1:]
     return TrainingReport(
         target,
         _steps(ledger),
@@ -65,6 +70,45 @@ def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
                 data = {**finding.data, "why": way.why, "code": code}
                 return replace(finding, data=data, source=way.source or finding.source, module=way.module)
     return finding
+
+
+def _tried(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
+    """Gives a remedy as a change of the user's line, with what came of it where the run is as good with it, or better.
+
+    The run is as long as the one that went wrong, and a few steps longer; without a change that helps there, the remedy
+    stays as it was.
+    """
+    flag = ledger.flag
+    seconds = ledger.seconds() if flag is None else flag.seconds
+    if finding.remedy is None or not ledger.trace or seconds > _LONGEST:
+        return finding
+    last = (flag.backward if flag is not None else len(ledger.trace)) + _FURTHER - 1
+    for change in changes_for(finding):
+        losses = ask(Request("try", last, 0, (), seconds, change=change))
+        if isinstance(losses, list) and _helps(finding, losses, ledger.trace):
+            result = {"steps": len(losses), "first": losses[0], "last": _end(losses)}
+            remedy = replace(finding.remedy, change=change.new, tried=True, result=result)
+            return replace(finding, remedy=remedy)
+    return finding
+
+
+def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -> bool:
+    """Says whether a run with a change stays finite, and ends no higher where the loss is the same but for that."""
+    if len(losses) < 2 or not all(map(math.isfinite, losses)):
+        return False
+    own = before[: len(losses)]
+    if finding.code == "rate-too-high":
+        return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
+    born = "detail" in finding.data
+    return not born or not all(map(math.isfinite, own)) or _end(losses) <= _end(own) + 0.1 * abs(_end(own))
+
+
+def _end(losses: Sequence[float]) -> float:
+    return median(losses[-max(1, len(losses) // 10) :]) if losses else math.inf
+
+
+# How many backward passes a remedy is tried beyond what went wrong, and how long a run may have been, in seconds.
+_FURTHER, _LONGEST = 20, 60.0
 
 
 def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:

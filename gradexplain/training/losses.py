@@ -199,13 +199,14 @@ def _broadcast(nodes: Sequence[Any], users: Mapping[Any, Sequence[Any]], root: A
 
 
 def _squared(node: Any, inputs: Sequence[tuple[Any, int]], shape: tuple[int, ...]) -> Iterator[Pattern]:
+    slot = next((i for i, (child, _) in enumerate(inputs) if child is not None), 0)
     given = [(child, number) for child, number in inputs if child is not None]
     if len(given) != 1 or len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2 or is_leaf(given[0][0]):
         return
     own = shape_of(*given[0])
     if own in ((shape[0], 1), (shape[0],)):
         other = (shape[0],) if len(own) == 2 else (shape[0], 1)
-        data = {"one": str(own), "other": str(other), "shape": str(shape), "given": len(own)}
+        data = {"one": str(own), "other": str(other), "shape": str(shape), "given": len(own), "slot": slot}
         yield Pattern("unmeant-broadcast", operator_text(node), source_of(node), data)
 
 
