@@ -238,3 +238,35 @@ def test_a_backward_of_torchs_own_that_torch_refuses_is_named_with_its_argument(
     assert "index is (1, 3) and smaller than src, which is (2, 3)" in sentence
     same = told(lambda src: torch.zeros(2, 3).to(src).scatter_add(0, index, src).square().sum(), normal(1, 3))
     assert "The gradient is right" in same
+
+
+# ------------------------------------------------------------------------------------------------------------ jumps
+
+
+class Steep(Function):
+    """x / max(|x|, 10⁻¹²), with a gradient of the given times its slope."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, times: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.times = times
+        return x / x.abs().clamp_min(1e-12)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.times * g * (x.abs() < 1e-12) / 1e-12, None
+
+
+def test_what_is_steep_is_not_said_to_jump_and_what_jumps_is() -> None:
+    """x / max(|x|, ε) is continuous with slope 1/ε at 0; sign and floor jump there, as close as numbers are."""
+    zero = torch.zeros(3, dtype=torch.float64)
+    page = told(lambda x: torch.nn.functional.normalize(x, dim=0).sum(), zero)
+    assert "The gradient is right" in page
+    for times, verdict in ((1.0, "agrees"), (2.0, "differs")):
+        report = gx.verify(lambda x, t=times: cast(Tensor, Steep.apply(x, t)).sum(), [zero])
+        assert report.verdict == verdict
+        assert "jumps exactly here" not in report.render("text", width=2000)
+    one = torch.ones(1, dtype=torch.float64)
+    for f, x in ((lambda x: x * torch.floor(x), one), (lambda x: torch.where(x >= 0, x + 1, x), 0 * one)):
+        assert "jumps exactly here" in told(lambda x, f=f: f(x).sum(), x)

@@ -168,6 +168,15 @@ def test_an_operator_without_a_rule_shows_the_jacobian_that_was_measured(command
     assert "→ x[0, 0]: 4 × (-0.25000) = -1" in text
 
 
+def test_an_operator_of_sparse_tensors_is_told_from_one_whose_rule_is_missing() -> None:
+    page = " ".join(str(gx.explain(lambda x: x.to_sparse().to_dense().sum(), [torch.tensor([1.0, 2.0])])).split())
+    for operator in ("aten._to_sparse.default", "aten._to_dense.default"):
+        assert f"{operator} works on a sparse layout, and rules are of dense tensors" in page
+    dense = str(gx.explain(torch.cholesky_inverse, [torch.tensor([[2.0]])]))
+    assert "no rule for aten.cholesky_inverse.default" in dense
+    assert "sparse" not in dense
+
+
 def test_complex_values_are_shown_without_equations(command) -> None:
     found = command("explain", "abs(z)**2", "z=1+2j,3-1j")
     assert found.code == 0

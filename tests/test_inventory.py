@@ -60,6 +60,7 @@ def test_a_name_finds_its_operators_and_one_without_a_rule_has_a_reason() -> Non
     assert [k.operator for k in inventory(["tanh"]).known] == ["aten.tanh.default"]
     assert [k.operator for k in inventory(["aten.div.Tensor_mode"]).known] == ["aten.div.Tensor_mode"]
     assert {k.operator for k in inventory(["softmax"]).known} == {"aten._softmax.default"}
+    assert {k.without for k in inventory(["_sparse_softmax"]).known} == {"sparse"}
     assert [k.without for k in inventory(["cross_entropy"]).known] == ["others"]
     assert {k.without for k in inventory(["argmax"]).known} == {"yet"}
     assert {k.without for k in inventory(["layer_norm"]).known} == {"others"}

@@ -18,9 +18,13 @@ FAILING = {  # script: code of the first finding, step, phase
     "best_class":            ("loss-without-graph",         0, "forward"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),
+    "empty_row_in_workers":  ("first-not-finite",           4, "forward"),
     "encoder_without_grad":  ("no-gradient",                0, "forward"),
+    "exploding_in_depth":    ("exploding",                  0, "backward"),
+    "exploding_in_time":     ("exploding",                  0, "backward"),
     "exponential":           ("first-not-finite",          26, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
     "hidden_state":          ("graph-of-before",            1, "backward"),
@@ -101,6 +105,45 @@ def test_a_birth_has_its_element_and_the_values_that_met(name: str, element: str
     first = run_training(FOLDER / f"{name}.py").record["findings"][0]
     assert first["element"] == element
     assert first["values"] == values
+
+
+# fmt: off
+CHANGES = {
+    "all_pairs":        "error = prediction.squeeze(1) - target[first : first + 64]",
+    "angle":            "loss = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6)).mean()",
+    "branch_not_taken": "return torch.where(squares > 0, torch.sqrt(squares + 1e-12), torch.zeros(()))",
+    "diverges":         "optimizer = torch.optim.SGD(model.parameters(), lr=1e-05)",
+    "exponential":      "rate = torch.exp(model(x[first : first + 20]).squeeze(1).clamp(max=80))",
+    "in_place":         "h = h + x",
+    "kept_losses":      "running += loss.item()",
+    "log_of_zero":      "loss = -(t * torch.log(p) + (1 - t) * torch.log((1 - p).clamp_min(1e-12))).mean()",
+    "norm_at_zero":     "distance = torch.sqrt(squares + 1e-12)",
+    "not_cleared":      "optimizer.zero_grad(); loss.backward()",
+    "not_divided":      "(loss / 4).backward()",
+    "rate_too_high":    "optimizer = torch.optim.Adam(model.parameters(), lr=0.1)",
+    "row_sums":         "shares = x / (x.sum(1, keepdim=True) + 1e-12)",
+    "softmax_twice":    "return self.fc2(x)",
+}
+# fmt: on
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> None:
+    path = FOLDER / f"{name}.py"
+    first = run_training(path).record["findings"][0]
+    remedy = first["remedy"]
+    assert remedy["change"].removesuffix("  # cause") == CHANGES[name]
+    assert remedy["tried"]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    own = lines[first["source"]["line"] - 1]
+    lines[first["source"]["line"] - 1] = own[: len(own) - len(own.lstrip())] + remedy["change"]
+    (tmp_path / "data.py").write_bytes((FOLDER / "data.py").read_bytes())
+    (tmp_path / "mended.py").write_text("\n".join(lines))
+    mended = run_training(tmp_path / "mended.py")
+    assert first["code"] not in mended.codes
+    losses = mended.report.curves.losses[: remedy["result"]["steps"]]
+    assert losses[0] == remedy["result"]["first"]
 
 
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, re
 from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
+from gradexplain.rules.registry import is_sparse
 from gradexplain.targets.sources import Source, cell_of
 from gradexplain.verification.inquiry import NOT_THERE
 from gradexplain.verification.oracles.answers import Stop
@@ -210,11 +211,16 @@ class Teller:
         parts = [step.module, made, short_place(step.source, self.language)]
         return " · ".join(p for p in parts if p)
 
+    def black_box(self, step: Step) -> str:
+        """Returns that a step has no rule; of an operator for sparse layouts, that rules are of dense tensors."""
+        key = "black_box_sparse" if step.operator and is_sparse(step.operator) else "black_box"
+        return self.say(key, operator=step.operator or step.node)
+
     def forward_rows(self, step: Step) -> Iterator[Row]:
         if step.rule is not None:
             yield Row(self.say("rule"), formula(step.rule, self.language))
         else:
-            yield Row(self.say("rule"), self.say("black_box", operator=step.operator or step.node))
+            yield Row(self.say("rule"), self.black_box(step))
         if step.equations:
             yield Row(self.say("numbers"), equations=tuple(map(str, step.equations)))
         if not step.equations or (step.forward is not None and not step.forward.small):
@@ -297,8 +303,8 @@ class Teller:
         if sent.rule is not None:
             yield Row(self.say("rule"), formula(sent.rule, self.language))
         else:
-            key = "no_rule_argument" if step.rule is not None else "black_box"
-            yield Row(self.say("rule"), self.say(key, operator=step.operator or step.node))
+            unruled = step.rule is None
+            yield Row(self.say("rule"), self.black_box(step) if unruled else self.say("no_rule_argument"))
         if sent.jacobian is not None:
             way = "jacobian_own" if step.operator is None else "jacobian_measured"
             yield Row("", self.say(way, value=self.value(sent.jacobian)))

@@ -243,10 +243,16 @@ _NUMPY: Mapping[str, Any] = NAMESPACE
 _lgamma = _NUMPY["lgamma"]
 
 
+def _polygamma(n: int, x: Tensor) -> Tensor:
+    """ψ⁽ⁿ⁾(x) = (−1)ⁿ⁺¹ n! Σₖ 1/(x + k)ⁿ⁺¹ for n > 0, a zeta function; torch's own ψ′ is a series cut off at 1e-9."""
+    found: Tensor = (-1) ** (n + 1) * math.factorial(n) * torch.special.zeta(n + 1, x)
+    return found
+
+
 rule(
     "aten.polygamma",
     "y = ψ⁽ⁿ⁾(x), the n-th derivative of the digamma function",
-    self=("x̄ = ȳ ψ⁽ⁿ⁺¹⁾(x)", lambda g, n, self: g * torch.polygamma(n + 1, self)),
+    self=("x̄ = ȳ ψ⁽ⁿ⁺¹⁾(x)", lambda g, n, self: g * _polygamma(n + 1, self)),
     over="real",
     example=(lambda r: (1, r.positive(4, 3)), lambda r: (3, r.positive(3))),
 )

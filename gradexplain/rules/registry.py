@@ -36,6 +36,11 @@ def rule_of(operator: str | None) -> Rule | None:
     return found
 
 
+def is_sparse(operator: str) -> bool:
+    """Says whether an operator is there for sparse layouts; rules are of dense tensors."""
+    return "sparse" in operator or operator.startswith("aten._to_dense")
+
+
 @cache
 def _load() -> None:
     for family in FAMILIES:

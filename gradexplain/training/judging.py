@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.training.criteria import judged, listed, unreached
 from gradexplain.training.faults import explained
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
+from gradexplain.training.remedies import changes_for
 from gradexplain.training.report import Curves, Layer, TrainingReport
 from gradexplain.training.request import Ask, Request
 
@@ -28,6 +32,7 @@ def report_of(
     found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
     if (told := explained(fault, ledger, ask)) is not None:
         found = [told, *found]
+    found = [_tried(finding, ledger, ask) for finding in found[:1]] + found[1:]
     return TrainingReport(
         target,
         _steps(ledger),
@@ -67,6 +72,45 @@ def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
     return finding
 
 
+def _tried(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
+    """Gives a remedy as a change of the user's line, with what came of it where the run is as good with it, or better.
+
+    The run is as long as the one that went wrong, and a few steps longer; without a change that helps there, the remedy
+    stays as it was.
+    """
+    flag = ledger.flag
+    seconds = ledger.seconds() if flag is None else flag.seconds
+    if finding.remedy is None or not ledger.trace or seconds > _LONGEST:
+        return finding
+    last = (flag.backward if flag is not None else len(ledger.trace)) + _FURTHER - 1
+    for change in changes_for(finding):
+        losses = ask(Request("try", last, 0, (), seconds, change=change))
+        if isinstance(losses, list) and _helps(finding, losses, ledger.trace):
+            result = {"steps": len(losses), "first": losses[0], "last": _end(losses)}
+            remedy = replace(finding.remedy, change=change.new, tried=True, result=result)
+            return replace(finding, remedy=remedy)
+    return finding
+
+
+def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -> bool:
+    """Says whether a run with a change stays finite, and ends no higher where the loss is the same but for that."""
+    if len(losses) < 2 or not all(map(math.isfinite, losses)):
+        return False
+    own = before[: len(losses)]
+    if finding.code == "rate-too-high":
+        return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
+    born = "detail" in finding.data
+    return not born or not all(map(math.isfinite, own)) or _end(losses) <= _end(own) + 0.1 * abs(_end(own))
+
+
+def _end(losses: Sequence[float]) -> float:
+    return median(losses[-max(1, len(losses) // 10) :]) if losses else math.inf
+
+
+# How many backward passes a remedy is tried beyond what went wrong, and how long a run may have been, in seconds.
+_FURTHER, _LONGEST = 20, 60.0
+
+
 def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     """Returns what was found, the first cause first: what is not finite follows from a rate that is too high."""
     found = list(judged(ledger))
@@ -80,7 +124,9 @@ def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     phase: Phase = "forward" if flag.kind == "loss" else "backward"
     seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
     birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
-    before = [f for f in found if f.code == "rate-too-high"]
+    large = [f for f in found if f.code in ("rate-too-high", "exploding")]
+    before = [f for f in large if not f.data["early"] or not _is_of_domain(cause)]
+    found = [f for f in found if f not in large]
     skips = [f for f in found if f.code == "scaler-skips"]
     rest = [f for f in found if f not in before and f not in skips]
     if before:
@@ -88,6 +134,14 @@ def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     if skips and cause is None:
         return [*skips, *rest]
     return [replace(birth, consequences=(*birth.consequences, *skips)), *rest]
+
+
+def _is_of_domain(cause: Finding | None) -> bool:
+    """Says whether a number was not made by being too large, but where a function has no value or no slope."""
+    return cause is not None and (cause.code.startswith(("data", "weight")) or cause.data.get("remedy") in _DOMAINS)
+
+
+_DOMAINS = frozenset({"logarithm", "root", "quotient", "end", "masked_row", "steep", "hidden", "norm"})
 
 
 def _with_remedy(cause: Finding) -> Finding:

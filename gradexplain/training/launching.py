@@ -28,6 +28,10 @@ _LIBRARIES = tuple({f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib",
 _OURS = f"{Path(__file__).parent.parent}{os.sep}"
 
 
+# What makes another text of a file, by its path.
+Changed = Callable[[str, bytes], bytes]
+
+
 class Ended(KeyboardInterrupt):
     """Ends the script as Ctrl-C would, because we were asked to: its `finally` blocks run."""
 
@@ -40,8 +44,13 @@ class Script:
     arguments: tuple[str, ...] = ()
     module: bool = False
 
-    def code(self) -> tuple[CodeType, ModuleSpec | None, str]:
-        """Returns what is run, its spec where it is a module, and its file; raises `InputError` where there is none."""
+    def code(
+        self, changed: Callable[[str, bytes], bytes] = lambda path, text: text
+    ) -> tuple[CodeType, ModuleSpec | None, str]:
+        """Returns what is run, its spec where it is a module, and its file; raises `InputError` where there is none.
+
+        `changed` may change the text of the file.
+        """
         if self.module:
             return self._module_code()
         path = str(Path(self.name).absolute())
@@ -50,7 +59,7 @@ class Script:
                 text = file.read()
         except OSError as fault:
             raise InputError("script_unread", path=self.name, reason=fault.strerror or type(fault).__name__) from fault
-        return compile(text, path, "exec", dont_inherit=True), None, path
+        return compile(changed(path, text), path, "exec", dont_inherit=True), None, path
 
     def _module_code(self) -> tuple[CodeType, ModuleSpec | None, str]:
         try:
@@ -75,14 +84,14 @@ class Ending:
     ended: bool = False
 
 
-def launched(script: Script) -> Ending:
+def launched(script: Script, changed: Changed = lambda path, text: text) -> Ending:
     """Runs a script to its end and returns how it ended; what it raised has been shown as Python shows it.
 
-    Raises `InputError` where there is nothing to run.
+    `changed` may change the text of its file. Raises `InputError` where there is nothing to run.
     """
     sys.path[0] = str(Path.cwd() if script.module else Path(script.name).resolve().parent)
     try:
-        code, spec, path = script.code()
+        code, spec, path = script.code(changed)
     except SyntaxError as fault:
         return _shown(fault)
     main = ModuleType("__main__")
@@ -245,3 +254,19 @@ class WhenImported:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         self.then()
+
+
+def read_as_changed(changed: Changed) -> None:
+    """Lets modules that are imported from now on be read as `changed` gives their text, and from no cache."""
+    read, stats = SourceFileLoader.get_data, SourceFileLoader.path_stats
+
+    def get_data(self: SourceFileLoader, path: str) -> bytes:
+        return changed(path, read(self, path))
+
+    def path_stats(self: SourceFileLoader, path: str) -> Any:
+        if changed(path, text := read(self, path)) != text:
+            raise OSError("read anew")
+        return stats(self, path)
+
+    loader: Any = SourceFileLoader
+    loader.get_data, loader.path_stats = get_data, path_stats

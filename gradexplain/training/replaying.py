@@ -19,10 +19,11 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gradexplain.training.confinement import abi, confine, die_with_parent
-from gradexplain.training.launching import Script, WhenImported, launched
+from gradexplain.training.launching import Script, WhenImported, launched, read_as_changed
 from gradexplain.training.request import Request
 
 _LENGTH = struct.Struct("<Q")
@@ -135,26 +136,39 @@ def _run_again(channel: socket.socket, script: Script, folder: str, state: Any, 
     for number in (0, 1, 2):
         os.dup2(nowhere, number)
 
-    leave = os._exit
+    leave, own = os._exit, os.getpid()
 
     def answer(thing: Any) -> None:
         _send(channel, thing)
         leave(0)
 
+    def changed(path: str, text: bytes) -> bytes:
+        change = request.change
+        return text if change is None or str(Path(path).absolute()) != change.file else change.applied(text)
+
     confine(folder)
-    watching = ExitStack()
-    with WhenImported("torch", lambda: _observe(request, answer, watching)).waiting():
+    if request.change is not None:
+        read_as_changed(changed)
+    watching, observers = ExitStack(), []
+
+    def observe() -> None:
+        if request.numpy_state is not None and "numpy" in sys.modules:
+            sys.modules["numpy"].random.set_state(request.numpy_state)
+        observers.append(_observer(request, answer, watching))
+
+    with WhenImported("torch", observe).waiting():
         random.setstate(state)
-        os._exit = lambda code: leave(_NO_ANSWER)  # type: ignore[assignment]
-        launched(script)
+        os._exit = lambda code: leave(_NO_ANSWER if os.getpid() == own else code)  # type: ignore[assignment]
+        ending = launched(script, changed)
+        if observers and not ending.code:
+            observers[0].finish()
 
 
-def _observe(request: Request, answer: Callable[[Any], None], watching: ExitStack) -> None:
-    from gradexplain.training.examination import Examination
+def _observer(request: Request, answer: Callable[[Any], None], watching: ExitStack) -> Any:
+    from gradexplain.training.examination import Examination, Trial
     from gradexplain.training.watching import watched
 
-    if request.numpy_state is not None and "numpy" in sys.modules:
-        sys.modules["numpy"].random.set_state(request.numpy_state)
-    examination = Examination(request, answer)
-    watching.enter_context(watched(examination))
-    examination.begin()
+    observer = Trial(request, answer) if request.kind == "try" else Examination(request, answer)
+    watching.enter_context(watched(observer))
+    observer.begin()
+    return observer

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradexplain.training.remedies import Change
+
 
 @dataclass(frozen=True)
 class Request:
@@ -13,7 +15,8 @@ class Request:
 
     The `kind` is what was not finite, a "loss" or a "gradient"; or "changed", a tensor that was saved for the backward
     pass; or "way", how a loss does not reach parameters: those of an optimizer (which: by the order in which they were
-    made), or all of them. The backward pass is counted from 0, or for a gradient, how many had begun.
+    made), or all of them; or "try", how the run goes with the `change`. The backward pass is counted from 0, or for a
+    gradient, how many had begun.
     """
 
     kind: str
@@ -23,6 +26,7 @@ class Request:
     seconds: float  # that the first run took to there
     optimizer: int | None = None
     places: tuple[int, ...] = ()
+    change: Change | None = None
     numpy_state: Any = None
 
 

@@ -14,7 +14,7 @@ from gradexplain.errors import InputError
 from gradexplain.recording.tracing import generic
 from gradexplain.rules.application import call
 from gradexplain.rules.entries import Rule, full_name, overload
-from gradexplain.rules.registry import rule_of, rules
+from gradexplain.rules.registry import is_sparse, rule_of, rules
 from gradexplain.rules.samples import examples
 from gradexplain.targets.vocabulary import FUNCTIONS
 from gradexplain.verification.oracles.definitions import is_defined
@@ -25,8 +25,9 @@ Second = Literal["yes", "zero", "refuses"]
 # How the tests prove a rule, besides by differences in float64 at every element: the "formula" by sympy for every
 # point, the "definition" of the operator by sympy at a point, or by "differences" alone.
 Proof = Literal["formula", "definition", "differences"]
-# Why there is no rule: torch makes the operator of "others", it gives no "tensor", or nobody wrote one "yet".
-Without = Literal["others", "tensor", "yet"]
+# Why there is no rule: torch makes the operator of "others", it gives no "tensor", it is of "sparse" layouts, or nobody
+# wrote one "yet".
+Without = Literal["others", "tensor", "sparse", "yet"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def known_of(operator: str) -> Known:
 
 
 def _why_none(operator: str) -> Without:
+    if is_sparse(operator):
+        return "sparse"
     schema = schema_of(overload(full_name(operator)))
     if torch._C._dispatch_has_kernel_for_dispatch_key(_dispatched(schema), "CompositeImplicitAutograd"):
         return "others"

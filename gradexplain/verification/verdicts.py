@@ -39,6 +39,7 @@ __all__ = ["EFFORT", "Check", "Question", "Report", "Verdict", "answered", "veri
 DOUBTS = frozenset(
     {
         "jump",
+        "steep",
         "singular",
         "noise",
         "cancelled",

@@ -93,6 +93,11 @@ class Tried:
         return all(f.verdict == "agrees" for f in self.findings)
 
 
+# What looks like a jump, down to the finest usual step; steps below those, and how well the slope has to be confirmed
+# there: as of a number that is 0, or small beside its scale, differences lose no digits.
+JUMPS = ("jump", "step")
+CLOSE_STEPS = (2.0**-48, 2.0**-51, 2.0**-54)
+CLOSE = 1e-6
 _RANK = {"agrees": 0, "cannot say": 1, "differs": 2}
 
 
@@ -137,7 +142,7 @@ def _is_open(question: Question, check: Check) -> bool:
 
 def _of_both(question: Question, written: Check, kept: Check) -> Check:
     """Returns what F and G say: G judges, and what F says beside it is what was stopped, by definition or at a line."""
-    if written.reason in ("jump", "singular"):
+    if written.reason in ("jump", "steep", "singular"):
         return written
     stops = _stops(question, written)
     if stops and not (question.stoppable and all(stop.seen for stop in stops)):
@@ -517,9 +522,40 @@ class _Probe:
         if self.runs < 2 * len(STEPS):  # what only a few steps show is no evidence against a gradient
             return replace(short, findings=tuple(map(_unsure, short.findings)))
         whole = replace(self.judged(u, STEPS, [0.0] * len(self.parts)), at=at)
+        if any(f.reason in JUMPS for f in whole.findings):
+            whole = replace(whole, findings=tuple(self.looked_closer(u, whole.findings)))
         self.noise = [max(n, f.noise) for n, f in zip(self.noise, whole.findings, strict=True)]
         self.steps = useful_steps(whole.finding)
         return whole
+
+    def looked_closer(self, u: Direction, findings: Sequence[Slope]) -> Iterator[Slope]:
+        """Yields findings of which no jump is left that the next numbers do not show.
+
+        Where the closest steps lie on a line, that is the slope; where they rise by less than the jump, there is none.
+        """
+        rows = self.ladder(u, CLOSE_STEPS)
+        jumps = self.next_changes(u)
+        for finding, (ladder, _), jump in zip(findings, rows, jumps, strict=True):
+            claim, slope = ladder.moved[-1], ladder.right[-1]
+            uneven = max(abs(side - slope) for side in (*ladder.right, *ladder.left))
+            bound = uneven + 8 * ladder.floor / ladder.steps[-1] + ladder.rounding
+            if finding.reason not in JUMPS:
+                yield finding
+            elif math.isfinite(claim) and bound <= CLOSE * abs(slope):  # a line through the point, on both sides
+                verdict: Verdict = "agrees" if abs(slope - claim) <= bound else "differs"
+                reason = None if verdict == "agrees" else "slope"
+                yield Slope(verdict, slope - claim, bound, reason, ladder.left[-1], slope, claim)
+            else:
+                yield finding if jump > finding.noise / 2 else replace(finding, reason="steep")
+
+    def next_changes(self, u: Direction) -> list[float]:
+        """Returns how far each part of the outputs moves from the point to the numbers next to it."""
+        self.runs -= 2
+        ends = [self.changed({n: _next(self.x[n], sign * d) for n, d in u.items()}) for sign in (1, -1)]
+        if any(end is None for end in ends):
+            return [math.inf] * len(self.parts)
+        after, before = (end for end in ends if end is not None)
+        return [max(abs(pair(p.cotangent, after)), abs(pair(p.cotangent, before))) for p in self.parts]
 
     def is_settled(self, tried: Tried, within: float) -> bool:
         """Says whether a direction agrees, to a part of the largest effect of its elements."""
@@ -737,9 +773,16 @@ def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[T
     own, a direction that moves many across their kinks is no contradiction.
     """
     whole = len(alone) >= x.numel()
-    bent = any(t.finding.reason in ("kink", "jump") for t in alone)
+    bent = any(t.finding.reason in ("kink", "jump", "steep") for t in alone)
     joint = [t for t in tried if not (whole and t.finding.verdict == "cannot say")]
     return [*(t for t in joint if not (bent and t.finding.verdict == "differs")), *alone]
+
+
+def _next(x: Tensor, towards: Tensor) -> Tensor:
+    """Returns the numbers next to those of a tensor, in a direction; those that it does not move stay."""
+    if x.is_complex():
+        return torch.complex(_next(x.real, towards.real), _next(x.imag, towards.imag))
+    return torch.where(towards == 0, x, torch.nextafter(x, torch.where(towards > 0, math.inf, -math.inf).to(x)))
 
 
 def _gravity(finding: Slope) -> float:

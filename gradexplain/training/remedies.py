@@ -1,0 +1,221 @@
+"""Remedies as changes of the user's own line: the text of the line as it should be, where that can be told from it."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from gradexplain.findings.finding import Finding
+from gradexplain.targets.sources import Source
+
+
+@dataclass(frozen=True)
+class Change:
+    """A line of a file, and what it becomes; both without their indentation."""
+
+    file: str
+    line: int
+    old: str
+    new: str
+
+    def applied(self, text: bytes) -> bytes:
+        """Returns the text of the file with the change; as it was where the line is another."""
+        lines = text.split(b"\n")
+        own = lines[self.line - 1] if self.line <= len(lines) else b""
+        if own.strip() == self.old.encode():
+            lines[self.line - 1] = own[: len(own) - len(own.lstrip())] + self.new.encode()
+        return b"\n".join(lines)
+
+
+def changes_for(finding: Finding) -> Iterator[Change]:
+    """Yields the changes that may mend a finding, the smallest first; none where it is not a matter of one line."""
+    source = finding.source
+    key = str(finding.data.get("remedy", finding.code)) if "detail" in finding.data else finding.code
+    if source is None:
+        return
+    old = linecache.getline(source.file, source.line).strip()
+    for edit in _EDITS.get(key, ()):
+        try:
+            new = edit(old, source, finding)
+            ast.parse(new or "")
+        except (SyntaxError, ValueError):
+            continue
+        if new and new != old:
+            yield Change(source.file, source.line, old, new)
+
+
+Edit = Callable[[str, Source, Finding], str | None]
+
+
+def _statement(line: str) -> ast.Module:
+    return ast.parse(line)
+
+
+def _segment(line: str, node: ast.expr) -> tuple[int, int]:
+    """Returns where an expression of a one-line statement stands, in characters."""
+    data = line.encode()
+    start, end = node.col_offset, node.end_col_offset or 0
+    return len(data[:start].decode()), len(data[:end].decode())
+
+
+def _text(line: str, node: ast.expr) -> str:
+    start, end = _segment(line, node)
+    return line[start:end]
+
+
+def _put(line: str, node: ast.expr, new: str) -> str:
+    start, end = _segment(line, node)
+    return line[:start] + new + line[end:]
+
+
+def _grouped(text: str) -> str:
+    """Returns an expression that a method may be called on."""
+    whole = isinstance(ast.parse(text, mode="eval").body, (ast.Name, ast.Attribute, ast.Call, ast.Subscript))
+    return text if whole else f"({text})"
+
+
+def _calls(line: str, *names: str) -> Iterator[tuple[ast.Call, ast.expr]]:
+    """Yields the calls of functions and methods of these names in a line, each with what it is called on."""
+    for node in ast.walk(_statement(line)):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        if isinstance(function, ast.Attribute) and function.attr in names:
+            if node.args and isinstance(function.value, (ast.Name, ast.Attribute)) and _is_module(function.value):
+                yield node, node.args[0]
+            elif not _is_module(function.value):
+                yield node, function.value
+        elif isinstance(function, ast.Name) and function.id in names and node.args:
+            yield node, node.args[0]
+
+
+def _is_module(node: ast.expr) -> bool:
+    return ast.unparse(node) in ("torch", "F", "nn.functional", "torch.nn.functional", "torch.special", "torch.linalg")
+
+
+def _argument(names: tuple[str, ...], wrap: str) -> Edit:
+    """Returns the edit that puts `wrap` around what a function takes."""
+
+    def edit(line: str, source: Source, finding: Finding) -> str | None:
+        found = [a for call, a in _calls(line, *names) if not source.code or _text(line, call) in (source.code, "")]
+        found = found or [a for _, a in _calls(line, *names)]
+        if not found:
+            return None
+        inner = _text(line, found[0])
+        return _put(line, found[0], wrap.format(x=inner, g=_grouped(inner)))
+
+    return edit
+
+
+def _divisor(line: str, source: Source, finding: Finding) -> str | None:
+    for node in ast.walk(_statement(line)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _text(line, node) == source.code:
+            return _put(line, node.right, f"({_text(line, node.right)} + 1e-12)")
+    return None
+
+
+def _twice_where(line: str, source: Source, finding: Finding) -> str | None:
+    """Chooses what goes into the function first, and then the result."""
+    for call, _ in _calls(line, "where"):
+        if len(call.args) != 3:
+            continue
+        condition = _text(line, call.args[0])
+        for branch, chosen in ((call.args[1], "{c}, {x}, 1.0"), (call.args[2], "{c}, 1.0, {x}")):
+            inner = next(
+                (n for n in ast.walk(branch) if isinstance(n, ast.Call) and _text(line, n) == source.code), None
+            )
+            if inner is not None:
+                taken = inner.args[0] if inner.args else inner.func
+                taken = taken.value if isinstance(taken, ast.Attribute) and not inner.args else taken
+                return _put(line, taken, f"torch.where({chosen.format(c=condition, x=_text(line, taken))})")
+    return _argument(("sqrt",), "{x} + 1e-12")(line, source, finding)
+
+
+def _steep(line: str, source: Source, finding: Finding) -> str | None:
+    for names, wrap in (
+        (("sqrt",), "{x} + 1e-12"),
+        (("log", "log2", "log10"), "{g}.clamp_min(1e-12)"),
+        (("acos", "asin", "arccos", "arcsin"), "{g}.clamp(-1 + 1e-6, 1 - 1e-6)"),
+    ):
+        if new := _argument(names, wrap)(line, source, finding):
+            return new
+    return _divisor(line, source, finding)
+
+
+def _without(*names: str) -> Edit:
+    def edit(line: str, source: Source, finding: Finding) -> str | None:
+        found = next(_calls(line, *names), None)
+        return None if found is None else _put(line, found[0], _grouped(_text(line, found[1])))
+
+    return edit
+
+
+def _rate(factor: int) -> Edit:
+    def edit(line: str, source: Source, finding: Finding) -> str | None:
+        given = re.search(r"\blr\s*=\s*([0-9.eE+-]+)", line)
+        return given and line[: given.start(1)] + f"{float(given[1]) / factor:g}" + line[given.end(1) :]
+
+    return edit
+
+
+def _divided(line: str, source: Source, finding: Finding) -> str | None:
+    found = next(_calls(line, "backward"), None)
+    if found is None:
+        return None
+    return _put(line, found[1], f"({_text(line, found[1])} / {finding.data['passes']})")
+
+
+def _cleared(line: str, source: Source, finding: Finding) -> str | None:
+    text = "".join(linecache.getlines(source.file))
+    stepping = [name for name in re.findall(r"^\s*([\w.]+)\.step\(", text, re.MULTILINE) if "sched" not in name]
+    return f"{stepping[0]}.zero_grad(); {line}" if len(set(stepping)) == 1 else None
+
+
+def _new_tensor(line: str, source: Source, finding: Finding) -> str | None:
+    (statement,) = _statement(line).body
+    if not isinstance(statement, ast.AugAssign) or not isinstance(statement.target, ast.Name):
+        return None
+    sign = re.search(r"\s(\S+)=\s", line)
+    return None if sign is None else f"{statement.target.id} = {statement.target.id} {sign[1]} {line[sign.end() :]}"
+
+
+def _column(line: str, source: Source, finding: Finding) -> str | None:
+    """Makes a row of the column, where the difference of the two stands in the line."""
+    if finding.data.get("given") != 2:
+        return None
+    for node in ast.walk(_statement(line)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            own = node.right if finding.data.get("slot") else node.left
+            return _put(line, own, f"{_grouped(_text(line, own))}.squeeze(1)")
+    return _argument(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"), "{g}.squeeze(1)")(line, source, finding)
+
+
+def _number(line: str, source: Source, finding: Finding) -> str | None:
+    (statement,) = _statement(line).body
+    if isinstance(statement, ast.AugAssign) and isinstance(statement.value, ast.Name):
+        return _put(line, statement.value, f"{statement.value.id}.item()")
+    return None
+
+
+_EDITS: Mapping[str, tuple[Edit, ...]] = {
+    "logarithm": (_argument(("log", "log2", "log10"), "{g}.clamp_min(1e-12)"),),
+    "root": (_argument(("sqrt",), "{g}.clamp_min(0)"),),
+    "quotient": (_divisor,),
+    "end": (_argument(("acos", "asin", "arccos", "arcsin", "atanh"), "{g}.clamp(-1 + 1e-6, 1 - 1e-6)"),),
+    "exponential": (_argument(("exp",), "{g}.clamp(max=80)"),),
+    "steep": (_steep,),
+    "hidden": (_twice_where,),
+    "softmax-twice": (_without("softmax"),),
+    "softmax-before-sigmoid": (_without("softmax"),),
+    "sigmoid-twice": (_without("sigmoid"),),
+    "sigmoid-before-softmax": (_without("sigmoid"),),
+    "rate-too-high": tuple(map(_rate, (10, 100, 1000, 10_000))),
+    "not-divided": (_divided,),
+    "not-cleared": (_cleared,),
+    "saved-changed": (_new_tensor,),
+    "unmeant-broadcast": (_column,),
+    "graphs-kept": (_number,),
+}
