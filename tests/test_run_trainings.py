@@ -10,6 +10,8 @@ import torch
 from runs import FOLDER, marked_line, run_plainly, run_training
 
 import gradexplain as gx
+from gradexplain.training.ledger import Ledger
+from gradexplain.training.watching import watched
 
 # fmt: off
 FAILING = {  # script: code of the first finding, step, phase
@@ -18,10 +20,13 @@ FAILING = {  # script: code of the first finding, step, phase
     "best_class":            ("loss-without-graph",         0, "forward"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),
     "empty_row_in_workers":  ("first-not-finite",           4, "forward"),
     "encoder_without_grad":  ("no-gradient",                0, "forward"),
+    "exploding_in_depth":    ("exploding",                  0, "backward"),
+    "exploding_in_time":     ("exploding",                  0, "backward"),
     "exponential":           ("first-not-finite",          26, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
     "hidden_state":          ("graph-of-before",            1, "backward"),
@@ -219,3 +224,26 @@ def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
     assert training.report is not None
     assert training.report.findings[0].code == "graph-freed"
     assert "计算图" in capsys.readouterr().err
+
+
+def test_every_line_that_starts_a_backward_pass_has_its_own_losses() -> None:
+    w, ledger = torch.ones(2, requires_grad=True), Ledger()
+    with watched(ledger):
+        for _ in range(3):
+            (2 * w).sum().backward()
+            torch.autograd.backward((3 * w).sum())
+    calls = [(call.source.line, list(call.losses)) for call in ledger.calls.values() if call.source is not None]
+    (one, first), (other, second) = calls
+    assert other == one + 1
+    assert (first, second) == ([4.0] * 3, [6.0] * 3)
+
+
+def test_a_watch_that_fails_lets_the_training_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("gradexplain.training.ledger.graph_of", fail)
+    training = run_training(FOLDER / "healthy_pairs.py")
+    assert training.code == 0
+    assert "planted" in training.report.render("text")
+    assert (training.out, training.state) == run_plainly(FOLDER / "healthy_pairs.py")

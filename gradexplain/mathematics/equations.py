@@ -53,30 +53,34 @@ def equation(
     """Returns `label: term = value`, with as many digits as the equation needs to hold; `↦` or `≠` where none do.
 
     `rounding` is that of the type of `value`. `doubt` says how far the rounding of what does not stand in the term may
-    have moved it; it is asked where the digits alone do not give the value.
+    have moved it; it is asked where that of the term alone does not give the value.
     """
     for expression, result in _shown(term, value):
         if relation := strongest(expression, result):
             return Equation(label, expression, relation, result, value, rounding)
-    moved = doubt()
+    moved = 0.0
 
     def explained(digits: int) -> bool:
         return is_explained(text(term, digits), float(number_text(value, digits)), rounding, moved)
 
+    if not explained(_MOST):
+        moved = doubt()
     relation = STORED if explained(_MOST) else CONTRADICTED
     digits = next(d for d in _IN_FULL if d == _MOST or explained(d) == (relation == STORED))
     return Equation(label, text(term, digits), relation, number_text(value, digits), value, rounding, moved)
 
 
 def _shown(term: Term, value: float) -> Iterator[tuple[str, str]]:
-    """Yields both sides of an equation with more and more digits, each once."""
-    seen = set()
+    """Yields both sides of an equation with more and more digits, each once, until all their digits stand there."""
+    seen, whole = set(), (text(term, _MOST), number_text(value, _MOST))
     for digits in DIGITS:
         for guard in _GUARDS:
             sides = text(term, min(digits + guard, _MOST)), number_text(value, digits)
             if sides not in seen:
                 seen.add(sides)
                 yield sides
+            if sides == whole:
+                return
 
 
 def recomputed(equations: Sequence[Equation], page: str) -> int:

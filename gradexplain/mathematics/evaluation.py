@@ -425,6 +425,7 @@ class _Machine:
         return +_EVERYTHING
 
 
+@lru_cache(maxsize=4096)
 def is_explained(expression: str, value: float, rounding: Rounding, doubt: float = 0.0) -> bool:
     """Says whether a type's rounding, overflow or underflow can make `value` of the digits of an expression.
 

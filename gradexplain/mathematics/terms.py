@@ -308,6 +308,10 @@ def _power_text(base: Term, exponent: Term, digits: int) -> str:
     return f"{below}^{_wrapped(exponent, digits, _ATOM)}"
 
 
+# So many digits name any number of float64.
+_ALL = 17
+
+
 def number_text(value: float, digits: int) -> str:
     """Returns `value` in `digits` significant digits. A number shown with fewer digits than that is exact.
 
@@ -317,6 +321,8 @@ def number_text(value: float, digits: int) -> str:
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     if value == int(value) and abs(value) < 1e9:
         return str(int(value))
+    if digits >= _ALL:  # 17 digits of 0.334 would be those of the nearest double
+        return _plain(repr(float(value)), value)
     if float(f"{value:.{digits}g}") == value:
         return _plain(f"{value:.{digits}g}", value)
     shown = f"{value:#.{digits}g}"

@@ -19,8 +19,8 @@ from gradexplain.recording.cuts import cuts_in, dropped_in
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of
 from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.recording.recorder import Recorder, is_freed, paths_of
-from gradexplain.recording.trace import Draw, Dropped, Edge, Hooked, Node, Trace
-from gradexplain.versions.internals import function_of, results_of, schema_of, sequence_of
+from gradexplain.recording.trace import Draw, Dropped, Edge, Hooked, Node, Slice, Trace
+from gradexplain.versions.internals import function_of, results_of, saved, schema_of, sequence_of, viewed
 
 LEAF = "AccumulateGrad"
 
@@ -242,6 +242,48 @@ def _node(
         source=source_of(made.frame) if made else None,
         module=made.module if made else "",
         jacobians=run.jacobians.get(node, {}),
+        part=_part(node, run.recorder.events) if made is None else None,
+    )
+
+
+def _part(node: Any, events: Sequence[Event]) -> Slice | None:
+    """Returns what a node did to, or reads of, the tensor behind a view; `None` for any other node."""
+    looks = node.name() == "AsStridedBackward0"
+    if not looks and not node.name().endswith("CopySlices"):
+        return None
+    number = sequence_of(node)
+    writer = next((e for e in reversed(events) if e.recorded and e.sequence < number and _written_view(e)), None)
+    if writer is None:
+        return None
+    arguments, name = bound(writer), _written_view(writer)
+    view = arguments[name].live
+    behind = viewed(view)
+    whole, start = (tuple(behind.shape), behind.stride()), int(behind.storage_offset())
+    if looks:
+        size, stride, offset = (saved(node, kept) for kept in ("size", "stride", "storage_offset"))
+        return Slice("", {}, "", ("self",), whole, tuple(size), tuple(stride), int(offset) - start)
+    others = {n: v for n, v in arguments.items() if n != name}
+    slots = (name, *argument_names(node.next_functions[1:], others))
+    return Slice(
+        operator=str(writer.operator),
+        arguments={n: _plain(v) for n, v in arguments.items()},
+        written=name,
+        slots=tuple(slot for slot, (child, _) in zip(slots, node.next_functions, strict=True) if child is not None),
+        whole=whole,
+        size=tuple(view.shape),
+        stride=view.stride(),
+        offset=int(view.storage_offset()) - start,
+    )
+
+
+def _written_view(event: Event) -> str:
+    """Returns the argument that an operator wrote into, if that was a view; "" otherwise."""
+    schema = schema_of(event.operator)
+    written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write] if schema.is_mutable else []
+    given = bound(event) if written else {}
+    held = (given.get(name) for name in written)
+    return next(
+        (n for n, h in zip(written, held, strict=True) if isinstance(h, Held) and viewed(h.live) is not None), ""
     )
 
 

@@ -27,13 +27,32 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """What a node for a write into a view did to the whole tensor behind it, or how a node looks at it through a view.
+
+    Writing makes a function of the whole: in the part at `size`, `stride` and `offset` stands what `operator` made of
+    its `arguments`, of which `written` is the view. A node that looks at the part again writes nothing. `slots` names
+    the argument of each edge, `whole` has the shape and the strides of the whole tensor.
+    """
+
+    operator: str
+    arguments: Mapping[str, Any]
+    written: str
+    slots: tuple[str, ...]
+    whole: tuple[tuple[int, ...], tuple[int, ...]]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
 class Node:
     """One recorded application of an operator, or a leaf (`leaf` is its name, `operator` is `None`).
 
     `arguments` are by the schema's names; `outputs` and `cotangents` stand in the order of the node's outputs, `None`
     where a value was not recorded or no gradient arrived. `saved` is what torch kept for the backward pass. A small
     custom Function has `jacobians`: for each of its edges, (elements of its first output, elements of the input), as
-    its own backward gives them.
+    its own backward gives them. A node for a write into a view has no operator of its own, but a `part`.
     """
 
     index: int
@@ -48,6 +67,7 @@ class Node:
     module: str = ""
     leaf: str | None = None
     jacobians: Mapping[int, Tensor] = field(default_factory=dict)
+    part: Slice | None = None
 
     @property
     def is_complete(self) -> bool:

@@ -11,16 +11,19 @@ from statistics import median
 
 from torch import Tensor, nn
 
-from gradexplain.findings.finding import Finding, Remedy
+from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.targets.sources import Source
 from gradexplain.training.ledger import SKIPS, Call, Ledger, Look, Steps
-from gradexplain.training.lines import accumulated
+from gradexplain.training.lines import accumulated, steps_by_count
 
 # Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
-_LARGE_UPDATE, _FIRST = 0.25, 8
+_LARGE_UPDATE, _FIRST, _FEW = 0.25, 8, 3
+# A first update of ten times the weights, through five layers or eight moments and more.
+_EXPLODED, _DEEP, _MANY = 10.0, 5, 8
 # A gradient that loses six orders of magnitude on its way is below the rounding of the others.
 _VANISHED = 1e-6
 _DEAD = 0.5
+_LOOKS = 6
 _LOST = 0.9
 # So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
 _KEPT = 4
@@ -152,7 +155,13 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
     apart = [leaf for leaf in apart if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in had]
     hidden = [leaf for leaf in apart if id(leaf) in ledger.names.hidden]
     later = [leaf for leaf in apart if id(ledger.names.module_of(leaf)) in made_later]
-    later = [leaf for leaf in later if id(leaf) not in ledger.names.hidden]
+    roots = {
+        ledger.names.root_of(p)
+        for steps in ledger.optimizers.values()
+        for k in steps.parameters
+        if (p := k()) is not None
+    }
+    later = [leaf for leaf in later if id(leaf) not in ledger.names.hidden and ledger.names.root_of(leaf) in roots]
     for code, pitfall, found in (("hidden-from-optimizer", "P35", hidden), ("made-after-optimizer", "P36", later)):
         if found:
             names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
@@ -187,7 +196,7 @@ def _undivided(ledger: Ledger) -> Iterator[Finding]:
         own = next((c for c in ledger.calls.values() if id(c) == call), None)
         if own is None or passes < 2 or often < 0.8 * steps.count or not own.graphs:
             continue
-        if all(graph.averaged for _, graph in own.graphs):
+        if all(graph.averaged for _, graph in own.graphs) and own.source and steps_by_count(own.source.file):
             data = {"passes": passes}
             yield Finding("not-divided", data, own.source, "P44", 0, "backward", remedy=Remedy("not-divided"))
 
@@ -240,20 +249,30 @@ def _before_flag(ledger: Ledger, looks: Sequence[Look]) -> list[Look]:
 
 
 def _too_large(ledger: Ledger) -> Iterator[Finding]:
-    """A learning rate that is too high: the first steps rewrite a fifth of the weights each, and nothing is learned."""
+    """A learning rate that is too high: the first steps rewrite a quarter of the weights each, and nothing is learned.
+
+    Where the very first steps write more than the weights themselves and end in what is not finite, and the loss comes
+    through many layers or moments, it is the gradient that explodes on the way.
+    """
     for steps in ledger.optimizers.values():
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= _FIRST]
         places = _matrices(steps) or list(range(len(steps.parameters)))
-        ratios = [_overall(look, places) for look in looks]
-        seen = [ratio for ratio in ratios if ratio is not None]
+        seen = [ratio for look in looks if (ratio := _overall(look, places)) is not None]
         call = _main_call(ledger)
-        if len(seen) < 3 or call is None or median(seen) <= _LARGE_UPDATE:
+        if not seen or call is None:
             continue
-        if not _learns(_losses_before_flag(ledger, call)):
-            data = {"ratio": median(seen), "rate": steps.rates[0], "kind": steps.kind}
-            yield Finding(
-                "rate-too-high", data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy("rate-too-high")
-            )
+        early = len(seen) < _FEW
+        if early and (ledger.flag is None or median(seen) <= 1):
+            continue
+        if not early and (median(seen) <= _LARGE_UPDATE or _learns(_losses_before_flag(ledger, call))):
+            continue
+        uses = max((graph.uses for _, graph in call.graphs), default=0)
+        deep = seen[0] > _EXPLODED and (uses >= _MANY or len(places) >= _DEEP)
+        data = {"ratio": seen[0] if deep else median(seen), "rate": steps.rates[0], "kind": steps.kind, "early": early}
+        code = "exploding" if deep else "rate-too-high"
+        phase: Phase = "backward" if deep else "optimizer"
+        data |= {"count": uses if uses >= _MANY else len(places)}
+        yield Finding(code, data, steps.source, None, looks[0].step, phase, remedy=Remedy(code))
 
 
 def _overall(look: Look, places: Sequence[int]) -> float | None:
@@ -299,27 +318,22 @@ def _name(ledger: Ledger, steps: Steps, place: int) -> str:
 
 
 def _dead(ledger: Ledger) -> Iterator[Finding]:
+    """Units behind a gate that never had a gradient, most of a layer, while something learns."""
+    gated = {leaf for call in ledger.calls.values() for _, graph in call.graphs for leaf in graph.gated}
     for steps in ledger.optimizers.values():
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step >= 1]
-        if len(looks) < 6 or steps.count < 20:
+        learning = any(size for look in looks for size in look.rms)
+        if len(looks) < _LOOKS or steps.count < 20 or not learning:
             continue
-        found = []
-        for i in _matrices(steps):
-            shares = [share for k in looks if i < len(k.dead) and (share := k.dead[i]) is not None]
-            parameter = steps.parameters[i]()
-            if parameter is None or isinstance(ledger.names.module_of(parameter), nn.Embedding | nn.EmbeddingBag):
+        for place, alive in steps.alive.items():
+            parameter = steps.parameters[place]()
+            share = 1 - float(alive.float().mean())
+            if parameter is None or id(parameter) not in gated or share <= _DEAD:
                 continue
-            if len(shares) == len(looks) and min(shares) > _DEAD:
-                found.append((i, min(shares)))
-        learning = [
-            i for i in range(len(steps.parameters)) if any((k.rms[i] or 0) > 0 for k in looks if i < len(k.rms))
-        ]
-        if found and learning:
-            names = tuple(_name(ledger, steps, i) for i, _ in found[:1])
-            data = {"names": listed(names), "share": found[0][1]}
-            yield Finding(
-                "dead-units", data, None, "P52", looks[0].step, "forward", parameters=names, remedy=Remedy("dead-units")
-            )
+            name = ledger.names.of(parameter)
+            data, cure = {"names": name, "share": share}, Remedy("dead-units")
+            yield Finding("dead-units", data, None, "P52", looks[0].step, "forward", parameters=(name,), remedy=cure)
+            break
 
 
 def _lost_updates(ledger: Ledger) -> Iterator[Finding]:

@@ -41,6 +41,7 @@ def report_of(
         curves=_curves(ledger),
         examined=examined,
         interrupted=interrupted,
+        broken=ledger.broken,
     )
 
 
@@ -124,7 +125,9 @@ def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     phase: Phase = "forward" if flag.kind == "loss" else "backward"
     seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
     birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
-    before = [f for f in found if f.code == "rate-too-high"]
+    large = [f for f in found if f.code in ("rate-too-high", "exploding")]
+    before = [f for f in large if not f.data["early"] or not _is_of_domain(cause)]
+    found = [f for f in found if f not in large]
     skips = [f for f in found if f.code == "scaler-skips"]
     rest = [f for f in found if f not in before and f not in skips]
     if before:
@@ -132,6 +135,14 @@ def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     if skips and cause is None:
         return [*skips, *rest]
     return [replace(birth, consequences=(*birth.consequences, *skips)), *rest]
+
+
+def _is_of_domain(cause: Finding | None) -> bool:
+    """Says whether a number was not made by being too large, but where a function has no value or no slope."""
+    return cause is not None and (cause.code.startswith(("data", "weight")) or cause.data.get("remedy") in _DOMAINS)
+
+
+_DOMAINS = frozenset({"logarithm", "root", "quotient", "end", "masked_row", "steep", "hidden", "norm"})
 
 
 def _with_remedy(cause: Finding) -> Finding:

@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any
@@ -40,6 +40,7 @@ _GRAPHS = 64
 SKIPS = 20
 # Seconds after which the lines of what is computed are no longer noted, if no optimizer has stepped until then.
 _PATIENCE = 30.0
+_INNER = ("torch.", "gradexplain.training.")
 _KEY = "gradexplain: of a loss"
 
 
@@ -68,7 +69,6 @@ class Look:
     step: int
     rate: float
     rms: list[float | None]
-    dead: list[float | None]  # of the rows of a matrix, the share with no gradient at all
     ratio: dict[int, float] = field(default_factory=dict)
     moved: float | None = None  # of the elements with a gradient, the share that the step changed
 
@@ -86,6 +86,7 @@ class Steps:
     parameters: list[ref[Tensor]] = field(default_factory=list)
     missing: Counter[int] = field(default_factory=Counter)
     looks: list[Look] = field(default_factory=list)
+    alive: dict[int, Tensor] = field(default_factory=dict)  # of a matrix, the rows that ever had a gradient in a look
     stale: int = 0
     backwards: list[Call] = field(default_factory=list)  # since its last step
     repeated: Counter[tuple[int, int]] = field(default_factory=Counter)  # (call, passes before a step): steps
@@ -143,6 +144,7 @@ class Ledger:
     modes: list[tuple[int, dict[str, bool]]] = field(default_factory=list)
     modules: list[ref[nn.Module]] = field(default_factory=list)  # that were made under watch, in order
     is_scaling: bool = False
+    broken: str = ""  # how the watch itself failed, if it did
     bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
     freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
@@ -193,8 +195,8 @@ class Ledger:
 
     def _call(self) -> Call:
         """Returns the line of the script that asked for the backward pass; cheap, as every step asks."""
-        frame: FrameType | None = sys._getframe(3)
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("torch."):
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
             frame = frame.f_back
         key = (id(frame.f_code), frame.f_lasti) if frame is not None else (0, 0)
         if key not in self.calls:
@@ -204,14 +206,14 @@ class Ledger:
 
     @torch.no_grad()
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
-        if not self.names.roots:
+        if not call.graphs:
             self._name()
         graph = graph_of(loss, self.since)
         if graph is None:
             return
         if self.alone and self.noting and not call.lines:
             call.lines = lines_of(loss)
-        call.graphs.append((step, LossGraph((), graph.nodes, graph.older, graph.root, graph.averaged, graph.patterns)))
+        call.graphs.append((step, replace(graph, leaves=())))
         for leaf in graph.leaves:
             seen = self.leaves.get(id(leaf), (ref(leaf), 0))
             self.leaves[id(leaf)] = (seen[0], seen[1] + 1)
@@ -283,6 +285,7 @@ class Ledger:
     def made(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self.optimizers:
             return
+        self._name()
         frame = user_frame()
         source = source_at(*frame) if frame else None
         self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)
@@ -323,6 +326,9 @@ class Ledger:
             steps.looks.append(_look(steps.count, steps.rates[-1], parameters, gradients))
             steps.before = {i: _sample(p) for i, p in enumerate(parameters) if _is_sampled(p)}
             for place, parameter in enumerate(parameters):
+                if steps.count and (alive := _alive(parameter)) is not None:
+                    before = steps.alive.get(place)
+                    steps.alive[place] = alive if before is None or before.shape != alive.shape else before | alive
                 if parameter.grad is None and parameter.requires_grad:
                     steps.missing[place] += 1
 
@@ -420,6 +426,10 @@ class Ledger:
     def epoch(self, loader: Any) -> None:
         self.epochs += 1
 
+    def broke(self, fault: Exception) -> None:
+        self.end()
+        self.broken = f"{type(fault).__name__}: {fault}".partition("\n")[0]
+
 
 class _Sign:
     """Dies with the graph that it was put into."""
@@ -467,17 +477,16 @@ def _sample(tensor: Tensor) -> Tensor:
 
 def _look(step: int, rate: float, parameters: Sequence[Tensor], norms: Mapping[int, float]) -> Look:
     rms = [norms[id(p)] / math.sqrt(max(p.numel(), 1)) if id(p) in norms else None for p in parameters]
-    return Look(step, rate, rms, [_dead(p) for p in parameters])
+    return Look(step, rate, rms)
 
 
-def _dead(parameter: Tensor) -> float | None:
-    """Returns the share of the rows of a matrix (the units that it leads to) whose gradient is 0 throughout."""
+def _alive(parameter: Tensor) -> Tensor | None:
+    """Returns which rows of a matrix (the units that it leads to) have a gradient."""
     gradient = parameter.grad
     if gradient is None or gradient.layout != torch.strided or gradient.dim() < 2 or not gradient.numel():
         return None
     rows = gradient.flatten(1)
-    alive = rows[:, :: max(1, rows.shape[1] // _COLUMNS)].any(1)
-    return 1 - int(alive.sum()) / len(rows)
+    return rows[:, :: max(1, rows.shape[1] // _COLUMNS)].any(1).cpu()
 
 
 def _measure(look: Look, before: Mapping[int, Tensor], parameters: Sequence[Tensor]) -> None:

@@ -27,6 +27,25 @@ def accumulated(backward: Source) -> Source | None:
     return None
 
 
+def steps_by_count(file: str) -> bool:
+    """Says whether a script steps at every so-manieth batch: a step under a condition on a remainder."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return False
+    conditions = (node for node in ast.walk(tree) if isinstance(node, ast.If) and _has_remainder(node.test))
+    return any(_has_step(statement) for node in conditions for statement in node.body)
+
+
+def _has_remainder(test: ast.expr) -> bool:
+    return any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) for node in ast.walk(test))
+
+
+def _has_step(statement: ast.stmt) -> bool:
+    calls = (node.func for node in ast.walk(statement) if isinstance(node, ast.Call))
+    return any(isinstance(function, ast.Attribute) and function.attr == "step" for function in calls)
+
+
 def _keeps(node: ast.stmt, names: set[str]) -> Iterator[bool]:
     if isinstance(node, ast.AugAssign):
         yield _holds(node.value, names)

@@ -6,6 +6,7 @@ Only names, shapes and numbers of torch's nodes are read; no tensor is computed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -40,6 +41,10 @@ _ELEMENTWISE = re.compile(
 )
 _BINARY = re.compile(r"(Sub|Add|Mul|Div)Backward\d$")
 _PAIRED = re.compile(r"(MseLoss|SmoothL1Loss|HuberLoss|L1Loss|BinaryCrossEntropy)Backward\d$")
+_GATES = re.compile(r"(Relu|LeakyRelu|Threshold|Hardtanh|Clamp\w*|Elu|Hardswish|Hardsigmoid|Maximum)\w*Backward\d$")
+_TURNED = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
+_BETWEEN = re.compile(r"\w*(BatchNorm|LayerNorm|GroupNorm)\w*Backward\d$|AddBackward\d$")
+_PRODUCTS = re.compile(r"(Addmm|Mm|Bmm|Convolution|Mv|Addmv|Linear)\w*Backward\d$")
 _REDUCED = re.compile(r"(Mean|Sum)Backward\d$")
 # Losses that expect something else than what these give them: the finding's code by loss and by what comes before.
 _TWICE: Mapping[str, Mapping[str, str]] = {
@@ -70,6 +75,8 @@ class LossGraph:
     """
 
     leaves: tuple[Tensor, ...]
+    gated: frozenset[int]  # of the leaves, the weights of units that may be switched off
+    uses: int  # how often one leaf is used, at most: in a recurrence, once a moment
     nodes: int
     older: int
     root: str
@@ -95,6 +102,8 @@ def graph_of(loss: Tensor, since: int) -> LossGraph | None:
     patterns = (*_twice(inner), *_broadcast(inner, users, root))
     return LossGraph(
         leaves=tuple(node.variable for node in nodes if is_leaf(node)),
+        gated=frozenset(_gated(inner)),
+        uses=max(_uses(inner).values(), default=0),
         nodes=len(inner),
         older=sum(sequence_of(node) < since for node in inner),
         root=root.name(),
@@ -222,6 +231,27 @@ def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:
             return True
         if not _ELEMENTWISE.match(node.name()) or shape_of(node) != shape:
             return False
+
+
+def _uses(nodes: Sequence[Any]) -> Counter[int]:
+    children = (child for node in nodes for child, _ in node.next_functions if child is not None and is_leaf(child))
+    return Counter(id(child.variable) for child in children)
+
+
+def _gated(nodes: Sequence[Any]) -> Iterator[int]:
+    """Yields the weights whose product goes straight, or normalised, into what may switch units off."""
+    for node in nodes:
+        if not _GATES.match(node.name()):
+            continue
+        given = node.next_functions[0][0]
+        while given is not None and (given.name() in _VIEWS or _BETWEEN.match(given.name())):
+            given = given.next_functions[0][0]
+        if given is not None and _PRODUCTS.match(given.name()):
+            for factor, _ in given.next_functions:
+                while factor is not None and factor.name() in _TURNED:
+                    factor = factor.next_functions[0][0]
+                if factor is not None and is_leaf(factor):
+                    yield id(factor.variable)
 
 
 def _averaged(root: Any) -> bool:

@@ -20,6 +20,7 @@ class Names:
     hidden: set[int] = field(default_factory=set)
     owners: dict[int, ref[nn.Module]] = field(default_factory=dict)
     roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
+    tops: dict[int, int] = field(default_factory=dict)  # of each parameter, the module at the top, by identity
     paths: dict[str, str] = field(default_factory=dict)  # of modules, by identity
 
     def look(self, modules: Sequence[nn.Module] | None = None) -> None:
@@ -48,6 +49,7 @@ class Names:
             for own, parameter in child.named_parameters(recurse=False):
                 self.known[id(parameter)] = ".".join(part for part in (name, path, own) if part)
                 self.owners[id(parameter)] = ref(child)
+                self.tops[id(parameter)] = id(module)
 
     def of(self, parameter: Tensor) -> str:
         """Returns the name of a parameter; of one that no module holds, the variable of the script, or its shape."""
@@ -67,6 +69,12 @@ class Names:
     def path_of(self, identity: str) -> str:
         """Returns the path of a module whose identity was noted."""
         return self.paths.get(identity, "")
+
+    def root_of(self, parameter: Tensor) -> int:
+        """Returns the identity of the module at the top that has a parameter, 0 where none has."""
+        if id(parameter) not in self.known:
+            self.look()
+        return self.tops.get(id(parameter), 0)
 
     def module_of(self, parameter: Tensor) -> nn.Module | None:
         """Returns the module that holds a parameter itself."""

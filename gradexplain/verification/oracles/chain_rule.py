@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording import kinks
-from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.recording.trace import Edge, Node, Slice, Trace
 from gradexplain.rules import registry
+from gradexplain.rules.application import call
 from gradexplain.verification.oracles.answers import Check, Verdict
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.measures import (
@@ -370,6 +371,30 @@ def _replaced(cotangent: Tensor | None, number: float) -> Tensor | None:
     return None if cotangent is None else torch.where(cotangent.isfinite(), cotangent, number)
 
 
+def _through_part(part: Slice, g: Tensor, exact: bool) -> list[Tensor | None]:
+    """Returns what a write into a view sends: what arrives at the part goes through the operator, the rest goes on.
+
+    Looking through the view sends what arrives to the part, and 0 to the rest.
+    """
+    shape, strides = part.whole
+    if not part.written:
+        whole = torch.empty_strided(shape, strides, dtype=g.dtype, device=g.device)
+        look = {"self": whole, "size": part.size, "stride": part.stride, "storage_offset": part.offset}
+        return [kinks.sent(registry.rules()["aten.as_strided.default"], "self", [g], look, (g,))]
+    whole = torch.empty_strided(shape, strides, dtype=g.dtype, device=g.device).copy_(g)
+    inside = whole.as_strided(part.size, part.stride, part.offset)
+    arguments, rule = _cast(dict(part.arguments), exact), registry.rule_of(part.operator)
+    if rule is None or not all(part.slots):
+        raise NotImplementedError
+    made = call(part.operator, {n: v.clone() if isinstance(v, Tensor) else v for n, v in arguments.items()})
+    arrived = inside.clone()
+    sent = [kinks.sent(rule, slot, [arrived], arguments, made) for slot in part.slots]
+    if part.slots[0] == part.written:
+        inside.copy_(sent[0])
+        sent[0] = whole
+    return sent
+
+
 def _by_rule(node: Node, cotangents: Sequence[Tensor | None], exact: bool) -> list[Tensor | None] | None:
     """Returns what the node sends along each edge by its rule, `None` where it has none or that cannot do it."""
     rule = registry.rule_of(node.operator)
@@ -378,6 +403,8 @@ def _by_rule(node: Node, cotangents: Sequence[Tensor | None], exact: bool) -> li
     by_argument: dict[str, Any] = {}
     sent: list[Tensor | None] = []
     try:
+        if node.part is not None and cotangents[0] is not None:
+            return _through_part(node.part, cotangents[0], exact)
         for edge in node.edges:
             argument, _, item = edge.argument.partition("[")
             if rule is None or not argument:
