@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 from test_exact_oracles import COMPLEX, UNDEFINED, family
-from test_rules import ON_OTHER_DEVICES
 
 from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import LANGUAGES
@@ -24,7 +23,7 @@ def test_every_operator_with_a_rule_is_there(everything: Inventory) -> None:
 
 
 # y″ of exp is exp, of a sum 0, of |x| and relu 0 beside the kink, of x·z mixed 1; torch has no second derivative of the
-# other three, and says so.
+# last, and says so.
 SECOND = {
     "aten.exp.default": "yes",
     "aten.mul.Tensor": "yes",
@@ -36,8 +35,6 @@ SECOND = {
     "aten._fft_r2c.default": "zero",
     "aten._adaptive_avg_pool2d.default": "zero",
     "aten._ctc_loss.default": "refuses",
-    "aten._cdist_forward.default": "refuses",
-    "aten._pdist_forward.default": "refuses",
 }
 
 
@@ -51,7 +48,7 @@ def test_the_second_derivative_is_what_mathematics_and_torch_make_of_it(operator
 def test_what_sympy_is_said_to_prove_is_what_it_proves_in_the_tests(everything: Inventory) -> None:
     """`UNDEFINED` lists the operators that are not written out, or only for some arguments, measured there."""
     alone = {family(known.operator) for known in everything.known if known.proof == "differences"}
-    assert alone <= UNDEFINED | COMPLEX | {family(name) for name in ON_OTHER_DEVICES}
+    assert alone <= UNDEFINED | COMPLEX
     formulas = {known.operator for known in everything.known if known.proof == "formula"}
     assert formulas == {name for name, rule in rules().items() if rule.elementwise}
 

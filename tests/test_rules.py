@@ -93,8 +93,6 @@ WRITTEN_OUT: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "aten._ctc_loss.default": of_normalised("aten._ctc_loss.default"),
     "aten._ctc_loss.Tensor": of_normalised("aten._ctc_loss.Tensor"),
 }
-# Operators that torch makes of others on the CPU.
-ON_OTHER_DEVICES = ("aten._fused_rms_norm.default",)
 # Two computations of some hundred float64 operations each.
 SAME_IN_FLOAT64 = 1e-11
 
@@ -246,7 +244,7 @@ class Recorder(TorchDispatchMode):
 
 
 def test_torch_differentiates_each_operator_but_two_of_late() -> None:
-    assert {*ALL} - {*OWN} <= {"aten.ldexp.Tensor", "aten.aminmax.default", *ON_OTHER_DEVICES, *WRITTEN_OUT}
+    assert {*ALL} - {*OWN} <= {"aten.ldexp.Tensor", "aten.aminmax.default", "aten.narrow_copy.default", *WRITTEN_OUT}
 
 
 @pytest.mark.skipif(minor_release(torch.__version__) < (2, 9), reason="torch 2.8 has no kernel for the CPU")
@@ -428,7 +426,7 @@ def complex_cases(name: str) -> Iterator[tuple[Rule, dict[str, Any], str]]:
                 leaves, outputs = tracked(rule, moved, argument)
                 pairs = [(y, torch.ones_like(y)) for y in outputs if y.requires_grad]
                 torch.autograd.grad([y for y, _ in pairs], leaves, [g for _, g in pairs], materialize_grads=True)
-        except (RuntimeError, NotImplementedError):
+        except Exception:  # in whatever words torch refuses complex numbers
             continue
         yield rule, moved, argument
 

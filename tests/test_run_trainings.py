@@ -10,6 +10,8 @@ import torch
 from runs import FOLDER, marked_line, run_plainly, run_training
 
 import gradexplain as gx
+from gradexplain.training.ledger import Ledger
+from gradexplain.training.watching import watched
 
 # fmt: off
 FAILING = {  # script: code of the first finding, step, phase
@@ -222,3 +224,26 @@ def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
     assert training.report is not None
     assert training.report.findings[0].code == "graph-freed"
     assert "计算图" in capsys.readouterr().err
+
+
+def test_every_line_that_starts_a_backward_pass_has_its_own_losses() -> None:
+    w, ledger = torch.ones(2, requires_grad=True), Ledger()
+    with watched(ledger):
+        for _ in range(3):
+            (2 * w).sum().backward()
+            torch.autograd.backward((3 * w).sum())
+    calls = [(call.source.line, list(call.losses)) for call in ledger.calls.values() if call.source is not None]
+    (one, first), (other, second) = calls
+    assert other == one + 1
+    assert (first, second) == ([4.0] * 3, [6.0] * 3)
+
+
+def test_a_watch_that_fails_lets_the_training_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("gradexplain.training.ledger.graph_of", fail)
+    training = run_training(FOLDER / "healthy_pairs.py")
+    assert training.code == 0
+    assert "planted" in training.report.render("text")
+    assert (training.out, training.state) == run_plainly(FOLDER / "healthy_pairs.py")

@@ -53,6 +53,8 @@ class TrainingTeller(Teller):
                 yield Paragraph(f"{MARKS['agrees']} {text}", "good")
             case "no training seen":
                 yield Paragraph(f"{MARKS['cannot say']} {self.say('training.no_training')}", "unsure")
+        if report.broken:
+            yield Paragraph(self.say("training.broken", message=report.broken), "unsure")
         if report.interrupted:
             yield Paragraph(self.say("training.interrupted", steps=report.steps))
 

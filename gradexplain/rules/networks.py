@@ -298,31 +298,6 @@ rule(
     example=(lambda r: (r(3, 4), r(3, 1)), lambda r: (r(3, 2, 4), r(1, 1, 4), 2)),
 )
 
-
-def _rms_back(g: Any, input: Tensor, normalized_shape: Sequence[int], weight: Any, y1: Tensor) -> Tensor:
-    """As above without a mean, and x̄ = −r̄ r² x̂ / n through r itself    (Zhang and Sennrich 2019)."""
-    over = tuple(range(input.ndim - len(normalized_shape), input.ndim))
-    hat, sent = input * y1, torch.zeros_like(input)
-    if g[0] is not None:
-        h = _scaled(g[0], weight)
-        sent = y1 * (h - hat * (h * hat).mean(over, keepdim=True))
-    return sent if g[1] is None else sent - g[1] * y1**2 * hat / math.prod(normalized_shape)
-
-
-rule(
-    "aten._fused_rms_norm",
-    "x̂ = x r with r = 1/√(⟨x²⟩ + ε),  y = w x̂",
-    input=("x̄ = r (h − x̂ ⟨h x̂⟩) with h = w ȳ", _rms_back),
-    weight=(
-        "w̄ = Σ ȳ x̂",
-        lambda g, input, normalized_shape, weight, y1: (
-            torch.zeros_like(weight) if g[0] is None else _over(g[0] * input * y1, _leading(input, normalized_shape))
-        ),
-    ),
-    over="real",
-    example=(lambda r: (r(2, 3, 4), [4], r(4), 1e-5), lambda r: (r(2, 3, 4), [3, 4], None, 1e-5)),
-)
-
 # ------------------------------------------------------------------------------------------------------ attention
 #
 # S = s Q Kᵀ + M,  P = softmax(S),  O = P V, for each head. Backwards through the three:

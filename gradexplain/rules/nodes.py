@@ -47,7 +47,7 @@ def _node_name(rule: Rule) -> str:
     arguments = {n: _requiring_grad(v) if n in known else v for n, v in examples(rule)[0].items()}
     try:
         made = [t for t in call(rule.operator, arguments) if isinstance(t, Tensor)]
-    except NotImplementedError:  # this torch has no kernel for the CPU
+    except (NotImplementedError, RuntimeError, TypeError):  # this torch has no kernel for the CPU, or another schema
         return ""
     return next((t.grad_fn.name() for t in made if t.grad_fn is not None), "")
 

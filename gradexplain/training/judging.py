@@ -41,6 +41,7 @@ def report_of(
         curves=_curves(ledger),
         examined=examined,
         interrupted=interrupted,
+        broken=ledger.broken,
     )
 
 

@@ -40,6 +40,7 @@ _GRAPHS = 64
 SKIPS = 20
 # Seconds after which the lines of what is computed are no longer noted, if no optimizer has stepped until then.
 _PATIENCE = 30.0
+_INNER = ("torch.", "gradexplain.training.")
 _KEY = "gradexplain: of a loss"
 
 
@@ -143,6 +144,7 @@ class Ledger:
     modes: list[tuple[int, dict[str, bool]]] = field(default_factory=list)
     modules: list[ref[nn.Module]] = field(default_factory=list)  # that were made under watch, in order
     is_scaling: bool = False
+    broken: str = ""  # how the watch itself failed, if it did
     bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
     freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
@@ -193,8 +195,8 @@ class Ledger:
 
     def _call(self) -> Call:
         """Returns the line of the script that asked for the backward pass; cheap, as every step asks."""
-        frame: FrameType | None = sys._getframe(3)
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("torch."):
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
             frame = frame.f_back
         key = (id(frame.f_code), frame.f_lasti) if frame is not None else (0, 0)
         if key not in self.calls:
@@ -423,6 +425,10 @@ class Ledger:
 
     def epoch(self, loader: Any) -> None:
         self.epochs += 1
+
+    def broke(self, fault: Exception) -> None:
+        self.end()
+        self.broken = f"{type(fault).__name__}: {fault}".partition("\n")[0]
 
 
 class _Sign:

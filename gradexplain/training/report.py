@@ -37,7 +37,7 @@ class TrainingReport(Shown):
     `verdict` is "found", "nothing unusual" or "no training seen"; `steps` counts the steps that were watched,
     `findings` has what is wrong, the first cause first, `watched` and `unwatched` name what was looked at and what was
     not, and `examined` how a step that went wrong was looked into ("replay", "graph" or nothing). `interrupted` says
-    that the script was ended before its end.
+    that the script was ended before its end, and `broken` how the watch itself failed, if it did.
     """
 
     target: str
@@ -48,6 +48,7 @@ class TrainingReport(Shown):
     curves: Curves = Curves()
     examined: str = ""
     interrupted: bool = False
+    broken: str = ""
 
     @property
     def verdict(self) -> Verdict:

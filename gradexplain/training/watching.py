@@ -62,6 +62,9 @@ class Observer(Protocol):
     def epoch(self, loader: Any) -> None:
         """A data loader was started anew."""
 
+    def broke(self, fault: Exception) -> None:
+        """The observer itself has failed: nothing more is told to it, and the training goes on."""
+
 
 @contextmanager
 def watched(observer: Observer) -> Iterator[None]:
@@ -69,13 +72,23 @@ def watched(observer: Observer) -> Iterator[None]:
     own = os.getpid(), threading.get_ident()
     depth = 0
 
+    broken = False
+
     def here() -> bool:
-        return (os.getpid(), threading.get_ident()) == own and not internals().transforms_active()
+        return not broken and (os.getpid(), threading.get_ident()) == own and not internals().transforms_active()
+
+    def safely(say: Callable[..., None], *args: Any) -> None:
+        nonlocal broken
+        try:
+            say(*args)
+        except Exception as fault:
+            broken = True
+            observer.broke(fault)
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
         def tell(*args: Any) -> None:
             if here():
-                say(*args)
+                safely(say, *args)
 
         return tell
 
@@ -86,16 +99,16 @@ def watched(observer: Observer) -> Iterator[None]:
             if depth or not here():  # a backward pass inside another is part of that
                 return run(tensors, *args, **keywords)
             roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
-            observer.backward_begins(roots)
+            safely(observer.backward_begins, roots)
             depth += 1
             try:
                 result = run(tensors, *args, **keywords)
             except Exception as fault:
-                observer.backward_failed(roots, fault)
+                safely(observer.backward_failed, roots, fault)
                 raise
             finally:
                 depth -= 1
-            observer.backward_ended(roots)
+            safely(observer.backward_ended, roots)
             return result
 
         return backward
