@@ -167,6 +167,8 @@ def test_a_network_whose_loss_is_nan_says_so_once() -> None:
     assert "made by `torch.log(p)`" in head
     assert "log_softmax" in head
     assert text.count("The output is nan: there is no derivative to compare with.") == 1
+    assert text.count("3 inputs") >= 3  # one line a method, not one an input
+    assert "net.bias" not in text.partition("Checked")[2].partition("Every operation")[0]
 
 
 def test_an_operation_that_made_the_first_nan_is_not_called_right() -> None:

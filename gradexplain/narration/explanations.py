@@ -68,6 +68,10 @@ NOT_APPLICABLE = frozenset(
         "rule_unable",
     }
 )
+# What is said of the computation as a whole, and of no input alone.
+_OF_THE_WHOLE = frozenset(
+    {"live", "not_finite", "replay_failed", "not_deterministic", "forward_failed", "complex_failed"}
+)
 # Findings that a hook changed a gradient.
 _HOOKS = ("leaf-hook", "hook", "hook-unseen", "hook-on-node", "hook-of-module")
 # No number in float64 is known better than this.
@@ -424,11 +428,15 @@ class Teller:
                 yield self.say(f"verification.{key}", **said)
 
     def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
-        """Yields the checks that share a line: one each, or all of an oracle with the same verdict if they are many."""
+        """Yields the checks that share a line: all of an oracle with the same verdict if they are many, else one each.
+
+        Those that could not judge, all for one reason, say nothing of single inputs either.
+        """
         for oracle in dict.fromkeys(check.oracle for check in found):
             for verdict in MARKS:
                 checks = [c for c in found if c.oracle == oracle and c.verdict == verdict]
-                yield from [checks] if len(checks) > _MOST_ROWS else ([c] for c in checks)
+                alike = checks and checks[0].reason in _OF_THE_WHOLE and len({c.reason for c in checks}) == 1
+                yield from [checks] if alike or len(checks) > _MOST_ROWS else ([c] for c in checks)
 
     def check_row(self, checks: Sequence[Check]) -> tuple[str, ...]:
         apart = [_apart(check) for check in checks]
@@ -563,7 +571,9 @@ class Teller:
         if not apart or report.wrong() or any(check.reason != "nan" for check in apart):
             return {}
         first = apart[0]
-        return {"element": indexed(first.input, first.place or ()), "value": first.data["seen"]}
+        place = first.place or first.data.get("place")
+        element = indexed(first.input, place if isinstance(place, tuple) else ())
+        return {"element": element, "value": first.data["seen"]}
 
     def causes(self, report: Report, findings: Sequence[Finding]) -> Iterator[str]:
         """Yields what made a gradient another one than the function's, where every wrong operation is told by it.
@@ -611,7 +621,7 @@ class Teller:
         data = {"label": operation.label, "passes": finding.data.get("passes"), "slope": finding.data["slope"]}
         way = {None: "sends_own", "1": "passes_on"}.get(data["passes"], "passes_times")
         part = "_there" if finding.data.get("count") != finding.data.get("total") else ""
-        place = short_place(operation.node.source, self.language)
+        place = short_place(operation.node.source or operation.backward, self.language)
         why = self.say("verification.on_purpose") if finding.code == ESTIMATE else ""
         return self.say(f"verification.{way}{part}", **data) + (self.say("listed") + place if place else "") + why
 
