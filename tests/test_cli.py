@@ -377,7 +377,7 @@ def test_what_other_tools_have_is_answered_in_the_language_asked_for(command: Ca
     found = command("verify", "x**2", "x=1", "--atol", "1", "--language", "zh")
     assert found.code == 2
     assert "没有容差可选" in found.err
-    assert "是想找“curve”吗" in command("figure", "curv", "--language", "zh").err
+    assert "是不是想写“curve”" in command("figure", "curv", "--language", "zh").err
 
 
 @pytest.mark.parametrize("verb", ["explain", "verify"])

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -24,6 +24,8 @@ from gradexplain.mathematics.equations import (
 )
 from gradexplain.mathematics.evaluation import is_explained
 from gradexplain.rules import registry
+from gradexplain.rules.application import call
+from gradexplain.rules.samples import examples
 
 Command = Callable[..., "object"]
 
@@ -441,3 +443,25 @@ def test_inputs_may_have_the_names_that_we_would_choose(command) -> None:
     found = command("explain", "y*L*output", "y=1,2", "L=3", "output=4")
     assert found.code == 0
     assert "∂L_/∂y = [12, 12]" in found.out
+
+
+WHOLE = [name for name, rule in registry.rules().items() if not rule.elementwise]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", WHOLE)
+def test_rounding_contradicts_no_rule_of_whole_tensors(name: str, dtype: torch.dtype) -> None:
+    """What an equation calls a contradiction, the checks call wrong: a triangle that torch does not read, for one."""
+    arguments = examples(registry.rules()[name])[0]
+    inputs = {n: v.to(dtype) for n, v in arguments.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+
+    def run(given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return next(y for y in call(name, {**arguments, **given}) if y.is_floating_point())
+
+    named = eval(f"lambda {', '.join(inputs)}: run(locals())", {"run": run})
+    try:
+        explanation = gx.explain(named, inputs, effort=0.02)
+    except gx.GradexplainError:  # torch has no kernel for this type, or its output no gradient
+        return
+    contradicted = [str(e) for e in explanation.equations if e.relation == CONTRADICTED]
+    assert not contradicted or gx.explain(named, inputs).verdict == "differs"

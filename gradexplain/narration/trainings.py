@@ -110,7 +110,7 @@ class TrainingTeller(Teller):
         separator = self.say("figures.comma")
         watched = separator.join(self.say(f"training.watched_{name}") for name in report.watched)
         notes = [self.say("training.watched", names=watched)]
-        notes += [self.say(f"training.unwatched_{name}") for name in report.unwatched]
+        notes += [self.say(f"training.examined_{report.examined}")] if report.examined else []
         yield Notes(tuple(notes))
 
 

@@ -54,7 +54,7 @@ def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
         return flag.birth, "graph"
     trace = tuple(ledger.trace[: flag.backward + (flag.kind == "loss")])
     answer = ask(Request(flag.kind, flag.backward, flag.after, trace, flag.seconds))
-    return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "")
+    return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "nothing")
 
 
 def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:

@@ -35,8 +35,9 @@ class TrainingReport(Shown):
     """What was seen of a training.
 
     `verdict` is "found", "nothing unusual" or "no training seen"; `steps` counts the steps that were watched,
-    `findings` has what is wrong, the first cause first, `watched` and `unwatched` name what was looked at and what was
-    not, and `examined` how a step that went wrong was looked into ("replay", "graph" or nothing). `interrupted` says
+    `findings` has what is wrong, the first cause first, `watched` names what was looked at, and `examined` how a
+    step that went wrong was looked into: "replay" (the script was run again), "graph" (of its loss), "parted" (another
+    run was not the same), "nothing". `interrupted` says
     that the script was ended before its end, and `broken` how the watch itself failed, if it did.
     """
 
@@ -44,7 +45,6 @@ class TrainingReport(Shown):
     steps: int
     findings: tuple[Finding, ...] = ()
     watched: tuple[str, ...] = ()
-    unwatched: tuple[str, ...] = ()
     curves: Curves = Curves()
     examined: str = ""
     interrupted: bool = False

@@ -245,7 +245,8 @@ class _Probe:
             odd = [t.at for t in looked if t.at is not None and not t.agrees]
             for name, place in odd:
                 moving[name][place] = False
-            everywhere = len(odd) == len(looked) > SAMPLED_BESIDE  # those drawn at random are wrong as well
+            # Those drawn at random are wrong as well: what remains of the input need not be told apart.
+            everywhere = len(group) == 1 and len(odd) == len(looked) > SAMPLED_BESIDE
             if not odd or everywhere or not any(bool(m.any()) for m in moving.values()):
                 break
         alone += self.zeros(group, moving)

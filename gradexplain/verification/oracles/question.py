@@ -28,7 +28,7 @@ from gradexplain.recording.events import Event
 from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
 from gradexplain.recording.plain import differentiated
 from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import record
+from gradexplain.recording.tracing import recorded
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
@@ -338,8 +338,8 @@ Oracle = Callable[[Question], Iterable[Check]]
 
 def _recorded(replay: Replay) -> Frozen | Unable:
     try:
-        run = record(replay.computation, replay.trace.cotangent, again=True)
-        function = frozen(run, replay.computation)
+        with recorded(replay.computation, replay.trace.cotangent, again=True, backwards=False) as run:
+            function = frozen(run, replay.computation)
         again = function.replayed(replay.trace.inputs)
     except RunError as fault:
         if fault.key == "replay_unseen_memory":
