@@ -687,3 +687,33 @@ def test_a_gradient_of_a_quantile_is_not_called_wrong_and_hides_no_error(
         assert (report.verdict, report.reason, report.doubt("a")) == ("cannot say", "doubtful", "quantile")
     else:
         assert (report.verdict, [o.label for o in report.wrong()]) == ("differs", ["Planted"])
+
+
+# ------------------------------------------------------------------------------------------------ many equal numbers
+
+
+EQUAL = at(1.0, 1.0, 1.0, 2.0, 1.0, 0.0)
+WEIGHTS = at(1.0, -3.0, 0.5, 2.0, 5.0, -1.0)
+# fmt: off
+SELECTIONS: dict[str, Function] = {
+    "sort":       lambda x: (x.sort().values * WEIGHTS).sum(),
+    "descending": lambda x: (x.sort(descending=True, stable=True).values * WEIGHTS).sum(),
+    "topk":       lambda x: (x.topk(4).values * WEIGHTS[:4]).sum(),
+    "columns":    lambda x: (x[:, None].expand(6, 2).sort(0).values * WEIGHTS[:, None]).sum(),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("error", [None, 1.01])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_of_many_equal_numbers_any_may_be_selected_and_that_hides_no_error(name: str, error: float | None) -> None:
+    """Beside four equal numbers, one that moves alone takes the first place or the last; torch may give it another."""
+
+    def function(x: Tensor) -> Tensor:
+        return SELECTIONS[name](x if error is None else planted(lambda g: error * g)(x).log())
+
+    report = verified(function, EQUAL)
+    if error is None:
+        assert report.verdict == "agrees", told(report)
+    else:
+        assert (report.verdict, [o.label for o in report.wrong()]) == ("differs", ["Planted"])

@@ -32,6 +32,8 @@ MOST_ROUNDS = 4
 # Draws whose gradient moves a quantile of the distribution and not the draw (implicit reparametrisation: Figurnov and
 # others, Adv. Neural Inf. Process. Syst. 31, 2018); torch approximates it.
 _MOVES_QUANTILES = frozenset({"_standard_gamma", "torch.distributions.dirichlet._Dirichlet"})
+# Operators that give numbers of their input and where they stood. Of several equal ones any may be given.
+_SELECTING = frozenset({"sort", "topk", "kthvalue", "median", "nanmedian", "mode", "max", "min", "cummax", "cummin"})
 # Rows of a Jacobian that are asked for one by one, where torch has no derivative of a backward.
 MOST_ROWS = 64
 
@@ -113,6 +115,38 @@ def _normalised(function: Frozen, step: Step) -> Bent:
         (moved,) = operator.changes(arguments)
         given = operator.given[0]
         return operator.outputs([(given + moved).log_softmax(-1) - given], 1.0)
+
+    return bent
+
+
+def selecting_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
+    """Yields the steps that select among numbers of which some are equal, with what they gave selected for good.
+
+    Each selection that gives the same numbers is a branch of its own; beside three equal numbers, the slopes of one
+    that moves alone are those of the first and the last branch, and torch's may be another.
+    """
+    for number, step in enumerate(function.steps):
+        selects = step.live and isinstance(step.origin, Event) and short_name(step.origin) in _SELECTING
+        if selects and len(step.made) == 2 and step.made[0].tensor.numel():
+            given, dim = _plain(step.origin.arguments[0]), _dimension(step)
+            if given.dim() and bool((given.sort(dim).values.diff(dim=dim) == 0).any()):
+                yield number, _selected(step, dim)
+
+
+def _dimension(step: Step) -> int:
+    assert isinstance(step.origin, Event)
+    names = [argument.name for argument in schema_of(step.origin.operator).arguments]
+    named = {**dict(zip(names, step.origin.arguments, strict=False)), **step.origin.keywords}
+    return int(named.get("dim", -1))
+
+
+def _selected(step: Step, dim: int) -> Bent:
+    places = step.made[1].tensor
+
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        dropped = places.dim() < arguments[0].dim()
+        chosen = arguments[0].gather(dim, places.unsqueeze(dim) if dropped else places)
+        return [chosen.squeeze(dim) if dropped else chosen, *outputs[1:]]
 
     return bent
 

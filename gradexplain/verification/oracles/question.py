@@ -20,6 +20,7 @@ from gradexplain.recording.branches import (
     normalised_steps,
     padding_steps,
     quantile_steps,
+    selecting_steps,
     symmetric_steps,
     with_branches,
 )
@@ -136,7 +137,8 @@ class Question:
         if isinstance(self.recorded, Unable):
             return {}
         symmetric = symmetric_steps(self.recorded, _reads_symmetric)
-        return dict([*symmetric, *padding_steps(self.recorded), *normalised_steps(self.recorded)]) | {**self.quantiles}
+        others = (steps(self.recorded) for steps in (padding_steps, normalised_steps, selecting_steps))
+        return {**dict(symmetric), **{n: bent for steps in others for n, bent in steps}, **self.quantiles}
 
     @cached_property
     def quantiles(self) -> Mapping[int, Bent]:
