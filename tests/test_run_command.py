@@ -137,6 +137,7 @@ def test_ctrl_c_is_told_what_was_seen(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "gradexplain", "run", str(path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
     )  # fmt: skip
     assert process.stdout is not None
     while process.stdout.readline() != "20\n":

@@ -221,9 +221,13 @@ def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
 
     with pytest.raises(RuntimeError, match="second time"):
         twice()
-    assert training.report is not None
     assert training.report.findings[0].code == "graph-freed"
     assert "计算图" in capsys.readouterr().err
+
+
+def test_a_block_that_goes_on_has_no_report() -> None:
+    with gx.watch(quiet=True) as training, pytest.raises(gx.InputError, match="is there when it has ended"):
+        training.report  # noqa: B018  # asked for too early
 
 
 def test_every_line_that_starts_a_backward_pass_has_its_own_losses() -> None:

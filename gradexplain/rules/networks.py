@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradexplain.mathematics.terms import NAMESPACE
 from gradexplain.rules.entries import rule
+from gradexplain.versions.releases import minor_release
 
 _NUMPY: Mapping[str, Any] = NAMESPACE
 _exp, _log, _log1p, _sigmoid, _abs = (_NUMPY[name] for name in ("exp", "log", "log1p", "sigmoid", "abs"))
@@ -345,6 +346,11 @@ def _value_back(g: Tensor, query: Tensor, key: Tensor, value: Tensor, causal: bo
     return _gathered(P.mT @ g, value)
 
 
+# On torch 2.8 this kernel's backward writes beyond its memory where the heads are grouped.
+_GROUPED_HEADS = (
+    (lambda r: (r(2, 4, 3, 2), r(2, 2, 4, 2), r(2, 2, 4, 2)),) if minor_release(torch.__version__) >= (2, 9) else ()
+)
+
 rule(
     "aten._scaled_dot_product_flash_attention_for_cpu",
     "S = s Q Kᵀ + M,  P = softmax(S),  O = P V",
@@ -370,7 +376,7 @@ rule(
         lambda r: (r(1, 2, 3, 2), r(1, 2, 4, 2), r(1, 2, 4, 2)),
         lambda r: (r(1, 2, 4, 2), r(1, 2, 4, 2), r(1, 2, 4, 2), 0.0, True, {"scale": 0.7}),
         lambda r: (r(1, 1, 3, 2), r(1, 1, 4, 2), r(1, 1, 4, 2), {"attn_mask": r(1, 1, 3, 4)}),
-        lambda r: (r(2, 4, 3, 2), r(2, 2, 4, 2), r(2, 2, 4, 2)),
+        *_GROUPED_HEADS,
     ),
 )
 

@@ -245,8 +245,9 @@ _lgamma = _NUMPY["lgamma"]
 
 def _polygamma(n: int, x: Tensor) -> Tensor:
     """ψ⁽ⁿ⁾(x) = (−1)ⁿ⁺¹ n! Σₖ 1/(x + k)ⁿ⁺¹ for n > 0, a zeta function; torch's own ψ′ is a series cut off at 1e-9."""
-    found: Tensor = (-1) ** (n + 1) * math.factorial(n) * torch.special.zeta(n + 1, x)
-    return found
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # zeta has no kernel for these
+    found: Tensor = (-1) ** (n + 1) * math.factorial(n) * torch.special.zeta(n + 1, wide)
+    return found.to(x.dtype)
 
 
 rule(

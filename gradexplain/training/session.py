@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from gradexplain.errors import InputError
 from gradexplain.training.launching import Ending, Exits, Script, WhenImported, before_exit, launched
 from gradexplain.training.replaying import Standby
 from gradexplain.training.request import Request
@@ -80,9 +81,16 @@ class Watch:
 
     language: str = "en"
     quiet: bool = False
-    report: TrainingReport | None = None
+    _report: TrainingReport | None = None
     _ledger: Ledger | None = None
     _watching: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def report(self) -> TrainingReport:
+        """What was seen, at the end of the block; raises `InputError` before."""
+        if self._report is None:
+            raise InputError("watch_goes_on")
+        return self._report
 
     def __enter__(self) -> Watch:
         from gradexplain.training.ledger import Ledger
@@ -102,6 +110,6 @@ class Watch:
         self._ledger.end()
         interrupted = isinstance(fault, KeyboardInterrupt)
         name = "gx.watch()"
-        self.report = report_of(self._ledger, name, interrupted=interrupted, ask=lambda request: None, fault=fault)
+        self._report = report_of(self._ledger, name, interrupted=interrupted, ask=lambda request: None, fault=fault)
         if not self.quiet:
             sys.stderr.write(self.report.render("text", language=self.language))
