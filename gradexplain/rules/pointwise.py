@@ -294,6 +294,7 @@ rule(
     "aten.nan_to_num",
     "y = x, and numbers in the place of nan and ±∞",
     self=("x̄ = ȳ where x is finite, else 0", lambda g, self: torch.where(self.isfinite(), g, 0)),
+    over="real",
     example=(lambda r: (r(4, 3),), lambda r: (torch.tensor([0.3, math.inf, -0.4]).double(), 0.0, 2.5, -2.5)),
 )
 rule(
