@@ -44,9 +44,7 @@ class Script:
     arguments: tuple[str, ...] = ()
     module: bool = False
 
-    def code(
-        self, changed: Callable[[str, bytes], bytes] = lambda path, text: text
-    ) -> tuple[CodeType, ModuleSpec | None, str]:
+    def code(self, changed: Changed = lambda path, text: text) -> tuple[CodeType, ModuleSpec | None, str]:
         """Returns what is run, its spec where it is a module, and its file; raises `InputError` where there is none.
 
         `changed` may change the text of the file.

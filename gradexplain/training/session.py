@@ -76,7 +76,7 @@ def is_reporting() -> bool:
 class Watch:
     """A block of code under watch, as a context manager; at its end `report` has what was seen, and it is printed.
 
-    `shown` is where it is printed (standard error), `None` for nowhere.
+    It is printed on standard error in `language`, unless `quiet`.
     """
 
     language: str = "en"
