@@ -1,12 +1,14 @@
-"""Trainings under watch, in this process: a script is run as `gradexplain run` runs it, and its report is returned."""
+"""Trainings under watch, each in a process of its own: a script is run as `gradexplain run` runs it."""
 
 import contextlib
 import io
 import json
-import random
+import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,23 @@ import torch
 
 import gradexplain.narration.trainings  # noqa: F401  # registers how reports are told
 from gradexplain.training.launching import Script, launched
-from gradexplain.training.report import TrainingReport
 from gradexplain.training.session import Session
 
 FOLDER = Path(__file__).parent / "trainings"
 MARK = "# cause"
+# Forks of a process that has torch and has run nothing with it: what runs on many threads cannot be forked.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "gradexplain.narration.trainings", "gradexplain.training.examination"])
 
 
 @dataclass(frozen=True)
 class Training:
     """What a script printed, how it ended, and what was said of it."""
 
-    report: TrainingReport
     record: dict[str, Any]
+    losses: list[float]
+    text: str
     out: str
-    err: str
     code: int
     state: dict[str, Any]
 
@@ -37,25 +41,52 @@ class Training:
         return [finding["code"] for finding in self.record["findings"]]
 
 
-def run_training(path: Path, *arguments: str, halt: bool = False, most: int | None = None) -> Training:
-    """Runs a script under watch in this process; its modules, arguments and random states do not stay."""
-    session = Session(Script(str(path), arguments), halt, most)
-    out, err = io.StringIO(), io.StringIO()
-    with as_it_was(out, err):
+@cache
+def run_training(path: Path, *arguments: str) -> Training:
+    """Runs a script under watch, as `gradexplain run` does; the same one twice is run once."""
+    return in_a_process(under_watch, path, *arguments)
+
+
+def under_watch(path: Path, *arguments: str) -> Training:
+    session, out = Session(Script(str(path), arguments)), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         ending = session.run(lambda code: None)
         state = state_of_main()
         report = session.report(ending)
-        record = json.loads(report.to_json())
-    return Training(report, record, out.getvalue(), err.getvalue(), ending.code, state)
+        text = report.render("text")
+    losses = [] if report.curves is None else [*report.curves.losses]
+    return Training(json.loads(report.to_json()), losses, text, out.getvalue(), ending.code, state)
 
 
 def run_plainly(path: Path) -> tuple[str, dict[str, Any]]:
     """Runs a script without a watch; returns what it printed, and the state that it left."""
+    return in_a_process(without_watch, path)
+
+
+def without_watch(path: Path) -> tuple[str, dict[str, Any]]:
     out = io.StringIO()
-    with as_it_was(out, io.StringIO()):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         launched(Script(str(path)))
-        state = state_of_main()
-    return out.getvalue(), state
+    return out.getvalue(), state_of_main()
+
+
+def in_a_process(run: Callable, *arguments: Any) -> Any:
+    """Returns what a function of a module returns in a process of its own."""
+    ours, its = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=answer, args=(its, run, arguments))
+    process.start()
+    its.close()
+    try:
+        return ours.recv()
+    finally:
+        process.join()
+
+
+def answer(channel: Connection, run: Callable, arguments: tuple) -> None:
+    # What a script finds that nobody started: its own choice of how to start others, its own temporary folder.
+    multiprocessing.set_start_method(None, force=True)
+    multiprocessing.process.current_process()._config.pop("tempdir", None)
+    channel.send(run(*arguments))
 
 
 def state_of_main() -> dict[str, Any]:
@@ -78,24 +109,6 @@ def state_of_main() -> dict[str, Any]:
 
 def bits(tensor: torch.Tensor | None) -> bytes | None:
     return None if tensor is None else tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-
-
-@contextlib.contextmanager
-def as_it_was(out: io.StringIO, err: io.StringIO) -> Iterator[None]:
-    """Puts back what a script changes in this process."""
-    main, argv, paths, modules = sys.modules["__main__"], [*sys.argv], [*sys.path], {*sys.modules}
-    states = torch.get_rng_state(), torch.get_default_dtype(), random.getstate()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            yield
-    finally:
-        sys.modules["__main__"], sys.argv[:], sys.path[:] = main, argv, paths
-        for name in {*sys.modules} - modules:
-            if getattr(sys.modules[name], "__file__", None) and str(FOLDER) in str(sys.modules[name].__file__):
-                del sys.modules[name]
-        torch.set_rng_state(states[0])
-        torch.set_default_dtype(states[1])
-        random.setstate(states[2])
 
 
 def marked_line(path: Path) -> int | None:

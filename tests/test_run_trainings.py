@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import FOLDER, marked_line, run_plainly, run_training
+from runs import FOLDER, Training, in_a_process, marked_line, run_plainly, run_training, under_watch
 
 import gradexplain as gx
+import gradexplain.training.ledger
 from gradexplain.training.ledger import Ledger
 from gradexplain.training.watching import watched
 
@@ -144,7 +145,7 @@ def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> No
     (tmp_path / "mended.py").write_text("\n".join(lines))
     mended = run_training(tmp_path / "mended.py")
     assert first["code"] not in mended.codes
-    losses = mended.report.curves.losses[: remedy["result"]["steps"]]
+    losses = mended.losses[: remedy["result"]["steps"]]
     assert losses[0] == remedy["result"]["first"]
 
 
@@ -242,12 +243,16 @@ def test_every_line_that_starts_a_backward_pass_has_its_own_losses() -> None:
     assert (first, second) == ([4.0] * 3, [6.0] * 3)
 
 
-def test_a_watch_that_fails_lets_the_training_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_that_fails_lets_the_training_go_on() -> None:
+    training = in_a_process(under_a_watch_that_fails, FOLDER / "healthy_pairs.py")
+    assert training.code == 0
+    assert "planted" in training.text
+    assert (training.out, training.state) == run_plainly(FOLDER / "healthy_pairs.py")
+
+
+def under_a_watch_that_fails(path: Path) -> Training:
     def fail(*_: object) -> None:
         raise ValueError("planted")
 
-    monkeypatch.setattr("gradexplain.training.ledger.graph_of", fail)
-    training = run_training(FOLDER / "healthy_pairs.py")
-    assert training.code == 0
-    assert "planted" in training.report.render("text")
-    assert (training.out, training.state) == run_plainly(FOLDER / "healthy_pairs.py")
+    gradexplain.training.ledger.graph_of = fail
+    return under_watch(path)
