@@ -210,6 +210,43 @@ def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) 
     assert not torch.is_anomaly_enabled()
 
 
+def test_what_is_watched_by_name_gives_parameters_their_names() -> None:
+    def train() -> gx.TrainingReport:
+        encoder, decoder = torch.nn.Linear(3, 2), torch.nn.Sequential(torch.nn.Linear(2, 1))
+        one = torch.optim.SGD(encoder.parameters(), lr=0.1)
+        other = torch.optim.SGD(decoder.parameters(), lr=0.1)
+        with gx.watch(encoder, decoder, one, other, quiet=True) as training:
+            for _ in range(4):
+                (decoder(encoder(torch.ones(4, 3)).detach()).square().mean()).backward()
+                one.step()
+                other.step()
+                other.zero_grad()
+        return training.report
+
+    report = train()
+    (finding,) = report.findings
+    assert (finding.code, finding.parameters) == ("nothing-learns", ("encoder.weight", "encoder.bias"))
+    assert [layer.name for layer in report.curves.layers] == ["decoder.0.weight"]
+
+
+def test_leaves_that_no_module_holds_are_called_by_the_variables_that_hold_them() -> None:
+    def train() -> gx.TrainingReport:
+        weights = [torch.ones(3, 2, requires_grad=True), torch.ones(2, 1, requires_grad=True)]
+        with gx.watch(quiet=True) as training:
+            for step in range(3):
+                loss = torch.ones(4, 3).mm(weights[0]).mm(weights[1]).sub(6 * (step == 1)).square().sum()
+                loss.sqrt().backward()  # the slope at 0 is infinite
+        return training.report
+
+    (finding,) = train().findings
+    assert {*finding.parameters} == {"weights[0]", "weights[1]"}
+
+
+def test_only_modules_and_optimizers_can_be_watched_by_name() -> None:
+    with pytest.raises(gx.InputError, match="this is a Tensor"):
+        gx.watch(torch.ones(2))  # type: ignore[arg-type]
+
+
 def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
     w = torch.ones(2, requires_grad=True)
     training = gx.watch(language="zh")
