@@ -161,7 +161,7 @@ def _compute(nodes: Sequence[Any], values: dict[_Key, Tensor]) -> None:
 
 
 def _made(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Returns what an operator makes of arguments: nothing where one was not saved, or is not given out as it is taken."""
+    """Returns what an operator makes of arguments: nothing where one is not known, or not given out as it is taken."""
     try:
         with torch.no_grad():
             return call(operator, arguments)
