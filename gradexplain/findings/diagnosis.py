@@ -56,13 +56,14 @@ def findings_of(trace: Trace) -> tuple[Finding, ...]:
 
 
 def edited(trace: Trace) -> Finding | None:
-    """Returns the first value of a live tensor that was written into behind torch's back: what follows is not judged."""
-    for first in trace.edited[:1]:
-        node = trace.nodes[first.node]
-        element = indexed(_whole(_code(node.source, node.name)), first.place)
-        data = {"element": element, "operator": node.operator, "kept": first.kept, "made": first.made}
-        return Finding("saved-edited", data, node.source, "P15")
-    return None
+    """Returns the first value of a live tensor that was written into behind torch's back: there is nothing to judge."""
+    if not trace.edited:
+        return None
+    first = trace.edited[0]
+    node = trace.nodes[first.node]
+    element = indexed(_whole(_code(node.source, node.name)), first.place)
+    data = {"element": element, "operator": node.operator, "kept": first.kept, "made": first.made}
+    return Finding("saved-edited", data, node.source, "P15")
 
 
 def _whole(code: str) -> str:
