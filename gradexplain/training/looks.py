@@ -111,11 +111,7 @@ class Units:
 
     alive: Tensor
     looks: int = 0
-
-    @property
-    def share(self) -> float:
-        """How many of them did."""
-        return float(self.alive.float().mean())
+    share: float = 0.0  # of all rows
 
     def look(self, gradient: Tensor) -> None:
         """Adds those that have one now."""
@@ -124,4 +120,4 @@ class Units:
         if not bool(found.all()):  # the square of a small number may be 0
             found[~found] = rows[~found].any(1)
         self.alive |= found.cpu()
-        self.looks += 1
+        self.looks, self.share = self.looks + 1, float(self.alive.float().mean())

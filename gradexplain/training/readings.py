@@ -19,7 +19,7 @@ def is_waited_for(tensor: Tensor) -> bool:
 
 def numbers(tensors: Sequence[Tensor]) -> list[float]:
     """Returns the numbers of tensors, all after one another; a device is waited for once."""
-    if len(tensors) < _FEW and all(t.is_cpu and not t.dim() for t in tensors):
+    if len(tensors) < _FEW and not any(t.dim() or is_waited_for(t) for t in tensors):
         return [t.item() for t in tensors]
     flat = [t.reshape(-1) for t in tensors]
     read: list[float] = torch.cat([t.to(flat[0].device) for t in flat]).tolist()
