@@ -55,6 +55,17 @@ def findings_of(trace: Trace) -> tuple[Finding, ...]:
     return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
 
 
+def edited(trace: Trace) -> Finding | None:
+    """Returns the first value of a live tensor that was written into behind torch's back: there is nothing to judge."""
+    if not trace.edited:
+        return None
+    first = trace.edited[0]
+    node = trace.nodes[first.node]
+    element = indexed(_whole(_code(node.source, node.name)), first.place)
+    data = {"element": element, "operator": node.operator, "kept": first.kept, "made": first.made}
+    return Finding("saved-edited", data, node.source, "P15")
+
+
 def _whole(code: str) -> str:
     """Returns code that an index may stand behind: in brackets where the index would be that of a part."""
     try:

@@ -14,7 +14,9 @@ from gradexplain.documents.shown import recorded, told
 from gradexplain.findings.finding import Finding, Remedy
 from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import MARKS, Teller, short_place
+from gradexplain.targets.provenance import FORMAT
 from gradexplain.training.report import TrainingReport, thinned
+from gradexplain.versions.releases import __version__
 
 _DIGITS = 4
 _BARS = "▁▂▃▄▅▆▇█"
@@ -138,6 +140,9 @@ def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, 
     """Returns a report on a training as plain data."""
     teller = TrainingTeller("en")
     return {
+        "gradexplain": __version__,
+        "format": FORMAT,
+        "kind": "training",
         "verdict": report.verdict,
         "steps": report.steps,
         "watched": list(report.watched),
@@ -145,6 +150,7 @@ def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, 
         "target": report.target,
         "interrupted": report.interrupted,
         "examined": report.examined or None,
+        "broken": report.broken or None,
         "torch": torch.__version__,
     }
 

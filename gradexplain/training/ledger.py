@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.frames import user_frame
+from gradexplain.recording.frames import asking_frame, user_frame
+from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source, source_at
 from gradexplain.training.looks import MOVING, TAKING_PART, Look, Sample, Units, is_followed, is_looked_at, look_at
 from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
@@ -210,6 +211,7 @@ class Ledger:
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not call.graphs:
             self._name()
+            self.names.see(visible(asking_frame()))
         graph = graph_of(loss, self.since)
         if graph is None:
             return
@@ -312,6 +314,7 @@ class Ledger:
         if id(optimizer) in self.optimizers:
             return
         self._name()
+        self.names.see(visible(asking_frame()))
         frame = user_frame()
         source = source_at(*frame) if frame else None
         self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from gradexplain.documents.shown import Shown
 from gradexplain.findings.finding import Finding
 
+T = TypeVar("T")
 Verdict = Literal["found", "nothing unusual", "no training seen"]
 
 
@@ -58,8 +59,8 @@ class TrainingReport(Shown):
         return "nothing unusual" if self.steps else "no training seen"
 
 
-def thinned(numbers: Sequence[float], most: int) -> list[float]:
-    """Returns at most so many numbers, evenly spaced, the last one among them."""
-    if len(numbers) <= most:
-        return list(numbers)
-    return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]
+def thinned(things: Sequence[T], most: int) -> list[T]:
+    """Returns at most so many of some things, evenly spaced, the last one among them."""
+    if len(things) <= most:
+        return list(things)
+    return [things[round(i * (len(things) - 1) / (most - 1))] for i in range(most)]
