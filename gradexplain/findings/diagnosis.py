@@ -15,10 +15,11 @@ from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording import kinks
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.entries import Rule
+from gradexplain.rules.entries import Rule, overload
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.sources import Source
+from gradexplain.versions.internals import schema_of
 from gradexplain.versions.releases import minor_text
 
 # The common mistakes that a stopped gradient may be a case of.
@@ -178,9 +179,10 @@ def _kink_elements(node: Node, rule: Rule) -> list[Index]:
 def _tied_elements(node: Node, rule: Rule) -> list[Index]:
     """Returns the outputs of a reduction that more than one element of its input attains."""
     whole, output = node.arguments.get("self"), node.outputs[0]
-    if not node.is_complete or not isinstance(whole, Tensor) or output is None:
+    if node.operator is None or not node.is_complete or not isinstance(whole, Tensor) or output is None:
         return []
-    if _WINDOWED & node.arguments.keys() or not output.numel() < whole.numel() <= _SEARCHED:
+    takes = {argument.name for argument in schema_of(overload(node.operator)).arguments}
+    if _WINDOWED & takes or not output.numel() < whole.numel() <= _SEARCHED:
         return []
     dim, keepdim = node.arguments.get("dim"), bool(node.arguments.get("keepdim"))
     tied = (whole == spread(output, whole, dim, keepdim)).sum(axes(dim, whole.ndim), keepdim=keepdim) > 1

@@ -25,7 +25,7 @@ from gradexplain.recording.nodes import is_leaf, nodes_below, ordered, saved_by
 from gradexplain.recording.plain import seed_for
 from gradexplain.recording.trace import Edge, Edited, Node, Trace
 from gradexplain.recording.tracing import backward
-from gradexplain.rules.application import call
+from gradexplain.rules.application import call, is_repeatable
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of
@@ -202,9 +202,7 @@ _BY_MEMORY = ("aten.as_strided.default",)
 
 
 def _is_repeatable(operator: str) -> bool:
-    kind = overload(operator)
-    random = torch.Tag.nondeterministic_seeded in kind.tags
-    return operator not in _BY_MEMORY and not random and not schema_of(kind).is_mutable
+    return operator not in _BY_MEMORY and is_repeatable(operator)
 
 
 def _with_saved_outputs(
