@@ -28,6 +28,7 @@ def report_of(
     """
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
+    ledger.settle()
     cause, examined = _cause(ledger, ask)
     found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
     if (told := explained(fault, ledger, ask)) is not None:
