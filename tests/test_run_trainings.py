@@ -3,6 +3,8 @@
 The table is that of the guide on `gradexplain run`; the line is the one that a script marks as the cause.
 """
 
+from collections import Counter
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import jsonschema
 import pytest
 import torch
 from runs import FOLDER, Training, in_a_process, marked_line, run_plainly, run_training, under_watch
+from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 import gradexplain.training.ledger
 from gradexplain.receipts.schema import schema
 from gradexplain.training.ledger import Ledger
+from gradexplain.training.looks import is_looked_at
 from gradexplain.training.watching import watched
 
 # fmt: off
@@ -313,3 +317,66 @@ def under_a_watch_that_fails(path: Path) -> Training:
 
     gradexplain.training.ledger.graph_of = fail
     return under_watch(path)
+
+
+class Reads(TorchFunctionMode):
+    """Notes the steps at which tensors are asked for their numbers, which on a device waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.steps = 0, Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        reading = getattr(function, "__name__", "") in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__")
+        self.steps[self.step] += reading
+        return function(*args, **(kwargs or {}))
+
+
+def trained(
+    steps: int, *, broken: int | None = None, clear: bool = True, device: str = "cpu", reads: Reads | None = None
+) -> Ledger:
+    """Returns the ledger of a training of two layers, whose loss is nan at the step that is `broken`."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(16, 3, generator=generator).to(device)
+    first, second = (torch.randn(*shape, generator=generator).to(device) for shape in ((3, 4), (4, 1)))
+    parameters = [torch.nn.Parameter(first), torch.nn.Parameter(second)]
+    optimizer, ledger = torch.optim.SGD(parameters, lr=0.01), Ledger()
+    with watched(ledger), reads or nullcontext():
+        for step in range(steps):
+            if reads is not None:
+                reads.step = step
+            if clear:
+                optimizer.zero_grad()
+            loss = ((x @ parameters[0]).relu() @ parameters[1] - x.sum(1, keepdim=True)).square().mean()
+            (loss * (torch.nan if step == broken else 1.0)).backward()
+            optimizer.step()
+    return ledger
+
+
+@pytest.mark.parametrize("broken", [None, 11])
+@pytest.mark.parametrize("clear", [True, False])
+def test_what_lies_on_a_device_is_read_in_blocks_and_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, broken: int | None, clear: bool
+) -> None:
+    plain = trained(100, broken=broken, clear=clear)
+    for module in ("ledger", "readings"):
+        monkeypatch.setattr(f"gradexplain.training.{module}.is_waited_for", lambda tensor: True)
+    waiting = trained(100, broken=broken, clear=clear, reads=(reads := Reads()))
+    assert {step for step, count in reads.steps.items() if count} == {*filter(is_looked_at, range(100))}
+    assert reads.steps[64] == 2  # what was kept, and what the look has seen
+    waiting.settle()
+    assert list(map(str, waiting.trace)) == list(map(str, plain.trace))
+    for own, other in zip(waiting.optimizers.values(), plain.optimizers.values(), strict=True):
+        assert list(map(str, own.norms)) == list(map(str, other.norms))
+        assert (own.stale, own.count, len(own.looks)) == (other.stale, other.count, len(other.looks))
+        assert [str(look.rms) for look in own.looks] == [str(look.rms) for look in other.looks]
+    flags = [(f.kind, f.step, f.backward, f.after) for ledger in (waiting, plain) if (f := ledger.flag)]
+    assert flags == ([("loss", 11, 11, 11)] * 2 if broken else [])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_losses_on_a_gpu_are_told_and_nothing_waits_for_them() -> None:
+    ledger = trained(100, device="cuda", reads=(reads := Reads()))
+    assert {step for step, count in reads.steps.items() if count} == {*filter(is_looked_at, range(100))}
+    ledger.settle()
+    assert list(ledger.trace) == pytest.approx(list(trained(100).trace), rel=1e-4)

@@ -28,6 +28,7 @@ def report_of(
     """
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
+    ledger.settle()
     cause, examined = _cause(ledger, ask)
     found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
     if (told := explained(fault, ledger, ask)) is not None:
@@ -166,7 +167,7 @@ def _curves(ledger: Ledger) -> Curves:
         return Curves()
     layers = [layer for own in ledger.optimizers.values() for layer in _layers(ledger, own)]
     norms = tuple(steps.norms) if steps is not None else ()
-    return Curves(tuple(call.losses), norms, tuple(thinned(layers, _MOST_LAYERS)))
+    return Curves(tuple(call.steps), tuple(call.losses), norms, tuple(thinned(layers, _MOST_LAYERS)))
 
 
 def _layers(ledger: Ledger, steps: Steps) -> Iterator[Layer]:
@@ -174,8 +175,7 @@ def _layers(ledger: Ledger, steps: Steps) -> Iterator[Layer]:
         parameter = kept()
         if parameter is None or parameter.dim() < 2:
             continue
-        looks = [look for look in steps.looks if place < len(look.rms)]
-        ratios = tuple(look.ratio[place] for look in looks if place in look.ratio)
-        sizes = tuple(size for look in looks if (size := look.rms[place]) is not None)
-        if ratios or sizes:
-            yield Layer(ledger.names.of(parameter), ratios, sizes)
+        looks = [look for look in steps.looks if place in look.ratio]
+        if looks:
+            ratios = tuple(look.ratio[place] for look in looks)
+            yield Layer(ledger.names.of(parameter), tuple(look.step for look in looks), ratios)

@@ -15,17 +15,18 @@ Verdict = Literal["found", "nothing unusual", "no training seen"]
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix of weights over the steps that were looked at: update over weight, and the size of its gradient."""
+    """A matrix of weights: update over weight, by the steps at which it was looked at."""
 
     name: str
+    steps: tuple[int, ...]
     ratios: tuple[float, ...]
-    gradients: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A few numbers of every step."""
+    """A few numbers of every step: the losses by `steps`, the norm of the gradient, and each layer."""
 
+    steps: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
     norms: tuple[float, ...] = ()
     layers: tuple[Layer, ...] = ()
