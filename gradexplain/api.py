@@ -295,7 +295,7 @@ def compare(
     >>> import torch, gradexplain as gx
     >>> x = torch.linspace(-2, 2, 9)
     >>> comparison = gx.compare(torch.nn.functional.silu, lambda x: x / (1 + (-x).exp()), [x])
-    >>> comparison.verdict, comparison.of("x").reason
+    >>> comparison.verdict, comparison.of("input").reason
     ('same', 'rounding')
     """
     one = _Asked.of(a, inputs, None, None)
