@@ -10,7 +10,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
 import gradexplain.narration.comparisons
 import gradexplain.narration.records
@@ -504,7 +505,7 @@ def graph(
 
 
 @_refusing_unknown_options
-def watch(*, language: str = "en", quiet: bool = False) -> Watch:
+def watch(*watched: nn.Module | Optimizer, language: str = "en", quiet: bool = False) -> Watch:
     """Watches the training in a `with` block, changes nothing of it, and says at its end what is wrong with it.
 
     What `gradexplain run` does for a script, for a notebook and for a loop of your own: the page is printed on standard
@@ -512,15 +513,28 @@ def watch(*, language: str = "en", quiet: bool = False) -> Watch:
     of the block goes on, and is explained where it is of autograd. The script cannot be run again from here, so that
     a gradient that is born not finite is told with its parameters alone, and a loss with what its graph still holds.
 
+    Every training in the block is watched. The modules and optimizers that are `watched` by name, as many as there are,
+    give their names to what is said: a parameter is called by its path in the module that you gave, under the name of
+    your variable, also inside a function. Raises `InputError` for what is neither a module nor an optimizer.
+
     >>> import torch, gradexplain as gx
-    >>> w = torch.ones(2, requires_grad=True)
-    >>> with gx.watch(quiet=True) as training:
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with gx.watch(model, optimizer, quiet=True) as training:
     ...     for _ in range(3):
-    ...         (w * w).sum().backward()
-    >>> training.report.verdict
-    'nothing unusual'
+    ...         optimizer.zero_grad()
+    ...         model(torch.ones(4, 2)).square().mean().backward()
+    ...         optimizer.step()
+    >>> training.report.verdict, [layer.name for layer in training.report.curves.layers]
+    ('nothing unusual', ['model.weight'])
     """
-    return Watch(language, quiet)
+    other = next((thing for thing in watched if not isinstance(thing, (nn.Module, Optimizer))), None)
+    if other is not None:
+        raise InputError("watched_kind", kind=type(other).__name__)
+    scope = visible(asking_frame())
+    modules = [thing for thing in watched if isinstance(thing, nn.Module)]
+    names = {named_in(scope, m) or (type(m).__name__ if len(modules) > 1 else ""): m for m in modules}
+    return Watch(language, quiet, names, [thing for thing in watched if isinstance(thing, Optimizer)])
 
 
 def _as_tensor(cotangent: Tensor | float | Sequence[Any] | None) -> Tensor | None:

@@ -79,8 +79,8 @@ def arguments(thing: Callable) -> list[str]:
     for p in inspect.signature(thing).parameters.values():
         if p.kind is p.KEYWORD_ONLY and not star:
             found.append("*")
-            star = True
-        name = f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name
+        star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
+        name = {p.VAR_KEYWORD: "**", p.VAR_POSITIONAL: "*"}.get(p.kind, "") + p.name
         found.append(name if p.default is p.empty else f"{name}={p.default!r}")
     return found
 

@@ -268,7 +268,9 @@ def test_what_an_operator_makes_again_is_what_it_made(name: str) -> None:
         return (made * made).sum()
 
     known = trace(computation_of(whole, {"x": x}), plain=False).nodes
-    alive = trace_live(whole(x.clone().requires_grad_())).nodes
+    traced = trace_live(whole(x.clone().requires_grad_()))
+    alive = traced.nodes
+    assert traced.edited == ()
     assert len(alive) == len(known)
     for node, right in zip(alive, known, strict=True):
         for value, own in zip(node.outputs, right.outputs, strict=False):
@@ -437,3 +439,54 @@ def test_what_would_need_another_run_is_refused_of_a_live_tensor(option: dict[st
     (name,) = option
     with pytest.raises(gx.InputError, match=name):
         gx.verify((torch.ones(2, requires_grad=True) * 2).sum(), **option)
+
+
+def own_result(x: Tensor) -> tuple[Tensor, Tensor]:
+    made = (2 * x).exp()
+    return made, (3 * made).sum()
+
+
+def own_argument(x: Tensor) -> tuple[Tensor, Tensor]:
+    made = 2 * x
+    return made, (made * made).sum()
+
+
+def own_leaf(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, (x**2).sum()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("make", [own_result, own_argument, own_leaf])
+@pytest.mark.parametrize("write", [lambda t: t.data.mul_(0.5), lambda t: t.detach().numpy().fill(4.0)])
+def test_what_was_written_into_behind_torchs_back_is_said_and_not_judged(
+    make: Callable[[Tensor], tuple[Tensor, Tensor]], write: Callable[[Tensor], object], language: str
+) -> None:
+    kept, loss = make(torch.tensor([0.25, -1.0, 2.0], requires_grad=True))
+    assert gx.explain(loss).verdict == "agrees"
+    write(kept)
+    explanation = gx.explain(loss)
+    (finding,) = explanation.findings
+    assert (explanation.verdict, finding.code) == ("cannot say", "saved-edited")
+    page = "".join(explanation.render("text", language=language).split())
+    assert ("不是当时运行的那个函数的梯度" if language == "zh" else "isnotthatofthefunctionthatwasrun") in page
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: F.pad(2 * x, (1, 1), value=3.0),
+        lambda x: torch.nan_to_num(x / x.relu(), nan=7.0, posinf=5.0),
+        lambda x: torch.linalg.pinv(x @ x.T, hermitian=True),
+        lambda x: torch.linalg.pinv(2 * x, rtol=0.5),
+        lambda x: (2 * x).sort(descending=True).values,
+        lambda x: (2 * x).topk(1, largest=False).values,
+    ],
+)
+def test_an_argument_that_torch_did_not_save_is_not_taken_for_its_default(run: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([[3.0, 1.0], [-1.0, 2.0]], requires_grad=True)
+    made = run(x)
+    traced = trace_live((made * 1.0).sum())
+    assert traced.edited == ()
+    (value,) = [node.outputs[0] for node in traced.nodes if node.name == made.grad_fn.name()]
+    if value is not None:
+        torch.testing.assert_close(value, made.detach())

@@ -146,7 +146,9 @@ def test_a_loss_that_is_nan_is_the_headline_of_a_failing_test() -> None:
         gx.assert_gradients(spread, [torch.tensor([1000.0, 1000.1, 1000.2])])
     headline, *rest = str(failure.value).splitlines()
     assert headline.startswith("The output is nan in float32, where the function itself is 0.0816546")
-    assert "= sqrt(-0.0625) = nan." in headline
+    assert "= sqrt(-0.0625) = nan, where rounding to float32 led to it" in headline
+    x = torch.tensor([1000.0, 1000.1, 1000.2])
+    assert f"≈ {x.double().std(correction=0).item():.4g}." in headline  # by the formula that does not subtract
     assert "x.std()" in headline
     assert "gradexplain lesson nan" in headline
     assert not rest
@@ -181,3 +183,18 @@ def test_an_operation_that_made_the_first_nan_is_not_called_right() -> None:
 def test_every_cause_is_one_of_the_first(name: str) -> None:
     f, x, _ = CASES[name]
     assert sum(finding.code in FIRST for finding in born(f, x)) == 1
+
+
+def test_a_gradient_that_a_wider_type_has_is_told_with_it() -> None:
+    """The gradient of the angle is i z/|z|², here along v = 0.59765625; in complex64 |z|² is 0."""
+    z = torch.tensor(5.6843e-24 + 1.0e-23j)
+    wide = complex(z)
+    right = 0.59765625 * 1j * wide / abs(wide) ** 2
+    page = gx.verify(lambda z: torch.angle(z), {"z": z}).render("text", width=400)
+    assert f"in float64 the same operation sends {right:.4g}, which complex64 could hold" in page
+
+
+def test_what_is_not_finite_in_every_type_is_not_laid_to_rounding() -> None:
+    page = gx.verify(lambda x: (x - 1).sqrt(), {"x": torch.tensor(0.5)}).render("text", width=400)
+    assert "= sqrt(-0.5) = nan." in page
+    assert "rounding" not in page.partition("Checked")[0]

@@ -1,8 +1,9 @@
 """Renderers: pure functions of the document, every format complete, all user text escaped."""
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from gradexplain.documents.diagram import drawn, sketched
 from gradexplain.documents.doc import (
     Arrow,
     Box,
+    Curve,
     Diagram,
     Doc,
     Entry,
@@ -25,12 +27,15 @@ from gradexplain.documents.doc import (
     Image,
     Listing,
     Notes,
+    Panel,
     Paragraph,
+    Plot,
     Row,
     Table,
     Title,
 )
 from gradexplain.documents.html import fragment
+from gradexplain.documents.plot import plotted
 from gradexplain.documents.renderers import RENDERERS
 
 HOSTILE = "[bold]x[/bold] <b>&amp;</b> `code` | *a* $\\x$ [z>0]"
@@ -42,6 +47,7 @@ DOC = Doc(
         Entry("f1", HOSTILE, "file.py:3", (Row("rule", "y = x²"), Row("numbers", equations=("a: 1 + 1 = 2",)))),
         Table(("a", "b"), ((HOSTILE, "2"),), ("bad",)),
         Diagram((Box("x", ("x = 1",)), Box("y", ("y = 2",))), (Arrow("x", "y", "3"),)),
+        Plot(("name", "start", "way", "end"), (Panel("loss", (Curve(HOSTILE, (0, 1), (5.0, math.nan)),)),), "step"),
         Notes(("one", "two")),
     )
 )
@@ -60,7 +66,7 @@ def test_rendering_is_deterministic(format: str) -> None:
 
 
 def test_markup_in_a_users_text_stays_text() -> None:
-    assert RENDERERS["text"](DOC, 120).count("[bold]x[/bold]") == 3
+    assert RENDERERS["text"](DOC, 120).count("[bold]x[/bold]") == 4
     assert "<b>" not in RENDERERS["html"](DOC, 120)
     assert "&lt;b&gt;" in RENDERERS["html"](DOC, 120)
 
@@ -223,6 +229,53 @@ def test_a_sketch_shows_all_that_a_diagram_says_and_no_line_beside_a_label() -> 
     assert across
     assert all(not row - 9 < y < row + 2 for row in rows for y in across)
     assert svg.count("Z'") == len(arrows)
+
+
+def picture(places: Sequence[int], numbers: Sequence[float]) -> str:
+    curve = Curve("loss", tuple(places), tuple(numbers))
+    return plotted(Plot(("", "", "", ""), (Panel("loss", (curve,)),), "step"))
+
+
+def points(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)]
+
+
+def curves_in(svg: str) -> list[list[tuple[float, float]]]:
+    return [points(path) for path in re.findall(r"stroke-linecap='round' d='([^']*)'", svg)]
+
+
+def ticks_in(svg: str) -> dict[str, float]:
+    """Returns the height at which each number beside the axis stands."""
+    found = re.findall(r"<text x='[\d.]+' y='([\d.]+)'[^>]*text-anchor='end' ?>([^<]*)<", svg)
+    return {text: float(y) - 4 for y, text in found}  # a baseline stands so far below its line
+
+
+@pytest.mark.parametrize(
+    ("numbers", "one", "other"),
+    [((4.0, 3.0, 1.0, 2.0), ("1", 1.0), ("4", 4.0)), ((1000.0, 10.0, 0.1, 1.0), ("10⁻¹", -1.0), ("10³", 3.0))],
+)
+def test_a_curve_stands_where_its_axis_says(
+    numbers: tuple[float, ...], one: tuple[str, float], other: tuple[str, float]
+) -> None:
+    svg = picture((0, 10, 20, 40), numbers)
+    (curve,) = curves_in(svg)
+    ticks = ticks_in(svg)
+    unit = (ticks[other[0]] - ticks[one[0]]) / (other[1] - one[1])
+    heights = [math.log10(n) if "⁻" in one[0] else n for n in numbers]
+    assert [y for _, y in curve] == pytest.approx([ticks[one[0]] + unit * (h - one[1]) for h in heights], abs=0.11)
+    places = [x for x, _ in curve]
+    assert [(x - places[0]) / (places[3] - places[0]) for x in places] == pytest.approx([0, 0.25, 0.5, 1], abs=1e-3)
+
+
+def test_a_curve_has_a_gap_and_a_mark_where_a_number_is_not_finite_and_keeps_its_peaks() -> None:
+    numbers = [1.0] * 5000
+    numbers[1234], numbers[4000] = 1.9, math.inf
+    svg = picture(range(5000), numbers)
+    (curve,) = curves_in(svg)
+    assert len(curve) < 500
+    assert len({y for _, y in curve}) == 2
+    assert svg.count("l6 6m0 -6l-6 6") == 1
+    assert re.search(r"stroke-linecap='round' d='M[^M]*M[^M]*'", svg)
 
 
 # The size of a phone, and the ratio of contrast that is asked of text (WCAG 2.1, 1.4.3).

@@ -3,15 +3,22 @@
 The table is that of the guide on `gradexplain run`; the line is the one that a script marks as the cause.
 """
 
+from collections import Counter
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from runs import FOLDER, Training, in_a_process, marked_line, run_plainly, run_training, under_watch
+from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 import gradexplain.training.ledger
+from gradexplain.receipts.schema import schema
 from gradexplain.training.ledger import Ledger
+from gradexplain.training.looks import is_looked_at
 from gradexplain.training.watching import watched
 
 # fmt: off
@@ -56,6 +63,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "vanishing":             ("vanishing",                  0, "backward"),
 }
 # fmt: on
+RECORDS = jsonschema.Draft202012Validator({"$ref": "#/$defs/training", "$defs": schema()["$defs"]})
 HEALTHY = sorted(path.stem for path in FOLDER.glob("healthy_*.py"))
 
 
@@ -69,6 +77,7 @@ def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:
     code, step, phase = FAILING[name]
     path = FOLDER / f"{name}.py"
     training = run_training(path)
+    assert [e.message for e in RECORDS.iter_errors(training.record)] == []
     assert training.record["verdict"] == "found"
     first = training.record["findings"][0]
     assert (first["code"], first["step"], first["phase"]) == (code, step, phase)
@@ -82,6 +91,7 @@ def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_training_that_is_sound_is_silent(name: str) -> None:
     training = run_training(FOLDER / f"{name}.py")
+    assert [e.message for e in RECORDS.iter_errors(training.record)] == []
     assert (training.record["verdict"], training.codes, training.code) == ("nothing unusual", [], 0)
     assert training.record["steps"] >= 12
     assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
@@ -108,6 +118,20 @@ def test_a_birth_has_its_element_and_the_values_that_met(name: str, element: str
     first = run_training(FOLDER / f"{name}.py").record["findings"][0]
     assert first["element"] == element
     assert first["values"] == values
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["log_of_zero", "in_place"])
+def test_a_record_of_a_training_with_another_key_is_refused_wherever_it_stands(name: str) -> None:
+    record = deepcopy(run_training(FOLDER / f"{name}.py").record)
+    (first, *_) = record["findings"]
+    for place in (record, first, first["source"], first["remedy"], *first["consequences"]):
+        place["planted"] = 3
+        assert not RECORDS.is_valid(record)
+        del place["planted"]
+    assert RECORDS.is_valid(record)
+    first["code"] = "unheard-of"
+    assert not RECORDS.is_valid(record)
 
 
 # fmt: off
@@ -210,6 +234,43 @@ def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) 
     assert not torch.is_anomaly_enabled()
 
 
+def test_what_is_watched_by_name_gives_parameters_their_names() -> None:
+    def train() -> gx.TrainingReport:
+        encoder, decoder = torch.nn.Linear(3, 2), torch.nn.Sequential(torch.nn.Linear(2, 1))
+        one = torch.optim.SGD(encoder.parameters(), lr=0.1)
+        other = torch.optim.SGD(decoder.parameters(), lr=0.1)
+        with gx.watch(encoder, decoder, one, other, quiet=True) as training:
+            for _ in range(4):
+                (decoder(encoder(torch.ones(4, 3)).detach()).square().mean()).backward()
+                one.step()
+                other.step()
+                other.zero_grad()
+        return training.report
+
+    report = train()
+    (finding,) = report.findings
+    assert (finding.code, finding.parameters) == ("nothing-learns", ("encoder.weight", "encoder.bias"))
+    assert [layer.name for layer in report.curves.layers] == ["decoder.0.weight"]
+
+
+def test_leaves_that_no_module_holds_are_called_by_the_variables_that_hold_them() -> None:
+    def train() -> gx.TrainingReport:
+        weights = [torch.ones(3, 2, requires_grad=True), torch.ones(2, 1, requires_grad=True)]
+        with gx.watch(quiet=True) as training:
+            for step in range(3):
+                loss = torch.ones(4, 3).mm(weights[0]).mm(weights[1]).sub(6 * (step == 1)).square().sum()
+                loss.sqrt().backward()  # the slope at 0 is infinite
+        return training.report
+
+    (finding,) = train().findings
+    assert {*finding.parameters} == {"weights[0]", "weights[1]"}
+
+
+def test_only_modules_and_optimizers_can_be_watched_by_name() -> None:
+    with pytest.raises(gx.InputError, match="this is a Tensor"):
+        gx.watch(torch.ones(2))  # type: ignore[arg-type]
+
+
 def test_an_exception_of_a_block_goes_on(capsys: pytest.CaptureFixture) -> None:
     w = torch.ones(2, requires_grad=True)
     training = gx.watch(language="zh")
@@ -256,3 +317,66 @@ def under_a_watch_that_fails(path: Path) -> Training:
 
     gradexplain.training.ledger.graph_of = fail
     return under_watch(path)
+
+
+class Reads(TorchFunctionMode):
+    """Notes the steps at which tensors are asked for their numbers, which on a device waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.steps = 0, Counter()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        reading = getattr(function, "__name__", "") in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__")
+        self.steps[self.step] += reading
+        return function(*args, **(kwargs or {}))
+
+
+def trained(
+    steps: int, *, broken: int | None = None, clear: bool = True, device: str = "cpu", reads: Reads | None = None
+) -> Ledger:
+    """Returns the ledger of a training of two layers, whose loss is nan at the step that is `broken`."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(16, 3, generator=generator).to(device)
+    first, second = (torch.randn(*shape, generator=generator).to(device) for shape in ((3, 4), (4, 1)))
+    parameters = [torch.nn.Parameter(first), torch.nn.Parameter(second)]
+    optimizer, ledger = torch.optim.SGD(parameters, lr=0.01), Ledger()
+    with watched(ledger), reads or nullcontext():
+        for step in range(steps):
+            if reads is not None:
+                reads.step = step
+            if clear:
+                optimizer.zero_grad()
+            loss = ((x @ parameters[0]).relu() @ parameters[1] - x.sum(1, keepdim=True)).square().mean()
+            (loss * (torch.nan if step == broken else 1.0)).backward()
+            optimizer.step()
+    return ledger
+
+
+@pytest.mark.parametrize("broken", [None, 11])
+@pytest.mark.parametrize("clear", [True, False])
+def test_what_lies_on_a_device_is_read_in_blocks_and_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, broken: int | None, clear: bool
+) -> None:
+    plain = trained(100, broken=broken, clear=clear)
+    for module in ("ledger", "readings"):
+        monkeypatch.setattr(f"gradexplain.training.{module}.is_waited_for", lambda tensor: True)
+    waiting = trained(100, broken=broken, clear=clear, reads=(reads := Reads()))
+    assert {step for step, count in reads.steps.items() if count} == {*filter(is_looked_at, range(100))}
+    assert reads.steps[64] == 2  # what was kept, and what the look has seen
+    waiting.settle()
+    assert list(map(str, waiting.trace)) == list(map(str, plain.trace))
+    for own, other in zip(waiting.optimizers.values(), plain.optimizers.values(), strict=True):
+        assert list(map(str, own.norms)) == list(map(str, other.norms))
+        assert (own.stale, own.count, len(own.looks)) == (other.stale, other.count, len(other.looks))
+        assert [str(look.rms) for look in own.looks] == [str(look.rms) for look in other.looks]
+    flags = [(f.kind, f.step, f.backward, f.after) for ledger in (waiting, plain) if (f := ledger.flag)]
+    assert flags == ([("loss", 11, 11, 11)] * 2 if broken else [])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_losses_on_a_gpu_are_told_and_nothing_waits_for_them() -> None:
+    ledger = trained(100, device="cuda", reads=(reads := Reads()))
+    assert {step for step, count in reads.steps.items() if count} == {*filter(is_looked_at, range(100))}
+    ledger.settle()
+    assert list(ledger.trace) == pytest.approx(list(trained(100).trace), rel=1e-4)

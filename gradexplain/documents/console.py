@@ -20,6 +20,7 @@ from rich.text import Text
 from gradexplain.documents import doc
 from gradexplain.documents.diagram import drawn
 from gradexplain.documents.doc import Block, Doc, Tone
+from gradexplain.documents.plot import tabled
 from gradexplain.mathematics.equations import CONTINUATION
 
 _STYLES: dict[Tone, str] = {"good": "green", "bad": "bold red", "unsure": "yellow", "plain": ""}
@@ -115,6 +116,8 @@ def _block(block: Block, width: int) -> Iterator[RenderableType]:
             yield _table(block)
         case doc.Diagram():
             yield Text("\n".join("  " + line for line in drawn(block, width - 2)), no_wrap=True, overflow="ignore")
+        case doc.Plot():
+            yield _table(tabled(block, width))
         case doc.Listing(content, kind):
             style = {"code": "cyan", "output": "", "error": "red"}[kind]
             for line in content.splitlines():

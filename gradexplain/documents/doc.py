@@ -93,6 +93,40 @@ class Diagram:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A few numbers by the steps at which they were seen; `short` is its name where its panel's title says the rest."""
+
+    name: str
+    places: tuple[int, ...]
+    numbers: tuple[float, ...]
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share an axis."""
+
+    title: str
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves over the steps of a run, the panels one below the other; `mark` is a step that stands out.
+
+    `across` is what a step is called.
+
+    Where there are only letters it is a table with a line a curve, and has this header: of the name, of the first
+    number, of the course and of the last number.
+    """
+
+    header: tuple[str, str, str, str]
+    panels: tuple[Panel, ...]
+    across: str
+    mark: int | None = None
+
+
+@dataclass(frozen=True)
 class Listing:
     """Text that keeps its lines: code, or what it printed."""
 
@@ -116,7 +150,7 @@ class Notes:
     items: tuple[str, ...]
 
 
-Block = Title | Heading | Paragraph | Entry | Table | Diagram | Listing | Image | Link | Notes
+Block = Title | Heading | Paragraph | Entry | Table | Diagram | Plot | Listing | Image | Link | Notes
 
 
 @dataclass(frozen=True)

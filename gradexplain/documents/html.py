@@ -11,6 +11,7 @@ from urllib.parse import quote
 from gradexplain.documents import doc
 from gradexplain.documents.diagram import sketched
 from gradexplain.documents.doc import Block, Doc
+from gradexplain.documents.plot import plotted
 
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
@@ -77,6 +78,8 @@ def _block(block: Block) -> Iterator[str]:
             yield from _table(block)
         case doc.Diagram():
             yield f"<div class='wide'>{sketched(block)}</div>"
+        case doc.Plot():
+            yield f"<figure class='wide'>{plotted(block)}</figure>"
         case doc.Listing(content, kind):
             yield f"<pre class='{kind}'>{escape(content)}</pre>"
         case doc.Image(caption, file, command):

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from gradexplain.documents import doc
 from gradexplain.documents.diagram import drawn
 from gradexplain.documents.doc import Block, Doc
+from gradexplain.documents.plot import tabled
 
 
 def markdown(document: Doc, width: int) -> str:
@@ -38,6 +39,8 @@ def _block(block: Block, width: int) -> Iterator[str]:
                 yield "| " + " | ".join(map(_cell, row)) + " |"
         case doc.Diagram():
             yield from ("```text", *drawn(block, width), "```")
+        case doc.Plot():
+            yield from _block(tabled(block, width), width)
         case doc.Listing(content, kind):
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", content)), default=0))
             yield from ("", fence + ("python" if kind == "code" else "text"), *content.splitlines(), fence)

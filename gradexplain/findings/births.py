@@ -20,9 +20,7 @@ from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording.events import Event, Held, held_in, source_of
 from gradexplain.recording.join import node_of
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.application import call
-from gradexplain.rules.entries import overload
-from gradexplain.versions.internals import schema_of
+from gradexplain.rules.application import call, is_repeatable
 
 # Operators that write what they are told: an infinity that they make is meant.
 _WRITING = frozenset({
@@ -88,8 +86,7 @@ def _computed(node: Node) -> Node:
     unknown = any(getattr(value, "is_meta", False) for value in node.arguments.values())
     if node.operator is None or unknown or any(output is not None for output in node.outputs):
         return node
-    operator = overload(node.operator)
-    if torch.Tag.nondeterministic_seeded in operator.tags or schema_of(operator).is_mutable:
+    if not is_repeatable(node.operator):
         return node
     try:
         made = call(node.operator, node.arguments)

@@ -15,10 +15,11 @@ from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording import kinks
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.entries import Rule
+from gradexplain.rules.entries import Rule, overload
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
 from gradexplain.targets.sources import Source
+from gradexplain.versions.internals import schema_of
 from gradexplain.versions.releases import minor_text
 
 # The common mistakes that a stopped gradient may be a case of.
@@ -53,6 +54,17 @@ def findings_of(trace: Trace) -> tuple[Finding, ...]:
     """Returns the findings of a trace whose values go by the code that made them."""
     names = {n.index: n.leaf or (_whole(n.source.code) if n.source else "") or n.name for n in trace.nodes}
     return diagnose(trace, names, {n: None if g is None else TensorSummary(g) for n, g in trace.gradients.items()})
+
+
+def edited(trace: Trace) -> Finding | None:
+    """Returns the first value of a live tensor that was written into behind torch's back: there is nothing to judge."""
+    if not trace.edited:
+        return None
+    first = trace.edited[0]
+    node = trace.nodes[first.node]
+    element = indexed(_whole(_code(node.source, node.name)), first.place)
+    data = {"element": element, "operator": node.operator, "kept": first.kept, "made": first.made}
+    return Finding("saved-edited", data, node.source, "P15")
 
 
 def _whole(code: str) -> str:
@@ -167,9 +179,10 @@ def _kink_elements(node: Node, rule: Rule) -> list[Index]:
 def _tied_elements(node: Node, rule: Rule) -> list[Index]:
     """Returns the outputs of a reduction that more than one element of its input attains."""
     whole, output = node.arguments.get("self"), node.outputs[0]
-    if not node.is_complete or not isinstance(whole, Tensor) or output is None:
+    if node.operator is None or not node.is_complete or not isinstance(whole, Tensor) or output is None:
         return []
-    if _WINDOWED & node.arguments.keys() or not output.numel() < whole.numel() <= _SEARCHED:
+    takes = {argument.name for argument in schema_of(overload(node.operator)).arguments}
+    if _WINDOWED & takes or not output.numel() < whole.numel() <= _SEARCHED:
         return []
     dim, keepdim = node.arguments.get("dim"), bool(node.arguments.get("keepdim"))
     tied = (whole == spread(output, whole, dim, keepdim)).sum(axes(dim, whole.ndim), keepdim=keepdim) > 1

@@ -9,13 +9,14 @@ nan that is made of it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.findings.finding import Finding
+from gradexplain.findings.rounding import ancestors, given_wide, made_wide, sent_wide
 from gradexplain.mathematics.digits import shortest
 from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.mathematics.terms import Number, number_text, symbolic_text
@@ -53,6 +54,7 @@ class _Made:
 
     node: Node
     element: str
+    at: Index
     value: Any
     detail: str
     told: Mapping[str, Any]
@@ -65,7 +67,7 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
     sent = list(_sent(trace, names))
     whole = _is_finite(trace.value)
     roots = [trace.nodes[trace.output[0]]] if not whole else [made.node for made in sent[:1]]
-    behind = _ancestors(trace, roots)
+    behind = ancestors(trace, roots)
     values = list(_values([n for n in trace.nodes if n.index in behind], names))
     given = next((n for n in trace.nodes if n.leaf is not None and n.index in behind and _bad(n.outputs)), None)
     if given is not None:
@@ -73,7 +75,7 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         yield Finding("input-not-finite", {"element": indexed(names[given.index], at), "value": value})
     first = values[0] if values else None
     if first is not None:
-        yield _finding("first-not-finite" if given is None else "then-not-finite", first)
+        yield _finding("first-not-finite" if given is None else "then-not-finite", _rounded(trace, first))
         yield from (_finding("then-not-finite", made) for made in values[1:])
     start = first.node if first is not None else given
     for made in sent:
@@ -97,19 +99,7 @@ def gradients_born(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
 
 def _leads_to(trace: Trace, start: Node, node: Node) -> bool:
     """Says whether what a node made reaches another one, or is that one's own."""
-    return start.index in _ancestors(trace, [node])
-
-
-def _ancestors(trace: Trace, roots: Sequence[Node]) -> set[int]:
-    """Returns the places of nodes and of all that they were made of."""
-    found: set[int] = set()
-    stack = [node.index for node in roots]
-    while stack:
-        index = stack.pop()
-        if index not in found:
-            found.add(index)
-            stack += [edge.producer for edge in trace.nodes[index].edges]
-    return found
+    return start.index in ancestors(trace, [node])
 
 
 def _finding(code: str, made: _Made) -> Finding:
@@ -223,7 +213,35 @@ def _value(node: Node, number: int, at: Index, names: Mapping[int, str]) -> _Mad
     value, rule = output[at].item(), rule_of(node.operator)
     element = indexed(names[node.index], at)
     detail, told = _met(node, rule, output, at)
-    return _Made(node, element, value, detail, told, remedy=_remedy(node, value, detail))
+    wide = made_wide(node, node.arguments) if detail == "plain" else ()
+    if wide and _is_in_reach(wide[number][at], output):
+        detail, told = "plain_narrow", {"wide": f"{wide[number][at].item():.4g}", "dtype": _type_name(output)}
+    return _Made(node, element, at, value, detail, told, remedy=_remedy(node, value, detail))
+
+
+def _rounded(trace: Trace, made: _Made) -> _Made:
+    """Returns what was made, with what would have met in double precision, where that is no fault."""
+    narrow, rule = made.node.outputs[0], rule_of(made.node.operator)
+    if made.detail != "met" or narrow is None or narrow.dtype == torch.float64 or trace.live:
+        return made
+    arguments = given_wide(trace, made.node)
+    wide = () if arguments is None else made_wide(made.node, arguments)
+    if arguments is None or not wide or not bool(wide[0][made.at].isfinite()):
+        return made
+    detail, told = _met(replace(made.node, arguments=arguments), rule, wide[0], made.at)
+    if detail != "met" or told["values"] == made.told["values"]:
+        return made
+    ends = {"dtype": _type_name(narrow), "wide": f"{wide[0][made.at].item():.4g}", "wide_met": told["met"]}
+    return replace(made, detail="met_rounded", told={**made.told, **ends})
+
+
+def _is_in_reach(number: Tensor, narrow: Tensor) -> bool:
+    """Says whether a number of double precision is one that a narrower tensor could hold."""
+    return number.dtype != narrow.dtype and bool(number.abs() <= torch.finfo(narrow.dtype).max)
+
+
+def _type_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str, Mapping[str, Any]]:
@@ -241,9 +259,8 @@ def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str,
     told: dict[str, Any] = {"met": text, "values": numbers}
     wide = _in_float64(rule, numbers)
     if output[at].isinf() and wide is not None and torch.finfo(output.dtype).max < abs(wide) < float("inf"):
-        dtype = str(output.dtype).removeprefix("torch.")
         largest = f"{torch.finfo(output.dtype).max:.2g}"
-        return "overflow", {**told, "wide": f"{wide:.4g}", "dtype": dtype, "largest": largest}
+        return "overflow", {**told, "wide": f"{wide:.4g}", "dtype": _type_name(output), "largest": largest}
     return "met", told
 
 
@@ -311,7 +328,10 @@ def _gradient(trace: Trace, node: Node, slot: int, where: Tensor, names: Mapping
         told = {**told, "hider": _code(hider), "place": hider.source, "result": _code(node)}
         detail = "sent_hidden" if chosen else "sent_zero"
     remedy = "hidden" if chosen else _remedy_of_slope(node, detail, told)
-    return _Made(node, element, value, detail, told, backward=True, remedy=remedy)
+    wide = sent_wide(node, slot) if detail == "sent" else None
+    if wide is not None and _is_in_reach(wide[at], edge.contribution):
+        detail, told = "sent_narrow", {"wide": f"{wide[at].item():.4g}", "dtype": _type_name(edge.contribution)}
+    return _Made(node, element, at, value, detail, told, backward=True, remedy=remedy)
 
 
 def _product(node: Node, edge: Edge, at: Index, value: Any) -> tuple[str, dict[str, Any], Index | None]:

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from gradexplain.documents.doc import Block, Doc, Heading, Listing, Notes, Paragraph, Table, Title
+from gradexplain.documents.doc import Block, Curve, Doc, Heading, Listing, Notes, Panel, Paragraph, Plot, Title
 from gradexplain.documents.shown import recorded, told
 from gradexplain.findings.finding import Finding, Remedy
 from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import MARKS, Teller, short_place
-from gradexplain.training.report import TrainingReport, thinned
+from gradexplain.targets.provenance import FORMAT
+from gradexplain.training.report import Curves, TrainingReport
+from gradexplain.versions.releases import __version__
 
 _DIGITS = 4
-_BARS = "▁▂▃▄▅▆▇█"
-_NO_NUMBER = "×"
 
 
 @told.register
 def training_page(report: TrainingReport, language: str = "en", *, format: str = "text", width: int = 100) -> Doc:
     """Returns the whole document."""
-    return Doc(tuple(TrainingTeller(language).page(report, width)), language)
+    return Doc(tuple(TrainingTeller(language).page(report)), language)
 
 
 @dataclass(frozen=True)
 class TrainingTeller(Teller):
     """Tells what was seen of a training in one language."""
 
-    def page(self, report: TrainingReport, width: int) -> Iterator[Block]:
+    def page(self, report: TrainingReport) -> Iterator[Block]:
         """Yields the whole page."""
         setting = self.say("training.setting", steps=report.steps, torch=torch.__version__)
         yield Title("gradexplain run", (report.target, setting))
@@ -42,7 +43,7 @@ class TrainingTeller(Teller):
                 yield Paragraph(f"{MARKS['differs']} {self.sentence(finding)}", "bad")
             yield from self.evidence(finding)
         if report.steps:
-            yield from self.run(report, width)
+            yield from self.run(report)
 
     def headline(self, report: TrainingReport) -> Iterator[Block]:
         match report.verdict:
@@ -96,38 +97,29 @@ class TrainingTeller(Teller):
             return f"{text} {self.say('training.not_tried')}"
         return f"{text} {self.say('training.tried', **self.numbers(remedy.result))}"
 
-    def run(self, report: TrainingReport, width: int) -> Iterator[Block]:
+    def run(self, report: TrainingReport) -> Iterator[Block]:
         """Yields what was watched, and a small picture of it."""
         yield Heading(self.say("training.run"))
-        bars = max(10, width - 60)
-        rows = [(self.say("training.loss"), *_curve(report.curves.losses, bars))]
-        if report.curves.norms:
-            rows.append((self.say("training.norm"), *_curve(report.curves.norms, bars)))
-        layers = [(self.say("training.ratio", name=y.name), y.ratios) for y in report.curves.layers if y.ratios]
-        rows += [(name, *_curve(ratios, bars)) for name, ratios in layers]
-        header = ("", *(self.say(f"training.{key}") for key in ("first", "course", "last")))
-        yield Table(header, tuple(rows))
+        header = ("", self.say("training.first"), self.say("training.course"), self.say("training.last"))
+        steps = [f.step for f in report.findings[:1] if f.step is not None]
+        across = self.say("training.across")
+        yield Plot(header, tuple(self.panels(report.curves)), across, steps[0] if steps else None)
         separator = self.say("figures.comma")
         watched = separator.join(self.say(f"training.watched_{name}") for name in report.watched)
         notes = [self.say("training.watched", names=watched)]
         notes += [self.say(f"training.examined_{report.examined}")] if report.examined else []
         yield Notes(tuple(notes))
 
-
-def _curve(numbers: Sequence[float], most: int) -> tuple[str, str, str]:
-    """Returns the first number, bars on a scale from the least to the largest, and the last."""
-    if not numbers:
-        return "", "", ""
-    shown = thinned(numbers, most)
-    finite = [n for n in shown if math.isfinite(n)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-
-    def bar(number: float) -> str:
-        if not math.isfinite(number):
-            return _NO_NUMBER
-        return _BARS[round((number - low) / (high - low) * (len(_BARS) - 1))] if high > low else _BARS[0]
-
-    return number_text(numbers[0], 3), "".join(map(bar, shown)), number_text(numbers[-1], 3)
+    def panels(self, curves: Curves) -> Iterator[Panel]:
+        """Yields the loss, the norm of the gradient, and update over weight by layer."""
+        loss, norm = self.say("training.loss"), self.say("training.norm")
+        yield Panel(loss, (Curve(loss, curves.steps, curves.losses),))
+        if curves.norms:
+            yield Panel(norm, (Curve(norm, tuple(range(len(curves.norms))), curves.norms),))
+        ratio = partial(self.say, "training.ratio")
+        layers = [Curve(ratio(name=y.name), y.steps, y.ratios, short=y.name) for y in curves.layers]
+        if layers:
+            yield Panel(self.say("training.ratios"), tuple(layers))
 
 
 # ------------------------------------------------------------------------------------------------------- as data
@@ -138,6 +130,9 @@ def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, 
     """Returns a report on a training as plain data."""
     teller = TrainingTeller("en")
     return {
+        "gradexplain": __version__,
+        "format": FORMAT,
+        "kind": "training",
         "verdict": report.verdict,
         "steps": report.steps,
         "watched": list(report.watched),
@@ -145,6 +140,7 @@ def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, 
         "target": report.target,
         "interrupted": report.interrupted,
         "examined": report.examined or None,
+        "broken": report.broken or None,
         "torch": torch.__version__,
     }
 

@@ -17,8 +17,14 @@ from gradexplain.receipts.report import Remark
 from gradexplain.targets.provenance import FORMAT
 from gradexplain.targets.values import shown
 
-# The table of sentences in which the words of each kind stand.
-_WORDS = {"reason": "verdicts", "finding_code": "findings", "incident_code": "operations"}
+# Where the sentences of each kind of word stand in the catalogue.
+_WORDS = {
+    "reason": "verdicts.",
+    "finding_code": "findings.",
+    "incident_code": "operations.",
+    "examined": "training.examined_",
+    "watched": "training.watched_",
+}
 _KINDS = ("explanation", "verification")
 
 
@@ -26,9 +32,9 @@ _KINDS = ("explanation", "verification")
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of the records that `to_json` and `--format json` write."""
     found: dict[str, Any] = json.loads(Path(__file__).with_name("format.json").read_text(encoding="utf-8"))
-    for name, table in _WORDS.items():
-        known = (key.partition(".") for key in sentences("en"))
-        found["$defs"][name]["enum"] = sorted(word for start, _, word in known if start == table)
+    for name, start in _WORDS.items():
+        known = sorted(key.removeprefix(start) for key in sentences("en") if key.startswith(start))
+        found["$defs"][name]["enum"] = known
     return found
 
 

@@ -7,6 +7,7 @@ the shape of a value that is not known, a tensor without numbers (device "meta")
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,15 +16,16 @@ import torch
 from torch import Tensor
 
 from gradexplain.errors import InputError, RunError
+from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.events import tensors_in
 from gradexplain.recording.failures import OVERWRITTEN, refused
 from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.join import LEAF, Sent
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered, saved_by
 from gradexplain.recording.plain import seed_for
-from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.recording.trace import Edge, Edited, Node, Trace
 from gradexplain.recording.tracing import backward
-from gradexplain.rules.application import call
+from gradexplain.rules.application import call, is_repeatable
 from gradexplain.rules.entries import overload
 from gradexplain.rules.nodes import operators_by_node
 from gradexplain.rules.registry import rule_of
@@ -53,10 +55,9 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
     values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
     _compute(nodes, values)
     gradients = {named[id(t)]: None if g is None else g.detach() for t, g in zip(leaves, found, strict=True)}
+    traced = tuple(_leaf(n, index[n], named, gradients) if is_leaf(n) else _node(n, index, values, sent) for n in nodes)
     return Trace(
-        nodes=tuple(
-            _leaf(n, index[n], named, gradients) if is_leaf(n) else _node(n, index, values, sent) for n in nodes
-        ),
+        nodes=traced,
         output=(index[output.grad_fn], output.output_nr),
         value=output.detach(),
         cotangent=seed,
@@ -64,6 +65,7 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
         gradients=gradients,
         order=tuple(index[node] for node in sent),
         live=True,
+        edited=tuple(edited for node in traced if (edited := _edited(node)) is not None),
     )
 
 
@@ -153,14 +155,46 @@ def _compute(nodes: Sequence[Any], values: dict[_Key, Tensor]) -> None:
         arguments = _arguments(node, operator, _slots(node, operator), saved_by(node), values)
         if any(t.is_meta for t in tensors_in(list(arguments.values()))):
             continue
-        try:
-            with torch.no_grad():
-                made = call(operator, arguments)
-        except Exception:  # an argument that was not saved, or that torch does not give out as it takes it
-            continue
-        for number, (value, result) in enumerate(zip(made, results_of(node), strict=False)):
+        for number, (value, result) in enumerate(zip(_made(operator, arguments), results_of(node), strict=False)):
             if tuple(value.shape) == tuple(result.shape) and value.dtype == result.dtype:
                 values.setdefault((node, number), value)
+
+
+def _made(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Returns what an operator makes of arguments: nothing where one is not known, or not given out as it is taken."""
+    try:
+        with torch.no_grad():
+            return call(operator, arguments)
+    except Exception:
+        return ()
+
+
+def _edited(node: Node) -> Edited | None:
+    """Returns where what is kept of a node's output is not what its operator makes of the inputs that are kept.
+
+    The same kernel rounds both, by another order of sums at most: each sum has no more terms than the largest tensor
+    has elements, and none is larger than its factors together.
+    """
+    kept, rule = node.outputs[0] if node.outputs else None, rule_of(node.operator)
+    if node.operator is None or not node.is_complete or not _is_repeatable(node.operator):
+        return None
+    if kept is None or not kept.is_floating_point() or not kept.numel():
+        return None
+    made = _made(node.operator, node.arguments)
+    if not made or made[0].shape != kept.shape or made[0].dtype != kept.dtype:
+        return None
+    given = [t for t in tensors_in(list(node.arguments.values())) if t.is_floating_point() and t.numel()]
+    sizes = [float(t.abs().nan_to_num().max()) for t in given]
+    terms = max((t.numel() for t in given), default=1) * math.prod(sizes)
+    apart = (made[0] - kept).abs()
+    bound = torch.finfo(kept.dtype).eps ** 0.5 * (
+        made[0].abs() + (0 if rule is not None and rule.elementwise else terms)
+    )
+    beyond = apart > bound
+    if not bool(beyond.any()):
+        return None
+    place = unravelled(int(beyond.flatten().to(torch.uint8).argmax()), kept.shape)
+    return Edited(node.index, place, kept[place].item(), made[0][place].item())
 
 
 # Operators that read memory: they make something else of the same numbers in another layout.
@@ -168,9 +202,7 @@ _BY_MEMORY = ("aten.as_strided.default",)
 
 
 def _is_repeatable(operator: str) -> bool:
-    kind = overload(operator)
-    random = torch.Tag.nondeterministic_seeded in kind.tags
-    return operator not in _BY_MEMORY and not random and not schema_of(kind).is_mutable
+    return operator not in _BY_MEMORY and is_repeatable(operator)
 
 
 def _with_saved_outputs(
@@ -215,15 +247,25 @@ def _values(nodes: list[Any]) -> dict[_Key, Tensor]:
     return found
 
 
+# What an operator's numbers do not depend on: types, places, layouts, and how to go about it.
+_FORM = frozenset(
+    {"check_errors", "device", "driver", "dtype", "generator", "implicit", "include_last_offset", "layout",
+     "memory_format", "non_blocking", "out_dtype", "pin_memory", "sorted", "unroll_dim"}
+)  # fmt: skip
+
+
 def _arguments(
     node: Any, operator: str, slots: list[str], saved: Mapping[str, Any], values: Mapping[_Key, Tensor]
 ) -> dict[str, Any]:
-    """Returns the operator's arguments: saved ones, outputs of the producers, defaults, and shapes for the rest."""
+    """Returns the operator's arguments: saved ones, outputs of the producers, defaults, and shapes for the rest.
+
+    A default is taken only for what changes no number: what else torch did not save may have been another one.
+    """
     found: dict[str, Any] = {}
     for argument in schema_of(overload(operator)).arguments:
         if argument.name in saved:
             found[argument.name] = saved[argument.name]
-        elif argument.has_default_value():
+        elif argument.has_default_value() and argument.name in _FORM:
             found[argument.name] = argument.default_value
     for slot, (child, number) in zip(slots, node.next_functions, strict=True):
         if slot and not isinstance(found.get(slot), Tensor):

@@ -123,6 +123,17 @@ class Hooked:
     source: Source | None
 
 
+@dataclass(frozen=True)
+class Edited:
+    """A node of a live tensor whose kept values do not belong together: what is kept of its output, where the inputs
+    that are kept make another one."""
+
+    node: int
+    place: tuple[int, ...]
+    kept: Any
+    made: Any
+
+
 Cause = Literal["watching", "function", "backward", "draws"]
 
 
@@ -162,7 +173,8 @@ class Trace:
     least in part, from a backward pass inside that of a custom Function, which no edge shows. `unregistered` are the
     modules that another one holds in a plain list. `drawn_again` is the first node whose backward draws random numbers.
     `unwatched` is how the function failed when it was watched: then the whole of it is one step. `lost` says why no
-    gradient leads back at all: then there is no step.
+    gradient leads back at all: then there is no step. `edited` are the nodes of a live tensor whose kept values were
+    written into since, behind torch's back.
     """
 
     nodes: tuple[Node, ...]
@@ -187,6 +199,7 @@ class Trace:
     unregistered: tuple[str, ...] = ()
     unwatched: str | None = None
     lost: NoGradientError | None = None
+    edited: tuple[Edited, ...] = ()
 
     def unfollowed(self, name: str) -> str | None:
         """Returns why the steps do not lead to the gradient of an input, `None` where they do."""

@@ -29,6 +29,12 @@ def call(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
+def is_repeatable(operator: str) -> bool:
+    """Says whether an operator makes the same of the same again: it neither draws nor writes into what it is given."""
+    kind = overload(operator)
+    return torch.Tag.nondeterministic_seeded not in kind.tags and not schema_of(kind).is_mutable
+
+
 def has_one_output(operator: str) -> bool:
     """Says whether an operator returns a tensor, rather than several or a list of them."""
     returns = schema_of(overload(operator)).returns

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.targets.sources import Source
-from gradexplain.training.ledger import SKIPS, Call, Ledger, Look, Steps
+from gradexplain.training.ledger import SKIPS, Call, Ledger, Steps
 from gradexplain.training.lines import accumulated, steps_by_count
+from gradexplain.training.looks import MOVING, TAKING_PART, Look
 
 # Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
 _LARGE_UPDATE, _FIRST, _FEW = 0.25, 8, 3
@@ -22,9 +23,7 @@ _LARGE_UPDATE, _FIRST, _FEW = 0.25, 8, 3
 _EXPLODED, _DEEP, _MANY = 10.0, 5, 8
 # A gradient that loses six orders of magnitude on its way is below the rounding of the others.
 _VANISHED = 1e-6
-_DEAD = 0.5
 _LOOKS = 6
-_LOST = 0.9
 # So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
 _KEPT = 4
 
@@ -125,7 +124,7 @@ def _unreached(ledger: Ledger) -> Iterator[Finding]:
 
 def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
     """Returns the parameters of an optimizer that never got a gradient and are meant to."""
-    places = [p for p, count in steps.missing.items() if count == len(steps.looks) and steps.count >= 3]
+    places = sorted(steps.missing) if steps.count >= 3 else []
     found = [t for p in places if (t := steps.parameters[p]()) is not None and t.requires_grad]
     return [t for t in found if not _has_learning_siblings(t, steps, ledger)]
 
@@ -319,19 +318,17 @@ def _name(ledger: Ledger, steps: Steps, place: int) -> str:
 
 def _dead(ledger: Ledger) -> Iterator[Finding]:
     """Units behind a gate that never had a gradient, most of a layer, while something learns."""
-    gated = {leaf for call in ledger.calls.values() for _, graph in call.graphs for leaf in graph.gated}
     for steps in ledger.optimizers.values():
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step >= 1]
         learning = any(size for look in looks for size in look.rms)
         if len(looks) < _LOOKS or steps.count < 20 or not learning:
             continue
-        for place, alive in steps.alive.items():
+        for place, units in steps.units.items():
             parameter = steps.parameters[place]()
-            share = 1 - float(alive.float().mean())
-            if parameter is None or id(parameter) not in gated or share <= _DEAD:
+            if parameter is None or units.looks < _LOOKS or units.share >= TAKING_PART:
                 continue
             name = ledger.names.of(parameter)
-            data, cure = {"names": name, "share": share}, Remedy("dead-units")
+            data, cure = {"names": name, "share": 1 - units.share}, Remedy("dead-units")
             yield Finding("dead-units", data, None, "P52", looks[0].step, "forward", parameters=(name,), remedy=cure)
             break
 
@@ -342,7 +339,7 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
         if len(looks) < 6 or steps.count < 20:
             continue
         moved = [look.moved for look in looks if look.moved is not None]
-        if len(moved) == len(looks) and max(moved) < 1 - _LOST:
+        if len(moved) == len(looks) and max(moved) < MOVING:
             names = tuple(_name(ledger, steps, i) for i in range(len(steps.parameters)))
             parameter = steps.parameters[0]()
             dtype = str(parameter.dtype).removeprefix("torch.") if parameter is not None else ""

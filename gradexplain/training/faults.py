@@ -43,7 +43,7 @@ def _asked(kind: str, ledger: Ledger, ask: Ask) -> Any:
 
 def _changed(message: str, ledger: Ledger, ask: Ask) -> Finding:
     answer = _asked("changed", ledger, ask)
-    call = ledger.last_call()
+    call = ledger.last_call
     if isinstance(answer, Finding):
         return replace(answer, step=ledger.step)
     told = re.search(r"output \d+ of (\w+?)(?:Backward\d*)?,", message)
@@ -53,7 +53,7 @@ def _changed(message: str, ledger: Ledger, ask: Ask) -> Finding:
 
 
 def _twice(ledger: Ledger) -> Finding:
-    call, bridge = ledger.last_call(), ledger.bridge
+    call, bridge = ledger.last_call, ledger.bridge
     if bridge is not None:
         data = {"code": bridge.source.code if bridge.source else bridge.operator, "operator": bridge.operator}
         source = bridge.source or (call.source if call else None)
@@ -64,7 +64,7 @@ def _twice(ledger: Ledger) -> Finding:
 
 
 def _without_graph(ledger: Ledger, ask: Ask) -> Finding:
-    call = ledger.last_call()
+    call = ledger.last_call
     way = _asked("way", ledger, ask)
     data: dict[str, Any] = {"count": ledger.step}
     source = call.source if call else None

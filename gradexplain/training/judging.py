@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -13,7 +13,7 @@ from gradexplain.training.faults import explained
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
 from gradexplain.training.remedies import changes_for
-from gradexplain.training.report import Curves, Layer, TrainingReport
+from gradexplain.training.report import Curves, Layer, TrainingReport, thinned
 from gradexplain.training.request import Ask, Request
 
 _MOST_LAYERS = 12
@@ -28,6 +28,7 @@ def report_of(
     """
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
+    ledger.settle()
     cause, examined = _cause(ledger, ask)
     found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
     if (told := explained(fault, ledger, ask)) is not None:
@@ -164,19 +165,17 @@ def _curves(ledger: Ledger) -> Curves:
     steps = max(ledger.optimizers.values(), key=lambda s: s.count, default=None)
     if call is None:
         return Curves()
-    layers = tuple(_layers(ledger, steps)) if steps is not None else ()
-    return Curves(tuple(call.losses), tuple(steps.norms) if steps is not None else (), layers)
+    layers = [layer for own in ledger.optimizers.values() for layer in _layers(ledger, own)]
+    norms = tuple(steps.norms) if steps is not None else ()
+    return Curves(tuple(call.steps), tuple(call.losses), norms, tuple(thinned(layers, _MOST_LAYERS)))
 
 
-def _layers(ledger: Ledger, steps: Steps) -> list[Layer]:
-    found = []
+def _layers(ledger: Ledger, steps: Steps) -> Iterator[Layer]:
     for place, kept in enumerate(steps.parameters):
         parameter = kept()
         if parameter is None or parameter.dim() < 2:
             continue
-        looks = [look for look in steps.looks if place < len(look.rms)]
-        ratios = tuple(look.ratio[place] for look in looks if place in look.ratio)
-        sizes = tuple(size for look in looks if (size := look.rms[place]) is not None)
-        if ratios or sizes:
-            found.append(Layer(ledger.names.of(parameter), ratios, sizes))
-    return found[:_MOST_LAYERS]
+        looks = [look for look in steps.looks if place in look.ratio]
+        if looks:
+            ratios = tuple(look.ratio[place] for look in looks)
+            yield Layer(ledger.names.of(parameter), tuple(look.step for look in looks), ratios)

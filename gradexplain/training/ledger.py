@@ -2,7 +2,7 @@
 
 Every step: the loss, the norm of the gradient, whether old gradients were cleared. At steps 0, 1, 2, 4, 8, … and at
 every 64th: the gradient and the update of each matrix (of a thousand of its elements), and the graph of the loss. What
-lies on a device is not asked for its numbers before such a step, so that nothing waits for it.
+lies on a device is asked for its numbers at such a step and not before, so that nothing waits for it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import CodeType, FrameType
@@ -23,18 +23,15 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.frames import user_frame
+from gradexplain.recording.frames import asking_frame, user_frame
+from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source, source_at
+from gradexplain.training.looks import MOVING, TAKING_PART, Look, Sample, Units, is_followed, is_looked_at, look_at
 from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
+from gradexplain.training.readings import Readings, is_waited_for, norms, numbers
 from gradexplain.versions.internals import sequence_number
 
-_SAMPLED = 1024
-_COLUMNS = 256
-_FEW = 12  # so many numbers are read one by one in less time than it takes to stack them
-_EVERY = 64
-# Steps that are looked at as well, so that a run of a few dozen steps can be judged.
-_EARLY = frozenset({3, 6, 12, 20, 24, 40, 48})
 _GRAPHS = 64
 # So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
 SKIPS = 20
@@ -42,11 +39,6 @@ SKIPS = 20
 _PATIENCE = 30.0
 _INNER = ("torch.", "gradexplain.training.")
 _KEY = "gradexplain: of a loss"
-
-
-def is_looked_at(step: int) -> bool:
-    """Says whether more than a few numbers of this step are kept."""
-    return step < 3 or step & (step - 1) == 0 or step in _EARLY or step % _EVERY == 0
 
 
 @dataclass
@@ -59,18 +51,6 @@ class Call:
     steps: array[int] = field(default_factory=lambda: array("q"))
     graphs: list[tuple[int, LossGraph]] = field(default_factory=list)
     lines: Lines = ()
-    last: int = 0  # which backward pass of all was its last
-
-
-@dataclass
-class Look:
-    """One step of one optimizer, looked at: by place of the parameter, `None` where it had no gradient."""
-
-    step: int
-    rate: float
-    rms: list[float | None]
-    ratio: dict[int, float] = field(default_factory=dict)
-    moved: float | None = None  # of the elements with a gradient, the share that the step changed
 
 
 @dataclass
@@ -84,9 +64,11 @@ class Steps:
     count: int = 0
     norms: array[float] = field(default_factory=lambda: array("d"))
     parameters: list[ref[Tensor]] = field(default_factory=list)
-    missing: Counter[int] = field(default_factory=Counter)
+    missing: set[int] = field(default_factory=set)  # the places of those that had no gradient at any step
     looks: list[Look] = field(default_factory=list)
-    alive: dict[int, Tensor] = field(default_factory=dict)  # of a matrix, the rows that ever had a gradient in a look
+    units: dict[int, Units] = field(default_factory=dict)  # of the matrices behind a gate
+    sizes: list[float] = field(default_factory=list)  # the norm of each gradient that there was, as last read
+    is_moving: bool = False  # a step has been seen that is larger than what rounding takes away
     stale: int = 0
     backwards: list[Call] = field(default_factory=list)  # since its last step
     repeated: Counter[tuple[int, int]] = field(default_factory=Counter)  # (call, passes before a step): steps
@@ -96,7 +78,7 @@ class Steps:
     most_skipped: int = 0
     is_clear: bool = True
     witness: tuple[int, int] | None = None
-    before: dict[int, Tensor] | None = None  # a sample of each parameter, while the step is taken
+    samples: list[Sample] | None = None  # of the parameters, while a step is taken that is looked at
 
 
 @dataclass(frozen=True)
@@ -108,9 +90,9 @@ class Flag:
     backward: int  # how many backward passes had begun before this one, or before the step
     after: int  # how often an optimizer had stepped one round before
     seconds: float  # since the watch began
-    parameters: tuple[str, ...]
     source: Source | None
-    value: float  # of the loss
+    parameters: tuple[str, ...] = ()
+    value: float = math.nan  # of the loss
     birth: Finding | None = None  # as the graph of the loss tells it
 
 
@@ -127,11 +109,14 @@ class Ledger:
     alone: bool = False
     names: Names = field(default_factory=Names)
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
+    last_call: Call | None = None  # the line that started the last backward pass
     optimizers: dict[int, Steps] = field(default_factory=dict)
     trace: array[float] = field(default_factory=lambda: array("d"))  # every loss, to know the run again
     flag: Flag | None = None
     signs: list[tuple[int, ref[Any]]] = field(default_factory=list)
     kept_graphs: list[tuple[int, int]] = field(default_factory=list)  # step, and graphs of steps before still alive
+    gated: set[int] = field(default_factory=set)  # the weights, by identity, of units that may be switched off
+    readings: Readings = field(default_factory=Readings)
     leaves: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)  # of losses, and how often they were seen
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
@@ -175,23 +160,41 @@ class Ledger:
 
     def backward_begins(self, roots: Sequence[Tensor]) -> None:
         self._stop_noting()
-        call = self._call()
-        loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 else None
-        step = self.step
-        value = _number(loss)
+        call, step = self._call(), self.step
+        loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 and roots[0].is_floating_point() else None
+        later = loss is not None and is_waited_for(loss)
+        value = math.nan if loss is None or later else loss.item()
         self.trace.append(value)
         call.losses.append(value)
         call.steps.append(step)
-        call.last = len(self.trace)
+        self.last_call = call
         for steps in self.optimizers.values():
             steps.backwards.append(call)
             if not steps.is_clear:
                 steps.is_clear = self._was_cleared(steps)
+        if loss is None:
+            return
         new = not call.graphs or call.graphs[-1][0] != step
-        if loss is not None and loss.grad_fn is not None and new and is_looked_at(step) and len(call.graphs) < _GRAPHS:
+        if loss.grad_fn is not None and new and is_followed(step) and len(call.graphs) < _GRAPHS:
             self._look_at_graph(call, loss, step)
-        if loss is not None and loss.is_cpu and not math.isfinite(value) and not self.is_scaling:
-            self._raise("loss", len(self.trace) - 1, (), call.source, value, self._birth(loss, call))
+        if later:
+            self._read_loss_later(loss, call)
+        elif not math.isfinite(value) and not self.is_scaling:
+            flag = self._flag("loss", len(self.trace) - 1, call.source)
+            self._raise(replace(flag, value=value, birth=self._birth(loss, call)))
+
+    def _read_loss_later(self, loss: Tensor, call: Call) -> None:
+        place, own = len(self.trace) - 1, len(call.losses) - 1
+        flag, scaled = self._flag("loss", place, call.source), self.is_scaling
+
+        def read(values: Sequence[float]) -> None:
+            self.trace[place] = call.losses[own] = values[0]
+            if not math.isfinite(values[0]) and not scaled:
+                self._raise(replace(flag, value=values[0]))
+
+        self.readings.keep([loss], read)
+        if self.halt or (not self.optimizers and is_looked_at(self.step)):
+            self.readings.read()
 
     def _call(self) -> Call:
         """Returns the line of the script that asked for the backward pass; cheap, as every step asks."""
@@ -208,12 +211,14 @@ class Ledger:
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not call.graphs:
             self._name()
+            self.names.see(visible(asking_frame()))
         graph = graph_of(loss, self.since)
         if graph is None:
             return
         if self.alone and self.noting and not call.lines:
             call.lines = lines_of(loss)
         call.graphs.append((step, replace(graph, leaves=())))
+        self.gated |= graph.gated
         for leaf in graph.leaves:
             seen = self.leaves.get(id(leaf), (ref(leaf), 0))
             self.leaves[id(leaf)] = (seen[0], seen[1] + 1)
@@ -236,10 +241,6 @@ class Ledger:
             calls = [call for call in self.calls.values() if call.losses]
             self.freed = calls[-2].source if len(calls) > 1 else None
 
-    def last_call(self) -> Call | None:
-        """Returns the line that started the last backward pass."""
-        return max(self.calls.values(), key=lambda call: call.last, default=None)
-
     def round_before(self) -> int:
         """Returns how often an optimizer had stepped one round ago: all that a loss hangs on was made since."""
         taken = sum(steps.count for steps in self.optimizers.values())
@@ -251,12 +252,36 @@ class Ledger:
 
     def _look_without_optimizer(self) -> None:
         """Of a loop that changes its parameters itself, the gradients are looked at when they are there."""
-        call = self.last_call()
         seen = [leaf for kept, _ in self.leaves.values() if (leaf := kept()) is not None and leaf.grad is not None]
-        bad = [leaf for leaf in seen if leaf.device.type == "cpu" and not bool(torch.isfinite(leaf.grad).all())]  # type: ignore[arg-type]
-        if bad and call is not None:
-            named = tuple(self.names.of(leaf) for leaf in bad)
-            self._raise("gradient", len(self.trace), named, call.source, self.trace[-1])
+        if seen:
+            self._see_gradients(seen, lambda sizes: None)
+
+    def _see_gradients(self, parameters: Sequence[Tensor], see: Callable[[list[float]], None]) -> None:
+        """Lets `see` have the norms of their gradients, now or when they are read; what is not finite is a flag."""
+        gradients = [g.detach() if g.requires_grad else g for p in parameters if (g := p.grad) is not None]
+        sizes, source = norms(gradients), self.last_call.source if self.last_call is not None else None
+        if not any(map(is_waited_for, gradients)):
+            see(read := numbers(sizes))
+            if not math.isfinite(math.hypot(*read)):
+                named = [p for p, g, n in zip(parameters, gradients, read, strict=True) if not _is_finite(g, n)]
+                self._raise_gradient(self._flag("gradient", len(self.trace), source), named)
+            return
+        owners, flag = [ref(p) for p in parameters], self._flag("gradient", len(self.trace), source)
+
+        def see_later(read: list[float]) -> None:
+            see(read[: len(owners)])
+            worst = zip(owners, read[len(owners) :], strict=True)
+            self._raise_gradient(flag, [p for o, n in worst if not math.isfinite(n) and (p := o()) is not None])
+
+        self.readings.keep([*sizes, *norms(gradients, math.inf)], see_later)
+        if self.halt:
+            self.readings.read()
+
+    def _raise_gradient(self, flag: Flag, parameters: Sequence[Tensor]) -> None:
+        """Raises the flag unless it is the norm alone that overflowed."""
+        if parameters and self.flag is None:
+            value = self.trace[flag.backward - 1] if self.trace else math.nan
+            self._raise(replace(flag, parameters=tuple(map(self.names.of, parameters)), value=value))
 
     @torch.no_grad()
     def _birth(self, loss: Tensor, call: Call) -> Finding | None:
@@ -265,20 +290,23 @@ class Ledger:
         self.names.look()
         return born_in(loss, self.names.known, call.lines)
 
-    def _raise(
-        self,
-        kind: str,
-        backward: int,
-        parameters: tuple[str, ...],
-        source: Source | None,
-        value: float,
-        birth: Finding | None = None,
-    ) -> None:
+    def _flag(self, kind: str, backward: int, source: Source | None) -> Flag:
+        """Returns what would be raised if what is seen now turned out not to be finite."""
+        return Flag(kind, self.step, backward, self.round_before(), self.seconds(), source)
+
+    def _raise(self, flag: Flag) -> None:
         if self.flag is None:
-            after = self.round_before()
-            self.flag = Flag(kind, self.step, backward, after, self.seconds(), parameters, source, value, birth)
+            self.flag = flag
             if self.halt:
                 raise _ended()
+
+    def settle(self) -> None:
+        """Reads what is still to be read, so that all is known that was seen."""
+        self.halt = False
+        try:
+            self.readings.read()
+        except Exception as fault:
+            self.broke(fault)
 
     # --------------------------------------------------------------------------------------------------- steps
 
@@ -286,6 +314,7 @@ class Ledger:
         if id(optimizer) in self.optimizers:
             return
         self._name()
+        self.names.see(visible(asking_frame()))
         frame = user_frame()
         source = source_at(*frame) if frame else None
         self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)
@@ -299,56 +328,54 @@ class Ledger:
             [module for kept in self.modules if (module := kept()) is not None and "_modules" in vars(module)]
         )
 
-    @torch.no_grad()
     def step_begins(self, optimizer: Optimizer) -> None:
-        steps = self.optimizers.get(id(optimizer))
-        if steps is None:
-            self.made(optimizer)
-            steps = self.optimizers[id(optimizer)]
-        parameters = parameters_of(optimizer)
+        self.made(optimizer)
+        steps, parameters = self.optimizers[id(optimizer)], parameters_of(optimizer)
         if len(steps.parameters) != len(parameters):
+            steps.missing |= {*range(len(steps.parameters), len(parameters))}
             steps.parameters = [ref(p) for p in parameters]
-        with_gradient = [p for p in parameters if p.grad is not None]
-        norms = _norms([p.grad for p in with_gradient])  # type: ignore[misc]
-        total = math.hypot(*norms) if norms else math.nan
-        steps.norms.append(total)
-        steps.rates.append(float(optimizer.param_groups[0].get("lr", math.nan)))
+        if steps.missing:
+            steps.missing = {i for i in steps.missing if i < len(parameters) and parameters[i].grad is None}
+        looked = is_looked_at(steps.count)
+        rate = optimizer.param_groups[0].get("lr", math.nan)
+        known = looked or not isinstance(rate, Tensor) or not is_waited_for(rate)
+        steps.rates.append(float(rate) if known else steps.rates[-1])
         if steps.backwards and not steps.is_clear and steps.count:
             steps.stale += 1
         if steps.backwards:
             first = steps.backwards[0]
             same = sum(call is first for call in steps.backwards)
             steps.repeated[id(first), same if same == len(steps.backwards) else 1] += 1
-        if norms and not math.isfinite(total):
-            self._check_finite(with_gradient, norms)
-        if is_looked_at(steps.count):
-            gradients = {id(p): norm for p, norm in zip(with_gradient, norms, strict=False)}
-            steps.looks.append(_look(steps.count, steps.rates[-1], parameters, gradients))
-            steps.before = {i: _sample(p) for i, p in enumerate(parameters) if _is_sampled(p)}
-            for place, parameter in enumerate(parameters):
-                if steps.count and (alive := _alive(parameter)) is not None:
-                    before = steps.alive.get(place)
-                    steps.alive[place] = alive if before is None or before.shape != alive.shape else before | alive
-                if parameter.grad is None and parameter.requires_grad:
-                    steps.missing[place] += 1
+        place, given = len(steps.norms), [p for p in parameters if p.grad is not None]
+        steps.norms.append(math.nan)
 
-    def _check_finite(self, parameters: Sequence[Tensor], norms: Sequence[float]) -> None:
-        """Raises the flag unless it is the norm alone that overflowed."""
-        doubtful = [p for p, norm in zip(parameters, norms, strict=True) if not math.isfinite(norm)]
-        bad = [p for p in doubtful if not bool(torch.isfinite(p.grad).all())]  # type: ignore[arg-type]
-        if bad:
-            named = tuple(self.names.of(p) for p in bad)
-            call = self.last_call()
-            value = self.trace[-1] if self.trace else math.nan
-            self._raise("gradient", len(self.trace), named, call.source if call else None, value)
+        def see(sizes: list[float]) -> None:
+            steps.norms[place], steps.sizes = math.hypot(*sizes), sizes
+
+        if given:
+            self._see_gradients(given, see)
+        if looked:
+            self.readings.read()
+            self._look(steps, parameters, given)
+
+    @torch.no_grad()
+    def _look(self, steps: Steps, parameters: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        sizes = {id(p): size for p, size in zip(given, steps.sizes, strict=False)}
+        steps.looks.append(look_at(steps.count, steps.rates[-1], parameters, sizes))
+        steps.samples = Sample.of(parameters, driven=not steps.is_moving)
+        if not steps.count:
+            return
+        for place, parameter in enumerate(parameters):
+            if id(parameter) in self.gated and (gradient := _matrix_of(parameter.grad)) is not None:
+                units = steps.units.setdefault(place, Units(torch.zeros(len(gradient), dtype=torch.bool)))
+                if units.share < TAKING_PART:
+                    units.look(gradient)
 
     def step_ended(self, optimizer: Optimizer) -> None:
         steps = self.optimizers[id(optimizer)]
         parameters = parameters_of(optimizer)
-        if steps.before is not None:
-            with torch.no_grad():
-                _measure(steps.looks[-1], steps.before, parameters)
-            steps.before = None
+        if steps.samples is not None:
+            self._measure(steps, parameters)
         first = next((p for p in parameters if p.grad is not None), None)
         steps.witness = None if first is None else (id(first.grad), first.grad._version)  # type: ignore[union-attr]
         steps.is_clear = first is None
@@ -365,6 +392,16 @@ class Ledger:
         if self.most is not None and self.step >= self.most:
             raise _ended()
 
+    @torch.no_grad()
+    def _measure(self, steps: Steps, parameters: Sequence[Tensor]) -> None:
+        """Adds to the last look what the step did."""
+        counts = [sample.measure(steps.looks[-1], parameters) for sample in steps.samples or ()]
+        driven, moved = sum(d for d, _ in counts), sum(m for _, m in counts)
+        if driven:
+            steps.looks[-1].moved = moved / driven
+            steps.is_moving = moved >= MOVING * driven
+        steps.samples = None
+
     def _was_cleared(self, steps: Steps) -> bool:
         """Says whether the gradients that an optimizer has used up are gone: none, other tensors, or zeros."""
         optimizer = steps.own()
@@ -375,7 +412,14 @@ class Ledger:
             return False
         if steps.witness is not None and steps.witness[0] != id(first.grad):
             return True
-        return not bool(first.grad.any())
+        if not is_waited_for(first.grad):
+            return not bool(first.grad.any())
+
+        def read(values: Sequence[float]) -> None:
+            steps.stale += bool(values[0])
+
+        self.readings.keep([first.grad.any()], read)
+        return True
 
     def _look_at_modes(self, step: int) -> None:
         modes = {}
@@ -405,10 +449,12 @@ class Ledger:
 
     def _raise_skipped(self) -> None:
         """A scaler that skips on and on: its loss, or a gradient, is not finite at any scale."""
-        call = self.last_call()
+        call = self.last_call
         assert call is not None
+        self.readings.read()
         finite = math.isfinite(self.trace[-1])
-        self._raise("gradient" if finite else "loss", len(self.trace) - (not finite), (), call.source, self.trace[-1])
+        flag = self._flag("gradient" if finite else "loss", len(self.trace) - (not finite), call.source)
+        self._raise(replace(flag, value=self.trace[-1]))
 
     def scaling(self, scaler: Any) -> None:
         self.is_scaling = self.is_scaling or scaler.is_enabled()
@@ -446,59 +492,11 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _number(loss: Tensor | None) -> float:
-    if loss is None or not loss.is_cpu or not loss.dtype.is_floating_point:
-        return math.nan
-    return float(loss.item())
+def _is_finite(gradient: Tensor, norm: float) -> bool:
+    return math.isfinite(norm) or bool(torch.isfinite(gradient).all())
 
 
-def _norms(gradients: list[Tensor]) -> list[float]:
-    """Returns the norm of each gradient; of what is sparse, complex or on a device, by itself."""
-    if not gradients:
-        return []
-    try:
-        norms = torch._foreach_norm(gradients)
-        return [norm.item() for norm in norms] if len(norms) < _FEW else torch.stack(norms).tolist()
-    except (RuntimeError, NotImplementedError):
-        dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-        return [float(torch.linalg.vector_norm(g.float() if not g.is_complex() else g)) for g in dense]
-
-
-def _is_sampled(parameter: Tensor) -> bool:
-    gradient = parameter.grad
-    return gradient is not None and gradient.layout == torch.strided and parameter.is_floating_point()
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """Returns every n-th element, at most a thousand or two."""
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // _SAMPLED)].clone()
-
-
-def _look(step: int, rate: float, parameters: Sequence[Tensor], norms: Mapping[int, float]) -> Look:
-    rms = [norms[id(p)] / math.sqrt(max(p.numel(), 1)) if id(p) in norms else None for p in parameters]
-    return Look(step, rate, rms)
-
-
-def _alive(parameter: Tensor) -> Tensor | None:
-    """Returns which rows of a matrix (the units that it leads to) have a gradient."""
-    gradient = parameter.grad
-    if gradient is None or gradient.layout != torch.strided or gradient.dim() < 2 or not gradient.numel():
-        return None
-    rows = gradient.flatten(1)
-    return rows[:, :: max(1, rows.shape[1] // _COLUMNS)].any(1).cpu()
-
-
-def _measure(look: Look, before: Mapping[int, Tensor], parameters: Sequence[Tensor]) -> None:
-    """Adds to a look what the step did to the elements that were sampled before it."""
-    if not before:
-        return
-    places, old = [*before], [*before.values()]
-    updates = torch._foreach_sub([_sample(parameters[i]) for i in places], old)
-    sizes, distances = _norms(old), _norms([*updates])
-    look.ratio = {i: d / size for i, d, size in zip(places, distances, sizes, strict=True) if size}
-    driven = torch.cat([_sample(parameters[i].grad).bool() for i in places if parameters[i].grad is not None])  # type: ignore[arg-type]
-    changed = torch.cat([update.bool() for update in updates])
-    count = int(driven.sum())
-    if count and len(driven) == len(changed):
-        look.moved = int((changed & driven).sum()) / count
+def _matrix_of(gradient: Tensor | None) -> Tensor | None:
+    """Returns a gradient that has rows, `None` of another."""
+    rows = gradient is not None and gradient.layout == torch.strided and gradient.dim() >= 2 and gradient.numel()
+    return gradient if rows else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
 
 from torch import Tensor, nn
+
+from gradexplain.recording.naming import tensors_in
 
 
 @dataclass
@@ -22,6 +24,17 @@ class Names:
     roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
     tops: dict[int, int] = field(default_factory=dict)  # of each parameter, the module at the top, by identity
     paths: dict[str, str] = field(default_factory=dict)  # of modules, by identity
+    given: dict[str, ref[nn.Module]] = field(default_factory=dict)  # modules that we were told of, and their names
+
+    def give(self, modules: Mapping[str, nn.Module]) -> None:
+        """Takes the names of some modules as they are given: those of their parameters begin with them."""
+        self.given |= {name: ref(module) for name, module in modules.items()}
+
+    def see(self, scope: Mapping[str, Any]) -> None:
+        """Takes from a scope the names of the leaves that no module holds."""
+        for name, tensor in tensors_in(scope):
+            if tensor.requires_grad and tensor.is_leaf and not name.startswith("_"):
+                self.known.setdefault(id(tensor), name)
 
     def look(self, modules: Sequence[nn.Module] | None = None) -> None:
         """Finds the names in some modules; without them, in all that there are: a pass over all that Python holds."""
@@ -31,6 +44,8 @@ class Names:
         variables = {id(value): name for name, value in vars(sys.modules["__main__"]).items() if _is_module(value)}
         roots = [m for m in modules if id(m) not in inside and any(True for _ in m.parameters())]
         own = [m for m in roots if id(m) not in listed]
+        given = {name: module for name, kept in self.given.items() if (module := kept()) is not None}
+        variables |= {id(module): name for name, module in given.items()}
         for module in own:
             name = variables.get(id(module), "" if len(own) == 1 else type(module).__name__)
             self.roots[name] = ref(module)
@@ -42,12 +57,14 @@ class Names:
                 prefix = path or variables.get(id(owner), "")
                 self._enter(module, f"{prefix}.{place}" if prefix else place)
                 self.hidden |= {id(p) for p in module.parameters()}
+        for name, module in given.items():
+            self.known |= {id(p): _joined(name, path) for path, p in module.named_parameters()}
 
     def _enter(self, module: nn.Module, name: str) -> None:
         for path, child in module.named_modules():
-            self.paths[str(id(child))] = ".".join(part for part in (name, path) if part)
+            self.paths[str(id(child))] = _joined(name, path)
             for own, parameter in child.named_parameters(recurse=False):
-                self.known[id(parameter)] = ".".join(part for part in (name, path, own) if part)
+                self.known[id(parameter)] = _joined(name, path, own)
                 self.owners[id(parameter)] = ref(child)
                 self.tops[id(parameter)] = id(module)
 
@@ -80,6 +97,10 @@ class Names:
         """Returns the module that holds a parameter itself."""
         owner = self.owners.get(id(parameter))
         return owner() if owner is not None else None
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
 
 
 def everything() -> list[nn.Module]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from gradexplain.documents.shown import Shown
 from gradexplain.findings.finding import Finding
 
+T = TypeVar("T")
 Verdict = Literal["found", "nothing unusual", "no training seen"]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix of weights over the steps that were looked at: update over weight, and the size of its gradient."""
+    """A matrix of weights: update over weight, by the steps at which it was looked at."""
 
     name: str
+    steps: tuple[int, ...]
     ratios: tuple[float, ...]
-    gradients: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A few numbers of every step."""
+    """A few numbers of every step: the losses by `steps`, the norm of the gradient, and each layer."""
 
+    steps: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
     norms: tuple[float, ...] = ()
     layers: tuple[Layer, ...] = ()
@@ -58,8 +60,8 @@ class TrainingReport(Shown):
         return "nothing unusual" if self.steps else "no training seen"
 
 
-def thinned(numbers: Sequence[float], most: int) -> list[float]:
-    """Returns at most so many numbers, evenly spaced, the last one among them."""
-    if len(numbers) <= most:
-        return list(numbers)
-    return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]
+def thinned(things: Sequence[T], most: int) -> list[T]:
+    """Returns at most so many of some things, evenly spaced, the last one among them."""
+    if len(things) <= most:
+        return list(things)
+    return [things[round(i * (len(things) - 1) / (most - 1))] for i in range(most)]

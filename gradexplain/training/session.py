@@ -14,7 +14,10 @@ from gradexplain.training.replaying import Standby
 from gradexplain.training.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import nn
+    from torch.optim.optimizer import Optimizer
 
     from gradexplain.training.ledger import Ledger
     from gradexplain.training.report import TrainingReport
@@ -76,11 +79,14 @@ def is_reporting() -> bool:
 class Watch:
     """A block of code under watch, as a context manager; at its end `report` has what was seen, and it is printed.
 
-    It is printed on standard error in `language`, unless `quiet`.
+    It is printed on standard error in `language`, unless `quiet`. Parameters are called by the names of the `modules`
+    that are given, and the `optimizers` that are given count as made before the block.
     """
 
     language: str = "en"
     quiet: bool = False
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    optimizers: Sequence[Optimizer] = ()
     _report: TrainingReport | None = None
     _ledger: Ledger | None = None
     _watching: ExitStack = field(default_factory=ExitStack)
@@ -97,7 +103,10 @@ class Watch:
         from gradexplain.training.watching import watched
 
         self._ledger = Ledger(alone=True)
+        self._ledger.names.give(self.modules)
         self._ledger.names.look()
+        for optimizer in self.optimizers:
+            self._ledger.made(optimizer)
         self._watching.enter_context(watched(self._ledger))
         self._ledger.begin()
         return self

@@ -7,10 +7,10 @@ thread and the process that began to watch are watched.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from threading import get_ident
 from typing import Any, Protocol
 
 import torch
@@ -69,28 +69,31 @@ class Observer(Protocol):
 @contextmanager
 def watched(observer: Observer) -> Iterator[None]:
     """Tells `observer` of what this thread of this process does with torch in the block."""
-    own = os.getpid(), threading.get_ident()
+    process, thread, is_broken = os.getpid(), get_ident(), False
+    transforms_active = internals().transforms_active
     depth = 0
 
-    broken = False
-
     def here() -> bool:
-        return not broken and (os.getpid(), threading.get_ident()) == own and not internals().transforms_active()
-
-    def safely(say: Callable[..., None], *args: Any) -> None:
-        nonlocal broken
-        try:
-            say(*args)
-        except Exception as fault:
-            broken = True
-            observer.broke(fault)
+        own = not is_broken and get_ident() == thread and os.getpid() == process
+        return own and not transforms_active() and not is_capturing()
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
         def tell(*args: Any) -> None:
+            nonlocal is_broken
             if here():
-                safely(say, *args)
+                try:
+                    say(*args)
+                except Exception as fault:
+                    is_broken = True
+                    observer.broke(fault)
 
         return tell
+
+    begins, ended, failed = (
+        told(observer.backward_begins),
+        told(observer.backward_ended),
+        told(observer.backward_failed),
+    )
 
     def passing(run: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run)
@@ -99,16 +102,16 @@ def watched(observer: Observer) -> Iterator[None]:
             if depth or not here():  # a backward pass inside another is part of that
                 return run(tensors, *args, **keywords)
             roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
-            safely(observer.backward_begins, roots)
+            begins(roots)
             depth += 1
             try:
                 result = run(tensors, *args, **keywords)
             except Exception as fault:
-                safely(observer.backward_failed, roots, fault)
+                failed(roots, fault)
                 raise
             finally:
                 depth -= 1
-            safely(observer.backward_ended, roots)
+            ended(roots)
             return result
 
         return backward
@@ -129,6 +132,11 @@ def watched(observer: Observer) -> Iterator[None]:
         iterator = torch.utils.data.dataloader._BaseDataLoaderIter
         undoing.enter_context(_replaced(iterator, "__next__", lambda run: _giving(run, told(observer.batch))))
         yield
+
+
+def is_capturing() -> bool:
+    """Says whether what runs on the device is being captured, to be run later: nothing may be read of it."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _hook(tell: Callable[..., None]) -> Callable[..., None]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gradexplain.documents.shown import Shown
 from gradexplain.errors import message_of
+from gradexplain.findings.diagnosis import edited
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import Computation
 from gradexplain.recording.trace import Node, Trace
@@ -69,7 +70,7 @@ CONVENTIONS = frozenset({"kink", "edge", "selects", "tie"})
 Reason = Literal["wrong", "lost", "stopped", "unseen", "not_finite", "nothing", "doubtful"]
 INTENDED = "intended"
 # Where no check could fail, none is made.
-NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output", "nothing-leads-back")
+NOTHING = ("nothing-in-input", "nothing-in-inputs", "nothing-in-output", "nothing-leads-back", "saved-edited")
 RULES, DIFFERENCES, FORWARD, ANALYTIC = "rules", "finite differences", "forward mode", "complex step"
 OPERATIONS, SAVED = "operations", "saved tensors"
 # What an operation looks like that sends a straight-through or surrogate gradient.
@@ -434,7 +435,7 @@ def _nothing(question: Question) -> Finding | None:
         return Finding("nothing-leads-back", {"because": lost.key, **lost.data})
     if not any(question.trace.inputs[name].numel() for name in names):
         return Finding("nothing-in-inputs" if len(names) > 1 else "nothing-in-input", {"names": ", ".join(names)})
-    return None if question.trace.value.numel() else Finding("nothing-in-output")
+    return edited(question.trace) if question.trace.value.numel() else Finding("nothing-in-output")
 
 
 def _unasked(check: Check) -> Check:

@@ -1,0 +1,66 @@
+"""Numbers of a training that are read one step later or many: a device is not waited for at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_FEW = 12  # so many numbers are read one by one in less time than it takes to put them together
+_MOST = 128  # so many copies are kept at most
+
+
+def is_waited_for(tensor: Tensor) -> bool:
+    """Says whether to read a number of a tensor is to wait for a device."""
+    return not tensor.is_cpu
+
+
+def numbers(tensors: Sequence[Tensor]) -> list[float]:
+    """Returns the numbers of tensors, all after one another; a device is waited for once."""
+    if len(tensors) < _FEW and not any(t.dim() or is_waited_for(t) for t in tensors):
+        return [t.item() for t in tensors]
+    flat = [t.reshape(-1) for t in tensors]
+    read: list[float] = torch.cat([t.to(flat[0].device) for t in flat]).tolist()
+    return read
+
+
+def norms(tensors: list[Tensor], order: float = 2.0) -> list[Tensor]:
+    """Returns the norm of each tensor, where it lies; of what is sparse or complex, by itself.
+
+    Of `order` ∞ it does not overflow: it is finite where all numbers are.
+    """
+    try:
+        return list(torch._foreach_norm(tensors, order))
+    except (RuntimeError, NotImplementedError):
+        dense = [_dense(t) for t in tensors]
+        return [torch.linalg.vector_norm(t, order) if t.numel() else t.new_zeros(()) for t in dense]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    values = tensor.coalesce().values() if tensor.is_sparse else tensor
+    return values if values.is_complex() else values.float()
+
+
+@dataclass
+class Readings:
+    """What is still to be read, the oldest first, and who is told of it."""
+
+    kept: list[tuple[Tensor, Callable[[list[float]], None]]] = field(default_factory=list)
+
+    def keep(self, tensors: Sequence[Tensor], then: Callable[[list[float]], None]) -> None:
+        """Copies numbers where they lie, to be read with the next block."""
+        flat = [t.detach().reshape(-1) for t in tensors]
+        self.kept.append((torch.cat([t.to(flat[0].device) for t in flat]), then))
+        if len(self.kept) >= _MOST:
+            self.read()
+
+    def read(self) -> None:
+        """Reads what is kept and tells it, in order."""
+        kept, self.kept = self.kept, []
+        if not kept:
+            return
+        read = iter(numbers([tensor for tensor, _ in kept]))
+        for tensor, then in kept:
+            then([next(read) for _ in range(tensor.numel())])
