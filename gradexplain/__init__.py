@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from gradexplain import figures as figures
     from gradexplain import lessons as lessons
     from gradexplain.api import assert_gradients as assert_gradients
+    from gradexplain.api import assert_same_gradients as assert_same_gradients
+    from gradexplain.api import compare as compare
     from gradexplain.api import explain as explain
     from gradexplain.api import graph as graph
     from gradexplain.api import verify as verify
     from gradexplain.api import watch as watch
+    from gradexplain.comparison.comparison import Comparison as Comparison
     from gradexplain.errors import GradexplainError as GradexplainError
     from gradexplain.errors import InputError as InputError
     from gradexplain.errors import RunError as RunError
@@ -25,12 +28,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "assert_gradients": "api",
+    "assert_same_gradients": "api",
+    "compare": "api",
     "explain": "api",
     "verify": "api",
     "graph": "api",
     "watch": "api",
     "TrainingReport": "training.report",
     "Picture": "graphs.picture",
+    "Comparison": "comparison.comparison",
     "Explanation": "explanation.explanation",
     "GradexplainError": "errors",
     "InputError": "errors",
@@ -41,6 +47,7 @@ _HOMES = {
 }
 _FOLDERS = ("figures", "lessons")
 __all__ = [
+    "Comparison",
     "Explanation",
     "GradexplainError",
     "InputError",
@@ -49,7 +56,9 @@ __all__ = [
     "RunError",
     "TrainingReport",
     "assert_gradients",
+    "assert_same_gradients",
     "check_receipt",
+    "compare",
     "explain",
     "graph",
     "verify",

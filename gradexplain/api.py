@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+import gradexplain.narration.comparisons
 import gradexplain.narration.records
 import gradexplain.narration.reports
 import gradexplain.narration.trainings  # noqa: F401  # registers how results are told
+from gradexplain.comparison.comparing import compare_sides
+from gradexplain.comparison.comparison import Comparison
+from gradexplain.comparison.sides import sides_of
 from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
@@ -263,6 +267,76 @@ def assert_gradients(
     raise AssertionError(summary(report))
 
 
+@_refusing_unknown_options
+@one_question()
+def compare(
+    a: Callable[..., object] | str,
+    b: Callable[..., object] | str,
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    rename: Mapping[str, str] | None = None,
+    wrt: str | Sequence[str] | None = None,
+    second: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Comparison:
+    """Says whether `a` and `b` are two ways to the same values and gradients, and where they part if they are not.
+
+    `a` is the reference, `b` what is held against it: functions, `nn.Module`s, texts as the command line takes them, or
+    callables that return gradients by name (a training step, what a rank has). Both are called with the same `inputs`
+    and the same random state. Parameters are matched by name, the shorter name being enough, and `rename` maps a name
+    or the path of a module of `a` to what it is called in `b`; both run with the numbers of `a`, each in its own type.
+
+    There is no tolerance. A difference is held against the rounding of both sides, measured in the types of each, and
+    against a third run, `a` in float64: see the guide. `wrt` names the inputs whose gradient is asked for, `second`
+    asks for second derivatives as well, and `dtype` converts the floating inputs.
+
+    The `verdict` is "same", "differs" or "cannot say", `tensors` has one for each value and gradient, `place` the first
+    place where the runs part. Nothing of the caller's is changed. Raises `InputError` where names do not match.
+
+    >>> import torch, gradexplain as gx
+    >>> x = torch.linspace(-2, 2, 9)
+    >>> comparison = gx.compare(torch.nn.functional.silu, lambda x: x / (1 + (-x).exp()), [x])
+    >>> comparison.verdict, comparison.of("input").reason
+    ('same', 'rounding')
+    """
+    one = _Asked.of(a, inputs, None, None)
+    other = _Asked.of(b, inputs, None, None)
+    given = one.inputs if isinstance(a, str) else other.inputs
+    names = rename or {}
+    asked = [wrt] if isinstance(wrt, str) else wrt
+    called = (one.target or (a if isinstance(a, str) else None), other.target or (b if isinstance(b, str) else None))
+    first, second_side, changed = sides_of(
+        one.function, other.function, given, rename=names, wrt=asked, names=called, dtype=dtype
+    )
+    return compare_sides(first, second_side, rename=names, changed=changed, second=second)
+
+
+@_refusing_unknown_options
+def assert_same_gradients(
+    a: Callable[..., object] | str,
+    b: Callable[..., object] | str,
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    undecided: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Raises `AssertionError`, in words that can be acted on, unless `compare` says that the two are the same.
+
+    `undecided=True` lets "cannot say" pass. The other options are those of `compare`, whose result is returned.
+
+    >>> import torch, gradexplain as gx
+    >>> gx.assert_same_gradients(torch.square, lambda x: x * x, [torch.tensor([0.5, 1.0])]).verdict
+    'same'
+    """
+    __tracebackhide__ = True  # pytest shows the caller's line
+    comparison = compare(a, b, inputs, **options)
+    if comparison.verdict == "same" or (undecided and comparison.verdict == "cannot say"):
+        return comparison
+    from gradexplain.narration.comparisons import summary
+
+    raise AssertionError(summary(comparison))
+
+
 def _refuse_idle(report: Report) -> None:
     """Raises `InputError` for a declared place where nothing is stopped."""
     for place in () if report.nothing else report.options.stops:
@@ -294,6 +368,18 @@ def explained(request: Request, *, effort: float = EFFORT, loaded: Loaded | None
 def verified(request: Request, options: Options, *, loaded: Loaded | None = None) -> Report:
     """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
     return replace(verify(**_typed(request, loaded), **asdict(options)), request=request)
+
+
+def compared(request: Request, other: str, *, loaded: Loaded | None = None, **options: Any) -> Comparison:
+    """Compares what was asked for with another target, whose inputs are the same by name."""
+    target, inputs = loaded or request.load()
+    second = load(parse_target(other))
+    names: Mapping[str, str] = options.get("rename") or {}
+    match_inputs(second, [names.get(name, name) for name in inputs])
+    comparison = compare(
+        target.called, second.called, inputs, wrt=request.wrt or None, dtype=request.torch_dtype(), **options
+    )
+    return replace(comparison, names=(request.target, other))
 
 
 def _typed(request: Request, loaded: Loaded | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `assert_gradients`, there wherever gradexplain is installed."""
+"""The pytest plugin: the fixtures `assert_gradients` and `assert_same_gradients`, wherever gradexplain is installed."""
 
 from __future__ import annotations
 
@@ -12,5 +12,13 @@ import pytest
 def assert_gradients() -> Callable[..., Any]:
     """`gradexplain.assert_gradients`: fails the test where a gradient is not right, naming the wrong operation."""
     from gradexplain.api import assert_gradients as asserted
+
+    return asserted
+
+
+@pytest.fixture
+def assert_same_gradients() -> Callable[..., Any]:
+    """`gradexplain.assert_same_gradients`: fails the test where two ways do not give one gradient, saying where."""
+    from gradexplain.api import assert_same_gradients as asserted
 
     return asserted

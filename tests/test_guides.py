@@ -14,8 +14,17 @@ WANTED = {
     "run",
 }  # fmt: skip
 MARK = "<!-- made from the docstrings by ./scripts/test --update-golden tests/test_guides.py -->\n"
-PUBLIC = (gx.explain, gx.verify, gx.assert_gradients, gx.graph, gx.watch, gx.check_receipt)
-RESULTS = (gx.Explanation, gx.Report, gx.Picture, gx.TrainingReport)
+PUBLIC = (
+    gx.explain,
+    gx.verify,
+    gx.assert_gradients,
+    gx.compare,
+    gx.assert_same_gradients,
+    gx.graph,
+    gx.watch,
+    gx.check_receipt,
+)
+RESULTS = (gx.Explanation, gx.Report, gx.Comparison, gx.Picture, gx.TrainingReport)
 
 
 def test_the_guides_that_are_wanted_are_there() -> None:

@@ -54,6 +54,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "numbers_of_losses":     ("nothing-learns",             0, "forward"),
     "plain_list":            ("hidden-from-optimizer",      0, "optimizer"),
     "rate_too_high":         ("rate-too-high",              0, "optimizer"),
+    "rebuilt_loss":          ("nothing-learns",             0, "forward"),
     "replaced_head":         ("made-after-optimizer",       0, "optimizer"),
     "row_sums":              ("first-not-finite",           0, "forward"),
     "scaler_skips":          ("first-not-finite",          19, "forward"),
@@ -149,6 +150,7 @@ CHANGES = {
     "not_cleared":      "optimizer.zero_grad(); loss.backward()",
     "not_divided":      "(loss / 4).backward()",
     "rate_too_high":    "optimizer = torch.optim.Adam(model.parameters(), lr=0.1)",
+    "rebuilt_loss":     "loss = torch.stack(losses).mean().requires_grad_()",
     "row_sums":         "shares = x / (x.sum(1, keepdim=True) + 1e-12)",
     "softmax_twice":    "return self.fc2(x)",
 }

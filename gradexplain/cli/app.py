@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gradexplain.cli import gradients, guides, pictures, teaching, training
+from gradexplain.cli import comparisons, gradients, guides, pictures, teaching, training
 from gradexplain.cli.groups import Command
 from gradexplain.locale.spelling import as_typed, options_spelled
 from gradexplain.versions.releases import version_line
@@ -47,7 +47,7 @@ def help_page(context: typer.Context, command: Annotated[list[str] | None, typer
     app([*(command or []), "--help"], prog_name=context.find_root().info_name)
 
 
-for verb in (gradients.explain, gradients.verify, pictures.graph):
+for verb in (gradients.explain, gradients.verify, comparisons.compare, pictures.graph):
     app.command(cls=Command)(verb)
 app.command(cls=training.RunCommand)(training.run)
 app.add_typer(pictures.figures, name="figure", help="Draws a figure of gradients, computed by torch.")

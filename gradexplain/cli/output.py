@@ -18,7 +18,7 @@ from gradexplain.cli.checks import LEAST_WIDTH
 from gradexplain.errors import GradexplainError
 from gradexplain.locale.catalogue import LANGUAGES, say
 
-EXIT_CODES = {"agrees": 0, "differs": 1, "cannot say": 3}
+EXIT_CODES = {"agrees": 0, "same": 0, "differs": 1, "cannot say": 3}
 USAGE = 2
 _USUAL_WIDTH = 100
 _WIDEST = 120

@@ -672,7 +672,8 @@ class Teller:
         return Paragraph(f"{mark} {self.say('verification.separator').join(parts)}", tone)
 
     def closing(self, e: Explanation, equations: Sequence[Equation], page: str) -> Iterator[Block]:
-        if e.report.nothing is None and equations:
+        contradicted = any(equation.relation == CONTRADICTED for equation in equations)
+        if equations and (e.report.nothing is None or contradicted):
             yield self.counted(equations, page)
         notes = self._found(e)
         if e.element:

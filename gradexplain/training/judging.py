@@ -101,6 +101,8 @@ def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -
     own = before[: len(losses)]
     if finding.code == "rate-too-high":
         return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
+    if finding.code == "nothing-learns":
+        return _end(losses) < losses[0]
     born = "detail" in finding.data
     return not born or not all(map(math.isfinite, own)) or _end(losses) <= _end(own) + 0.1 * abs(_end(own))
 

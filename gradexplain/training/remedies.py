@@ -200,6 +200,14 @@ def _number(line: str, source: Source, finding: Finding) -> str | None:
     return None
 
 
+def _stacked(line: str, source: Source, finding: Finding) -> str | None:
+    """Stacks losses in place of making a new tensor of their numbers."""
+    for call, _ in _calls(line, "tensor"):
+        if call.args:
+            return _put(line, call, f"torch.stack({_text(line, call.args[0])})")
+    return None
+
+
 _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "logarithm": (_argument(("log", "log2", "log10"), "{g}.clamp_min(1e-12)"),),
     "root": (_argument(("sqrt",), "{g}.clamp_min(0)"),),
@@ -218,4 +226,6 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "saved-changed": (_new_tensor,),
     "unmeant-broadcast": (_column,),
     "graphs-kept": (_number,),
+    "nothing-learns": (_stacked,),
+    "loss-without-graph": (_stacked,),
 }

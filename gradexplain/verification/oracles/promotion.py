@@ -24,11 +24,14 @@ _DRAWN_INTO = frozenset(
 )
 
 
-def promoting(call: Call, own: torch.dtype) -> Call:
-    """Returns `call` with its numbers in float64; what it draws, it draws as in its `own` type."""
+def promoting(call: Call, own: torch.dtype, constants: list[Tensor] | None = None) -> Call:
+    """Returns `call` with its numbers in float64; what it draws, it draws as in its `own` type.
+
+    Tensors of a shorter type that it met, and that need no gradient, are added to `constants`.
+    """
 
     def promoted(given: Mapping[str, Any]) -> object:
-        with _Promotion(own):
+        with _Promotion(own, constants):
             return call(given)
 
     return promoted
@@ -41,9 +44,9 @@ class _Promotion(TorchFunctionMode):
     into a view of it, is there when it is read.
     """
 
-    def __init__(self, own: torch.dtype) -> None:
+    def __init__(self, own: torch.dtype, constants: list[Tensor] | None) -> None:
         super().__init__()
-        self.own = own
+        self.own, self.constants = own, constants
         self.twins: dict[int, tuple[Tensor, int, Tensor]] = {}
         # What would be of a shorter type without this mode, with that type.
         self.short: dict[int, tuple[Tensor, torch.dtype]] = {}
@@ -95,6 +98,8 @@ class _Promotion(TorchFunctionMode):
             return kept[2]
         twin = wide(value)
         if not value.requires_grad:
+            if self.constants is not None:
+                self.constants.append(value)
             self.twins[id(value)] = (value, value._version, twin)
             self.short[id(twin)] = (twin, value.dtype)
         return twin

@@ -66,14 +66,12 @@ def replayed(computation: Computation, own: Trace) -> Replay | Unable:
     Where it does not run so, what refuses float64 runs in a shorter type.
     """
     base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
-    widened = replace(
-        base, call=promoting(base.call, own.value.dtype), own={}
-    )  # without hooks: they are no part of the formula
+    narrowed = set[str]()
+    widened, narrow = in_float64(base, own.value.dtype, narrowed)
     plain = own if base is computation else retraced(base, own)
     if isinstance(plain, Trace) and _alike(base, widened, plain):
         return _measured(base, plain)
-    narrowed, failed = set[str](), plain
-    narrow = replace(widened, call=narrowing(widened.call, narrowed))
+    failed = plain
     for candidate in (widened, narrow):
         found = retraced(candidate, own)
         if isinstance(found, Trace):
@@ -81,6 +79,21 @@ def replayed(computation: Computation, own: Trace) -> Replay | Unable:
             return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
         failed = failed if isinstance(failed, Trace) else found
     return _measured(base, failed) if isinstance(failed, Trace) else failed
+
+
+def in_float64(
+    computation: Computation,
+    own: torch.dtype,
+    narrowed: set[str] | None = None,
+    constants: list[Tensor] | None = None,
+) -> tuple[Computation, Computation]:
+    """Returns the computation with everything in float64, and so with what refuses that in a shorter type.
+
+    What is drawn is drawn in the `own` type. The names of what refuses are added to `narrowed`, and what was made in a
+    shorter type to `constants`. Hooks are no part of the formula.
+    """
+    widened = replace(computation, call=promoting(computation.call, own, constants), own={})
+    return widened, replace(widened, call=narrowing(widened.call, set() if narrowed is None else narrowed))
 
 
 def retraced(computation: Computation, own: Trace) -> Trace | Unable:

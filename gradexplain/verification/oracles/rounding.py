@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -28,45 +29,56 @@ _EXACT = """
 _EXACT_NAMES = frozenset(_EXACT.split())
 
 
-def jittered(replay: Replay, count: int = 3) -> Mapping[str, Tensor]:
+def jittered(replay: Replay, runs: int = 3) -> Mapping[str, Tensor]:
     """Returns how far each gradient spreads when every operator, forward and backward, rounds at random.
 
-    Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `count` runs
+    Each floating input of an operator that rounds is moved by up to one rounding error of its type, in `runs` runs
     (Monte Carlo arithmetic): that shows cancellation wherever it is, inside a matrix product as well. What the function
     decides in Python, it decides as it does without: a guard or a branch sees no rounding. The gradients under test
     take no part: an error in them is no excuse for itself, nor is one that changes by itself from run to run.
     """
-    spreads = _spreads(partial(_gradients, replay), count)
+    spreads = _spreads(partial(_gradients, replay), runs)
     unsteady = {name for name, apart in replay.trace.apart.items() if not apart.slight}
     return {name: torch.zeros_like(spread) if name in unsteady else spread for name, spread in spreads.items()}
 
 
-def roughness(replay: Replay, count: int = 3) -> Tensor:
+def roughness(replay: Replay, runs: int = 3) -> Tensor:
     """Returns how far each output spreads when every operator rounds at random: what is lost inside, as in log(1 + e).
 
     The last digit of the output tells nothing of that where the output is small, or 0.
     """
-    return _spreads(lambda mode: {"": _output(replay, mode)}, count)[""]
+    return _spreads(lambda mode: {"": _output(replay, mode)}, runs)[""]
 
 
-def _spreads(run: Callable[[Any], Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:
-    """Returns how far the results of `count` runs are apart, each under a mode that rounds at random."""
+def _spreads(run: Callable[[Any], Mapping[str, Tensor]], runs: int) -> dict[str, Tensor]:
+    """Returns how far the results of so many runs are apart, each under a mode that rounds at random."""
+    ranges: dict[str, _Range] = {}
+    for found in islice(trials(run), runs):
+        for name, one in found.items():
+            ranges.setdefault(name, _Range(wide(one))).hold(wide(one))
+    return {name: held.spread for name, held in ranges.items()}
+
+
+def trials(run: Callable[[Any], Mapping[str, Tensor]], *, together: bool = False) -> Iterator[Mapping[str, Tensor]]:
+    """Yields without end what `run` gives under modes that round at random, each with numbers of its own.
+
+    Whatever it decides in Python, it decides in each of them as it does without. One number that is expanded to many is
+    moved as one if they stay `together`: it was rounded once, which a sum over them shows.
+    """
     given: list[Answer] = []
     answers: list[Answer] = []
     try:
-        first = run(_rounding(0, (), given))
+        first = run(_rounding(0, (), given, together=together))
     except Exception:
         if not given:
             raise
     if given:  # the function decided something: what it decides without rounding, it decides again
         run(internals().dispatch_mode(partial(_answered, answers)))
-        first = run(_rounding(0, answers, []))
-    ranges = {name: _Range(wide(one)) for name, one in first.items()}
+        first = run(_rounding(0, answers, [], together=together))
+    yield first
     del first
-    for seed in range(1, count):
-        for name, one in run(_rounding(seed, answers, [])).items():
-            ranges[name].hold(wide(one))
-    return {name: held.spread for name, held in ranges.items()}
+    for seed in count(1):
+        yield run(_rounding(seed, answers, [], together=together))
 
 
 class _Range:
@@ -143,6 +155,14 @@ class _Noise:
             self.factors[dtype] = once.repeat(1 + -(-count // self.LENGTH))
         return value * self.factors[dtype][start : start + count].reshape(value.shape)
 
+    def on_one(self, value: Tensor) -> Tensor:
+        """Returns a tensor moved so, where what is one number in memory stays one."""
+        repeated = [d for d, stride in enumerate(value.stride()) if stride == 0 and value.shape[d] > 1]
+        if not repeated:
+            return self.on(value)
+        once = value[tuple(slice(0, 1) if d in repeated else slice(None) for d in range(value.dim()))]
+        return self.on(once).expand(value.shape)
+
     def draw(self, like: Tensor) -> Tensor:
         """Returns new numbers in float64 for each element of a tensor."""
         return self._numbers(like.numel()).reshape(like.shape).to(like.device)
@@ -151,7 +171,7 @@ class _Noise:
         return torch.rand(count, generator=self.generator, dtype=torch.float64) * 2 - 1
 
 
-def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
+def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer], *, together: bool = False) -> Any:
     """Returns a mode under which operators round at random, and Python gets the `answers` one by one.
 
     Those that it got are added to `given`.
@@ -160,7 +180,7 @@ def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
 
     def moved(value: Any) -> Any:
         if differentiable(value):
-            return noise.on(value)
+            return noise.on_one(value) if together and value.layout == torch.strided else noise.on(value)
         return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
 
     def run(operator: Any, args: Any, kwargs: Any) -> Any:

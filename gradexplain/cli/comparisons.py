@@ -1,0 +1,68 @@
+"""`compare`."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from gradexplain.cli.checks import UsageError, page_format
+from gradexplain.cli.options import Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
+from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
+from gradexplain.cli.request import read_request
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The reference: a target as explain takes it.")],
+    b: Annotated[str | None, typer.Argument(metavar="B", help="What is held against it.")] = None,
+    inputs: Inputs = None,
+    wrt: Wrt = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="What a parameter, module or input of A is called in B; repeatable."),
+    ] = None,
+    second: Annotated[bool, typer.Option("--second", help="Compare the second derivatives as well.")] = False,
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    language: Language = "en",
+    format: Format = None,
+    output: Output = None,
+    width: Width = None,
+) -> None:
+    """Says whether A and B are two ways to one gradient, and if not, what the difference is and where it begins.
+
+    There is no tolerance to choose. The rounding of both is measured, each in its own types, and both are held against
+    a third run: A in float64. Said are how many times the rounding the difference is, what it looks like (a factor and
+    what that is, a sign, a row, a shift), the first step at which the two part, and which of them is nearer to float64.
+
+    \b
+    Exit codes: 0 the same, 1 they differ, 2 usage, 3 cannot say.
+
+    \b
+    Examples:
+      gradexplain compare "mean(x**2)" "sum(x * x) / 9" "x=randn(9):float32"
+      gradexplain compare losses.py:old losses.py:new x=randn(8,3) t=0,1,2,0,1,2,0,1:int64
+      gradexplain compare model.py:reference model.py:fused x=randn(2,16) --rename encoder=enc --second
+      gradexplain compare "log(sum(exp(x)))" "logsumexp(x, 0)" "x=randn(50):bfloat16" --format json
+    """
+    with faults_said(language):
+        chosen = page_format(format, output)
+        if b is None:
+            raise UsageError("compare_target", name=a)
+        request = read_request(a, inputs, dtype=dtype, seed=seed, wrt=wrt)
+        names = _renames(rename or ())
+        with progress(language), own_arguments(a):
+            import gradexplain.api as api
+
+            comparison = api.compared(request, b, rename=names, second=second)
+        deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
+    raise typer.Exit(EXIT_CODES[comparison.verdict])
+
+
+def _renames(given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        old, equals, new = (part.strip() for part in text.partition("="))
+        if not (old and equals and new):
+            raise UsageError("bad_rename", text=text)
+        found[old] = new
+    return found

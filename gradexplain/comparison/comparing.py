@@ -1,0 +1,209 @@
+"""The course of a comparison: both sides run, what they gave is judged, and a difference is looked into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradexplain.comparison.comparison import Compared, Comparison, Place
+from gradexplain.comparison.differences import pattern_of, sizes_of
+from gradexplain.comparison.judging import (
+    Judged,
+    Label,
+    Measured,
+    Pair,
+    decide,
+    is_low,
+    is_rounded,
+    outcome_tensors,
+    settled,
+    verdict_of,
+)
+from gradexplain.comparison.places import parting
+from gradexplain.comparison.sides import Outcome, Returned, Side, matched, seed_of
+from gradexplain.errors import GradexplainError, InputError
+from gradexplain.findings.finding import Finding
+from gradexplain.recording.trace import Trace
+from gradexplain.recording.tracing import trace
+from gradexplain.verification.oracles.measures import wide
+
+Tensors = Mapping[Label, Tensor | None]
+
+
+def compare_sides(
+    a: Side, b: Side, *, rename: Mapping[str, str], changed: Sequence[str] = (), second: bool = False
+) -> Comparison:
+    """Returns what came of comparing two sides; with `second`, of their second derivatives as well."""
+    names = (a.computation.name, b.computation.name)
+    one, other, findings = _run_both(a, b, rename)
+    if changed:
+        findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
+    sizes = sizes_of(a.computation.inputs)
+    a, b = replace(a, outputs=one.reached or a.outputs), replace(b, outputs=other.reached or b.outputs)
+    course = judged(a, b, one, other, rename)
+    tensors, runs = course.tensors(sizes), course.runs
+    if second and one.reached and not any(c.reason == "shape" for c in tensors):
+        a2, b2 = a.second(), b.second()
+        again = judged(a2, b2, a2.run(), b2.run(), rename)
+        tensors += [
+            replace(c, kind="second") for c in again.tensors(sizes) if c.kind == "gradient" and c.name in one.gradients
+        ]
+        runs = max(runs, again.runs)
+    place = course.place(tensors) if one.reached else None
+    return Comparison(
+        names,
+        tuple(tensors),
+        place,
+        tuple(findings),
+        truth=course.truth,
+        runs=runs,
+        inputs={n: v for n, v in a.computation.inputs.items() if n not in a.computation.parameters},
+        parameters=len(a.computation.parameters),
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
+
+
+def _run_both(a: Side, b: Side, rename: Mapping[str, str]) -> tuple[Outcome, Outcome, tuple[Finding, ...]]:
+    """Returns both outcomes under the reference's names, of outputs that both have, and what only one side has."""
+    one, other = a.run(), b.run()
+    if not one.reached or not other.reached:
+        return one, _named_alike(one, other, rename), ()
+    alike = dict(zip(other.values, one.values, strict=False)) if len(one.values) == len(other.values) else {}
+    alike = {n: n if n in one.values else alike.get(n, n) for n in other.values}
+    common = [n for n in other.reached if alike[n] in one.reached]
+    if not common:
+        raise InputError("compare_outputs", ours=", ".join(one.reached), theirs=", ".join(other.reached))
+    alone = [n for n in one.reached if n not in {alike[c] for c in common}]
+    findings = [Finding("output-alone", {"name": n, "side": a.computation.name}) for n in alone]
+    findings += [
+        Finding("output-alone", {"name": n, "side": b.computation.name}) for n in other.reached if n not in common
+    ]
+    if alone:
+        one = replace(a, outputs=tuple(alike[n] for n in common)).run()
+    if len(common) < len(other.reached):
+        other = replace(b, outputs=tuple(common)).run()
+    shared = {alike[n]: v for n, v in other.values.items() if alike[n] in one.values}
+    one = replace(one, values={n: v for n, v in one.values.items() if n in shared})
+    return one, replace(other, values=shared), tuple(findings)
+
+
+def _named_alike(one: Outcome, other: Outcome, rename: Mapping[str, str]) -> Outcome:
+    """Returns the outcome of the candidate with its gradients under the reference's names."""
+    called = matched(tuple(one.gradients), tuple(other.gradients), rename)
+    return replace(other, values={}, gradients={called[n]: g for n, g in other.gradients.items()})
+
+
+@dataclass(frozen=True)
+class Course:
+    """What was found out about two sides: what needed no measure, the pairs that did, and how each view was judged."""
+
+    sides: tuple[Side, Side]
+    widened: tuple[Side | None, Side | None]
+    labels: Sequence[Label]
+    done: Mapping[Label, Compared]
+    pairs: Sequence[Pair]
+    judged: Sequence[Judged]
+    runs: int
+
+    @property
+    def truth(self) -> str:
+        """The type of the third run, "" where there was none."""
+        return "float64" if any(p.truth is not None for p in self.pairs) else ""
+
+    def tensors(self, sizes: Mapping[str, int]) -> list[Compared]:
+        """Returns the verdict on every tensor, and of those that differ what that looks like."""
+        found = dict(self.done)
+        for pair in self.pairs:
+            views = [j for j in self.judged if j.pair is pair]
+            compared = verdict_of(pair, views)
+            if compared.verdict == "differs":
+                elements = next(j for j in views if j.view is None)
+                compared = replace(compared, pattern=pattern_of(pair, elements, sizes))
+            found[pair.kind, pair.name] = compared
+        return [found[label] for label in self.labels]
+
+    def place(self, tensors: Sequence[Compared]) -> Place | None:
+        """Returns the first place where the two runs part, in float64 where the formulas themselves do."""
+        telling = [c for c in tensors if c.verdict == "differs" and c.reason != "shape" and c.kind != "second"]
+        if not telling:
+            return None
+        formulas = any(j.formulas > 1 for j in self.judged)
+        one, other = (w if formulas and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
+        try:
+            first, second = (watched(side.without_hooks()) for side in (one, other))
+        except GradexplainError:  # what cannot be watched has no steps
+            return None
+        eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
+        size = max((c.relative for c in telling if math.isfinite(c.relative) and c.relative > 0), default=1.0)
+        return parting(first, second, other.names, eps, size)
+
+
+def judged(a: Side, b: Side, one: Outcome, other: Outcome, rename: Mapping[str, str]) -> Course:
+    """Returns what is found out about two sides that gave these outcomes."""
+    ours, theirs = outcome_tensors(one), outcome_tensors(other)
+    done, pairs = settled(ours, theirs)
+    widened: tuple[Side | None, Side | None] = (None, None)
+    if pairs and (is_low(one) or is_low(other)):
+        constants: list[Tensor] = []
+        (first, right), (second, formula) = in_float64(a, ours, constants), in_float64(b, theirs, constants, rename)
+        widened = (first, second)
+        formula = formula if right is not None else None
+        rounded = any(map(is_rounded, constants))
+        pairs = [replace(p, truth=_known(right, p), formula=_known(formula, p), rounded=rounded) for p in pairs]
+    found, runs = decide(Measured(pairs, (a.without_hooks(), b.without_hooks()))) if pairs else ([], 0)
+    return Course((a, b), widened, tuple(ours), done, pairs, found, runs)
+
+
+def watched(side: Side) -> Trace:
+    """Returns the steps of a side, forward and backward."""
+    returned: list[Returned] = []
+    joined = side.joined(returned)
+    return trace(joined, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
+
+
+def _known(found: Tensors | None, pair: Pair) -> Tensor | None:
+    """Returns the tensor of a pair in a run in float64, with 0 where the pair has it."""
+    value = None if found is None else found.get((pair.kind, pair.name))
+    if value is None:
+        return None
+    spoilt = ~wide(value).isfinite()
+    return None if bool((spoilt & (pair.one != 0)).any()) else wide(value).masked_fill(spoilt, 0)
+
+
+def in_float64(
+    side: Side, own: Tensors, constants: list[Tensor], rename: Mapping[str, str] | None = None
+) -> tuple[Side | None, Tensors | None]:
+    """Returns a side in float64 and what it gives, tensors of the same shapes; `None` where it does not run so.
+
+    What it holds in a shorter type is added to `constants`.
+    """
+    if all(t is None or t.dtype in (torch.float64, torch.complex128) for t in own.values()):
+        return side, own
+    for candidate in side.widened(constants):
+        try:
+            outcome = candidate.run()
+            if not outcome.reached and rename is not None:
+                names = Outcome({}, {n: None for _, n in own})
+                outcome = _named_alike(names, outcome, rename)
+        except Exception:  # the user's function, or torch's, is not made for these types
+            continue
+        given = outcome_tensors(outcome)
+        found = given if rename is None else _in_order(own, given)
+        if all(t is None or ((u := found.get(n)) is not None and u.shape == t.shape) for n, t in own.items()):
+            return candidate, found
+    return None, None
+
+
+def _in_order(own: Tensors, found: Tensors) -> Tensors:
+    """Returns the values of a candidate under the reference's names, which come in the same order."""
+    values = [t for (kind, _), t in found.items() if kind == "value"]
+    names = [label for label in own if label[0] == "value"]
+    rest = {label: t for label, t in found.items() if label[0] != "value"}
+    return {**dict(zip(names, values, strict=False)), **rest}

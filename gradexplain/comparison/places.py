@@ -1,0 +1,244 @@
+"""Where two runs part: the first step that one side takes and the other does not, forward first, then backward.
+
+Steps are aligned by what they give: two nodes are one step where their outputs have the same numbers, or, in another
+layout, the same sums. What is unlike on the way, and alike again after it, was only written otherwise. The runs part at
+the first of the unlike steps that lead to the output. Where the outputs are alike, the same is asked of what the
+backward pass sends: a gradient of one value that is unlike, while those that it was made from are alike.
+
+Numbers are alike that are nearer to each other than half way (of the digits) between the last digit of their type and
+the difference that is looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradexplain.comparison.comparison import Place, Step
+from gradexplain.mathematics.indices import unravelled
+from gradexplain.recording.trace import Node, Trace
+from gradexplain.verification.oracles.measures import plain, wide
+
+
+def parting(one: Trace, other: Trace, names: Mapping[str, str], eps: float, difference: float) -> Place | None:
+    """Returns the first place where two runs part; `None` where every step is alike.
+
+    `names` are the reference's names of the candidate's leaves, `difference` the relative size of what is looked for.
+    """
+    aligned = _Aligned(one, other, names, math.sqrt(eps * min(max(difference, eps), 1.0)))
+    return aligned.forward() or aligned.backward()
+
+
+@dataclass
+class _Aligned:
+    """Two traces, and which of their nodes are one step."""
+
+    one: Trace
+    other: Trace
+    names: Mapping[str, str]
+    tolerance: float
+    ours: dict[int, int] = field(default_factory=dict)  # of the reference, to the candidate's
+    theirs: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known: dict[tuple[int, ...], list[Node]] = {}
+        for node in self.one.nodes:
+            known.setdefault(_kind(node), []).append(node)
+        for node in self.other.nodes:
+            found = next((n for n in known.get(_kind(node), ()) if self._is_one(n, node)), None)
+            if found is not None:
+                self.ours[found.index], self.theirs[node.index] = node.index, found.index
+        for node in self.other.nodes:  # what has a step of its own, beside another that gave the same numbers
+            if node.index not in self.theirs:
+                found = next((n for n in self.one.nodes if self._is_like(n, node)), None)
+                if found is not None:
+                    self.theirs[node.index] = found.index
+        for node in self.one.nodes:
+            if node.index not in self.ours:
+                found = next((n for n in self.other.nodes if self._is_like(node, n)), None)
+                if found is not None:
+                    self.ours[node.index] = found.index
+
+    def _is_one(self, ours: Node, theirs: Node) -> bool:
+        return ours.index not in self.ours and self._is_like(ours, theirs)
+
+    def _is_like(self, ours: Node, theirs: Node) -> bool:
+        if ours.leaf is not None or theirs.leaf is not None:
+            return ours.leaf == self.names.get(theirs.leaf or "", theirs.leaf)
+        return self.are_alike(_output(ours), _output(theirs))
+
+    def are_alike(self, a: Tensor | None, b: Tensor | None) -> bool:
+        """Says whether two tensors have the same numbers, in whatever layout."""
+        if a is None or b is None or a.numel() != b.numel():
+            return a is b
+        one, other = _numbers(a), _numbers(b)
+        if not one.numel():
+            return True
+        if a.shape != b.shape:
+            return all(
+                abs(x - y) <= self.tolerance * size for (x, size), (y, _) in zip(_sums(one), _sums(other), strict=True)
+            )
+        apart = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, (one - other).abs())
+        return bool(apart.max() <= self.tolerance * one.abs().max())
+
+    # --------------------------------------------------------------------------------------------------------- forward
+
+    def forward(self) -> Place | None:
+        ends = _output(self.one.nodes[self.one.output[0]]), _output(self.other.nodes[self.other.output[0]])
+        if self.are_alike(self.one.value, self.other.value) and self.are_alike(*ends):
+            return None
+        ours = _leading(self.one, self.ours)
+        theirs = _leading(self.other, self.theirs)
+        if not ours and not theirs:
+            return None
+        first, second = (nodes[0] if nodes else None for nodes in (ours, theirs))
+        return self._place("forward", first, second)
+
+    def _place(self, phase: str, first: Node | None, second: Node | None, **detail: Any) -> Place:
+        a, b = (_output(n) if n is not None else None for n in (first, second))
+        element, numbers, relative = _apart(a, b)
+        steps = tuple(
+            None if n is None else Step(_name(n), n.source, n.module, number)
+            for n, number in zip((first, second), numbers, strict=True)
+        )
+        how, more = _how(first, second, self)
+        return Place(phase, how, steps, element, relative, {**more, **detail})  # type: ignore[arg-type]
+
+    # -------------------------------------------------------------------------------------------------------- backward
+
+    def backward(self) -> Place | None:
+        """Returns the last step of the forward pass, which is the first of the backward pass, that sends otherwise."""
+        pairs = [(n, self.one.nodes[self.theirs[n.index]]) for n in self.other.nodes if n.index in self.theirs]
+        pairs = [(t, o) for t, o in pairs if self.ours.get(o.index) == t.index]
+        for ours in self.one.nodes:  # a leaf that nothing leads to on the other side
+            if ours.leaf is not None and ours.index not in self.ours and _cotangent(ours) is not None:
+                return self._sent(ours, None)
+        for theirs, ours in reversed(pairs):
+            a, b = _cotangent(ours), _cotangent(theirs)
+            if (a is None and b is None) or (self.are_alike(a, b) and (a is None or b is None or a.shape == b.shape)):
+                continue
+            return self._sent(ours, theirs)
+        return None
+
+    def _sent(self, ours: Node, theirs: Node | None) -> Place:
+        """Returns the place of a value whose gradient is unlike: the step that sends it, or sends nothing."""
+        mine = list(_contributions(self.one, ours))
+        others = list(_contributions(self.other, theirs)) if theirs is not None else []
+        for user, sent in list(mine):
+            like = next((o for o in others if self.are_alike(sent, o[1])), None)
+            if like is not None:
+                mine.remove(next(m for m in mine if m[0] is user and m[1] is sent))
+                others.remove(like)
+        first, second = (found[0][0] if found else None for found in (mine, others))
+        a, b = (found[0][1] if found else None for found in (mine, others))
+        element, numbers, relative = _apart(a, b)
+        steps = tuple(
+            None if n is None else Step(_name(n), n.source, n.module, number)
+            for n, number in zip((first, second), numbers, strict=True)
+        )
+        how = "unsent" if second is None else "superfluous" if first is None else "sends"
+        known = {(cut.reason, cut.operator) for cut in self.one.cuts}
+        cut = next((c for c in self.other.cuts if (c.reason, c.operator) not in known), None)
+        if how == "unsent" and cut is not None:
+            steps = (steps[0], Step(cut.operator.removeprefix("aten.").partition(".")[0], cut.source, cut.module))
+        return Place("backward", how, steps, element, relative, {"to": ours.leaf or _name(ours)})  # type: ignore[arg-type]
+
+
+def _kind(node: Node) -> tuple[int, ...]:
+    output = _output(node)
+    return () if output is None else (output.numel(),)
+
+
+def _output(node: Node) -> Tensor | None:
+    return next((output for output in node.outputs if output is not None), None)
+
+
+def _cotangent(node: Node) -> Tensor | None:
+    return next((c for c in node.cotangents if c is not None), None)
+
+
+def _name(node: Node) -> str:
+    return node.leaf or (node.operator or node.name).removeprefix("aten.").partition(".")[0]
+
+
+def _numbers(value: Tensor) -> Tensor:
+    """Returns a tensor of any type in float64, or complex128."""
+    found: Tensor = wide(value)
+    return found if found.is_complex() else found.double()
+
+
+def _sums(value: Tensor) -> list[tuple[float, float]]:
+    """Returns what does not change with the layout, each with the size that its rounding goes by."""
+    size = value.abs()
+    total, norm, most = (float(t) for t in (size.sum(), torch.linalg.vector_norm(size), size.max()))
+    found = [(total, total), (norm, norm), (most, most)]
+    if not value.is_complex():
+        found += [(float(value.sum()), total), (float(value.max()), most), (float(value.min()), most)]
+    return found
+
+
+def _leading(trace: Trace, known: Mapping[int, int]) -> list[Node]:
+    """Returns the steps that have no like and lead to the output by such alone, in the order in which they ran."""
+    waiting, seen = [trace.output[0]], set[int]()
+    while waiting:
+        index = waiting.pop()
+        node = trace.nodes[index]
+        if index in seen or index in known or node.leaf is not None:
+            continue
+        seen.add(index)
+        waiting += [edge.producer for edge in node.edges]
+    return [node for node in trace.nodes if node.index in seen]
+
+
+def _contributions(trace: Trace, node: Node) -> Iterator[tuple[Node, Tensor | None]]:
+    for user, number in trace.consumers().get(node.index, ()):
+        yield trace.nodes[user], trace.nodes[user].edges[number].contribution
+
+
+def _apart(a: Tensor | None, b: Tensor | None) -> tuple[tuple[int, ...] | None, tuple[Any, Any], float]:
+    """Returns the element where two tensors are furthest apart, both numbers, and how far, of the size of the first."""
+    if a is None or b is None or a.shape != b.shape or not a.numel():
+        return None, (None, None), 0.0
+    one, other = _numbers(a), _numbers(b)
+    apart = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, (one - other).abs())
+    place = unravelled(int(apart.flatten().nan_to_num(torch.inf).argmax()), a.shape)
+    size = float(one.abs().max())
+    return place, (plain(a[place]), plain(b[place])), float(apart.max()) / size if size else math.inf
+
+
+def _how(first: Node | None, second: Node | None, aligned: _Aligned) -> tuple[str, Mapping[str, Any]]:
+    """Returns what is different about two steps, and the argument that it is."""
+    if first is None or second is None:
+        return "alone", {}
+    if first.operator != second.operator:
+        return "operator", {}
+    for name, value in first.arguments.items():
+        other = second.arguments.get(name)
+        if isinstance(value, Tensor) and isinstance(other, Tensor):
+            if not aligned.are_alike(value, other) and not _is_made(first, name) and not _is_made(second, name):
+                return "argument", {"argument": name, **_looks(value, other)}
+        elif not isinstance(value, Tensor | list | tuple) and not isinstance(other, Tensor) and value != other:
+            return "argument", {"argument": name, "one": value, "other": other}
+    return "result", {}
+
+
+def _is_made(node: Node, argument: str) -> bool:
+    return any(edge.argument == argument for edge in node.edges)
+
+
+def _looks(one: Tensor, other: Tensor) -> Mapping[str, Any]:
+    """Returns what is different about a constant: a mask, say, that stands one place further."""
+    if one.shape == other.shape:
+        for dim in range(one.dim()):
+            for by in (1, -1):
+                moved = one.roll(by, dim)
+                size = one.shape[dim] - 1
+                inside = [t.narrow(dim, 1 if by > 0 else 0, size) for t in (moved, other)] if size > 1 else []
+                if inside and torch.equal(*inside) and not torch.equal(one, other):
+                    return {"shifted": dim, "by": by}
+    return {}

@@ -1,0 +1,144 @@
+"""What rounding explains of a number: measured by runs that round at random, with a bound that follows from them.
+
+**Model.** To first order, the number that a run gives is off by e = Σ cₖ rₖ, one term for each rounding on the way,
+with |rₖ| ≤ eps/2 (half a last digit). A trial moves every operand by a uniform δₖ within ±eps instead, so that the
+trials have the variance σ² = Σ cₖ² eps²/3, more than Σ cₖ² (eps/2)². By Hoeffding, P(|e| > x σ) ≤ 2 exp(-x²/2).
+
+**Estimated from few trials.** σ² is not known, but s² with ν degrees of freedom, σ² χ²_ν / ν. The mean of Hoeffding's
+bound over it is exact: P(|e| > x s) ≤ 2 E exp(-x² χ²_ν / 2ν) = 2 (1 + x²/ν)^(-ν/2). So, for N numbers that are looked
+at and a chance of `ALARM` that rounding alone raises one of them:
+
+    x = sqrt(ν ((2N / ALARM)^(2/ν) - 1)),        for ν → ∞ Hoeffding's sqrt(2 log(2N / ALARM)).
+
+**Elements help each other.** The elements of a tensor do not differ in kind: log s² follows log |value|² by a straight
+line (slope 0 for sums of the same terms, 1 where each element has its own), and scatters about it. What the scatter of
+s² itself explains, trigamma(ν/2), is taken off; the rest says how much an element is like the others, in degrees of
+freedom ν₀ (Smyth 2004). An element has the larger of its own s² and of (ν₀ line + ν s²)/(ν₀ + ν), with ν₀ + ν degrees.
+
+What the last rounding of all does, that of the number itself, no trial moves: its square is added to s².
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradexplain.verification.oracles.measures import wide
+
+# A tensor by what it is and its name, and what is looked at of it: its elements (`None`), all of them together (-1),
+# or the slices along a dimension.
+View = tuple[str, str, int | None]
+
+# The chance that rounding alone makes a difference in a whole comparison.
+ALARM = 1e-6
+# An error of so many standard deviations cannot be told from rounding, however often that is measured.
+PLAIN = 3.0
+# So many trials are made at first, and so many more, where they do not decide.
+STAGES = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding does to each element of a tensor: its standard deviation, known with `freedom` degrees."""
+
+    deviation: Tensor
+    freedom: float
+
+    def explained(self, count: int) -> Tensor:
+        """Returns how far rounding moves an element at most, where so many numbers are looked at in all."""
+        return self.deviation * quantile(self.freedom, count)
+
+
+def quantile(freedom: float, count: int) -> float:
+    """Returns the x of the module's docstring."""
+    rare = math.log(2 * max(count, 1) / ALARM)
+    if not math.isfinite(freedom):
+        return math.sqrt(2 * rare)
+    exponent = 2 * rare / freedom
+    return math.sqrt(freedom * math.expm1(exponent)) if exponent < 600 else math.inf
+
+
+class Trials:
+    """What random rounding makes of tensors by name, gathered trial by trial as moments about the first one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: dict[View, Tensor] = {}
+        self.sums: dict[View, Tensor] = {}
+        self.squares: dict[View, Tensor] = {}
+
+    def add(self, found: Mapping[View, Tensor]) -> None:
+        """Takes in one more trial."""
+        for name, value in found.items():
+            if name not in self.first:
+                self.first[name] = value
+                self.sums[name] = torch.zeros(value.shape, dtype=torch.float64, device=value.device)
+                self.squares[name] = torch.zeros_like(self.sums[name])
+                continue
+            apart = wide(value) - wide(self.first[name])
+            if apart.is_complex():  # of one that moves in two directions, the square of the length
+                self.squares[name] += apart.abs().square()
+                continue
+            self.sums[name] += apart
+            self.squares[name] += apart.square()
+        self.count += 1
+
+    def take(self, trials: Iterator[Mapping[View, Tensor]], count: int) -> None:
+        """Makes trials until there are so many."""
+        while self.count < count:
+            self.add(next(trials))
+
+    def rounding(self, name: View, value: Tensor, last: Tensor) -> Rounding:
+        """Returns what rounding does to a tensor that has this value, and whose `last` rounding does that to it."""
+        freedom = self.count - 1
+        variance = (self.squares[name] - self.sums[name].square() / self.count) / freedom
+        return moderated(variance.clamp_min(0.0) + last.square(), wide(value).abs(), freedom)
+
+
+def moderated(variance: Tensor, size: Tensor, freedom: int) -> Rounding:
+    """Returns the deviation of each element, where elements of one tensor help each other to be known."""
+    known = (variance > 0) & variance.isfinite() & size.isfinite() & (size > 0)
+    if int(known.sum()) < 3:
+        return Rounding(variance.sqrt(), freedom)
+    level, log_size = variance[known].log(), 2 * size[known].log()
+    level = level - (digamma(freedom / 2) - math.log(freedom / 2))
+    apart = log_size - log_size.mean()
+    slope = float((apart * level).sum() / apart.square().sum().clamp_min(1e-300))
+    slope = min(max(slope, 0.0), 1.0)
+    line = level.mean() + slope * apart
+    rest = level - line
+    scatter = float(rest.square().sum() / max(rest.numel() - 2, 1)) - trigamma(freedom / 2)
+    prior = 2 * inverse_trigamma(scatter) if scatter > 0 else math.inf
+    usual = (line + (digamma(prior / 2) - math.log(prior / 2) if math.isfinite(prior) else 0.0)).exp()
+    own = torch.maximum(variance, torch.where(variance > 0, usual.median(), 0.0))  # what is 0 has no place on the line
+    weight = freedom / (prior + freedom)
+    own[known] = torch.maximum(variance[known], (1 - weight) * usual + weight * variance[known])
+    return Rounding(own.sqrt(), prior + freedom)
+
+
+def digamma(x: float) -> float:
+    return float(torch.special.digamma(torch.tensor(x, dtype=torch.float64)))
+
+
+def trigamma(x: float) -> float:
+    return float(torch.special.polygamma(1, torch.tensor(x, dtype=torch.float64)))
+
+
+def inverse_trigamma(y: float) -> float:
+    """Returns the x > 0 with trigamma(x) = y, by Newton's method for 1/trigamma, which is convex and nearly linear."""
+    if y > 1e7:
+        return 1 / math.sqrt(y)
+    if y < 1e-6:
+        return 1 / y
+    x = 0.5 + 1 / y
+    for _ in range(50):
+        tri = trigamma(x)
+        step = tri * (1 - tri / y) / float(torch.special.polygamma(2, torch.tensor(x, dtype=torch.float64)))
+        x += step
+        if abs(step) < 1e-8 * x:
+            break
+    return x

@@ -1,0 +1,277 @@
+"""The two sides of a comparison: what each is called with, and what it gives, under the names of the reference.
+
+A side is a function or a module, whose outputs are differentiated here, or a callable that returns gradients by name
+(a training step, the part of a rank), which is taken at its word. Both start from the same numbers: the inputs, the
+reference's parameters in the candidate's own types, and the same random state.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradexplain.errors import InputError
+from gradexplain.recording.computation import (
+    Computation,
+    Together,
+    computation_of,
+    differentiable,
+    in_one,
+    named_outputs,
+    with_dtype,
+)
+from gradexplain.recording.cuts import not_differentiable
+from gradexplain.recording.plain import run_plainly
+from gradexplain.recording.recorder import copy_of, same
+from gradexplain.recording.tracing import generic, record
+from gradexplain.verification.derivatives import gradient_of
+from gradexplain.verification.oracles.measures import dense
+from gradexplain.verification.oracles.promotion import LOW
+from gradexplain.verification.oracles.replays import in_float64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a side gave: the number of every output and the gradient of every input and parameter, by name.
+
+    `reached` names the outputs that a gradient leads back from.
+    """
+
+    values: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor | None]
+    reached: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to the gradient. `names` are the reference's names of what is called otherwise here.
+
+    `outputs` are those to differentiate, by name; all that can be, where it is `None`. `exact` are the reference's own
+    numbers, of inputs that are rounded to a shorter type here.
+    """
+
+    computation: Computation
+    names: Mapping[str, str]
+    outputs: tuple[str, ...] | None = None
+    exact: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def run(self, mode: Any = None) -> Outcome:
+        """Runs the side once, in a mode if one is given; raises `RunError` where it fails or gives no gradient."""
+        returned: list[Returned] = []
+        joined = self.joined(returned)
+        with mode if mode is not None else nullcontext():
+            plain = run_plainly(joined, lambda output: seed_of(output, returned[-1]))
+        found = returned[-1]
+        if plain is not None:
+            if plain.fault is not None:
+                record(joined, lambda output: seed_of(output, returned[-1]))  # fails as well, and says who is at fault
+                raise plain.fault
+            inputs = self.computation.inputs
+            gradients = {n: None if g is None else dense(g, inputs[n]) for n, g in plain.gradients.items()}
+            return Outcome(found.values, self._renamed(gradients), found.reached)
+        if found.gradients is None:
+            raise not_differentiable(record(joined).recorder, self.computation.leaf_values())
+        return Outcome({}, self._renamed(found.gradients))
+
+    def joined(self, returned: list[Returned]) -> Computation:
+        """Returns the computation with its outputs in one vector; every run adds what it `returned` to the list."""
+
+        def call(given: Mapping[str, Any]) -> object:
+            result = self.computation.call(given)
+            outputs = [(n, t) for n, t in named_outputs(result) if differentiable(t)]
+            reached = [(n, t) for n, t in outputs if t.requires_grad and self._is_wanted(n)]
+            given_back = _gradients_in(result) if not reached else None
+            values = {} if given_back is not None else {n: copy_of(t.detach()) for n, t in outputs}
+            shapes = tuple((tuple(t.shape), t.dtype) for _, t in reached)
+            returned.append(Returned(values, tuple(n for n, _ in reached), shapes, given_back))
+            return Together(in_one([t for _, t in reached]), result) if reached else _anything(result)
+
+        return replace(self.computation, call=call)
+
+    def _is_wanted(self, name: str) -> bool:
+        return self.outputs is None or name in self.outputs
+
+    def _renamed(self, found: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+        return {self.names.get(name, name): value for name, value in found.items()}
+
+    def without_hooks(self) -> Side:
+        """Returns the side with fresh leaves: the user's hooks take no part in what is measured."""
+        return replace(self, computation=replace(self.computation, own={}))
+
+    def widened(self, constants: list[Tensor]) -> Iterator[Side]:
+        """Yields the side in float64; then with the operators that refuse float64 in a shorter type.
+
+        The numbers that it holds in a shorter type, other than its inputs, are added to `constants`.
+        """
+        inputs = self.computation.inputs
+        own = next((t.dtype for t in inputs.values() if differentiable(t)), torch.get_default_dtype())
+        exact = with_dtype(replace(self.computation, inputs={**inputs, **self.exact}), torch.float64)
+        constants += [b for m in self.computation.modules.values() for b in nn.Module.buffers(m) if b.dtype in LOW]
+        for computation in in_float64(exact, own, constants=constants):
+            yield replace(self, computation=computation)
+
+    def second(self) -> Side:
+        """Returns the side whose value is the first gradient, and whose gradients are the second."""
+        returned: list[Returned] = []
+        joined = self.joined(returned)
+        first = joined.output(joined.leaf_values()).detach()
+        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a run returned: its outputs, those that are differentiated with their shapes, or gradients by name."""
+
+    values: Mapping[str, Tensor]
+    reached: tuple[str, ...]
+    shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]
+    gradients: Mapping[str, Tensor | None] | None
+
+
+def seed_of(output: Tensor, returned: Returned) -> Tensor:
+    """Returns the cotangent of the joined outputs: 1 for a single number, so that the gradient is the user's own.
+
+    Else each output has generic numbers of its own, whatever else is returned beside it.
+    """
+    if output.numel() == 1 or len(returned.shapes) == 0:
+        return torch.ones_like(output)
+    if len(returned.shapes) == 1:
+        return generic(output)
+    parts = [generic(torch.empty(shape, dtype=output.dtype, device=output.device)) for shape, _ in returned.shapes]
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def _gradients_in(result: object) -> Mapping[str, Tensor | None] | None:
+    """Returns the gradients by name that a side returned in place of outputs, `None` where it returned none."""
+    if not isinstance(result, Mapping) or not result:
+        return None
+    if not all(isinstance(name, str) and (t is None or isinstance(t, Tensor)) for name, t in result.items()):
+        return None
+    return {name: None if t is None else copy_of(t.detach()) for name, t in result.items()}
+
+
+def _anything(result: object) -> object:
+    """Returns a result with a tensor in it, where all gradients that were returned by name are `None`."""
+    return result if named_outputs(result) else torch.zeros(())
+
+
+# ---------------------------------------------------------------------------------------------------------- matching
+
+
+def sides_of(
+    a: Callable[..., object],
+    b: Callable[..., object],
+    inputs: Mapping[str, Any] | Sequence[Any],
+    *,
+    rename: Mapping[str, str],
+    wrt: Sequence[str] | None = None,
+    names: tuple[str | None, str | None] = (None, None),
+    dtype: torch.dtype | None = None,
+) -> tuple[Side, Side, tuple[str, ...]]:
+    """Returns both sides, and the parameters that had other numbers in the candidate: it runs with the reference's.
+
+    Raises `InputError` where parameters do not match, or where one has another shape.
+    """
+    one = computation_of(a, inputs, wrt=wrt, name=names[0])
+    given = {_renamed(n, rename): v for n, v in inputs.items()} if isinstance(inputs, Mapping) else inputs
+    other = computation_of(b, given, name=names[1])
+    if dtype is not None:
+        one, other = with_dtype(one, dtype), with_dtype(other, dtype)
+    own, candidates = ([n for n in c.inputs if n not in c.parameters] for c in (one, other))
+    called = dict(zip(candidates, own, strict=True))
+    called |= matched(one.parameters, other.parameters, rename)
+    short = _type_of(other.parameters)
+    values = {n: _given(n, other, one.inputs[called[n]], one, short) for n in other.inputs}
+    changed = tuple(
+        called[n]
+        for n, p in other.parameters.items()
+        if not same(p.detach(), values[n].detach()) and p.device.type != "meta"
+    )
+    inverse = {reference: name for name, reference in called.items()}
+    asked = tuple(inverse[n] for n in one.wrt if n in inverse)
+    other = replace(other, inputs=values, wrt=asked, random_states=one.random_states)
+    exact = {
+        n: one.inputs[called[n]].detach()
+        for n, v in values.items()
+        if isinstance(v, Tensor) and v.dtype != one.inputs[called[n]].dtype
+    }
+    return Side(one, {}), Side(other, called, exact=exact), changed
+
+
+def _given(name: str, other: Computation, value: Any, one: Computation, short: torch.dtype | None) -> Any:
+    """Returns what the candidate is given in place of an input: the reference's number, in the candidate's type."""
+    own = other.inputs[name]
+    if not isinstance(own, Tensor) or not isinstance(value, Tensor):
+        return own
+    if name in other.parameters:
+        if own.shape != value.shape:
+            raise InputError("compare_shape", name=name, one=tuple(value.shape), other=tuple(own.shape))
+        given = value.detach().to(own.dtype).to(own.device)
+        return own if same(own.detach(), given) else given
+    fits = short is None or not differentiable(own) or own.dtype != _type_of(one.parameters) or own.is_complex()
+    return own if fits else own.detach().to(short).requires_grad_(own.requires_grad)
+
+
+def _type_of(parameters: Mapping[str, nn.Parameter]) -> torch.dtype | None:
+    """Returns the one type that all parameters have, `None` where there are none or several."""
+    types = {parameter.dtype for parameter in parameters.values()}
+    return types.pop() if len(types) == 1 else None
+
+
+def matched(
+    reference: Mapping[str, object] | Collection[str],
+    candidate: Mapping[str, object] | Collection[str],
+    rename: Mapping[str, str],
+) -> dict[str, str]:
+    """Returns the reference's name of each of the candidate's: the same thing, a renamed, the same or a longer name.
+
+    `rename` maps a name, or the path of a module, to what it is called in the candidate. Raises `InputError` that
+    lists what has no counterpart, each with the nearest name that is left.
+    """
+    found: dict[str, str] = {}
+    left = dict.fromkeys(reference)
+
+    def take(pairs: Iterator[tuple[str, str]]) -> None:
+        for name, own in list(pairs):
+            if name not in found and own in left:
+                found[name] = own
+                del left[own]
+
+    things = {id(t): n for n, t in reference.items()} if isinstance(reference, Mapping) else {}
+    if isinstance(candidate, Mapping):
+        take((n, things[id(t)]) for n, t in candidate.items() if t is not None and id(t) in things)
+    take((_renamed(own, rename), own) for own in list(left) if _renamed(own, rename) in candidate)
+    for name in [n for n in candidate if n not in found]:
+        ends = [own for own in left if own.endswith(f".{name}") or name.endswith(f".{own}")]
+        take(iter([(name, ends[0])] if len(ends) == 1 else []))
+    lacking = [n for n in candidate if n not in found]
+    if left or lacking:
+        raise InputError("compare_unmatched", ours=_listed(left, lacking), theirs=_listed(lacking, left))
+    return found
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    for old, new in sorted(rename.items(), key=lambda pair: -len(pair[0])):
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return name
+
+
+# So many names are listed, with what is nearest to each.
+_MOST_NAMED = 12
+
+
+def _listed(names: Collection[str], others: Collection[str]) -> str:
+    """Returns names, each with the nearest of the others."""
+    said = []
+    for name in list(names)[:_MOST_NAMED]:
+        near = difflib.get_close_matches(name, list(others), n=1, cutoff=0.4)
+        said.append(f"{name} (≈ {near[0]})" if near else name)
+    more = f" … +{len(names) - _MOST_NAMED}" if len(names) > _MOST_NAMED else ""
+    return (", ".join(said) or "–") + more

@@ -1,0 +1,316 @@
+"""Two ways to one gradient: what is the same is said to be, what differs is told with its factor, place and line."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradexplain as gx
+from gradexplain.comparison.rounding import inverse_trigamma, moderated, quantile, trigamma
+
+TYPES = (torch.float64, torch.float32, torch.bfloat16)
+
+
+def numbers(*shapes: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def loss(x: Tensor, w: Tensor) -> Tensor:
+    return ((x @ w).tanh() ** 2).mean()
+
+
+def in_chunks(x: Tensor, w: Tensor) -> Tensor:
+    return torch.stack([(c @ w).tanh().square().sum() for c in x.split(3)]).sum() / (x.shape[0] * w.shape[1])
+
+
+def turned(x: Tensor, w: Tensor) -> Tensor:
+    return (w.flip(0).T @ x.flip(1).T).tanh().pow(2).mean()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("other", [loss, in_chunks, turned])
+def test_what_is_only_rounded_otherwise_is_the_same(dtype: torch.dtype, other: Callable) -> None:
+    found = gx.compare(loss, other, numbers((10, 8), (8, 6), dtype=dtype))
+    assert found.verdict == "same"
+    assert found.place is None
+
+
+def one_row(x: Tensor, w: Tensor) -> Tensor:
+    weight = torch.ones(10, 1, dtype=x.dtype)
+    weight[7] = 0.75
+    return ((x @ w).tanh() ** 2 * weight).mean()
+
+
+def one_column(x: Tensor, w: Tensor) -> Tensor:
+    return loss(x, torch.cat([w[:, :2], -w[:, 2:3].detach() + 2 * w[:, 2:3], w[:, 3:]], 1))
+
+
+MISTAKES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "factor": lambda x, w: loss(x, w) * (9 / 10),
+    "sign": lambda x, w: -loss(x, w),
+    "slice-factor": one_row,
+    "zero": lambda x, w: loss(x.detach(), w) + 0 * x.sum(),
+}
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_differs_and_is_named(dtype: torch.dtype, kind: str) -> None:
+    found = gx.compare(loss, MISTAKES[kind], numbers((10, 8), (8, 6), dtype=dtype))
+    assert found.verdict == "differs"
+    pattern = found.of("x").pattern
+    assert pattern is not None
+    assert pattern.kind == kind
+    if kind == "factor":
+        assert (pattern.data["formula"], pattern.data["n"]) == ("(n − 1)/n", 10)
+        assert pattern.data["what"] == "x.shape[0]"
+    if kind == "slice-factor":
+        assert (pattern.data["dim"], pattern.data["first"], pattern.data["factor"]) == (0, 7, "3/4")
+    assert found.place is not None
+
+
+def test_one_column_that_is_doubled_is_named_although_the_values_are_the_same() -> None:
+    found = gx.compare(loss, one_column, numbers((10, 8), (8, 6), dtype=torch.float32))
+    assert found.of("output", "value").verdict == "same"
+    pattern = found.of("w").pattern
+    assert pattern is not None
+    assert (pattern.kind, pattern.data["dim"], pattern.data["first"], pattern.data["factor"]) == (
+        "slice-factor",
+        1,
+        2,
+        "2",
+    )
+
+
+def test_a_small_term_differs_where_the_type_resolves_it_and_is_told_where_it_does_not() -> None:
+    def more(x: Tensor, w: Tensor) -> Tensor:
+        return loss(x, w) + 1e-3 * (w**2).mean()
+
+    for dtype in TYPES[:2]:
+        assert gx.compare(loss, more, numbers((10, 8), (8, 6), dtype=dtype)).of("w").verdict == "differs"
+    hidden = gx.compare(loss, more, numbers((10, 8), (8, 6), dtype=torch.bfloat16)).of("w")
+    assert hidden.verdict == "same"
+    size = gx.compare(loss, more, numbers((10, 8), (8, 6), dtype=torch.bfloat16), dtype=torch.float64).of("w").relative
+    assert hidden.hidden == pytest.approx(size, rel=1e-6)
+
+
+def test_a_coarse_reference_hides_nothing_in_an_exact_candidate() -> None:
+    def coarse(x: Tensor) -> Tensor:  # Var = E x² - (E x)², which cancels
+        return (x.square().mean() - x.mean().square()) * x.numel()
+
+    x = torch.randn(64, generator=torch.Generator().manual_seed(0)) + 300.0
+    right = gx.compare(coarse, lambda x: ((x - x.mean()) ** 2).sum(), [x])
+    assert right.verdict == "same"
+    assert right.of("x").nearer == "b"
+    wrong = gx.compare(coarse, lambda x: ((x - x.mean()) ** 2).sum() * (63 / 64), [x])
+    assert wrong.verdict == "differs"
+    assert wrong.of("x").pattern.data["formula"] == "(n − 1)/n"
+
+
+class Saturating(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        y = x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return g * (1 - y)
+
+
+def test_the_place_is_in_the_backward_pass_where_the_values_are_the_same() -> None:
+    x, w = numbers((4, 3), (3, 2), dtype=torch.float32)
+    place = gx.compare(loss, lambda x, w: (Saturating.apply(x @ w) ** 2).mean(), [x, w]).place
+    assert place is not None
+    assert place.phase == "backward"
+    assert [step.operator for step in place.steps] == ["tanh", "SaturatingBackward"]
+    assert place.steps[1].source.code == "Saturating.apply(x @ w)"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, shift: int = 0) -> Tensor:
+    mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1 + shift)
+    return (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(mask, -1e9).softmax(-1) @ v
+
+
+def test_a_fused_attention_is_the_same_and_a_mask_off_by_one_is_named() -> None:
+    given = numbers((2, 3, 5, 4), (2, 3, 5, 4), (2, 3, 5, 4), dtype=torch.float32)
+
+    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    assert gx.compare(attention, fused, given).verdict == "same"
+    place = gx.compare(attention, lambda q, k, v: attention(q, k, v, 1), given).place
+    assert place is not None
+    assert (place.phase, place.how, place.detail["argument"]) == ("forward", "argument", "mask")
+    assert abs(place.detail["by"]) == 1
+
+
+def test_a_gradient_that_is_missing_is_told_with_the_line_that_stops_it() -> None:
+    x, w = numbers((4, 3), (3, 2), dtype=torch.float64)
+    found = gx.compare(loss, lambda x, w: loss(x, w.detach()), [x, w])
+    assert (found.verdict, found.of("w").reason, found.of("x").verdict) == ("differs", "missing", "same")
+    assert found.place is not None
+    assert found.place.how == "unsent"
+    assert found.place.steps[1].operator == "detach"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict", "reason"),
+    [
+        (lambda x: x / x, lambda x: x / x, "cannot say", "nan"),
+        (lambda x: x * 1, lambda x: x / x * x, "differs", "nan_in_one"),
+        (lambda x: x.sum(), lambda x: x.sum(0, keepdim=True), "differs", "shape"),
+    ],
+)
+def test_what_is_not_a_number_or_of_another_shape(a: Callable, b: Callable, verdict: str, reason: str) -> None:
+    found = gx.compare(a, b, [torch.tensor([1.0, 0.0, 2.0])])
+    assert found.verdict == verdict
+    assert found.of("output", "value").reason == reason
+
+
+def test_a_gradient_smaller_than_its_rounding_has_tested_nothing() -> None:
+    def exact(x: Tensor) -> Tensor:
+        return (x * 1e-9).sum()
+
+    def cancelling(x: Tensor) -> Tensor:  # the gradient is the difference of two numbers about 1
+        return ((x + 1.0) - (x * (1 - 1e-9) + 1.0)).sum()
+
+    found = gx.compare(exact, cancelling, [torch.full((5,), 3.0)])
+    assert (found.verdict, found.of("x").reason) == ("cannot say", "small")
+    other_way = gx.compare(cancelling, exact, [torch.full((5,), 3.0)])
+    assert other_way.of("x").verdict == "same"  # what is held against the truth is exact
+
+
+class Block(nn.Module):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)).relu()) * self.scale
+
+
+class Renamed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+RENAME = {"first": "body.0", "norm": "body.1", "last": "body.3"}
+
+
+def test_modules_are_matched_by_name_and_run_with_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    one, other = Block(), Renamed()
+    x = torch.randn(6, 4)
+    kept = {n: t.clone() for n, t in [*other.state_dict().items()]}
+    found = gx.compare(one, other, [x], rename=RENAME)
+    assert found.verdict == "same"
+    assert [f.code for f in found.findings] == ["other-numbers"]
+    assert all(torch.equal(t, kept[n]) for n, t in other.state_dict().items())
+    assert all(p.grad is None for m in (one, other) for p in m.parameters())
+    with pytest.raises(gx.InputError, match=r"first\.weight \(≈ body"):
+        gx.compare(one, other, [x])
+
+
+def test_a_module_in_half_precision_is_the_same_as_in_full() -> None:
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+    other = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).bfloat16()
+    found = gx.compare(one, other, [torch.randn(6, 8)])
+    assert found.verdict == "same"
+    assert found.of("0.weight").nearer == "a"
+
+
+def step_of(model: nn.Module, x: Tensor, parts: int, *, wrong: bool = False) -> Callable[[], dict[str, Tensor | None]]:
+    def step() -> dict[str, Tensor | None]:
+        model.zero_grad()
+        for part in x.chunk(parts):
+            (model(part).square().mean() if wrong else model(part).square().sum() / (2 * len(x))).backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    return step
+
+
+def test_a_training_step_is_compared_by_the_gradients_that_it_returns() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), torch.randn(8, 4)
+    model[0].weight.grad = torch.ones(5, 4)
+    state = torch.get_rng_state()
+    assert gx.compare(step_of(model, x, 1), step_of(model, x, 4), []).verdict == "same"
+    found = gx.compare(step_of(model, x, 1), step_of(model, x, 4, wrong=True), [])
+    assert found.verdict == "differs"
+    assert found.telling is not None
+    assert found.telling.pattern.data["factor"] == "4"
+    assert torch.equal(model[0].weight.grad, torch.ones(5, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_second_derivatives_are_compared_on_request() -> None:
+    def once(x: Tensor) -> Tensor:
+        return (x**3).sum()
+
+    def detached(x: Tensor) -> Tensor:
+        return Cube.apply(x).sum()
+
+    x = torch.tensor([0.5, -1.5, 2.0], dtype=torch.float64)
+    assert gx.compare(once, detached, [x]).verdict == "same"
+    found = gx.compare(once, detached, [x], second=True)
+    assert (found.of("x").verdict, found.of("x", "second").verdict) == ("same", "differs")
+    assert gx.compare(once, lambda x: (x * x * x).sum(), [x], second=True).verdict == "same"
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x.detach() ** 2 * g
+
+
+def test_assert_same_gradients_says_what_differs_and_where(assert_same_gradients: Callable) -> None:
+    x, w = numbers((10, 8), (8, 6), dtype=torch.float32)
+    assert assert_same_gradients(loss, in_chunks, [x, w]).verdict == "same"
+    with pytest.raises(AssertionError, match=r"9/10 times A's. That is \(n − 1\)/n with n = 10") as failed:
+        assert_same_gradients(loss, MISTAKES["factor"], [x, w])
+    assert "test_compare.py" in str(failed.value)
+
+
+# ------------------------------------------------------------------------------------------------------ what rounds
+
+
+def test_the_bound_goes_over_into_that_of_hoeffding() -> None:
+    assert quantile(1e9, 1000) == pytest.approx(quantile(math.inf, 1000), rel=1e-6)
+    assert quantile(3, 1000) > quantile(15, 1000) > quantile(math.inf, 1000)
+    for freedom in (3, 15, 100):  # the bound itself: 2 (1 + x²/ν)^(-ν/2) is the chance, N of which make the alarm
+        chance = 2 * (1 + quantile(freedom, 1000) ** 2 / freedom) ** (-freedom / 2)
+        assert chance * 1000 == pytest.approx(1e-6, rel=1e-6)
+
+
+def test_the_inverse_of_trigamma() -> None:
+    for x in (0.01, 0.5, 1.0, 7.0, 300.0):
+        assert inverse_trigamma(trigamma(x)) == pytest.approx(x, rel=1e-6)
+
+
+def test_elements_of_one_kind_help_each_other_and_others_do_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = torch.rand(2000, generator=generator, dtype=torch.float64) + 1
+    draws = torch.randn(4, 2000, generator=generator, dtype=torch.float64)
+    alike = moderated((draws * 3.0).var(0), size, 3)
+    assert alike.freedom > 20
+    assert float(alike.deviation.median()) == pytest.approx(3.0, rel=0.1)
+    scale = torch.randn(2000, generator=generator, dtype=torch.float64).mul(3).exp()
+    assert moderated((draws * scale).var(0), size, 3).freedom < 5
