@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -121,13 +121,15 @@ def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> A
 
 
 def _in_layers(args: Any, made: Tensor) -> Tensor:
-    grad, _, shape, _, rstd, weight = args[:6]
+    shape: Sequence[int] = args[2]
+    grad, rstd, weight = (cast("Tensor", args[i]) for i in (0, 4, 5))
     terms = grad.abs() if weight is None else (grad * weight).abs()
     return terms.amax(tuple(range(-len(shape), 0)), keepdim=True) * rstd
 
 
 def _in_groups(args: Any, made: Tensor) -> Tensor:
-    grad, _, _, rstd, weight, batch, channels, _, groups = args[:9]
+    grad, rstd, weight = (cast("Tensor", args[i]) for i in (0, 3, 4))
+    batch, channels, _, groups = args[5:9]
     terms = grad.abs().reshape(batch, channels, -1)
     terms = terms if weight is None else terms * weight.abs()[:, None]
     largest = terms.reshape(batch, groups, -1).amax(-1) * rstd
@@ -135,8 +137,8 @@ def _in_groups(args: Any, made: Tensor) -> Tensor:
 
 
 def _in_batches(args: Any, made: Tensor) -> Tensor:
-    grad, _, weight, *_, rstd, train = args[:8]
-    if not train or rstd is None:
+    grad, weight, rstd = (cast("Tensor", args[i]) for i in (0, 2, 6))
+    if not args[7] or rstd is None:
         return torch.zeros_like(made)
     largest = grad.abs().transpose(0, 1).flatten(1).amax(1) * rstd * (1.0 if weight is None else weight.abs())
     return largest.reshape(-1, *[1] * (made.dim() - 2))
