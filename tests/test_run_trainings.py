@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 import gradexplain.training.ledger
+import gradexplain.training.replaying
 from gradexplain.receipts.schema import schema
 from gradexplain.training.data import Labels, Loaded
 from gradexplain.training.ledger import Ledger
@@ -204,6 +205,40 @@ def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     assert training.record["findings"][0]["code"] == "first-not-finite"
     assert log.read_text() == "0 1 2 3 4 5 "
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".pt") == ["5.pt"]
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_where_nothing_keeps_a_script_from_acting_it_runs_again_only_if_asked_to(tmp_path: Path, rerun: bool) -> None:
+    script = tmp_path / "writes.py"
+    script.write_text(
+        "import pathlib, sys, torch\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "for step in range(6):\n"
+        "    optimizer.zero_grad()\n"
+        "    loss = (w * (0.0 if step == 4 else 1.0)).sum().sqrt()\n"
+        "    with pathlib.Path(sys.argv[1]).open('a') as log: log.write(f'{step} ')\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    log = tmp_path / "log.txt"
+    training = in_a_process(without_a_guard, script, log, rerun)
+    first = training.record["findings"][0]
+    if rerun:
+        assert (training.record["examined"], first["code"]) == ("rerun", "first-gradient-not-finite")
+        assert first["source"]["line"] == 6
+        assert log.read_text() == "0 1 2 3 4 5 0 1 2 3 4 "
+        assert "it wrote, sent and started again" in " ".join(training.text.split())
+    else:
+        assert (training.record["examined"], first["code"]) == ("unguarded", "gradient-not-finite")
+        assert log.read_text() == "0 1 2 3 4 5 "
+        assert "With --rerun" in training.text
+    assert first["remedy"] is None or not first["remedy"]["tried"]
+
+
+def without_a_guard(path: Path, log: Path, rerun: bool) -> Training:
+    gradexplain.training.replaying.abi = lambda: 0
+    return under_watch(path, str(log), rerun=rerun)
 
 
 def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> None:

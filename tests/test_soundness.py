@@ -722,3 +722,23 @@ def test_of_many_equal_numbers_any_may_be_selected_and_that_hides_no_error(name:
         assert report.verdict == "agrees", told(report)
     else:
         assert (report.verdict, [o.label for o in report.wrong()]) == ("differs", ["Planted"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("parts", [1, 2])
+def test_forward_mode_that_alone_is_off_makes_no_gradient_wrong(seed: int, parts: int) -> None:
+    """Torch's forward formula of logcumsumexp loses digits: of it, not of the gradient Σₘ v exp(x − log-sum)."""
+    torch.manual_seed(seed)
+    x = 18 * torch.rand(5, 5, parts, dtype=torch.float64) - 9
+    x = torch.view_as_complex(x) if parts == 2 else x[..., 0]
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.logcumsumexp(leaf, 1).real.sum(), leaf)
+    sums = x.exp().cumsum(1)
+    right = x.exp() * (1 / sums).flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(gradient, right.conj().resolve_conj())
+    report = gx.verify(
+        lambda x: torch.logcumsumexp(x, 1), {"x": x.to(torch.complex64 if parts == 2 else torch.float32)}
+    )
+    assert report.verdict != "differs"
+    assert report.verdict == "agrees" or (report.reason, parts) == ("unseen", 2)
+    assert not report.wrong()

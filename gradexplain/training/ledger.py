@@ -108,6 +108,7 @@ class Ledger:
     halt: bool = False
     most: int | None = None
     alone: bool = False
+    each_step: Callable[[], None] | None = None  # is called at the end of every step
     names: Names = field(default_factory=Names)
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     last_call: Call | None = None  # the line that started the last backward pass
@@ -304,7 +305,6 @@ class Ledger:
 
     def settle(self) -> None:
         """Reads what is still to be read, so that all is known that was seen."""
-        self.halt = False
         try:
             self.readings.read()
         except Exception as fault:
@@ -391,6 +391,8 @@ class Ledger:
             self.noting = False
         if steps.count in (1, 2) or is_looked_at(steps.count):
             self._look_at_modes(steps.count)
+        if self.each_step is not None:
+            self.each_step()
         if self.most is not None and self.step >= self.most:
             raise _ended()
 

@@ -48,9 +48,11 @@ class Readings:
     """What is still to be read, the oldest first, and who is told of it."""
 
     kept: list[tuple[Tensor, Callable[[list[float]], None]]] = field(default_factory=list)
+    is_used: bool = False  # the training runs on a device
 
     def keep(self, tensors: Sequence[Tensor], then: Callable[[list[float]], None]) -> None:
         """Copies numbers where they lie, to be read with the next block."""
+        self.is_used = True
         flat = [t.detach().reshape(-1) for t in tensors]
         self.kept.append((torch.cat([t.to(flat[0].device) for t in flat]), then))
         if len(self.kept) >= _MOST:
