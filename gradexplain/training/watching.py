@@ -56,8 +56,8 @@ class Observer(Protocol):
     def scheduled(self, scheduler: Any) -> None:
         """A scheduler is about to set the learning rate."""
 
-    def batch(self, loader: Any, given: Any) -> None:
-        """A data loader gave a batch."""
+    def batch(self, iterator: Any, given: Any) -> None:
+        """The iterator of a data loader gave a batch."""
 
     def epoch(self, loader: Any) -> None:
         """A data loader was started anew."""
