@@ -781,3 +781,21 @@ def test_a_normalisation_that_is_wrong_is_told_beside_its_rounding() -> None:
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     assert verified(lambda x: ScaledLayerNorm.apply(x, 1.0), x).verdict == "agrees"
     assert verified(lambda x: ScaledLayerNorm.apply(x, 1.001), x).verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.to(torch.complex64),
+        lambda x: x.cfloat(),
+        lambda x: x.type(torch.complex64),
+        lambda x: x.to(torch.zeros(1, dtype=torch.complex64)),
+    ],
+)
+def test_a_cast_to_complex_numbers_stays_in_double_precision(cast: Callable[[Tensor], Tensor]) -> None:
+    x = at(0.3, -1.2, 2.5).float()
+    right = gx.verify(lambda x: cast(x).mul(1 + 2j).abs().sum(), {"x": x})
+    assert right.verdict == "agrees"
+    assert right.worst < 1e-6
+    wrong = gx.verify(lambda x: cast(Squared.apply(x, lambda g: g * (1 + 1e-4))).abs().sum(), {"x": x})
+    assert wrong.verdict == "differs"
