@@ -29,6 +29,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "best_class":            ("loss-without-graph",         0, "forward"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "clipped":               ("clipped",                    0, "backward"),
     "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),

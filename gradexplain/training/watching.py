@@ -56,6 +56,9 @@ class Observer(Protocol):
     def scheduled(self, scheduler: Any) -> None:
         """A scheduler is about to set the learning rate."""
 
+    def clipped(self, bound: float, norm: Tensor) -> None:
+        """Gradients were cut down to a norm of at most `bound`; theirs was `norm`."""
+
     def batch(self, loader: Any, given: Any) -> None:
         """A data loader gave a batch."""
 
@@ -126,6 +129,10 @@ def watched(observer: Observer) -> Iterator[None]:
         undoing.enter_context(_replaced(scaler, "step", lambda run: _scaling(run, told(observer.scaled))))
         undoing.enter_context(_replaced(scaler, "scale", lambda run: _before(run, told(observer.scaling))))
         undoing.enter_context(_replaced(nn.Module, "__init__", lambda run: _after(run, told(observer.module_made))))
+        for owner in (nn.utils, nn.utils.clip_grad):
+            undoing.enter_context(
+                _replaced(owner, "clip_grad_norm_", lambda run: _clipping(run, told(observer.clipped)))
+            )
         loader = torch.utils.data.DataLoader
         undoing.enter_context(_replaced(scheduler, "step", lambda run: _before(run, told(observer.scheduled))))
         undoing.enter_context(_replaced(loader, "__iter__", lambda run: _before(run, told(observer.epoch))))
@@ -198,5 +205,16 @@ def _scaling(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[...
             handle.remove()
         tell(self, optimizer, optimizer in stepped)
         return result
+
+    return called
+
+
+def _clipping(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(run)
+    def called(parameters: Any, max_norm: float, *args: Any, **keywords: Any) -> Any:
+        norm = run(parameters, max_norm, *args, **keywords)
+        if type(norm) is Tensor and max_norm > 0:
+            tell(float(max_norm), norm)
+        return norm
 
     return called
