@@ -18,8 +18,10 @@ import gradexplain as gx
 import gradexplain.training.ledger
 import gradexplain.training.replaying
 from gradexplain.receipts.schema import schema
+from gradexplain.training.data import Labels, Loaded
 from gradexplain.training.ledger import Ledger
 from gradexplain.training.looks import is_looked_at
+from gradexplain.training.losses import graph_of
 from gradexplain.training.watching import watched
 
 # fmt: off
@@ -27,6 +29,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "all_pairs":             ("unmeant-broadcast",          0, "forward"),
     "angle":                 ("first-gradient-not-finite", 41, "backward"),
     "best_class":            ("loss-without-graph",         0, "forward"),
+    "blank_inputs":          ("inputs-constant",            0, "data"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
     "clipped":               ("clipped",                    0, "backward"),
@@ -40,9 +43,11 @@ FAILING = {  # script: code of the first finding, step, phase
     "exponential":           ("first-not-finite",          26, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
     "hidden_state":          ("graph-of-before",            1, "backward"),
+    "in_order":              ("batches-of-one-class",       0, "data"),
     "in_place":              ("saved-changed",              0, "backward"),
     "kept_losses":           ("graphs-kept",                0, "forward"),
     "labels_from_one":       ("label-out-of-range",         2, "data"),
+    "labels_of_one_class":   ("labels-constant",            0, "data"),
     "last_batch_of_one":     ("first-not-finite",          10, "forward"),
     "left_in_eval":          ("left-in-eval",              12, "forward"),
     "log_of_zero":           ("first-not-finite",           9, "forward"),
@@ -63,6 +68,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
     "softmax_twice":         ("softmax-twice",              0, "forward"),
     "step_between":          ("saved-changed",              1, "backward"),
+    "sure_of_the_wrong":     ("probability-rounded",        0, "forward"),
     "vanishing":             ("vanishing",                  0, "backward"),
 }
 # fmt: on
@@ -340,6 +346,55 @@ def test_every_line_that_starts_a_backward_pass_has_its_own_losses() -> None:
     (one, first), (other, second) = calls
     assert other == one + 1
     assert (first, second) == ([4.0] * 3, [6.0] * 3)
+
+
+def labels_of(target: torch.Tensor, loaded: Loaded | None = None) -> Labels | None:
+    logits = torch.zeros(len(target), 3, requires_grad=True)
+    return labels_in(torch.nn.functional.cross_entropy(logits, target), loaded or Loaded())
+
+
+def labels_in(loss: torch.Tensor, loaded: Loaded) -> Labels | None:
+    graph = graph_of(loss, 0, loaded)
+    assert graph is not None
+    return graph.batch.labels
+
+
+def test_of_labels_is_known_where_they_are_from() -> None:
+    column = torch.cat([torch.ones(8), torch.full((8,), 2)]).long()
+    assert labels_of(column[:8]) == Labels(8, 1, given=False, classes={1: 8})  # nobody knows that it is a part
+    assert labels_of(column[8:12]) == Labels(4, 2, given=True, ordered=True, classes={2: 4})
+    assert labels_of(column[:8].clone()[4:]) == Labels(4, 1, given=True, ordered=True, whole=True, classes={1: 4})
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(16, 3), column), 4)
+    for shuffled in (False, True):
+        loader = torch.utils.data.DataLoader(loader.dataset, 4, shuffle=shuffled)
+        batches = iter(loader)
+        _, target = next(batches)
+        labels = labels_of(target, Loaded.of(batches, [target]))
+        assert labels is not None
+        assert (labels.given, labels.ordered, labels.whole) == (True, not shuffled, False)
+
+
+def test_what_is_saved_through_hooks_is_not_asked_for() -> None:
+    def refuse(packed: object) -> torch.Tensor:
+        raise AssertionError("unpacked")
+
+    logits, target = torch.zeros(4, 3, requires_grad=True), torch.arange(12)[8:] // 4
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, refuse):
+        loss = torch.nn.functional.cross_entropy(logits, target)
+    assert labels_in(loss, Loaded()) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.25])
+def test_probabilities_are_rounded_where_they_are_sure_of_the_wrong_label(share: float) -> None:
+    wrong = torch.arange(1000) < 1000 * share
+    label = (torch.arange(1000) % 2).float()
+    logits = (50 * (2 * label - 1) * (1 - 2 * wrong.float())).requires_grad_()  # float32 has no number as near 1
+    loss = torch.nn.functional.binary_cross_entropy(torch.sigmoid(logits), label)
+    graph = graph_of(loss, 0, Loaded())
+    assert graph is not None
+    found = {p.code: p.data["share"] for p in graph.patterns}
+    right = wrong & (label == 0)  # exp(-50) is a number: only 1 is rounded to
+    assert found == ({"probability-rounded": pytest.approx(float(right.float().mean()))} if share > 0.01 else {})
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

@@ -26,6 +26,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.frames import asking_frame, user_frame
 from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source, source_at
+from gradexplain.training.data import Loaded
 from gradexplain.training.looks import (
     MOVING,
     TAKING_PART,
@@ -151,6 +152,7 @@ class Ledger:
     leaves: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)  # of losses, and how often they were seen
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
+    loaded: Loaded = field(default_factory=Loaded)
     since: int = 0
     passes: int = 0  # backward passes that have ended
     taken: int = 0  # steps of the optimizer that has stepped most
@@ -244,7 +246,7 @@ class Ledger:
         if not call.graphs:
             self._name()
             self.names.see(visible(asking_frame()))
-        graph = graph_of(loss, self.since)
+        graph = graph_of(loss, self.since, self.loaded)
         if graph is None:
             return
         if self.alone and self.noting and not call.lines:
@@ -514,8 +516,9 @@ class Ledger:
             source = source_at(*frame) if frame else None
         self.schedulers[id(scheduler)] = kind, count + 1, source
 
-    def batch(self, loader: Any, given: Any) -> None:
-        pass
+    def batch(self, iterator: Any, given: Any) -> None:
+        if is_followed(self.step):
+            self.loaded = Loaded.of(iterator, given)
 
     def epoch(self, loader: Any) -> None:
         self.epochs += 1

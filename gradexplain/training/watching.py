@@ -59,8 +59,8 @@ class Observer(Protocol):
     def clipped(self, bound: float, norm: Tensor) -> None:
         """Gradients were cut down to a norm of at most `bound`; theirs was `norm`."""
 
-    def batch(self, loader: Any, given: Any) -> None:
-        """A data loader gave a batch."""
+    def batch(self, iterator: Any, given: Any) -> None:
+        """The iterator of a data loader gave a batch."""
 
     def epoch(self, loader: Any) -> None:
         """A data loader was started anew."""

@@ -1,4 +1,4 @@
-"""A new head learns first, then all of it, in evaluation mode so that batch statistics stay; a second one now and then."""
+"""A new head learns first, then all of it, in evaluation mode to keep the statistics; another one now and then."""
 
 import torch
 from torch import Tensor, nn
