@@ -226,7 +226,7 @@ class Ledger:
             if not math.isfinite(values[0]) and not scaled:
                 self._raise(replace(flag, value=values[0]))
 
-        self.readings.keep([loss], read)
+        self.readings.keep([loss.detach().reshape(())], read)
         if self.halt or (not self.optimizers and is_looked_at(self.step)):
             self.readings.read()
 
