@@ -1,7 +1,7 @@
 """Watching a training: what torch is asked to do is passed on to an observer, and done as it was asked.
 
-Nothing is changed for the script: no number, random state, hook, `.grad` or exception; an observer only reads. Only the
-thread and the process that began to watch are watched.
+Nothing is changed for the script: no number, random state, hook, `.grad` or exception; an observer only reads. What is
+watched is one thread of the process that began to watch.
 """
 
 from __future__ import annotations
@@ -70,14 +70,15 @@ class Observer(Protocol):
 
 
 @contextmanager
-def watched(observer: Observer) -> Iterator[None]:
-    """Tells `observer` of what this thread of this process does with torch in the block."""
-    process, thread, is_broken = os.getpid(), get_ident(), False
+def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
+    """Tells `observer` of what this thread does with torch in the block; `anywhere`, the first that runs backward."""
+    process, is_broken = os.getpid(), False
+    thread = None if anywhere else get_ident()
     transforms_active = internals().transforms_active
     depth = 0
 
     def here() -> bool:
-        own = not is_broken and get_ident() == thread and os.getpid() == process
+        own = not is_broken and (thread is None or get_ident() == thread) and os.getpid() == process
         return own and not transforms_active() and not is_capturing()
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
@@ -101,9 +102,10 @@ def watched(observer: Observer) -> Iterator[None]:
     def passing(run: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run)
         def backward(tensors: Any, *args: Any, **keywords: Any) -> Any:
-            nonlocal depth
+            nonlocal depth, thread
             if depth or not here():  # a backward pass inside another is part of that
                 return run(tensors, *args, **keywords)
+            thread = get_ident()
             roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
             begins(roots)
             depth += 1
