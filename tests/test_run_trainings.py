@@ -32,6 +32,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "blank_inputs":          ("inputs-constant",            0, "data"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "clipped":               ("clipped",                    0, "backward"),
     "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),
@@ -276,6 +277,25 @@ def test_where_nothing_keeps_a_script_from_acting_it_runs_again_only_if_asked_to
 def without_a_guard(path: Path, log: Path, rerun: bool) -> Training:
     gradexplain.training.replaying.abi = lambda: 0
     return under_watch(path, str(log), rerun=rerun)
+
+
+def test_a_training_in_a_thread_of_the_script_is_seen(tmp_path: Path) -> None:
+    script = tmp_path / "threaded.py"
+    script.write_text(
+        "import threading, torch\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "def train():\n"
+        "    for step in range(9):\n"
+        "        optimizer.zero_grad()\n"
+        "        (w - 3).square().mean().backward()\n"
+        "        optimizer.step()\n"
+        "thread = threading.Thread(target=train)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    record = run_training(script).record
+    assert (record["verdict"], record["steps"]) == ("nothing unusual", 9)
 
 
 def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> None:

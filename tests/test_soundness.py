@@ -742,3 +742,60 @@ def test_forward_mode_that_alone_is_off_makes_no_gradient_wrong(seed: int, parts
     assert report.verdict != "differs"
     assert report.verdict == "agrees" or (report.reason, parts) == ("unseen", 2)
     assert not report.wrong()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        lambda x, w: torch.nn.functional.layer_norm(x, (1,), w),
+        lambda x, w: torch.nn.functional.group_norm(x, 1, w),
+        lambda x, w: torch.nn.functional.batch_norm(x[:1].expand(2, 1) + 0, None, None, w, training=True),
+    ],
+)
+def test_what_rounding_leaves_of_no_slope_is_not_wrong(normalise: Callable, seed: int) -> None:
+    """What is normalised by itself alone is always 0, and so is its slope; torch's backward is off by last digits."""
+    torch.manual_seed(seed)
+    x, w = 10 * torch.randn(4, 1), 10 * torch.randn(1)
+    report = gx.verify(lambda x: normalise(x, w), {"x": x})
+    assert report.verdict != "differs"
+
+
+class ScaledLayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        made, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
+        ctx.save_for_backward(x, mean, rstd)
+        ctx.factor = factor
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        x, mean, rstd = ctx.saved_tensors
+        back = torch.ops.aten.native_layer_norm_backward
+        made = back(g.contiguous(), x, list(x.shape[-1:]), mean, rstd, None, None, [True, False, False])[0]
+        return ctx.factor * made, None
+
+
+def test_a_normalisation_that_is_wrong_is_told_beside_its_rounding() -> None:
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert verified(lambda x: ScaledLayerNorm.apply(x, 1.0), x).verdict == "agrees"
+    assert verified(lambda x: ScaledLayerNorm.apply(x, 1.001), x).verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.to(torch.complex64),
+        lambda x: x.cfloat(),
+        lambda x: x.type(torch.complex64),
+        lambda x: x.to(torch.zeros(1, dtype=torch.complex64)),
+    ],
+)
+def test_a_cast_to_complex_numbers_stays_in_double_precision(cast: Callable[[Tensor], Tensor]) -> None:
+    x = at(0.3, -1.2, 2.5).float()
+    right = gx.verify(lambda x: cast(x).mul(1 + 2j).abs().sum(), {"x": x})
+    assert right.verdict == "agrees"
+    assert right.worst < 1e-6
+    wrong = gx.verify(lambda x: cast(Squared.apply(x, lambda g: g * (1 + 1e-4))).abs().sum(), {"x": x})
+    assert wrong.verdict == "differs"
