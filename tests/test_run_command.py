@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 from runs import FOLDER
 
+from gradexplain.cli.training import Saying
+from gradexplain.training.launching import Ending, Script
+from gradexplain.training.report import TrainingReport
+from gradexplain.training.session import Session, own_file
+
 TRAINING = """
 import sys, torch
 torch.manual_seed(0)
@@ -213,3 +218,23 @@ def test_what_a_script_does_with_a_signal_is_its_own(tmp_path: Path) -> None:
     done = run(script(tmp_path, end=OWN))
     assert (done.stdout.splitlines()[1:], done.returncode) == (["0 0", "own", "on"], 0)
     assert "Nothing unusual in 12 steps." in done.stderr
+
+
+def test_whoever_does_not_wait_for_a_second_run_is_told_what_the_first_showed(tmp_path: Path) -> None:
+    class Interrupted(Session):
+        def report(self, ending: Ending | None) -> TrainingReport:
+            if ending is not None:
+                raise KeyboardInterrupt
+            return TrainingReport("train.py", 7, interrupted=True)
+
+    output = tmp_path / "report.json"
+    code = Saying(Interrupted(Script("train.py")), "json", output, "en", None).say(Ending(0))
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert (code, record["steps"], record["interrupted"]) == (0, 7, True)
+
+
+def test_of_several_processes_each_has_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, name in {"0": "report.json", "1": "report-rank1.json", "12": "report-rank12.json"}.items():
+        monkeypatch.setenv("RANK", rank)
+        assert own_file(Path("out/report.json")) == Path("out", name)
+    assert own_file(None) is None

@@ -32,6 +32,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "blank_inputs":          ("inputs-constant",            0, "data"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "clipped":               ("clipped",                    0, "backward"),
     "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),
@@ -182,6 +183,43 @@ def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> No
     assert losses[0] == remedy["result"]["first"]
 
 
+# fmt: off
+BORN = {  # a line, the number that u[2] is at step 2: where, the values that met, the change that was tried
+    "u / u.norm(dim=1)[:, None]":
+                             (0.0,  "v[2, 0]", {"x": 0.0, "z": 0.0},  "u / (u.norm(dim=1)[:, None] + 1e-12)"),
+    "u ** 0.5":              (0.0,  "u[2, 0]", {"x": 0.0, "n": 0.5},  "u.clamp_min(1e-12) ** 0.5"),
+    "torch.hypot(u, 0 * u)": (0.0,  "u[2, 0]", {"x": 0.0, "z": 0.0},  "torch.hypot(u + 1e-12, 0 * u)"),
+    "u[rows].std(0)":        (1.0,  "v[0]",    {"count": 1, "correction": 1}, "u[rows].std(0, correction=0)"),
+    "u.masked_fill(u > 0.5, -torch.inf).softmax(1)":
+                             (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("line", BORN)
+def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tried(line: str, tmp_path: Path) -> None:
+    number, element, values, change = BORN[line]
+    script = tmp_path / "born.py"
+    script.write_text(
+        "import torch\n"
+        "torch.manual_seed(0)\n"
+        "model = torch.nn.Linear(3, 3)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)\n"
+        "for step in range(4):\n"
+        "    at = (torch.arange(6) == 2)[:, None] & (torch.tensor(step) == 2)\n"
+        f"    u = torch.where(at, {number}, 0.25 + 0.0 * torch.arange(6)[:, None]) + 0 * model(torch.rand(6, 3))\n"
+        "    rows = at[:, 0] if bool(at.any()) else ~at[:, 0]\n"
+        f"    v = {line}\n"
+        "    optimizer.zero_grad()\n"
+        "    (v * torch.arange(1, 1 + v.shape[-1])).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    first = run_training(script).record["findings"][0]
+    assert (first["step"], first["source"]["line"]) == (2, 9)
+    assert (first["element"], first["values"]) == (element, values)
+    assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
+
+
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     script = tmp_path / "writes.py"
@@ -239,6 +277,25 @@ def test_where_nothing_keeps_a_script_from_acting_it_runs_again_only_if_asked_to
 def without_a_guard(path: Path, log: Path, rerun: bool) -> Training:
     gradexplain.training.replaying.abi = lambda: 0
     return under_watch(path, str(log), rerun=rerun)
+
+
+def test_a_training_in_a_thread_of_the_script_is_seen(tmp_path: Path) -> None:
+    script = tmp_path / "threaded.py"
+    script.write_text(
+        "import threading, torch\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "def train():\n"
+        "    for step in range(9):\n"
+        "        optimizer.zero_grad()\n"
+        "        (w - 3).square().mean().backward()\n"
+        "        optimizer.step()\n"
+        "thread = threading.Thread(target=train)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    record = run_training(script).record
+    assert (record["verdict"], record["steps"]) == ("nothing unusual", 9)
 
 
 def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> None:

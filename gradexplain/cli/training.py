@@ -79,7 +79,7 @@ def run(
 
         name, arguments = (module, given) if module is not None else (given[0], given[1:])
         session = Session(Script(name, tuple(arguments), module is not None), halt, steps, rerun)
-        saying = _Saying(session, page_format(format, output, sys.stderr), own_file(output), language, width)
+        saying = Saying(session, page_format(format, output, sys.stderr), own_file(output), language, width)
         session.refresh = saying.refresh if output is not None and is_replaced(output) else None
         ending = session.run(saying.before_end)
         code = saying.say(ending)
@@ -87,7 +87,7 @@ def run(
 
 
 @dataclass
-class _Saying:
+class Saying:
     """How a session's report is said: at its end, and to a file now and then."""
 
     session: "Session"

@@ -223,6 +223,6 @@ def _observer(request: Request, answer: Callable[[Any], None], watching: ExitSta
     from gradexplain.training.watching import watched
 
     observer = Trial(request, answer) if request.kind == "try" else Examination(request, answer)
-    watching.enter_context(watched(observer))
+    watching.enter_context(watched(observer, anywhere=True))
     observer.begin()
     return observer

@@ -81,7 +81,7 @@ class Session:
             self._numpy_state = sys.modules["numpy"].random.get_state()
         each_step = self._refresh_now_and_then if self.refresh is not None else None
         self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None, each_step=each_step)
-        self._watching.enter_context(watched(self._ledger))
+        self._watching.enter_context(watched(self._ledger, anywhere=True))
         self._ledger.begin()
 
     def _refresh_now_and_then(self) -> None:
