@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradexplain.comparison.comparison import Compared, Comparison, Place
 from gradexplain.comparison.differences import pattern_of, sizes_of
+from gradexplain.comparison.draws import Draw, aligning, noting
 from gradexplain.comparison.judging import (
     Judged,
     Label,
@@ -30,6 +31,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import trace
 from gradexplain.verification.oracles.measures import wide
+from gradexplain.verification.oracles.patterns import Pattern
 
 Tensors = Mapping[Label, Tensor | None]
 
@@ -45,7 +47,12 @@ def compare_sides(
     sizes = sizes_of(a.computation.inputs)
     a, b = replace(a, outputs=one.reached or a.outputs), replace(b, outputs=other.reached or b.outputs)
     course = judged(a, b, one, other, rename)
+    if course.differs and one.drew and other.drew:
+        course, more = _aligned(course, rename)
+        findings = (*findings, *more)
     tensors, runs = course.tensors(sizes), course.runs
+    if course.differs:
+        tensors = list(_steady(course, tensors, rename))
     if second and one.reached and not any(c.reason == "shape" for c in tensors):
         a2, b2 = a.second(), b.second()
         again = judged(a2, b2, a2.run(), b2.run(), rename)
@@ -54,6 +61,8 @@ def compare_sides(
         ]
         runs = max(runs, again.runs)
     place = course.place(tensors) if one.reached else None
+    if any(f.code == "draws-differ" for f in findings):
+        tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
         names,
         tuple(tensors),
@@ -64,6 +73,49 @@ def compare_sides(
         inputs={n: v for n, v in a.computation.inputs.items() if n not in a.computation.parameters},
         parameters=len(a.computation.parameters),
     )
+
+
+def _aligned(course: Course, rename: Mapping[str, str]) -> tuple[Course, Iterator[Finding]]:
+    """Returns the course where every draw has the same numbers on both sides, if they draw the same in another order.
+
+    And what is to be said of that.
+    """
+    drawn: tuple[list[Draw], list[Draw]] = ([], [])
+    for side, draws in zip(course.sides, drawn, strict=True):
+        side.measurable().run(noting(draws))
+    if drawn[0] == drawn[1]:
+        return course, iter(())
+    if sorted(drawn[0]) != sorted(drawn[1]):
+        ours, theirs = (_some([f"{name} ({count})" for name, count in draws]) for draws in drawn)
+        return course, iter([Finding("draws-differ", {"ours": ours, "theirs": theirs})])
+    a, b = (replace(side.measurable(), around=(*side.measurable().around, aligning)) for side in course.sides)
+    one, other, _ = _run_both(a, b, rename)
+    return judged(a, b, one, other, rename), iter([Finding("draws-aligned", {})])
+
+
+def _steady(course: Course, tensors: Sequence[Compared], rename: Mapping[str, str]) -> Iterator[Compared]:
+    """Yields the tensors; of those that differ, one that differs from itself in a second run cannot be judged."""
+    again = _run_both(*course.sides, rename)[:2]
+    for c in tensors:
+        label = (c.kind, c.name)
+        runs = [
+            (outcome_tensors(one).get(label), outcome_tensors(two).get(label))
+            for one, two in zip(course.outcomes, again, strict=True)
+        ]
+        apart = [_distance(*pair) for pair in runs]
+        side = int(apart[1] > apart[0])
+        if c.reason == "beyond" and max(apart) > c.relative / 2:
+            pattern = Pattern("unsteady", {"side": "AB"[side]})
+            c = replace(c, verdict="cannot say", reason="unsteady", pattern=pattern)
+        yield c
+
+
+def _distance(one: Tensor | None, two: Tensor | None) -> float:
+    """Returns how far two runs of one side are apart, of the size of the first."""
+    if one is None or two is None or one.shape != two.shape:
+        return 0.0
+    size = float(torch.linalg.vector_norm(wide(one)))
+    return float(torch.linalg.vector_norm(wide(one) - wide(two))) / size if size else 0.0
 
 
 def _some(names: Sequence[str]) -> str:
@@ -105,12 +157,18 @@ class Course:
     """What was found out about two sides: what needed no measure, the pairs that did, and how each view was judged."""
 
     sides: tuple[Side, Side]
+    outcomes: tuple[Outcome, Outcome]
     widened: tuple[Side | None, Side | None]
     labels: Sequence[Label]
     done: Mapping[Label, Compared]
     pairs: Sequence[Pair]
     judged: Sequence[Judged]
     runs: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether a tensor differs."""
+        return any(c.verdict == "differs" for c in self.done.values()) or any(j.worst > 1 for j in self.judged)
 
     @property
     def truth(self) -> str:
@@ -137,7 +195,7 @@ class Course:
         formulas = any(j.formulas > 1 for j in self.judged)
         one, other = (w if formulas and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         try:
-            first, second = (watched(side.without_hooks()) for side in (one, other))
+            first, second = (watched(side.measurable()) for side in (one, other))
         except GradexplainError:  # what cannot be watched has no steps
             return None
         eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
@@ -157,15 +215,16 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome, rename: Mapping[str, 
         formula = formula if right is not None else None
         rounded = any(map(is_rounded, constants))
         pairs = [replace(p, truth=_known(right, p), formula=_known(formula, p), rounded=rounded) for p in pairs]
-    found, runs = decide(Measured(pairs, (a.without_hooks(), b.without_hooks()))) if pairs else ([], 0)
-    return Course((a, b), widened, tuple(ours), done, pairs, found, runs)
+    found, runs = decide(Measured(pairs, (a.measurable(), b.measurable()))) if pairs else ([], 0)
+    return Course((a, b), (one, other), widened, tuple(ours), done, pairs, found, runs)
 
 
 def watched(side: Side) -> Trace:
     """Returns the steps of a side, forward and backward."""
     returned: list[Returned] = []
     joined = side.joined(returned)
-    return trace(joined, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
+    with side.running():
+        return trace(joined, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:

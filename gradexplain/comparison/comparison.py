@@ -25,9 +25,21 @@ Kind = Literal["value", "gradient", "second"]
 #   nan         not a number on both sides
 #   small       the gradient is smaller than what rounding makes of it: nothing was tested
 #   unsteady    a side gives other numbers from run to run
+#   draws       the sides draw random numbers that cannot be aligned
 #   unmeasured  the rounding could not be measured
 Reason = Literal[
-    "bits", "rounding", "none", "beyond", "missing", "shape", "nan_in_one", "nan", "small", "unsteady", "unmeasured"
+    "bits",
+    "rounding",
+    "none",
+    "beyond",
+    "missing",
+    "shape",
+    "nan_in_one",
+    "nan",
+    "small",
+    "unsteady",
+    "draws",
+    "unmeasured",
 ]
 
 
