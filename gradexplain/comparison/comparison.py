@@ -51,7 +51,8 @@ class Compared:
     by itself, but all of them together (`dim` is then along which dimension, if any). `ulps` are how far the sides are
     from the truth, in units in the last place of the coarser type; `resolution` what relative error of a typical
     element would have been seen, `untested` the number of elements that are smaller than their own rounding. `hidden`
-    is how far the two are apart in float64 where their own type does not resolve it.
+    is how far the two are apart in float64 where their own type does not resolve it; `data` is what else a sentence
+    about the reason needs.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Compared:
     hidden: float = 0.0
     count: int = 0
     pattern: Pattern | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nearer(self) -> Literal["a", "b"] | None:

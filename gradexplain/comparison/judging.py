@@ -26,6 +26,7 @@ from gradexplain.comparison.rounding import PLAIN, STAGES, Rounding, Trials, qua
 from gradexplain.comparison.sides import Outcome, Side
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import differentiable
+from gradexplain.recording.plain import is_slight
 from gradexplain.verification.oracles.measures import plain, wide
 from gradexplain.verification.oracles.promotion import LOW
 from gradexplain.verification.oracles.rounding import trials
@@ -75,6 +76,8 @@ def settled(
     done: dict[Label, Compared] = {}
     pairs: list[Pair] = []
     for label, a in one.items():
+        if label[0] == "value" and label not in other:  # an output that one side alone has
+            continue
         b = other.get(label)
         if a is None or b is None:
             done[label] = _absent(*label, a, b)
@@ -209,6 +212,27 @@ class Measured:
     trials: tuple[Trials, Trials] = field(default_factory=lambda: (Trials(), Trials()))
     running: list[Iterator[Mapping[Any, Tensor]] | None] = field(default_factory=lambda: [None, None])
     failed: list[str | None] = field(default_factory=lambda: [None, None])
+    unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
+
+    def repeat(self) -> None:
+        """Runs both sides once more: what is not what it was, but for another order of sums, is no rounding."""
+        for i, side in enumerate(self.sides):
+            known = outcome_tensors(side.run())
+            for pair in self.pairs:
+                own, found = (pair.one, pair.other)[i], known.get((pair.kind, pair.name))
+                if found is None or not is_slight(own, found):
+                    self.unsteady[pair.kind, pair.name] = i
+
+    def unjudged(self, pair: Pair) -> Compared | None:
+        """Returns what is said of a pair that cannot be judged, `None` of any other."""
+        side = self.unsteady.get((pair.kind, pair.name))
+        if side is not None:
+            found = _plain(pair.kind, pair.name, pair.one, pair.other, "unsteady")
+            return replace(found, data={"side": "AB"[side]}, relative=_relative(pair))
+        if all(self.failed):
+            found = _plain(pair.kind, pair.name, pair.one, pair.other, "unmeasured")
+            return replace(found, data={"message": self.failed[0]}, relative=_relative(pair))
+        return None
 
     @property
     def count(self) -> int:
@@ -221,7 +245,7 @@ class Measured:
             if self.failed[i] is None:
                 try:
                     if self.running[i] is None:
-                        self.running[i] = trials(partial(self._trial, side), together=True)
+                        self.running[i] = trials(partial(self._trial, side.measurable()), together=True)
                     self.trials[i].take(self.running[i], count)  # type: ignore[arg-type]
                 except Exception as fault:  # the user's function, or torch's, refuses a number next to its own
                     self.failed[i] = str(fault).split("\n", 1)[0]
@@ -335,6 +359,7 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
     if all(j.plain for j in by_digits):
         return by_digits, 0
     found: list[Judged] = []
+    measured.repeat()
     for stage in STAGES:
         measured.take(stage)
         found = []

@@ -52,15 +52,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to the gradient. `names` are the reference's names of what is called otherwise here.
+    """One way to the gradient. `names` are the reference's names of inputs that are called otherwise here.
 
-    `outputs` are those to differentiate, by name; all that can be, where it is `None`. `exact` are the reference's own
+    `results` are those of outputs. `outputs` are those to differentiate, by name; all that can be, where it is `None`. `exact` are the reference's own
     numbers, of inputs that are rounded to a shorter type here; `around` makes what every run takes place in.
     """
 
     computation: Computation
     names: Mapping[str, str]
     outputs: tuple[str, ...] | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
     exact: Mapping[str, Tensor] = field(default_factory=dict)
     around: tuple[Callable[[], Any], ...] = ()
 
@@ -87,7 +88,8 @@ class Side:
                 raise plain.fault
             inputs = self.computation.inputs
             gradients = {n: None if g is None else dense(g, inputs[n]) for n, g in plain.gradients.items()}
-            return Outcome(found.values, self._renamed(gradients), found.reached, found.drew or plain.drew)
+            values = {self.results.get(n, n): t for n, t in found.values.items()}
+            return Outcome(values, self._renamed(gradients), found.reached, found.drew or plain.drew)
         if found.gradients is None:
             raise not_differentiable(record(joined).recorder, self.computation.leaf_values())
         return Outcome({}, self._renamed(found.gradients), drew=found.drew)
@@ -139,7 +141,7 @@ class Side:
         returned: list[Returned] = []
         joined = self.joined(returned)
         first = joined.output(joined.leaf_values()).detach()
-        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None)
+        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={})
 
 
 @contextmanager
