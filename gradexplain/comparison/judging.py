@@ -6,8 +6,9 @@ held against the truth as well, with its own rounding alone: a coarse reference 
 
 Where both can be run in float64, the two formulas are held against each other there, where neither side rounds to its
 own type. What is left between them is no rounding. So it is a difference where the sides' own type can resolve it: more
-than a last digit, and more than one standard deviation of what rounding does. But a constant that was made in a short
-type is rounded, in float64 as well: where there are such, the difference has to be more than all that rounding does.
+than a last digit, and more than one standard deviation of what rounding does to an element, or more than a last digit of
+all elements together. But a constant that was made in a short type is rounded, in float64 as well: where there are such,
+the difference has to be more than all that rounding does.
 """
 
 from __future__ import annotations
@@ -339,8 +340,15 @@ def _formulas_apart(
     deviation = torch.maximum(first.deviation, second.deviation)
     constants = quantile(math.inf, count) if pair.rounded else 1.0
     resolved = torch.maximum(pair.eps * size, constants * deviation)
-    times = torch.where(faithful, _over((formula - truth).abs(), resolved), 0.0)
-    return float(times.max()) if times.numel() else 0.0, torch.where(faithful, resolved, torch.inf)
+    apart = (formula - truth).abs()
+    times = torch.where(faithful, _over(apart, resolved), 0.0)
+    found = float(times.max()) if times.numel() else 0.0
+    if view is None and not pair.rounded:
+        # All that rounding cannot make another number of, together: no constant is rounded, so a last digit is enough.
+        tested = faithful & (quantile(math.inf, count) * deviation < size)
+        norm = float(torch.linalg.vector_norm(size[tested]))
+        found = max(found, float(torch.linalg.vector_norm(apart[tested])) / (pair.eps * norm) if norm else 0.0)
+    return found, torch.where(faithful, resolved, torch.inf)
 
 
 def _over(difference: Tensor, deviation: Tensor) -> Tensor:

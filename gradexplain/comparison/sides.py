@@ -54,8 +54,9 @@ class Outcome:
 class Side:
     """One way to the gradient. `names` are the reference's names of inputs that are called otherwise here.
 
-    `results` are those of outputs. `outputs` are those to differentiate, by name; all that can be, where it is `None`. `exact` are the reference's own
-    numbers, of inputs that are rounded to a shorter type here; `around` makes what every run takes place in.
+    `results` are those of outputs. `outputs` are those to differentiate, by name; all that can be, where it is `None`.
+    `exact` are the reference's own numbers, of inputs that are rounded to a shorter type here; `around` makes what
+    every run takes place in.
     """
 
     computation: Computation
