@@ -190,7 +190,9 @@ def operator_cases(name: str) -> Iterator[Case]:
             with TorchRefsMode():
                 return plain(*x)  # type: ignore[no-any-return]
 
-        def wide(*x: Tensor, case: Any = sample, label: str = label) -> Tensor:
+        exact = case.to(torch.float64)
+
+        def wide(*x: Tensor, case: Any = exact, label: str = label) -> Tensor:
             return _joined(case(*(t.double() for t in x))).to(TYPES[label])
 
         inputs = case.inputs
@@ -203,7 +205,7 @@ def operator_cases(name: str) -> Iterator[Case]:
                 return plain(*(mistake(t) for t in x))  # type: ignore[no-any-return]
 
             if kind not in ("one row", "shifted") or any(t.dim() and t.shape[0] > 2 for t in inputs):
-                yield Case(name, kind, label, plain, planted, inputs, patterns, "mistake(t)")
+                yield Case(name, kind, label, plain, planted, inputs, patterns, "_Changed")
 
 
 def _joined(found: Any) -> Tensor:

@@ -120,14 +120,12 @@ def both_run(a: Side, b: Side, rename: Mapping[str, str]) -> tuple[Side, Side, O
 
 @dataclass(frozen=True)
 class Course:
-    """What was found out about two sides: what needed no measure, the pairs that did, and how each view was judged."""
+    """What was found out about two sides: what needed no measure, and how the other pairs were judged."""
 
     sides: tuple[Side, Side]
-    outcomes: tuple[Outcome, Outcome]
     widened: tuple[Side | None, Side | None]
     labels: Sequence[Label]
     done: Mapping[Label, Compared]
-    pairs: Sequence[Pair]
     judged: Sequence[Judged]
     runs: int
 
@@ -139,18 +137,16 @@ class Course:
     @property
     def truth(self) -> str:
         """The type of the third run, "" where there was none."""
-        return "float64" if any(p.truth is not None for p in self.pairs) else ""
+        return "float64" if any(j.pair.truth is not None for j in self.judged) else ""
 
     def tensors(self, sizes: Mapping[str, int]) -> list[Compared]:
         """Returns the verdict on every tensor, and of those that differ what that looks like."""
         found = dict(self.done)
-        for pair in self.pairs:
-            views = [j for j in self.judged if j.pair is pair]
-            compared = verdict_of(pair, views)
+        for one in self.judged:
+            compared = verdict_of(one)
             if compared.verdict == "differs":
-                elements = next(j for j in views if j.view is None)
-                compared = replace(compared, pattern=pattern_of(pair, elements, sizes))
-            found[pair.kind, pair.name] = compared
+                compared = replace(compared, pattern=pattern_of(one, sizes))
+            found[one.pair.label] = compared
         return [found[label] for label in self.labels if label in found]
 
     def place(self, tensors: Sequence[Compared]) -> Place | None:
@@ -183,9 +179,9 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
         pairs = [replace(p, truth=_known(right, p), formula=_known(formula, p), rounded=rounded) for p in pairs]
     measured = Measured(pairs, (a, b))
     found, runs = decide(measured) if pairs else ([], 0)
-    done |= {(pair.kind, pair.name): c for pair in pairs if (c := measured.unjudged(pair)) is not None}
-    pairs = [pair for pair in pairs if (pair.kind, pair.name) not in done]
-    return Course((a, b), (one, other), widened, tuple(ours), done, pairs, found, runs)
+    done |= {pair.label: c for pair in pairs if (c := measured.unjudged(pair)) is not None}
+    found = [j for j in found if j.pair.label not in done]
+    return Course((a, b), widened, tuple(ours), done, found, runs)
 
 
 def watched(side: Side) -> Trace:

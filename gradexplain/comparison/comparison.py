@@ -47,6 +47,8 @@ Reason = Literal[
 class Compared:
     """One tensor of both sides. `times` is how many times the rounding that explains it the largest difference is.
 
+    Of a `formula` that is another one in float64, it is how many times what the type resolves.
+
     `place` is the element where that is so, with both numbers and the `truth` there; `whole` says that no element tells
     by itself, but all of them together (`dim` is then along which dimension, if any). `ulps` are how far the sides are
     from the truth, in units in the last place of the coarser type; `resolution` what relative error of a typical
@@ -66,6 +68,7 @@ class Compared:
     numbers: tuple[Any, Any] | None = None
     truth: Any = None
     relative: float = 0.0
+    formula: bool = False
     whole: bool = False
     dim: int | None = None
     ulps: tuple[float, float] | None = None

@@ -94,7 +94,8 @@ class ComparisonTeller(Teller):
         if not math.isfinite(worst.times):
             return self.say("comparison.differs_endless", name=name)
         times, relative = _times(worst.times), error_text(worst.relative)
-        return self.say("comparison.differs", name=name, times=times, relative=relative)
+        key = "differs_formula" if worst.formula else "differs"
+        return self.say(f"comparison.{key}", name=name, times=times, relative=relative, dtype=worst.dtypes[1])
 
     def called(self, t: Compared) -> str:
         return self.say(f"comparison.kind_{t.kind}") + f" {t.name}"
