@@ -1,10 +1,16 @@
-"""What `gradexplain run` costs a training: beside the plain run, hooks on every module, and detect_anomaly."""
+"""What `gradexplain run` costs a training: beside the plain run, hooks on every module, and detect_anomaly.
+
+Time is that of the processor, from the first step on, in turn with the plain run (`gx.watch()` is the watch of the
+command); memory is the most that a process of its own holds, torch and all, run by the command where it is ours.
+"""
 
 from __future__ import annotations
 
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,8 +20,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
-
-import gradexplain as gx
 
 Step = Callable[[], None]
 
@@ -90,8 +94,14 @@ def hooked(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
+def watching(model: nn.Module) -> AbstractContextManager[object]:
+    import gradexplain as gx
+
+    return gx.watch(quiet=True)
+
+
 WAYS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
-    "gradexplain": lambda model: gx.watch(quiet=True),
+    "gradexplain": watching,
     "hooks": hooked,
     "detect_anomaly": lambda model: torch.autograd.set_detect_anomaly(True),
 }
@@ -111,9 +121,23 @@ def seconds(name: str, optimizer: str, way: str | None, steps: int) -> float:
     return taken
 
 
+def megabytes(name: str, optimizer: str, way: str | None, steps: int) -> float:
+    """Returns the most memory that a process holds which trains for so many steps."""
+    cell = [__file__, name, optimizer, str(steps), way or ""]
+    command = ["-m", "gradexplain", "run", *cell[:-1]] if way == "gradexplain" else cell
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def cell(name: str, optimizer: str, steps: str, way: str = "") -> None:
+    """Trains and prints the most memory that this process has held."""
+    seconds(name, optimizer, way or None, int(steps))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
 def bench_run(*, steps: int, runs: int, only: str | None) -> None:
-    """Prints the medians of the ratios to the plain run, taken in turn."""
-    table = Table("training", "optimizer", "plain, a step", *WAYS)
+    """Prints the medians of the ratios to the plain run, taken in turn, and the ratios of memory."""
+    table = Table("training", "optimizer", "plain, a step", *WAYS, "plain, MB", *WAYS)
     names = [name for name in networks() if only in (None, name)]
     for name in track(names, transient=True):
         for optimizer in OPTIMIZERS:
@@ -126,10 +150,11 @@ def bench_run(*, steps: int, runs: int, only: str | None) -> None:
                     plain.append(seconds(name, optimizer, None, count))
                     ratios[way].append(seconds(name, optimizer, way, count) / plain[-1])
             cells = [f"{statistics.median(ratios[way]):.2f}" for way in WAYS]
-            table.add_row(name, optimizer, f"{1000 * statistics.median(plain) / count:.2f} ms", *cells)
-    Console().print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Console().print(f"peak memory of this process: {peak:.0f} MB")
+            held = megabytes(name, optimizer, None, steps)
+            memory = [f"{megabytes(name, optimizer, way, steps) / held:.2f}" for way in WAYS]
+            time_of_step = f"{1000 * statistics.median(plain) / count:.2f} ms"
+            table.add_row(name, optimizer, time_of_step, *cells, f"{held:.0f}", *memory)
+    Console(width=120).print(table)
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -138,3 +163,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     run.add_argument("--runs", type=int, default=5)
     run.add_argument("--only", help="one of the networks")
     run.set_defaults(run=lambda a: bench_run(steps=a.steps, runs=a.runs, only=a.only))
+
+
+if __name__ == "__main__":
+    cell(*sys.argv[1:])

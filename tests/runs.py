@@ -47,8 +47,8 @@ def run_training(path: Path, *arguments: str) -> Training:
     return in_a_process(under_watch, path, *arguments)
 
 
-def under_watch(path: Path, *arguments: str) -> Training:
-    session, out = Session(Script(str(path), arguments)), io.StringIO()
+def under_watch(path: Path, *arguments: str, rerun: bool = False) -> Training:
+    session, out = Session(Script(str(path), arguments), rerun=rerun), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         ending = session.run(lambda code: None)
         state = state_of_main()

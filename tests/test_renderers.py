@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +39,7 @@ from gradexplain.documents.doc import (
 from gradexplain.documents.html import fragment
 from gradexplain.documents.plot import plotted
 from gradexplain.documents.renderers import RENDERERS
+from gradexplain.documents.shown import write
 
 HOSTILE = "[bold]x[/bold] <b>&amp;</b> `code` | *a* $\\x$ [z>0]"
 DOC = Doc(
@@ -363,3 +366,16 @@ def test_a_line_breaks_between_chinese_characters_and_never_before_a_mark_that_c
     assert not shown[0].endswith("✓")  # a mark does not stand alone
     full = [line for line in shown[:-1] if not re.search(r"[!-~]$", line)]
     assert all(cell_len(line) >= width - 30 for line in full)
+
+
+def test_what_is_no_file_is_written_into_and_stays_what_it_is(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with ThreadPoolExecutor() as pool:
+            read = pool.submit(pipe.read_text)
+            write(path, "page")
+            assert read.result(10) == "page"
+    assert pipe.is_fifo()
+    assert link.is_symlink()

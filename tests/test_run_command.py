@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 from runs import FOLDER
 
+from gradexplain.cli.training import Saying
+from gradexplain.training.launching import Ending, Script
+from gradexplain.training.report import TrainingReport
+from gradexplain.training.session import Session, own_file
+
 TRAINING = """
 import sys, torch
 torch.manual_seed(0)
@@ -35,13 +40,14 @@ def script(folder: Path, *, steps: int = 12, each: str = "pass", end: str = "", 
 
 
 def run(*arguments: object, cwd: Path | None = None, given: str = "") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "gradexplain", "run", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, input=given)
+    return plainly("-m", "gradexplain", "run", *arguments, cwd=cwd, given=given)
 
 
 def plainly(*arguments: object, cwd: Path | None = None, given: str = "") -> subprocess.CompletedProcess:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, input=given)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=cwd, input=given, start_new_session=True
+    )
 
 
 SEES = """
@@ -163,3 +169,72 @@ def test_bad_usage_is_said_in_a_sentence(arguments: tuple, said: str, tmp_path: 
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+REFRESHED = """
+import sys
+import gradexplain.training.session as session
+session.SOON = session.OFTEN = session._SHARE = 0.0
+from gradexplain.__main__ import main
+sys.argv[1:1] = ["run"]
+main()
+"""
+
+
+def test_the_file_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
+    path = script(tmp_path, end="import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    output = tmp_path / "report.json"
+    command = [sys.executable, "-c", REFRESHED, "--output", str(output), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert (record["steps"], record["interrupted"]) == (12, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json", "train.py"]
+
+
+ENDED = """
+import os, signal, time
+child = os.fork()
+if child == 0: time.sleep(20); os._exit(5)
+os.kill(child, signal.SIGTERM); print(os.waitpid(child, 0)[1], flush=True)
+os.kill(os.getpid(), signal.SIGTERM); print("not here")
+"""
+
+
+def test_a_signal_that_ends_a_script_or_its_child_ends_it_still(tmp_path: Path) -> None:
+    done = run(script(tmp_path, end=ENDED))
+    assert (done.stdout.splitlines()[1:], done.returncode) == (["15"], -15)
+    assert "ended before its end, after 12 steps" in " ".join(done.stderr.split())
+
+
+OWN = """
+import os, signal
+print(signal.getsignal(15), signal.signal(15, lambda *_: print("own")), flush=True)
+os.kill(os.getpid(), 15); print("on")
+"""
+
+
+def test_what_a_script_does_with_a_signal_is_its_own(tmp_path: Path) -> None:
+    done = run(script(tmp_path, end=OWN))
+    assert (done.stdout.splitlines()[1:], done.returncode) == (["0 0", "own", "on"], 0)
+    assert "Nothing unusual in 12 steps." in done.stderr
+
+
+def test_whoever_does_not_wait_for_a_second_run_is_told_what_the_first_showed(tmp_path: Path) -> None:
+    class Interrupted(Session):
+        def report(self, ending: Ending | None) -> TrainingReport:
+            if ending is not None:
+                raise KeyboardInterrupt
+            return TrainingReport("train.py", 7, interrupted=True)
+
+    output = tmp_path / "report.json"
+    code = Saying(Interrupted(Script("train.py")), "json", output, "en", None).say(Ending(0))
+    record = json.loads(output.read_text(encoding="utf-8"))
+    assert (code, record["steps"], record["interrupted"]) == (0, 7, True)
+
+
+def test_of_several_processes_each_has_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, name in {"0": "report.json", "1": "report-rank1.json", "12": "report-rank12.json"}.items():
+        monkeypatch.setenv("RANK", rank)
+        assert own_file(Path("out/report.json")) == Path("out", name)
+    assert own_file(None) is None

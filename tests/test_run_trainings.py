@@ -16,9 +16,12 @@ from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 import gradexplain.training.ledger
+import gradexplain.training.replaying
 from gradexplain.receipts.schema import schema
+from gradexplain.training.data import Labels, Loaded
 from gradexplain.training.ledger import Ledger
 from gradexplain.training.looks import is_looked_at
+from gradexplain.training.losses import graph_of
 from gradexplain.training.watching import watched
 
 # fmt: off
@@ -26,8 +29,10 @@ FAILING = {  # script: code of the first finding, step, phase
     "all_pairs":             ("unmeant-broadcast",          0, "forward"),
     "angle":                 ("first-gradient-not-finite", 41, "backward"),
     "best_class":            ("loss-without-graph",         0, "forward"),
+    "blank_inputs":          ("inputs-constant",            0, "data"),
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
+    "clipped":               ("clipped",                    0, "backward"),
     "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),
@@ -38,9 +43,11 @@ FAILING = {  # script: code of the first finding, step, phase
     "exponential":           ("first-not-finite",          26, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
     "hidden_state":          ("graph-of-before",            1, "backward"),
+    "in_order":              ("batches-of-one-class",       0, "data"),
     "in_place":              ("saved-changed",              0, "backward"),
     "kept_losses":           ("graphs-kept",                0, "forward"),
     "labels_from_one":       ("label-out-of-range",         2, "data"),
+    "labels_of_one_class":   ("labels-constant",            0, "data"),
     "last_batch_of_one":     ("first-not-finite",          10, "forward"),
     "left_in_eval":          ("left-in-eval",              12, "forward"),
     "log_of_zero":           ("first-not-finite",           9, "forward"),
@@ -53,6 +60,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "numbers_of_losses":     ("nothing-learns",             0, "forward"),
     "plain_list":            ("hidden-from-optimizer",      0, "optimizer"),
     "rate_too_high":         ("rate-too-high",              0, "optimizer"),
+    "rebuilt_loss":          ("nothing-learns",             0, "forward"),
     "replaced_head":         ("made-after-optimizer",       0, "optimizer"),
     "row_sums":              ("first-not-finite",           0, "forward"),
     "scaler_skips":          ("first-not-finite",          19, "forward"),
@@ -60,6 +68,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
     "softmax_twice":         ("softmax-twice",              0, "forward"),
     "step_between":          ("saved-changed",              1, "backward"),
+    "sure_of_the_wrong":     ("probability-rounded",        0, "forward"),
     "vanishing":             ("vanishing",                  0, "backward"),
 }
 # fmt: on
@@ -148,6 +157,7 @@ CHANGES = {
     "not_cleared":      "optimizer.zero_grad(); loss.backward()",
     "not_divided":      "(loss / 4).backward()",
     "rate_too_high":    "optimizer = torch.optim.Adam(model.parameters(), lr=0.1)",
+    "rebuilt_loss":     "loss = torch.stack(losses).mean().requires_grad_()",
     "row_sums":         "shares = x / (x.sum(1, keepdim=True) + 1e-12)",
     "softmax_twice":    "return self.fc2(x)",
 }
@@ -173,6 +183,43 @@ def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> No
     assert losses[0] == remedy["result"]["first"]
 
 
+# fmt: off
+BORN = {  # a line, the number that u[2] is at step 2: where, the values that met, the change that was tried
+    "u / u.norm(dim=1)[:, None]":
+                             (0.0,  "v[2, 0]", {"x": 0.0, "z": 0.0},  "u / (u.norm(dim=1)[:, None] + 1e-12)"),
+    "u ** 0.5":              (0.0,  "u[2, 0]", {"x": 0.0, "n": 0.5},  "u.clamp_min(1e-12) ** 0.5"),
+    "torch.hypot(u, 0 * u)": (0.0,  "u[2, 0]", {"x": 0.0, "z": 0.0},  "torch.hypot(u + 1e-12, 0 * u)"),
+    "u[rows].std(0)":        (1.0,  "v[0]",    {"count": 1, "correction": 1}, "u[rows].std(0, correction=0)"),
+    "u.masked_fill(u > 0.5, -torch.inf).softmax(1)":
+                             (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("line", BORN)
+def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tried(line: str, tmp_path: Path) -> None:
+    number, element, values, change = BORN[line]
+    script = tmp_path / "born.py"
+    script.write_text(
+        "import torch\n"
+        "torch.manual_seed(0)\n"
+        "model = torch.nn.Linear(3, 3)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)\n"
+        "for step in range(4):\n"
+        "    at = (torch.arange(6) == 2)[:, None] & (torch.tensor(step) == 2)\n"
+        f"    u = torch.where(at, {number}, 0.25 + 0.0 * torch.arange(6)[:, None]) + 0 * model(torch.rand(6, 3))\n"
+        "    rows = at[:, 0] if bool(at.any()) else ~at[:, 0]\n"
+        f"    v = {line}\n"
+        "    optimizer.zero_grad()\n"
+        "    (v * torch.arange(1, 1 + v.shape[-1])).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    first = run_training(script).record["findings"][0]
+    assert (first["step"], first["source"]["line"]) == (2, 9)
+    assert (first["element"], first["values"]) == (element, values)
+    assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
+
+
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     script = tmp_path / "writes.py"
@@ -196,6 +243,59 @@ def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     assert training.record["findings"][0]["code"] == "first-not-finite"
     assert log.read_text() == "0 1 2 3 4 5 "
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".pt") == ["5.pt"]
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_where_nothing_keeps_a_script_from_acting_it_runs_again_only_if_asked_to(tmp_path: Path, rerun: bool) -> None:
+    script = tmp_path / "writes.py"
+    script.write_text(
+        "import pathlib, sys, torch\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "for step in range(6):\n"
+        "    optimizer.zero_grad()\n"
+        "    loss = (w * (0.0 if step == 4 else 1.0)).sum().sqrt()\n"
+        "    with pathlib.Path(sys.argv[1]).open('a') as log: log.write(f'{step} ')\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    log = tmp_path / "log.txt"
+    training = in_a_process(without_a_guard, script, log, rerun)
+    first = training.record["findings"][0]
+    if rerun:
+        assert (training.record["examined"], first["code"]) == ("rerun", "first-gradient-not-finite")
+        assert first["source"]["line"] == 6
+        assert log.read_text() == "0 1 2 3 4 5 0 1 2 3 4 "
+        assert "it wrote, sent and started again" in " ".join(training.text.split())
+    else:
+        assert (training.record["examined"], first["code"]) == ("unguarded", "gradient-not-finite")
+        assert log.read_text() == "0 1 2 3 4 5 "
+        assert "With --rerun" in training.text
+    assert first["remedy"] is None or not first["remedy"]["tried"]
+
+
+def without_a_guard(path: Path, log: Path, rerun: bool) -> Training:
+    gradexplain.training.replaying.abi = lambda: 0
+    return under_watch(path, str(log), rerun=rerun)
+
+
+def test_a_training_in_a_thread_of_the_script_is_seen(tmp_path: Path) -> None:
+    script = tmp_path / "threaded.py"
+    script.write_text(
+        "import threading, torch\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "def train():\n"
+        "    for step in range(9):\n"
+        "        optimizer.zero_grad()\n"
+        "        (w - 3).square().mean().backward()\n"
+        "        optimizer.step()\n"
+        "thread = threading.Thread(target=train)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    record = run_training(script).record
+    assert (record["verdict"], record["steps"]) == ("nothing unusual", 9)
 
 
 def test_a_run_that_cannot_be_had_again_is_said_to_be_none(tmp_path: Path) -> None:
@@ -302,6 +402,55 @@ def test_every_line_that_starts_a_backward_pass_has_its_own_losses() -> None:
     (one, first), (other, second) = calls
     assert other == one + 1
     assert (first, second) == ([4.0] * 3, [6.0] * 3)
+
+
+def labels_of(target: torch.Tensor, loaded: Loaded | None = None) -> Labels | None:
+    logits = torch.zeros(len(target), 3, requires_grad=True)
+    return labels_in(torch.nn.functional.cross_entropy(logits, target), loaded or Loaded())
+
+
+def labels_in(loss: torch.Tensor, loaded: Loaded) -> Labels | None:
+    graph = graph_of(loss, 0, loaded)
+    assert graph is not None
+    return graph.batch.labels
+
+
+def test_of_labels_is_known_where_they_are_from() -> None:
+    column = torch.cat([torch.ones(8), torch.full((8,), 2)]).long()
+    assert labels_of(column[:8]) == Labels(8, 1, given=False, classes={1: 8})  # nobody knows that it is a part
+    assert labels_of(column[8:12]) == Labels(4, 2, given=True, ordered=True, classes={2: 4})
+    assert labels_of(column[:8].clone()[4:]) == Labels(4, 1, given=True, ordered=True, whole=True, classes={1: 4})
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(16, 3), column), 4)
+    for shuffled in (False, True):
+        loader = torch.utils.data.DataLoader(loader.dataset, 4, shuffle=shuffled)
+        batches = iter(loader)
+        _, target = next(batches)
+        labels = labels_of(target, Loaded.of(batches, [target]))
+        assert labels is not None
+        assert (labels.given, labels.ordered, labels.whole) == (True, not shuffled, False)
+
+
+def test_what_is_saved_through_hooks_is_not_asked_for() -> None:
+    def refuse(packed: object) -> torch.Tensor:
+        raise AssertionError("unpacked")
+
+    logits, target = torch.zeros(4, 3, requires_grad=True), torch.arange(12)[8:] // 4
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, refuse):
+        loss = torch.nn.functional.cross_entropy(logits, target)
+    assert labels_in(loss, Loaded()) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.25])
+def test_probabilities_are_rounded_where_they_are_sure_of_the_wrong_label(share: float) -> None:
+    wrong = torch.arange(1000) < 1000 * share
+    label = (torch.arange(1000) % 2).float()
+    logits = (50 * (2 * label - 1) * (1 - 2 * wrong.float())).requires_grad_()  # float32 has no number as near 1
+    loss = torch.nn.functional.binary_cross_entropy(torch.sigmoid(logits), label)
+    graph = graph_of(loss, 0, Loaded())
+    assert graph is not None
+    found = {p.code: p.data["share"] for p in graph.patterns}
+    right = wrong & (label == 0)  # exp(-50) is a number: only 1 is rounded to
+    assert found == ({"probability-rounded": pytest.approx(float(right.float().mean()))} if share > 0.01 else {})
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

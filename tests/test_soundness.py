@@ -722,3 +722,130 @@ def test_of_many_equal_numbers_any_may_be_selected_and_that_hides_no_error(name:
         assert report.verdict == "agrees", told(report)
     else:
         assert (report.verdict, [o.label for o in report.wrong()]) == ("differs", ["Planted"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("parts", [1, 2])
+def test_forward_mode_that_alone_is_off_makes_no_gradient_wrong(seed: int, parts: int) -> None:
+    """Torch's forward formula of logcumsumexp loses digits: of it, not of the gradient Σₘ v exp(x − log-sum)."""
+    torch.manual_seed(seed)
+    x = 18 * torch.rand(5, 5, parts, dtype=torch.float64) - 9
+    x = torch.view_as_complex(x) if parts == 2 else x[..., 0]
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.logcumsumexp(leaf, 1).real.sum(), leaf)
+    sums = x.exp().cumsum(1)
+    right = x.exp() * (1 / sums).flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(gradient, right.conj().resolve_conj())
+    report = gx.verify(
+        lambda x: torch.logcumsumexp(x, 1), {"x": x.to(torch.complex64 if parts == 2 else torch.float32)}
+    )
+    assert report.verdict != "differs"
+    assert report.verdict == "agrees" or (report.reason, parts) == ("unseen", 2)
+    assert not report.wrong()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        lambda x, w: torch.nn.functional.layer_norm(x, (1,), w),
+        lambda x, w: torch.nn.functional.group_norm(x, 1, w),
+        lambda x, w: torch.nn.functional.batch_norm(x[:1].expand(2, 1) + 0, None, None, w, training=True),
+    ],
+)
+def test_what_rounding_leaves_of_no_slope_is_not_wrong(normalise: Callable, seed: int) -> None:
+    """What is normalised by itself alone is always 0, and so is its slope; torch's backward is off by last digits."""
+    torch.manual_seed(seed)
+    x, w = 10 * torch.randn(4, 1), 10 * torch.randn(1)
+    report = gx.verify(lambda x: normalise(x, w), {"x": x})
+    assert report.verdict != "differs"
+
+
+class ScaledLayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        made, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
+        ctx.save_for_backward(x, mean, rstd)
+        ctx.factor = factor
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        x, mean, rstd = ctx.saved_tensors
+        back = torch.ops.aten.native_layer_norm_backward
+        made = back(g.contiguous(), x, list(x.shape[-1:]), mean, rstd, None, None, [True, False, False])[0]
+        return ctx.factor * made, None
+
+
+def test_a_normalisation_that_is_wrong_is_told_beside_its_rounding() -> None:
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert verified(lambda x: ScaledLayerNorm.apply(x, 1.0), x).verdict == "agrees"
+    assert verified(lambda x: ScaledLayerNorm.apply(x, 1.001), x).verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.to(torch.complex64),
+        lambda x: x.cfloat(),
+        lambda x: x.type(torch.complex64),
+        lambda x: x.to(torch.zeros(1, dtype=torch.complex64)),
+    ],
+)
+def test_a_cast_to_complex_numbers_stays_in_double_precision(cast: Callable[[Tensor], Tensor]) -> None:
+    x = at(0.3, -1.2, 2.5).float()
+    right = gx.verify(lambda x: cast(x).mul(1 + 2j).abs().sum(), {"x": x})
+    assert right.verdict == "agrees"
+    assert right.worst < 1e-6
+    wrong = gx.verify(lambda x: cast(Squared.apply(x, lambda g: g * (1 + 1e-4))).abs().sum(), {"x": x})
+    assert wrong.verdict == "differs"
+
+
+def positive(dtype: torch.dtype) -> Tensor:
+    a = torch.randn(4, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    whole = a @ a.mH + torch.eye(4, dtype=dtype)
+    return (whole + whole.mH) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda a: torch.linalg.eigvalsh(a),
+        lambda a: torch.linalg.eigh(a).eigenvectors.abs(),
+        lambda a: torch.linalg.pinv(a, hermitian=True),
+        lambda a: torch.linalg.cholesky(a).abs(),  # of complex numbers the diagonal is real, and its gradient has to be
+    ],
+)
+def test_a_gradient_for_symmetric_changes_is_no_error_and_an_error_beside_it_is(
+    read: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    """Of a symmetric or Hermitian matrix torch reads one triangle, and its gradient is that of changes of both."""
+    a = positive(dtype)
+    assert gx.verify(lambda a: read(a), {"a": a}).verdict == "agrees"
+    wrong = gx.verify(lambda a: read(Scaled.apply(a)), {"a": a})
+    assert wrong.verdict == "differs"
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 1.001 * g
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probabilities_that_were_rounded_are_normalised(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(12, 2, 5, dtype=dtype, generator=generator).log_softmax(-1)
+    targets = torch.randint(1, 5, (2, 4), generator=generator)
+
+    def loss(given: Tensor) -> Tensor:
+        return F.ctc_loss(given, targets, [12, 12], [4, 4])
+
+    assert gx.verify(loss, {"given": given}).verdict == "agrees"
+    assert gx.verify(lambda given: loss(Scaled.apply(given)), {"given": given}).verdict == "differs"
+    assert gx.verify(loss, {"given": given + 0.1}).verdict == "differs"

@@ -73,12 +73,23 @@ class Shown:
         return Page(told(self, "en", format="terminal", width=100))
 
 
+def is_replaced(path: Path) -> bool:
+    """Says whether what is written to a path takes the place of what is there; a device or a pipe is written into."""
+    return path.is_file() or not path.exists()
+
+
 def write(path: Path, content: str | bytes) -> None:
-    """Writes `content` to `path`, whole or not at all; raises `InputError` where that cannot be."""
-    part = path.with_name(path.name + ".part")
+    """Writes `content` to `path`, whole or not at all; raises `InputError` where that cannot be.
+
+    What is no file, as a device or a pipe, is written into.
+    """
+    whole = is_replaced(path)
+    part = path.with_name(path.name + ".part") if whole else path
     try:
         part.write_bytes(content if isinstance(content, bytes) else content.encode())
-        part.replace(path)
+        if whole:
+            part.replace(path)
     except OSError as fault:
-        part.unlink(missing_ok=True)
+        if whole:
+            part.unlink(missing_ok=True)
         raise InputError("cannot_write", path=path, reason=fault.strerror or type(fault).__name__) from fault

@@ -463,7 +463,13 @@ class Teller:
         return self.say(f"oracles.{name.replace(' ', '_')}")
 
     def reason(self, check: Check) -> str:
-        return "" if check.reason is None else self.say(reason_key(check), **check.data)
+        if check.reason is None:
+            return ""
+        definitions = check.data.get("definitions")
+        if not isinstance(definitions, tuple):
+            return self.say(reason_key(check), **check.data)
+        told = self.say("verification.separator").join(self.say(f"verdicts.by_definition_{d}") for d in definitions)
+        return self.say(reason_key(check), **{**check.data, "definitions": told})
 
     def finding(self, finding: Finding) -> str:
         data: dict[str, Any] = {

@@ -108,6 +108,7 @@ class TrainingTeller(Teller):
         watched = separator.join(self.say(f"training.watched_{name}") for name in report.watched)
         notes = [self.say("training.watched", names=watched)]
         notes += [self.say(f"training.examined_{report.examined}")] if report.examined else []
+        notes += [self.say("training.acted")] if report.acted else []
         yield Notes(tuple(notes))
 
     def panels(self, curves: Curves) -> Iterator[Panel]:

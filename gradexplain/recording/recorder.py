@@ -49,6 +49,7 @@ from gradexplain.versions.internals import (
 class Recorder:
     locate: Callable[[], Source | None] | None
     copying: bool = False
+    leaving: bool = False  # notes as well where numbers leave torch unseen by dispatch, as one that copies does
     events: list[Event] = field(default_factory=list)
     applications: list[Application] = field(default_factory=list)
     module: list[str] = field(default_factory=lambda: [""])
@@ -71,7 +72,7 @@ class Recorder:
             return self.run(operator, args, keywords, number if number >= before else -1)
 
         try:
-            with internals().dispatch_mode(run), _exits()(self) if self.copying else nullcontext():
+            with internals().dispatch_mode(run), _exits()(self) if self.copying or self.leaving else nullcontext():
                 yield
         finally:
             if len(self.events) > SAFE:

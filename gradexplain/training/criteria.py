@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from statistics import median
+from statistics import mean, median
 
+import torch
 from torch import Tensor, nn
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.targets.sources import Source
+from gradexplain.training.data import Labels, diversity
 from gradexplain.training.ledger import SKIPS, Call, Ledger, Steps
 from gradexplain.training.lines import accumulated, steps_by_count
-from gradexplain.training.looks import MOVING, TAKING_PART, Look
+from gradexplain.training.looks import MOVING, TAKING_PART, Look, sampled
 
 # Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
 _LARGE_UPDATE, _FIRST, _FEW = 0.25, 8, 3
@@ -24,6 +27,12 @@ _EXPLODED, _DEEP, _MANY = 10.0, 5, 8
 # A gradient that loses six orders of magnitude on its way is below the rounding of the others.
 _VANISHED = 1e-6
 _LOOKS = 6
+_CUT = 100.0
+# Batches that are judged: how many of them, of how many samples. So many labels that are the same are no rare event.
+# The first part of an array cannot be told from what was made for a batch: so many must be known to be parts.
+_BATCHES, _BATCH, _MANY_LABELS, _GIVEN = 5, 8, 2000, 4
+# So many labels would differ from the one before in shuffled batches; in one class after the other, a fifth at most.
+_DIFFERENT, _ONE_CLASS = 20, 0.2
 # So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
 _KEPT = 4
 
@@ -34,7 +43,11 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
     stale = list(_unreached(ledger))
     if any(f.code == "made-after-optimizer" for f in apart):  # what they replaced gets no gradient any more
         apart, stale = [replace(apart[0], consequences=tuple(stale)), *apart[1:]], []
+    data = list(_data(ledger))
+    blank = [f for f in data if f.code == "inputs-constant"]  # units are not to blame for what they never see
+    data = [replace(f, consequences=tuple(_dead(ledger))) if f in blank else f for f in data]
     found = [
+        *data,
         *_patterns(ledger),
         *apart,
         *stale,
@@ -45,11 +58,51 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
         *_scheduled(ledger),
         *_too_large(ledger),
         *_vanishing(ledger),
-        *_dead(ledger),
+        *(() if blank else _dead(ledger)),
         *_lost_updates(ledger),
+        *_clipped(ledger),
         *_modes(ledger),
     ]
     return tuple(found)
+
+
+# ------------------------------------------------------------------------------------------------------- the data
+
+
+def _data(ledger: Ledger) -> Iterator[Finding]:
+    """Data that teach nothing: one label, one input, or batches of one class each."""
+    for call in ledger.calls.values():
+        seen = [graph.batch for _, graph in call.graphs]
+        labels = [batch.labels for batch in seen if batch.labels is not None and batch.labels.count >= _BATCH]
+        if len(labels) < _BATCHES or len(labels) < len(seen):
+            continue
+        values = {own.value for own in labels}
+        given = sum(own.given for own in labels) >= max(_GIVEN, len(labels) // 2)
+        known = any(own.whole for own in labels) or sum(own.count for own in labels) >= _MANY_LABELS
+        data: dict[str, object] = {"count": len(labels)}
+        if len(values) == 1 and None not in values and given and known:
+            code, data = "labels-constant", data | {"value": labels[0].value}
+        elif values == {None} and all(batch.alike and batch.samples >= _BATCH for batch in seen):
+            code = "inputs-constant"
+        elif _is_sorted(labels) and given:
+            code, classes = "batches-of-one-class", [len(own.classes) for own in labels]
+            data |= {"classes": sum(classes) / len(classes), "all": len(_pooled(labels))}
+        else:
+            continue
+        yield Finding(code, data, call.source, None, 0, "data", remedy=Remedy(code))
+
+
+def _is_sorted(labels: Sequence[Labels]) -> bool:
+    """Says whether batches that follow each other in the order of the data hold far fewer classes than all do."""
+    if not all(own.classes for own in labels) or sum(own.ordered for own in labels) < max(_GIVEN, len(labels) // 2):
+        return False
+    pooled = _pooled(labels)
+    expected = sum(pooled.values()) * diversity(pooled)
+    return expected >= _DIFFERENT and mean(own.diversity for own in labels) <= _ONE_CLASS * diversity(pooled)
+
+
+def _pooled(labels: Sequence[Labels]) -> Counter[int]:
+    return sum((Counter(own.classes) for own in labels), Counter())
 
 
 # ------------------------------------------------------------------------------------------------ the loss's graph
@@ -80,7 +133,7 @@ def _patterns(ledger: Ledger) -> Iterator[Finding]:
                 )
 
 
-_PITFALLS = {"softmax-twice": "P38", "sigmoid-twice": "P38", "unmeant-broadcast": "P37"}
+_PITFALLS = {"softmax-twice": "P38", "sigmoid-twice": "P38", "unmeant-broadcast": "P37", "probability-rounded": "P49"}
 
 
 def _carried(ledger: Ledger) -> Iterator[Finding]:
@@ -125,8 +178,15 @@ def _unreached(ledger: Ledger) -> Iterator[Finding]:
 def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
     """Returns the parameters of an optimizer that never got a gradient and are meant to."""
     places = sorted(steps.missing) if steps.count >= 3 else []
-    found = [t for p in places if (t := steps.parameters[p]()) is not None and t.requires_grad]
-    return [t for t in found if not _has_learning_siblings(t, steps, ledger)]
+    found = [(i, t) for i in places if (t := steps.parameters[i]()) is not None and t.requires_grad]
+    resting = [t for i, t in found if not _is_changed(t, steps.resting.get(i))]
+    return [t for t in resting if not _has_learning_siblings(t, steps, ledger)]
+
+
+@torch.no_grad()
+def _is_changed(parameter: Tensor, before: Tensor | None) -> bool:
+    """Says whether the script changes a parameter that has no gradient: an average over those that learn."""
+    return before is not None and not torch.equal(sampled(parameter), before)
 
 
 def _source(call: Call | None) -> Source | None:
@@ -348,22 +408,35 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=cure)
 
 
+def _clipped(ledger: Ledger) -> Iterator[Finding]:
+    """Gradients that are cut down by orders of magnitude at nearly every step, while nothing is learned."""
+    clipping, call = ledger.clipping, _main_call(ledger)
+    ratios = [ratio for ratio in clipping.ratios if math.isfinite(ratio)]
+    cut = sum(ratio > _CUT for ratio in ratios)
+    if len(ratios) >= 20 and cut >= 0.9 * len(clipping.ratios) and call and not _learns(call.losses):
+        ratio = median(ratios)
+        data = {"bound": clipping.bound, "norm": ratio * clipping.bound, "ratio": ratio, "count": len(ratios)}
+        yield Finding("clipped", data, clipping.source, None, 0, "backward", remedy=Remedy("clipped"))
+
+
 def _modes(ledger: Ledger) -> Iterator[Finding]:
     """A model that was in training mode and then trains in evaluation mode to the end."""
     if len(ledger.modes) < 3:
         return
-    for name in ledger.modes[0][1]:
+    for name in ledger.modes[0].training:
         module = ledger.names.roots[name]()
         if module is None or not any(_has_modes(m) for m in module.modules()):
             continue
-        states = [(step, modes[name]) for step, modes in ledger.modes if name in modes]
-        off = next((i for i, (_, on) in enumerate(states) if not on), None)
+        states = [(modes.step, modes.stage, modes.training[name]) for modes in ledger.modes if name in modes.training]
+        off = next((i for i, (_, _, on) in enumerate(states) if not on), None)
+        if off and states[off][1] != states[off - 1][1]:  # something else learns from there on: another stage
+            continue
         trained = any(
             p is not None and any(p is q for q in module.parameters())
             for steps in ledger.optimizers.values()
             for p in (k() for k in steps.parameters[:1])
         )
-        if off and trained and len(states) - off >= 2 and not any(on for _, on in states[off:]):
+        if off and trained and len(states) - off >= 2 and not any(on for _, _, on in states[off:]):
             data = {"name": name or type(module).__name__, "step": states[off][0]}
             yield Finding(
                 "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=Remedy("left-in-eval")

@@ -46,7 +46,8 @@ class Idle:
     def scaled(self, scaler: Any, optimizer: Optimizer, stepped: bool) -> None: ...
     def scaling(self, scaler: Any) -> None: ...
     def scheduled(self, scheduler: Any) -> None: ...
-    def batch(self, loader: Any, given: Any) -> None: ...
+    def clipped(self, bound: float, norm: Tensor) -> None: ...
+    def batch(self, iterator: Any, given: Any) -> None: ...
     def epoch(self, loader: Any) -> None: ...
     def broke(self, fault: Exception) -> None: ...
 
@@ -86,6 +87,7 @@ class Examination(Idle):
 
     def begin(self) -> None:
         """Begins to record, if the step is the first."""
+        self.recorder.leaving = self.request.kind == "way"
         if self.ended == self.request.after:
             self.recording.enter_context(_modules(self.recorder))
             self.recording.enter_context(watching_functions(self.recorder))
@@ -100,9 +102,11 @@ class Examination(Idle):
         if self.request.kind == "loss" and place == self.request.backward and loss is not None:
             self.recording.close()
             self.say(self._named(born_forward(self.recorder.events, loss)))
-        if place == self.request.backward and loss is not None and self.request.kind in ("way", "changed"):
+        if place == self.request.backward and loss is not None and self.request.kind == "changed":
             self.recording.close()
-            self._say_what_ails(loss)
+            self.say(self._named(rewritten(self.recorder.events, loss)))
+        if place == self.request.backward and loss is not None and self.request.kind == "way":
+            self._say_way(loss)  # it stays open: a mode that sees `backward` called cannot end within that call
         self.backwards += 1
         if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
             self.sent = self.observing.enter_context(observed(nodes_below(loss.grad_fn)))
@@ -119,9 +123,7 @@ class Examination(Idle):
         if self.request.kind == "gradient" and self.backwards >= self.request.backward:
             self.say(None)
 
-    def _say_what_ails(self, loss: Tensor) -> None:
-        if self.request.kind == "changed":
-            self.say(self._named(rewritten(self.recorder.events, loss)))
+    def _say_way(self, loss: Tensor) -> None:
         names = Names()
         names.look()
         if self.request.optimizer is None:
@@ -129,7 +131,7 @@ class Examination(Idle):
         else:
             own = parameters_of(self.optimizers[self.request.optimizer])
             asked = [own[place] for place in self.request.places]
-        way = way_to(loss, asked, self.recorder.events)
+        way = way_to(loss, asked, self.recorder)
         self.say(replace(way, module=names.path_of(way.module)))
 
     def _trace(self, loss: Tensor) -> Trace:

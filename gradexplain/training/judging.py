@@ -101,6 +101,8 @@ def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -
     own = before[: len(losses)]
     if finding.code == "rate-too-high":
         return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
+    if finding.code == "nothing-learns":
+        return _end(losses) < losses[0]
     born = "detail" in finding.data
     return not born or not all(map(math.isfinite, own)) or _end(losses) <= _end(own) + 0.1 * abs(_end(own))
 
@@ -143,7 +145,10 @@ def _is_of_domain(cause: Finding | None) -> bool:
     return cause is not None and (cause.code.startswith(("data", "weight")) or cause.data.get("remedy") in _DOMAINS)
 
 
-_DOMAINS = frozenset({"logarithm", "root", "quotient", "end", "masked_row", "steep", "hidden", "norm"})
+_DOMAINS = frozenset({
+    "logarithm", "root", "quotient", "end", "power", "masked_row", "few", "empty", "ignored", "steep", "no_slope",
+    "hidden", "norm",
+})  # fmt: skip
 
 
 def _with_remedy(cause: Finding) -> Finding:

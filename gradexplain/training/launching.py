@@ -9,6 +9,7 @@ import atexit
 import importlib.util
 import io
 import os
+import signal
 import sys
 import sysconfig
 import threading
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -25,6 +26,7 @@ from typing import Any
 from gradexplain.errors import InputError
 
 _LIBRARIES = tuple({f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platlib", "purelib")})
+_TERMINATION = signal.SIGTERM
 _OURS = f"{Path(__file__).parent.parent}{os.sep}"
 
 
@@ -190,7 +192,7 @@ class Exits:
 
 
 @contextmanager
-def before_exit(report: Callable[[int], None]) -> Iterator[None]:
+def before_exit(report: Callable[[int | None], None]) -> Iterator[None]:
     """Lets `report` run before `os._exit` ends this process in the block; not in a process that was forked from it."""
     own, leave = os.getpid(), os._exit
 
@@ -204,6 +206,64 @@ def before_exit(report: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         os._exit = leave
+
+
+@contextmanager
+def before_termination(report: Callable[[], None]) -> Iterator[None]:
+    """Lets `report` run before SIGTERM ends this process in the block, as it does without us.
+
+    The script sees nothing of it: what it is told of the signal is what holds without us, and its own handler takes the
+    place of ours. A process that is forked from this one has none.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(_TERMINATION) != signal.SIG_DFL:
+        yield
+        return
+    ask, put = signal.getsignal, signal.signal
+
+    def handle(number: int, frame: object) -> None:
+        put(_TERMINATION, signal.SIG_DFL)
+        report()
+        os.kill(os.getpid(), _TERMINATION)
+
+    def unseen(call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def called(*args: Any, **keywords: Any) -> Any:
+            found = call(*args, **keywords)
+            return signal.SIG_DFL if found is handle else found
+
+        return called
+
+    def leave() -> None:
+        if ask(_TERMINATION) is handle:
+            put(_TERMINATION, signal.SIG_DFL)
+
+    _let_children_be(leave)
+    put(_TERMINATION, handle)
+    signal.getsignal, signal.signal = unseen(ask), unseen(put)
+    try:
+        yield
+    finally:
+        signal.getsignal, signal.signal = ask, put
+        leave()
+
+
+def _let_children_be(leave: Callable[[], None]) -> None:
+    """Lets `leave` run in a process that is forked; a signal to it that comes before waits, so that none is lost."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    before: list[set[int]] = []
+
+    def hold() -> None:
+        before.append({*signal.pthread_sigmask(signal.SIG_BLOCK, {_TERMINATION})})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.pop())
+
+    def let_go_in_child() -> None:
+        leave()
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=let_go_in_child)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import CodeType, FrameType
@@ -26,13 +26,25 @@ from gradexplain.findings.finding import Finding
 from gradexplain.recording.frames import asking_frame, user_frame
 from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source, source_at
-from gradexplain.training.looks import MOVING, TAKING_PART, Look, Sample, Units, is_followed, is_looked_at, look_at
+from gradexplain.training.data import Loaded
+from gradexplain.training.looks import (
+    MOVING,
+    TAKING_PART,
+    Look,
+    Sample,
+    Units,
+    is_followed,
+    is_looked_at,
+    look_at,
+    sampled,
+)
 from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
 from gradexplain.training.readings import Readings, is_waited_for, norms, numbers
 from gradexplain.versions.internals import sequence_number
 
 _GRAPHS = 64
+_SETTLED = 2  # from this step on, who changes parameters that have no gradient does so on purpose
 # So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
 SKIPS = 20
 # Seconds after which the lines of what is computed are no longer noted, if no optimizer has stepped until then.
@@ -66,6 +78,7 @@ class Steps:
     parameters: list[ref[Tensor]] = field(default_factory=list)
     missing: set[int] = field(default_factory=set)  # the places of those that had no gradient at any step
     looks: list[Look] = field(default_factory=list)
+    resting: dict[int, Tensor] = field(default_factory=dict)  # a sample of those that have none
     units: dict[int, Units] = field(default_factory=dict)  # of the matrices behind a gate
     sizes: list[float] = field(default_factory=list)  # the norm of each gradient that there was, as last read
     is_moving: bool = False  # a step has been seen that is larger than what rounding takes away
@@ -96,6 +109,24 @@ class Flag:
     birth: Finding | None = None  # as the graph of the loss tells it
 
 
+@dataclass(frozen=True)
+class Modes:
+    """At a step, whether each module at the top was in training mode."""
+
+    step: int
+    stage: tuple[int, int]  # how many optimizers there were, and gradients at this step: what learns
+    training: Mapping[str, bool]
+
+
+@dataclass
+class Clipping:
+    """How often gradients were cut down to a bound, and their norms before in times of it."""
+
+    source: Source | None = None
+    bound: float = math.nan
+    ratios: array[float] = field(default_factory=lambda: array("d"))
+
+
 @dataclass
 class Ledger:
     """An observer that keeps what criteria need.
@@ -107,6 +138,7 @@ class Ledger:
     halt: bool = False
     most: int | None = None
     alone: bool = False
+    each_step: Callable[[], None] | None = None  # is called at the end of every step
     names: Names = field(default_factory=Names)
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     last_call: Call | None = None  # the line that started the last backward pass
@@ -120,13 +152,15 @@ class Ledger:
     leaves: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)  # of losses, and how often they were seen
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
+    loaded: Loaded = field(default_factory=Loaded)
     since: int = 0
     passes: int = 0  # backward passes that have ended
     taken: int = 0  # steps of the optimizer that has stepped most
     looked: int = -1
     started: float = field(default_factory=monotonic)
     noting: bool = False
-    modes: list[tuple[int, dict[str, bool]]] = field(default_factory=list)
+    modes: list[Modes] = field(default_factory=list)
+    clipping: Clipping = field(default_factory=Clipping)
     modules: list[ref[nn.Module]] = field(default_factory=list)  # that were made under watch, in order
     is_scaling: bool = False
     broken: str = ""  # how the watch itself failed, if it did
@@ -192,7 +226,7 @@ class Ledger:
             if not math.isfinite(values[0]) and not scaled:
                 self._raise(replace(flag, value=values[0]))
 
-        self.readings.keep([loss], read)
+        self.readings.keep([loss.detach().reshape(())], read)
         if self.halt or (not self.optimizers and is_looked_at(self.step)):
             self.readings.read()
 
@@ -212,7 +246,7 @@ class Ledger:
         if not call.graphs:
             self._name()
             self.names.see(visible(asking_frame()))
-        graph = graph_of(loss, self.since)
+        graph = graph_of(loss, self.since, self.loaded)
         if graph is None:
             return
         if self.alone and self.noting and not call.lines:
@@ -302,7 +336,6 @@ class Ledger:
 
     def settle(self) -> None:
         """Reads what is still to be read, so that all is known that was seen."""
-        self.halt = False
         try:
             self.readings.read()
         except Exception as fault:
@@ -365,6 +398,8 @@ class Ledger:
         steps.samples = Sample.of(parameters, driven=not steps.is_moving)
         if not steps.count:
             return
+        if steps.count == _SETTLED:
+            steps.resting = {i: sampled(parameters[i]).clone() for i in steps.missing if parameters[i].requires_grad}
         for place, parameter in enumerate(parameters):
             if id(parameter) in self.gated and (gradient := _matrix_of(parameter.grad)) is not None:
                 units = steps.units.setdefault(place, Units(torch.zeros(len(gradient), dtype=torch.bool)))
@@ -388,7 +423,9 @@ class Ledger:
             self._stop_noting()
             self.noting = False
         if steps.count in (1, 2) or is_looked_at(steps.count):
-            self._look_at_modes(steps.count)
+            self._look_at_modes(steps)
+        if self.each_step is not None:
+            self.each_step()
         if self.most is not None and self.step >= self.most:
             raise _ended()
 
@@ -421,13 +458,26 @@ class Ledger:
         self.readings.keep([first.grad.any()], read)
         return True
 
-    def _look_at_modes(self, step: int) -> None:
-        modes = {}
-        for name, root in self.names.roots.items():
-            module = root()
-            if module is not None:
-                modes[name] = module.training
-        self.modes.append((step, modes))
+    def _look_at_modes(self, steps: Steps) -> None:
+        modules = {name: module for name, kept in self.names.roots.items() if (module := kept()) is not None}
+        training = {name: module.training for name, module in modules.items()}
+        self.modes.append(Modes(steps.count, (len(self.optimizers), len(steps.sizes)), training))
+
+    def clipped(self, bound: float, norm: Tensor) -> None:
+        clipping, place = self.clipping, len(self.clipping.ratios)
+        if clipping.source is None:
+            frame = user_frame()
+            clipping.source = source_at(*frame) if frame else None
+        clipping.bound = bound
+        clipping.ratios.append(math.nan)
+
+        def read(values: Sequence[float]) -> None:
+            clipping.ratios[place] = values[0] / bound
+
+        if is_waited_for(norm):
+            self.readings.keep([norm], read)
+        else:
+            read([norm.item()])
 
     def cleared(self, optimizer: Optimizer) -> None:
         steps = self.optimizers.get(id(optimizer))
@@ -466,8 +516,9 @@ class Ledger:
             source = source_at(*frame) if frame else None
         self.schedulers[id(scheduler)] = kind, count + 1, source
 
-    def batch(self, loader: Any, given: Any) -> None:
-        pass
+    def batch(self, iterator: Any, given: Any) -> None:
+        if is_followed(self.step):
+            self.loaded = Loaded.of(iterator, given)
 
     def epoch(self, loader: Any) -> None:
         self.epochs += 1

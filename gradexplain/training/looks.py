@@ -66,7 +66,7 @@ class Sample:
     def measure(self, look: Look, parameters: Sequence[Tensor]) -> tuple[int, int]:
         """Adds to a look how far the step moved what was sampled; returns how many elements were driven, and moved."""
         update = _joined(parameters[i] for i in self.places) - self.before
-        sizes = [_thinned(parameters[i]).numel() for i in self.places]
+        sizes = [sampled(parameters[i]).numel() for i in self.places]
         counts = [self.driven.sum(), (update.bool() & self.driven).sum()] if self.driven is not None else []
         read = numbers([*norms([*self.before.split(sizes)]), *norms([*update.split(sizes)]), *counts])
         count = len(sizes)
@@ -87,11 +87,11 @@ def _is_sampled(parameter: Tensor) -> bool:
 
 def _joined(tensors: Iterable[Tensor]) -> Tensor:
     """Returns a thousand or two elements of each tensor, all after one another, as exact as 32 bits."""
-    joined = torch.cat([_thinned(t) for t in tensors])
+    joined = torch.cat([sampled(t) for t in tensors])
     return joined.float() if joined.element_size() < 4 else joined
 
 
-def _thinned(tensor: Tensor) -> Tensor:
+def sampled(tensor: Tensor) -> Tensor:
     """Returns every n-th element."""
     every = max(1, tensor.numel() // _SAMPLED)
     if type(tensor) not in (Tensor, Parameter) or not tensor.is_contiguous():

@@ -21,8 +21,11 @@ from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.recording.live import nodes_live
 from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.targets.sources import Source
+from gradexplain.training.data import Batch, Loaded, batch_of, rounded
 from gradexplain.versions.internals import results_of, sequence_of
 
+# So many of a loss's probabilities, rounded to the wrong end, are no stray label.
+_ROUNDED = 0.01
 # Larger graphs are not walked.
 MOST_NODES = 20_000
 # What only lays numbers out anew.
@@ -81,13 +84,14 @@ class LossGraph:
     older: int
     root: str
     averaged: bool
+    batch: Batch
     patterns: tuple[Pattern, ...]
 
 
-def graph_of(loss: Tensor, since: int) -> LossGraph | None:
+def graph_of(loss: Tensor, since: int, loaded: Loaded) -> LossGraph | None:
     """Returns what there is to see of the graph of a loss, `None` of one that is too large to be walked.
 
-    Nodes below the number `since` count as older.
+    Nodes below the number `since` count as older; `loaded` is what a loader gave last.
     """
     root = loss.grad_fn
     if root is None:
@@ -99,7 +103,7 @@ def graph_of(loss: Tensor, since: int) -> LossGraph | None:
     if len(nodes) > SAFE:
         anchor(sorted(inner, key=sequence_of, reverse=True))
     users = _users(inner)
-    patterns = (*_twice(inner), *_broadcast(inner, users, root))
+    patterns = (*_twice(inner), *_broadcast(inner, users, root), *_rounded(inner))
     return LossGraph(
         leaves=tuple(node.variable for node in nodes if is_leaf(node)),
         gated=frozenset(_gated(inner)),
@@ -108,6 +112,7 @@ def graph_of(loss: Tensor, since: int) -> LossGraph | None:
         older=sum(sequence_of(node) < since for node in inner),
         root=root.name(),
         averaged=_averaged(root),
+        batch=batch_of(inner, loaded),
         patterns=patterns,
     )
 
@@ -217,6 +222,19 @@ def _squared(node: Any, inputs: Sequence[tuple[Any, int]], shape: tuple[int, ...
         other = (shape[0],) if len(own) == 2 else (shape[0], 1)
         data = {"one": str(own), "other": str(other), "shape": str(shape), "given": len(own), "slot": slot}
         yield Pattern("unmeant-broadcast", operator_text(node), source_of(node), data)
+
+
+def _rounded(nodes: Sequence[Any]) -> Iterator[Pattern]:
+    """Yields where a loss takes probabilities of which some were rounded to the wrong one of 0 and 1."""
+    for node in nodes:
+        if node.name() != "BinaryCrossEntropyBackward0":
+            continue
+        made, _ = _through_views(*node.next_functions[0])
+        if made is not None and made.name() in ("SigmoidBackward0", "SoftmaxBackward0"):
+            share, dtype = rounded(node, made)
+            if share >= _ROUNDED:
+                data = {"share": share, "dtype": dtype, "loss": operator_text(node)}
+                yield Pattern("probability-rounded", operator_text(made), source_of(made), data)
 
 
 def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:

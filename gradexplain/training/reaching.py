@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradexplain.findings.births import base_name
 from gradexplain.recording.events import Event, Held, held_in, source_of
+from gradexplain.recording.recorder import Recorder
 from gradexplain.targets.sources import Source
 
 
@@ -21,12 +22,16 @@ class Way:
     module: str = ""
 
 
-def way_to(loss: Tensor, parameters: Sequence[Tensor], events: Sequence[Event]) -> Way:
-    """Returns how the way ends, among the operators of one step."""
+# What makes a new tensor of the numbers of others: it stands for a loss sooner than a number that is only printed.
+_REBUILDING = ("tensor", "as_tensor", "asarray")
+
+
+def way_to(loss: Tensor, parameters: Sequence[Tensor], recorder: Recorder) -> Way:
+    """Returns how the way ends, in what was recorded of one step."""
     ends: dict[int, Way | None] = {id(parameter): None for parameter in parameters}
     numbers: list[Way] = []
     used = False
-    for event in events:
+    for event in recorder.events:
         given = [h for h in held_in([event.arguments, event.keywords]) if id(h.live) in ends]
         if not given or base_name(str(event.operator)).startswith(("empty", "zeros", "ones")):
             continue
@@ -39,7 +44,13 @@ def way_to(loss: Tensor, parameters: Sequence[Tensor], events: Sequence[Event]) 
             numbers.append(end)
         for held in made:
             ends.setdefault(id(held.live), end)
-    found = ends.get(id(loss)) or next(iter(numbers), None)
+    exits = [
+        (name, ends[id(held.live)] or Way("item", source_of(frame)))
+        for held, frame, name in recorder.exits
+        if id(held.live) in ends
+    ]
+    rebuilt = [way for name, way in exits if name in _REBUILDING]
+    found = ends.get(id(loss)) or next(iter([*rebuilt, *numbers, *(way for _, way in exits)]), None)
     return found or Way("unknown" if used else "unused")
 
 

@@ -18,12 +18,18 @@ def is_waited_for(tensor: Tensor) -> bool:
 
 
 def numbers(tensors: Sequence[Tensor]) -> list[float]:
-    """Returns the numbers of tensors, all after one another; a device is waited for once."""
-    if len(tensors) < _FEW and not any(t.dim() or is_waited_for(t) for t in tensors):
+    """Returns the numbers of tensors that have no dimension; a device is waited for once."""
+    if len(tensors) < _FEW and not any(map(is_waited_for, tensors)):
         return [t.item() for t in tensors]
-    flat = [t.reshape(-1) for t in tensors]
-    read: list[float] = torch.cat([t.to(flat[0].device) for t in flat]).tolist()
+    read: list[float] = _together(torch.stack, tensors).tolist()
     return read
+
+
+def _together(join: Callable[[list[Tensor]], Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    try:
+        return join([*tensors])
+    except RuntimeError:  # of several devices
+        return join([t.to(tensors[0].device) for t in tensors])
 
 
 def norms(tensors: list[Tensor], order: float = 2.0) -> list[Tensor]:
@@ -48,11 +54,12 @@ class Readings:
     """What is still to be read, the oldest first, and who is told of it."""
 
     kept: list[tuple[Tensor, Callable[[list[float]], None]]] = field(default_factory=list)
+    is_used: bool = False  # the training runs on a device
 
     def keep(self, tensors: Sequence[Tensor], then: Callable[[list[float]], None]) -> None:
-        """Copies numbers where they lie, to be read with the next block."""
-        flat = [t.detach().reshape(-1) for t in tensors]
-        self.kept.append((torch.cat([t.to(flat[0].device) for t in flat]), then))
+        """Copies the numbers of tensors that have no dimension where they lie, to be read with the next block."""
+        self.is_used = True
+        self.kept.append((_together(torch.stack, tensors).detach(), then))
         if len(self.kept) >= _MOST:
             self.read()
 
@@ -61,6 +68,6 @@ class Readings:
         kept, self.kept = self.kept, []
         if not kept:
             return
-        read = iter(numbers([tensor for tensor, _ in kept]))
+        read = iter(_together(torch.cat, [tensor for tensor, _ in kept]).tolist())
         for tensor, then in kept:
             then([next(read) for _ in range(tensor.numel())])

@@ -2,6 +2,7 @@
 
 Before its first line a process is forked, which waits. Asked about a step, it forks another that runs the script from
 its start: with the same arguments, random states and hashes, every loss held against that of the first run bit by bit.
+Where that cannot be kept from acting, and the user has said that it may act again, it is a process like the first.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,49 @@ class Standby:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@dataclass
+class Again:
+    """A second run as the first was, with its folder and environment: what it writes and sends, it does again."""
+
+    script: Script
+    folder: str
+    environment: Mapping[str, str]
+    state: Any
+
+    @classmethod
+    def of(cls, script: Script) -> Again:
+        """Notes what the first run starts from."""
+        return cls(script, str(Path.cwd()), dict(os.environ), random.getstate())
+
+    def ask(self, request: Request) -> Any:
+        """Returns what the second run answers; `None` where it does not."""
+        command = [sys.executable, "-c", f"from {__name__} import run_anew; run_anew()"]
+        given, limit = pickle.dumps((self.script, self.state, request)), _limit(request) + _LEAST
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        try:
+            done = subprocess.run(
+                command, input=given, cwd=self.folder, env=self.environment, timeout=limit, check=True, **streams
+            )
+            return pickle.loads(done.stdout)
+        except (OSError, subprocess.SubprocessError, pickle.UnpicklingError, EOFError):
+            return None
+
+
+def run_anew() -> None:
+    """Answers the request that standard input has, on standard output, of which the script knows nothing."""
+    script, state, request = pickle.load(sys.stdin.buffer)
+    channel, leave = os.dup(sys.stdout.fileno()), os._exit
+    _be_silent()
+
+    def answer(thing: Any) -> None:
+        with os.fdopen(channel, "wb") as file:
+            pickle.dump(thing, file)
+        leave(0)
+
+    _replay(script, request, state, answer)
+    leave(_NO_ANSWER)
+
+
 # How long a second run may take: seconds at least, and times as long as the first one took to the same place.
 _LEAST, _PATIENCE = 30, 4.0
 
@@ -131,21 +176,31 @@ def _run_again(channel: socket.socket, script: Script, folder: str, state: Any, 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.alarm(_limit(request))
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
-
-    leave, own = os._exit, os.getpid()
+    _be_silent()
+    leave = os._exit
 
     def answer(thing: Any) -> None:
         _send(channel, thing)
         leave(0)
 
+    confine(folder)
+    _replay(script, request, state, answer)
+
+
+def _be_silent() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+
+
+def _replay(script: Script, request: Request, state: Any, answer: Callable[[Any], None]) -> None:
+    """Runs a script under an observer, which answers."""
+    leave, own = os._exit, os.getpid()
+
     def changed(path: str, text: bytes) -> bytes:
         change = request.change
         return text if change is None or str(Path(path).absolute()) != change.file else change.applied(text)
 
-    confine(folder)
     if request.change is not None:
         read_as_changed(changed)
     watching, observers = ExitStack(), []
@@ -168,6 +223,6 @@ def _observer(request: Request, answer: Callable[[Any], None], watching: ExitSta
     from gradexplain.training.watching import watched
 
     observer = Trial(request, answer) if request.kind == "try" else Examination(request, answer)
-    watching.enter_context(watched(observer))
+    watching.enter_context(watched(observer, anywhere=True))
     observer.begin()
     return observer

@@ -38,9 +38,10 @@ class TrainingReport(Shown):
 
     `verdict` is "found", "nothing unusual" or "no training seen"; `steps` counts the steps that were watched,
     `findings` has what is wrong, the first cause first, `watched` names what was looked at, and `examined` how a
-    step that went wrong was looked into: "replay" (the script was run again), "graph" (of its loss), "parted" (another
-    run was not the same), "nothing". `interrupted` says
-    that the script was ended before its end, and `broken` how the watch itself failed, if it did.
+    step that went wrong was looked into: "replay" (the script was run again), "rerun" (the same, and it acted again),
+    "graph" (of its loss), "parted" (another run was not the same), "unguarded" (another run would have acted again),
+    "nothing". `acted` says that another run acted again, `interrupted` that the script was ended before its end, and
+    `broken` how the watch itself failed, if it did.
     """
 
     target: str
@@ -49,6 +50,7 @@ class TrainingReport(Shown):
     watched: tuple[str, ...] = ()
     curves: Curves = Curves()
     examined: str = ""
+    acted: bool = False
     interrupted: bool = False
     broken: str = ""
 

@@ -31,3 +31,5 @@ class Request:
 
 
 Ask = Callable[[Request], Any]
+# The answer where a second run cannot be kept from acting, and nobody said that it may.
+UNGUARDED = "unguarded"

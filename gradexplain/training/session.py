@@ -6,12 +6,22 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.errors import InputError
-from gradexplain.training.launching import Ending, Exits, Script, WhenImported, before_exit, launched
-from gradexplain.training.replaying import Standby
-from gradexplain.training.request import Request
+from gradexplain.training.launching import (
+    Ending,
+    Exits,
+    Script,
+    WhenImported,
+    before_exit,
+    before_termination,
+    launched,
+)
+from gradexplain.training.replaying import Again, Standby
+from gradexplain.training.request import UNGUARDED, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,23 +33,41 @@ if TYPE_CHECKING:
     from gradexplain.training.report import TrainingReport
 
 
+# Seconds until a report is refreshed first, and from one time to the next: so many, or so many times what one takes.
+SOON, OFTEN, _SHARE = 5.0, 15.0, 50.0
+
+
 @dataclass
 class Session:
-    """A script that is run once. `report` may be asked for at any time."""
+    """A script that is run once; `report` may be asked for at any time.
+
+    It is run again only where that can be kept from acting, or where `rerun` says that it may act again. Now and then
+    `refresh` is called, as long as the training goes on.
+    """
 
     script: Script
     halt: bool = False
     most: int | None = None
+    rerun: bool = False
+    refresh: Callable[[], None] | None = None
     _ledger: Ledger | None = None
     _watching: ExitStack = field(default_factory=ExitStack)
     _standby: Standby = field(default_factory=Standby)
+    _again: Again | None = None
     _numpy_state: Any = None
+    _due: float = 0.0
+    _has_acted: bool = False
 
-    def run(self, leaving: Callable[[int], None]) -> Ending:
-        """Runs the script to its end, with what it asked to be run then; `leaving` is called before `os._exit`."""
+    def run(self, leaving: Callable[[int | None], None]) -> Ending:
+        """Runs the script to its end, with what it asked to be run then.
+
+        `leaving` is called before `os._exit` ends the process, with its code, and before SIGTERM does, with `None`.
+        """
         self._standby = Standby.of(self.script)
+        self._again = Again.of(self.script) if self.rerun else None
+        self._due = monotonic() + SOON
         exits = Exits()
-        with before_exit(leaving), exits.collected():
+        with before_exit(leaving), before_termination(lambda: leaving(None)), exits.collected():
             with WhenImported("torch", self._watch).waiting(), self._watching:
                 ending = launched(self.script)
             exits.run()
@@ -51,28 +79,57 @@ class Session:
 
         if "numpy" in sys.modules:
             self._numpy_state = sys.modules["numpy"].random.get_state()
-        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None)
-        self._watching.enter_context(watched(self._ledger))
+        each_step = self._refresh_now_and_then if self.refresh is not None else None
+        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None, each_step=each_step)
+        self._watching.enter_context(watched(self._ledger, anywhere=True))
         self._ledger.begin()
 
+    def _refresh_now_and_then(self) -> None:
+        if (started := monotonic()) >= self._due and self.refresh is not None:
+            self.refresh()
+            self._due = monotonic() + max(OFTEN, _SHARE * (monotonic() - started))
+
     def report(self, ending: Ending | None) -> TrainingReport:
-        """Returns what was seen; `ending` is how the script ended, `None` while it goes on."""
+        """Returns what was seen; `ending` is how the script ended, `None` while it goes on and nothing is run again."""
         from gradexplain.training.judging import report_of
 
-        interrupted = ending is None or ending.interrupted or ending.ended
+        name, ledger = self.script.name, self._ledger
+        if ending is None:
+            return report_of(ledger, name, interrupted=True, ask=lambda request: None)
+        interrupted = ending.interrupted or ending.ended
         try:
-            fault = ending.fault if ending is not None else None
-            return report_of(self._ledger, self.script.name, interrupted=interrupted, ask=self._asked, fault=fault)
+            report = report_of(ledger, name, interrupted=interrupted, ask=self._asked, fault=ending.fault)
         finally:
             self._standby.close()
+        examined = "rerun" if self._has_acted and report.examined == "replay" else report.examined
+        return replace(report, examined=examined, acted=self._has_acted)
+
+    @property
+    def _is_guarded(self) -> bool:
+        """Says whether a second run can be kept from acting: a device is out of the kernel's guard."""
+        on_device = self._ledger is not None and self._ledger.readings.is_used
+        return self._standby.channel is not None and not on_device
 
     def _asked(self, request: Request) -> Any:
-        return self._standby.ask(replace(request, numpy_state=self._numpy_state))
+        request = replace(request, numpy_state=self._numpy_state)
+        if self._is_guarded:
+            return self._standby.ask(request)
+        if self._again is None or os.environ.get("WORLD_SIZE", "1") != "1":
+            return UNGUARDED
+        if request.change is not None:  # what another script would write is nobody's wish
+            return None
+        self._has_acted = True
+        return self._again.ask(request)
 
 
 def is_reporting() -> bool:
     """Says whether this process answers by its exit code: of several that torchrun started, the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def own_file(output: Path | None) -> Path | None:
+    """Returns the file of this process: of several that torchrun started, each but the first has one of its own."""
+    return output if output is None or is_reporting() else output.with_stem(f"{output.stem}-rank{os.environ['RANK']}")
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Watching a training: what torch is asked to do is passed on to an observer, and done as it was asked.
 
-Nothing is changed for the script: no number, random state, hook, `.grad` or exception; an observer only reads. Only the
-thread and the process that began to watch are watched.
+Nothing is changed for the script: no number, random state, hook, `.grad` or exception; an observer only reads. What is
+watched is one thread of the process that began to watch.
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ class Observer(Protocol):
     def scheduled(self, scheduler: Any) -> None:
         """A scheduler is about to set the learning rate."""
 
-    def batch(self, loader: Any, given: Any) -> None:
-        """A data loader gave a batch."""
+    def clipped(self, bound: float, norm: Tensor) -> None:
+        """Gradients were cut down to a norm of at most `bound`; theirs was `norm`."""
+
+    def batch(self, iterator: Any, given: Any) -> None:
+        """The iterator of a data loader gave a batch."""
 
     def epoch(self, loader: Any) -> None:
         """A data loader was started anew."""
@@ -67,14 +70,15 @@ class Observer(Protocol):
 
 
 @contextmanager
-def watched(observer: Observer) -> Iterator[None]:
-    """Tells `observer` of what this thread of this process does with torch in the block."""
-    process, thread, is_broken = os.getpid(), get_ident(), False
+def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
+    """Tells `observer` of what this thread does with torch in the block; `anywhere`, the first that runs backward."""
+    process, is_broken = os.getpid(), False
+    thread = None if anywhere else get_ident()
     transforms_active = internals().transforms_active
     depth = 0
 
     def here() -> bool:
-        own = not is_broken and get_ident() == thread and os.getpid() == process
+        own = not is_broken and (thread is None or get_ident() == thread) and os.getpid() == process
         return own and not transforms_active() and not is_capturing()
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
@@ -98,9 +102,10 @@ def watched(observer: Observer) -> Iterator[None]:
     def passing(run: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run)
         def backward(tensors: Any, *args: Any, **keywords: Any) -> Any:
-            nonlocal depth
+            nonlocal depth, thread
             if depth or not here():  # a backward pass inside another is part of that
                 return run(tensors, *args, **keywords)
+            thread = get_ident()
             roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
             begins(roots)
             depth += 1
@@ -126,6 +131,10 @@ def watched(observer: Observer) -> Iterator[None]:
         undoing.enter_context(_replaced(scaler, "step", lambda run: _scaling(run, told(observer.scaled))))
         undoing.enter_context(_replaced(scaler, "scale", lambda run: _before(run, told(observer.scaling))))
         undoing.enter_context(_replaced(nn.Module, "__init__", lambda run: _after(run, told(observer.module_made))))
+        for owner in (nn.utils, nn.utils.clip_grad):
+            undoing.enter_context(
+                _replaced(owner, "clip_grad_norm_", lambda run: _clipping(run, told(observer.clipped)))
+            )
         loader = torch.utils.data.DataLoader
         undoing.enter_context(_replaced(scheduler, "step", lambda run: _before(run, told(observer.scheduled))))
         undoing.enter_context(_replaced(loader, "__iter__", lambda run: _before(run, told(observer.epoch))))
@@ -198,5 +207,16 @@ def _scaling(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[...
             handle.remove()
         tell(self, optimizer, optimizer in stepped)
         return result
+
+    return called
+
+
+def _clipping(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(run)
+    def called(parameters: Any, max_norm: float, *args: Any, **keywords: Any) -> Any:
+        norm = run(parameters, max_norm, *args, **keywords)
+        if type(norm) is Tensor and max_norm > 0:
+            tell(float(max_norm), norm)
+        return norm
 
     return called

@@ -406,7 +406,8 @@ def refereed(question: Question, report: Report) -> Report:
             asked = [_unasked(_numbered(question, check)) for check in ON_REQUEST[REFEREE](question)]
             checks += [check for check in asked if check.input in report.inputs]
     report = replace(report, checks=tuple(checks))
-    return replace(report, checks=tuple(_suspected(question, report, check) for check in checks))
+    checks = [_suspected(question, report, check) for check in checks]
+    return replace(report, checks=tuple(_tangent_alone(replace(report, checks=tuple(checks)), c) for c in checks))
 
 
 def _suspected(question: Question, report: Report, check: Check) -> Check:
@@ -421,11 +422,43 @@ def _suspected(question: Question, report: Report, check: Check) -> Check:
     others = {c.oracle: c for c in report.checks if c.input == check.input and c.verdict == "agrees"}
     if FORWARD not in others or RULES not in others or question.frozen is not None:
         return check
-    exact = [others[oracle].bounds for oracle in (RULES, REFEREE) if oracle in others]
-    sharp = [bounds for bounds in exact if bounds is not None and bool(seen(bounds, report.wanted).all())]
+    exact = (others[oracle] for oracle in (RULES, REFEREE) if oracle in others)
+    sharp = [check for check in exact if _is_whole(check, report.wanted)]
     analytic = others[ANALYTIC].bound if ANALYTIC in others else None
     contradicted = analytic is not None and check.worst is not None and 2 * analytic < check.worst
     return replace(check, verdict="cannot say", reason="suspect") if len(sharp) == 2 or contradicted else check
+
+
+def _tangent_alone(report: Report, check: Check) -> Check:
+    """Returns forward mode as no judge where it alone contradicts, or fails, and others see the gradient to be right.
+
+    It goes by torch's own table of forward formulas, as the gradient does by that of backward ones: each of the two may
+    be the one that is off. Who sees it are differences, the complex step, or the rules and the exact derivative
+    together. Differences need not see every element: which they did not remains unsaid, and is said to.
+    """
+    if check.oracle != FORWARD or check.reason not in ("tangent", "tangent_not_finite"):
+        return check
+    others = [c for c in report.checks if c.input == check.input and c.oracle != FORWARD]
+    whole = {c.oracle for c in others if c.verdict == "agrees" and _is_whole(c, report.wanted)}
+    steps = (c.bound for c in others if (c.oracle, c.verdict) == (ANALYTIC, "agrees"))
+    analytic = any(bound is not None and check.worst is not None and 2 * bound < check.worst for bound in steps)
+    steps_see = any(
+        c.oracle == DIFFERENCES and c.reason in (None, "unseen") and _is_mostly(c, report.wanted) for c in others
+    )
+    confirmed = steps_see or {RULES, REFEREE} <= whole or analytic
+    if not confirmed or any(c.verdict == "differs" for c in others):
+        return check
+    return replace(check, verdict="cannot say", reason=f"{check.reason}_alone")
+
+
+def _is_whole(check: Check, wanted: float) -> bool:
+    """Says whether an oracle saw every element."""
+    return check.bounds is not None and bool(seen(check.bounds, wanted).all())
+
+
+def _is_mostly(check: Check, wanted: float) -> bool:
+    """Says whether an oracle saw most elements."""
+    return check.bounds is not None and float(seen(check.bounds, wanted).double().mean()) > 0.5
 
 
 def _nothing(question: Question) -> Finding | None:

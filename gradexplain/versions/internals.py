@@ -156,6 +156,20 @@ def saved(node: Any, name: str) -> Any:
     return getattr(node, _SAVED + name)
 
 
+def plainly_saved(node: Any, name: str) -> Any:
+    """Returns a tensor that a node keeps as it is, `None` where it has none, or where hooks would be run to get it.
+
+    Torch tells from 2.10 on whether there are hooks; before, nothing is returned.
+    """
+    kept = getattr(node, "_raw_saved_" + name, None)
+    if kept is None or getattr(kept, "unpack_hook", kept) is not None:
+        return None
+    try:
+        return saved(node, name)
+    except RuntimeError:  # freed or overwritten
+        return None
+
+
 _SAVED = "_saved_"
 
 

@@ -151,11 +151,11 @@ def _of_both(question: Question, written: Check, kept: Check) -> Check:
     if stops:
         reason = "cut" if kept.verdict == "agrees" else kept.reason
         return replace(kept, reason=reason, data={**kept.data, **written.data}, stops=stops)
-    if question.quantiles and written.verdict == "differs":
+    if "quantile" in question.definitions and written.verdict == "differs":
         unclear = replace(kept, verdict="cannot say", reason="quantile") if kept.verdict == "agrees" else kept
-        return replace(unclear, data={**kept.data, **written.data, "operator": question.departing})
+        return replace(unclear, data={**kept.data, **written.data, **question.departing})
     if question.departures and written.verdict == "differs":
-        return replace(kept, reason=kept.reason or "departs", data={**kept.data, "operator": question.departing})
+        return replace(kept, reason=kept.reason or "departs", data={**kept.data, **question.departing})
     if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
         return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written

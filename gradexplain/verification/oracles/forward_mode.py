@@ -85,7 +85,7 @@ def _check(question: Question, name: str, slope: float, claim: float, bound: flo
     data: dict[str, object] = {"seen": claim, "right": slope, "resolution": resolution, "joint": joint}
     verdict, reason = _verdict(question, name, worst, bound, resolution)
     if reason == "departs":
-        data["operator"] = question.departing
+        data |= question.departing
     return Check(ORACLE, name, verdict, worst, bound, resolution, reason, data)
 
 

@@ -69,11 +69,11 @@ def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
 def wide(value: Any) -> Any:
     """Returns a value with its floating tensors, and the floating types named in it, in float64 (or complex128)."""
     if isinstance(value, Tensor):
-        if value.dtype == torch.complex64:
-            return value.to(torch.complex128)
-        return value.to(torch.float64) if value.is_floating_point() and value.dtype != torch.float64 else value
-    if value in (torch.float32, torch.float16, torch.bfloat16) if isinstance(value, torch.dtype) else False:
-        return torch.float64
+        real = value.is_floating_point()
+        widest = torch.float64 if real else torch.complex128
+        return value.to(widest) if (real or value.is_complex()) and value.dtype != widest else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     if type(value) in (list, tuple):
         return type(value)(wide(v) for v in value)
     return {k: wide(v) for k, v in value.items()} if type(value) is dict else value

@@ -13,10 +13,11 @@ from gradexplain.verification.oracles.measures import wide
 
 Call = Callable[[Mapping[str, Any]], object]
 
-LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+LOW = (torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32)
 # Functions that make tensors of Python numbers, in torch's default type unless another is asked for.
 _MAKING = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "full", "arange", "linspace", "logspace"})
 _NARROWING = frozenset({"float", "half", "bfloat16"})
+_NARROWING_COMPLEX = frozenset({"cfloat", "chalf"})
 # Functions that draw: in another type they would draw other numbers.
 _DRAWN = frozenset({"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "poisson"})
 _DRAWN_INTO = frozenset(
@@ -58,6 +59,8 @@ class _Promotion(TorchFunctionMode):
         if name in _NARROWING and args and isinstance(args[0], Tensor):
             value = self.widened(args[0])
             return value if value.is_complex() else value.double()
+        if name in _NARROWING_COMPLEX and args and isinstance(args[0], Tensor):
+            return self.widened(args[0]).to(torch.complex128)
         leaves = [value for value in args if isinstance(value, Tensor) and value.dtype in LOW and value.requires_grad]
         given, keywords = self.widened(args), self.widened(keywords)
         if name in _DRAWN | _DRAWN_INTO:

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradexplain.errors import RunError, message_of
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.branches import (
+    hermitian_steps,
     normalised_steps,
     padding_steps,
     quantile_steps,
@@ -132,27 +133,34 @@ class Question:
         return None if isinstance(found, Unable) else replace(self, trace=found, computation=computation)
 
     @cached_property
-    def departures(self) -> Mapping[int, Bent]:
-        """The recorded operators whose gradient is by definition another one: see `recording.branches`."""
-        if isinstance(self.recorded, Unable):
+    def definitions(self) -> Mapping[str, Mapping[int, Bent]]:
+        """The recorded operators whose gradient is by definition another one, by the definition: see `branches`."""
+        function = self.recorded
+        if isinstance(function, Unable):
             return {}
-        symmetric = symmetric_steps(self.recorded, _reads_symmetric)
-        others = (steps(self.recorded) for steps in (padding_steps, normalised_steps, selecting_steps))
-        return {**dict(symmetric), **{n: bent for steps in others for n, bent in steps}, **self.quantiles}
-
-    @cached_property
-    def quantiles(self) -> Mapping[int, Bent]:
-        """Those of them that draw, and whose gradient moves a quantile."""
-        return {} if isinstance(self.recorded, Unable) else dict(quantile_steps(self.recorded))
+        found = {
+            "symmetric": symmetric_steps(function, _reads_symmetric),
+            "hermitian": hermitian_steps(function),
+            "padding": padding_steps(function),
+            "normalised": normalised_steps(function),
+            "selecting": selecting_steps(function),
+            "quantile": quantile_steps(function),
+        }
+        return {name: bent for name, steps in found.items() if (bent := dict(steps))}
 
     @property
-    def departing(self) -> str:
-        """The names of these operators."""
+    def departures(self) -> Mapping[int, Bent]:
+        """All of these operators."""
+        return {number: bent for steps in self.definitions.values() for number, bent in steps.items()}
+
+    @property
+    def departing(self) -> Mapping[str, object]:
+        """The names of these operators and of the definitions, for a sentence."""
         if isinstance(self.recorded, Unable):
-            return ""
+            return {}
         origins = (self.recorded.steps[number].origin for number in self.departures)
         names = (str(o.operator) if isinstance(o, Event) else o.function.__name__ for o in origins)
-        return ", ".join(dict.fromkeys(names))
+        return {"operator": ", ".join(dict.fromkeys(names)), "definitions": tuple(self.definitions)}
 
     @cached_property
     def frozen(self) -> Replay | Unable | None:

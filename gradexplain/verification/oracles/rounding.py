@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -121,8 +121,32 @@ def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> A
     return made
 
 
+def _in_layers(args: Any, made: Tensor) -> Tensor:
+    shape: Sequence[int] = args[2]
+    grad, rstd, weight = (cast("Tensor", args[i]) for i in (0, 4, 5))
+    terms = grad.abs() if weight is None else (grad * weight).abs()
+    return terms.amax(tuple(range(-len(shape), 0)), keepdim=True) * rstd
+
+
+def _in_groups(args: Any, made: Tensor) -> Tensor:
+    grad, rstd, weight = (cast("Tensor", args[i]) for i in (0, 3, 4))
+    batch, channels, _, groups = args[5:9]
+    terms = grad.abs().reshape(batch, channels, -1)
+    terms = terms if weight is None else terms * weight.abs()[:, None]
+    largest = terms.reshape(batch, groups, -1).amax(-1) * rstd
+    return largest.repeat_interleave(channels // groups, 1).reshape(batch, channels, *[1] * (made.dim() - 2))
+
+
+def _in_batches(args: Any, made: Tensor) -> Tensor:
+    grad, weight, rstd = (cast("Tensor", args[i]) for i in (0, 2, 6))
+    if not args[7] or rstd is None:
+        return torch.zeros_like(made)
+    largest = grad.abs().transpose(0, 1).flatten(1).amax(1) * rstd * (1.0 if weight is None else weight.abs())
+    return largest.reshape(-1, *[1] * (made.dim() - 2))
+
+
 # Operators that are several in one: how large the numbers are that are added inside, where no operand shows it. As in
-# 1 − softmax(x) of a class that has nearly all of the probability.
+# 1 − softmax(x) of a class that has nearly all of the probability, or in ḡ − mean(ḡ) − x̂ mean(ḡ x̂) of a normalisation.
 _INSIDE: Mapping[str, Callable[[Any, Tensor], Tensor]] = {
     "_log_softmax": lambda args, made: made.abs() + 1,
     "_log_softmax_backward_data": lambda args, made: args[0].abs(),
@@ -130,6 +154,9 @@ _INSIDE: Mapping[str, Callable[[Any, Tensor], Tensor]] = {
     "gelu_backward": lambda args, made: args[0].abs(),
     "silu_backward": lambda args, made: args[0].abs(),
     "mish_backward": lambda args, made: args[0].abs(),
+    "native_layer_norm_backward": _in_layers,
+    "native_group_norm_backward": _in_groups,
+    "native_batch_norm_backward": _in_batches,
 }
 
 
@@ -184,7 +211,12 @@ def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
         made = operator(*moved(args), **kwargs)
         inside = _INSIDE.get(schema.name.removeprefix("aten::"))
         if inside is not None:
-            made = made + (torch.finfo(made.dtype).eps * noise.draw(made) * wide(inside(args, made))).to(made.dtype)
+            several = isinstance(made, tuple)
+            first = made[0] if several else made
+            if first is not None and first.numel():
+                size = wide(inside(args, first))
+                first = first + (torch.finfo(first.dtype).eps * noise.draw(first) * size).to(first.dtype)
+            made = (first, *made[1:]) if several else first
         if any(map(differentiable, tensors_in([made]))):
             return made
         made = _answered(given, operator, args, kwargs)  # `lt`, `item`, `argmax`: what is no real tensor is not rounded
