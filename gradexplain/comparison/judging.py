@@ -152,7 +152,8 @@ def last_digit(value: Tensor) -> Tensor:
     Or half of the smallest number that the type has; nothing of an exact 0.
     """
     finfo, size = torch.finfo(value.dtype), wide(value).abs()
-    return size.clamp_min(finfo.smallest_normal).mul_(finfo.eps / 2).mul_(size != 0)
+    last: Tensor = size.clamp_min(finfo.smallest_normal).mul_(finfo.eps / 2).mul_(size != 0)
+    return last
 
 
 @dataclass
