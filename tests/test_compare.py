@@ -314,3 +314,53 @@ def test_elements_of_one_kind_help_each_other_and_others_do_not() -> None:
     assert float(alike.deviation.median()) == pytest.approx(3.0, rel=0.1)
     scale = torch.randn(2000, generator=generator, dtype=torch.float64).mul(3).exp()
     assert moderated((draws * scale).var(0), size, 3).freedom < 5
+
+
+# ---------------------------------------------------------------------------------------------------------- draws
+
+
+def two_masks(x: Tensor, w: Tensor) -> Tensor:
+    h = nn.functional.dropout(x, 0.5)
+    return (h @ nn.functional.dropout(w, 0.5)).tanh().sum()
+
+
+def two_masks_turned(x: Tensor, w: Tensor) -> Tensor:
+    v = nn.functional.dropout(w, 0.5)
+    return (nn.functional.dropout(x, 0.5) @ v).tanh().sum()
+
+
+def by_hand(x: Tensor, w: Tensor) -> Tensor:
+    h = x * (torch.rand(x.shape) > 0.5) * 2
+    return (h @ nn.functional.dropout(w, 0.5)).tanh().sum()
+
+
+def test_draws_are_aligned_or_named() -> None:
+    x, w = numbers((10, 8), (8, 6), dtype=torch.float32)
+    assert not gx.compare(two_masks, two_masks, [x, w]).findings
+    turned = gx.compare(two_masks, two_masks_turned, [x, w])
+    assert (turned.verdict, [f.code for f in turned.findings]) == ("same", ["draws-aligned"])
+    wrong = gx.compare(two_masks, lambda x, w: two_masks_turned(x, w) * 0.9, [x, w])
+    assert wrong.verdict == "differs"
+    assert wrong.of("x").pattern.data["factor"] == "9/10"
+    other = gx.compare(two_masks, by_hand, [x, w])
+    assert (other.verdict, other.findings[0].code) == ("cannot say", "draws-differ")
+    assert "rand (80)" in str(other)
+
+
+def test_what_changes_from_run_to_run_cannot_be_judged() -> None:
+    calls = []
+
+    def drifting(x: Tensor) -> Tensor:
+        calls.append(x)
+        return (x * (1 + len(calls))).sum()
+
+    found = gx.compare(lambda x: x.sum(), drifting, [torch.ones(3)])
+    assert (found.verdict, found.of("x").reason) == ("cannot say", "unsteady")
+    assert "side B" in str(found)
+
+
+def test_a_compiled_function_is_compared_and_our_own_code_is_not_compiled() -> None:
+    compiled = torch.compile(loss, backend="aot_eager")
+    x, w = numbers((10, 8), (8, 6), dtype=torch.float32)
+    assert gx.compare(in_chunks, compiled, [x, w]).verdict == "same"
+    assert gx.compare(MISTAKES["factor"], compiled, [x, w]).of("x").pattern.data["factor"] == "10/9"
