@@ -65,6 +65,22 @@ class Asked(TypedDict, total=False):
     locate: Callable[[], Source | None] | None
 
 
+class AskedOfTwo(TypedDict, total=False):
+    """What `compare` may be asked by name; its docstring says what each means."""
+
+    against: str | None
+    parts: int
+    backend: str | None
+    rename: Mapping[str, str] | None
+    wrt: str | Sequence[str] | None
+    second: bool
+    dtype: torch.dtype | None
+    target: str | None
+
+
+# The further options of a verb, by how it is annotated.
+_FURTHER: Mapping[str, type] = {"Unpack[Asked]": Asked, "Unpack[AskedOfTwo]": AskedOfTwo}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -72,9 +88,9 @@ R = TypeVar("R")
 def _refusing_unknown_options(verb: Callable[P, R]) -> Callable[P, R]:
     """Returns the verb that refuses an option that does not exist by its name, and gives the nearest that does."""
     parameters = inspect.signature(verb).parameters.values()
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    further = next((_FURTHER.get(str(p.annotation), Asked) for p in parameters if p.kind is p.VAR_KEYWORD), None)
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    known += [name for name in Asked.__annotations__ if open_ended]
+    known += list(further.__annotations__) if further is not None else []
 
     @wraps(verb)
     def refusing(*args: P.args, **options: P.kwargs) -> R:
@@ -335,7 +351,7 @@ def assert_same_gradients(
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     undecided: bool = False,
-    **options: Any,
+    **options: Unpack[AskedOfTwo],
 ) -> Comparison:
     """Raises `AssertionError`, in words that can be acted on, unless `compare` says that the two are the same.
 

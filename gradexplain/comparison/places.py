@@ -81,6 +81,14 @@ class _Aligned:
         one, other = _numbers(a), _numbers(b)
         if not one.numel():
             return True
+        spoilt = ~one.isfinite(), ~other.isfinite()
+        if bool(spoilt[0].any() | spoilt[1].any()):
+            there = [t[s] for t, s in zip((one, other), spoilt, strict=True)]
+            if (a.shape == b.shape and not bool(torch.equal(*spoilt))) or len(there[0]) != len(there[1]):
+                return False
+            if not torch.equal(*(t.nan_to_num(0.0).abs().sort()[0] for t in there)):
+                return False
+            one, other = (t.masked_fill(s, 0) for t, s in zip((one, other), spoilt, strict=True))
         if a.shape != b.shape:
             return all(
                 abs(x - y) <= self.tolerance * size for (x, size), (y, _) in zip(_sums(one), _sums(other), strict=True)
