@@ -3,6 +3,7 @@
 The table is that of the guide on `gradexplain run`; the line is the one that a script marks as the cause.
 """
 
+import importlib
 from collections import Counter
 from contextlib import nullcontext
 from copy import deepcopy
@@ -153,6 +154,7 @@ CHANGES = {
     "in_place":         "h = h + x",
     "kept_losses":      "running += loss.item()",
     "log_of_zero":      "loss = -(t * torch.log(p) + (1 - t) * torch.log((1 - p).clamp_min(1e-12))).mean()",
+    "masked_row":       "scores = scores.masked_fill((words == 0).unsqueeze(1), -1e9)",
     "norm_at_zero":     "distance = torch.sqrt(squares + 1e-12)",
     "not_cleared":      "optimizer.zero_grad(); loss.backward()",
     "not_divided":      "(loss / 4).backward()",
@@ -172,9 +174,9 @@ def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> No
     remedy = first["remedy"]
     assert remedy["change"].removesuffix("  # cause") == CHANGES[name]
     assert remedy["tried"]
-    lines = path.read_text(encoding="utf-8").splitlines()
-    own = lines[first["source"]["line"] - 1]
-    lines[first["source"]["line"] - 1] = own[: len(own) - len(own.lstrip())] + remedy["change"]
+    lines, line = path.read_text(encoding="utf-8").splitlines(), first["source"]["line"] - 1
+    line -= name == "masked_row"  # the mask stands above the softmax
+    lines[line] = lines[line][: len(lines[line]) - len(lines[line].lstrip())] + remedy["change"]
     (tmp_path / "data.py").write_bytes((FOLDER / "data.py").read_bytes())
     (tmp_path / "mended.py").write_text("\n".join(lines))
     mended = run_training(tmp_path / "mended.py")
@@ -451,6 +453,48 @@ def test_probabilities_are_rounded_where_they_are_sure_of_the_wrong_label(share:
     found = {p.code: p.data["share"] for p in graph.patterns}
     right = wrong & (label == 0)  # exp(-50) is a number: only 1 is rounded to
     assert found == ({"probability-rounded": pytest.approx(float(right.float().mean()))} if share > 0.01 else {})
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_step_that_computes_its_gradients_by_a_closure_is_looked_at_when_they_are_there(by_name: bool) -> None:
+    w, ledger = torch.nn.Parameter(torch.tensor([3.0, 4.0])), Ledger()
+    optimizer = torch.optim.SGD([w], lr=0.25)
+    values = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (w * w).sum() + (0 * w.log()).sum()  # the gradient of a square is twice the number
+        loss.backward()
+        values.append(loss.item())
+        return loss
+
+    with watched(ledger):
+        for step in range(4):
+            if step == 2:
+                w.data[0] = 0
+            assert optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    (steps,) = ledger.optimizers.values()
+    assert list(steps.norms)[:2] == [10.0, 5.0]
+    assert steps.count == len(values) == 4
+    assert ledger.flag is not None
+    assert ledger.flag.step == 2
+
+
+def test_a_line_of_the_script_is_named_before_one_of_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "a_trainer.py").write_text("def learn(loss):\n    loss.backward()\n")
+    monkeypatch.syspath_prepend(folder)
+    learn = importlib.import_module("a_trainer").learn
+    w, ledger = torch.ones(2, requires_grad=True), Ledger()
+    with watched(ledger):
+        for _ in range(3):
+            learn((w * w).sum())
+            learn((w + w).sum())
+    calls = [(call.source.file, call.source.code, len(call.losses)) for call in ledger.calls.values() if call.source]
+    assert calls == [(__file__, "learn((w * w).sum())", 3), (__file__, "learn((w + w).sum())", 3)]
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

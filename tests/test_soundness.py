@@ -17,7 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
 from gradexplain.verification.oracles.elements import MOST_PARTS, output_parts
+from gradexplain.verification.oracles.own_type import Judged, number_of
 from gradexplain.verification.verdicts import Report
 
 Function = Callable[..., Tensor]
@@ -849,3 +852,14 @@ def test_log_probabilities_that_were_rounded_are_normalised(dtype: torch.dtype) 
     assert gx.verify(loss, {"given": given}).verdict == "agrees"
     assert gx.verify(lambda given: loss(Scaled.apply(given)), {"given": given}).verdict == "differs"
     assert gx.verify(loss, {"given": given + 0.1}).verdict == "differs"
+
+
+def test_what_rounding_can_make_nan_of_is_not_called_wrong() -> None:
+    """Rounding at random that ends in nan explains any difference: that is no error of the gradient, and no number."""
+    own = trace(computation_of(lambda x: (x * x).sum(), {"x": torch.tensor([3.0])}))
+    judged = Judged(torch.tensor([20.0], dtype=torch.float64), lambda: torch.zeros(1), torch.ones(1), 20.0)
+    spreads = {"number": torch.zeros(1), "rounding": torch.tensor([math.nan])}
+    for reason, spread in spreads.items():
+        problem = number_of(own, "x", judged, lambda spread=spread: spread).problem
+        assert problem is not None
+        assert problem.reason == reason

@@ -36,17 +36,20 @@ def changes_for(finding: Finding) -> Iterator[Change]:
     key = str(finding.data.get("remedy", finding.code)) if "detail" in finding.data else finding.code
     if source is None:
         return
-    old = linecache.getline(source.file, source.line).strip()
-    for edit in _EDITS.get(key, ()):
-        try:
-            new = edit(old, source, finding)
-            ast.parse(new or "")
-        except (SyntaxError, ValueError):
-            continue
-        if new and new != old:
-            yield Change(source.file, source.line, old, new)
+    above = range(source.line, max(0, source.line - _ABOVE), -1) if key == "masked_row" else [source.line]
+    for line in above:  # a mask is put on before the softmax
+        old = linecache.getline(source.file, line).strip()
+        for edit in _EDITS.get(key, ()):
+            try:
+                new = edit(old, source, finding)
+                ast.parse(new or "")
+            except (SyntaxError, ValueError):
+                continue
+            if new and new != old:
+                yield Change(source.file, line, old, new)
 
 
+_ABOVE = 8
 Edit = Callable[[str, Source, Finding], str | None]
 
 
