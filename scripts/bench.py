@@ -4,6 +4,7 @@
     .venv/bin/python scripts/bench.py explain --small    # the 12-layer transformer at an eighth of its width
     .venv/bin/python scripts/bench.py graph              # graphs, against torchviz, torchview and torchlens
     .venv/bin/python scripts/bench.py run                # trainings under watch, against detect_anomaly and hooks
+    .venv/bin/python scripts/bench.py compare            # pairs, equal and planted, beside assert_close
 
 Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's
 speed may drift, the ratio does not.
@@ -18,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+import bench_compare
 import bench_graph
 import bench_run
 import bench_verify
@@ -44,6 +46,7 @@ def main() -> None:
     explain.set_defaults(run=lambda a: bench_explain(small=a.small, runs=a.runs))
     bench_verify.add_to(commands)
     bench_run.add_to(commands)
+    bench_compare.add_to(commands)
     graph = commands.add_parser("graph", help="drawing graphs, beside other drawers that are installed")
     graph.add_argument("--only", help="the cases whose name holds this")
     graph.set_defaults(run=lambda a: bench_graph.bench_graph(a.only))

@@ -3,6 +3,7 @@
 The table is that of the guide on `gradexplain run`; the line is the one that a script marks as the cause.
 """
 
+import importlib
 from collections import Counter
 from contextlib import nullcontext
 from copy import deepcopy
@@ -153,6 +154,7 @@ CHANGES = {
     "in_place":         "h = h + x",
     "kept_losses":      "running += loss.item()",
     "log_of_zero":      "loss = -(t * torch.log(p) + (1 - t) * torch.log((1 - p).clamp_min(1e-12))).mean()",
+    "masked_row":       "scores = scores.masked_fill((words == 0).unsqueeze(1), -1e9)",
     "norm_at_zero":     "distance = torch.sqrt(squares + 1e-12)",
     "not_cleared":      "optimizer.zero_grad(); loss.backward()",
     "not_divided":      "(loss / 4).backward()",
@@ -172,15 +174,52 @@ def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> No
     remedy = first["remedy"]
     assert remedy["change"].removesuffix("  # cause") == CHANGES[name]
     assert remedy["tried"]
-    lines = path.read_text(encoding="utf-8").splitlines()
-    own = lines[first["source"]["line"] - 1]
-    lines[first["source"]["line"] - 1] = own[: len(own) - len(own.lstrip())] + remedy["change"]
+    lines, line = path.read_text(encoding="utf-8").splitlines(), first["source"]["line"] - 1
+    line -= name == "masked_row"  # the mask stands above the softmax
+    lines[line] = lines[line][: len(lines[line]) - len(lines[line].lstrip())] + remedy["change"]
     (tmp_path / "data.py").write_bytes((FOLDER / "data.py").read_bytes())
     (tmp_path / "mended.py").write_text("\n".join(lines))
     mended = run_training(tmp_path / "mended.py")
     assert first["code"] not in mended.codes
     losses = mended.losses[: remedy["result"]["steps"]]
     assert losses[0] == remedy["result"]["first"]
+
+
+# fmt: off
+BORN = {  # a line, the number that u[2] is at step 2: where, the values that met, the change that was tried
+    "u / u.norm(dim=1)[:, None]":
+                             (0.0,  "v[2, 0]", {"x": 0.0, "z": 0.0},  "u / (u.norm(dim=1)[:, None] + 1e-12)"),
+    "u ** 0.5":              (0.0,  "u[2, 0]", {"x": 0.0, "n": 0.5},  "u.clamp_min(1e-12) ** 0.5"),
+    "torch.hypot(u, 0 * u)": (0.0,  "u[2, 0]", {"x": 0.0, "z": 0.0},  "torch.hypot(u + 1e-12, 0 * u)"),
+    "u[rows].std(0)":        (1.0,  "v[0]",    {"count": 1, "correction": 1}, "u[rows].std(0, correction=0)"),
+    "u.masked_fill(u > 0.5, -torch.inf).softmax(1)":
+                             (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("line", BORN)
+def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tried(line: str, tmp_path: Path) -> None:
+    number, element, values, change = BORN[line]
+    script = tmp_path / "born.py"
+    script.write_text(
+        "import torch\n"
+        "torch.manual_seed(0)\n"
+        "model = torch.nn.Linear(3, 3)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)\n"
+        "for step in range(4):\n"
+        "    at = (torch.arange(6) == 2)[:, None] & (torch.tensor(step) == 2)\n"
+        f"    u = torch.where(at, {number}, 0.25 + 0.0 * torch.arange(6)[:, None]) + 0 * model(torch.rand(6, 3))\n"
+        "    rows = at[:, 0] if bool(at.any()) else ~at[:, 0]\n"
+        f"    v = {line}\n"
+        "    optimizer.zero_grad()\n"
+        "    (v * torch.arange(1, 1 + v.shape[-1])).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    first = run_training(script).record["findings"][0]
+    assert (first["step"], first["source"]["line"]) == (2, 9)
+    assert (first["element"], first["values"]) == (element, values)
+    assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
 
 
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
@@ -414,6 +453,48 @@ def test_probabilities_are_rounded_where_they_are_sure_of_the_wrong_label(share:
     found = {p.code: p.data["share"] for p in graph.patterns}
     right = wrong & (label == 0)  # exp(-50) is a number: only 1 is rounded to
     assert found == ({"probability-rounded": pytest.approx(float(right.float().mean()))} if share > 0.01 else {})
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_step_that_computes_its_gradients_by_a_closure_is_looked_at_when_they_are_there(by_name: bool) -> None:
+    w, ledger = torch.nn.Parameter(torch.tensor([3.0, 4.0])), Ledger()
+    optimizer = torch.optim.SGD([w], lr=0.25)
+    values = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (w * w).sum() + (0 * w.log()).sum()  # the gradient of a square is twice the number
+        loss.backward()
+        values.append(loss.item())
+        return loss
+
+    with watched(ledger):
+        for step in range(4):
+            if step == 2:
+                w.data[0] = 0
+            assert optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    (steps,) = ledger.optimizers.values()
+    assert list(steps.norms)[:2] == [10.0, 5.0]
+    assert steps.count == len(values) == 4
+    assert ledger.flag is not None
+    assert ledger.flag.step == 2
+
+
+def test_a_line_of_the_script_is_named_before_one_of_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "a_trainer.py").write_text("def learn(loss):\n    loss.backward()\n")
+    monkeypatch.syspath_prepend(folder)
+    learn = importlib.import_module("a_trainer").learn
+    w, ledger = torch.ones(2, requires_grad=True), Ledger()
+    with watched(ledger):
+        for _ in range(3):
+            learn((w * w).sum())
+            learn((w + w).sum())
+    calls = [(call.source.file, call.source.code, len(call.losses)) for call in ledger.calls.values() if call.source]
+    assert calls == [(__file__, "learn((w * w).sum())", 3), (__file__, "learn((w + w).sum())", 3)]
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

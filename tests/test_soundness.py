@@ -17,7 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.recording.computation import computation_of
+from gradexplain.recording.tracing import trace
 from gradexplain.verification.oracles.elements import MOST_PARTS, output_parts
+from gradexplain.verification.oracles.own_type import Judged, number_of
 from gradexplain.verification.verdicts import Report
 
 Function = Callable[..., Tensor]
@@ -799,3 +802,64 @@ def test_a_cast_to_complex_numbers_stays_in_double_precision(cast: Callable[[Ten
     assert right.worst < 1e-6
     wrong = gx.verify(lambda x: cast(Squared.apply(x, lambda g: g * (1 + 1e-4))).abs().sum(), {"x": x})
     assert wrong.verdict == "differs"
+
+
+def positive(dtype: torch.dtype) -> Tensor:
+    a = torch.randn(4, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    whole = a @ a.mH + torch.eye(4, dtype=dtype)
+    return (whole + whole.mH) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda a: torch.linalg.eigvalsh(a),
+        lambda a: torch.linalg.eigh(a).eigenvectors.abs(),
+        lambda a: torch.linalg.pinv(a, hermitian=True),
+        lambda a: torch.linalg.cholesky(a).abs(),  # of complex numbers the diagonal is real, and its gradient has to be
+    ],
+)
+def test_a_gradient_for_symmetric_changes_is_no_error_and_an_error_beside_it_is(
+    read: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    """Of a symmetric or Hermitian matrix torch reads one triangle, and its gradient is that of changes of both."""
+    a = positive(dtype)
+    assert gx.verify(lambda a: read(a), {"a": a}).verdict == "agrees"
+    wrong = gx.verify(lambda a: read(Scaled.apply(a)), {"a": a})
+    assert wrong.verdict == "differs"
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 1.001 * g
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_probabilities_that_were_rounded_are_normalised(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(12, 2, 5, dtype=dtype, generator=generator).log_softmax(-1)
+    targets = torch.randint(1, 5, (2, 4), generator=generator)
+
+    def loss(given: Tensor) -> Tensor:
+        return F.ctc_loss(given, targets, [12, 12], [4, 4])
+
+    assert gx.verify(loss, {"given": given}).verdict == "agrees"
+    assert gx.verify(lambda given: loss(Scaled.apply(given)), {"given": given}).verdict == "differs"
+    assert gx.verify(loss, {"given": given + 0.1}).verdict == "differs"
+
+
+def test_what_rounding_can_make_nan_of_is_not_called_wrong() -> None:
+    """Rounding at random that ends in nan explains any difference: that is no error of the gradient, and no number."""
+    own = trace(computation_of(lambda x: (x * x).sum(), {"x": torch.tensor([3.0])}))
+    judged = Judged(torch.tensor([20.0], dtype=torch.float64), lambda: torch.zeros(1), torch.ones(1), 20.0)
+    spreads = {"number": torch.zeros(1), "rounding": torch.tensor([math.nan])}
+    for reason, spread in spreads.items():
+        problem = number_of(own, "x", judged, lambda spread=spread: spread).problem
+        assert problem is not None
+        assert problem.reason == reason

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.comparison.comparison import Compared, Comparison, Place
 from gradexplain.comparison.differences import pattern_of, sizes_of
+from gradexplain.comparison.draws import Draw, aligning, noting
 from gradexplain.comparison.judging import (
     Judged,
     Label,
@@ -39,21 +41,25 @@ def compare_sides(
 ) -> Comparison:
     """Returns what came of comparing two sides; with `second`, of their second derivatives as well."""
     names = (a.computation.name, b.computation.name)
-    one, other, findings = _run_both(a, b, rename)
+    a, b, one, other, findings = both_run(a, b, rename)
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
     sizes = sizes_of(a.computation.inputs)
-    a, b = replace(a, outputs=one.reached or a.outputs), replace(b, outputs=other.reached or b.outputs)
-    course = judged(a, b, one, other, rename)
+    course = judged(a, b, one, other)
+    if course.differs and one.drew and other.drew:
+        course, more = _aligned(course)
+        findings = (*findings, *more)
     tensors, runs = course.tensors(sizes), course.runs
     if second and one.reached and not any(c.reason == "shape" for c in tensors):
         a2, b2 = a.second(), b.second()
-        again = judged(a2, b2, a2.run(), b2.run(), rename)
+        again = judged(a2, b2, a2.run(), b2.run())
         tensors += [
             replace(c, kind="second") for c in again.tensors(sizes) if c.kind == "gradient" and c.name in one.gradients
         ]
         runs = max(runs, again.runs)
     place = course.place(tensors) if one.reached else None
+    if any(f.code == "draws-differ" for f in findings):
+        tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
         names,
         tuple(tensors),
@@ -66,68 +72,82 @@ def compare_sides(
     )
 
 
+def _aligned(course: Course) -> tuple[Course, Iterator[Finding]]:
+    """Returns the course where every draw has the same numbers on both sides, if they draw the same in another order.
+
+    And what is to be said of that.
+    """
+    drawn: tuple[list[Draw], list[Draw]] = ([], [])
+    for side, draws in zip(course.sides, drawn, strict=True):
+        side.measurable().run(noting(draws))
+    if drawn[0] == drawn[1]:
+        return course, iter(())
+    if sorted(drawn[0]) != sorted(drawn[1]):
+        ours, theirs = (_some([f"{name} ({count})" for name, count in draws]) for draws in drawn)
+        return course, iter([Finding("draws-differ", {"ours": ours, "theirs": theirs})])
+    a, b = (replace(side.measurable(), around=(*side.measurable().around, aligning)) for side in course.sides)
+    return judged(a, b, a.run(), b.run()), iter([Finding("draws-aligned", {})])
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
 
 
-def _run_both(a: Side, b: Side, rename: Mapping[str, str]) -> tuple[Outcome, Outcome, tuple[Finding, ...]]:
-    """Returns both outcomes under the reference's names, of outputs that both have, and what only one side has."""
+def both_run(a: Side, b: Side, rename: Mapping[str, str]) -> tuple[Side, Side, Outcome, Outcome, tuple[Finding, ...]]:
+    """Returns both sides with what they gave: of outputs that both have, all under the reference's names.
+
+    And what is to be said of outputs that only one of them has.
+    """
     one, other = a.run(), b.run()
     if not one.reached or not other.reached:
-        return one, _named_alike(one, other, rename), ()
+        called = matched(tuple(one.gradients), tuple(other.gradients), rename)
+        b = replace(b, names={**b.names, **called})
+        gradients = {called[n]: g for n, g in other.gradients.items()}
+        return a, b, replace(one, values={}), replace(other, values={}, gradients=gradients), ()
     alike = dict(zip(other.values, one.values, strict=False)) if len(one.values) == len(other.values) else {}
     alike = {n: n if n in one.values else alike.get(n, n) for n in other.values}
     common = [n for n in other.reached if alike[n] in one.reached]
     if not common:
         raise InputError("compare_outputs", ours=", ".join(one.reached), theirs=", ".join(other.reached))
-    alone = [n for n in one.reached if n not in {alike[c] for c in common}]
-    findings = [Finding("output-alone", {"name": n, "side": a.computation.name}) for n in alone]
-    findings += [
-        Finding("output-alone", {"name": n, "side": b.computation.name}) for n in other.reached if n not in common
-    ]
-    if alone:
-        one = replace(a, outputs=tuple(alike[n] for n in common)).run()
-    if len(common) < len(other.reached):
-        other = replace(b, outputs=tuple(common)).run()
-    shared = {alike[n]: v for n, v in other.values.items() if alike[n] in one.values}
-    one = replace(one, values={n: v for n, v in one.values.items() if n in shared})
-    return one, replace(other, values=shared), tuple(findings)
-
-
-def _named_alike(one: Outcome, other: Outcome, rename: Mapping[str, str]) -> Outcome:
-    """Returns the outcome of the candidate with its gradients under the reference's names."""
-    called = matched(tuple(one.gradients), tuple(other.gradients), rename)
-    return replace(other, values={}, gradients={called[n]: g for n, g in other.gradients.items()})
+    alone = [(a, n) for n in one.reached if n not in {alike[c] for c in common}]
+    alone += [(b, n) for n in other.reached if n not in common]
+    if alone or alike != {n: n for n in other.values}:
+        a, b = replace(a, outputs=tuple(alike[n] for n in common)), replace(b, outputs=tuple(common), results=alike)
+        one, other = a.run(), b.run()
+    findings = tuple(Finding("output-alone", {"name": n, "side": side.computation.name}) for side, n in alone)
+    return a, b, one, other, findings
 
 
 @dataclass(frozen=True)
 class Course:
-    """What was found out about two sides: what needed no measure, the pairs that did, and how each view was judged."""
+    """What was found out about two sides: what needed no measure, and how the other pairs were judged."""
 
     sides: tuple[Side, Side]
     widened: tuple[Side | None, Side | None]
     labels: Sequence[Label]
     done: Mapping[Label, Compared]
-    pairs: Sequence[Pair]
     judged: Sequence[Judged]
     runs: int
 
     @property
+    def differs(self) -> bool:
+        """Whether a tensor differs."""
+        return any(c.verdict == "differs" for c in self.done.values()) or any(j.worst > 1 for j in self.judged)
+
+    @property
     def truth(self) -> str:
         """The type of the third run, "" where there was none."""
-        return "float64" if any(p.truth is not None for p in self.pairs) else ""
+        return "float64" if any(j.pair.truth is not None for j in self.judged) else ""
 
     def tensors(self, sizes: Mapping[str, int]) -> list[Compared]:
         """Returns the verdict on every tensor, and of those that differ what that looks like."""
         found = dict(self.done)
-        for pair in self.pairs:
-            views = [j for j in self.judged if j.pair is pair]
-            compared = verdict_of(pair, views)
+        for one in self.judged:
+            compared = verdict_of(one)
             if compared.verdict == "differs":
-                elements = next(j for j in views if j.view is None)
-                compared = replace(compared, pattern=pattern_of(pair, elements, sizes))
-            found[pair.kind, pair.name] = compared
-        return [found[label] for label in self.labels]
+                compared = replace(compared, pattern=pattern_of(one, sizes))
+            found[one.pair.label] = compared
+        return [found[label] for label in self.labels if label in found]
 
     def place(self, tensors: Sequence[Compared]) -> Place | None:
         """Returns the first place where the two runs part, in float64 where the formulas themselves do."""
@@ -137,7 +157,7 @@ class Course:
         formulas = any(j.formulas > 1 for j in self.judged)
         one, other = (w if formulas and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         try:
-            first, second = (watched(side.without_hooks()) for side in (one, other))
+            first, second = (watched(side.measurable()) for side in (one, other))
         except GradexplainError:  # what cannot be watched has no steps
             return None
         eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
@@ -145,27 +165,36 @@ class Course:
         return parting(first, second, other.names, eps, size)
 
 
-def judged(a: Side, b: Side, one: Outcome, other: Outcome, rename: Mapping[str, str]) -> Course:
+def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
     """Returns what is found out about two sides that gave these outcomes."""
     ours, theirs = outcome_tensors(one), outcome_tensors(other)
     done, pairs = settled(ours, theirs)
     widened: tuple[Side | None, Side | None] = (None, None)
     if pairs and (is_low(one) or is_low(other)):
         constants: list[Tensor] = []
-        (first, right), (second, formula) = in_float64(a, ours, constants), in_float64(b, theirs, constants, rename)
+        (first, right), (second, formula) = in_float64(a, ours, constants), in_float64(b, theirs, constants)
         widened = (first, second)
         formula = formula if right is not None else None
         rounded = any(map(is_rounded, constants))
         pairs = [replace(p, truth=_known(right, p), formula=_known(formula, p), rounded=rounded) for p in pairs]
-    found, runs = decide(Measured(pairs, (a.without_hooks(), b.without_hooks()))) if pairs else ([], 0)
-    return Course((a, b), widened, tuple(ours), done, pairs, found, runs)
+    measured = Measured(pairs, (a, b))
+    found, runs = decide(measured) if pairs else ([], 0)
+    done |= {pair.label: c for pair in pairs if (c := measured.unjudged(pair)) is not None}
+    found = [j for j in found if j.pair.label not in done]
+    return Course((a, b), widened, tuple(ours), done, found, runs)
 
 
 def watched(side: Side) -> Trace:
     """Returns the steps of a side, forward and backward."""
     returned: list[Returned] = []
     joined = side.joined(returned)
-    return trace(joined, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
+
+    def call(given: Mapping[str, Any]) -> object:
+        with side.running():
+            return joined.call(given)
+
+    around = replace(joined, call=call)
+    return trace(around, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:
@@ -177,9 +206,7 @@ def _known(found: Tensors | None, pair: Pair) -> Tensor | None:
     return None if bool((spoilt & (pair.one != 0)).any()) else wide(value).masked_fill(spoilt, 0)
 
 
-def in_float64(
-    side: Side, own: Tensors, constants: list[Tensor], rename: Mapping[str, str] | None = None
-) -> tuple[Side | None, Tensors | None]:
+def in_float64(side: Side, own: Tensors, constants: list[Tensor]) -> tuple[Side | None, Tensors | None]:
     """Returns a side in float64 and what it gives, tensors of the same shapes; `None` where it does not run so.
 
     What it holds in a shorter type is added to `constants`.
@@ -188,22 +215,9 @@ def in_float64(
         return side, own
     for candidate in side.widened(constants):
         try:
-            outcome = candidate.run()
-            if not outcome.reached and rename is not None:
-                names = Outcome({}, {n: None for _, n in own})
-                outcome = _named_alike(names, outcome, rename)
+            found = outcome_tensors(candidate.run())
         except Exception:  # the user's function, or torch's, is not made for these types
             continue
-        given = outcome_tensors(outcome)
-        found = given if rename is None else _in_order(own, given)
         if all(t is None or ((u := found.get(n)) is not None and u.shape == t.shape) for n, t in own.items()):
             return candidate, found
     return None, None
-
-
-def _in_order(own: Tensors, found: Tensors) -> Tensors:
-    """Returns the values of a candidate under the reference's names, which come in the same order."""
-    values = [t for (kind, _), t in found.items() if kind == "value"]
-    names = [label for label in own if label[0] == "value"]
-    rest = {label: t for label, t in found.items() if label[0] != "value"}
-    return {**dict(zip(names, values, strict=False)), **rest}

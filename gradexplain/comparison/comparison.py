@@ -25,9 +25,21 @@ Kind = Literal["value", "gradient", "second"]
 #   nan         not a number on both sides
 #   small       the gradient is smaller than what rounding makes of it: nothing was tested
 #   unsteady    a side gives other numbers from run to run
+#   draws       the sides draw random numbers that cannot be aligned
 #   unmeasured  the rounding could not be measured
 Reason = Literal[
-    "bits", "rounding", "none", "beyond", "missing", "shape", "nan_in_one", "nan", "small", "unsteady", "unmeasured"
+    "bits",
+    "rounding",
+    "none",
+    "beyond",
+    "missing",
+    "shape",
+    "nan_in_one",
+    "nan",
+    "small",
+    "unsteady",
+    "draws",
+    "unmeasured",
 ]
 
 
@@ -35,11 +47,14 @@ Reason = Literal[
 class Compared:
     """One tensor of both sides. `times` is how many times the rounding that explains it the largest difference is.
 
+    Of a `formula` that is another one in float64, it is how many times what the type resolves.
+
     `place` is the element where that is so, with both numbers and the `truth` there; `whole` says that no element tells
     by itself, but all of them together (`dim` is then along which dimension, if any). `ulps` are how far the sides are
     from the truth, in units in the last place of the coarser type; `resolution` what relative error of a typical
     element would have been seen, `untested` the number of elements that are smaller than their own rounding. `hidden`
-    is how far the two are apart in float64 where their own type does not resolve it.
+    is how far the two are apart in float64 where their own type does not resolve it; `data` is what else a sentence
+    about the reason needs.
     """
 
     name: str
@@ -53,6 +68,7 @@ class Compared:
     numbers: tuple[Any, Any] | None = None
     truth: Any = None
     relative: float = 0.0
+    formula: bool = False
     whole: bool = False
     dim: int | None = None
     ulps: tuple[float, float] | None = None
@@ -61,6 +77,7 @@ class Compared:
     hidden: float = 0.0
     count: int = 0
     pattern: Pattern | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nearer(self) -> Literal["a", "b"] | None:

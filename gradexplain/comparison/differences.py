@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.comparison.judging import Judged, Pair
+from gradexplain.comparison.judging import Judged
 from gradexplain.verification.oracles.measures import wide
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown
 
@@ -22,11 +22,12 @@ _KNOWN = 1e-9
 Recognised = tuple[str, Mapping[str, Any]]
 
 
-def pattern_of(pair: Pair, judged: Judged, sizes: Mapping[str, int]) -> Pattern:
+def pattern_of(judged: Judged, sizes: Mapping[str, int]) -> Pattern:
     """Returns what the difference of a pair looks like, in float64 where both formulas are known there.
 
     `sizes` are the numbers of the problem that a factor may be made of, by what they are.
     """
+    pair = judged.pair
     right, seen = wide(pair.one), wide(pair.other)
     slack = judged.allowed + judged.allowed.new_tensor(pair.eps) * right.abs()
     if judged.formulas > 1 and pair.truth is not None and pair.formula is not None:

@@ -6,8 +6,9 @@ held against the truth as well, with its own rounding alone: a coarse reference 
 
 Where both can be run in float64, the two formulas are held against each other there, where neither side rounds to its
 own type. What is left between them is no rounding. So it is a difference where the sides' own type can resolve it: more
-than a last digit, and more than one standard deviation of what rounding does. But a constant that was made in a short
-type is rounded, in float64 as well: where there are such, the difference has to be more than all that rounding does.
+than a last digit of an element, and more than one standard deviation of what rounding does to it, or more than a last
+digit of all elements together. But a constant that was made in a short type is rounded, in float64 as well: where there
+are such, the difference has to be more than all that rounding does.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ import torch
 from torch import Tensor
 
 from gradexplain.comparison.comparison import Compared, Kind, Reason
-from gradexplain.comparison.rounding import PLAIN, STAGES, Rounding, Trials, quantile
+from gradexplain.comparison.rounding import STAGES, Rounding, Trials, moderated, quantile
 from gradexplain.comparison.sides import Outcome, Side
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import differentiable
+from gradexplain.recording.plain import is_slight
 from gradexplain.verification.oracles.measures import plain, wide
 from gradexplain.verification.oracles.promotion import LOW
 from gradexplain.verification.oracles.rounding import trials
@@ -51,10 +53,22 @@ class Pair:
     rounded: bool = False  # a formula has constants of a short type in it
 
     @property
+    def label(self) -> Label:
+        """What it is, and its name."""
+        return self.kind, self.name
+
+    @property
     def base(self) -> Tensor:
         """The best that is known of what it should be."""
         best: Tensor = wide(self.one if self.truth is None else self.truth)
         return best
+
+    def share(self, value: Tensor) -> Tensor:
+        """Returns how many times the base is in a tensor, as a number: ⟨value, base⟩ / ⟨base, base⟩."""
+        base = self.base
+        scaled = (base / base.abs().max().clamp_min(_LEAST)).conj()
+        within, whole = ((t * scaled).real.sum() if t.is_complex() else (t * scaled).sum() for t in (wide(value), base))
+        return within / whole if bool(whole != 0) else whole
 
     @property
     def eps(self) -> float:
@@ -75,6 +89,8 @@ def settled(
     done: dict[Label, Compared] = {}
     pairs: list[Pair] = []
     for label, a in one.items():
+        if label[0] == "value" and label not in other:  # an output that one side alone has
+            continue
         b = other.get(label)
         if a is None or b is None:
             done[label] = _absent(*label, a, b)
@@ -134,70 +150,17 @@ def _plain(kind: Kind, name: str, a: Tensor | None, b: Tensor | None, reason: Re
     return Compared(name, kind, verdict, reason, shapes, dtypes, count=count)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------------------------- views
-
-
-def views(pair: Pair) -> Iterator[int | None]:
-    """Yields what is looked at of a pair: its elements, all together, and the slices along each dimension."""
-    yield None
-    if pair.base.numel() > 1 and bool((pair.base != 0).any()):
-        yield -1
-        yield from (d for d, size in enumerate(pair.base.shape) if 1 < size < pair.base.numel())
-
-
-def seen_by(view: int | None, value: Tensor, base: Tensor) -> Tensor:
-    """Returns the elements, or how much of `base` is in them: ⟨value, base⟩ / ⟨base, base⟩, over all or each slice."""
-    if view is None:
-        return wide(value)  # type: ignore[no-any-return]
-    others = list(range(base.dim())) if view == -1 else [d for d in range(base.dim()) if d != view]
-    scaled = base / base.abs().amax(others, keepdim=True).clamp_min(_LEAST)
-    within, whole = (_real(t * scaled.conj()).sum(others) for t in (wide(value), base))
-    return torch.where(whole != 0, within / torch.where(whole != 0, whole, 1.0), 0.0)
-
-
-# Squares of what is smaller vanish in float64.
-_LEAST = torch.finfo(torch.float64).smallest_normal
-
-
-def _real(value: Tensor) -> Tensor:
-    return value.real if value.is_complex() else value
-
-
-def last_digit(view: int | None, value: Tensor, base: Tensor) -> Tensor:
-    """Returns what the last rounding of all makes of a view of a tensor, at most.
-
-    Of an element half a last digit, or half of the smallest number of the type. Over many elements these errors are
-    independent unless the elements are the same number, rounded to the same side: these stay together.
-    """
-    finfo = torch.finfo(value.dtype)
-    own = (finfo.eps / 2) * wide(value).abs().clamp_min(finfo.smallest_normal)
-    own = torch.where(wide(value) == 0, torch.where(base == 0, 0.0, own), own)
-    if view is None:
-        return own
-    others = list(range(base.dim())) if view == -1 else [d for d in range(base.dim()) if d != view]
-    scaled = base.abs() / base.abs().amax(others, keepdim=True).clamp_min(_LEAST)
-    below, weighed = (scaled * base.abs()).sum(others), own * scaled
-    above = weighed.sum(others) if value.numel() > MOST_SORTED else _together(weighed, value, view)
-    return torch.where(below != 0, above / torch.where(below != 0, below, 1.0), 0.0)
-
-
-def _together(weighed: Tensor, value: Tensor, view: int) -> Tensor:
-    """Returns the size of a sum of errors over all elements or each slice: those of one number add up, others mix."""
-    bits = torch.view_as_real(value.resolve_conj())[..., 0] if value.is_complex() else value
-    _, number = torch.unique(bits, return_inverse=True)
-    count = value.shape[view] if view >= 0 else 1
-    at = torch.arange(count, device=value.device).reshape([-1 if d == view else 1 for d in range(value.dim())])
-    keys, group = torch.unique((number * count + (at if view >= 0 else 0)).flatten(), return_inverse=True)
-    sums = weighed.new_zeros(len(keys)).scatter_add_(0, group, weighed.flatten())
-    squares = weighed.new_zeros(count).scatter_add_(0, keys % count, sums.square())
-    return squares.sqrt() if view >= 0 else squares.sqrt()[0]
-
-
-# Elements are sorted to find those that are one number; of more, all are taken for one.
-MOST_SORTED = 1 << 20
-
-
 # ---------------------------------------------------------------------------------------------------------- rounding
+
+
+def last_digit(value: Tensor) -> Tensor:
+    """Returns what the last rounding of all makes of each element, at most: half a last digit.
+
+    Or half of the smallest number that the type has; nothing of an exact 0.
+    """
+    finfo, size = torch.finfo(value.dtype), wide(value).abs()
+    last: Tensor = size.clamp_min(finfo.smallest_normal).mul_(finfo.eps / 2).mul_(size != 0)
+    return last
 
 
 @dataclass
@@ -207,49 +170,72 @@ class Measured:
     pairs: Sequence[Pair]
     sides: tuple[Side, Side]
     trials: tuple[Trials, Trials] = field(default_factory=lambda: (Trials(), Trials()))
-    running: list[Iterator[Mapping[Any, Tensor]] | None] = field(default_factory=lambda: [None, None])
+    running: list[Iterator[Mapping[Label, Tensor]] | None] = field(default_factory=lambda: [None, None])
     failed: list[str | None] = field(default_factory=lambda: [None, None])
+    unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
 
     @property
     def count(self) -> int:
         """How many numbers are looked at in all."""
-        return sum(seen_by(v, p.base, p.base).numel() for p in self.pairs for v in views(p))
+        return sum(pair.one.numel() for pair in self.pairs)
+
+    def repeat(self) -> None:
+        """Runs both sides once more: what is not what it was, but for another order of sums, is no rounding."""
+        for i, side in enumerate(self.sides):
+            known = outcome_tensors(side.run())
+            for pair in self.pairs:
+                own, found = (pair.one, pair.other)[i], known.get(pair.label)
+                if found is None or not is_slight(own, found):
+                    self.unsteady[pair.label] = i
 
     def take(self, count: int) -> None:
         """Makes trials of both sides until there are so many of each."""
         for i, side in enumerate(self.sides):
             if self.failed[i] is None:
                 try:
-                    if self.running[i] is None:
-                        self.running[i] = trials(partial(self._trial, side), together=True)
-                    self.trials[i].take(self.running[i], count)  # type: ignore[arg-type]
+                    running = self.running[i] or trials(partial(self._trial, side.measurable()))
+                    self.running[i] = running
+                    self.trials[i].take(running, count)
                 except Exception as fault:  # the user's function, or torch's, refuses a number next to its own
                     self.failed[i] = str(fault).split("\n", 1)[0]
 
-    def _trial(self, side: Side, mode: Any) -> Mapping[Any, Tensor]:
+    def _trial(self, side: Side, mode: Any) -> Mapping[Label, Tensor]:
         found = outcome_tensors(side.run(mode))
-        own = {(p.kind, p.name): p for p in self.pairs}
-        seen: dict[Any, Tensor] = {}
-        for label, pair in own.items():
-            value = found.get(label)
-            if value is None or value.shape != pair.base.shape:
-                raise ValueError(f"{label[1]}: another shape")
-            for view in views(pair):
-                seen[(*label, view)] = seen_by(view, value, pair.base)
-        return seen
+        seen = {pair.label: t for pair in self.pairs if (t := found.get(pair.label)) is not None}
+        if any(pair.label not in seen or seen[pair.label].shape != pair.one.shape for pair in self.pairs):
+            raise ValueError("another shape")
+        return seen | {_of_all(pair): pair.share(seen[pair.label]) for pair in self.pairs}
 
-    def rounding(self, pair: Pair, view: int | None) -> tuple[Rounding, Rounding] | None:
+    def shares(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
+        """Returns what rounding does to all elements together, as `rounding` does to each."""
+        return self._both(_of_all(pair), [pair.share(t) for t in (pair.one, pair.other)], [torch.zeros(())] * 2)
+
+    def rounding(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
         """Returns what rounding does to both sides; where one cannot be run so, the other's; `None` without either."""
-        found: list[Rounding | None] = []
-        for i, value in enumerate((pair.one, pair.other)):
-            last = last_digit(view, value, pair.base)
-            known = self.trials[i].count > 1 and self.failed[i] is None
-            size = seen_by(view, value, pair.base)
-            found.append(self.trials[i].rounding((pair.kind, pair.name, view), size, last) if known else None)
-        one, other = found
+        values = [pair.one, pair.other]
+        return self._both(pair.label, values, [last_digit(value) for value in values])
+
+    def _both(self, label: Label, values: Sequence[Tensor], last: Sequence[Tensor]) -> tuple[Rounding, Rounding] | None:
+        one, other = (
+            self.trials[i].rounding(label, values[i], last[i])
+            if self.trials[i].count > 1 and self.failed[i] is None
+            else None
+            for i in (0, 1)
+        )
         if one is None and other is None:
             return None
         return (one or other, other or one)  # type: ignore[return-value]
+
+    def unjudged(self, pair: Pair) -> Compared | None:
+        """Returns what is said of a pair that cannot be judged, `None` of any other."""
+        if pair.label in self.unsteady:
+            reason: Reason = "unsteady"
+            data = {"side": "AB"[self.unsteady[pair.label]]}
+        elif all(self.failed):
+            reason, data = "unmeasured", {"message": str(self.failed[0])}
+        else:
+            return None
+        return replace(_plain(*pair.label, pair.one, pair.other, reason), data=data, relative=_relative(pair))
 
 
 # Formulas that are so many times apart what a type resolves are so after more trials as well.
@@ -258,131 +244,212 @@ CLEAR = 100
 
 @dataclass(frozen=True)
 class Judged:
-    """A view of a pair that was judged: how many times its rounding the difference is, and what rounding explains.
+    """A pair that was judged: how many times its rounding the difference is, and what rounding explains.
 
-    `formulas` is how many times what the type can resolve the two are apart in float64, 0 where that is not known.
+    `formulas` is how many times what the type can resolve the two are apart in float64, 0 where that is not known;
+    `whole` says that no element of them tells, but all together, or the slices along `dim`. `together` is how many
+    times what rounding does to all elements together these are apart.
     """
 
     pair: Pair
-    view: int | None
     times: Tensor  # over 1 is a difference
     allowed: Tensor  # what would not have been seen in the candidate, after as many trials as may be
-    plain: bool  # nothing is over `PLAIN` deviations
+    plain: bool  # rounding explains all, were it known exactly
     formulas: float = 0.0
+    together: float = 0.0
+    whole: bool = False
+    dim: int | None = None
     resolved: Tensor | None = None  # what the formulas would have been seen to be apart
 
     @property
+    def numbers(self) -> float:
+        """How many times its rounding the largest difference is, of an element."""
+        return float(self.times.nan_to_num(0.0, torch.inf).max()) if self.times.numel() else 0.0
+
+    @property
+    def unknown(self) -> bool:
+        """Whether there is an element of which the rounding could not be measured."""
+        return bool(self.times.isnan().any())
+
+    @property
     def worst(self) -> float:
-        numbers = float(self.times.max()) if self.times.numel() else 0.0
-        return max(numbers, self.formulas)
+        """The largest of all."""
+        return max(self.numbers, self.formulas, self.together)
 
 
-def judge(pair: Pair, view: int | None, rounding: tuple[Rounding, Rounding], count: int) -> Judged:
-    """Holds a view of a pair against the rounding of both sides, and the candidate against the truth."""
-    one, other = (seen_by(view, t, pair.base) for t in (pair.one, pair.other))
+def _of_all(pair: Pair) -> Label:
+    """Returns under which label trials keep the share of a pair, that of all its elements together."""
+    return pair.kind, f"{pair.name} *"
+
+
+# Half last digits that a number which many elements share may be off by, where no trial moves it as one.
+SHARED = 4
+
+
+def judge(
+    pair: Pair,
+    rounding: tuple[Rounding, Rounding],
+    count: int,
+    shares: tuple[Rounding, Rounding] | None = None,
+    tensors: int = 1,
+) -> Judged:
+    """Holds a pair against the rounding of both sides, and the candidate against the truth.
+
+    So are all its elements together, of so many `tensors`; without `shares`, what rounding does to them is that of
+    `SHARED` roundings.
+    """
     first, second = rounding
-    both = torch.hypot(first.deviation, second.deviation)
-    x = quantile(min(first.freedom, second.freedom), count)
-    apart = (one - other).abs()
-    deviations = _over(apart, both)
-    times = deviations / x
+    one, other, sure = wide(pair.one), wide(pair.other), min(first.plain(count), second.plain(count))
+    deviations = _over((one - other).abs(), torch.hypot(first.deviation, second.deviation))
+    times = deviations / quantile(min(first.freedom, second.freedom), count)
     if pair.truth is not None:
-        truth = seen_by(view, pair.truth, pair.base)
-        faithful = (one - truth).abs() <= first.explained(count)
-        off = torch.where(faithful, _over((other - truth).abs(), second.deviation), 0.0)
+        unfaithful = (one - pair.truth).abs() > first.explained(count)
+        off = _over((other - pair.truth).abs(), second.deviation).masked_fill_(unfaithful, 0.0)
         deviations = torch.maximum(deviations, off)
         times = torch.maximum(times, off / quantile(second.freedom, count))
     unseen = replace(second, freedom=max(second.freedom, STAGES[-1] - 1)).explained(count)
-    formulas, resolved = _formulas_apart(pair, view, rounding, count)
-    settled = formulas <= 1 and bool((deviations <= PLAIN).all())
-    return Judged(pair, view, times, unseen, settled, formulas, resolved)
-
-
-def _formulas_apart(
-    pair: Pair, view: int | None, rounding: tuple[Rounding, Rounding], count: int
-) -> tuple[float, Tensor | None]:
-    """Returns how many times what the type can resolve the two formulas are apart, where each is its side's own.
-
-    And what it can resolve of each element, without end where a formula is not its side's.
-    """
+    settled = bool((deviations <= sure).all()) and _shares_apart(pair, shares, quantile(math.inf, tensors)) <= 1
+    together = 0.0 if shares is None else _shares_apart(pair, shares, quantile(shares[1].freedom, tensors))
+    judged = Judged(pair, times, unseen, settled, together=together)
     if pair.truth is None or pair.formula is None:
-        return 0.0, None
-    first, second = rounding
-    one, other, truth, formula = (seen_by(view, t, pair.base) for t in (pair.one, pair.other, pair.truth, pair.formula))
-    faithful = (one - truth).abs() <= first.explained(count)
-    faithful &= (other - formula).abs() <= second.explained(count)
-    size = torch.maximum(truth.abs(), formula.abs())
-    deviation = torch.maximum(first.deviation, second.deviation)
-    constants = quantile(math.inf, count) if pair.rounded else 1.0
-    resolved = torch.maximum(pair.eps * size, constants * deviation)
-    times = torch.where(faithful, _over((formula - truth).abs(), resolved), 0.0)
-    return float(times.max()) if times.numel() else 0.0, torch.where(faithful, resolved, torch.inf)
+        return judged
+    judged = _with_formulas(judged, pair.truth, pair.formula, rounding, count)
+    return replace(judged, plain=judged.plain and judged.formulas <= 1)
+
+
+def _shares_apart(pair: Pair, shares: tuple[Rounding, Rounding] | None, most: float) -> float:
+    """Returns how many times what rounding does to all elements together the two are apart.
+
+    That is so many of its deviations at `most`.
+    """
+    if pair.one.numel() < 2:
+        return 0.0
+    one, other = (float(pair.share(t)) for t in (pair.one, pair.other))
+    deviations = [0.0, 0.0] if shares is None else [float(r.deviation) * most for r in shares]
+    eps = [SHARED / 2 * torch.finfo(t.dtype).eps for t in (pair.one, pair.other)]
+    first, second = (math.hypot(d, e) for d, e in zip(deviations, eps, strict=True))
+    apart = abs(one - other) / math.hypot(first, second)
+    if pair.truth is None or abs(one - 1) > first:
+        return apart
+    return max(apart, abs(other - 1) / second)
+
+
+def _with_formulas(
+    judged: Judged, truth: Tensor, formula: Tensor, rounding: tuple[Rounding, Rounding], count: int
+) -> Judged:
+    """Adds how many times what the type can resolve the two formulas are apart, where each is its side's own."""
+    pair, (first, second) = judged.pair, rounding
+    size, apart = torch.maximum(truth.abs(), formula.abs()), (formula - truth).abs()
+    resolved = pair.eps * size
+    if bool((apart <= resolved).all()):
+        return replace(judged, resolved=resolved)
+    faithful = (wide(pair.one) - truth).abs() <= first.explained(count)
+    faithful &= (wide(pair.other) - formula).abs() <= second.explained(count)
+    deviation = torch.maximum(first.deviation, second.deviation).nan_to_num(0.0, torch.inf)
+    sure = quantile(math.inf, count)
+    resolved = torch.maximum(resolved, deviation * (sure if pair.rounded else 1.0))
+    times = torch.where(faithful, _over(apart, resolved), 0.0)
+    found = float(times.max()) if times.numel() else 0.0
+    judged = replace(judged, formulas=found, resolved=torch.where(faithful, resolved, torch.inf))
+    if found > 1 or pair.rounded or not bool(apart.any()):
+        return judged
+    # What rounding cannot make another number of, together: no constant is rounded, so that a last digit is enough.
+    tested = faithful & (sure * deviation < size)
+    for dim in (None, *(d for d, n in enumerate(size.shape) if 1 < n < size.numel())):
+        others = [d for d in range(size.dim()) if dim is not None and d != dim]
+        far, whole = ((t * tested).square().sum(others if others else None).sqrt() for t in (apart, size))
+        found = float(torch.where(whole > 0, far / (pair.eps * whole.clamp_min(_LEAST)), 0.0).max())
+        if found > max(1.0, judged.formulas):
+            judged = replace(judged, formulas=found, whole=True, dim=dim)
+    return judged
+
+
+# Squares of what is smaller vanish in float64.
+_LEAST = math.sqrt(torch.finfo(torch.float64).smallest_normal)
 
 
 def _over(difference: Tensor, deviation: Tensor) -> Tensor:
     """Returns a difference in deviations: 0 where there is none, without end where nothing explains it."""
-    over = difference / torch.where(deviation > 0, deviation, 1.0)
-    return torch.where(difference == 0, 0.0, torch.where(deviation > 0, over, torch.inf))
+    return (difference / deviation).masked_fill_(difference == 0, 0.0)
 
 
 def decide(measured: Measured) -> tuple[list[Judged], int]:
-    """Returns every view as it was judged in the end, and how many trials that took.
+    """Returns every pair as it was judged in the end, and how many trials that took.
 
-    More trials are made until nothing is above what can never be told from rounding, or there are as many as may be.
+    First by the last digits alone, then by the errors that the reference itself makes, which the truth shows. What
+    these do not explain is measured: trials are made until they explain it, or there are as many as may be.
     """
     count = measured.count
-    by_digits = [judge(p, v, _last_alone(p, v), count) for p in measured.pairs for v in views(p)]
-    if all(j.plain for j in by_digits):
-        return by_digits, 0
-    found: list[Judged] = []
+    found: dict[Label, Judged] = {}
+    for rounding_of in (_last_alone, _own_error):
+        for pair in measured.pairs:
+            known = found.get(pair.label)
+            if (known is None or not known.plain) and (rounding := rounding_of(pair)) is not None:
+                found[pair.label] = judge(pair, rounding, count)
+    open_ = [judged.pair for judged in found.values() if not judged.plain]
+    if not open_:
+        return list(found.values()), 0
+    measured.repeat()
     for stage in STAGES:
         measured.take(stage)
-        found = []
-        for pair in measured.pairs:
-            for view in views(pair):
-                rounding = measured.rounding(pair, view)
-                if rounding is None:
-                    return [], 0
-                found.append(judge(pair, view, rounding, count))
-        if all(j.plain for j in found) or any(j.formulas > CLEAR for j in found):
-            return found, stage
-    return found, STAGES[-1]
+        for pair in open_:
+            if (rounding := measured.rounding(pair)) is not None:
+                found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
+        judged = [found[pair.label] for pair in open_]
+        if all(j.plain for j in judged) or any(j.formulas > CLEAR for j in judged):
+            break
+    return list(found.values()), stage
 
 
-def _last_alone(pair: Pair, view: int | None) -> tuple[Rounding, Rounding]:
-    one, other = (Rounding(last_digit(view, t, pair.base), math.inf) for t in (pair.one, pair.other))
+def _last_alone(pair: Pair) -> tuple[Rounding, Rounding]:
+    one, other = (Rounding(last_digit(t), math.inf) for t in (pair.one, pair.other))
     return one, other
+
+
+def _own_error(pair: Pair) -> tuple[Rounding, Rounding] | None:
+    """Returns the rounding of both sides by what the reference is off the truth: a trial that was made for nothing.
+
+    The candidate's is in proportion to its own last digit. Without a truth there is none, nor for a few elements.
+    """
+    if pair.truth is None or pair.one.dtype not in LOW or pair.one.numel() < _MANY:
+        return None
+    error, size = (wide(pair.one) - pair.truth).abs(), pair.truth.abs()
+    own = moderated(error.square(), size, 1).beside(last_digit(pair.one))
+    finer = torch.finfo(pair.other.dtype).eps / torch.finfo(pair.one.dtype).eps
+    return own, own if finer == 1 else replace(own, deviation=own.deviation * finer)
+
+
+# So many elements show among themselves how large the errors are.
+_MANY = 8
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
-def verdict_of(pair: Pair, judged: Sequence[Judged]) -> Compared:
-    """Returns the verdict on one tensor from all its views."""
-    elements = next(j for j in judged if j.view is None)
-    found = _plain(pair.kind, pair.name, pair.one, pair.other, "nan" if pair.nans else "rounding")
-    found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, elements.times))
-    beyond = [j for j in judged if j.worst > 1]
-    if beyond:
-        telling = elements if elements in beyond else max(beyond, key=lambda j: j.worst)
-        found = replace(found, verdict="differs", reason="beyond", times=max(j.worst for j in beyond))
-        return (
-            found
-            if telling is elements
-            else replace(found, whole=True, dim=telling.view if telling.view != -1 else None)
-        )
+def verdict_of(judged: Judged) -> Compared:
+    """Returns the verdict on one tensor."""
+    pair = judged.pair
+    found = _plain(*pair.label, pair.one, pair.other, "nan" if pair.nans else "rounding")
+    found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, judged.times))
+    if judged.worst > 1:
+        formula = judged.formulas == judged.worst
+        whole = judged.whole if formula else judged.numbers <= 1
+        found = replace(found, verdict="differs", reason="beyond", times=judged.worst, formula=formula, whole=whole)
+        return replace(found, dim=judged.dim if formula else None)
+    if judged.unknown:
+        return replace(found, verdict="cannot say", reason="unmeasured", data={"message": "nan"})
     size = pair.base.abs()
     some = size > 0
-    relative = (elements.allowed / torch.where(some, size, 1.0))[some]
+    relative = (judged.allowed / torch.where(some, size, 1.0))[some]
     untested = int((relative > 1).sum())
-    if elements.resolved is not None:
-        relative = torch.minimum(relative, (elements.resolved / torch.where(some, size, 1.0))[some])
+    if judged.resolved is not None:
+        relative = torch.minimum(relative, (judged.resolved / torch.where(some, size, 1.0))[some])
     resolution = float(relative.median()) if relative.numel() else 0.0
-    hidden = _hidden(pair, elements.allowed)
-    found = replace(found, times=elements.worst, untested=untested, resolution=resolution, hidden=hidden)
+    hidden = _hidden(pair, judged.allowed)
+    found = replace(found, times=judged.numbers, untested=untested, resolution=resolution, hidden=hidden)
     if pair.kind != "value" and pair.truth is not None and untested and untested == int(some.sum()):
         # Rounding is in proportion to the last digit: in float64 it is so much less, and what it leaves of 0 as well.
-        exact = elements.allowed * (torch.finfo(torch.float64).eps / pair.eps)
+        exact = judged.allowed * (torch.finfo(torch.float64).eps / pair.eps)
         if bool((size > exact).any()):
             return replace(found, verdict="cannot say", reason="small")
     return found

@@ -11,7 +11,8 @@ at and a chance of `ALARM` that rounding alone raises one of them:
     x = sqrt(ν ((2N / ALARM)^(2/ν) - 1)),        for ν → ∞ Hoeffding's sqrt(2 log(2N / ALARM)).
 
 **Elements help each other.** The elements of a tensor do not differ in kind: log s² follows log |value|² by a straight
-line (slope 0 for sums of the same terms, 1 where each element has its own), and scatters about it. What the scatter of
+line (slope 0 for sums of the same terms, 1 where each element has its own), one for each row that is long enough, and
+with a height of its own for each column; and scatters about it. What the scatter of
 s² itself explains, trigamma(ν/2), is taken off; the rest says how much an element is like the others, in degrees of
 freedom ν₀ (Smyth 2004). An element has the larger of its own s² and of (ν₀ line + ν s²)/(ν₀ + ν), with ν₀ + ν degrees.
 
@@ -22,31 +23,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradexplain.verification.oracles.measures import wide
 
-# A tensor by what it is and its name, and what is looked at of it: its elements (`None`), all of them together (-1),
-# or the slices along a dimension.
-View = tuple[str, str, int | None]
+# A tensor by what it is, and its name.
+Label = tuple[Any, str]
 
 # The chance that rounding alone makes a difference in a whole comparison.
 ALARM = 1e-6
-# An error of so many standard deviations cannot be told from rounding, however often that is measured.
-PLAIN = 3.0
 # So many trials are made at first, and so many more, where they do not decide.
 STAGES = (4, 8, 16)
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What rounding does to each element of a tensor: its standard deviation, known with `freedom` degrees."""
+    """What rounding does to each element of a tensor: its standard deviation, known with `freedom` degrees.
+
+    `prior` is how much the elements are like each other, in degrees as well: what more trials will not change.
+    """
 
     deviation: Tensor
     freedom: float
+    prior: float = math.inf
+
+    def beside(self, last: Tensor) -> Rounding:
+        """Returns the rounding with that of the number itself, which no trial moves."""
+        return Rounding(torch.hypot(self.deviation, last), self.freedom, self.prior)
+
+    def plain(self, count: int) -> float:
+        """Returns how many deviations rounding explains although it was measured but once.
+
+        Those that it would explain if it were known, where that is at most twice what it is for elements alike.
+        """
+        return min(quantile(self.prior, count), 2 * quantile(math.inf, count))
 
     def explained(self, count: int) -> Tensor:
         """Returns how far rounding moves an element at most, where so many numbers are looked at in all."""
@@ -67,11 +81,12 @@ class Trials:
 
     def __init__(self) -> None:
         self.count = 0
-        self.first: dict[View, Tensor] = {}
-        self.sums: dict[View, Tensor] = {}
-        self.squares: dict[View, Tensor] = {}
+        self.first: dict[Label, Tensor] = {}
+        self.sums: dict[Label, Tensor] = {}
+        self.squares: dict[Label, Tensor] = {}
+        self.lost: dict[Label, Any] = {}  # how many trials gave no number, where some did not
 
-    def add(self, found: Mapping[View, Tensor]) -> None:
+    def add(self, found: Mapping[Label, Tensor]) -> None:
         """Takes in one more trial."""
         for name, value in found.items():
             if name not in self.first:
@@ -80,6 +95,10 @@ class Trials:
                 self.squares[name] = torch.zeros_like(self.sums[name])
                 continue
             apart = wide(value) - wide(self.first[name])
+            spoilt = ~apart.isfinite()
+            if bool(spoilt.any()):  # an operator that met a number next to its own and gave none
+                apart = apart.masked_fill(spoilt, 0)
+                self.lost[name] = self.lost.get(name, 0) + spoilt.to(torch.float64)
             if apart.is_complex():  # of one that moves in two directions, the square of the length
                 self.squares[name] += apart.abs().square()
                 continue
@@ -87,37 +106,55 @@ class Trials:
             self.squares[name] += apart.square()
         self.count += 1
 
-    def take(self, trials: Iterator[Mapping[View, Tensor]], count: int) -> None:
+    def take(self, trials: Iterator[Mapping[Label, Tensor]], count: int) -> None:
         """Makes trials until there are so many."""
         while self.count < count:
             self.add(next(trials))
 
-    def rounding(self, name: View, value: Tensor, last: Tensor) -> Rounding:
-        """Returns what rounding does to a tensor that has this value, and whose `last` rounding does that to it."""
+    def rounding(self, name: Label, value: Tensor, last: Tensor) -> Rounding:
+        """Returns what rounding does to a tensor that has this value, and whose `last` rounding does that to it.
+
+        That is nan of an element that was no number in nearly all trials.
+        """
         freedom = self.count - 1
-        variance = (self.squares[name] - self.sums[name].square() / self.count) / freedom
-        return moderated(variance.clamp_min(0.0) + last.square(), wide(value).abs(), freedom)
+        count = self.count - self.lost.get(name, 0)
+        variance = (self.squares[name] - self.sums[name].square() / count) / (count - 1)
+        known = moderated(variance.clamp_min(0.0), wide(value).abs(), freedom).beside(last)
+        if name not in self.lost:
+            return known
+        return replace(known, deviation=known.deviation.masked_fill(count < 3, torch.nan))
 
 
 def moderated(variance: Tensor, size: Tensor, freedom: int) -> Rounding:
     """Returns the deviation of each element, where elements of one tensor help each other to be known."""
+    shape = variance.shape
+    long = variance.dim() > 1 and variance.numel() >= _ALIKE * shape[0]
+    variance, size = (t.reshape(shape[0] if long else 1, -1) for t in (variance, size))
     known = (variance > 0) & variance.isfinite() & size.isfinite() & (size > 0)
     if int(known.sum()) < 3:
-        return Rounding(variance.sqrt(), freedom)
-    level, log_size = variance[known].log(), 2 * size[known].log()
-    level = level - (digamma(freedom / 2) - math.log(freedom / 2))
-    apart = log_size - log_size.mean()
-    slope = float((apart * level).sum() / apart.square().sum().clamp_min(1e-300))
-    slope = min(max(slope, 0.0), 1.0)
-    line = level.mean() + slope * apart
-    rest = level - line
-    scatter = float(rest.square().sum() / max(rest.numel() - 2, 1)) - trigamma(freedom / 2)
+        return Rounding(variance.reshape(shape).sqrt(), freedom)
+    count = known.sum(1, keepdim=True).clamp_min(1)
+    level = torch.where(known, variance.log() - (digamma(freedom / 2) - math.log(freedom / 2)), 0.0)
+    log_size = torch.where(known, 2 * size.log(), 0.0)
+    apart = (log_size - log_size.sum(1, keepdim=True) / count).mul_(known)
+    slope = (apart * level).sum(1, keepdim=True) / apart.square().sum(1, keepdim=True).clamp_min(1e-300)
+    line = (slope.clamp(0.0, 1.0) * apart).add_(level.sum(1, keepdim=True) / count)
+    rest, left = (level - line).mul_(known), int(known.sum()) - 2 * len(count)
+    if len(count) >= _ALIKE:
+        column = rest.sum(0) / known.sum(0).clamp_min(1)
+        line, rest, left = line.add_(column), (rest - column).mul_(known), left - len(column)
+    scatter = float(rest.square().sum()) / max(left, 1) - trigamma(freedom / 2)
     prior = 2 * inverse_trigamma(scatter) if scatter > 0 else math.inf
-    usual = (line + (digamma(prior / 2) - math.log(prior / 2) if math.isfinite(prior) else 0.0)).exp()
-    own = torch.maximum(variance, torch.where(variance > 0, usual.median(), 0.0))  # what is 0 has no place on the line
+    usual = line.add_(digamma(prior / 2) - math.log(prior / 2) if math.isfinite(prior) else 0.0).exp_()
     weight = freedom / (prior + freedom)
-    own[known] = torch.maximum(variance[known], (1 - weight) * usual + weight * variance[known])
-    return Rounding(own.sqrt(), prior + freedom)
+    usual = usual.mul_(1 - weight).add_(weight * variance)
+    moved = (variance > 0) | (size > 0)  # what no trial happened to move is moved as the others
+    deviation = torch.maximum(variance, usual).mul_(moved).sqrt_()
+    return Rounding(deviation.reshape(shape), prior + freedom, prior)
+
+
+# So many elements of a row or a column show how large the errors are in it.
+_ALIKE = 32
 
 
 def digamma(x: float) -> float:

@@ -8,8 +8,9 @@ reference's parameters in the candidate's own types, and the same random state.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,32 +41,46 @@ from gradexplain.verification.oracles.replays import in_float64
 class Outcome:
     """What a side gave: the number of every output and the gradient of every input and parameter, by name.
 
-    `reached` names the outputs that a gradient leads back from.
+    `reached` names the outputs that a gradient leads back from, `drew` says that random numbers were drawn.
     """
 
     values: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor | None]
     reached: tuple[str, ...] = ()
+    drew: bool = False
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to the gradient. `names` are the reference's names of what is called otherwise here.
+    """One way to the gradient. `names` are the reference's names of inputs that are called otherwise here.
 
-    `outputs` are those to differentiate, by name; all that can be, where it is `None`. `exact` are the reference's own
-    numbers, of inputs that are rounded to a shorter type here.
+    `results` are those of outputs. `outputs` are those to differentiate, by name; all that can be, where it is `None`.
+    `exact` are the reference's own numbers, of inputs that are rounded to a shorter type here; `around` makes what
+    every run takes place in.
     """
 
     computation: Computation
     names: Mapping[str, str]
     outputs: tuple[str, ...] | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
     exact: Mapping[str, Tensor] = field(default_factory=dict)
+    around: tuple[Callable[[], Any], ...] = ()
+
+    @contextmanager
+    def running(self, mode: Any = None) -> Iterator[None]:
+        """Makes a block one that the side runs in."""
+        with ExitStack() as stack:
+            for make in self.around:
+                stack.enter_context(make())
+            if mode is not None:
+                stack.enter_context(mode)
+            yield
 
     def run(self, mode: Any = None) -> Outcome:
         """Runs the side once, in a mode if one is given; raises `RunError` where it fails or gives no gradient."""
         returned: list[Returned] = []
         joined = self.joined(returned)
-        with mode if mode is not None else nullcontext():
+        with self.running(mode):
             plain = run_plainly(joined, lambda output: seed_of(output, returned[-1]))
         found = returned[-1]
         if plain is not None:
@@ -74,22 +89,25 @@ class Side:
                 raise plain.fault
             inputs = self.computation.inputs
             gradients = {n: None if g is None else dense(g, inputs[n]) for n, g in plain.gradients.items()}
-            return Outcome(found.values, self._renamed(gradients), found.reached)
+            values = {self.results.get(n, n): t for n, t in found.values.items()}
+            return Outcome(values, self._renamed(gradients), found.reached, found.drew or plain.drew)
         if found.gradients is None:
             raise not_differentiable(record(joined).recorder, self.computation.leaf_values())
-        return Outcome({}, self._renamed(found.gradients))
+        return Outcome({}, self._renamed(found.gradients), drew=found.drew)
 
     def joined(self, returned: list[Returned]) -> Computation:
         """Returns the computation with its outputs in one vector; every run adds what it `returned` to the list."""
 
         def call(given: Mapping[str, Any]) -> object:
+            state = torch.get_rng_state()
             result = self.computation.call(given)
+            drew = not torch.equal(state, torch.get_rng_state())
             outputs = [(n, t) for n, t in named_outputs(result) if differentiable(t)]
             reached = [(n, t) for n, t in outputs if t.requires_grad and self._is_wanted(n)]
             given_back = _gradients_in(result) if not reached else None
             values = {} if given_back is not None else {n: copy_of(t.detach()) for n, t in outputs}
             shapes = tuple((tuple(t.shape), t.dtype) for _, t in reached)
-            returned.append(Returned(values, tuple(n for n, _ in reached), shapes, given_back))
+            returned.append(Returned(values, tuple(n for n, _ in reached), shapes, given_back, drew))
             return Together(in_one([t for _, t in reached]), result) if reached else _anything(result)
 
         return replace(self.computation, call=call)
@@ -100,9 +118,12 @@ class Side:
     def _renamed(self, found: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
         return {self.names.get(name, name): value for name, value in found.items()}
 
-    def without_hooks(self) -> Side:
-        """Returns the side with fresh leaves: the user's hooks take no part in what is measured."""
-        return replace(self, computation=replace(self.computation, own={}))
+    def measurable(self) -> Side:
+        """Returns the side as it is run to be measured: with fresh leaves, so without the user's hooks, and uncompiled.
+
+        The compiler would compile what watches a run, for each run anew.
+        """
+        return replace(self, computation=replace(self.computation, own={}), around=(*self.around, _uncompiled))
 
     def widened(self, constants: list[Tensor]) -> Iterator[Side]:
         """Yields the side in float64; then with the operators that refuse float64 in a shorter type.
@@ -114,14 +135,21 @@ class Side:
         exact = with_dtype(replace(self.computation, inputs={**inputs, **self.exact}), torch.float64)
         constants += [b for m in self.computation.modules.values() for b in nn.Module.buffers(m) if b.dtype in LOW]
         for computation in in_float64(exact, own, constants=constants):
-            yield replace(self, computation=computation)
+            yield replace(self.measurable(), computation=computation)
 
     def second(self) -> Side:
         """Returns the side whose value is the first gradient, and whose gradients are the second."""
         returned: list[Returned] = []
         joined = self.joined(returned)
         first = joined.output(joined.leaf_values()).detach()
-        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None)
+        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={})
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Lets compiled functions run as they were written; where none was compiled, the compiler is not even loaded."""
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        yield
 
 
 @dataclass(frozen=True)
@@ -132,6 +160,7 @@ class Returned:
     reached: tuple[str, ...]
     shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]
     gradients: Mapping[str, Tensor | None] | None
+    drew: bool
 
 
 def seed_of(output: Tensor, returned: Returned) -> Tensor:

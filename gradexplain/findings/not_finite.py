@@ -8,6 +8,7 @@ nan that is made of it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +37,10 @@ _FAMILIES = {
     "root": frozenset({"sqrt"}),
     "quotient": frozenset({"div", "reciprocal", "rsqrt"}),
     "end": frozenset({"acos", "asin", "acosh", "atanh", "erfinv"}),
+    "power": frozenset({"pow"}),
 }
+# What helps where there was nothing to divide by, by what is known of it.
+_COUNTS = {"row": "masked_row", "few": "few", "empty": "empty", "ignored": "ignored"}
 _SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
 # Operators that choose among numbers: of one that they do not choose nothing is used, and it gets 0.
 _CHOOSING = frozenset(
@@ -247,7 +251,9 @@ def _type_name(tensor: Tensor) -> str:
 def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str, Mapping[str, Any]]:
     """Returns the numbers that met in one element of an output, as far as they can be told."""
     if _short(node) in _SOFTMAXES and (count := _row_of_nothing(node, at)):
-        return "row", {"count": count}
+        return "row", {"count": count, "values": {"x": -math.inf}}
+    if math.isnan(abs(output[at].item())) and (few := _too_few(node)):
+        return few
     if rule is None or not rule.elementwise or output.is_complex() or rule.moves:
         return "plain", {}
     known = variables(rule, node.arguments)
@@ -288,6 +294,26 @@ def _row_of_nothing(node: Node, at: Index) -> int | None:
         return None
     row = whole[tuple(slice(None) if axis == dim % whole.ndim else i for axis, i in enumerate(at))]
     return row.numel() if bool((row == -torch.inf).all()) else None
+
+
+def _too_few(node: Node) -> tuple[str, Mapping[str, Any]] | None:
+    """Returns why an operator that divides by a count had nothing to divide by, `None` of any other."""
+    short, whole = _short(node), node.arguments.get("self")
+    if not isinstance(whole, Tensor) or whole.is_meta:
+        return None
+    dims = node.arguments.get("dim")
+    axes = [dims] if isinstance(dims, int) else list(dims or range(whole.ndim))
+    count = math.prod(whole.shape[axis] for axis in axes)
+    if short in ("std", "var", "std_mean", "var_mean"):
+        given = node.arguments.get("correction")
+        correction = int(given) if isinstance(given, (int, float)) else 1
+        told = {"count": count, "correction": correction}
+        return ("few", {**told, "values": told}) if 0 < count <= correction else None
+    if short in ("nll_loss_forward", "nll_loss2d_forward"):
+        target, ignored = node.arguments.get("target"), int(node.arguments.get("ignore_index") or 0)
+        if isinstance(target, Tensor) and not target.is_meta and target.numel() and bool(target.eq(ignored).all()):
+            return "ignored", {"count": target.numel(), "ignored": ignored}
+    return ("empty", {}) if short == "mean" and count == 0 else None
 
 
 # ----------------------------------------------------------------------------------------------------- the gradients
@@ -400,14 +426,14 @@ def _short(node: Node) -> str:
 def _remedy(node: Node, value: Any, detail: str) -> str | None:
     """Returns the key of what helps against a value that is not finite."""
     short = _short(node)
-    if detail == "row":
-        return "masked_row"
+    if detail in _COUNTS:
+        return _COUNTS[detail]
     known = next((key for key, names in _FAMILIES.items() if short in names), None)
-    return known or ("overflow" if detail == "overflow" else None)
+    return "overflow" if detail == "overflow" and known in (None, "power") else known
 
 
 def _remedy_of_slope(node: Node, detail: str, told: Mapping[str, Any]) -> str | None:
     """Returns the key of what helps against a slope that is not finite."""
-    if detail in ("sent_met", "sent_zero") and abs(told["slope"]) == float("inf"):
-        return "steep"
+    if detail in ("sent_met", "sent_zero") and not math.isfinite(told["slope"]):
+        return "no_slope" if math.isnan(told["slope"]) else "steep"
     return "norm" if _short(node) in ("linalg_vector_norm", "norm") else None

@@ -94,7 +94,8 @@ class ComparisonTeller(Teller):
         if not math.isfinite(worst.times):
             return self.say("comparison.differs_endless", name=name)
         times, relative = _times(worst.times), error_text(worst.relative)
-        return self.say("comparison.differs", name=name, times=times, relative=relative)
+        key = "differs_formula" if worst.formula else "differs"
+        return self.say(f"comparison.{key}", name=name, times=times, relative=relative, dtype=worst.dtypes[1])
 
     def called(self, t: Compared) -> str:
         return self.say(f"comparison.kind_{t.kind}") + f" {t.name}"
@@ -125,9 +126,8 @@ class ComparisonTeller(Teller):
             case "nan_in_one":
                 assert t.numbers is not None
                 return self.say("comparison.nan_in_one", name=names, place=place, one=t.numbers[0], other=t.numbers[1])
-            case "nan" | "small" | "unsteady" | "unmeasured":
-                data = t.pattern.data if t.pattern else {}
-                return self.say(f"comparison.{t.reason}", **{**data, "name": names, "dtype": t.dtypes[1]})
+            case "nan" | "small" | "unsteady" | "draws" | "unmeasured":
+                return self.say(f"comparison.{t.reason}", **{**t.data, "name": names, "dtype": t.dtypes[1]})
             case _:
                 return self.of(names, self.pattern(t))
 

@@ -11,7 +11,6 @@ where J lies between the slopes on its two sides: a convention may be any number
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,6 +64,10 @@ def _padded(step: Step) -> Bent:
     return bent
 
 
+# A function is replayed in float64; what was rounded to float32 before stays so.
+_LAST_DIGITS = 64 * torch.finfo(torch.float32).eps
+
+
 def symmetric_steps(function: Frozen, reads_symmetric: Callable[[object], bool]) -> Iterator[tuple[int, Bent]]:
     """Yields the steps of operators that read a symmetric matrix, as functions of its symmetric change alone.
 
@@ -86,6 +89,30 @@ def _symmetric(function: Frozen, step: Step) -> Bent:
     return bent
 
 
+def hermitian_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
+    """Yields the steps that were told to read a Hermitian matrix, and read one, as those of any matrix.
+
+    Torch's gradient by such a matrix (pinv) is the one for all changes, of which those that keep it Hermitian are some.
+    """
+    for number, step in enumerate(function.steps):
+        if step.live and isinstance(step.origin, Event) and step.origin.keywords.get("hermitian") is True:
+            given = _plain(step.origin.arguments[0])
+            if bool(((given - given.mH).abs() <= _LAST_DIGITS * given.abs().amax()).all()):
+                yield number, _of_any_matrix(step, given)
+
+
+def _of_any_matrix(step: Step, given: Tensor) -> Bent:
+    keywords = {**{k: _plain(v) for k, v in step.origin.keywords.items()}, "hermitian": False}
+    below = given.tril(-1)
+    read = below + below.mH + torch.diag_embed(given.diagonal(dim1=-2, dim2=-1).real)
+
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        matrix, *rest = arguments
+        return list(tensors_in(step.call([read + (matrix - given), *rest], keywords)))
+
+    return bent
+
+
 def quantile_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
     """Yields the draws whose gradient moves a quantile, as what their own backward makes of a change."""
     for number, step in enumerate(function.steps):
@@ -94,27 +121,27 @@ def quantile_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
 
 
 def normalised_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
-    """Yields the losses whose gradient is for log-probabilities that stay normalised: a change of them is normalised.
+    """Yields the losses whose gradient is for log-probabilities that stay normalised, as what that is the gradient of.
 
-    Torch's gradient of the CTC loss, p − γ, is the one by the logits of a softmax (Graves and others, ICML 2006).
+    Torch's gradient of the CTC loss, p − γ, is the one by the logits of a softmax (Graves and others, ICML 2006). By
+    the log-probabilities the loss alone has −γ, and p is what the sum of all p has.
     """
     for number, step in enumerate(function.steps):
         if step.live and _name(step) == "_ctc_loss" and _is_normalised(_plain(step.origin.arguments[0])):
-            yield number, _normalised(function, step)
+            yield number, _with_probabilities(_plain(step.origin.arguments[0]))
 
 
 def _is_normalised(log_probabilities: Tensor) -> bool:
-    off = log_probabilities.logsumexp(-1).abs()
-    return bool((off <= math.sqrt(torch.finfo(off.dtype).eps)).all())
+    return bool((log_probabilities.logsumexp(-1).abs() <= _LAST_DIGITS).all())
 
 
-def _normalised(function: Frozen, step: Step) -> Bent:
-    operator = _Local(function, step, [_plain(argument) for argument in step.origin.arguments])
-
+def _with_probabilities(given: Tensor) -> Bent:
     def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
-        (moved,) = operator.changes(arguments)
-        given = operator.given[0]
-        return operator.outputs([(given + moved).log_softmax(-1) - given], 1.0)
+        log_probabilities, _, lengths = arguments[:3]
+        times = torch.arange(len(given), device=given.device)[:, None]
+        read = (times < torch.as_tensor(lengths, device=given.device))[..., None]
+        added = ((log_probabilities.exp() - given.exp()) * read).sum((0, 2))
+        return [outputs[0] + added, *outputs[1:]]
 
     return bent
 
@@ -280,14 +307,14 @@ class _Local:
     def _output_along(self, y: Tensor, leaves: Sequence[Tensor], change: Sequence[Tensor], mask: Tensor) -> Tensor:
         def against(cotangent: Tensor, **options: bool) -> Tensor:
             gradients = torch.autograd.grad(y, leaves, cotangent, retain_graph=True, allow_unused=True, **options)
-            parts = [(g * c).sum() for g, c in zip(gradients, change, strict=True) if g is not None]
+            parts = [_paired(g, c).sum() for g, c in zip(gradients, change, strict=True) if g is not None]
             return torch.stack(parts).sum() if parts else torch.zeros((), dtype=y.dtype)
 
         if not y.requires_grad:
             return torch.zeros_like(y)
         if all(leaf.shape == y.shape for leaf in leaves) and self._is_elementwise():
             gradients = torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=True, allow_unused=True)
-            own = [g * c for g, c in zip(gradients, change, strict=True) if g is not None]
+            own = [_paired(g, c) for g, c in zip(gradients, change, strict=True) if g is not None]
             return torch.stack(own).sum(0).detach() if own else torch.zeros_like(y)
         if int(mask.sum()) > MOST_ROWS:
             return self._transposed(y, against)
@@ -322,7 +349,9 @@ class _Local:
         return [value for held, value in _pairs(self.step.origin.arguments, arguments) if self._is_live(held, value)]
 
     def _is_live(self, held: Any, value: Any) -> bool:
-        return isinstance(held, Held) and value.is_floating_point() and self.function.reaches(held)
+        if not isinstance(held, Held) or not (value.is_floating_point() or value.is_complex()):
+            return False
+        return self.function.reaches(held)
 
     def _called(self, live: Sequence[Tensor]) -> list[Tensor]:
         rest = list(live)
@@ -336,6 +365,11 @@ class _Local:
         positional = [filled(h, v) for h, v in zip(self.step.origin.arguments, self.given, strict=True)]
         keywords = {k: _plain(v) for k, v in self.step.origin.keywords.items()}
         return list(tensors_in(self.step.call(positional, keywords)))
+
+
+def _paired(gradient: Tensor, change: Tensor) -> Tensor:
+    """Returns what each element of a change makes of a real number with this gradient."""
+    return (gradient.conj() * change).real if gradient.is_complex() else gradient * change
 
 
 def _pairs(held: Sequence[Any], values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:

@@ -30,6 +30,23 @@ def user_frame() -> tuple[CodeType, int] | None:
     return next(((f.f_code, f.f_lasti) for f, place in _frames(sys._getframe(1)) if place == "user"), None)
 
 
+def script_frame() -> tuple[CodeType, int] | None:
+    """Returns the innermost frame that is not of an installed package either; where all are, the innermost."""
+    own = [(f.f_code, f.f_lasti) for f, place in _frames(sys._getframe(1)) if place == "user"]
+    return next((frame for frame in own if not is_installed(frame[0].co_filename)), own[0] if own else None)
+
+
+def script_source() -> Source | None:
+    """Returns the place of `script_frame`."""
+    frame = script_frame()
+    return source_at(*frame) if frame else None
+
+
+def is_installed(file: str) -> bool:
+    """Says whether a file belongs to an installed package."""
+    return "site-packages" in file
+
+
 def _frames(frame: FrameType | None) -> Iterator[tuple[FrameType, str]]:
     """Yields the frames up to where the user's function is called, from the innermost, with whose code they are."""
     while frame is not None and (place := _place(frame.f_code)) != "caller":
@@ -71,6 +88,6 @@ def _place(code: CodeType) -> str:
     file = code.co_filename
     if file == _CALLER:
         return "caller"
-    pythons = file.startswith(_PYTHON) and "site-packages" not in file
+    pythons = file.startswith(_PYTHON) and not is_installed(file)
     script = Path(file).stem == "gradexplain"  # what the command line starts from
     return "inner" if is_ours_or_torchs(file) or pythons or script else "user"

@@ -178,12 +178,13 @@ def _edited(node: Node) -> Edited | None:
     kept, rule = node.outputs[0] if node.outputs else None, rule_of(node.operator)
     if node.operator is None or not node.is_complete or not _is_repeatable(node.operator):
         return None
-    if kept is None or not kept.is_floating_point() or not kept.numel():
+    operands = list(tensors_in(list(node.arguments.values())))
+    if kept is None or not kept.is_floating_point() or not kept.numel() or any(t.is_meta for t in operands):
         return None
     made = _made(node.operator, node.arguments)
     if not made or made[0].shape != kept.shape or made[0].dtype != kept.dtype:
         return None
-    given = [t for t in tensors_in(list(node.arguments.values())) if t.is_floating_point() and t.numel()]
+    given = [t for t in operands if t.is_floating_point() and t.numel()]
     sizes = [float(t.abs().nan_to_num().max()) for t in given]
     terms = max((t.numel() for t in given), default=1) * math.prod(sizes)
     apart = (made[0] - kept).abs()

@@ -176,6 +176,12 @@ def adds_up(gradient: Tensor, parts: Sequence[Tensor]) -> bool:
     return bool((off <= _SLIGHT * torch.finfo(gradient.dtype).eps * size.abs()).all())
 
 
+def is_slight(one: Tensor, other: Tensor) -> bool:
+    """Says whether two numbers of one run are apart by no more than another order of summation makes."""
+    difference = _difference(one, other, "function")
+    return difference is None or difference.slight
+
+
 def _difference(plain: Tensor | None, other: Tensor | None, cause: Cause) -> Apart | None:
     like = plain if plain is not None else other
     if like is None:

@@ -16,6 +16,7 @@ from gradexplain.findings.births import born_backward, born_forward
 from gradexplain.findings.finding import Finding
 from gradexplain.findings.rewritten import rewritten
 from gradexplain.recording.computation import Computation
+from gradexplain.recording.frames import script_source
 from gradexplain.recording.join import Run, joined
 from gradexplain.recording.nodes import is_leaf, nodes_below
 from gradexplain.recording.recorder import Recorder, watching_functions
@@ -87,7 +88,8 @@ class Examination(Idle):
 
     def begin(self) -> None:
         """Begins to record, if the step is the first."""
-        self.recorder.leaving = self.request.kind == "way"
+        if self.request.kind == "way":
+            self.recorder.leaving, self.recorder.locate = True, script_source
         if self.ended == self.request.after:
             self.recording.enter_context(_modules(self.recorder))
             self.recording.enter_context(watching_functions(self.recorder))

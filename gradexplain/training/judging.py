@@ -145,7 +145,10 @@ def _is_of_domain(cause: Finding | None) -> bool:
     return cause is not None and (cause.code.startswith(("data", "weight")) or cause.data.get("remedy") in _DOMAINS)
 
 
-_DOMAINS = frozenset({"logarithm", "root", "quotient", "end", "masked_row", "steep", "hidden", "norm"})
+_DOMAINS = frozenset({
+    "logarithm", "root", "quotient", "end", "power", "masked_row", "few", "empty", "ignored", "steep", "no_slope",
+    "hidden", "norm",
+})  # fmt: skip
 
 
 def _with_remedy(cause: Finding) -> Finding:

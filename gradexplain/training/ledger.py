@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.frames import asking_frame, user_frame
+from gradexplain.recording.frames import asking_frame, is_installed, script_source
 from gradexplain.recording.naming import visible
-from gradexplain.targets.sources import Source, source_at
+from gradexplain.targets.sources import Source
 from gradexplain.training.data import Loaded
 from gradexplain.training.looks import (
     MOVING,
@@ -235,10 +235,13 @@ class Ledger:
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
             frame = frame.f_back
+        inner = frame
+        while frame is not None and is_installed(frame.f_code.co_filename):
+            frame = frame.f_back
+        frame = frame or inner
         key = (id(frame.f_code), frame.f_lasti) if frame is not None else (0, 0)
         if key not in self.calls:
-            place = user_frame()
-            self.calls[key] = Call(source_at(*place) if place else None, frame.f_code if frame is not None else None)
+            self.calls[key] = Call(script_source(), frame.f_code if frame is not None else None)
         return self.calls[key]
 
     @torch.no_grad()
@@ -350,8 +353,7 @@ class Ledger:
             return
         self._name()
         self.names.see(visible(asking_frame()))
-        frame = user_frame()
-        source = source_at(*frame) if frame else None
+        source = script_source()
         self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)
 
     def module_made(self, module: nn.Module) -> None:
@@ -410,6 +412,7 @@ class Ledger:
                     units.look(gradient)
 
     def step_ended(self, optimizer: Optimizer) -> None:
+        self.made(optimizer)  # unseen where a closure was given and not called
         steps = self.optimizers[id(optimizer)]
         parameters = parameters_of(optimizer)
         if steps.samples is not None:
@@ -467,8 +470,7 @@ class Ledger:
     def clipped(self, bound: float, norm: Tensor) -> None:
         clipping, place = self.clipping, len(self.clipping.ratios)
         if clipping.source is None:
-            frame = user_frame()
-            clipping.source = source_at(*frame) if frame else None
+            clipping.source = script_source()
         clipping.bound = bound
         clipping.ratios.append(math.nan)
 
@@ -513,11 +515,12 @@ class Ledger:
     def scheduled(self, scheduler: Any) -> None:
         kind, count, source = self.schedulers.get(id(scheduler), (type(scheduler).__name__, 0, None))
         if count == 1:  # the first step is the scheduler's own, while it is made
-            frame = user_frame()
-            source = source_at(*frame) if frame else None
+            source = script_source()
         self.schedulers[id(scheduler)] = kind, count + 1, source
 
     def batch(self, iterator: Any, given: Any) -> None:
+        if self.noting and not self.step:
+            self._note()  # a trainer may have turned it off
         if is_followed(self.step):
             self.loaded = Loaded.of(iterator, given)
 

@@ -36,17 +36,20 @@ def changes_for(finding: Finding) -> Iterator[Change]:
     key = str(finding.data.get("remedy", finding.code)) if "detail" in finding.data else finding.code
     if source is None:
         return
-    old = linecache.getline(source.file, source.line).strip()
-    for edit in _EDITS.get(key, ()):
-        try:
-            new = edit(old, source, finding)
-            ast.parse(new or "")
-        except (SyntaxError, ValueError):
-            continue
-        if new and new != old:
-            yield Change(source.file, source.line, old, new)
+    above = range(source.line, max(0, source.line - _ABOVE), -1) if key == "masked_row" else [source.line]
+    for line in above:  # a mask is put on before the softmax
+        old = linecache.getline(source.file, line).strip()
+        for edit in _EDITS.get(key, ()):
+            try:
+                new = edit(old, source, finding)
+                ast.parse(new or "")
+            except (SyntaxError, ValueError):
+                continue
+            if new and new != old:
+                yield Change(source.file, line, old, new)
 
 
+_ABOVE = 8
 Edit = Callable[[str, Source, Finding], str | None]
 
 
@@ -105,7 +108,8 @@ def _argument(names: tuple[str, ...], wrap: str) -> Edit:
         if not found:
             return None
         inner = _text(line, found[0])
-        return _put(line, found[0], wrap.format(x=inner, g=_grouped(inner)))
+        new = wrap.format(x=inner, g=_grouped(inner))
+        return _put(line, found[0], _grouped(new) if line[_segment(line, found[0])[1] :].startswith(".") else new)
 
     return edit
 
@@ -115,6 +119,42 @@ def _divisor(line: str, source: Source, finding: Finding) -> str | None:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _text(line, node) == source.code:
             return _put(line, node.right, f"({_text(line, node.right)} + 1e-12)")
     return None
+
+
+def _power(line: str, source: Source, finding: Finding) -> str | None:
+    for node in ast.walk(_statement(line)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and _text(line, node) == source.code:
+            return _put(line, node.left, f"{_grouped(_text(line, node.left))}.clamp_min(1e-12)")
+    return _argument(("pow",), "{g}.clamp_min(1e-12)")(line, source, finding)
+
+
+def _divided_by(line: str, source: Source, finding: Finding) -> str | None:
+    """Adds a small number to what the method `div` divides by."""
+    for call, _ in _calls(line, "div"):
+        if call.args and _text(line, call) == source.code:
+            last = call.args[-1]
+            return _put(line, last, f"{_text(line, last)} + 1e-12")
+    return None
+
+
+def _of_one(end: str) -> Edit:
+    """Returns the edit that takes a deviation without correction, and puts `end` behind it."""
+
+    def edit(line: str, source: Source, finding: Finding) -> str | None:
+        for call, _ in _calls(line, "std", "var"):
+            if not any(k.arg in ("unbiased", "correction") for k in call.keywords):
+                text = _text(line, call)
+                comma = "" if text.endswith("()") else ", "
+                return _put(line, call, f"{text[:-1]}{comma}correction=0){end}")
+        return None
+
+    return edit
+
+
+def _lowest(line: str, source: Source, finding: Finding) -> str | None:
+    """Masks with the lowest number in place of −∞: a row of nothing else has a softmax then."""
+    found = re.search(r"""float\(["']-inf["']\)|-(torch|math|np|numpy)\.inf|-float\(["']inf["']\)""", line)
+    return found and f"{line[: found.start()]}-1e9{line[found.end() :]}"
 
 
 def _twice_where(line: str, source: Source, finding: Finding) -> str | None:
@@ -139,10 +179,11 @@ def _steep(line: str, source: Source, finding: Finding) -> str | None:
         (("sqrt",), "{x} + 1e-12"),
         (("log", "log2", "log10"), "{g}.clamp_min(1e-12)"),
         (("acos", "asin", "arccos", "arcsin"), "{g}.clamp(-1 + 1e-6, 1 - 1e-6)"),
+        (("entr",), "{g}.clamp_min(1e-12)"),
     ):
         if new := _argument(names, wrap)(line, source, finding):
             return new
-    return _divisor(line, source, finding)
+    return _power(line, source, finding) or _divisor(line, source, finding)
 
 
 def _without(*names: str) -> Edit:
@@ -209,9 +250,22 @@ def _stacked(line: str, source: Source, finding: Finding) -> str | None:
 
 
 _EDITS: Mapping[str, tuple[Edit, ...]] = {
-    "logarithm": (_argument(("log", "log2", "log10"), "{g}.clamp_min(1e-12)"),),
+    "logarithm": (
+        _argument(("log", "log2", "log10"), "{g}.clamp_min(1e-12)"),
+        _argument(("log1p",), "{g}.clamp_min(-1 + 1e-6)"),
+        _argument(("logit",), "{g}.clamp(1e-6, 1 - 1e-6)"),
+    ),
     "root": (_argument(("sqrt",), "{g}.clamp_min(0)"),),
-    "quotient": (_divisor,),
+    "quotient": (
+        _divisor,
+        _divided_by,
+        _argument(("reciprocal", "rsqrt"), "{x} + 1e-12"),
+        _argument(("sqrt",), "{x} + 1e-12"),  # a root that is divided by has no slope at 0 either
+    ),
+    "power": (_power,),
+    "few": (_of_one(""), _of_one(".clamp_min(1e-12)")),
+    "masked_row": (_lowest,),
+    "no_slope": (_argument(("hypot",), "{x} + 1e-12"),),
     "end": (_argument(("acos", "asin", "arccos", "arcsin", "atanh"), "{g}.clamp(-1 + 1e-6, 1 - 1e-6)"),),
     "exponential": (_argument(("exp",), "{g}.clamp(max=80)"),),
     "steep": (_steep,),

@@ -122,7 +122,7 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
         return backward
 
     with ExitStack() as undoing:
-        undoing.callback(register_optimizer_step_pre_hook(_hook(told(observer.step_begins))).remove)
+        undoing.callback(register_optimizer_step_pre_hook(_beginning(told(observer.step_begins))).remove)
         undoing.callback(register_optimizer_step_post_hook(_hook(told(observer.step_ended))).remove)
         undoing.enter_context(_replaced(torch.autograd, "backward", passing))
         scaler, scheduler = torch.amp.GradScaler, torch.optim.lr_scheduler.LRScheduler
@@ -146,6 +146,31 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
 def is_capturing() -> bool:
     """Says whether what runs on the device is being captured, to be run later: nothing may be read of it."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def _beginning(tell: Callable[..., None]) -> Callable[..., Any]:
+    """Returns the hook before a step; one that computes its gradients by a closure begins when they are there."""
+
+    def hook(optimizer: Optimizer, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        closure = args[1] if len(args) > 1 else keywords.get("closure")
+        if not callable(closure):
+            tell(optimizer)
+            return None
+        begun = False
+
+        @wraps(closure)
+        def computed() -> Any:
+            nonlocal begun
+            loss = closure()
+            if not begun:
+                begun = True
+                tell(optimizer)
+            return loss
+
+        given = (args[0], computed, *args[2:]) if len(args) > 1 else args
+        return given, keywords if len(args) > 1 else {**keywords, "closure": computed}
+
+    return hook
 
 
 def _hook(tell: Callable[..., None]) -> Callable[..., None]:

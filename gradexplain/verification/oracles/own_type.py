@@ -67,7 +67,7 @@ def number_of(own: Trace, name: str, judged: Judged, spread: Callable[[], Tensor
         return Number(NUMBER_DIGITS * eps)
     allowed = NUMBER_DIGITS * eps * right.abs() + least
     if not bool((difference <= allowed).all()):
-        allowed = allowed + NUMBER_MARGIN * wide(spread())
+        allowed = (allowed + NUMBER_MARGIN * wide(spread())).nan_to_num(torch.inf)  # rounding can make nan: or anything
     noise = judged.rounding()  # a few trials may leave one element alone by chance, and not all
     resolved = right.abs() > MARGIN * torch.maximum(noise, noise.square().mean().sqrt()) + least
     beyond = ~(difference <= allowed)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradexplain.errors import RunError, message_of
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.branches import (
+    hermitian_steps,
     normalised_steps,
     padding_steps,
     quantile_steps,
@@ -139,6 +140,7 @@ class Question:
             return {}
         found = {
             "symmetric": symmetric_steps(function, _reads_symmetric),
+            "hermitian": hermitian_steps(function),
             "padding": padding_steps(function),
             "normalised": normalised_steps(function),
             "selecting": selecting_steps(function),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, islice
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from gradexplain.recording.plain import left_by_backward, reaches_back
 from gradexplain.verification.oracles.measures import dense, wide
 from gradexplain.verification.oracles.replays import Replay
 from gradexplain.versions.internals import internals, schema_of, sequence_number
+
+Name = TypeVar("Name")
 
 # Operators whose result is one of their inputs, a draw, or a constant: they round nothing.
 _EXACT = """
@@ -59,26 +61,25 @@ def _spreads(run: Callable[[Any], Mapping[str, Tensor]], runs: int) -> dict[str,
     return {name: held.spread for name, held in ranges.items()}
 
 
-def trials(run: Callable[[Any], Mapping[str, Tensor]], *, together: bool = False) -> Iterator[Mapping[str, Tensor]]:
+def trials(run: Callable[[Any], Mapping[Name, Tensor]]) -> Iterator[Mapping[Name, Tensor]]:
     """Yields without end what `run` gives under modes that round at random, each with numbers of its own.
 
-    Whatever it decides in Python, it decides in each of them as it does without. One number that is expanded to many is
-    moved as one if they stay `together`: it was rounded once, which a sum over them shows.
+    Whatever it decides in Python, it decides in each of them as it does without.
     """
     given: list[Answer] = []
     answers: list[Answer] = []
     try:
-        first = run(_rounding(0, (), given, together=together))
+        first = run(_rounding(0, (), given))
     except Exception:
         if not given:
             raise
     if given:  # the function decided something: what it decides without rounding, it decides again
         run(internals().dispatch_mode(partial(_answered, answers)))
-        first = run(_rounding(0, answers, [], together=together))
+        first = run(_rounding(0, answers, []))
     yield first
     del first
     for seed in count(1):
-        yield run(_rounding(seed, answers, [], together=together))
+        yield run(_rounding(seed, answers, []))
 
 
 class _Range:
@@ -182,14 +183,6 @@ class _Noise:
             self.factors[dtype] = once.repeat(1 + -(-count // self.LENGTH))
         return value * self.factors[dtype][start : start + count].reshape(value.shape)
 
-    def on_one(self, value: Tensor) -> Tensor:
-        """Returns a tensor moved so, where what is one number in memory stays one."""
-        repeated = [d for d, stride in enumerate(value.stride()) if stride == 0 and value.shape[d] > 1]
-        if not repeated:
-            return self.on(value)
-        once = value[tuple(slice(0, 1) if d in repeated else slice(None) for d in range(value.dim()))]
-        return self.on(once).expand(value.shape)
-
     def draw(self, like: Tensor) -> Tensor:
         """Returns new numbers in float64 for each element of a tensor."""
         return self._numbers(like.numel()).reshape(like.shape).to(like.device)
@@ -198,7 +191,7 @@ class _Noise:
         return torch.rand(count, generator=self.generator, dtype=torch.float64) * 2 - 1
 
 
-def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer], *, together: bool = False) -> Any:
+def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer]) -> Any:
     """Returns a mode under which operators round at random, and Python gets the `answers` one by one.
 
     Those that it got are added to `given`.
@@ -207,7 +200,7 @@ def _rounding(seed: int, answers: Sequence[Answer], given: list[Answer], *, toge
 
     def moved(value: Any) -> Any:
         if differentiable(value):
-            return noise.on_one(value) if together and value.layout == torch.strided else noise.on(value)
+            return noise.on(value)
         return type(value)(moved(v) for v in value) if type(value) in (list, tuple) else value
 
     def run(operator: Any, args: Any, kwargs: Any) -> Any:
