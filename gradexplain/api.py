@@ -19,6 +19,8 @@ import gradexplain.narration.reports
 import gradexplain.narration.trainings  # noqa: F401  # registers how results are told
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
+from gradexplain.comparison.presets import PRESETS, compare_against
+from gradexplain.comparison.presets import Subject as Compared
 from gradexplain.comparison.sides import sides_of
 from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
@@ -63,6 +65,22 @@ class Asked(TypedDict, total=False):
     locate: Callable[[], Source | None] | None
 
 
+class AskedOfTwo(TypedDict, total=False):
+    """What `compare` may be asked by name; its docstring says what each means."""
+
+    against: str | None
+    parts: int
+    backend: str | None
+    rename: Mapping[str, str] | None
+    wrt: str | Sequence[str] | None
+    second: bool
+    dtype: torch.dtype | None
+    target: str | None
+
+
+# The further options of a verb, by how it is annotated.
+_FURTHER: Mapping[str, type] = {"Unpack[Asked]": Asked, "Unpack[AskedOfTwo]": AskedOfTwo}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -70,9 +88,9 @@ R = TypeVar("R")
 def _refusing_unknown_options(verb: Callable[P, R]) -> Callable[P, R]:
     """Returns the verb that refuses an option that does not exist by its name, and gives the nearest that does."""
     parameters = inspect.signature(verb).parameters.values()
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    further = next((_FURTHER.get(str(p.annotation), Asked) for p in parameters if p.kind is p.VAR_KEYWORD), None)
     known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    known += [name for name in Asked.__annotations__ if open_ended]
+    known += list(further.__annotations__) if further is not None else []
 
     @wraps(verb)
     def refusing(*args: P.args, **options: P.kwargs) -> R:
@@ -271,13 +289,17 @@ def assert_gradients(
 @one_question()
 def compare(
     a: Callable[..., object] | str,
-    b: Callable[..., object] | str,
+    b: Callable[..., object] | str | None = None,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
+    against: str | None = None,
+    parts: int = 2,
+    backend: str | None = None,
     rename: Mapping[str, str] | None = None,
     wrt: str | Sequence[str] | None = None,
     second: bool = False,
     dtype: torch.dtype | None = None,
+    target: str | None = None,
 ) -> Comparison:
     """Says whether `a` and `b` are two ways to the same values and gradients, and where they part if they are not.
 
@@ -288,7 +310,11 @@ def compare(
 
     There is no tolerance. A difference is held against the rounding of both sides, measured in the types of each, and
     against a third run, `a` in float64: see the guide. `wrt` names the inputs whose gradient is asked for, `second`
-    asks for second derivatives as well, and `dtype` converts the floating inputs.
+    asks for second derivatives as well, `dtype` converts the floating inputs, and `target` is what `a` is called.
+
+    Without `b`, `a` is held `against` itself, run in another way: "float64" or "float32", "eager" (the compiler's
+    `backend` against the code as it was written), "batch" (a loss of the batch in so many `parts`, added up as their
+    mean), or "math" (the plain formulas in place of fused kernels).
 
     The `verdict` is "same", "differs" or "cannot say", `tensors` has one for each value and gradient, `place` the first
     place where the runs part. Nothing of the caller's is changed. Raises `InputError` where names do not match.
@@ -300,6 +326,13 @@ def compare(
     ('same', 'rounding')
     """
     one = _Asked.of(a, inputs, None, None)
+    if against is not None and b is None:
+        name = target or str(one.target or getattr(a, "__name__", type(a).__name__))
+        asked = [wrt] if isinstance(wrt, str) else wrt
+        subject = Compared(one.function, one.inputs, name, asked, dtype, second)
+        return compare_against(subject, against, parts=parts, backend=backend)
+    if b is None or against is not None:
+        raise InputError("compare_second", names=", ".join(PRESETS))
     other = _Asked.of(b, inputs, None, None)
     given = one.inputs if isinstance(a, str) else other.inputs
     names = rename or {}
@@ -314,11 +347,11 @@ def compare(
 @_refusing_unknown_options
 def assert_same_gradients(
     a: Callable[..., object] | str,
-    b: Callable[..., object] | str,
+    b: Callable[..., object] | str | None = None,
     inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
     *,
     undecided: bool = False,
-    **options: Any,
+    **options: Unpack[AskedOfTwo],
 ) -> Comparison:
     """Raises `AssertionError`, in words that can be acted on, unless `compare` says that the two are the same.
 
@@ -370,16 +403,16 @@ def verified(request: Request, options: Options, *, loaded: Loaded | None = None
     return replace(verify(**_typed(request, loaded), **asdict(options)), request=request)
 
 
-def compared(request: Request, other: str, *, loaded: Loaded | None = None, **options: Any) -> Comparison:
-    """Compares what was asked for with another target, whose inputs are the same by name."""
-    target, inputs = loaded or request.load()
+def compared(request: Request, other: str | None, **options: Any) -> Comparison:
+    """Compares what was asked for with another target, whose inputs are the same by name; with itself without one."""
+    target, inputs = request.load()
+    options |= {"wrt": request.wrt or None, "dtype": request.torch_dtype()}
+    if other is None:
+        return compare(target.called, None, inputs, target=request.target, **options)
     second = load(parse_target(other))
     names: Mapping[str, str] = options.get("rename") or {}
     match_inputs(second, [names.get(name, name) for name in inputs])
-    comparison = compare(
-        target.called, second.called, inputs, wrt=request.wrt or None, dtype=request.torch_dtype(), **options
-    )
-    return replace(comparison, names=(request.target, other))
+    return replace(compare(target.called, second.called, inputs, **options), names=(request.target, other))
 
 
 def _typed(request: Request, loaded: Loaded | None) -> dict[str, Any]:

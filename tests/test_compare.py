@@ -364,3 +364,90 @@ def test_a_compiled_function_is_compared_and_our_own_code_is_not_compiled() -> N
     x, w = numbers((10, 8), (8, 6), dtype=torch.float32)
     assert gx.compare(in_chunks, compiled, [x, w]).verdict == "same"
     assert gx.compare(MISTAKES["factor"], compiled, [x, w]).of("x").pattern.data["factor"] == "10/9"
+
+
+# -------------------------------------------------------------------------------------------------------- usual pairs
+
+
+def classified(x: Tensor, t: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(x.tanh() * 2, t)
+
+
+def test_a_short_type_is_held_against_a_long_one() -> None:
+    x, w = numbers((10, 8), (8, 6), dtype=torch.bfloat16)
+    found = gx.compare(loss, against="float64", inputs=[x, w])
+    assert found.verdict == "same"
+    assert found.of("x").dtypes == ("float64", "bfloat16")
+
+    def coarse(x: Tensor, w: Tensor) -> Tensor:
+        return loss(x, w) * (1.0 if x.dtype == torch.float64 else 0.9)
+
+    assert gx.compare(coarse, against="float64", inputs=[x, w]).of("x").verdict == "differs"
+    assert gx.compare(loss, against="float32", inputs=[x, w]).verdict == "same"
+
+
+def test_a_batch_in_parts_is_the_batch_where_the_parts_count_alike() -> None:
+    (x,) = numbers((12, 3), dtype=torch.float32)
+    t = torch.arange(12) % 3
+    assert gx.compare(classified, against="batch", parts=4, inputs=[x, t]).verdict == "same"
+    uneven = gx.compare(classified, against="batch", parts=5, inputs=[x, t])
+    assert (uneven.verdict, uneven.findings[-1].data["what"]) == ("differs", "x.shape[0]")
+    ignored = t.clone()
+    ignored[[0, 1, 4]] = -100
+    found = gx.compare(classified, against="batch", parts=4, inputs=[x, ignored])
+    assert (found.verdict, found.findings[-1].code) == ("differs", "weights-of-parts")
+    assert found.findings[-1].data["what"] == "(t >= 0).sum()"
+    assert found.findings[-1].data["weights"] == "0.111111, 0.222222, 0.333333, 0.333333"
+    summed = gx.compare(lambda x, t: classified(x, t) * len(t), against="batch", parts=4, inputs=[x, t])
+    assert summed.findings[-1].data["what"] == "1"
+    assert summed.of("x").pattern.data["factor"] == "1/4"
+
+
+def test_the_statistics_of_a_batch_are_named() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    found = gx.compare(lambda x: model(x).square().mean(), against="batch", inputs=[torch.randn(8, 3)])
+    assert (found.verdict, found.findings[-1].code) == ("differs", "batch-statistics")
+
+
+def test_a_fused_kernel_is_held_against_the_plain_formula() -> None:
+    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    found = gx.compare(fused, against="math", inputs=numbers(*[(2, 3, 5, 4)] * 3, dtype=torch.float32))
+    assert found.verdict == "same"
+    assert found.against == "math"
+
+
+def test_compiled_is_held_against_eager() -> None:
+    x, w = numbers((10, 8), (8, 6), dtype=torch.float32)
+    found = gx.compare(loss, against="eager", backend="aot_eager", inputs=[x, w])
+    assert (found.verdict, found.names) == ("same", ("loss, eager", "loss, aot_eager"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"against": "nonsense"}, "nonsense is no pair"),
+        ({"against": "batch", "parts": 99}, "x has 10 rows; they cannot be divided into 99 parts"),
+        ({}, "Give a second function"),
+    ],
+)
+def test_a_pair_that_cannot_be_made_is_refused(options: dict, said: str) -> None:
+    with pytest.raises(gx.InputError, match=said):
+        gx.compare(loss, inputs=numbers((10, 8), (8, 6), dtype=torch.float32), **options)
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def test_the_command_says_it_with_its_exit_code(command: Callable) -> None:
+    same = command("compare", "mean(x**2)", "sum(x * x) / 9", "x=randn(9):float32")
+    assert (same.code, "bit by bit" in same.out) == (0, True)
+    wrong = command("compare", "mean(x**2)", "sum(x * x) / 8", "x=randn(9):float32", "--language", "zh")
+    assert (wrong.code, "B 的是 A 的 9/8 倍" in wrong.out, "n = 9，即 x.shape[0]" in wrong.out) == (1, True, True)
+    assert command("compare", "log(x)", "log(x)", "x=-1").code == 3
+    usage = command("compare", "mean(x**2)")
+    assert (usage.code, "--against" in usage.err) == (2, True)
+    batch = command("compare", "mean(x**2)", "x=randn(10)", "--against", "batch", "--parts", "4")
+    assert (batch.code, "weigh as x.shape[0]" in " ".join(batch.out.split())) == (1, True)

@@ -466,7 +466,8 @@ def test_the_largest_difference_of_two_tensors_is_found_in_pieces(shape: tuple[i
     if turned and len(shape) != 2:
         return
     a, b = (normal(seed, *shape[::-1]).mT if turned else normal(seed, *shape) for seed in (0, 1))
-    worst, size, place = farthest(a, b)
+    worst, size, place, apart = farthest(a, b, 0.0)
+    assert torch.equal(apart.double().nan_to_num(), ((a - b).abs() / b.abs()).float().double().nan_to_num())
     if a.numel():
         assert worst == (a - b).abs().max()
         assert size == b.abs().max()

@@ -5,16 +5,27 @@ from typing import Annotated
 
 import typer
 
-from gradexplain.cli.checks import UsageError, page_format
+from gradexplain.cli.checks import UsageError, at_least, one_of, page_format
 from gradexplain.cli.options import Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
+
+# The ways to run a target once more; torch, which they need, is loaded later.
+AGAINST = ("float64", "float32", "eager", "batch", "math")
 
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The reference: a target as explain takes it.")],
     b: Annotated[str | None, typer.Argument(metavar="B", help="What is held against it.")] = None,
     inputs: Inputs = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(AGAINST), help="Hold A against itself, run in this way.", callback=one_of(AGAINST)
+        ),
+    ] = None,
+    parts: Annotated[int, typer.Option(metavar="K", help="Parts of the batch.", callback=at_least(2))] = 2,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Backend of torch.compile.")] = None,
     wrt: Wrt = None,
     rename: Annotated[
         list[str] | None,
@@ -43,17 +54,25 @@ def compare(
       gradexplain compare losses.py:old losses.py:new x=randn(8,3) t=0,1,2,0,1,2,0,1:int64
       gradexplain compare model.py:reference model.py:fused x=randn(2,16) --rename encoder=enc --second
       gradexplain compare "log(sum(exp(x)))" "logsumexp(x, 0)" "x=randn(50):bfloat16" --format json
+      gradexplain compare model.py:loss "x=randn(8,16):bfloat16" --against float64
+      gradexplain compare model.py:loss "x=randn(10,16)" t=0,1,2,0,1,2,0,1,2,0:int64 --against batch --parts 4
+      gradexplain compare model.py:loss "x=randn(8,16)" --against eager --backend aot_eager
+      gradexplain compare attention.py:layer "x=randn(2,6,16)" --against math
     """
     with faults_said(language):
         chosen = page_format(format, output)
-        if b is None:
+        given = list(inputs or ())
+        if against is not None and b is not None:
+            given, b = [b, *given], None
+        if b is None and against is None:
             raise UsageError("compare_target", name=a)
-        request = read_request(a, inputs, dtype=dtype, seed=seed, wrt=wrt)
+        request = read_request(a, given, dtype=dtype, seed=seed, wrt=wrt)
         names = _renames(rename or ())
         with progress(language), own_arguments(a):
             import gradexplain.api as api
 
-            comparison = api.compared(request, b, rename=names, second=second)
+            options = {"against": against, "parts": parts, "backend": backend, "rename": names, "second": second}
+            comparison = api.compared(request, b, **options)
         deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[comparison.verdict])
 

@@ -63,6 +63,13 @@ class Pair:
         best: Tensor = wide(self.one if self.truth is None else self.truth)
         return best
 
+    def share(self, value: Tensor) -> Tensor:
+        """Returns how many times the base is in a tensor, as a number: ⟨value, base⟩ / ⟨base, base⟩."""
+        base = self.base
+        scaled = (base / base.abs().max().clamp_min(_LEAST)).conj()
+        within, whole = ((t * scaled).real.sum() if t.is_complex() else (t * scaled).sum() for t in (wide(value), base))
+        return within / whole if bool(whole != 0) else whole
+
     @property
     def eps(self) -> float:
         """The last digit of the coarser type of the two."""
@@ -197,13 +204,23 @@ class Measured:
         seen = {pair.label: t for pair in self.pairs if (t := found.get(pair.label)) is not None}
         if any(pair.label not in seen or seen[pair.label].shape != pair.one.shape for pair in self.pairs):
             raise ValueError("another shape")
-        return seen
+        return seen | {_of_all(pair): pair.share(seen[pair.label]) for pair in self.pairs}
+
+    def shares(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
+        """Returns what rounding does to all elements together, as `rounding` does to each."""
+        return self._both(_of_all(pair), [pair.share(t) for t in (pair.one, pair.other)], [torch.zeros(())] * 2)
 
     def rounding(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
         """Returns what rounding does to both sides; where one cannot be run so, the other's; `None` without either."""
+        values = [pair.one, pair.other]
+        return self._both(pair.label, values, [last_digit(value) for value in values])
+
+    def _both(self, label: Label, values: Sequence[Tensor], last: Sequence[Tensor]) -> tuple[Rounding, Rounding] | None:
         one, other = (
-            trials.rounding(pair.label, value, last_digit(value)) if trials.count > 1 and failed is None else None
-            for trials, failed, value in zip(self.trials, self.failed, (pair.one, pair.other), strict=True)
+            self.trials[i].rounding(label, values[i], last[i])
+            if self.trials[i].count > 1 and self.failed[i] is None
+            else None
+            for i in (0, 1)
         )
         if one is None and other is None:
             return None
@@ -230,7 +247,8 @@ class Judged:
     """A pair that was judged: how many times its rounding the difference is, and what rounding explains.
 
     `formulas` is how many times what the type can resolve the two are apart in float64, 0 where that is not known;
-    `together` says that no element of them tells, but all together, or the slices along `dim`.
+    `whole` says that no element of them tells, but all together, or the slices along `dim`. `together` is how many
+    times what rounding does to all elements together these are apart.
     """
 
     pair: Pair
@@ -238,23 +256,48 @@ class Judged:
     allowed: Tensor  # what would not have been seen in the candidate, after as many trials as may be
     plain: bool  # rounding explains all, were it known exactly
     formulas: float = 0.0
-    together: bool = False
+    together: float = 0.0
+    whole: bool = False
     dim: int | None = None
     resolved: Tensor | None = None  # what the formulas would have been seen to be apart
 
     @property
     def numbers(self) -> float:
-        """How many times its rounding the largest difference is."""
-        return float(self.times.max()) if self.times.numel() else 0.0
+        """How many times its rounding the largest difference is, of an element."""
+        return float(self.times.nan_to_num(0.0, torch.inf).max()) if self.times.numel() else 0.0
+
+    @property
+    def unknown(self) -> bool:
+        """Whether there is an element of which the rounding could not be measured."""
+        return bool(self.times.isnan().any())
 
     @property
     def worst(self) -> float:
-        """The larger of the two."""
-        return max(self.numbers, self.formulas)
+        """The largest of all."""
+        return max(self.numbers, self.formulas, self.together)
 
 
-def judge(pair: Pair, rounding: tuple[Rounding, Rounding], count: int) -> Judged:
-    """Holds a pair against the rounding of both sides, and the candidate against the truth."""
+def _of_all(pair: Pair) -> Label:
+    """Returns under which label trials keep the share of a pair, that of all its elements together."""
+    return pair.kind, f"{pair.name} *"
+
+
+# Half last digits that a number which many elements share may be off by, where no trial moves it as one.
+SHARED = 4
+
+
+def judge(
+    pair: Pair,
+    rounding: tuple[Rounding, Rounding],
+    count: int,
+    shares: tuple[Rounding, Rounding] | None = None,
+    tensors: int = 1,
+) -> Judged:
+    """Holds a pair against the rounding of both sides, and the candidate against the truth.
+
+    So are all its elements together, of so many `tensors`; without `shares`, what rounding does to them is that of
+    `SHARED` roundings.
+    """
     first, second = rounding
     one, other, sure = wide(pair.one), wide(pair.other), min(first.plain(count), second.plain(count))
     deviations = _over((one - other).abs(), torch.hypot(first.deviation, second.deviation))
@@ -265,11 +308,30 @@ def judge(pair: Pair, rounding: tuple[Rounding, Rounding], count: int) -> Judged
         deviations = torch.maximum(deviations, off)
         times = torch.maximum(times, off / quantile(second.freedom, count))
     unseen = replace(second, freedom=max(second.freedom, STAGES[-1] - 1)).explained(count)
-    judged = Judged(pair, times, unseen, bool((deviations <= sure).all()))
+    settled = bool((deviations <= sure).all()) and _shares_apart(pair, shares, quantile(math.inf, tensors)) <= 1
+    together = 0.0 if shares is None else _shares_apart(pair, shares, quantile(shares[1].freedom, tensors))
+    judged = Judged(pair, times, unseen, settled, together=together)
     if pair.truth is None or pair.formula is None:
         return judged
     judged = _with_formulas(judged, pair.truth, pair.formula, rounding, count)
     return replace(judged, plain=judged.plain and judged.formulas <= 1)
+
+
+def _shares_apart(pair: Pair, shares: tuple[Rounding, Rounding] | None, most: float) -> float:
+    """Returns how many times what rounding does to all elements together the two are apart.
+
+    That is so many of its deviations at `most`.
+    """
+    if pair.one.numel() < 2:
+        return 0.0
+    one, other = (float(pair.share(t)) for t in (pair.one, pair.other))
+    deviations = [0.0, 0.0] if shares is None else [float(r.deviation) * most for r in shares]
+    eps = [SHARED / 2 * torch.finfo(t.dtype).eps for t in (pair.one, pair.other)]
+    first, second = (math.hypot(d, e) for d, e in zip(deviations, eps, strict=True))
+    apart = abs(one - other) / math.hypot(first, second)
+    if pair.truth is None or abs(one - 1) > first:
+        return apart
+    return max(apart, abs(other - 1) / second)
 
 
 def _with_formulas(
@@ -283,7 +345,8 @@ def _with_formulas(
         return replace(judged, resolved=resolved)
     faithful = (wide(pair.one) - truth).abs() <= first.explained(count)
     faithful &= (wide(pair.other) - formula).abs() <= second.explained(count)
-    deviation, sure = torch.maximum(first.deviation, second.deviation), quantile(math.inf, count)
+    deviation = torch.maximum(first.deviation, second.deviation).nan_to_num(0.0, torch.inf)
+    sure = quantile(math.inf, count)
     resolved = torch.maximum(resolved, deviation * (sure if pair.rounded else 1.0))
     times = torch.where(faithful, _over(apart, resolved), 0.0)
     found = float(times.max()) if times.numel() else 0.0
@@ -297,7 +360,7 @@ def _with_formulas(
         far, whole = ((t * tested).square().sum(others if others else None).sqrt() for t in (apart, size))
         found = float(torch.where(whole > 0, far / (pair.eps * whole.clamp_min(_LEAST)), 0.0).max())
         if found > max(1.0, judged.formulas):
-            judged = replace(judged, formulas=found, together=True, dim=dim)
+            judged = replace(judged, formulas=found, whole=True, dim=dim)
     return judged
 
 
@@ -331,7 +394,7 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
         measured.take(stage)
         for pair in open_:
             if (rounding := measured.rounding(pair)) is not None:
-                found[pair.label] = judge(pair, rounding, count)
+                found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
         judged = [found[pair.label] for pair in open_]
         if all(j.plain for j in judged) or any(j.formulas > CLEAR for j in judged):
             break
@@ -369,10 +432,12 @@ def verdict_of(judged: Judged) -> Compared:
     found = _plain(*pair.label, pair.one, pair.other, "nan" if pair.nans else "rounding")
     found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, judged.times))
     if judged.worst > 1:
-        formula = judged.formulas > judged.numbers
-        together = {"whole": judged.together, "dim": judged.dim} if formula else {}
-        found = replace(found, verdict="differs", reason="beyond", times=judged.worst, formula=formula)
-        return replace(found, **together)  # type: ignore[arg-type]
+        formula = judged.formulas == judged.worst
+        whole = judged.whole if formula else judged.numbers <= 1
+        found = replace(found, verdict="differs", reason="beyond", times=judged.worst, formula=formula, whole=whole)
+        return replace(found, dim=judged.dim if formula else None)
+    if judged.unknown:
+        return replace(found, verdict="cannot say", reason="unmeasured", data={"message": "nan"})
     size = pair.base.abs()
     some = size > 0
     relative = (judged.allowed / torch.where(some, size, 1.0))[some]

@@ -12,7 +12,7 @@ the difference that is looked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,26 +46,28 @@ class _Aligned:
     theirs: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known: dict[tuple[int, ...], list[Node]] = {}
-        for node in self.one.nodes:
-            known.setdefault(_kind(node), []).append(node)
-        for node in self.other.nodes:
-            found = next((n for n in known.get(_kind(node), ()) if self._is_one(n, node)), None)
-            if found is not None:
-                self.ours[found.index], self.theirs[node.index] = node.index, found.index
-        for node in self.other.nodes:  # what has a step of its own, beside another that gave the same numbers
-            if node.index not in self.theirs:
-                found = next((n for n in self.one.nodes if self._is_like(n, node)), None)
-                if found is not None:
-                    self.theirs[node.index] = found.index
-        for node in self.one.nodes:
-            if node.index not in self.ours:
-                found = next((n for n in self.other.nodes if self._is_like(node, n)), None)
-                if found is not None:
-                    self.ours[node.index] = found.index
+        # The same operator first, then the same numbers in one shape, then in any layout.
+        for is_near in (_is_operator_alike, _is_shape_alike, lambda *_: True):
+            for theirs in self.other.nodes:
+                if theirs.index not in self.theirs:
+                    free = (n for n in self.one.nodes if n.index not in self.ours and is_near(n, theirs))
+                    self._pair(next((n for n in free if self._is_like(n, theirs)), None), theirs)
+        # What has no step of its own, but gives what another step gave already.
+        self.theirs |= dict(self._doubles(self.other.nodes, self.theirs, self.one.nodes, lambda a, b: (b, a)))
+        self.ours |= dict(self._doubles(self.one.nodes, self.ours, self.other.nodes, lambda a, b: (a, b)))
 
-    def _is_one(self, ours: Node, theirs: Node) -> bool:
-        return ours.index not in self.ours and self._is_like(ours, theirs)
+    def _pair(self, ours: Node | None, theirs: Node) -> None:
+        if ours is not None:
+            self.ours[ours.index], self.theirs[theirs.index] = theirs.index, ours.index
+
+    def _doubles(
+        self, nodes: Sequence[Node], known: Mapping[int, int], others: Sequence[Node], order: Callable[..., Any]
+    ) -> Iterator[tuple[int, int]]:
+        for node in nodes:
+            if node.index not in known:
+                found = next((n for n in others if self._is_like(*order(node, n))), None)
+                if found is not None:
+                    yield node.index, found.index
 
     def _is_like(self, ours: Node, theirs: Node) -> bool:
         if ours.leaf is not None or theirs.leaf is not None:
@@ -79,6 +81,14 @@ class _Aligned:
         one, other = _numbers(a), _numbers(b)
         if not one.numel():
             return True
+        spoilt = ~one.isfinite(), ~other.isfinite()
+        if bool(spoilt[0].any() | spoilt[1].any()):
+            there = [t[s] for t, s in zip((one, other), spoilt, strict=True)]
+            if (a.shape == b.shape and not bool(torch.equal(*spoilt))) or len(there[0]) != len(there[1]):
+                return False
+            if not torch.equal(*(t.nan_to_num(0.0).abs().sort()[0] for t in there)):
+                return False
+            one, other = (t.masked_fill(s, 0) for t, s in zip((one, other), spoilt, strict=True))
         if a.shape != b.shape:
             return all(
                 abs(x - y) <= self.tolerance * size for (x, size), (y, _) in zip(_sums(one), _sums(other), strict=True)
@@ -120,13 +130,15 @@ class _Aligned:
                 return self._sent(ours, None)
         for theirs, ours in reversed(pairs):
             a, b = _cotangent(ours), _cotangent(theirs)
-            if (a is None and b is None) or (self.are_alike(a, b) and (a is None or b is None or a.shape == b.shape)):
-                continue
-            return self._sent(ours, theirs)
+            if not self.are_alike(a, b) and (place := self._sent(ours, theirs)) is not None:
+                return place
         return None
 
-    def _sent(self, ours: Node, theirs: Node | None) -> Place:
-        """Returns the place of a value whose gradient is unlike: the step that sends it, or sends nothing."""
+    def _sent(self, ours: Node, theirs: Node | None) -> Place | None:
+        """Returns the place of a value whose gradient is unlike: the step that sends it, or sends nothing.
+
+        `None` where all that is sent is alike, in another order.
+        """
         mine = list(_contributions(self.one, ours))
         others = list(_contributions(self.other, theirs)) if theirs is not None else []
         for user, sent in list(mine):
@@ -134,6 +146,8 @@ class _Aligned:
             if like is not None:
                 mine.remove(next(m for m in mine if m[0] is user and m[1] is sent))
                 others.remove(like)
+        if not mine and not others:
+            return None
         first, second = (found[0][0] if found else None for found in (mine, others))
         a, b = (found[0][1] if found else None for found in (mine, others))
         element, numbers, relative = _apart(a, b)
@@ -149,9 +163,13 @@ class _Aligned:
         return Place("backward", how, steps, element, relative, {"to": ours.leaf or _name(ours)})  # type: ignore[arg-type]
 
 
-def _kind(node: Node) -> tuple[int, ...]:
-    output = _output(node)
-    return () if output is None else (output.numel(),)
+def _is_operator_alike(one: Node, other: Node) -> bool:
+    return one.operator == other.operator and one.name == other.name and _is_shape_alike(one, other)
+
+
+def _is_shape_alike(one: Node, other: Node) -> bool:
+    a, b = _output(one), _output(other)
+    return a is not None and b is not None and a.shape == b.shape
 
 
 def _output(node: Node) -> Tensor | None:

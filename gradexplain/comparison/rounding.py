@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,7 @@ class Trials:
         self.first: dict[Label, Tensor] = {}
         self.sums: dict[Label, Tensor] = {}
         self.squares: dict[Label, Tensor] = {}
+        self.lost: dict[Label, Any] = {}  # how many trials gave no number, where some did not
 
     def add(self, found: Mapping[Label, Tensor]) -> None:
         """Takes in one more trial."""
@@ -95,9 +96,9 @@ class Trials:
                 continue
             apart = wide(value) - wide(self.first[name])
             spoilt = ~apart.isfinite()
-            if bool(spoilt.any()):  # rounding can make a number of it that is none: it explains anything there
+            if bool(spoilt.any()):  # an operator that met a number next to its own and gave none
                 apart = apart.masked_fill(spoilt, 0)
-                self.squares[name] += torch.where(spoilt, torch.inf, 0.0)
+                self.lost[name] = self.lost.get(name, 0) + spoilt.to(torch.float64)
             if apart.is_complex():  # of one that moves in two directions, the square of the length
                 self.squares[name] += apart.abs().square()
                 continue
@@ -111,10 +112,17 @@ class Trials:
             self.add(next(trials))
 
     def rounding(self, name: Label, value: Tensor, last: Tensor) -> Rounding:
-        """Returns what rounding does to a tensor that has this value, and whose `last` rounding does that to it."""
+        """Returns what rounding does to a tensor that has this value, and whose `last` rounding does that to it.
+
+        That is nan of an element that was no number in nearly all trials.
+        """
         freedom = self.count - 1
-        variance = (self.squares[name] - self.sums[name].square() / self.count) / freedom
-        return moderated(variance.clamp_min(0.0), wide(value).abs(), freedom).beside(last)
+        count = self.count - self.lost.get(name, 0)
+        variance = (self.squares[name] - self.sums[name].square() / count) / (count - 1)
+        known = moderated(variance.clamp_min(0.0), wide(value).abs(), freedom).beside(last)
+        if name not in self.lost:
+            return known
+        return replace(known, deviation=known.deviation.masked_fill(count < 3, torch.nan))
 
 
 def moderated(variance: Tensor, size: Tensor, freedom: int) -> Rounding:

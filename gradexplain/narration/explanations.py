@@ -640,8 +640,8 @@ class Teller:
         if report.stops:
             told = (self.stop(stop, _unit(report)) for stop in report.stops)
             return self.say("verification.stopped", stops=self.say("verification.separator").join(told))
-        if all((missing := report.unseen(name)) is None or bool(missing.all()) for name in report.inputs):
-            judged = any(report.unseen(name) is not None for name in report.inputs)
+        if all(report.sees_none(name) for name in report.inputs):
+            judged = any(report.bounds(name) is not None for name in report.inputs)
             key = "unseen_all" if judged else "unjudged"
             return self.say(f"verification.{key}", names=", ".join(report.inputs))
         lines = []

@@ -33,7 +33,7 @@ from gradexplain.targets.request import Request
 from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.answers import Stop
-from gradexplain.verification.oracles.elements import coarsest, seen
+from gradexplain.verification.oracles.elements import coarsest, count_seen
 from gradexplain.verification.verdicts import Check, Operation, Report
 from gradexplain.versions.releases import __version__
 
@@ -245,7 +245,7 @@ def _elements(check: Check) -> dict[str, Any] | None:
     """Returns how many elements an oracle saw and did not see, and the coarsest bound among those that it saw."""
     if check.bounds is None:
         return None
-    count = int(seen(check.bounds).sum())
+    count = count_seen(check.bounds)
     return {"seen": count, "unseen": check.bounds.numel() - count, "worst": jsonable(coarsest(check.bounds))}
 
 

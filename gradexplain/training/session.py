@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # Seconds until a report is refreshed first, and from one time to the next: so many, or so many times what one takes.
-SOON, OFTEN, _SHARE = 5.0, 15.0, 50.0
+SOON, OFTEN, SHARE = 5.0, 15.0, 50.0
 
 
 @dataclass
@@ -80,15 +80,15 @@ class Session:
 
         if "numpy" in sys.modules:
             self._numpy_state = sys.modules["numpy"].random.get_state()
-        each_step = self._refresh_now_and_then if self.refresh is not None else None
-        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None, each_step=each_step)
+        each_pass = self._refresh_now_and_then if self.refresh is not None else None
+        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None, each_pass=each_pass)
         self._watching.enter_context(watched(self._ledger, anywhere=True))
         self._ledger.begin()
 
     def _refresh_now_and_then(self) -> None:
         if (started := monotonic()) >= self._due and self.refresh is not None:
             self.refresh()
-            self._due = monotonic() + max(OFTEN, _SHARE * (monotonic() - started))
+            self._due = monotonic() + max(OFTEN, SHARE * (monotonic() - started))
 
     def report(self, ending: Ending | None) -> TrainingReport:
         """Returns what was seen; `ending` is how the script ended, `None` while it goes on and nothing is run again."""

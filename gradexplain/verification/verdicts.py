@@ -28,7 +28,14 @@ from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
 from gradexplain.verification.oracles.answers import Check, Stop, Verdict
-from gradexplain.verification.oracles.elements import NARROWED_RESOLUTION, RESOLUTION, coarsest, joined, seen
+from gradexplain.verification.oracles.elements import (
+    NARROWED_RESOLUTION,
+    RESOLUTION,
+    coarsest,
+    count_seen,
+    joined,
+    seen,
+)
 from gradexplain.verification.oracles.measures import plain
 from gradexplain.verification.oracles.question import EFFORT, Question
 from gradexplain.verification.oracles.registry import ON_REQUEST, ORACLES, REFEREE
@@ -213,9 +220,10 @@ class Report(Shown):
         if any(stop.input == name for stop in self.undeclared()):
             return "cannot say"
         bounds = self.bounds(name)
-        if bounds is None or (bounds.numel() and not bool(seen(bounds, self.wanted).any())):
+        count = 0 if bounds is None else count_seen(bounds, self.wanted)
+        if bounds is None or (bounds.numel() and not count):
             return "cannot say"
-        return "agrees" if self.options.allow_unseen or bool(seen(bounds, self.wanted).all()) else "cannot say"
+        return "agrees" if self.options.allow_unseen or count == bounds.numel() else "cannot say"
 
     @property
     def wanted(self) -> float:
@@ -283,6 +291,11 @@ class Report(Shown):
         own = max((c.number for c in self.checks if c.input == name and c.number is not None), default=0.0)
         worst = max(coarsest(bounds, self.wanted), own)
         return worst if bounds is not None and not math.isnan(worst) else None
+
+    def sees_none(self, name: str) -> bool:
+        """Says whether no judge saw any element of the gradient of an input."""
+        bounds = self.bounds(name)
+        return bounds is None or not count_seen(bounds, self.wanted)
 
     def unseen(self, name: str) -> Tensor | None:
         """Returns which elements no judge saw, `None` where that is not known of single ones."""
@@ -453,12 +466,12 @@ def _tangent_alone(report: Report, check: Check) -> Check:
 
 def _is_whole(check: Check, wanted: float) -> bool:
     """Says whether an oracle saw every element."""
-    return check.bounds is not None and bool(seen(check.bounds, wanted).all())
+    return check.bounds is not None and count_seen(check.bounds, wanted) == check.bounds.numel()
 
 
 def _is_mostly(check: Check, wanted: float) -> bool:
     """Says whether an oracle saw most elements."""
-    return check.bounds is not None and float(seen(check.bounds, wanted).double().mean()) > 0.5
+    return check.bounds is not None and 2 * count_seen(check.bounds, wanted) > check.bounds.numel()
 
 
 def _nothing(question: Question) -> Finding | None:
@@ -501,7 +514,7 @@ def _sharpened(question: Question, report: Report, check: Check) -> Check:
     if check.oracle != RULES or check.bounds is None:
         return check
     others = joined([c.bounds for c in report.checks if _sees(c, check.input) and c.bounds is not None])
-    if others is not None and bool(seen(others, report.wanted).all()):
+    if others is not None and count_seen(others, report.wanted) == others.numel():
         return replace(check, bounds=None)
     own = walk.bounds_of(question, check.input, check.bounds)
     if question.computation is None:  # what rounding did was not measured, but estimated
@@ -525,7 +538,7 @@ def _following(report: Report, check: Check) -> Check:
 def _blind(report: Report, check: Check) -> Check:
     """Returns a check that agrees as one that cannot say, where no judge sees any element: it makes the same error."""
     bounds = report.bounds(check.input)
-    blind = bounds is None or (bounds.numel() and not bool(seen(bounds, report.wanted).any()))
+    blind = bounds is None or (bounds.numel() and not count_seen(bounds, report.wanted))
     if check.verdict != "agrees" or not blind or report.of(check.input) != "cannot say":
         return check
     count = bounds.numel() if bounds is not None else 0

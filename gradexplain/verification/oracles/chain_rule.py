@@ -91,16 +91,14 @@ def _large(question: Question) -> Iterator[Check]:
                 ORACLE, name, "differs", reason="total", data={"place": (), "seen": math.nan, "right": math.nan}
             )
             continue
-        worst, size, place = farthest(ours, torchs)
+        worst, size, place, apart = farthest(ours, torchs, epsilon(trace))
         bound = resolution * size
         data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
         verdict, reason = _large_verdict(missing, worst, size, bound, resolution)
         if verdict == "differs":
             data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place])}
-        apart = _apart(torchs, (ours - torchs).abs_(), epsilon(trace)) if verdict == "agrees" else None
-        yield Check(
-            ORACLE, name, verdict, worst, bound, resolution, reason, data, place, bounds=apart, number=resolution
-        )
+        bounds = apart if verdict == "agrees" else None
+        yield Check(ORACLE, name, verdict, worst, bound, resolution, reason, data, place, bounds, number=resolution)
 
 
 def _large_verdict(
@@ -115,29 +113,32 @@ def _large_verdict(
     return ("agrees", None) if resolution <= RESOLUTION else ("cannot say", "coarse")
 
 
-def farthest(ours: Tensor, torchs: Tensor) -> tuple[float, float, tuple[int, ...]]:
-    """Returns the largest difference, the largest element of `torchs`, and the index of the former.
+def farthest(ours: Tensor, torchs: Tensor, eps: float) -> tuple[float, float, tuple[int, ...], Tensor]:
+    """Returns the largest difference, the largest element of `torchs`, the index of the former, and `_apart` of all.
 
     Works on blocks of rows that stay in the processor's cache: memory is slow to go through for tensors of this size.
     """
     if not ours.numel():
-        return 0.0, 0.0, ()
+        return 0.0, 0.0, (), torch.zeros(ours.shape)
     turned = ours.ndim == 2 and ours.mT.is_contiguous() and torchs.mT.is_contiguous()
     pair = [t.mT if turned else (t if t.ndim else t[None]) for t in (ours, torchs)]
+    made = torch.empty(pair[0].shape, dtype=torch.float32)
     rows = max(1, _PIECE_ELEMENTS * len(pair[0]) // ours.numel())
-    blocks = list(zip(*(torch.split(t, rows) for t in pair), strict=True))
-    apart = torch.stack([_largest_of(a - b) for a, b in blocks])
-    sizes = torch.stack([_largest_of(b) for _, b in blocks])
-    block = int(apart.argmax())
-    a, b = blocks[block]
+    blocks = list(zip(*(torch.split(t, rows) for t in (*pair, made)), strict=True))
+    apart, sizes = [], []
+    for own, torchs_own, relative in blocks:
+        difference, size = (own - torchs_own).abs(), torchs_own.abs()
+        apart.append(difference.max())
+        sizes.append(size.max())
+        limit = difference.add_(size, alpha=2 * eps)
+        relative.copy_(torch.div(limit, size, out=size) if bool(size.all()) else _relative(limit, size))
+    block = int(torch.stack(apart).argmax())
+    a, b, _ = blocks[block]
     place = unravelled(int((a - b).abs_().argmax()), a.shape)
     place = (place[0] + block * rows, *place[1:])
-    return float(apart.max()), float(sizes.max()), (place[::-1] if turned else place) if ours.ndim else ()
-
-
-def _largest_of(block: Tensor) -> Tensor:
-    low, high = torch.aminmax(block)
-    return torch.maximum(-low, high)
+    at = (place[::-1] if turned else place) if ours.ndim else ()
+    whole = made.mT if turned else made.reshape(ours.shape)
+    return float(torch.stack(apart).max()), float(torch.stack(sizes).max()), at, whole
 
 
 # Elements taken at once: 2 MiB of float64.
@@ -215,8 +216,11 @@ def coincides(trace: Trace) -> bool:
 
 def _apart(torchs: Tensor, difference: Tensor, eps: float) -> Tensor:
     """Returns how far each element is from the rules' number, relative to itself, and their last digits."""
-    limit = difference + 2 * eps * torchs.abs()
-    return torch.where(limit == 0, 0.0, limit / torchs.abs()).float().cpu()
+    return _relative(difference + 2 * eps * torchs.abs(), torchs.abs()).float().cpu()
+
+
+def _relative(limit: Tensor, size: Tensor) -> Tensor:
+    return torch.where(limit == 0, 0.0, limit / size)
 
 
 def bounds_of(question: Question, name: str, apart: Tensor) -> Tensor:
@@ -361,7 +365,7 @@ def _without_lost(
 
 def _lost(ours: Tensor | None, torchs: Tensor | None) -> Tensor:
     """Returns where ours is no finite number and torch's is."""
-    if ours is None:
+    if ours is None or bool(ours.sum().isfinite()):  # a sum is finite only where all that is added is
         return torch.tensor(False)
     finite = torch.tensor(True) if torchs is None else dense(torchs, torchs).isfinite()
     return ~ours.isfinite() & finite if finite.shape in ((), ours.shape) else torch.tensor(False)

@@ -7,12 +7,13 @@ an error of the smallest of many is nothing beside the largest. So resolution be
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 # An answer that resolves an element of the gradient to less than this part of it is evidence; a coarser one is not.
 RESOLUTION = 1e-4
@@ -48,6 +49,18 @@ def seen(bounds: Tensor, resolution: float = RESOLUTION) -> Tensor:
     return bounds <= resolution
 
 
+def count_seen(bounds: Tensor, resolution: float = RESOLUTION) -> int:
+    """Returns how many elements an error would have been seen in; of the same bounds that is counted once."""
+    counts = _COUNTS.setdefault(bounds, {})
+    key = bounds._version, resolution
+    if key not in counts:
+        counts[key] = int(torch.count_nonzero(seen(bounds, resolution)))
+    return counts[key]
+
+
+_COUNTS: MutableMapping[Tensor, dict[tuple[int, float], int]] = WeakIdKeyDictionary()
+
+
 def joined(bounds: Sequence[Tensor]) -> Tensor | None:
     """Returns the sharpest of several bounds for each element."""
     return reduce(torch.minimum, bounds) if bounds else None
@@ -57,5 +70,7 @@ def coarsest(bounds: Tensor | None, resolution: float = RESOLUTION) -> float:
     """Returns the coarsest bound among the elements that were seen, nan where none was."""
     if bounds is None or not bounds.numel():
         return 0.0
+    if count_seen(bounds, resolution) == bounds.numel():
+        return float(bounds.max())
     worst = float(torch.where(seen(bounds, resolution), bounds, -1.0).max())
     return worst if worst >= 0 else math.nan

@@ -1,0 +1,61 @@
+"""Two ways to one gradient: the examples of the guide on comparing."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention, by its formula."""
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1)
+    return scores.masked_fill(mask, -torch.inf).softmax(-1) @ v
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same by torch's kernel."""
+    return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def shifted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The mask is one place off."""
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(2)
+    return scores.masked_fill(mask, -torch.inf).softmax(-1) @ v
+
+
+def variance(x: Tensor) -> Tensor:
+    """The mean square of the distances, over n."""
+    return ((x - x.mean()) ** 2).mean()
+
+
+def unbiased(x: Tensor) -> Tensor:
+    """Over n − 1: another thing."""
+    return x.var()
+
+
+def labelled(x: Tensor, t: Tensor) -> Tensor:
+    """A loss that leaves out what has no label."""
+    return cross_entropy(x, t)
+
+
+class Clipped(torch.autograd.Function):
+    """exp x, with a backward that drops what it added to the forward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.exp() + 0.001 * x**2
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * x.exp()
+
+
+def grown(x: Tensor) -> Tensor:
+    return (x.exp() + 0.001 * x**2).sum()
+
+
+def dropped(x: Tensor) -> Tensor:
+    return Clipped.apply(x).sum()
