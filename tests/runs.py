@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-import gradexplain.narration.trainings  # noqa: F401  # registers how reports are told
+import gradexplain.narration.trainings  # registers how reports are told
+import gradexplain.training.session
 from gradexplain.training.launching import Script, launched
 from gradexplain.training.session import Session
 
@@ -35,6 +36,7 @@ class Training:
     out: str
     code: int
     state: dict[str, Any]
+    early: set[str] = field(default_factory=set)  # what was found at any backward pass before the end
 
     @property
     def codes(self) -> list[str]:
@@ -47,15 +49,24 @@ def run_training(path: Path, *arguments: str) -> Training:
     return in_a_process(under_watch, path, *arguments)
 
 
-def under_watch(path: Path, *arguments: str, rerun: bool = False) -> Training:
+def under_watch(path: Path, *arguments: str, rerun: bool = False, early: set[str] | None = None) -> Training:
     session, out = Session(Script(str(path), arguments), rerun=rerun), io.StringIO()
+    if early is not None:
+        session.refresh = lambda: early.update(finding.code for finding in session.report(None).findings)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
         ending = session.run(lambda code: None)
         state = state_of_main()
         report = session.report(ending)
         text = report.render("text")
     losses = [] if report.curves is None else [*report.curves.losses]
-    return Training(json.loads(report.to_json()), losses, text, out.getvalue(), ending.code, state)
+    return Training(json.loads(report.to_json()), losses, text, out.getvalue(), ending.code, state, early or set())
+
+
+def throughout(path: Path) -> Training:
+    """Runs a script under a watch that is asked for its report at every backward pass."""
+    gradexplain.training.session.SOON = gradexplain.training.session.OFTEN = 0.0
+    gradexplain.training.session.SHARE = 0.0
+    return under_watch(path, early=set())
 
 
 def run_plainly(path: Path) -> tuple[str, dict[str, Any]]:

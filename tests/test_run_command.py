@@ -174,7 +174,7 @@ def test_bad_usage_is_said_in_a_sentence(arguments: tuple, said: str, tmp_path: 
 REFRESHED = """
 import sys
 import gradexplain.training.session as session
-session.SOON = session.OFTEN = session._SHARE = 0.0
+session.SOON = session.OFTEN = session.SHARE = 0.0
 from gradexplain.__main__ import main
 sys.argv[1:1] = ["run"]
 main()

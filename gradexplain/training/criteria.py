@@ -33,6 +33,8 @@ _CUT = 100.0
 _BATCHES, _BATCH, _MANY_LABELS, _GIVEN = 5, 8, 2000, 4
 # So many labels would differ from the one before in shuffled batches; in one class after the other, a fifth at most.
 _DIFFERENT, _ONE_CLASS = 20, 0.2
+# Steps without a gradient: of everything, and of a part, which may be used now and then.
+_SOON, _NOW_AND_THEN = 3, 10
 # So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
 _KEPT = 4
 
@@ -177,7 +179,8 @@ def _unreached(ledger: Ledger) -> Iterator[Finding]:
 
 def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
     """Returns the parameters of an optimizer that never got a gradient and are meant to."""
-    places = sorted(steps.missing) if steps.count >= 3 else []
+    all_of_them = len(steps.missing) == len(steps.parameters)
+    places = [i for i, count in steps.missing.items() if count >= (_SOON if all_of_them else _NOW_AND_THEN)]
     found = [(i, t) for i in places if (t := steps.parameters[i]()) is not None and t.requires_grad]
     resting = [t for i, t in found if not _is_changed(t, steps.resting.get(i))]
     return [t for t in resting if not _has_learning_siblings(t, steps, ledger)]

@@ -76,7 +76,7 @@ class Steps:
     count: int = 0
     norms: array[float] = field(default_factory=lambda: array("d"))
     parameters: list[ref[Tensor]] = field(default_factory=list)
-    missing: set[int] = field(default_factory=set)  # the places of those that had no gradient at any step
+    missing: dict[int, int] = field(default_factory=dict)  # of those that never had a gradient, at how many steps
     looks: list[Look] = field(default_factory=list)
     resting: dict[int, Tensor] = field(default_factory=dict)  # a sample of those that have none
     units: dict[int, Units] = field(default_factory=dict)  # of the matrices behind a gate
@@ -138,7 +138,7 @@ class Ledger:
     halt: bool = False
     most: int | None = None
     alone: bool = False
-    each_step: Callable[[], None] | None = None  # is called at the end of every step
+    each_pass: Callable[[], None] | None = None  # is called at the end of every backward pass
     names: Names = field(default_factory=Names)
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     last_call: Call | None = None  # the line that started the last backward pass
@@ -271,6 +271,8 @@ class Ledger:
         if not self.optimizers and self.flag is None:
             self._look_without_optimizer()
         self.passes += 1
+        if self.each_pass is not None:
+            self.each_pass()
 
     def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
         if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
@@ -367,10 +369,11 @@ class Ledger:
         self.made(optimizer)
         steps, parameters = self.optimizers[id(optimizer)], parameters_of(optimizer)
         if len(steps.parameters) != len(parameters):
-            steps.missing |= {*range(len(steps.parameters), len(parameters))}
+            steps.missing |= dict.fromkeys(range(len(steps.parameters), len(parameters)), 0)
             steps.parameters = [ref(p) for p in parameters]
         if steps.missing:
-            steps.missing = {i for i in steps.missing if i < len(parameters) and parameters[i].grad is None}
+            without = {i: n for i, n in steps.missing.items() if i < len(parameters) and parameters[i].grad is None}
+            steps.missing = {i: n + parameters[i].requires_grad for i, n in without.items()}
         looked = is_looked_at(steps.count)
         rate = optimizer.param_groups[0].get("lr", math.nan)
         known = looked or not isinstance(rate, Tensor) or not is_waited_for(rate)
@@ -427,8 +430,6 @@ class Ledger:
             self.noting = False
         if steps.count in (1, 2) or is_looked_at(steps.count):
             self._look_at_modes(steps)
-        if self.each_step is not None:
-            self.each_step()
         if self.most is not None and self.step >= self.most:
             raise _ended()
 

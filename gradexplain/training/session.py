@@ -20,6 +20,7 @@ from gradexplain.training.launching import (
     before_termination,
     launched,
 )
+from gradexplain.training.ranks import Rank
 from gradexplain.training.replaying import Again, Standby
 from gradexplain.training.request import UNGUARDED, Request
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # Seconds until a report is refreshed first, and from one time to the next: so many, or so many times what one takes.
-SOON, OFTEN, _SHARE = 5.0, 15.0, 50.0
+SOON, OFTEN, SHARE = 5.0, 15.0, 50.0
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Session:
 
         `leaving` is called before `os._exit` ends the process, with its code, and before SIGTERM does, with `None`.
         """
-        self._standby = Standby.of(self.script)
+        self._standby = Standby() if Rank.own() else Standby.of(self.script)  # a run alone would wait for the others
         self._again = Again.of(self.script) if self.rerun else None
         self._due = monotonic() + SOON
         exits = Exits()
@@ -79,15 +80,15 @@ class Session:
 
         if "numpy" in sys.modules:
             self._numpy_state = sys.modules["numpy"].random.get_state()
-        each_step = self._refresh_now_and_then if self.refresh is not None else None
-        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None, each_step=each_step)
+        each_pass = self._refresh_now_and_then if self.refresh is not None else None
+        self._ledger = Ledger(self.halt, self.most, alone=self._standby.channel is None, each_pass=each_pass)
         self._watching.enter_context(watched(self._ledger, anywhere=True))
         self._ledger.begin()
 
     def _refresh_now_and_then(self) -> None:
         if (started := monotonic()) >= self._due and self.refresh is not None:
             self.refresh()
-            self._due = monotonic() + max(OFTEN, _SHARE * (monotonic() - started))
+            self._due = monotonic() + max(OFTEN, SHARE * (monotonic() - started))
 
     def report(self, ending: Ending | None) -> TrainingReport:
         """Returns what was seen; `ending` is how the script ended, `None` while it goes on and nothing is run again."""
@@ -102,7 +103,9 @@ class Session:
         finally:
             self._standby.close()
         examined = "rerun" if self._has_acted and report.examined == "replay" else report.examined
-        return replace(report, examined=examined, acted=self._has_acted)
+        rank = Rank.own()
+        others = rank.others() if rank is not None else ()
+        return replace(report, examined=examined, acted=self._has_acted, rank=rank, others=others)
 
     @property
     def _is_guarded(self) -> bool:
@@ -114,7 +117,9 @@ class Session:
         request = replace(request, numpy_state=self._numpy_state)
         if self._is_guarded:
             return self._standby.ask(request)
-        if self._again is None or os.environ.get("WORLD_SIZE", "1") != "1":
+        if Rank.own() is not None:
+            return None
+        if self._again is None:
             return UNGUARDED
         if request.change is not None:  # what another script would write is nobody's wish
             return None
@@ -125,6 +130,13 @@ class Session:
 def is_reporting() -> bool:
     """Says whether this process answers by its exit code: of several that torchrun started, the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave(report: TrainingReport) -> None:
+    """Leaves what was seen for the first of several processes, when it has been said here."""
+    rank = Rank.own()
+    if rank is not None and rank.number:
+        rank.leave(report.steps, report.findings[0] if report.findings else None)
 
 
 def own_file(output: Path | None) -> Path | None:
