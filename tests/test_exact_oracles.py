@@ -250,7 +250,7 @@ def test_many_inputs_are_moved_together() -> None:
 # Operators that are not written out, or only for some of their arguments.
 UNDEFINED = frozenset(
     """
-    nansum mode linalg_cholesky_ex _linalg_eigh _linalg_svd linalg_qr linalg_matrix_exp cholesky_solve as_strided
+    nansum mode cholesky linalg_cholesky_ex _linalg_eigh _linalg_svd linalg_qr linalg_matrix_exp cholesky_solve as_strided
     as_strided_scatter _reshape_alias col2im scatter_reduce _adaptive_avg_pool2d upsample_bilinear2d upsample_linear1d
     multi_margin_loss linalg_vector_norm convolution _cdist_forward _grouped_mm polygamma igamma igammac nan_to_num
     rrelu_with_noise frexp bernoulli renorm linalg_lu_factor_ex
