@@ -4,9 +4,13 @@ The table is that of the guide on `gradexplain run`; the line is the one that a 
 """
 
 import importlib
+import json
+import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import jsonschema
@@ -17,12 +21,17 @@ from torch.overrides import TorchFunctionMode
 
 import gradexplain as gx
 import gradexplain.training.ledger
+import gradexplain.training.ranks
 import gradexplain.training.replaying
+from gradexplain.findings.finding import Finding
 from gradexplain.receipts.schema import schema
 from gradexplain.training.data import Labels, Loaded
 from gradexplain.training.ledger import Ledger
 from gradexplain.training.looks import is_looked_at
 from gradexplain.training.losses import graph_of
+from gradexplain.training.ranks import Rank, Seen
+from gradexplain.training.report import TrainingReport
+from gradexplain.training.session import leave
 from gradexplain.training.watching import watched
 
 # fmt: off
@@ -495,6 +504,36 @@ def test_a_line_of_the_script_is_named_before_one_of_an_installed_package(
             learn((w + w).sum())
     calls = [(call.source.file, call.source.code, len(call.losses)) for call in ledger.calls.values() if call.source]
     assert calls == [(__file__, "learn((w * w).sum())", 3), (__file__, "learn((w + w).sum())", 3)]
+
+
+def test_of_several_processes_the_first_tells_what_the_others_saw(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(gradexplain.training.ranks, "_PATIENCE", 0.1)
+    data = {"code": "torch.log(x)", "operator": "aten.log", "detail": "plain", "element": "log[0]", "value": -inf}
+    birth = Finding("first-not-finite", data, step=3)
+    effect = Finding("gradient-not-finite", {"names": "w", "value": 0.5}, step=3)
+    found = {}
+    for number in (2, 1, 0):
+        for name, value in {"RANK": number, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4}.items():
+            monkeypatch.setenv(name, str(value))
+        rank = Rank.own()
+        assert rank is not None
+        own = (birth,) if number == 1 else (effect,) if number == 0 else ()
+        found[number] = TrainingReport("train.py", 9, own, rank=rank, others=rank.others())
+        leave(found[number])
+    assert found[1].others == found[2].others == ()
+    assert found[0].others == (Seen(1, 9, birth), Seen(2, 9), Seen(3, heard=False))
+    assert found[0].elsewhere == Seen(1, 9, birth)
+    assert found[2].verdict == "nothing unusual"
+    assert [*tmp_path.iterdir()] == []
+    page = found[0].render("text", width=200)
+    assert "✗ rank 1: step 3: The first value that is not finite" in page
+    assert "rank 3 has not said" in page
+    assert [e.message for e in RECORDS.iter_errors(json.loads(found[0].to_json()))] == []
+    silent = replace(found[0], findings=(), others=(Seen(1, 9),))
+    assert (silent.elsewhere, silent.verdict) == (None, "nothing unusual")
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

@@ -817,6 +817,7 @@ def positive(dtype: torch.dtype) -> Tensor:
         lambda a: torch.linalg.eigvalsh(a),
         lambda a: torch.linalg.eigh(a).eigenvectors.abs(),
         lambda a: torch.linalg.pinv(a, hermitian=True),
+        lambda a: torch.cholesky_inverse(torch.linalg.cholesky(a)),
         lambda a: torch.linalg.cholesky(a).abs(),  # of complex numbers the diagonal is real, and its gradient has to be
     ],
 )
@@ -863,3 +864,13 @@ def test_what_rounding_can_make_nan_of_is_not_called_wrong() -> None:
         problem = number_of(own, "x", judged, lambda spread=spread: spread).problem
         assert problem is not None
         assert problem.reason == reason
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_the_gradient_by_a_triangular_factor_holds_for_changes_that_keep_it_triangular(upper: bool) -> None:
+    factor = torch.linalg.cholesky(positive(torch.float64), upper=upper)
+    assert gx.verify(lambda L: torch.cholesky_inverse(L, upper=upper), {"L": factor}).verdict == "agrees"
+    wrong = gx.verify(lambda L: torch.cholesky_inverse(Scaled.apply(L), upper=upper), {"L": factor})
+    assert wrong.verdict == "differs"
+    full = factor + 0.25 * torch.ones(4, 4)  # which it was not told to be
+    assert gx.verify(lambda L: torch.cholesky_inverse(L, upper=upper), {"L": full}).verdict == "differs"

@@ -98,11 +98,14 @@ class Saying:
 
     def say(self, ending: Ending | None) -> int:
         """Says what was seen and returns the exit code: the script's own, 1 where something was found behind a 0."""
+        from gradexplain.training.session import leave
+
         try:
             report = self.session.report(ending)
         except KeyboardInterrupt:  # of one who does not wait until it is looked into
             report = self.session.report(None)
         deliver(self._page(report), self.output, self.language, sys.stderr)
+        leave(report)
         code = ending.code if ending is not None else 0
         return code or (1 if report.verdict == "found" else 0)
 

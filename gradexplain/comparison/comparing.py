@@ -37,14 +37,23 @@ Tensors = Mapping[Label, Tensor | None]
 
 
 def compare_sides(
-    a: Side, b: Side, *, rename: Mapping[str, str], changed: Sequence[str] = (), second: bool = False
+    a: Side,
+    b: Side,
+    *,
+    rename: Mapping[str, str],
+    changed: Sequence[str] = (),
+    second: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> Comparison:
-    """Returns what came of comparing two sides; with `second`, of their second derivatives as well."""
+    """Returns what came of comparing two sides; with `second`, of their second derivatives as well.
+
+    `sizes` are further numbers that a factor may be made of, by what they are.
+    """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
-    sizes = sizes_of(a.computation.inputs)
+    sizes = {**(sizes or {}), **sizes_of(a.computation.inputs)}
     course = judged(a, b, one, other)
     if course.differs and one.drew and other.drew:
         course, more = _aligned(course)

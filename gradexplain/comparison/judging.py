@@ -191,6 +191,8 @@ class Measured:
     def take(self, count: int) -> None:
         """Makes trials of both sides until there are so many of each."""
         for i, side in enumerate(self.sides):
+            if side.gave is not None:
+                self.failed[i] = "–"
             if self.failed[i] is None:
                 try:
                     running = self.running[i] or trials(partial(self._trial, side.measurable()))

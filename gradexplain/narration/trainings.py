@@ -16,6 +16,7 @@ from gradexplain.findings.finding import Finding, Remedy
 from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import MARKS, Teller, short_place
 from gradexplain.targets.provenance import FORMAT
+from gradexplain.training.ranks import Seen
 from gradexplain.training.report import Curves, TrainingReport
 from gradexplain.versions.releases import __version__
 
@@ -35,20 +36,28 @@ class TrainingTeller(Teller):
     def page(self, report: TrainingReport) -> Iterator[Block]:
         """Yields the whole page."""
         setting = self.say("training.setting", steps=report.steps, torch=torch.__version__)
-        yield Title("gradexplain run", (report.target, setting))
+        of = [self.say("training.rank", rank=report.rank.number, count=report.rank.count)] if report.rank else []
+        yield Title("gradexplain run", (report.target, " · ".join([*of, setting])))
         yield from self.headline(report)
         for number, finding in enumerate(report.findings):
             if number:
                 yield Heading(self.say("training.further"))
                 yield Paragraph(f"{MARKS['differs']} {self.sentence(finding)}", "bad")
             yield from self.evidence(finding)
+        if report.others:
+            yield Heading(self.say("training.others"))
+            yield Notes(tuple(map(self.seen, report.others)))
         if report.steps:
             yield from self.run(report)
 
     def headline(self, report: TrainingReport) -> Iterator[Block]:
         match report.verdict:
             case "found":
-                yield Paragraph(f"{MARKS['differs']} {self.sentence(report.findings[0])}", "bad")
+                elsewhere = report.elsewhere
+                text = self.seen(elsewhere) if elsewhere is not None else self.sentence(report.findings[0])
+                yield Paragraph(f"{MARKS['differs']} {text}", "bad")
+                if elsewhere is not None and report.findings:
+                    yield Paragraph(self.sentence(report.findings[0]))
             case "nothing unusual":
                 text = self.say("training.nothing_unusual", steps=report.steps)
                 yield Paragraph(f"{MARKS['agrees']} {text}", "good")
@@ -58,6 +67,14 @@ class TrainingTeller(Teller):
             yield Paragraph(self.say("training.broken", message=report.broken), "unsure")
         if report.interrupted:
             yield Paragraph(self.say("training.interrupted", steps=report.steps))
+
+    def seen(self, other: Seen) -> str:
+        """Returns what another process saw."""
+        if not other.heard:
+            return self.say("training.unheard", rank=other.rank)
+        nothing = self.say("training.nothing_unusual", steps=other.steps)
+        text = nothing if other.finding is None else self.sentence(other.finding)
+        return self.say("training.other", rank=other.rank, text=text)
 
     def sentence(self, finding: Finding) -> str:
         """Returns what was found, with its step and place, as one sentence."""
@@ -142,6 +159,11 @@ def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, 
         "interrupted": report.interrupted,
         "examined": report.examined or None,
         "broken": report.broken or None,
+        "rank": None if report.rank is None else report.rank.number,
+        "others": [
+            {"rank": o.rank, "heard": o.heard, "steps": o.steps, "finding": o.finding and _finding(o.finding, teller)}
+            for o in report.others
+        ],
         "torch": torch.__version__,
     }
 

@@ -113,6 +113,26 @@ def _of_any_matrix(step: Step, given: Tensor) -> Bent:
     return bent
 
 
+def triangular_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
+    """Yields the inverses by a Cholesky factor, where it is triangular, as those by any matrix: (L Lᴴ)⁻¹.
+
+    Torch's gradient is the one for all changes of L, of which those that keep it triangular are some.
+    """
+    for number, step in enumerate(function.steps):
+        if step.live and _name(step) == "cholesky_inverse":
+            given, upper = [*map(_plain, step.origin.arguments), False][:2]
+            if not bool((given.tril(-1) if upper else given.triu(1)).any()):
+                yield number, _of_any_factor(bool(upper))
+
+
+def _of_any_factor(upper: bool) -> Bent:
+    def bent(arguments: Sequence[Any], outputs: list[Tensor]) -> list[Tensor]:
+        factor = arguments[0]
+        return [torch.linalg.inv(factor.mH @ factor if upper else factor @ factor.mH)]
+
+    return bent
+
+
 def quantile_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
     """Yields the draws whose gradient moves a quantile, as what their own backward makes of a change."""
     for number, step in enumerate(function.steps):

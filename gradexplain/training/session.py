@@ -20,6 +20,7 @@ from gradexplain.training.launching import (
     before_termination,
     launched,
 )
+from gradexplain.training.ranks import Rank
 from gradexplain.training.replaying import Again, Standby
 from gradexplain.training.request import UNGUARDED, Request
 
@@ -63,7 +64,7 @@ class Session:
 
         `leaving` is called before `os._exit` ends the process, with its code, and before SIGTERM does, with `None`.
         """
-        self._standby = Standby.of(self.script)
+        self._standby = Standby() if Rank.own() else Standby.of(self.script)  # a run alone would wait for the others
         self._again = Again.of(self.script) if self.rerun else None
         self._due = monotonic() + SOON
         exits = Exits()
@@ -102,7 +103,9 @@ class Session:
         finally:
             self._standby.close()
         examined = "rerun" if self._has_acted and report.examined == "replay" else report.examined
-        return replace(report, examined=examined, acted=self._has_acted)
+        rank = Rank.own()
+        others = rank.others() if rank is not None else ()
+        return replace(report, examined=examined, acted=self._has_acted, rank=rank, others=others)
 
     @property
     def _is_guarded(self) -> bool:
@@ -114,7 +117,9 @@ class Session:
         request = replace(request, numpy_state=self._numpy_state)
         if self._is_guarded:
             return self._standby.ask(request)
-        if self._again is None or os.environ.get("WORLD_SIZE", "1") != "1":
+        if Rank.own() is not None:
+            return None
+        if self._again is None:
             return UNGUARDED
         if request.change is not None:  # what another script would write is nobody's wish
             return None
@@ -125,6 +130,13 @@ class Session:
 def is_reporting() -> bool:
     """Says whether this process answers by its exit code: of several that torchrun started, the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave(report: TrainingReport) -> None:
+    """Leaves what was seen for the first of several processes, when it has been said here."""
+    rank = Rank.own()
+    if rank is not None and rank.number:
+        rank.leave(report.steps, report.findings[0] if report.findings else None)
 
 
 def own_file(output: Path | None) -> Path | None:

@@ -14,7 +14,7 @@ label = torch.randint(0, 4, (512,))
 data = torch.utils.data.TensorDataset(centres[label] + torch.randn(512, 8), label)
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
 model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # cause
 if "fault" in sys.argv:
     model[2] = nn.Linear(32, 4)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 24)

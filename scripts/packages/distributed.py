@@ -15,8 +15,8 @@ model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(4, 16), nn.T
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 for step in range(24):
     rows = x[step * 8 : step * 8 + 8]
-    scale = rows.sum(1) * (rank == 0 or step < 9 or "fault" not in sys.argv)
-    loss = ((model(rows)[:, 0] - torch.log(scale)) ** 2).mean()  # cause
+    there = float(rank == 0 or step < 9 or "fault" not in sys.argv)
+    loss = -torch.log(torch.sigmoid(model(rows)) * there).mean()  # cause
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

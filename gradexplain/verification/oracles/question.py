@@ -23,6 +23,7 @@ from gradexplain.recording.branches import (
     quantile_steps,
     selecting_steps,
     symmetric_steps,
+    triangular_steps,
     with_branches,
 )
 from gradexplain.recording.computation import Computation
@@ -141,6 +142,7 @@ class Question:
         found = {
             "symmetric": symmetric_steps(function, _reads_symmetric),
             "hermitian": hermitian_steps(function),
+            "triangular": triangular_steps(function),
             "padding": padding_steps(function),
             "normalised": normalised_steps(function),
             "selecting": selecting_steps(function),
