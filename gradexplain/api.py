@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -413,6 +413,26 @@ def compared(request: Request, other: str | None, **options: Any) -> Comparison:
     names: Mapping[str, str] = options.get("rename") or {}
     match_inputs(second, [names.get(name, name) for name in inputs])
     return replace(compare(target.called, second.called, inputs, **options), names=(request.target, other))
+
+
+def compared_single(
+    request: Request, model: str, wrap: str | None, dim: int | None
+) -> tuple[Comparison | None, Literal["same", "differs", "cannot say"]]:
+    """Holds what was asked for, a step of a model, on all ranks against one process: see `comparison.ranks`."""
+    from gradexplain.comparison.ranks import Job, compare_single
+
+    target = load(request.spec)
+    step = replace(target, parameters=target.parameters[1:], required=target.required[1:])
+    inputs = _in_type(request.tensors(step), request.torch_dtype())
+    make, around = (None if name is None else load(parse_target(name)).called for name in (model, wrap))
+    assert make is not None
+    wrapping: Any = around or torch.nn.parallel.DistributedDataParallel
+    making: Any = make
+    return compare_single(Job(target.called, making, wrapping, inputs, dim, request.seed or 0, request.target))
+
+
+def _in_type(inputs: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mapping[str, Tensor]:
+    return inputs if dtype is None else {n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs.items()}
 
 
 def _typed(request: Request, loaded: Loaded | None) -> dict[str, Any]:

@@ -7,13 +7,15 @@ command); memory is the most that a process of its own holds, torch and all, run
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import truediv
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -21,6 +23,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
+# How long a run is at least, in seconds of the plain training; and how many steps show what memory is held.
+LEAST, MEMORY_STEPS = 0.5, 20
 Step = Callable[[], None]
 
 
@@ -130,37 +134,35 @@ def megabytes(name: str, optimizer: str, way: str | None, steps: int) -> float:
 
 
 def cell(name: str, optimizer: str, steps: str, way: str = "") -> None:
-    """Trains and prints the most memory that this process has held."""
+    """Trains and prints the most memory that this process has held: by the kernel's own count, since it began."""
     seconds(name, optimizer, way or None, int(steps))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    held = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    print(int(held[1]) / 1024 if held else float("nan"))
 
 
 def bench_run(*, steps: int, runs: int, only: str | None) -> None:
     """Prints the medians of the ratios to the plain run, taken in turn, and the ratios of memory."""
-    table = Table("training", "optimizer", "plain, a step", *WAYS, "plain, MB", *WAYS)
+    table = Table("training", "optimizer", "plain, a step", *WAYS, "plain", *WAYS)
     names = [name for name in networks() if only in (None, name)]
-    for name in track(names, transient=True):
+    for name in track(names, transient=True, console=Console(stderr=True)):
         for optimizer in OPTIMIZERS:
-            count = 10 * steps if name == "toy" else steps
-            seconds(name, optimizer, "gradexplain", 3)
-            ratios: dict[str, list[float]] = {way: [] for way in WAYS}
-            plain = []
+            count = max(steps, int(LEAST / seconds(name, optimizer, "gradexplain", 10) * 10))
+            taken: dict[str | None, list[float]] = {None: [], **{way: [] for way in WAYS}}
             for _ in range(runs):
-                for way in WAYS:
-                    plain.append(seconds(name, optimizer, None, count))
-                    ratios[way].append(seconds(name, optimizer, way, count) / plain[-1])
-            cells = [f"{statistics.median(ratios[way]):.2f}" for way in WAYS]
-            held = megabytes(name, optimizer, None, steps)
-            memory = [f"{megabytes(name, optimizer, way, steps) / held:.2f}" for way in WAYS]
-            time_of_step = f"{1000 * statistics.median(plain) / count:.2f} ms"
-            table.add_row(name, optimizer, time_of_step, *cells, f"{held:.0f}", *memory)
+                for way, times in taken.items():
+                    times.append(seconds(name, optimizer, way, count))
+            ratios = [statistics.median(map(truediv, taken[way], taken[None])) for way in WAYS]
+            held = megabytes(name, optimizer, None, MEMORY_STEPS)
+            memory = [megabytes(name, optimizer, way, MEMORY_STEPS) / held for way in WAYS]
+            cells = [f"{1000 * statistics.median(taken[None]) / count:.2f} ms", *(f"{ratio:.2f}" for ratio in ratios)]
+            table.add_row(name, optimizer, *cells, f"{held:.0f} MB", *(f"{ratio:.2f}" for ratio in memory))
     Console(width=120).print(table)
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="what a watched training costs")
-    run.add_argument("--steps", type=int, default=60)
-    run.add_argument("--runs", type=int, default=5)
+    run.add_argument("--steps", type=int, default=40, help="at least so many in each run")
+    run.add_argument("--runs", type=int, default=5, help="of each, in turn")
     run.add_argument("--only", help="one of the networks")
     run.set_defaults(run=lambda a: bench_run(steps=a.steps, runs=a.runs, only=a.only))
 

@@ -59,3 +59,30 @@ def grown(x: Tensor) -> Tensor:
 
 def dropped(x: Tensor) -> Tensor:
     return Clipped.apply(x).sum()
+
+
+def make() -> torch.nn.Module:
+    """The model of the steps below."""
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
+
+
+def sharded(model: torch.nn.Module) -> torch.nn.Module:
+    """The model by FSDP2."""
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(model)
+
+
+def alone(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it is: no rank hears of the others."""
+    return model
+
+
+def mean_step(model: torch.nn.Module, x: Tensor) -> Tensor:
+    """A mean over the part of a rank; over ranks that is the mean of the whole, where the parts are alike."""
+    return model(x).square().mean()
+
+
+def sum_step(model: torch.nn.Module, x: Tensor) -> Tensor:
+    """A sum over the part of a rank, of which the ranks then take the mean."""
+    return model(x).square().sum()

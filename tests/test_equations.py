@@ -344,3 +344,23 @@ def test_equations_are_found_side_by_side_and_across_broken_lines() -> None:
 
 def test_prose_with_a_colon_is_not_taken_for_an_equation() -> None:
     assert read_equations("seed: the pass starts with = 1") == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "value", "dtype"),
+    [
+        ("tan(1.57)", math.tan(1.5703125), torch.bfloat16),  # between the digits and the number lies a pole
+        ("tan(1.571)", math.tan(1.5712890625), torch.float16),
+        ("cosh(0)", 1.0, torch.bfloat16),
+        ("lgamma(1.46)", -0.12148629053584961, torch.bfloat16),
+        ("digamma(-1)", 256.0, torch.bfloat16),
+    ],
+)
+def test_the_rounding_of_an_operand_is_carried_over_poles_and_turns(
+    expression: str, value: float, dtype: torch.dtype
+) -> None:
+    """A numeral of a half type stands for the nearest number of the type, which a pole may part from it."""
+    kept = float(torch.tensor(value, dtype=dtype))
+    assert is_explained(expression, kept, rounding_of(dtype))
+    assert not is_explained("tan(0.5)", 2 * math.tan(0.5), rounding_of(dtype))
+    assert not is_explained("lgamma(3)", 1.0, rounding_of(dtype))

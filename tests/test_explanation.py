@@ -465,3 +465,16 @@ def test_rounding_contradicts_no_rule_of_whole_tensors(name: str, dtype: torch.d
         return
     contradicted = [str(e) for e in explanation.equations if e.relation == CONTRADICTED]
     assert not contradicted or gx.explain(named, inputs).verdict == "differs"
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own, that a layout is in beta state
+@pytest.mark.parametrize("convert", [lambda x: x.to_sparse(), lambda x: x.to_sparse_csr()])
+@pytest.mark.parametrize("cotangent", [None, torch.ones(2, 2)])
+def test_an_output_in_a_sparse_layout_is_refused_with_a_way_out(
+    convert: Callable, cotangent: torch.Tensor | None
+) -> None:
+    x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    with pytest.raises(gx.InputError, match=r"to_dense\(\)"):
+        gx.explain(convert, {"x": x}, cotangent=cotangent)
+    with pytest.raises(gx.InputError, match="sparse"):
+        gx.explain(convert(x.clone().requires_grad_()))

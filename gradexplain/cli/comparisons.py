@@ -1,7 +1,8 @@
 """`compare`."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +11,12 @@ from gradexplain.cli.options import Dtype, Format, Inputs, Language, Output, See
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 
+if TYPE_CHECKING:
+    from gradexplain.targets.request import Request
+
 # The ways to run a target once more; torch, which they need, is loaded later.
-AGAINST = ("float64", "float32", "eager", "batch", "math")
+DIVIDED = ("0", "1", "2", "none")
+AGAINST = ("float64", "float32", "eager", "batch", "math", "single")
 
 
 def compare(
@@ -26,6 +31,18 @@ def compare(
     ] = None,
     parts: Annotated[int, typer.Option(metavar="K", help="Parts of the batch.", callback=at_least(2))] = 2,
     backend: Annotated[str | None, typer.Option(metavar="NAME", help="Backend of torch.compile.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="FILE:NAME", help="Makes the model of a step, for --against single.")
+    ] = None,
+    wrap: Annotated[
+        str | None, typer.Option(metavar="FILE:NAME", help="Wraps it on every rank; DistributedDataParallel without.")
+    ] = None,
+    divide: Annotated[
+        str,
+        typer.Option(
+            metavar="0|1|2|none", help="Dimension along which ranks divide the inputs.", callback=one_of(DIVIDED)
+        ),
+    ] = "0",
     wrt: Wrt = None,
     rename: Annotated[
         list[str] | None,
@@ -58,6 +75,8 @@ def compare(
       gradexplain compare model.py:loss "x=randn(10,16)" t=0,1,2,0,1,2,0,1,2,0:int64 --against batch --parts 4
       gradexplain compare model.py:loss "x=randn(8,16)" --against eager --backend aot_eager
       gradexplain compare attention.py:layer "x=randn(2,6,16)" --against math
+      torchrun --nproc-per-node 2 -m gradexplain compare train.py:step "x=randn(8,4)" --against single \\
+        --model train.py:make --wrap train.py:wrap
     """
     with faults_said(language):
         chosen = page_format(format, output)
@@ -68,6 +87,8 @@ def compare(
             raise UsageError("compare_target", name=a)
         request = read_request(a, given, dtype=dtype, seed=seed, wrt=wrt)
         names = _renames(rename or ())
+        if against == "single":
+            raise typer.Exit(_single(request, model, wrap, divide, (chosen, language, output, width)))
         with progress(language), own_arguments(a):
             import gradexplain.api as api
 
@@ -75,6 +96,22 @@ def compare(
             comparison = api.compared(request, b, **options)
         deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[comparison.verdict])
+
+
+def _single(
+    request: "Request", model: str | None, wrap: str | None, divide: str, page: tuple[str, str, Path | None, int | None]
+) -> int:
+    """Holds all ranks against one process; the first rank says what came of it, and all end with the same code."""
+    if model is None:
+        raise UsageError("ranks_model")
+    import gradexplain.api as api
+
+    chosen, language, output, width = page
+    with own_arguments(request.target):
+        comparison, verdict = api.compared_single(request, model, wrap, None if divide == "none" else int(divide))
+    if comparison is not None:
+        deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
+    return EXIT_CODES[verdict]
 
 
 def _renames(given: Sequence[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from gradexplain.comparison.judging import (
     verdict_of,
 )
 from gradexplain.comparison.places import parting
-from gradexplain.comparison.sides import Outcome, Returned, Side, matched, seed_of
+from gradexplain.comparison.sides import Outcome, Returned, Side, matched
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.trace import Trace
@@ -37,14 +37,23 @@ Tensors = Mapping[Label, Tensor | None]
 
 
 def compare_sides(
-    a: Side, b: Side, *, rename: Mapping[str, str], changed: Sequence[str] = (), second: bool = False
+    a: Side,
+    b: Side,
+    *,
+    rename: Mapping[str, str],
+    changed: Sequence[str] = (),
+    second: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> Comparison:
-    """Returns what came of comparing two sides; with `second`, of their second derivatives as well."""
+    """Returns what came of comparing two sides; with `second`, of their second derivatives as well.
+
+    `sizes` are further numbers that a factor may be made of, by what they are.
+    """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
-    sizes = sizes_of(a.computation.inputs)
+    sizes = {**(sizes or {}), **sizes_of(a.computation.inputs)}
     course = judged(a, b, one, other)
     if course.differs and one.drew and other.drew:
         course, more = _aligned(course)
@@ -194,7 +203,7 @@ def watched(side: Side) -> Trace:
             return joined.call(given)
 
     around = replace(joined, call=call)
-    return trace(around, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
+    return trace(around, cotangent=lambda output: side.seed(output, returned[-1]), plain=False)
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:

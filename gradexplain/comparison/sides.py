@@ -56,7 +56,7 @@ class Side:
 
     `results` are those of outputs. `outputs` are those to differentiate, by name; all that can be, where it is `None`.
     `exact` are the reference's own numbers, of inputs that are rounded to a shorter type here; `around` makes what
-    every run takes place in.
+    every run takes place in. What a side `gave` elsewhere is taken as it is: then it is not run at all.
     """
 
     computation: Computation
@@ -65,6 +65,8 @@ class Side:
     results: Mapping[str, str] = field(default_factory=dict)
     exact: Mapping[str, Tensor] = field(default_factory=dict)
     around: tuple[Callable[[], Any], ...] = ()
+    gave: Outcome | None = None
+    seeds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     @contextmanager
     def running(self, mode: Any = None) -> Iterator[None]:
@@ -78,14 +80,18 @@ class Side:
 
     def run(self, mode: Any = None) -> Outcome:
         """Runs the side once, in a mode if one is given; raises `RunError` where it fails or gives no gradient."""
+        if self.gave is not None:
+            return replace(self.gave, gradients=self._renamed(self.gave.gradients))
         returned: list[Returned] = []
         joined = self.joined(returned)
         with self.running(mode):
-            plain = run_plainly(joined, lambda output: seed_of(output, returned[-1]))
+            plain = run_plainly(joined, lambda output: self.seed(output, returned[-1]))
         found = returned[-1]
         if plain is not None:
             if plain.fault is not None:
-                record(joined, lambda output: seed_of(output, returned[-1]))  # fails as well, and says who is at fault
+                record(
+                    joined, lambda output: self.seed(output, returned[-1])
+                )  # fails as well, and says who is at fault
                 raise plain.fault
             inputs = self.computation.inputs
             gradients = {n: None if g is None else dense(g, inputs[n]) for n, g in plain.gradients.items()}
@@ -94,6 +100,16 @@ class Side:
         if found.gradients is None:
             raise not_differentiable(record(joined).recorder, self.computation.leaf_values())
         return Outcome({}, self._renamed(found.gradients), drew=found.drew)
+
+    def seed(self, output: Tensor, returned: Returned) -> Tensor:
+        """Returns the cotangent of the joined outputs, which is the same in every run of the side.
+
+        Under a mode, torch draws other numbers from a generator: the first run, under none, keeps them.
+        """
+        key = (tuple(output.shape), output.is_complex(), *(shape for shape, _ in returned.shapes))
+        if key not in self.seeds:
+            self.seeds[key] = seed_of(output, returned)
+        return self.seeds[key].to(output.dtype).to(output.device)
 
     def joined(self, returned: list[Returned]) -> Computation:
         """Returns the computation with its outputs in one vector; every run adds what it `returned` to the list."""
@@ -130,6 +146,8 @@ class Side:
 
         The numbers that it holds in a shorter type, other than its inputs, are added to `constants`.
         """
+        if self.gave is not None:
+            return
         inputs = self.computation.inputs
         own = next((t.dtype for t in inputs.values() if differentiable(t)), torch.get_default_dtype())
         exact = with_dtype(replace(self.computation, inputs={**inputs, **self.exact}), torch.float64)
@@ -142,7 +160,9 @@ class Side:
         returned: list[Returned] = []
         joined = self.joined(returned)
         first = joined.output(joined.leaf_values()).detach()
-        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={})
+        return replace(
+            self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={}, seeds={}
+        )
 
 
 @contextmanager

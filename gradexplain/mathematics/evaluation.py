@@ -300,11 +300,19 @@ def are_same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------------------------ intervals
 
 
-def _by_corners(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Carries intervals through a function by their ends and middles: exact where it is monotone in each."""
+def _by_corners(function: Callable[..., Any], turn: float | None = None, *, poles: bool = False) -> Callable[..., Any]:
+    """Carries intervals through a function by their ends and middles: exact where it is monotone in each.
+
+    One of one argument may turn at a point, and have `poles` at 0, −1, −2, …
+    """
 
     def apply(*arguments: Any) -> Any:
-        corners = itertools.product(*((a.a,) if a.a == a.b else (a.a, a.mid, a.b) for a in arguments))
+        if poles and arguments[0].a <= 0 and mpmath.floor(arguments[0].b) >= arguments[0].a:
+            return +_EVERYTHING
+        ends = [(a.a,) if a.a == a.b else (a.a, a.mid, a.b) for a in arguments]
+        if turn is not None and turn in arguments[0]:
+            ends[0] = (*ends[0], _iv.mpf(turn))
+        corners = itertools.product(*ends)
         values = [function(*map(_mp.mpf, corner)) for corner in corners]
         if any(map(mpmath.isnan, values)):
             return +_EVERYTHING
@@ -321,7 +329,10 @@ def _power(a: Any, b: Any) -> Any:
 _EVERYTHING = _iv.mpf(("-inf", "inf"))
 _BY_MPMATH: Mapping[str, Callable[..., Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "^": _power, "abs": abs,
-    "exp": _iv.exp, "ln": _iv.ln, "sqrt": _iv.sqrt, "sin": _iv.sin, "cos": _iv.cos,
+    "exp": _iv.exp, "ln": _iv.ln, "sqrt": _iv.sqrt, "sin": _iv.sin, "cos": _iv.cos, "tan": _iv.tan,
+    "cosh": _by_corners(_POINTS["cosh"], 0.0), "i0": _by_corners(_POINTS["i0"], 0.0),
+    "lgamma": _by_corners(_POINTS["lgamma"], 1.4616321449683623, poles=True),
+    "digamma": _by_corners(_POINTS["digamma"], poles=True), "trigamma": _by_corners(_POINTS["trigamma"], poles=True),
 }  # fmt: skip
 
 

@@ -204,12 +204,14 @@ def reaches_back(nodes: Sequence[Any], before: int) -> bool:
 def seed_for(output: Tensor, cotangent: Cotangent) -> Tensor:
     """Returns the cotangent that the backward pass starts from: ones where none is given.
 
-    Raises `InputError` where the given one cannot take the output's shape.
+    Raises `InputError` where the given one cannot take the output's shape, and for an output in a sparse layout.
     """
+    if cotangent is not None and not isinstance(cotangent, Tensor):
+        return cotangent(output.detach())
+    if output.layout != torch.strided:
+        raise InputError("sparse_output", layout=str(output.layout).removeprefix("torch."))
     if cotangent is None:
         return torch.ones_like(output)
-    if not isinstance(cotangent, Tensor):
-        return cotangent(output.detach())
     try:
         return cotangent.detach().to(output.dtype).to(output.device).expand(output.shape).clone()
     except RuntimeError as fault:

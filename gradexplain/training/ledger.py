@@ -52,6 +52,7 @@ SKIPS = 20
 _PATIENCE = 30.0
 _INNER = ("torch.", "gradexplain.training.")
 _KEY = "gradexplain: of a loss"
+_made_so_far = sequence_number()
 
 
 @dataclass
@@ -198,7 +199,8 @@ class Ledger:
     # ------------------------------------------------------------------------------------------------ backward
 
     def backward_begins(self, roots: Sequence[Tensor]) -> None:
-        self._stop_noting()
+        if self.noting:
+            self._stop_noting()
         call, step = self._call(), self.step
         loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 and roots[0].is_floating_point() else None
         later = loss is not None and is_waited_for(loss)
@@ -213,14 +215,18 @@ class Ledger:
                 steps.is_clear = self._was_cleared(steps)
         if loss is None:
             return
-        new = not call.graphs or call.graphs[-1][0] != step
-        if loss.grad_fn is not None and new and is_followed(step) and len(call.graphs) < _GRAPHS:
+        if is_followed(step) and self._is_new(call, loss, step):
             self._look_at_graph(call, loss, step)
         if later:
             self._read_loss_later(loss, call)
         elif not math.isfinite(value) and not self.is_scaling:
             flag = self._flag("loss", len(self.trace) - 1, call.source)
             self._raise(replace(flag, value=value, birth=self._birth(loss, call)))
+
+    def _is_new(self, call: Call, loss: Tensor, step: int) -> bool:
+        """Says whether the graph of a loss may be walked, and none of this line at this step was."""
+        last = call.graphs[-1][0] if call.graphs else -1
+        return loss.grad_fn is not None and last != step and len(call.graphs) < _GRAPHS
 
     def _read_loss_later(self, loss: Tensor, call: Call) -> None:
         place, own = len(self.trace) - 1, len(call.losses) - 1
@@ -298,28 +304,42 @@ class Ledger:
         """Of a loop that changes its parameters itself, the gradients are looked at when they are there."""
         seen = [leaf for kept, _ in self.leaves.values() if (leaf := kept()) is not None and leaf.grad is not None]
         if seen:
-            self._see_gradients(seen, lambda sizes: None)
+            self._see_gradients(seen, [leaf.grad for leaf in seen if leaf.grad is not None])
 
-    def _see_gradients(self, parameters: Sequence[Tensor], see: Callable[[list[float]], None]) -> None:
-        """Lets `see` have the norms of their gradients, now or when they are read; what is not finite is a flag."""
-        gradients = [g.detach() if g.requires_grad else g for p in parameters if (g := p.grad) is not None]
-        sizes, source = norms(gradients), self.last_call.source if self.last_call is not None else None
-        if not any(map(is_waited_for, gradients)):
-            see(read := numbers(sizes))
-            if not math.isfinite(math.hypot(*read)):
-                named = [p for p, g, n in zip(parameters, gradients, read, strict=True) if not _is_finite(g, n)]
-                self._raise_gradient(self._flag("gradient", len(self.trace), source), named)
+    def _see_gradients(self, given: Sequence[Tensor], gradients: list[Tensor], steps: Steps | None = None) -> None:
+        """Notes the norms of the gradients of what is given, now or once they are read; not finite, they are a flag."""
+        if gradients[0].requires_grad:
+            gradients = [g.detach() for g in gradients]
+        sizes, place = norms(gradients), len(steps.norms) - 1 if steps is not None else 0
+        if is_waited_for(gradients[0]) or is_waited_for(gradients[-1]):
+            self._read_gradients_later(given, [*sizes, *norms(gradients, math.inf)], steps, place)
             return
-        owners, flag = [ref(p) for p in parameters], self._flag("gradient", len(self.trace), source)
+        read = numbers(sizes)
+        total = math.hypot(*read)
+        if steps is not None:
+            steps.norms[place], steps.sizes = total, read
+        if not math.isfinite(total):
+            named = [p for p, g, n in zip(given, gradients, read, strict=True) if not _is_finite(g, n)]
+            self._raise_gradient(self._flag("gradient", len(self.trace), self._last_source()), named)
 
-        def see_later(read: list[float]) -> None:
-            see(read[: len(owners)])
-            worst = zip(owners, read[len(owners) :], strict=True)
-            self._raise_gradient(flag, [p for o, n in worst if not math.isfinite(n) and (p := o()) is not None])
+    def _read_gradients_later(
+        self, given: Sequence[Tensor], sizes: Sequence[Tensor], steps: Steps | None, place: int
+    ) -> None:
+        owners, flag = [ref(p) for p in given], self._flag("gradient", len(self.trace), self._last_source())
 
-        self.readings.keep([*sizes, *norms(gradients, math.inf)], see_later)
+        def read(values: list[float]) -> None:
+            own, worst = values[: len(owners)], values[len(owners) :]
+            if steps is not None:
+                steps.norms[place], steps.sizes = math.hypot(*own), own
+            named = [p for o, n in zip(owners, worst, strict=True) if not math.isfinite(n) and (p := o()) is not None]
+            self._raise_gradient(flag, named)
+
+        self.readings.keep(sizes, read)
         if self.halt:
             self.readings.read()
+
+    def _last_source(self) -> Source | None:
+        return self.last_call.source if self.last_call is not None else None
 
     def _raise_gradient(self, flag: Flag, parameters: Sequence[Tensor]) -> None:
         """Raises the flag unless it is the norm alone that overflowed."""
@@ -383,20 +403,16 @@ class Ledger:
         rate = optimizer.param_groups[0].get("lr", math.nan)
         known = looked or not isinstance(rate, Tensor) or not is_waited_for(rate)
         steps.rates.append(float(rate) if known else steps.rates[-1])
-        if steps.backwards and not steps.is_clear and steps.count:
-            steps.stale += 1
         if steps.backwards:
-            first = steps.backwards[0]
-            same = sum(call is first for call in steps.backwards)
-            steps.repeated[id(first), same if same == len(steps.backwards) else 1] += 1
-        place, given = len(steps.norms), [p for p in parameters if p.grad is not None]
+            if not steps.is_clear and steps.count:
+                steps.stale += 1
+            first, passes = steps.backwards[0], len(steps.backwards)
+            alone = passes == 1 or all(call is first for call in steps.backwards)
+            steps.repeated[id(first), passes if alone else 1] += 1
         steps.norms.append(math.nan)
-
-        def see(sizes: list[float]) -> None:
-            steps.norms[place], steps.sizes = math.hypot(*sizes), sizes
-
+        given = [p for p in parameters if p.grad is not None]
         if given:
-            self._see_gradients(given, see)
+            self._see_gradients(given, [p.grad for p in given], steps)  # type: ignore[misc]
         if looked:
             self.readings.read()
             self._look(steps, parameters, given)
@@ -429,10 +445,9 @@ class Ledger:
         self.taken = max(self.taken, steps.count + steps.skipped)
         steps.skipped_in_a_row = 0
         steps.backwards.clear()
-        self.since = sequence_number()()
+        self.since = _made_so_far()
         if self.noting:
-            self._stop_noting()
-            self.noting = False
+            self.end()
         if steps.count in (1, 2) or is_looked_at(steps.count):
             self._look_at_modes(steps)
         if self.most is not None and self.step >= self.most:

@@ -19,7 +19,7 @@ def is_waited_for(tensor: Tensor) -> bool:
 
 def numbers(tensors: Sequence[Tensor]) -> list[float]:
     """Returns the numbers of tensors that have no dimension; a device is waited for once."""
-    if len(tensors) < _FEW and not any(map(is_waited_for, tensors)):
+    if len(tensors) < _FEW and not is_waited_for(tensors[0]):
         return [t.item() for t in tensors]
     read: list[float] = _together(torch.stack, tensors).tolist()
     return read

@@ -82,30 +82,27 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
     """Tells `observer` of what this thread does with torch in the block; `anywhere`, the first that runs backward."""
     process, is_broken = os.getpid(), False
     thread = None if anywhere else get_ident()
-    transforms_active = internals().transforms_active
+    transforms_active, has_cuda = internals().transforms_active, torch.backends.cuda.is_built()
     depth = 0
 
     def here() -> bool:
         own = not is_broken and (thread is None or get_ident() == thread) and os.getpid() == process
-        return own and not transforms_active() and not is_capturing()
+        return own and not transforms_active() and not (has_cuda and is_capturing())
+
+    def safely(say: Callable[..., None], *args: Any) -> None:
+        nonlocal is_broken
+        try:
+            say(*args)
+        except Exception as fault:
+            is_broken = True
+            observer.broke(fault)
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
         def tell(*args: Any) -> None:
-            nonlocal is_broken
             if here():
-                try:
-                    say(*args)
-                except Exception as fault:
-                    is_broken = True
-                    observer.broke(fault)
+                safely(say, *args)
 
         return tell
-
-    begins, ended, failed = (
-        told(observer.backward_begins),
-        told(observer.backward_ended),
-        told(observer.backward_failed),
-    )
 
     def passing(run: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run)
@@ -115,16 +112,18 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
                 return run(tensors, *args, **keywords)
             thread = get_ident()
             roots = [t for t in ([tensors] if isinstance(tensors, Tensor) else tensors) if isinstance(t, Tensor)]
-            begins(roots)
+            safely(observer.backward_begins, roots)
             depth += 1
             try:
                 result = run(tensors, *args, **keywords)
             except Exception as fault:
-                failed(roots, fault)
+                if not is_broken:
+                    safely(observer.backward_failed, roots, fault)
                 raise
             finally:
                 depth -= 1
-            ended(roots)
+            if not is_broken:
+                safely(observer.backward_ended, roots)
             return result
 
         return backward

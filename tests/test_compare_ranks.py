@@ -1,0 +1,56 @@
+"""Several processes against one, by torchrun on this machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pairs import alone, make, mean_step
+
+import gradexplain as gx
+from gradexplain.comparison.ranks import Job
+
+ROOT = Path(__file__).parent.parent
+PAIRS = "tests/pairs.py"
+
+
+def ranks(count: int, step: str, *options: str, x: str = "randn(6,4)") -> tuple[int, dict[str, Any], str]:
+    """Returns torchrun's exit code, the record that the first rank printed, and what was said beside it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    compare = ["-m", "gradexplain", "compare", f"{PAIRS}:{step}", f"x={x}", "--against", "single"]
+    asked = [*torchrun, *compare, "--model", f"{PAIRS}:make", "--format", "json", *options]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {}, done.stderr
+
+
+def test_two_ranks_that_shard_a_model_and_take_the_mean_are_one_process() -> None:
+    code, record, _ = ranks(2, "mean_step", "--wrap", f"{PAIRS}:sharded")
+    assert (code, record["verdict"]) == (0, "same")
+    assert record["b"] == "tests/pairs.py:mean_step, 2 ranks"
+
+
+def test_a_sum_where_a_mean_belongs_is_a_factor_of_the_ranks() -> None:
+    code, record, _ = ranks(3, "sum_step")
+    assert (code, record["verdict"]) == (1, "differs")
+    pattern = record["tensors"][0]["pattern"]
+    assert (pattern["factor"], pattern["what"]) == ("1/3", "the number of ranks")
+
+
+def test_ranks_that_do_not_hear_of_each_other_are_named() -> None:
+    code, record, said = ranks(2, "mean_step", "--wrap", f"{PAIRS}:alone")
+    assert (code, record["verdict"]) == (1, "differs"), said
+    assert record["findings"][0]["code"] == "ranks-apart"
+
+
+def test_what_cannot_be_divided_or_has_no_ranks_is_refused(command: Any) -> None:
+    job = Job(mean_step, make, alone, {"x": torch.randn(3, 4)})
+    assert [len(job.divided(rank, 2)["x"]) for rank in (0, 1)] == [2, 1]
+    with pytest.raises(gx.InputError, match="4 ranks cannot divide 3 rows"):
+        job.divided(0, 4)
+    asked = ("compare", f"{PAIRS}:mean_step", "x=randn(4,4)", "--against", "single")
+    assert "--model" in command(*asked).err
+    lonely = command(*asked, "--model", f"{PAIRS}:make")
+    assert (lonely.code, "not started by torchrun" in lonely.err) == (2, True)
