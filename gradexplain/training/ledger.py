@@ -51,7 +51,6 @@ SKIPS = 20
 _PATIENCE = 30.0
 _INNER = ("torch.", "gradexplain.training.")
 _KEY = "gradexplain: of a loss"
-_made_so_far = sequence_number()
 
 
 @dataclass
@@ -154,6 +153,7 @@ class Ledger:
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
     loaded: Loaded = field(default_factory=Loaded)
+    made_so_far: Callable[[], int] = field(default_factory=sequence_number)  # autograd nodes
     since: int = 0
     passes: int = 0  # backward passes that have ended
     taken: int = 0  # steps of the optimizer that has stepped most
@@ -440,7 +440,7 @@ class Ledger:
         self.taken = max(self.taken, steps.count + steps.skipped)
         steps.skipped_in_a_row = 0
         steps.backwards.clear()
-        self.since = _made_so_far()
+        self.since = self.made_so_far()
         if self.noting:
             self.end()
         if steps.count in (1, 2) or is_looked_at(steps.count):
