@@ -451,3 +451,26 @@ def test_the_command_says_it_with_its_exit_code(command: Callable) -> None:
     assert (usage.code, "--against" in usage.err) == (2, True)
     batch = command("compare", "mean(x**2)", "x=randn(10)", "--against", "batch", "--parts", "4")
     assert (batch.code, "weigh as x.shape[0]" in " ".join(batch.out.split())) == (1, True)
+
+
+def test_whole_numbers_that_are_drawn_are_the_same_where_operators_round_at_random() -> None:
+    from gradexplain.verification.oracles.rounding import trials
+
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    def drawn(mode: object) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        with mode:
+            return {"y": x * torch.randint(1, 100, (3,), generator=generator)}
+
+    plain = x * torch.randint(1, 100, (3,), generator=torch.Generator().manual_seed(3))
+    found = trials(drawn)
+    for _ in range(3):
+        assert torch.allclose(next(found)["y"], plain, rtol=1e-14)
+
+
+def test_many_outputs_are_weighed_alike_in_every_run() -> None:
+    (x,) = numbers((6, 5), dtype=torch.float64)
+    found = gx.compare(lambda x: x.exp(), lambda x: x.exp() * (1 + 1e-9), [x])
+    assert found.verdict == "differs"
+    assert found.of("x").times > 1e4

@@ -467,6 +467,7 @@ def test_rounding_contradicts_no_rule_of_whole_tensors(name: str, dtype: torch.d
     assert not contradicted or gx.explain(named, inputs).verdict == "differs"
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's own, that a layout is in beta state
 @pytest.mark.parametrize("convert", [lambda x: x.to_sparse(), lambda x: x.to_sparse_csr()])
 @pytest.mark.parametrize("cotangent", [None, torch.ones(2, 2)])
 def test_an_output_in_a_sparse_layout_is_refused_with_a_way_out(

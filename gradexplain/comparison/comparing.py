@@ -26,7 +26,7 @@ from gradexplain.comparison.judging import (
     verdict_of,
 )
 from gradexplain.comparison.places import parting
-from gradexplain.comparison.sides import Outcome, Returned, Side, matched, seed_of
+from gradexplain.comparison.sides import Outcome, Returned, Side, matched
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.trace import Trace
@@ -203,7 +203,7 @@ def watched(side: Side) -> Trace:
             return joined.call(given)
 
     around = replace(joined, call=call)
-    return trace(around, cotangent=lambda output: seed_of(output, returned[-1]), plain=False)
+    return trace(around, cotangent=lambda output: side.seed(output, returned[-1]), plain=False)
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:

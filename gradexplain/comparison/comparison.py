@@ -26,6 +26,7 @@ Kind = Literal["value", "gradient", "second"]
 #   small       the gradient is smaller than what rounding makes of it: nothing was tested
 #   unsteady    a side gives other numbers from run to run
 #   draws       the sides draw random numbers that cannot be aligned
+#   reference   the candidate is at the truth of the reference, which itself is not: it jumps here, or is wrong
 #   unmeasured  the rounding could not be measured
 Reason = Literal[
     "bits",
@@ -39,6 +40,7 @@ Reason = Literal[
     "small",
     "unsteady",
     "draws",
+    "reference",
     "unmeasured",
 ]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -169,10 +169,16 @@ class Measured:
 
     pairs: Sequence[Pair]
     sides: tuple[Side, Side]
-    trials: tuple[Trials, Trials] = field(default_factory=lambda: (Trials(), Trials()))
     running: list[Iterator[Mapping[Label, Tensor]] | None] = field(default_factory=lambda: [None, None])
     failed: list[str | None] = field(default_factory=lambda: [None, None])
     unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
+
+    @cached_property
+    def trials(self) -> tuple[Trials, Trials]:
+        """The trials of both sides, about what they gave themselves."""
+        own = [{p.label: (p.one, p.other)[i] for p in self.pairs} for i in (0, 1)]
+        all_ = [{_of_all(p): p.share((p.one, p.other)[i]) for p in self.pairs} for i in (0, 1)]
+        return Trials({**own[0], **all_[0]}), Trials({**own[1], **all_[1]})
 
     @property
     def count(self) -> int:
@@ -210,18 +216,15 @@ class Measured:
 
     def shares(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
         """Returns what rounding does to all elements together, as `rounding` does to each."""
-        return self._both(_of_all(pair), [pair.share(t) for t in (pair.one, pair.other)], [torch.zeros(())] * 2)
+        return self._both(_of_all(pair), [torch.zeros(())] * 2)
 
     def rounding(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
         """Returns what rounding does to both sides; where one cannot be run so, the other's; `None` without either."""
-        values = [pair.one, pair.other]
-        return self._both(pair.label, values, [last_digit(value) for value in values])
+        return self._both(pair.label, [last_digit(value) for value in (pair.one, pair.other)])
 
-    def _both(self, label: Label, values: Sequence[Tensor], last: Sequence[Tensor]) -> tuple[Rounding, Rounding] | None:
+    def _both(self, label: Label, last: Sequence[Tensor]) -> tuple[Rounding, Rounding] | None:
         one, other = (
-            self.trials[i].rounding(label, values[i], last[i])
-            if self.trials[i].count > 1 and self.failed[i] is None
-            else None
+            self.trials[i].rounding(label, last[i]) if self.trials[i].count > 1 and self.failed[i] is None else None
             for i in (0, 1)
         )
         if one is None and other is None:
@@ -261,6 +264,7 @@ class Judged:
     together: float = 0.0
     whole: bool = False
     dim: int | None = None
+    astray: bool = False  # the reference is off its own truth, and the candidate is not
     resolved: Tensor | None = None  # what the formulas would have been seen to be apart
 
     @property
@@ -301,18 +305,27 @@ def judge(
     `SHARED` roundings.
     """
     first, second = rounding
+    astray = False
     one, other, sure = wide(pair.one), wide(pair.other), min(first.plain(count), second.plain(count))
     deviations = _over((one - other).abs(), torch.hypot(first.deviation, second.deviation))
     times = deviations / quantile(min(first.freedom, second.freedom), count)
     if pair.truth is not None:
         unfaithful = (one - pair.truth).abs() > first.explained(count)
-        off = _over((other - pair.truth).abs(), second.deviation).masked_fill_(unfaithful, 0.0)
+        off = _over((other - pair.truth).abs(), second.deviation)
+        # Where the reference is not at its own truth, and the candidate is, it is the reference that is off.
+        astray = bool((unfaithful & (times > 1) & (off <= quantile(second.freedom, count))).any())
+        times = times.masked_fill(unfaithful & (off <= quantile(second.freedom, count)), 0.0)
+        off = off.masked_fill_(unfaithful, 0.0)
         deviations = torch.maximum(deviations, off)
         times = torch.maximum(times, off / quantile(second.freedom, count))
     unseen = replace(second, freedom=max(second.freedom, STAGES[-1] - 1)).explained(count)
-    settled = bool((deviations <= sure).all()) and _shares_apart(pair, shares, quantile(math.inf, tensors)) <= 1
+    settled = (
+        not astray
+        and bool((deviations <= sure).all())
+        and _shares_apart(pair, shares, quantile(math.inf, tensors)) <= 1
+    )
     together = 0.0 if shares is None else _shares_apart(pair, shares, quantile(shares[1].freedom, tensors))
-    judged = Judged(pair, times, unseen, settled, together=together)
+    judged = Judged(pair, times, unseen, settled, together=0.0 if astray else together, astray=astray)
     if pair.truth is None or pair.formula is None:
         return judged
     judged = _with_formulas(judged, pair.truth, pair.formula, rounding, count)
@@ -340,7 +353,11 @@ def _with_formulas(
     judged: Judged, truth: Tensor, formula: Tensor, rounding: tuple[Rounding, Rounding], count: int
 ) -> Judged:
     """Adds how many times what the type can resolve the two formulas are apart, where each is its side's own."""
-    pair, (first, second) = judged.pair, rounding
+    pair = judged.pair
+    first, second = (
+        replace(r, deviation=torch.where(r.deviation.isnan(), last_digit(t), r.deviation))
+        for r, t in zip(rounding, (pair.one, pair.other), strict=True)
+    )
     size, apart = torch.maximum(truth.abs(), formula.abs()), (formula - truth).abs()
     resolved = pair.eps * size
     if bool((apart <= resolved).all()):
@@ -438,6 +455,8 @@ def verdict_of(judged: Judged) -> Compared:
         whole = judged.whole if formula else judged.numbers <= 1
         found = replace(found, verdict="differs", reason="beyond", times=judged.worst, formula=formula, whole=whole)
         return replace(found, dim=judged.dim if formula else None)
+    if judged.astray:
+        return replace(found, verdict="cannot say", reason="reference")
     if judged.unknown:
         return replace(found, verdict="cannot say", reason="unmeasured", data={"message": "nan"})
     size = pair.base.abs()

@@ -77,33 +77,33 @@ def quantile(freedom: float, count: int) -> float:
 
 
 class Trials:
-    """What random rounding makes of tensors by name, gathered trial by trial as moments about the first one."""
+    """What random rounding makes of tensors by name, gathered trial by trial: how far it moves each of their numbers.
 
-    def __init__(self) -> None:
+    That is taken about the number that the side gave itself, not about the mean of the trials: where rounding goes to
+    one side alone, as beside a kink, it counts in full. Distances are kept in the size of the tensor, as squares of
+    what is small would vanish.
+    """
+
+    def __init__(self, own: Mapping[Label, Tensor]) -> None:
         self.count = 0
-        self.first: dict[Label, Tensor] = {}
-        self.sums: dict[Label, Tensor] = {}
+        self.own = own
+        self.scales: dict[Label, float] = {}
         self.squares: dict[Label, Tensor] = {}
         self.lost: dict[Label, Any] = {}  # how many trials gave no number, where some did not
 
     def add(self, found: Mapping[Label, Tensor]) -> None:
         """Takes in one more trial."""
         for name, value in found.items():
-            if name not in self.first:
-                self.first[name] = value
-                self.sums[name] = torch.zeros(value.shape, dtype=torch.float64, device=value.device)
-                self.squares[name] = torch.zeros_like(self.sums[name])
-                continue
-            apart = wide(value) - wide(self.first[name])
+            if name not in self.scales:
+                sizes = [wide(t).abs().nan_to_num(0.0, 0.0) for t in (value, self.own[name])]
+                self.scales[name] = max(_LEAST, *(float(t.max()) for t in sizes if t.numel()), 0.0)
+            apart = (wide(value) - wide(self.own[name])).abs() / self.scales[name]
             spoilt = ~apart.isfinite()
             if bool(spoilt.any()):  # an operator that met a number next to its own and gave none
                 apart = apart.masked_fill(spoilt, 0)
                 self.lost[name] = self.lost.get(name, 0) + spoilt.to(torch.float64)
-            if apart.is_complex():  # of one that moves in two directions, the square of the length
-                self.squares[name] += apart.abs().square()
-                continue
-            self.sums[name] += apart
-            self.squares[name] += apart.square()
+            square = apart.square()
+            self.squares[name] = self.squares[name] + square if name in self.squares else square
         self.count += 1
 
     def take(self, trials: Iterator[Mapping[Label, Tensor]], count: int) -> None:
@@ -111,18 +111,21 @@ class Trials:
         while self.count < count:
             self.add(next(trials))
 
-    def rounding(self, name: Label, value: Tensor, last: Tensor) -> Rounding:
-        """Returns what rounding does to a tensor that has this value, and whose `last` rounding does that to it.
+    def rounding(self, name: Label, last: Tensor) -> Rounding:
+        """Returns what rounding does to a tensor whose `last` rounding does that to it.
 
         That is nan of an element that was no number in nearly all trials.
         """
-        freedom = self.count - 1
-        count = self.count - self.lost.get(name, 0)
-        variance = (self.squares[name] - self.sums[name].square() / count) / (count - 1)
-        known = moderated(variance.clamp_min(0.0), wide(value).abs(), freedom).beside(last)
+        scale, count = self.scales[name], self.count - self.lost.get(name, 0)
+        known = moderated(self.squares[name] / count, wide(self.own[name]).abs() / scale, self.count)
+        known = replace(known, deviation=known.deviation * scale).beside(last)
         if name not in self.lost:
             return known
         return replace(known, deviation=known.deviation.masked_fill(count < 3, torch.nan))
+
+
+# The least size of a tensor that is told from 0.
+_LEAST = torch.finfo(torch.float64).smallest_normal
 
 
 def moderated(variance: Tensor, size: Tensor, freedom: int) -> Rounding:

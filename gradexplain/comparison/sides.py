@@ -66,6 +66,7 @@ class Side:
     exact: Mapping[str, Tensor] = field(default_factory=dict)
     around: tuple[Callable[[], Any], ...] = ()
     gave: Outcome | None = None
+    seeds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     @contextmanager
     def running(self, mode: Any = None) -> Iterator[None]:
@@ -84,11 +85,13 @@ class Side:
         returned: list[Returned] = []
         joined = self.joined(returned)
         with self.running(mode):
-            plain = run_plainly(joined, lambda output: seed_of(output, returned[-1]))
+            plain = run_plainly(joined, lambda output: self.seed(output, returned[-1]))
         found = returned[-1]
         if plain is not None:
             if plain.fault is not None:
-                record(joined, lambda output: seed_of(output, returned[-1]))  # fails as well, and says who is at fault
+                record(
+                    joined, lambda output: self.seed(output, returned[-1])
+                )  # fails as well, and says who is at fault
                 raise plain.fault
             inputs = self.computation.inputs
             gradients = {n: None if g is None else dense(g, inputs[n]) for n, g in plain.gradients.items()}
@@ -97,6 +100,16 @@ class Side:
         if found.gradients is None:
             raise not_differentiable(record(joined).recorder, self.computation.leaf_values())
         return Outcome({}, self._renamed(found.gradients), drew=found.drew)
+
+    def seed(self, output: Tensor, returned: Returned) -> Tensor:
+        """Returns the cotangent of the joined outputs, which is the same in every run of the side.
+
+        Under a mode, torch draws other numbers from a generator: the first run, under none, keeps them.
+        """
+        key = (tuple(output.shape), output.is_complex(), *(shape for shape, _ in returned.shapes))
+        if key not in self.seeds:
+            self.seeds[key] = seed_of(output, returned)
+        return self.seeds[key].to(output.dtype).to(output.device)
 
     def joined(self, returned: list[Returned]) -> Computation:
         """Returns the computation with its outputs in one vector; every run adds what it `returned` to the list."""
@@ -147,7 +160,9 @@ class Side:
         returned: list[Returned] = []
         joined = self.joined(returned)
         first = joined.output(joined.leaf_values()).detach()
-        return replace(self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={})
+        return replace(
+            self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={}, seeds={}
+        )
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class ComparisonTeller(Teller):
             case "nan_in_one":
                 assert t.numbers is not None
                 return self.say("comparison.nan_in_one", name=names, place=place, one=t.numbers[0], other=t.numbers[1])
-            case "nan" | "small" | "unsteady" | "draws" | "unmeasured":
+            case "nan" | "small" | "unsteady" | "draws" | "reference" | "unmeasured":
                 return self.say(f"comparison.{t.reason}", **{**t.data, "name": names, "dtype": t.dtypes[1]})
             case _:
                 return self.of(names, self.pattern(t))

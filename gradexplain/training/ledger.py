@@ -27,6 +27,7 @@ from gradexplain.recording.frames import asking_frame, is_installed, script_sour
 from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source
 from gradexplain.training.data import Loaded
+from gradexplain.training.evaluations import Evaluations
 from gradexplain.training.looks import (
     MOVING,
     TAKING_PART,
@@ -168,6 +169,9 @@ class Ledger:
     bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
     freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(lambda: self.step)
+
     @property
     def step(self) -> int:
         """The number of the step that goes on; without an optimizer, every backward pass counts as a step."""
@@ -180,6 +184,7 @@ class Ledger:
 
     def end(self) -> None:
         """Leaves torch as it was."""
+        self.evaluations.close()
         self._stop_noting()
         self.noting = False
 
@@ -542,6 +547,12 @@ class Ledger:
 
     def epoch(self, loader: Any) -> None:
         self.epochs += 1
+
+    def gradients_off(self, frame: FrameType) -> None:
+        self.evaluations.begin(frame)
+
+    def gradients_on(self) -> None:
+        self.evaluations.end()
 
     def broke(self, fault: Exception) -> None:
         self.end()

@@ -197,6 +197,9 @@ class _Comparison:
         beyond = unexplained(difference, changes, magnitude, eps)
         if bool(beyond.any()):
             beyond = beyond & ~self.question.below(name, difference, eps)
+        if bool(beyond.any()) and self.question.changes:
+            changes = self.question.rounding(name, of_many=True)
+            beyond = beyond & unexplained(difference, changes, magnitude, eps)
         return beyond, allowance(changes, magnitude, eps)
 
 

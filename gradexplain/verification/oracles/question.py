@@ -60,6 +60,8 @@ from gradexplain.verification.oracles.rounding import jittered, roughness
 
 # The seconds that one oracle may take in running the function; the size that counts as large grows in proportion.
 EFFORT = 2.0
+# Runs with random rounding where three of them leave a difference unexplained: each may leave an element as it was.
+MANY_RUNS = 16
 # An operator that cancels inside leaves of zero some hundred last digits of what it summed, and no trial shows them.
 CANCELLATION_EPS = 1e3
 
@@ -223,10 +225,18 @@ class Question:
     @cached_property
     def changes(self) -> Mapping[str, Tensor]:
         """What rounding makes of each element of the judged gradient, where that can be measured at this size."""
+        return self._changes()
+
+    @cached_property
+    def changes_of_many(self) -> Mapping[str, Tensor]:
+        """The same from more trials, for an element that a few of them may have missed."""
+        return self._changes(MANY_RUNS)
+
+    def _changes(self, *runs: int) -> Mapping[str, Tensor]:
         if not isinstance(self.replay, Replay):
             return {}
         try:
-            return jittered(self.replay)
+            return jittered(self.replay, *runs)
         except Exception:  # an operator, or the function, refuses a number next to the one that it was given
             return {}
 
@@ -239,10 +249,10 @@ class Question:
         except Exception:  # as for `changes`
             return torch.zeros_like(self.replay.trace.value)
 
-    def rounding(self, name: str) -> Tensor:
+    def rounding(self, name: str, *, of_many: bool = False) -> Tensor:
         """Returns `changes` for one input, zeros where it could not be measured."""
-        x = self.judged.inputs[name]
-        return self.changes.get(name, torch.zeros_like(x, dtype=self.units[name].dtype))
+        x, changes = self.judged.inputs[name], self.changes_of_many if of_many else self.changes
+        return changes.get(name, torch.zeros_like(x, dtype=self.units[name].dtype))
 
     @cached_property
     def value(self) -> float:

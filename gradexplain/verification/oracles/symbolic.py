@@ -135,5 +135,8 @@ def _judged(question: Question, name: str, difference: Tensor, magnitude: Tensor
         # Where nothing can be run again, the largest element's last digits stand for what rounding does.
         changes = question.rounding(name) if question.changes else changes + eps * largest(magnitude)
     beyond = unexplained(difference, changes, magnitude, eps) & ~question.below(name, difference, eps)
+    if bool(beyond.any()) and question.changes:
+        changes = question.rounding(name, of_many=True)
+        beyond &= unexplained(difference, changes, magnitude, eps)
     beyond &= difference > torch.finfo(question.gradient(name).dtype).tiny  # below this, torch has fewer digits or none
     return beyond, allowance(changes, magnitude, eps)
