@@ -65,6 +65,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "lost_in_bfloat16":      ("updates-lost",               0, "optimizer"),
     "masked_row":            ("first-not-finite",           8, "forward"),
     "nan_in_data":           ("data-not-finite",           11, "data"),
+    "never_in_training":     ("statistics-unlearned",       0, "forward"),
     "norm_at_zero":          ("first-gradient-not-finite",  6, "backward"),
     "not_cleared":           ("not-cleared",                1, "backward"),
     "not_divided":           ("not-divided",                0, "backward"),

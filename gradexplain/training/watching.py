@@ -99,8 +99,13 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
         def tell(*args: Any) -> None:
+            nonlocal is_broken
             if here():
-                safely(say, *args)
+                try:
+                    say(*args)
+                except Exception as fault:
+                    is_broken = True
+                    observer.broke(fault)
 
         return tell
 
