@@ -395,16 +395,13 @@ def _over(difference: Tensor, deviation: Tensor) -> Tensor:
 def decide(measured: Measured) -> tuple[list[Judged], int]:
     """Returns every pair as it was judged in the end, and how many trials that took.
 
-    First by the last digits alone, then by the errors that the reference itself makes, which the truth shows. What
-    these do not explain is measured: trials are made until they explain it, or there are as many as may be.
+    First by the errors that the reference itself makes, which the truth shows, or by the last digits alone. What these
+    do not explain is measured: trials are made until they explain it, or there are as many as may be.
     """
     count = measured.count
     found: dict[Label, Judged] = {}
-    for rounding_of in (_last_alone, _own_error):
-        for pair in measured.pairs:
-            known = found.get(pair.label)
-            if (known is None or not known.plain) and (rounding := rounding_of(pair)) is not None:
-                found[pair.label] = judge(pair, rounding, count)
+    for pair in measured.pairs:
+        found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
     open_ = [judged.pair for judged in found.values() if not judged.plain]
     if not open_:
         return list(found.values()), 0
@@ -438,6 +435,8 @@ def _own_error(pair: Pair) -> tuple[Rounding, Rounding] | None:
     return own, own if finer == 1 else replace(own, deviation=own.deviation * finer)
 
 
+# So many elements are enough for a typical one.
+_SAMPLE = 10_000
 # So many elements show among themselves how large the errors are.
 _MANY = 8
 
@@ -465,7 +464,7 @@ def verdict_of(judged: Judged) -> Compared:
     untested = int((relative > 1).sum())
     if judged.resolved is not None:
         relative = torch.minimum(relative, (judged.resolved / torch.where(some, size, 1.0))[some])
-    resolution = float(relative.median()) if relative.numel() else 0.0
+    resolution = float(relative[:: max(1, relative.numel() // _SAMPLE)].median()) if relative.numel() else 0.0
     hidden = _hidden(pair, judged.allowed)
     found = replace(found, times=judged.numbers, untested=untested, resolution=resolution, hidden=hidden)
     if pair.kind != "value" and pair.truth is not None and untested and untested == int(some.sum()):
