@@ -444,8 +444,8 @@ _MANY = 8
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
-def verdict_of(judged: Judged) -> Compared:
-    """Returns the verdict on one tensor."""
+def verdict_of(judged: Judged, scale: float) -> Compared:
+    """Returns the verdict on one tensor, where the largest number of all is `scale`."""
     pair = judged.pair
     found = _plain(*pair.label, pair.one, pair.other, "nan" if pair.nans else "rounding")
     found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, judged.times))
@@ -467,10 +467,12 @@ def verdict_of(judged: Judged) -> Compared:
     resolution = float(relative[:: max(1, relative.numel() // _SAMPLE)].median()) if relative.numel() else 0.0
     hidden = _hidden(pair, judged.allowed)
     found = replace(found, times=judged.numbers, untested=untested, resolution=resolution, hidden=hidden)
-    if pair.kind != "value" and pair.truth is not None and untested and untested == int(some.sum()):
+    if pair.kind != "value" and untested and untested == int(some.sum()):
         # Rounding is in proportion to the last digit: in float64 it is so much less, and what it leaves of 0 as well.
+        # Without a truth, what is left of 0 is told by its size: its digits are beyond half of those of the largest.
         exact = judged.allowed * (torch.finfo(torch.float64).eps / pair.eps)
-        if bool((size > exact).any()):
+        zero = exact if pair.truth is not None else torch.full_like(exact, math.sqrt(pair.eps) * scale)
+        if bool((size > zero).any()):
             return replace(found, verdict="cannot say", reason="small")
     return found
 
