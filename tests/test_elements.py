@@ -362,3 +362,13 @@ def test_the_rules_give_every_number_of_an_operation_or_not(off: float, coincide
     found = trace(computation_of(lambda x: (x**2).sin().sum(), [x]))
     right = 2 * x * (x**2).cos()
     assert coincides(replace(found, gradients={"x": right * (1 + off * torch.tensor([1.0, 0.0, 0.0]))})) == coincident
+
+
+def test_the_jacobian_of_an_operator_that_draws_is_not_measured() -> None:
+    """Each run of it draws other numbers, whose differences are no slope; and it would move torch's generator."""
+    x, before = torch.tensor(0.25), torch.get_rng_state()
+    page = gx.explain(lambda x: torch.normal(x, torch.tensor(3.0)), {"x": x}).render("text")
+    assert "no rule for aten.normal" in page
+    assert "measured by differences" not in page
+    assert "≠" not in page
+    assert torch.equal(torch.get_rng_state(), before)

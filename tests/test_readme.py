@@ -118,6 +118,7 @@ def test_a_sample_is_what_is_printed(
     monkeypatch.chdir(ROOT)
     line, _, shown = sample.text.partition("\n")
     words, _, kept = line.removeprefix("$ ").partition(" | ")
+    words = words.removesuffix(" 2>&1")
     found = None if words.startswith("pytest ") else command(*shlex.split(words)[1:])
     printed = (in_pytest(tmp_path) if found is None else found.out + found.err).rstrip()
     if kept:

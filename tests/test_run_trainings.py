@@ -7,7 +7,7 @@ import importlib
 import json
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
 from math import inf
@@ -48,6 +48,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "diverges":              ("rate-too-high",              0, "optimizer"),
     "empty_row_in_workers":  ("first-not-finite",           4, "forward"),
     "encoder_without_grad":  ("no-gradient",                0, "forward"),
+    "evaluated_with_dropout": ("evaluated-in-training",    12, "forward"),
     "exploding_in_depth":    ("exploding",                  0, "backward"),
     "exploding_in_time":     ("exploding",                  0, "backward"),
     "exponential":           ("first-not-finite",          26, "forward"),
@@ -64,6 +65,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "lost_in_bfloat16":      ("updates-lost",               0, "optimizer"),
     "masked_row":            ("first-not-finite",           8, "forward"),
     "nan_in_data":           ("data-not-finite",           11, "data"),
+    "never_in_training":     ("statistics-unlearned",       0, "forward"),
     "norm_at_zero":          ("first-gradient-not-finite",  6, "backward"),
     "not_cleared":           ("not-cleared",                1, "backward"),
     "not_divided":           ("not-divided",                0, "backward"),
@@ -534,6 +536,34 @@ def test_of_several_processes_the_first_tells_what_the_others_saw(
     assert [e.message for e in RECORDS.iter_errors(json.loads(found[0].to_json()))] == []
     silent = replace(found[0], findings=(), others=(Seen(1, 9),))
     assert (silent.elsewhere, silent.verdict) == (None, "nothing unusual")
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_block_without_gradients_leaves_torch_as_it_was(context: type, fails: bool) -> None:
+    functions = torch.nn.functional.dropout, torch.nn.functional.batch_norm, context.__enter__, context.__exit__
+    model, ledger = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)), Ledger()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watched(ledger):
+        for _ in range(8):
+            model(torch.ones(2, 3)).sum().backward()
+            optimizer.step()
+        with suppress(ZeroDivisionError), context():
+            torch.manual_seed(3)
+            seen = model(torch.ones(2, 3))
+            with torch.no_grad():
+                pass
+            assert torch.nn.functional.dropout is not functions[0]
+            if fails:
+                raise ZeroDivisionError
+        assert torch.nn.functional.dropout is functions[0]
+    after = torch.nn.functional.dropout, torch.nn.functional.batch_norm, context.__enter__, context.__exit__
+    assert after == functions
+    torch.manual_seed(3)
+    assert torch.equal(seen, model(torch.ones(2, 3)))
+    (evaluation,) = ledger.evaluations.found.values()
+    assert evaluation.layer() is model[1]
+    assert (evaluation.steps, ledger.broken) == ({8}, "")
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

@@ -20,7 +20,7 @@ from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node
-from gradexplain.rules.application import call, variables, written
+from gradexplain.rules.application import call, is_repeatable, variables, written
 from gradexplain.rules.entries import Rule
 
 # Operators on tensors up to this size are written out.
@@ -325,7 +325,9 @@ def measured_doubt(node: Node, jacobian: Tensor) -> float:
 
 
 def measured(node: Node, slot: int) -> Tensor | None:
-    """Returns the measured Jacobian of a black box for one of its edges, (outputs, inputs); `None` where it is large.
+    """Returns the measured Jacobian of a black box for one of its edges, (outputs, inputs).
+
+    `None` where it is large, and of an operator that draws: another run of it is another function.
 
     A custom Function's is what its own backward gives; an operator's comes from central differences in float64, with
     a step of about eps^(1/3), in which truncation and rounding are equally small.
@@ -334,7 +336,9 @@ def measured(node: Node, slot: int) -> Tensor | None:
         return node.jacobians[slot]
     name, output = node.edges[slot].argument, node.outputs[0] if node.outputs else None
     value = node.arguments.get(name)
-    if node.operator is None or not isinstance(value, Tensor) or not is_real(value) or not is_real(output):
+    if node.operator is None or not is_repeatable(node.operator):
+        return None
+    if not isinstance(value, Tensor) or not is_real(value) or not is_real(output):
         return None
     if len(node.outputs) != 1 or max(value.numel(), output.numel()) > LARGEST_MEASURED or not value.numel():
         return None

@@ -35,6 +35,8 @@ _BATCHES, _BATCH, _MANY_LABELS, _GIVEN = 5, 8, 2000, 4
 _DIFFERENT, _ONE_CLASS = 20, 0.2
 # Steps without a gradient: of everything, and of a part, which may be used now and then.
 _SOON, _NOW_AND_THEN = 3, 10
+# Of so many steps, what is done at every fourth and more often is a part of the training.
+_TAKEN, _RARELY = 8, 4
 # So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
 _KEPT = 4
 
@@ -64,6 +66,8 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
         *_lost_updates(ledger),
         *_clipped(ledger),
         *_modes(ledger),
+        *_unlearned_statistics(ledger),
+        *_evaluated(ledger),
     ]
     return tuple(found)
 
@@ -434,16 +438,75 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
         off = next((i for i, (_, _, on) in enumerate(states) if not on), None)
         if off and states[off][1] != states[off - 1][1]:  # something else learns from there on: another stage
             continue
-        trained = any(
-            p is not None and any(p is q for q in module.parameters())
-            for steps in ledger.optimizers.values()
-            for p in (k() for k in steps.parameters[:1])
-        )
-        if off and trained and len(states) - off >= 2 and not any(on for _, _, on in states[off:]):
+        if off and _is_trained(module, ledger) and len(states) - off >= 2 and not any(on for _, _, on in states[off:]):
             data = {"name": name or type(module).__name__, "step": states[off][0]}
             yield Finding(
                 "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=Remedy("left-in-eval")
             )
+
+
+def _unlearned_statistics(ledger: Ledger) -> Iterator[Finding]:
+    """Batch normalisation that learns its weights in evaluation mode and has never seen a batch: it does nothing."""
+    for steps in ledger.optimizers.values():
+        if steps.count < _TAKEN:
+            continue
+        learning = {id(p) for i, k in enumerate(steps.parameters) if i not in steps.missing and (p := k()) is not None}
+        for name, kept in ledger.names.roots.items():
+            root = kept()
+            layers = root.modules() if root is not None else ()
+            found = [m for m in layers if _is_as_made(m) and id(m.weight) in learning]
+            if found:
+                shown = _named(ledger, found[0], name or type(root).__name__)
+                data, code = {"name": shown, "layer": type(found[0]).__name__}, "statistics-unlearned"
+                yield Finding(code, data, None, "P41", 0, "forward", module=shown, remedy=Remedy("left-in-eval"))
+                return
+
+
+def _named(ledger: Ledger, module: nn.Module, otherwise: str) -> str:
+    return ledger.names.path_of(str(id(module))) or otherwise
+
+
+def _is_as_made(module: nn.Module) -> bool:
+    """Says whether a module is batch normalisation in evaluation mode, with the statistics that it was made with."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.training or module.running_mean is None:
+        return False
+    if nn.parameter.is_lazy(module.running_mean) or module.running_var is None:
+        return False
+    never = module.num_batches_tracked is not None and not int(module.num_batches_tracked)
+    return never and not bool(module.running_mean.any()) and bool((module.running_var == 1).all())
+
+
+def _is_trained(module: nn.Module, ledger: Ledger) -> bool:
+    """Says whether an optimizer changes a module."""
+    return any(
+        p is not None and any(p is q for q in module.parameters())
+        for steps in ledger.optimizers.values()
+        for p in (k() for k in steps.parameters[:1])
+    )
+
+
+def _evaluated(ledger: Ledger) -> Iterator[Finding]:
+    """A model that is asked under no_grad now and then, never in evaluation mode, with dropout or batch statistics."""
+    taken = max((s.count for s in ledger.optimizers.values()), default=0)
+    labels = [g.batch.labels for call in ledger.calls.values() for _, g in call.graphs if g.batch.labels is not None]
+    is_judged = any(own.classes or own.given for own in labels)  # what samples a generator shows is meant
+    for evaluation in ledger.evaluations.found.values():
+        layer, often = evaluation.layer(), len(evaluation.steps)
+        if layer is None or taken < _TAKEN or often > max(1, taken // _RARELY):
+            continue
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not is_judged:
+            continue
+        for name, kept in ledger.names.roots.items():
+            root = kept()
+            layers = [] if root is None else list(root.modules())
+            if root is None or layer not in layers or any(m in ledger.evaluations.at_rest for m in layers):
+                continue
+            if root.training and _is_trained(root, ledger):
+                shown = name or type(root).__name__
+                data = {"name": shown, "layer": type(layer).__name__, "times": often}
+                code, first = "evaluated-in-training", min(evaluation.steps)
+                yield Finding(code, data, evaluation.source, "P41", first, "forward", module=name, remedy=Remedy(code))
+                return
 
 
 def _has_modes(module: nn.Module) -> bool:

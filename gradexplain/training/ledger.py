@@ -27,6 +27,7 @@ from gradexplain.recording.frames import asking_frame, is_installed, script_sour
 from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source
 from gradexplain.training.data import Loaded
+from gradexplain.training.evaluations import Evaluations
 from gradexplain.training.looks import (
     MOVING,
     TAKING_PART,
@@ -51,7 +52,6 @@ SKIPS = 20
 _PATIENCE = 30.0
 _INNER = ("torch.", "gradexplain.training.")
 _KEY = "gradexplain: of a loss"
-_made_so_far = sequence_number()
 
 
 @dataclass
@@ -154,6 +154,7 @@ class Ledger:
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
     loaded: Loaded = field(default_factory=Loaded)
+    made_so_far: Callable[[], int] = field(default_factory=sequence_number)  # autograd nodes
     since: int = 0
     passes: int = 0  # backward passes that have ended
     taken: int = 0  # steps of the optimizer that has stepped most
@@ -168,6 +169,9 @@ class Ledger:
     bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
     freed: Source | None = None  # the line whose backward pass freed the graph that failed
 
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(lambda: self.step)
+
     @property
     def step(self) -> int:
         """The number of the step that goes on; without an optimizer, every backward pass counts as a step."""
@@ -180,6 +184,7 @@ class Ledger:
 
     def end(self) -> None:
         """Leaves torch as it was."""
+        self.evaluations.close()
         self._stop_noting()
         self.noting = False
 
@@ -238,7 +243,7 @@ class Ledger:
 
     def _call(self) -> Call:
         """Returns the line of the script that asked for the backward pass; cheap, as every step asks."""
-        frame: FrameType | None = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
             frame = frame.f_back
         inner = frame
@@ -386,7 +391,8 @@ class Ledger:
         )
 
     def step_begins(self, optimizer: Optimizer) -> None:
-        self.made(optimizer)
+        if id(optimizer) not in self.optimizers:
+            self.made(optimizer)
         steps, parameters = self.optimizers[id(optimizer)], parameters_of(optimizer)
         if len(steps.parameters) != len(parameters):
             steps.missing |= dict.fromkeys(range(len(steps.parameters), len(parameters)), 0)
@@ -428,19 +434,19 @@ class Ledger:
                     units.look(gradient)
 
     def step_ended(self, optimizer: Optimizer) -> None:
-        self.made(optimizer)  # unseen where a closure was given and not called
+        if id(optimizer) not in self.optimizers:  # unseen where a closure was given and not called
+            self.made(optimizer)
         steps = self.optimizers[id(optimizer)]
-        parameters = parameters_of(optimizer)
         if steps.samples is not None:
-            self._measure(steps, parameters)
-        first = next((p for p in parameters if p.grad is not None), None)
-        steps.witness = None if first is None else (id(first.grad), first.grad._version)  # type: ignore[union-attr]
-        steps.is_clear = first is None
+            self._measure(steps, parameters_of(optimizer))
+        gradient = _first_gradient(optimizer)
+        steps.witness = None if gradient is None else (id(gradient), gradient._version)
+        steps.is_clear = gradient is None
         steps.count += 1
         self.taken = max(self.taken, steps.count + steps.skipped)
         steps.skipped_in_a_row = 0
         steps.backwards.clear()
-        self.since = _made_so_far()
+        self.since = self.made_so_far()
         if self.noting:
             self.end()
         if steps.count in (1, 2) or is_looked_at(steps.count):
@@ -461,20 +467,20 @@ class Ledger:
     def _was_cleared(self, steps: Steps) -> bool:
         """Says whether the gradients that an optimizer has used up are gone: none, other tensors, or zeros."""
         optimizer = steps.own()
-        first = next((p for p in parameters_of(optimizer) if p.grad is not None), None) if optimizer else None
-        if first is None or first.grad is None:
+        gradient = _first_gradient(optimizer) if optimizer is not None else None
+        if gradient is None:
             return True
-        if steps.witness == (id(first.grad), first.grad._version):
+        if steps.witness == (id(gradient), gradient._version):
             return False
-        if steps.witness is not None and steps.witness[0] != id(first.grad):
+        if steps.witness is not None and steps.witness[0] != id(gradient):
             return True
-        if not is_waited_for(first.grad):
-            return not bool(first.grad.any())
+        if not is_waited_for(gradient):
+            return not bool(gradient.any())
 
         def read(values: Sequence[float]) -> None:
             steps.stale += bool(values[0])
 
-        self.readings.keep([first.grad.any()], read)
+        self.readings.keep([gradient.any()], read)
         return True
 
     def _look_at_modes(self, steps: Steps) -> None:
@@ -542,6 +548,12 @@ class Ledger:
     def epoch(self, loader: Any) -> None:
         self.epochs += 1
 
+    def gradients_off(self, frame: FrameType) -> None:
+        self.evaluations.begin(frame)
+
+    def gradients_on(self) -> None:
+        self.evaluations.end()
+
     def broke(self, fault: Exception) -> None:
         self.end()
         self.broken = f"{type(fault).__name__}: {fault}".partition("\n")[0]
@@ -560,6 +572,15 @@ def _ended() -> BaseException:
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """Returns what an optimizer changes, in its order."""
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _first_gradient(optimizer: Optimizer) -> Tensor | None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                gradient: Tensor = parameter.grad
+                return gradient
+    return None
 
 
 def _is_finite(gradient: Tensor, norm: float) -> bool:

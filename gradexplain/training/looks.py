@@ -22,7 +22,7 @@ _EARLY = frozenset({3, 6, 12, 20, 24, 40, 48})
 
 def is_looked_at(step: int) -> bool:
     """Says whether more than a few numbers of this step are kept."""
-    return is_followed(step) or step in _EARLY
+    return step in _EARLY or not step & (step - 1) or not step % _EVERY
 
 
 def is_followed(step: int) -> bool:

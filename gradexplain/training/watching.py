@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from threading import get_ident
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradexplain.training.evaluations import evaluations_watched
 from gradexplain.versions.internals import internals
 
 
@@ -65,6 +67,12 @@ class Observer(Protocol):
     def epoch(self, loader: Any) -> None:
         """A data loader was started anew."""
 
+    def gradients_off(self, frame: FrameType) -> None:
+        """A block begins in a frame in which no graph is recorded."""
+
+    def gradients_on(self) -> None:
+        """It ends."""
+
     def broke(self, fault: Exception) -> None:
         """The observer itself has failed: nothing more is told to it, and the training goes on."""
 
@@ -91,8 +99,13 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
 
     def told(say: Callable[..., None]) -> Callable[..., None]:
         def tell(*args: Any) -> None:
+            nonlocal is_broken
             if here():
-                safely(say, *args)
+                try:
+                    say(*args)
+                except Exception as fault:
+                    is_broken = True
+                    observer.broke(fault)
 
         return tell
 
@@ -134,6 +147,7 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
             undoing.enter_context(
                 _replaced(owner, "clip_grad_norm_", lambda run: _clipping(run, told(observer.clipped)))
             )
+        undoing.enter_context(evaluations_watched(told(observer.gradients_off), told(observer.gradients_on)))
         loader = torch.utils.data.DataLoader
         undoing.enter_context(_replaced(scheduler, "step", lambda run: _before(run, told(observer.scheduled))))
         undoing.enter_context(_replaced(loader, "__iter__", lambda run: _before(run, told(observer.epoch))))

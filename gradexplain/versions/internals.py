@@ -1,5 +1,6 @@
 """The parts of torch that are not its public interface and that we rely on, in one place, checked at first use."""
 
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from types import SimpleNamespace
@@ -154,6 +155,11 @@ def _saved_names(kind: Hashable) -> tuple[str, ...]:
 def saved(node: Any, name: str) -> Any:
     """Returns what a node keeps under a name; raises `RuntimeError` where it was freed or overwritten."""
     return getattr(node, _SAVED + name)
+
+
+def has_compiled() -> bool:
+    """Says whether torch has compiled anything: what was, knows the functions that it calls by identity."""
+    return bool(getattr(sys.modules.get("torch._dynamo.convert_frame"), "FRAME_COUNTER", 0))
 
 
 def plainly_saved(node: Any, name: str) -> Any:
