@@ -47,7 +47,7 @@ def test_every_option_that_a_sentence_names_is_there_in_python_and_on_the_comman
 
     from gradexplain.cli.app import app
 
-    verbs = (gx.explain, gx.verify, gx.Explanation.to_json, gx.lessons.judge)
+    verbs = (gx.explain, gx.verify, gx.compare, gx.Explanation.to_json, gx.lessons.judge)
     figures, lessons = (design.compute for design in designs().values()), map(function_of, names())
     called = {name for f in (*verbs, *figures, *lessons) for name in inspect.signature(f).parameters}
     root: Any = typer.main.get_command(app)
