@@ -474,3 +474,23 @@ def test_many_outputs_are_weighed_alike_in_every_run() -> None:
     found = gx.compare(lambda x: x.exp(), lambda x: x.exp() * (1 + 1e-9), [x])
     assert found.verdict == "differs"
     assert found.of("x").times > 1e4
+
+
+def test_a_function_that_jumps_wherever_it_is_rounded_has_tested_nothing() -> None:
+    def jumping(x: Tensor) -> Tensor:  # the last digits decide the sign
+        sign = ((x.detach() * 2.0**40).cos() > 0).to(x.dtype) * 2 - 1
+        return (sign * x).sum()
+
+    (x,) = numbers((5,), dtype=torch.float64)
+    found = gx.compare(jumping, lambda x: -jumping(x), [x + 300])
+    assert (found.verdict != "same", found.of("x").verdict != "same") == (True, True)
+
+
+def test_what_rounding_leaves_of_zero_is_the_same() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 1)).double()
+    x = torch.randn(8, 4, dtype=torch.float64)
+    turned = lambda x: model(x.flip(0)).square().mean()  # noqa: E731  # a local shorthand
+    found = gx.compare(lambda x: model(x).square().mean(), turned, [x])
+    assert found.verdict == "same"
+    assert float(abs(found.of("model.0.bias").numbers[0])) < 1e-15

@@ -151,8 +151,9 @@ class Course:
     def tensors(self, sizes: Mapping[str, int]) -> list[Compared]:
         """Returns the verdict on every tensor, and of those that differ what that looks like."""
         found = dict(self.done)
+        scale = max((float(j.pair.base.abs().max()) for j in self.judged if j.pair.base.numel()), default=0.0)
         for one in self.judged:
-            compared = verdict_of(one)
+            compared = verdict_of(one, scale)
             if compared.verdict == "differs":
                 compared = replace(compared, pattern=pattern_of(one, sizes))
             found[one.pair.label] = compared

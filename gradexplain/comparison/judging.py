@@ -395,16 +395,13 @@ def _over(difference: Tensor, deviation: Tensor) -> Tensor:
 def decide(measured: Measured) -> tuple[list[Judged], int]:
     """Returns every pair as it was judged in the end, and how many trials that took.
 
-    First by the last digits alone, then by the errors that the reference itself makes, which the truth shows. What
-    these do not explain is measured: trials are made until they explain it, or there are as many as may be.
+    First by the errors that the reference itself makes, which the truth shows, or by the last digits alone. What these
+    do not explain is measured: trials are made until they explain it, or there are as many as may be.
     """
     count = measured.count
     found: dict[Label, Judged] = {}
-    for rounding_of in (_last_alone, _own_error):
-        for pair in measured.pairs:
-            known = found.get(pair.label)
-            if (known is None or not known.plain) and (rounding := rounding_of(pair)) is not None:
-                found[pair.label] = judge(pair, rounding, count)
+    for pair in measured.pairs:
+        found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
     open_ = [judged.pair for judged in found.values() if not judged.plain]
     if not open_:
         return list(found.values()), 0
@@ -438,6 +435,8 @@ def _own_error(pair: Pair) -> tuple[Rounding, Rounding] | None:
     return own, own if finer == 1 else replace(own, deviation=own.deviation * finer)
 
 
+# So many elements are enough for a typical one.
+_SAMPLE = 10_000
 # So many elements show among themselves how large the errors are.
 _MANY = 8
 
@@ -445,8 +444,8 @@ _MANY = 8
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
-def verdict_of(judged: Judged) -> Compared:
-    """Returns the verdict on one tensor."""
+def verdict_of(judged: Judged, scale: float) -> Compared:
+    """Returns the verdict on one tensor, where the largest number of all is `scale`."""
     pair = judged.pair
     found = _plain(*pair.label, pair.one, pair.other, "nan" if pair.nans else "rounding")
     found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, judged.times))
@@ -465,13 +464,15 @@ def verdict_of(judged: Judged) -> Compared:
     untested = int((relative > 1).sum())
     if judged.resolved is not None:
         relative = torch.minimum(relative, (judged.resolved / torch.where(some, size, 1.0))[some])
-    resolution = float(relative.median()) if relative.numel() else 0.0
+    resolution = float(relative[:: max(1, relative.numel() // _SAMPLE)].median()) if relative.numel() else 0.0
     hidden = _hidden(pair, judged.allowed)
     found = replace(found, times=judged.numbers, untested=untested, resolution=resolution, hidden=hidden)
-    if pair.kind != "value" and pair.truth is not None and untested and untested == int(some.sum()):
+    if pair.kind != "value" and untested and untested == int(some.sum()):
         # Rounding is in proportion to the last digit: in float64 it is so much less, and what it leaves of 0 as well.
+        # Without a truth, what is left of 0 is told by its size: its digits are beyond half of those of the largest.
         exact = judged.allowed * (torch.finfo(torch.float64).eps / pair.eps)
-        if bool((size > exact).any()):
+        zero = exact if pair.truth is not None else torch.full_like(exact, math.sqrt(pair.eps) * scale)
+        if bool((size > zero).any()):
             return replace(found, verdict="cannot say", reason="small")
     return found
 

@@ -140,9 +140,12 @@ def moderated(variance: Tensor, size: Tensor, freedom: int) -> Rounding:
     level = torch.where(known, variance.log() - (digamma(freedom / 2) - math.log(freedom / 2)), 0.0)
     log_size = torch.where(known, 2 * size.log(), 0.0)
     apart = (log_size - log_size.sum(1, keepdim=True) / count).mul_(known)
-    slope = (apart * level).sum(1, keepdim=True) / apart.square().sum(1, keepdim=True).clamp_min(1e-300)
-    line = (slope.clamp(0.0, 1.0) * apart).add_(level.sum(1, keepdim=True) / count)
-    rest, left = (level - line).mul_(known), int(known.sum()) - 2 * len(count)
+    spread = apart.square().sum(1, keepdim=True).clamp_min(1e-300)
+    slope, height = (apart * level).sum(1, keepdim=True) / spread, level.sum(1, keepdim=True) / count
+    rest, left = (level - slope.clamp(0.0, 1.0) * apart - height).mul_(known), int(known.sum()) - 2 * len(count)
+    unsure = 2 * (trigamma(freedom / 2) / spread).sqrt()  # the slope is as well known as the scatter of s² lets it be
+    low, high = ((slope + side * unsure).clamp(0.0, 1.0) for side in (-1, 1))
+    line = torch.maximum(low * apart, high * apart).add_(height)
     if len(count) >= _ALIKE:
         column = rest.sum(0) / known.sum(0).clamp_min(1)
         line, rest, left = line.add_(column), (rest - column).mul_(known), left - len(column)

@@ -49,14 +49,16 @@ class Step:
         return list(held_in([self.origin.outputs]))
 
     def call(self, positional: Sequence[Any], keywords: Mapping[str, Any]) -> object:
-        """Runs the operator on other arguments, from the random state that it had."""
-        for state in self.origin.random_states[:1]:
-            torch.set_rng_state(state)
-        for device, state in enumerate(self.origin.random_states[1:]):
-            torch.cuda.set_rng_state(state, device)
-        if isinstance(self.origin, Event):
-            return self.origin.operator(*positional, **keywords)
-        return self.origin.function.apply(*positional, **keywords)
+        """Runs the operator on other arguments, from the random state that it had; generators are left as they were."""
+        run = self.origin.operator if isinstance(self.origin, Event) else self.origin.function.apply
+        states = self.origin.random_states
+        if not states:
+            return run(*positional, **keywords)
+        with torch.random.fork_rng(devices=range(len(states) - 1)):
+            torch.set_rng_state(states[0])
+            for device, state in enumerate(states[1:]):
+                torch.cuda.set_rng_state(state, device)
+            return run(*positional, **keywords)
 
 
 @dataclass(frozen=True)

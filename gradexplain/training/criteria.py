@@ -66,6 +66,7 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
         *_lost_updates(ledger),
         *_clipped(ledger),
         *_modes(ledger),
+        *_unlearned_statistics(ledger),
         *_evaluated(ledger),
     ]
     return tuple(found)
@@ -442,6 +443,37 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
             yield Finding(
                 "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=Remedy("left-in-eval")
             )
+
+
+def _unlearned_statistics(ledger: Ledger) -> Iterator[Finding]:
+    """Batch normalisation that learns its weights in evaluation mode and has never seen a batch: it does nothing."""
+    for steps in ledger.optimizers.values():
+        if steps.count < _TAKEN:
+            continue
+        learning = {id(p) for i, k in enumerate(steps.parameters) if i not in steps.missing and (p := k()) is not None}
+        for name, kept in ledger.names.roots.items():
+            root = kept()
+            layers = root.modules() if root is not None else ()
+            found = [m for m in layers if _is_as_made(m) and id(m.weight) in learning]
+            if found:
+                shown = _named(ledger, found[0], name or type(root).__name__)
+                data, code = {"name": shown, "layer": type(found[0]).__name__}, "statistics-unlearned"
+                yield Finding(code, data, None, "P41", 0, "forward", module=shown, remedy=Remedy("left-in-eval"))
+                return
+
+
+def _named(ledger: Ledger, module: nn.Module, otherwise: str) -> str:
+    return ledger.names.path_of(str(id(module))) or otherwise
+
+
+def _is_as_made(module: nn.Module) -> bool:
+    """Says whether a module is batch normalisation in evaluation mode, with the statistics that it was made with."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.training or module.running_mean is None:
+        return False
+    if nn.parameter.is_lazy(module.running_mean) or module.running_var is None:
+        return False
+    never = module.num_batches_tracked is not None and not int(module.num_batches_tracked)
+    return never and not bool(module.running_mean.any()) and bool((module.running_var == 1).all())
 
 
 def _is_trained(module: nn.Module, ledger: Ledger) -> bool:

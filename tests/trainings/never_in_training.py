@@ -1,0 +1,20 @@
+"""A model is put into evaluation mode for a look at what it gives, and is trained as it is."""
+
+import torch
+from data import blobs
+from torch import nn
+
+torch.manual_seed(0)
+x, label = blobs()
+model = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+model.eval()
+with torch.no_grad():
+    print(model(x[:4]).argmax(1).tolist())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+for _ in range(2):
+    for rows in torch.randperm(512).split(32):
+        loss = nn.functional.cross_entropy(model(x[rows]), label[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+print(loss.item())
