@@ -161,8 +161,8 @@ def bench_run(*, steps: int, runs: int, only: str | None) -> None:
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="what a watched training costs")
-    run.add_argument("--steps", type=int, default=40, help="at least so many in each run")
-    run.add_argument("--runs", type=int, default=5, help="of each, in turn")
+    run.add_argument("--steps", type=int, default=20, help="at least so many in each run")
+    run.add_argument("--runs", type=int, default=3, help="of each, in turn")
     run.add_argument("--only", help="one of the networks")
     run.set_defaults(run=lambda a: bench_run(steps=a.steps, runs=a.runs, only=a.only))
 
