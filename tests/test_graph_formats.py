@@ -298,6 +298,7 @@ def test_no_line_of_a_page_meets_a_text_on_it(tmp_path: Path) -> None:
             assert (kind, tall, left < x, x + width < left + wide) == ("page", LINE, True, True)
 
 
+@pytest.mark.thorough
 def test_the_same_graph_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     code = "import sys, test_graph_formats as t\nfor f, s in t.SUFFIXES.items(): t.gpt().save(f'{sys.argv[1]}/a{s}')"
     files = []
@@ -597,6 +598,7 @@ UNFOLDED: list[tuple[str, Callable[[], Picture]]] = [
 ]
 
 
+@pytest.mark.thorough
 @needs_chromium
 @pytest.mark.parametrize("make", [m for _, m in UNFOLDED], ids=[n for n, _ in UNFOLDED])
 def test_whatever_is_unfolded_no_box_overlaps_and_no_line_goes_through_one(make: Callable, tmp_path: Path) -> None:

@@ -452,6 +452,7 @@ def test_the_collector_runs_again_after_the_walk() -> None:
 # ------------------------------------------------------------------------------------------------------- any size
 
 
+@pytest.mark.thorough
 def test_a_long_chain_is_walked_folded_and_written_at_the_usual_recursion_limit(tmp_path: Path) -> None:
     assert sys.getrecursionlimit() <= 1000
     picture = gx.graph(chain(50_000))
@@ -463,6 +464,7 @@ def test_a_long_chain_is_walked_folded_and_written_at_the_usual_recursion_limit(
     assert "×50000" in (tmp_path / "chain.svg").read_text()
 
 
+@pytest.mark.thorough
 def test_a_deep_graph_can_be_dropped_after_it_was_drawn() -> None:
     code = (
         "import gc, gradexplain as gx; from graphs import chain; y = chain(60_000); h = y.grad_fn.next_functions\n"
@@ -492,6 +494,7 @@ print("alive")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("act", "code"),
     [

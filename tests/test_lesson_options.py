@@ -15,6 +15,7 @@ from gradexplain.lessons.measures import alive, bytes_of, operators, watched
 from gradexplain.lessons.symbols import gathered, straight, walked_back
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "options"),
     [

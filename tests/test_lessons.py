@@ -79,6 +79,7 @@ def test_a_planted_wrong_claim_is_seen(name: str) -> None:
         assert "✗" in planted.render("text")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_notices_gradients_that_are_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every gradient that torch returns is made one part in a hundred too large: some claim, or the run, must fail."""
@@ -276,6 +277,7 @@ def state() -> Iterator[object]:
     yield torch.is_anomaly_enabled()
 
 
+@pytest.mark.thorough
 def test_lessons_leave_everything_as_it_was() -> None:
     before = list(state())
     for name in NAMES:
@@ -361,6 +363,7 @@ def test_nothing_is_written_in_a_format_that_there_is_not(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_the_course_is_written_whole_and_its_pictures_are_the_same_each_time(tmp_path: Path) -> None:
     course, again = tmp_path / "course", tmp_path / "again"
     found = lessons.save_course(course)

@@ -35,6 +35,7 @@ def transformer() -> tuple[nn.Module, torch.Tensor, gx.Explanation]:
     return net, ids, gx.explain(net, [ids])
 
 
+@pytest.mark.thorough
 def test_a_transformer_of_124_million_parameters_is_explained(transformer) -> None:
     net, ids, found = transformer
     assert sum(p.numel() for p in net.parameters()) == 124_439_808
@@ -53,6 +54,7 @@ def test_its_repeated_blocks_share_a_line(transformer) -> None:
     assert "148 parameters, 124,439,808 numbers" in page
 
 
+@pytest.mark.thorough
 def test_one_module_is_opened() -> None:
     net = Transformer(width=24, tokens=50, layers=4)
     ids = torch.tensor([[1, 2, 3, 4, 5, 6]])

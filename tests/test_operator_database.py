@@ -41,6 +41,7 @@ def as_it_should_be(outcome: Outcome) -> bool:
     return outcome.answer.verdict == "differs" or not seen_in(outcome.kind, outcome.dtype)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SPREAD)
 def test_right_gradients_agree_and_planted_errors_are_seen_in_every_type(name: str) -> None:
     outcomes = surveyed(name, checkers=[OURS]).outcomes

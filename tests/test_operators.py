@@ -56,6 +56,7 @@ def fickle(question: Question) -> Answer:
     return Answer("none" if question.sample else "agrees")
 
 
+@pytest.mark.thorough
 def test_a_crash_and_a_hang_are_answers_and_the_next_question_is_answered() -> None:
     asker = operators.Asker(5.0, fickle)
     found = [asker.ask(Question(name, "float64", 0, "explain")) for name in ("dies", "sin", "hangs")]

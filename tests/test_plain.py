@@ -666,6 +666,7 @@ def test_threads_that_ask_at_once_get_the_answers_that_they_would_get_alone() ->
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.thorough
 def test_threads_that_ask_and_one_that_trains_do_not_meet() -> None:
     """Verdicts of unlike functions stay apart; a thread that asks nothing sees torch as it is, as it is afterwards."""
 

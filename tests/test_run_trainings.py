@@ -122,6 +122,7 @@ def test_a_training_that_is_sound_is_silent(name: str) -> None:
     assert (training.out, training.state) == run_plainly(FOLDER / f"{name}.py")
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["norm_at_zero", "growing_graph", "kept_losses", "scaler_skips", "in_place"])
 def test_a_training_that_fails_is_the_same_with_and_without_us(name: str) -> None:
@@ -181,6 +182,7 @@ CHANGES = {
 # fmt: on
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_remedy_is_tried_before_it_is_offered(name: str, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def mutants(root: Path, table: str, test: str = TINY_TEST, code: str = TINY) -> 
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_a_change_that_a_test_sees_is_killed_and_one_that_none_can_see_is_listed(tmp_path: Path) -> None:
     done = mutants(tmp_path, "")
     survivors = [line for line in done.stdout.splitlines() if line.startswith("tiny/")]
@@ -102,6 +103,7 @@ def test_a_change_that_a_test_sees_is_killed_and_one_that_none_can_see_is_listed
     assert (tmp_path / "tiny" / "order.py").read_text(encoding="utf-8") == TINY
 
 
+@pytest.mark.thorough
 def test_a_change_with_a_reason_may_survive_and_a_stale_reason_is_an_error(tmp_path: Path) -> None:
     done = mutants(tmp_path, EQUIVALENT)
     assert "both branches give the same where a = b" in done.stdout

@@ -163,6 +163,7 @@ def test_an_excuse_hides_no_error_in_the_same_input(excuse: str, error: str) -> 
     assert [o.label for o in report.wrong()] == ["Planted"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("error", ["a factor of 1.01", "the wrong sign", "zero in the first element"])
 @pytest.mark.parametrize("excuse", EXCUSES)
 def test_an_excuse_of_one_input_hides_no_error_in_another(excuse: str, error: str) -> None:

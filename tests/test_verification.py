@@ -144,6 +144,7 @@ class Attentive(nn.Module):
 NETWORKS = {Perceptron: (9, 6), Convolutional: (10, 3, 8, 8), Recurrent: (6, 3, 4), Attentive: (2, 5, 8)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_networks_agree(network: type[nn.Module], dtype: torch.dtype) -> None:
