@@ -253,7 +253,7 @@ UNDEFINED = frozenset(
     nansum mode linalg_cholesky_ex _linalg_eigh _linalg_svd linalg_qr linalg_matrix_exp cholesky_solve as_strided
     as_strided_scatter _reshape_alias col2im scatter_reduce _adaptive_avg_pool2d upsample_bilinear2d upsample_linear1d
     multi_margin_loss linalg_vector_norm convolution _cdist_forward _grouped_mm polygamma igamma igammac nan_to_num
-    cholesky rrelu_with_noise frexp bernoulli renorm linalg_lu_factor_ex
+    rrelu_with_noise frexp bernoulli renorm linalg_lu_factor_ex
     linalg_lu_solve linalg_pinv linalg_lstsq linalg_householder_product ormqr unfold_backward
     _unsafe_masked_index_put_accumulate put _embedding_bag segment_reduce _batch_norm_with_update
     _batch_norm_no_update _weight_norm_interface avg_pool3d _adaptive_avg_pool3d upsample_trilinear3d

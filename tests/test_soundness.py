@@ -811,6 +811,7 @@ def positive(dtype: torch.dtype) -> Tensor:
     return (whole + whole.mH) / 2
 
 
+@pytest.mark.filterwarnings("ignore:torch.cholesky is deprecated")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
 @pytest.mark.parametrize(
     "read",
@@ -819,6 +820,7 @@ def positive(dtype: torch.dtype) -> Tensor:
         lambda a: torch.linalg.eigh(a).eigenvectors.abs(),
         lambda a: torch.linalg.pinv(a, hermitian=True),
         lambda a: torch.cholesky_inverse(torch.linalg.cholesky(a)),
+        lambda a: torch.cholesky(a).abs(),
         lambda a: torch.linalg.cholesky(a).abs(),  # of complex numbers the diagonal is real, and its gradient has to be
     ],
 )

@@ -47,20 +47,6 @@ rule(
 )
 
 
-rule(
-    "aten.cholesky",
-    "A = L Lᵀ",
-    self=(
-        "Ā = sym(L⁻ᵀ Φ(Lᵀ L̄) L⁻¹), Φ the lower triangle with half its diagonal",
-        lambda g, y, upper: _cholesky_back(g.mT, y.mT) if upper else _cholesky_back(g, y),
-    ),
-    symmetric=("self",),
-    why="symmetric",
-    over="real",
-    example=(lambda r: (r.spd(3),), lambda r: (r.spd(3, 2), {"upper": True})),
-)
-
-
 def _gaps(s: Tensor) -> Tensor:
     """Returns F with Fᵢⱼ = 1 / (sⱼ − sᵢ), 0 on the diagonal."""
     gaps = s[..., None, :] - s[..., :, None]

@@ -385,9 +385,13 @@ def _branched(replay: Replay, function: Frozen, departures: Mapping[int, Bent]) 
     return replace(replay, computation=as_computation(computation, whole))
 
 
+# torch.cholesky has an operator of its own before torch 2.15.
+_TWINS = {"aten.cholesky.default": "aten.linalg_cholesky_ex.default"}
+
+
 def _reads_symmetric(operator: object) -> bool:
     """Says whether an operator reads its input as a symmetric matrix, whose gradient is that of symmetric changes."""
-    rule = rule_of(str(operator))
+    rule = rule_of(_TWINS.get(str(operator), str(operator)))
     return rule is not None and bool(rule.symmetric)
 
 
