@@ -1,5 +1,6 @@
 """`compare`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,7 +82,7 @@ def compare(
     with faults_said(language):
         chosen = page_format(format, output)
         given = list(inputs or ())
-        if against is not None and b is not None:
+        if b is not None and (against is not None or re.match(r"\w+\s*=(?!=)", b)):  # an input where B was left out
             given, b = [b, *given], None
         if b is None and against is None:
             raise UsageError("compare_target", name=a)
