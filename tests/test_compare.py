@@ -496,7 +496,7 @@ def test_what_rounding_leaves_of_zero_is_the_same() -> None:
     assert float(abs(found.of("model.0.bias").numbers[0])) < 1e-15
 
 
-def test_inputs_without_a_second_target_say_that_one_is_missing(command: Callable[..., Any]) -> None:
+def test_inputs_without_a_second_target_say_that_one_is_missing(command: Callable) -> None:
     run = command("compare", "x**2", "x=1,2")
     assert run.code == 2
     assert "name a second target, or a pair by --against" in run.err
