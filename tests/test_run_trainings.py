@@ -289,7 +289,7 @@ def test_where_nothing_keeps_a_script_from_acting_it_runs_again_only_if_asked_to
     else:
         assert (training.record["examined"], first["code"]) == ("unguarded", "gradient-not-finite")
         assert log.read_text() == "0 1 2 3 4 5 "
-        assert "With --rerun" in training.text
+        assert "With gradexplain run --rerun" in " ".join(training.text.split())
     assert first["remedy"] is None or not first["remedy"]["tried"]
 
 
