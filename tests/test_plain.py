@@ -761,3 +761,12 @@ def test_memory_that_a_function_frees_is_not_read() -> None:
     first, second = done.stdout.splitlines()
     assert first == "agrees differs"  # ctx.x has no graph: the second derivative of sin is lost
     assert second == "differs ['Freed'] [0.3, 0.8, -1.2] False"
+
+
+@pytest.mark.parametrize("ask", [gx.explain, gx.verify, gx.graph])
+def test_inference_mode_is_left_for_the_question_alone(ask: Callable[..., object]) -> None:
+    x = torch.tensor([0.5, 1.0])
+    with torch.inference_mode():
+        ask(lambda x: x.sin().sum(), {"x": x})
+        assert torch.is_inference_mode_enabled()
+        assert gx.compare(torch.sin, lambda x: x.sin(), [torch.ones(2)]).verdict == "same"

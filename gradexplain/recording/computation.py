@@ -397,7 +397,7 @@ def one_question() -> Iterator[None]:
 
     One thread asks at a time: generators, a module's parameters and torch's classes are the whole process's.
     """
-    with _ASKING:
+    with _ASKING, torch.inference_mode(False):  # in which nothing can be differentiated
         kept = _Kept()
         token = _KEPT.set(kept)
         try:
