@@ -31,7 +31,7 @@ from gradexplain.errors import GradexplainError, InputError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import trace
-from gradexplain.verification.oracles.measures import wide
+from gradexplain.rules.application import wide
 
 Tensors = Mapping[Label, Tensor | None]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.comparison.judging import Judged
-from gradexplain.verification.oracles.measures import wide
+from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown
 
 # A fraction of such numbers is a plain number, and no sign of a count.

@@ -28,7 +28,8 @@ from gradexplain.comparison.sides import Outcome, Side
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.computation import differentiable
 from gradexplain.recording.plain import is_slight
-from gradexplain.verification.oracles.measures import plain, wide
+from gradexplain.rules.application import wide
+from gradexplain.verification.oracles.measures import plain
 from gradexplain.verification.oracles.promotion import LOW
 from gradexplain.verification.oracles.rounding import trials
 

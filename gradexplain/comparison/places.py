@@ -22,7 +22,8 @@ from torch import Tensor
 from gradexplain.comparison.comparison import Place, Step
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.verification.oracles.measures import plain, wide
+from gradexplain.rules.application import wide
+from gradexplain.verification.oracles.measures import plain
 
 
 def parting(one: Trace, other: Trace, names: Mapping[str, str], eps: float, difference: float) -> Place | None:

@@ -26,7 +26,7 @@ from gradexplain.errors import InputError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.plain import is_slight
-from gradexplain.verification.oracles.measures import wide
+from gradexplain.rules.application import wide
 
 # What wrappers put before the names of parameters.
 _WRAPPED = ("module.", "_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")

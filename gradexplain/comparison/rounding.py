@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradexplain.verification.oracles.measures import wide
+from gradexplain.rules.application import wide
 
 # A tensor by what it is, and its name.
 Label = tuple[Any, str]

@@ -20,7 +20,7 @@ from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node
-from gradexplain.rules.application import call, is_repeatable, variables, written
+from gradexplain.rules.application import call, is_repeatable, variables, wide, written
 from gradexplain.rules.entries import Rule
 
 # Operators on tensors up to this size are written out.
@@ -342,7 +342,7 @@ def measured(node: Node, slot: int) -> Tensor | None:
         return None
     if len(node.outputs) != 1 or max(value.numel(), output.numel()) > LARGEST_MEASURED or not value.numel():
         return None
-    exact = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in node.arguments.items()}
+    exact = wide(dict(node.arguments))
     columns = []
     with torch.no_grad():
         for unit in torch.eye(value.numel(), dtype=torch.float64).reshape(-1, *value.shape):

@@ -217,7 +217,7 @@ def _value(node: Node, number: int, at: Index, names: Mapping[int, str]) -> _Mad
     value, rule = output[at].item(), rule_of(node.operator)
     element = indexed(names[node.index], at)
     detail, told = _met(node, rule, output, at)
-    wide = made_wide(node, node.arguments) if detail == "plain" else ()
+    wide = made_wide(node, node.arguments) if detail == "plain" and _has_wider(output) else ()
     if wide and _is_in_reach(wide[number][at], output):
         detail, told = "plain_narrow", {"wide": f"{wide[number][at].item():.4g}", "dtype": _type_name(output)}
     return _Made(node, element, at, value, detail, told, remedy=_remedy(node, value, detail))
@@ -226,7 +226,7 @@ def _value(node: Node, number: int, at: Index, names: Mapping[int, str]) -> _Mad
 def _rounded(trace: Trace, made: _Made) -> _Made:
     """Returns what was made, with what would have met in double precision, where that is no fault."""
     narrow, rule = made.node.outputs[0], rule_of(made.node.operator)
-    if made.detail != "met" or narrow is None or narrow.dtype == torch.float64 or trace.live:
+    if made.detail != "met" or narrow is None or not _has_wider(narrow) or trace.live:
         return made
     arguments = given_wide(trace, made.node)
     wide = () if arguments is None else made_wide(made.node, arguments)
@@ -241,7 +241,11 @@ def _rounded(trace: Trace, made: _Made) -> _Made:
 
 def _is_in_reach(number: Tensor, narrow: Tensor) -> bool:
     """Says whether a number of double precision is one that a narrower tensor could hold."""
-    return number.dtype != narrow.dtype and bool(number.abs() <= torch.finfo(narrow.dtype).max)
+    return bool(number.abs() <= torch.finfo(narrow.dtype).max)
+
+
+def _has_wider(tensor: Tensor) -> bool:
+    return tensor.dtype not in (torch.float64, torch.complex128)
 
 
 def _type_name(tensor: Tensor) -> str:
@@ -354,7 +358,7 @@ def _gradient(trace: Trace, node: Node, slot: int, where: Tensor, names: Mapping
         told = {**told, "hider": _code(hider), "place": hider.source, "result": _code(node)}
         detail = "sent_hidden" if chosen else "sent_zero"
     remedy = "hidden" if chosen else _remedy_of_slope(node, detail, told)
-    wide = sent_wide(node, slot) if detail == "sent" else None
+    wide = sent_wide(node, slot) if detail == "sent" and _has_wider(edge.contribution) else None
     if wide is not None and _is_in_reach(wide[at], edge.contribution):
         detail, told = "sent_narrow", {"wide": f"{wide[at].item():.4g}", "dtype": _type_name(edge.contribution)}
     return _Made(node, element, at, value, detail, told, backward=True, remedy=remedy)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.recording.trace import Node, Trace
-from gradexplain.rules.application import call, is_repeatable
+from gradexplain.rules.application import call, is_repeatable, wide
 
 
 def made_wide(node: Node, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -25,7 +25,7 @@ def made_wide(node: Node, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
     if node.operator is None or node.part is not None or told or unknown or not is_repeatable(node.operator):
         return ()
     try:
-        return call(node.operator, {name: widened(value) for name, value in arguments.items()})
+        return call(node.operator, {name: wide(value) for name, value in arguments.items()})
     except (RuntimeError, TypeError, KeyError):  # a kernel that has no such type, an argument that is missing
         return ()
 
@@ -35,12 +35,12 @@ def sent_wide(node: Node, number: int) -> Tensor | None:
     edge, argument = node.edges[number], node.edges[number].argument
     if len(node.outputs) != 1 or node.cotangents[0] is None or not isinstance(node.arguments.get(argument), Tensor):
         return None
-    leaf = widened(node.arguments[argument].detach()).requires_grad_()
+    leaf = wide(node.arguments[argument].detach()).requires_grad_()
     with torch.enable_grad():
         made = made_wide(node, {**node.arguments, argument: leaf})
     if len(made) != 1 or made[0].grad_fn is None or edge.contribution is None:
         return None
-    sent: Sequence[Tensor | None] = torch.autograd.grad(made[0], leaf, widened(node.cotangents[0]), allow_unused=True)
+    sent: Sequence[Tensor | None] = torch.autograd.grad(made[0], leaf, wide(node.cotangents[0]), allow_unused=True)
     return sent[0]
 
 
@@ -56,7 +56,7 @@ def given_wide(trace: Trace, node: Node) -> Mapping[str, Any] | None:
         if behind is node:
             return arguments
         made = (behind.outputs[0],) if behind.leaf is not None else made_wide(behind, arguments)
-        values |= {(place, number): widened(value) for number, value in enumerate(made)}
+        values |= {(place, number): wide(value) for number, value in enumerate(made)}
     return None
 
 
@@ -70,12 +70,3 @@ def ancestors(trace: Trace, nodes: list[Node]) -> set[int]:
             found.add(index)
             stack += [edge.producer for edge in trace.nodes[index].edges]
     return found
-
-
-def widened(value: Any) -> Any:
-    """Returns a tensor of numbers in double precision, those in a list too; anything else as it is."""
-    if isinstance(value, (list, tuple)):
-        return [widened(part) for part in value]
-    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
-        return value
-    return value.to(torch.complex128 if value.is_complex() else torch.float64)

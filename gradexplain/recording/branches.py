@@ -97,7 +97,7 @@ def hermitian_steps(function: Frozen) -> Iterator[tuple[int, Bent]]:
     for number, step in enumerate(function.steps):
         if step.live and isinstance(step.origin, Event) and step.origin.keywords.get("hermitian") is True:
             given = _plain(step.origin.arguments[0])
-            if bool(((given - given.mH).abs() <= _LAST_DIGITS * given.abs().amax()).all()):
+            if given.numel() and bool(((given - given.mH).abs() <= _LAST_DIGITS * given.abs().amax()).all()):
                 yield number, _of_any_matrix(step, given)
 
 

@@ -52,7 +52,8 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
     found, sent = _run(output, leaves, seed, named)
     nodes = ordered(output.grad_fn)
     index = {node: i for i, node in enumerate(nodes)}
-    values = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
+    kept = {**_values(nodes), (output.grad_fn, output.output_nr): output.detach()}
+    values = dict(kept)
     _compute(nodes, values)
     gradients = {named[id(t)]: None if g is None else g.detach() for t, g in zip(leaves, found, strict=True)}
     traced = tuple(_leaf(n, index[n], named, gradients) if is_leaf(n) else _node(n, index, values, sent) for n in nodes)
@@ -65,7 +66,7 @@ def trace_live(output: Tensor, *, cotangent: Tensor | None = None, names: Mappin
         gradients=gradients,
         order=tuple(index[node] for node in sent),
         live=True,
-        edited=tuple(edited for node in traced if (edited := _edited(node)) is not None),
+        edited=tuple(e for n, node in zip(nodes, traced, strict=True) if (n, 0) in kept and (e := _edited(node))),
     )
 
 
@@ -172,10 +173,9 @@ def _made(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
 def _edited(node: Node) -> Edited | None:
     """Returns where what is kept of a node's output is not what its operator makes of the inputs that are kept.
 
-    The same kernel rounds both, by another order of sums at most: each sum has no more terms than the largest tensor
-    has elements, and none is larger than its factors together.
+    The same kernel rounds both, by another order of sums at most.
     """
-    kept, rule = node.outputs[0] if node.outputs else None, rule_of(node.operator)
+    kept = node.outputs[0] if node.outputs else None
     if node.operator is None or not node.is_complete or not _is_repeatable(node.operator):
         return None
     operands = list(tensors_in(list(node.arguments.values())))
@@ -184,18 +184,24 @@ def _edited(node: Node) -> Edited | None:
     made = _made(node.operator, node.arguments)
     if not made or made[0].shape != kept.shape or made[0].dtype != kept.dtype:
         return None
-    given = [t for t in operands if t.is_floating_point() and t.numel()]
-    sizes = [float(t.abs().nan_to_num().max()) for t in given]
-    terms = max((t.numel() for t in given), default=1) * math.prod(sizes)
-    apart = (made[0] - kept).abs()
-    bound = torch.finfo(kept.dtype).eps ** 0.5 * (
-        made[0].abs() + (0 if rule is not None and rule.elementwise else terms)
-    )
-    beyond = apart > bound
+    bound = torch.finfo(kept.dtype).eps ** 0.5 * (made[0].abs() + _summed(node, operands))
+    beyond = (made[0] - kept).abs() > bound
     if not bool(beyond.any()):
         return None
     place = unravelled(int(beyond.flatten().to(torch.uint8).argmax()), kept.shape)
     return Edited(node.index, place, kept[place].item(), made[0][place].item())
+
+
+def _summed(node: Node, operands: Sequence[Tensor]) -> float:
+    """Returns what the sums inside an operator come to at most.
+
+    No sum has more terms than the largest tensor has elements, and no term is larger than its factors together.
+    """
+    rule = rule_of(node.operator)
+    given = [t for t in operands if t.is_floating_point() and t.numel()]
+    if (rule is not None and rule.elementwise) or not given:
+        return 0.0
+    return max(t.numel() for t in given) * math.prod(float(t.abs().nan_to_num().max()) for t in given)
 
 
 # Operators that read memory: they make something else of the same numbers in another layout.

@@ -125,8 +125,10 @@ class Hooked:
 
 @dataclass(frozen=True)
 class Edited:
-    """A node of a live tensor whose kept values do not belong together: what is kept of its output, where the inputs
-    that are kept make another one."""
+    """A node of a live tensor whose kept values do not belong together.
+
+    At one place of its output, the number that is `kept` and the one that is `made` of the inputs that are kept.
+    """
 
     node: int
     place: tuple[int, ...]

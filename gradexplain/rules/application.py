@@ -29,6 +29,19 @@ def call(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
+def wide(value: Any) -> Any:
+    """Returns a value with its floating tensors, and the floating types named in it, in float64 (or complex128)."""
+    if isinstance(value, Tensor):
+        real = value.is_floating_point()
+        widest = torch.float64 if real else torch.complex128
+        return value.to(widest) if (real or value.is_complex()) and value.dtype != widest else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
+    if type(value) in (list, tuple):
+        return type(value)(wide(v) for v in value)
+    return {k: wide(v) for k, v in value.items()} if type(value) is dict else value
+
+
 def is_repeatable(operator: str) -> bool:
     """Says whether an operator makes the same of the same again: it neither draws nor writes into what it is given."""
     kind = overload(operator)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.answers import Check
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.measures import allowance, epsilon, largest, unexplained, wide
+from gradexplain.verification.oracles.measures import allowance, epsilon, largest, unexplained
 from gradexplain.verification.oracles.patterns import beside, pattern
 from gradexplain.verification.oracles.question import Question
 

@@ -5,7 +5,7 @@ torch's backward. It shares the forward pass: what torch recorded there is belie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node, Slice, Trace
 from gradexplain.rules import registry
-from gradexplain.rules.application import call
+from gradexplain.rules.application import call, wide
 from gradexplain.verification.oracles.answers import Check, Verdict
 from gradexplain.verification.oracles.elements import RESOLUTION
 from gradexplain.verification.oracles.measures import (
@@ -28,7 +28,6 @@ from gradexplain.verification.oracles.measures import (
     largest,
     plain,
     unexplained,
-    wide,
 )
 from gradexplain.verification.oracles.question import Question
 
@@ -390,7 +389,8 @@ def _through_part(part: Slice, g: Tensor, exact: bool) -> list[Tensor | None]:
         return [kinks.sent(registry.rules()["aten.as_strided.default"], "self", [g], look, (g,))]
     whole = torch.empty_strided(shape, strides, dtype=g.dtype, device=g.device).copy_(g)
     inside = whole.as_strided(part.size, part.stride, part.offset)
-    arguments, rule = _cast(dict(part.arguments), exact), registry.rule_of(part.operator)
+    given, rule = dict(part.arguments), registry.rule_of(part.operator)
+    arguments = wide(given) if exact else given
     if rule is None or not all(part.slots):
         raise NotImplementedError
     made = call(part.operator, {n: v.clone() if isinstance(v, Tensor) else v for n, v in arguments.items()})
@@ -405,8 +405,9 @@ def _through_part(part: Slice, g: Tensor, exact: bool) -> list[Tensor | None]:
 def _by_rule(node: Node, cotangents: Sequence[Tensor | None], exact: bool) -> list[Tensor | None] | None:
     """Returns what the node sends along each edge by its rule, `None` where it has none or that cannot do it."""
     rule = registry.rule_of(node.operator)
-    arguments = _cast(dict(node.arguments), exact)
-    outputs = tuple(_cast(y, exact) for y in node.outputs)
+    arguments, outputs = dict(node.arguments), tuple(node.outputs)
+    if exact:
+        arguments, outputs = wide(arguments), wide(outputs)
     by_argument: dict[str, Any] = {}
     sent: list[Tensor | None] = []
     try:
@@ -428,17 +429,6 @@ def _by_rule(node: Node, cotangents: Sequence[Tensor | None], exact: bool) -> li
 def _dense_wide(contribution: Tensor, exact: bool) -> Tensor:
     plainly = dense(contribution, contribution)
     return wide(plainly) if exact else plainly
-
-
-def _cast(value: Any, exact: bool) -> Any:
-    """Returns recorded values in float64; integer tensors and everything else stay."""
-    if isinstance(value, Tensor):
-        return wide(value) if exact else value
-    if isinstance(value, torch.dtype):
-        return wide(value) if exact else value
-    if type(value) in (list, tuple):
-        return type(value)(_cast(v, exact) for v in value)
-    return {k: _cast(v, exact) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _same(ours: Tensor, torchs: Tensor | None, eps: float) -> bool:

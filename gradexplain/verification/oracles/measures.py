@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -64,19 +62,6 @@ def dense(gradient: Tensor | None, like: Tensor) -> Tensor:
     if gradient is None:
         return torch.zeros_like(like)
     return gradient.to_dense() if gradient.layout != torch.strided else gradient
-
-
-def wide(value: Any) -> Any:
-    """Returns a value with its floating tensors, and the floating types named in it, in float64 (or complex128)."""
-    if isinstance(value, Tensor):
-        real = value.is_floating_point()
-        widest = torch.float64 if real else torch.complex128
-        return value.to(widest) if (real or value.is_complex()) and value.dtype != widest else value
-    if isinstance(value, torch.dtype):
-        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
-    if type(value) in (list, tuple):
-        return type(value)(wide(v) for v in value)
-    return {k: wide(v) for k, v in value.items()} if type(value) is dict else value
 
 
 def allowance(changes: Tensor | float, magnitude: Tensor, eps: float) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.trace import Trace
+from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.answers import Unable
-from gradexplain.verification.oracles.measures import MARGIN, dense, epsilon, largest, plain, wide
+from gradexplain.verification.oracles.measures import MARGIN, dense, epsilon, largest, plain
 
 # Rounding at random, in so many runs, spreads a number about as far as torch's own rounding moves it: what lies beyond
 # some times that, and some last digits, is no rounding.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradexplain.verification.oracles.measures import wide
+from gradexplain.rules.application import wide
 
 Call = Callable[[Mapping[str, Any]], object]
 

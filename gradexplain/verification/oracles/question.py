@@ -32,6 +32,7 @@ from gradexplain.recording.frozen import Bent, Frozen, as_computation, frozen
 from gradexplain.recording.plain import differentiated
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import recorded
+from gradexplain.rules.application import wide
 from gradexplain.rules.registry import rule_of
 from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION, Part, output_parts
@@ -45,7 +46,6 @@ from gradexplain.verification.oracles.measures import (
     plain,
     scales,
     weighed,
-    wide,
 )
 from gradexplain.verification.oracles.own_type import (
     NUMBER_DIGITS,

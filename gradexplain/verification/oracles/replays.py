@@ -15,8 +15,9 @@ from gradexplain.errors import message_of
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, trace
+from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.answers import Unable
-from gradexplain.verification.oracles.measures import MARGIN, epsilon, first_not_finite, largest, scales, weighed, wide
+from gradexplain.verification.oracles.measures import MARGIN, epsilon, first_not_finite, largest, scales, weighed
 from gradexplain.verification.oracles.narrowing import narrowing
 from gradexplain.verification.oracles.promotion import LOW, promoting
 

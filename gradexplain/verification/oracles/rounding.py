@@ -14,7 +14,8 @@ from gradexplain.recording.computation import chosen_output, differentiable
 from gradexplain.recording.events import tensors_in
 from gradexplain.recording.nodes import ordered
 from gradexplain.recording.plain import left_by_backward, reaches_back
-from gradexplain.verification.oracles.measures import dense, wide
+from gradexplain.rules.application import wide
+from gradexplain.verification.oracles.measures import dense
 from gradexplain.verification.oracles.replays import Replay
 from gradexplain.versions.internals import internals, schema_of, sequence_number
 

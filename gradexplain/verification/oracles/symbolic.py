@@ -19,17 +19,10 @@ from torch import Tensor
 
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.trace import Trace
+from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.answers import Check, Unable
 from gradexplain.verification.oracles.elements import RESOLUTION
-from gradexplain.verification.oracles.measures import (
-    allowance,
-    epsilon,
-    first_not_finite,
-    largest,
-    plain,
-    unexplained,
-    wide,
-)
+from gradexplain.verification.oracles.measures import allowance, epsilon, first_not_finite, largest, plain, unexplained
 from gradexplain.verification.oracles.question import Question
 
 if TYPE_CHECKING:
