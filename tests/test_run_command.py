@@ -80,6 +80,12 @@ def test_numbers_are_the_same_and_our_words_come_last_on_standard_error(tmp_path
     assert "Nothing unusual in 12 steps." in ours.stderr
 
 
+def test_a_script_begins_in_a_process_of_one_thread_that_a_second_run_can_be_forked_from(tmp_path: Path) -> None:
+    path = tmp_path / "first.py"
+    path.write_text("import os, sys\nprint(len(os.listdir('/proc/self/task')), {'numpy', 'torch'} & {*sys.modules})\n")
+    assert run("--output", tmp_path / "report.html", path).stdout == "1 set()\n"
+
+
 def test_a_module_is_run_as_python_does(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()

@@ -74,13 +74,12 @@ def run(
         given = list(script or ())
         if module is None and not given:
             raise UsageError("no_script")
-        from gradexplain.documents.shown import is_replaced
         from gradexplain.training.session import Session, is_reporting, own_file
 
         name, arguments = (module, given) if module is not None else (given[0], given[1:])
         session = Session(Script(name, tuple(arguments), module is not None), halt, steps, rerun)
         saying = Saying(session, page_format(format, output, sys.stderr), own_file(output), language, width)
-        session.refresh = saying.refresh if output is not None and is_replaced(output) else None
+        session.refresh = saying.refresh if output is not None else None
         ending = session.run(saying.before_end)
         code = saying.say(ending)
         raise typer.Exit(code if is_reporting() else ending.code)
@@ -116,9 +115,9 @@ class Saying:
 
     def refresh(self) -> None:
         """Writes into the file what was seen until now, so that it is there if the process is killed."""
-        from gradexplain.documents.shown import write
+        from gradexplain.documents.shown import is_replaced, write
 
-        if self.output is not None:
+        if self.output is not None and is_replaced(self.output):  # a pipe is written into once
             with suppress(InputError):  # what cannot be written is said at the end
                 write(self.output, self._page(self.session.report(None)))
 
