@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 # what comes.
 FOLDERS = """
     locale errors versions mathematics documents rules targets recording findings verification comparison training
-    explanation narration graphs figures api receipts lessons pages cli plugin
+    explanation narration graphs figures api receipts lessons pages play cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 LIGHT = {"locale", "errors", "versions", "documents", "targets", "cli"}
 HEAVY = {"torch", "sympy", "matplotlib"}
