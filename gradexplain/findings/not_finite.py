@@ -53,8 +53,8 @@ _CHOOSING = frozenset(
 class _Made:
     """A number that a node made: the value or the gradient `element`, and the numbers that met (`told`).
 
-    `detail` says which of them are known: it is the key of a sentence's end. `is_alone` says that all of them are finite
-    and known: nothing that was made before is the cause.
+    `detail` says which of them are known: it is the key of a sentence's end. `is_alone` says that all of them are
+    finite: nothing that was made before is the cause.
     """
 
     node: Node
@@ -368,7 +368,7 @@ def _gradient(trace: Trace, node: Node, slot: int, where: Tensor, names: Mapping
 
 
 def _is_finite_at(node: Node, place: Index, told: Mapping[str, Any]) -> bool:
-    """Says whether the numbers of an elementwise operator, and what arrived, are finite in one element of its output."""
+    """Says whether the numbers of an elementwise operator and what arrived are finite in one element of its output."""
     output = node.outputs[0]
     numbers = [told["arrives"], *told["values"].values()]
     return output is not None and bool(output[place].isfinite()) and all(map(math.isfinite, numbers))
