@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
@@ -22,7 +23,9 @@ from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
 from gradexplain.comparison.presets import PRESETS, compare_against
 from gradexplain.comparison.presets import Subject as Compared
-from gradexplain.comparison.sides import sides_of
+from gradexplain.comparison.references import compare_with, load_reference, reference_of
+from gradexplain.comparison.references import save_reference as write_reference
+from gradexplain.comparison.sides import Side, sides_of
 from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
@@ -77,6 +80,7 @@ class AskedOfTwo(TypedDict, total=False):
     second: bool
     dtype: torch.dtype | None
     target: str | None
+    reference: str | Path | None
 
 
 # The further options of a verb, by how it is annotated.
@@ -301,6 +305,7 @@ def compare(
     second: bool = False,
     dtype: torch.dtype | None = None,
     target: str | None = None,
+    reference: str | Path | None = None,
 ) -> Comparison:
     """Says whether `a` and `b` are two ways to the same values and gradients, and where they part if they are not.
 
@@ -315,7 +320,8 @@ def compare(
 
     Without `b`, `a` is held `against` itself, run in another way: "float64" or "float32", "eager" (the compiler's
     `backend` against the code as it was written), "batch" (a loss of the batch in so many `parts`, added up as their
-    mean), or "math" (the plain formulas in place of fused kernels).
+    mean), or "math" (the plain formulas in place of fused kernels). Or it is held against the file of a `reference`
+    that `save_reference` wrote: by another torch, on another machine, of another commit.
 
     The `verdict` is "same", "differs" or "cannot say", `tensors` has one for each value and gradient, `place` the first
     place where the runs part. Nothing of the caller's is changed. Raises `InputError` where names do not match.
@@ -327,11 +333,18 @@ def compare(
     ('same', 'rounding')
     """
     one = _Asked.of(a, inputs, None, None)
-    if against is not None and b is None:
+    if against is not None and b is None and reference is None:
         name = target or str(one.target or getattr(a, "__name__", type(a).__name__))
         asked = [wrt] if isinstance(wrt, str) else wrt
         subject = Compared(one.function, one.inputs, name, asked, dtype, second)
         return compare_against(subject, against, parts=parts, backend=backend)
+    if reference is not None:
+        if b is not None or against is not None or second:
+            raise InputError("reference_alone")
+        path, asked = Path(reference), [wrt] if isinstance(wrt, str) else wrt
+        computation = computation_of(one.function, one.inputs, wrt=asked, name=target or one.target)
+        computation = computation if dtype is None else with_dtype(computation, dtype)
+        return compare_with(load_reference(path), computation, path, rename or {})
     if b is None or against is not None:
         raise InputError("compare_second", names=", ".join(PRESETS))
     other = _Asked.of(b, inputs, None, None)
@@ -343,6 +356,35 @@ def compare(
         one.function, other.function, given, rename=names, wrt=asked, names=called, dtype=dtype
     )
     return compare_sides(first, second_side, rename=names, changed=changed, second=second)
+
+
+@_refusing_unknown_options
+@one_question()
+def save_reference(
+    function: Callable[..., object] | str,
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    path: str | Path,
+    wrt: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    target: str | None = None,
+) -> Path:
+    """Writes what `function` gives at `inputs` into a file that `compare(…, reference=path)` is held against later.
+
+    The file is of the format safetensors. It has the values and gradients, these in float64, how far rounding moves
+    each element, and in its header the digests of inputs, parameters and buffers, torch's release, and the steps of the
+    run; no input and no weight is in it. Returns the path. Raises `InputError` where the gradients change from run to
+    run, or where the file cannot be written; it is written whole or not at all.
+
+    >>> import tempfile, torch, gradexplain as gx
+    >>> x, folder = torch.linspace(-2, 2, 9), tempfile.mkdtemp()
+    >>> path = gx.save_reference(torch.tanh, [x], path=f"{folder}/tanh.safetensors")
+    >>> gx.compare(lambda x: x.sinh() / x.cosh(), inputs=[x], reference=path).verdict
+    'same'
+    """
+    one = _Asked.of(function, inputs, target, None)
+    write_reference(reference_of(Side(_computation(one, wrt, dtype), {})), Path(path))
+    return Path(path)
 
 
 @_refusing_unknown_options
@@ -414,6 +456,13 @@ def compared(request: Request, other: str | None, **options: Any) -> Comparison:
     names: Mapping[str, str] = options.get("rename") or {}
     match_inputs(second, [names.get(name, name) for name in inputs])
     return replace(compare(target.called, second.called, inputs, **options), names=(request.target, other))
+
+
+def saved(request: Request, path: Path) -> Path:
+    """Writes what was asked for as a reference: loads the target and its inputs."""
+    target, inputs = request.load()
+    asked: dict[str, Any] = {"wrt": request.wrt or None, "dtype": request.torch_dtype(), "target": request.target}
+    return save_reference(target.called, inputs, path=path, **asked)
 
 
 def compared_single(

@@ -1,14 +1,17 @@
 """Two ways to one gradient: what is the same is said to be, what differs is told with its factor, place and line."""
 
+import json
 import math
 from collections.abc import Callable
 
+import jsonschema
 import pytest
 import torch
 from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.comparison.rounding import inverse_trigamma, moderated, quantile, trigamma
+from gradexplain.receipts.schema import schema
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16)
 
@@ -500,3 +503,33 @@ def test_inputs_without_a_second_target_say_that_one_is_missing(command: Callabl
     run = command("compare", "x**2", "x=1,2")
     assert run.code == 2
     assert "name a second target, or a pair by --against" in run.err
+
+
+# ------------------------------------------------------------------------------------------------------------ as data
+
+RECORDS = jsonschema.Draft202012Validator({"$ref": "#/$defs/comparison", "$defs": schema()["$defs"]})
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (loss, loss),
+        (loss, in_chunks),
+        (loss, MISTAKES["factor"]),
+        (loss, one_row),
+        (loss, lambda x, w: loss(x, w.detach())),
+        (loss, lambda x, w: loss(x, w) / (x[0, 0] - x[0, 0])),
+        (lambda x, w: x * 0 / 0, lambda x, w: x * 0 / 0),
+        (lambda x, w: x @ w, lambda x, w: (x @ w).T),
+        (lambda x, w: (x * 1j).exp(), lambda x, w: (x * 1j).exp() * 2),
+        (two_masks, by_hand),
+        (lambda x, w: {"w": w}, lambda x, w: {"w": w * 2}),
+    ],
+)
+def test_the_record_of_a_comparison_is_valid_by_the_published_schema(a: Callable, b: Callable) -> None:
+    record = json.loads(gx.compare(a, b, numbers((10, 8), (8, 6), dtype=torch.float32)).to_json())
+    assert [f"{e.json_path}: {e.message}" for e in RECORDS.iter_errors(record)] == []
+    for tree in (record, *record["tensors"], record["place"] or record):
+        tree["planted"] = 3
+        assert not RECORDS.is_valid(record)
+        del tree["planted"]
