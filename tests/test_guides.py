@@ -20,6 +20,7 @@ PUBLIC = (
     gx.assert_gradients,
     gx.compare,
     gx.assert_same_gradients,
+    gx.save_reference,
     gx.graph,
     gx.watch,
     gx.check_receipt,

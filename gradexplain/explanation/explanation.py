@@ -36,7 +36,7 @@ from gradexplain.explanation.selection import Selection, shown_elements
 from gradexplain.findings.diagnosis import diagnose
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.digits import rounding_of
-from gradexplain.mathematics.equations import Equation, equation
+from gradexplain.mathematics.equations import EXACT, Equation, equation
 from gradexplain.mathematics.indices import indexed, indices
 from gradexplain.mathematics.terms import names_in, symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
@@ -429,9 +429,11 @@ class _Builder:
             term = contribution_term(node, edge.argument, rule, parts)
             value, rounding = number(edge.contribution, index).value, rounding_at(node, edge.contribution)
             most = max(most, parts.count)
-            if (parts.count or value != 0) and not (math.isnan(value) and is_outside(node, parts)):
+            if parts.count or value != 0:
                 unknown = partial(doubt, node, edge.argument, rule, index)
-                found.append(equation(f"→ {indexed(name, index)}", term, value, rounding, unknown))
+                sent = equation(f"→ {indexed(name, index)}", term, value, rounding, unknown)
+                if sent.relation == EXACT or not (math.isnan(value) and is_outside(node, parts)):
+                    found.append(sent)
         return tuple(found), most
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
