@@ -17,7 +17,8 @@ from torch.optim.optimizer import Optimizer
 import gradexplain.narration.comparisons
 import gradexplain.narration.records
 import gradexplain.narration.reports
-import gradexplain.narration.trainings  # noqa: F401  # registers how results are told
+import gradexplain.narration.trainings
+import gradexplain.pages.page  # noqa: F401  # registers how results are told
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
 from gradexplain.comparison.presets import PRESETS, compare_against
@@ -28,6 +29,7 @@ from gradexplain.comparison.sides import Side, sides_of
 from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
+from gradexplain.findings.finding import Finding
 from gradexplain.graphs.options import USUAL
 from gradexplain.recording.computation import Computation, all_outputs, computation_of, one_question, with_dtype
 from gradexplain.recording.frames import asking_frame
@@ -44,6 +46,7 @@ from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire, judged
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.surrogates import inquire_as
 from gradexplain.verification.verdicts import EFFORT, INTENDED, Report, Subject, is_declared, verify_trace
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ class Asked(TypedDict, total=False):
     exact: bool
     stops: str | Sequence[str]
     allow_unseen: bool
+    as_if: Callable[..., object] | str | None
     effort: float
     target: str | None
     locate: Callable[[], Source | None] | None
@@ -80,6 +84,7 @@ class AskedOfTwo(TypedDict, total=False):
     dtype: torch.dtype | None
     target: str | None
     reference: str | Path | None
+    as_if: Callable[..., object] | str | None
 
 
 # The further options of a verb, by how it is annotated.
@@ -199,6 +204,7 @@ def verify(
     exact: bool = False,
     stops: str | Sequence[str] = (),
     allow_unseen: bool = False,
+    as_if: Callable[..., object] | str | None = None,
     effort: float = EFFORT,
     target: str | None = None,
     locate: Callable[[], Source | None] | None = None,
@@ -223,6 +229,9 @@ def verify(
     or several; `"intended"` for all). Elements too small for any judge make it "cannot say", reason "unseen", unless
     `allow_unseen`.
 
+    A straight-through or surrogate backward is the gradient of another function: `as_if` is that function, and the
+    gradient is held against its derivative, at the same inputs and parameters. Values are not compared.
+
     Where there is nothing to check (no element, no way back for a gradient), that is "cannot say", reason "nothing".
     Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
     function or a backward fails.
@@ -233,8 +242,14 @@ def verify(
     ('agrees', 'finite differences')
     """
     if isinstance(function, Tensor):
-        again = {"wrt": wrt, "by_hand": by_hand, "dtype": dtype, "each_operation": each_operation, "full": full}
-        again |= {"second": second, "batched": batched, "exact": exact, "stops": stops}
+        again: dict[str, object] = {
+            "wrt": wrt,
+            "by_hand": by_hand,
+            "dtype": dtype,
+            "each_operation": each_operation,
+            "full": full,
+        }
+        again |= {"second": second, "batched": batched, "exact": exact, "stops": stops, "as_if": as_if}
         for name in (name for name, value in again.items() if value):
             raise InputError("live_option", name=name)
         recorded, own = _traced_live(function, inputs, None)
@@ -244,6 +259,11 @@ def verify(
     asked = _Asked.of(function, inputs, target, locate)
     computation = all_outputs(_computation(asked, wrt, dtype))
     _check_names(by_hand or {}, computation)
+    if as_if is not None:
+        further = {"by_hand": by_hand, "each_operation": each_operation, "full": full, "second": second}
+        for name in (n for n, given in {**further, "batched": batched, "stops": stops}.items() if given):
+            raise InputError("as_if_option", name=name)
+        return _verified_as(asked, as_if, wrt, dtype, Options(effort, exact=exact, allow_unseen=allow_unseen))
     places = (stops,) if isinstance(stops, str) else tuple(stops)
     options = Options(effort, each_operation, full, second, batched, exact, places, allow_unseen)
     report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
@@ -305,6 +325,7 @@ def compare(
     dtype: torch.dtype | None = None,
     target: str | None = None,
     reference: str | Path | None = None,
+    as_if: Callable[..., object] | str | None = None,
 ) -> Comparison:
     """Says whether `a` and `b` are two ways to the same values and gradients, and where they part if they are not.
 
@@ -320,7 +341,8 @@ def compare(
     Without `b`, `a` is held `against` itself, run in another way: "float64" or "float32", "eager" (the compiler's
     `backend` against the code as it was written), "batch" (a loss of the batch in so many `parts`, added up as their
     mean), or "math" (the plain formulas in place of fused kernels). Or it is held against the file of a `reference`
-    that `save_reference` wrote: by another torch, on another machine, of another commit.
+    that `save_reference` wrote: by another torch, on another machine, of another commit. Or only its gradients are
+    held against those of another function, `as_if` it were that one: of a straight-through or surrogate backward.
 
     The `verdict` is "same", "differs" or "cannot say", `tensors` has one for each value and gradient, `place` the first
     place where the runs part. Nothing of the caller's is changed. Raises `InputError` where names do not match.
@@ -332,6 +354,10 @@ def compare(
     ('same', 'rounding')
     """
     one = _Asked.of(a, inputs, None, None)
+    if as_if is not None:
+        if b is not None or against is not None or reference is not None:
+            raise InputError("as_if_alone")
+        return _compared_as(one, as_if, rename or {}, wrt, dtype, second, target)
     if against is not None and b is None and reference is None:
         name = target or str(one.target or getattr(a, "__name__", type(a).__name__))
         asked = [wrt] if isinstance(wrt, str) else wrt
@@ -412,6 +438,44 @@ def assert_same_gradients(
     raise AssertionError(summary(comparison))
 
 
+def _verified_as(
+    asked: _Asked,
+    as_if: Callable[..., object] | str,
+    wrt: str | Sequence[str] | None,
+    dtype: torch.dtype | None,
+    options: Options,
+) -> Report:
+    """Verifies the gradient of one function as that of another, with the parameters of the first."""
+    other = _Asked.of(as_if, asked.inputs, None, None)
+    wanted, called = [wrt] if isinstance(wrt, str) else wrt, (asked.target, other.target)
+    first, second, _ = sides_of(
+        asked.function, other.function, asked.inputs, rename={}, wrt=wanted, names=called, dtype=dtype
+    )
+    computation, meant = all_outputs(first.computation), all_outputs(second.by_names())
+    title = f"{computation.name} --as-if {meant.name}"
+    return inquire_as(computation, meant, target=title, options=options)
+
+
+def _compared_as(
+    one: _Asked,
+    as_if: Callable[..., object] | str,
+    rename: Mapping[str, str],
+    wrt: str | Sequence[str] | None,
+    dtype: torch.dtype | None,
+    second: bool,
+    target: str | None,
+) -> Comparison:
+    """Holds the gradients of a function against those of another, which is the reference."""
+    meant, wanted = _Asked.of(as_if, one.inputs, None, None), [wrt] if isinstance(wrt, str) else wrt
+    names = meant.target, target or one.target
+    a, b, changed = sides_of(
+        meant.function, one.function, one.inputs, rename=rename, wrt=wanted, names=names, dtype=dtype
+    )
+    found = compare_sides(a, b, rename=rename, changed=changed, second=second, values=False)
+    said = Finding("compared-as", {"name": b.computation.name, "meant": a.computation.name})
+    return replace(found, against="as if", findings=(said, *found.findings))
+
+
 def _refuse_idle(report: Report) -> None:
     """Raises `InputError` for a declared place where nothing is stopped."""
     for place in () if report.nothing else report.options.stops:
@@ -440,9 +504,13 @@ def explained(request: Request, *, effort: float = EFFORT, loaded: Loaded | None
     return replace(explanation, request=request)
 
 
-def verified(request: Request, options: Options, *, loaded: Loaded | None = None) -> Report:
-    """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
-    return replace(verify(**_typed(request, loaded), **asdict(options)), request=request)
+def verified(request: Request, options: Options, *, loaded: Loaded | None = None, as_if: str | None = None) -> Report:
+    """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request.
+
+    The question whether it is the gradient of another function cannot be asked of a record again: it keeps no request.
+    """
+    report = verify(**_typed(request, loaded), **asdict(options), as_if=as_if)
+    return replace(report, request=request) if as_if is None else report
 
 
 def compared(request: Request, other: str | None, **options: Any) -> Comparison:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradexplain.cli.checks import UsageError, at_least, one_of, page_format
-from gradexplain.cli.options import Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
+from gradexplain.cli.options import AsIf, Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.errors import InputError
@@ -53,6 +53,7 @@ def compare(
     reference: Annotated[
         Path | None, typer.Option("--with", metavar="FILE", help="Hold A against a file that --save wrote.")
     ] = None,
+    as_if: AsIf = None,
     wrt: Wrt = None,
     rename: Annotated[
         list[str] | None,
@@ -85,6 +86,7 @@ def compare(
       gradexplain compare model.py:loss "x=randn(10,16)" t=0,1,2,0,1,2,0,1,2,0:int64 --against batch --parts 4
       gradexplain compare model.py:loss "x=randn(8,16)" --against eager --backend aot_eager
       gradexplain compare attention.py:layer "x=randn(2,6,16)" --against math
+      gradexplain compare model.py:rounded "x=randn(8,16)" --as-if model.py:identity
       gradexplain compare model.py:loss "x=randn(8,16)" --save reference.safetensors
       gradexplain compare model.py:loss "x=randn(8,16)" --with reference.safetensors
       torchrun --nproc-per-node 2 -m gradexplain compare train.py:step "x=randn(8,4)" --against single \\
@@ -93,9 +95,11 @@ def compare(
     with faults_said(language):
         chosen = page_format(format, output)
         given = list(inputs or ())
-        alone = against is not None or save is not None or reference is not None
+        alone = any(x is not None for x in (against, save, reference, as_if))
         if b is not None and (alone or re.match(r"\w+\s*=(?!=)", b)):  # an input where B was left out
             given, b = [b, *given], None
+        if as_if is not None and (against or save or reference or b):
+            raise InputError("as_if_alone")
         if sum(x is not None for x in (against, save, reference)) > 1 or (second and (save or reference)):
             raise InputError("reference_alone")
         if b is None and not alone:
@@ -110,7 +114,7 @@ def compare(
             import gradexplain.api as api
 
             options = {"against": against, "parts": parts, "backend": backend, "rename": names, "second": second}
-            comparison = api.compared(request, b, reference=reference, **options)
+            comparison = api.compared(request, b, reference=reference, as_if=as_if, **options)
         deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[comparison.verdict])
 

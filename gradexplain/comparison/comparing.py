@@ -45,13 +45,21 @@ def compare_sides(
     changed: Sequence[str] = (),
     second: bool = False,
     sizes: Mapping[str, int] | None = None,
+    values: bool = True,
 ) -> Comparison:
     """Returns what came of comparing two sides; with `second`, of their second derivatives as well.
 
-    `sizes` are further numbers that a factor may be made of, by what they are.
+    Without `values`, only their gradients are compared: then there is no place where the forward passes part. `sizes`
+    are further numbers that a factor may be made of, by what they are.
     """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
+    if not values:
+        for n in one.reached:
+            if n in other.values and one.values[n].shape != other.values[n].shape:
+                shapes = [tuple(o.values[n].shape) for o in (other, one)]
+                raise InputError("as_if_shape", name=names[1], meant=names[0], one=shapes[0], other=shapes[1])
+        one, other = replace(one, values={}), replace(other, values={})
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
     sizes = {**(sizes or {}), **sizes_of(a.computation.inputs)}
@@ -67,7 +75,7 @@ def compare_sides(
             replace(c, kind="second") for c in again.tensors(sizes) if c.kind == "gradient" and c.name in one.gradients
         ]
         runs = max(runs, again.runs)
-    place = course.place(tensors) if one.reached else None
+    place = course.place(tensors) if one.reached and values else None
     if any(f.code == "draws-differ" for f in findings):
         tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(

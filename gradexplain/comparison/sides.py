@@ -174,6 +174,19 @@ class Side:
         for computation in in_float64(exact, own, constants=constants):
             yield replace(self.measurable(), computation=computation)
 
+    def by_names(self) -> Computation:
+        """Returns the computation with the reference's names of its inputs."""
+        own = self.computation
+        called = {n: self.names.get(n, n) for n in own.inputs}
+
+        def call(given: Mapping[str, Any]) -> object:
+            return own.call({n: given[called[n]] for n in own.inputs if n not in own.parameters})
+
+        inputs = {called[n]: v for n, v in own.inputs.items()}
+        parameters = {called[n]: p for n, p in own.parameters.items()}
+        wrt = tuple(called[n] for n in own.wrt)
+        return replace(own, call=call, inputs=inputs, parameters=parameters, wrt=wrt, own={})
+
     def second(self) -> Side:
         """Returns the side whose value is the first gradient, and whose gradients are the second."""
         returned: list[Returned] = []

@@ -180,7 +180,8 @@ function open(html) {
     next.contentWindow.postMessage({ kind: "scroll", y: scrolled }, "*");
     const old = frame;
     frame = next;
-    next.classList.remove("next");
+    next.className = "now";
+    if (old) old.className = "past";
     if (old) setTimeout(() => old.remove(), 60); // until the new one is painted
   });
   $("shown").append(next);
