@@ -17,7 +17,8 @@ from torch.optim.optimizer import Optimizer
 import gradexplain.narration.comparisons
 import gradexplain.narration.records
 import gradexplain.narration.reports
-import gradexplain.narration.trainings  # noqa: F401  # registers how results are told
+import gradexplain.narration.trainings
+import gradexplain.pages.page  # noqa: F401  # registers how results are told
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
 from gradexplain.comparison.presets import PRESETS, compare_against

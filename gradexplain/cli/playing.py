@@ -45,9 +45,10 @@ def play(
         try:
             from gradexplain.play.server import serve
         except ModuleNotFoundError as fault:
-            if fault.name not in ("starlette", "uvicorn", "anyio"):
+            missing = (fault.name or "").partition(".")[0]
+            if missing not in ("starlette", "uvicorn"):
                 raise
-            raise UsageError("play_extra", missing=fault.name) from None
+            raise UsageError("play_extra", missing=missing) from None
         from gradexplain.play.asked import Asked
 
         if target is None:

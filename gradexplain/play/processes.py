@@ -66,7 +66,7 @@ class Processes:
         self._work, self._trial, self.limits = work, trial, limits
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
+        if method == "forkserver" and preload:
             self._context.set_forkserver_preload(list(preload))
         self._wanted = threading.Semaphore(SPARES)
         self._ready: asyncio.Queue[_Spare] = asyncio.Queue()

@@ -36,8 +36,8 @@ from gradexplain.play.processes import Limits, Processes
 from gradexplain.targets.loading import file_of, parse_target
 
 LOOPBACK = "127.0.0.1"
-# What the standby loads beside what answers: torch loads the first with the first function it transforms.
-_PRELOAD = ("gradexplain.api", "gradexplain.play.computing", "torch._dynamo", "sympy")
+# What the standby loads.
+_PRELOAD = ("gradexplain.play.standby",)
 _TRIAL = Asked("x**2 + 2*x", {"x": "3"}, {**OPTIONS, "lr": "0.1"})
 # What a page of ours may load and ask; the page within it inherits this.
 _POLICY = (
