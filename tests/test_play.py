@@ -55,8 +55,8 @@ def test_the_numbers_are_torchs() -> None:
 
 def test_a_function_of_one_number_is_drawn_with_its_tangent() -> None:
     figure = answer_to("x**2 + 2*x", {"x": "8.5"})["figure"]
-    assert (figure["variable"], figure["at"], figure["value"], figure["slope"]) == ("x", 8.5, 89.25, 19.0)
-    assert figure["ends"] == [-20, 20]
+    assert (figure["variables"], figure["at"], figure["value"], figure["gradient"]) == (["x"], [8.5], 89.25, [19.0])
+    assert figure["ends"] == [[-20, 20]]
     for x, y in zip(figure["x"], figure["y"], strict=True):
         assert y == pytest.approx(x * x + 2 * x, abs=1e-9)
 
@@ -67,9 +67,34 @@ def test_a_line_is_broken_at_a_pole() -> None:
     assert max(y for y in figure["y"] if y is not None) > 20 > figure["window"][1]
 
 
+def test_a_function_of_two_numbers_is_drawn_by_its_values_with_its_gradient() -> None:
+    figure = answer_to("x**2 + 3*x*y", {"x": "1", "y": "-0.5"})["figure"]
+    assert (figure["variables"], figure["ends"]) == (["x", "y"], [[-2, 2], [-2, 2]])
+    assert (figure["value"], figure["gradient"]) == (-0.5, [0.5, 3.0])
+    for row, y in zip(figure["heights"], figure["y"], strict=True):
+        assert row == pytest.approx([x * x + 3 * x * y for x in figure["x"]], abs=1e-9)
+
+
 def test_descent_is_that_of_its_closed_form() -> None:
     path = answer_to("x**2 + 2*x", {"x": "3"}, lr="0.1", steps="5")["figure"]["descent"]
-    assert path["x"] == pytest.approx([-1 + 4 * 0.8**k for k in range(6)])
+    assert [x for x, _ in path] == pytest.approx([-1 + 4 * 0.8**k for k in range(6)])
+    assert [y for _, y in path] == pytest.approx([(4 * 0.8**k) ** 2 - 1 for k in range(6)])
+    flat = answer_to("x**2 + 2*y**2", {"x": "3", "y": "1"}, lr="0.1", steps="5")["figure"]["descent"]
+    assert [v for x, y, _ in flat for v in (x, y)] == pytest.approx([v for k in range(6) for v in (3 * 0.8**k, 0.6**k)])
+
+
+@pytest.mark.parametrize(
+    ("target", "inputs"), [("sum(x**2)", {"x": "1,2"}), ("x + y*z", {"x": "1", "y": "1", "z": "2"})]
+)
+def test_what_is_no_function_of_one_or_two_numbers_has_no_figure(target: str, inputs: dict[str, str]) -> None:
+    found = answer_to(target, inputs)
+    assert (found["figure"], found["verdict"]) == (None, "agrees")
+
+
+def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:
+    found = answer_to("log(x) + y", {"x": "-1", "y": "0"})
+    assert found["figure"] is None
+    assert "x = −1" in found["no_figure"]
 
 
 def test_an_input_that_an_edit_brings_is_asked_for() -> None:

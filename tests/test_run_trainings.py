@@ -7,7 +7,7 @@ import importlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -100,11 +100,11 @@ QUICK = set(
 )
 
 
-def trainings(names: Iterable[str]) -> Iterator[Any]:
-    """Yields names as parameters of a test, with their marks."""
-    for name in names:
-        marks = [*(() if name in QUICK else (pytest.mark.thorough,)), *((needs_told_hooks,) if name in OF_DATA else ())]
-        yield pytest.param(name, marks=marks)
+def trainings(names: Iterable[str]) -> list[Any]:
+    """Returns names as parameters of a test, with their marks."""
+    slow, told = pytest.mark.thorough, needs_told_hooks
+    marks = {name: [*(() if name in QUICK else (slow,)), *((told,) if name in OF_DATA else ())] for name in names}
+    return [pytest.param(name, marks=marks[name]) for name in marks]
 
 
 def test_every_training_is_in_the_table() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,8 @@ from gradexplain.targets.values import INTEGERS, ITEMSIZE, File, parse_value, sh
 # What a page may send, in bytes: an expression of some pages.
 MOST_BYTES = 2**16
 MOST_STEPS = 1000
+# A range that ends beyond it cannot be drawn with the digits of a double.
+_FAR = 1e12
 DTYPES = tuple(name for name in ITEMSIZE if name not in INTEGERS and not name.startswith("complex"))
 # The fields of a page beside the target and its inputs, and what they hold at first.
 OPTIONS: Mapping[str, str] = {
@@ -118,18 +120,24 @@ class Asked:
         with at("steps"):
             return rate, int(_number(self.options["steps"], 1, MOST_STEPS, whole=True))
 
-    def ends(self, point: float) -> tuple[float, float]:
-        """Returns the range in which a function is drawn: the one that was asked for, if the point lies in it."""
+    def ends(self, point: Sequence[float]) -> list[list[float]]:
+        """Returns the range of each variable in which a function is drawn: as asked for, if the point lies in them.
+
+        Else they are about 0, of one length, so that a gradient stands perpendicular on contours.
+        """
         try:
-            low, high = map(float, self.options["ends"].split(","))
+            given = [float(end) for end in self.options["ends"].split(",")]
         except ValueError:
-            low = high = 0.0
-        if math.isfinite(low) and math.isfinite(high) and low < high and low <= point <= high:
-            return low, high
-        reach = max(2.0, 2 * abs(point))
-        power = 10.0 ** math.floor(math.log10(reach))
-        reach = next(k * power for k in (1, 2, 5, 10) if k * power >= reach)
-        return -reach, reach
+            given = []
+        pairs = [[low, high] for low, high in zip(given[::2], given[1::2], strict=False)]
+        if len(pairs) == len(point) and all(
+            -_FAR < low < high < _FAR and low <= p <= high for (low, high), p in zip(pairs, point, strict=True)
+        ):
+            return pairs
+        wanted = max(2.0, *(2 * abs(p) for p in point))
+        power = 10.0 ** math.floor(math.log10(wanted))
+        reach = next(k * power for k in (1, 2, 5, 10) if k * power >= wanted)
+        return [[-reach, reach] for _ in point]
 
 
 def _allow_value(text: str, named: Asked) -> None:

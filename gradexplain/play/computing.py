@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradexplain.errors import GradexplainError, InputError, RunError
-from gradexplain.figures.derivatives import Curve, broken, curve
-from gradexplain.figures.paths import descent
+from gradexplain.figures.derivatives import broken, curve
+from gradexplain.figures.expressions import Formula, at_points, formula, spaced, values
 from gradexplain.figures.style import number
 from gradexplain.play.asked import Asked, FieldError
 from gradexplain.targets.expression import Program
+from gradexplain.targets.values import shown
 
 if TYPE_CHECKING:
     from gradexplain.explanation.explanation import Explanation
@@ -24,7 +25,8 @@ EFFORT = 0.5
 _FIELDS: Mapping[str, str] = {
     "unknown_wrt": "wrt", "integer_wrt": "wrt", "bad_order": "order", "cotangent_shape": "cotangent",
 }  # fmt: skip
-_POINTS = 201
+# Points of a curve, and along each side of a grid.
+_POINTS, _SIDE = 201, 41
 
 
 def answered(question: bytes, named: Asked, language: str) -> bytes:
@@ -86,43 +88,76 @@ def _row(elements: Any) -> str:
 
 
 def _figure(request: Request, explanation: Explanation, asked: Asked) -> dict[str, Any] | None:
-    """Returns the numbers of a curve with its tangent, `None` for what is no function of one number."""
+    """Returns the numbers of a curve with its tangent, or of contours with the gradient; `None` of what is neither.
+
+    `at`, `gradient` and `ends` have a number, or two, for each variable; `descent` has the points of its path.
+    """
     program = request.spec.place
     if not isinstance(program, Program) or explanation.output.tensor.numel() != 1:
         return None
-    points = [_real(summary.tensor) for summary in explanation.inputs.values()]
-    if len(points) != 1 or len(program.inputs) != 1 or points[0] is None:
+    point = [_real(explanation.inputs[name].tensor) for name in program.inputs]
+    numbers = [p for p in point if p is not None]
+    if numbers != point or len(numbers) not in (1, 2):
         return None
-    low, high = asked.ends(points[0])
-    drawn = curve(program.text, at=points[0], order=1, ends=(low, high), points=_POINTS)
-    return {**_curve(drawn), "ends": [low, high], "descent": _descent(program.text, points[0], asked)}
+    ends = asked.ends(numbers)
+    drawn = _curve(program.text, numbers, ends) if len(numbers) == 1 else _contours(program.text, numbers, ends)
+    path = _descent(formula(program.text, len(numbers)), numbers, asked)
+    return {**drawn, "variables": program.inputs, "at": numbers, "ends": ends, "descent": path}
 
 
 def _real(tensor: Any) -> float | None:
-    return (
-        float(tensor) if tensor.numel() == 1 and tensor.is_floating_point() and bool(tensor.isfinite().all()) else None
-    )
+    if tensor.numel() != 1 or not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        return None
+    return float(tensor)
 
 
-def _curve(drawn: Curve) -> dict[str, Any]:
+def _curve(text: str, point: Sequence[float], ends: Sequence[Sequence[float]]) -> dict[str, Any]:
+    drawn = curve(text, at=point[0], order=1, ends=(ends[0][0], ends[0][1]), points=_POINTS)
     xs, ys = broken(drawn, 0)
     return {
-        "variable": drawn.variable,
         "x": xs,
-        "y": [y if math.isfinite(y) else None for y in ys],
-        "at": drawn.at,
+        "y": _finite(ys),
         "value": drawn.there[0],
-        "slope": drawn.there[1],
-        "sides": drawn.sides,
+        "gradient": [drawn.there[1]],
         "window": drawn.windows[0],
     }
 
 
-def _descent(text: str, start: float, asked: Asked) -> dict[str, Any] | None:
-    """Returns the points of gradient descent from a point, until they are no more finite."""
+def _contours(text: str, point: Sequence[float], ends: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns the values on a grid, row by row of the second variable, and the gradient at the point."""
+    import torch
+
+    of = formula(text, 2)
+    x, y = (spaced(low, high, _SIDE) for low, high in ends)
+    heights = values(of, [p.reshape(-1) for p in torch.meshgrid(x, y, indexing="xy")]).detach().double()
+    there, slopes = at_points(of, [torch.tensor([p], dtype=torch.float64) for p in point])
+    (value,), gradient = there.tolist(), [float(slope) for slope in slopes]
+    if not all(map(math.isfinite, (value, *gradient))):
+        place = ", ".join(f"{name} = {number(p)}" for name, p in zip(of.variables, point, strict=True))
+        raise InputError("figure_no_derivative", text=shown(text), at=place)
+    rows = [_finite(row) for row in heights.reshape(_SIDE, _SIDE).tolist()]
+    return {"x": x.tolist(), "y": y.tolist(), "heights": rows, "value": value, "gradient": gradient}
+
+
+def _finite(numbers: Sequence[float]) -> list[float | None]:
+    return [n if math.isfinite(n) else None for n in numbers]
+
+
+def _descent(of: Formula, start: Sequence[float], asked: Asked) -> list[list[float]] | None:
+    """Returns the points of gradient descent, each with the value there, until they are no more finite."""
+    import torch
+
     chosen = asked.descent()
     if chosen is None:
         return None
     rate, steps = chosen
-    (path,) = descent(text, start=start, lr=(rate,), steps=steps).paths
-    return {"x": path.points, "y": path.losses, "asked": steps}
+    place = [torch.tensor([p], dtype=torch.float64) for p in start]
+    path: list[list[float]] = []
+    for _ in range(steps + 1):
+        height, gradient = at_points(of, place)
+        visited = [*map(float, place), float(height)]
+        if not all(map(math.isfinite, visited)):
+            break
+        path.append(visited)
+        place = [p - rate * g for p, g in zip(place, gradient, strict=True)]
+    return path

@@ -120,7 +120,7 @@ function show(answer) {
   open(page);
   readOut(answer);
   figure = answer.figure;
-  if (figure) state.options.ends = figure.ends.join(",");
+  if (figure) state.options.ends = figure.ends.flat().join(",");
   $("no-figure").textContent = answer.no_figure || "";
   $("descent").hidden = !figure;
   drawFigure();
@@ -210,11 +210,11 @@ function numberOf(name) {
   return read ? Number(read[1]) : null;
 }
 
-function setNumber(name, value, dragged = true) {
+function setNumber(name, value) {
   const suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
   state.inputs[name] = String(value) + suffix.trim();
   drawInputs();
-  ask(dragged);
+  ask(true);
 }
 
 function reachOf(value) {
@@ -239,7 +239,7 @@ function drawInputs() {
     slider.hidden = value === null;
     if (value === null) continue;
     if (!slider.dataset.held) {
-      const ends = figure && figure.variable === name ? figure.ends : null;
+      const ends = figure ? figure.ends[figure.variables.indexOf(name)] : null;
       const reach = ends ? null : Math.max(reachOf(value), value >= +slider.min && value <= +slider.max ? +slider.max : 0);
       [slider.min, slider.max] = ends || [-reach, reach];
       slider.step = stepOf(slider.max - slider.min);
@@ -355,85 +355,139 @@ function ticks(low, high, most) {
 
 const tickText = (value) => (Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential(0) : String(value)).replace("-", "−");
 
-let scale = null; // of the figure that is drawn: from numbers to pixels and back
+let scale = null; // of the figure that is drawn: from pixels to numbers
+const EDGE = { left: 44, right: 10, top: 12, bottom: 24 };
 
 function drawFigure() {
   $("figure").hidden = !figure;
   if (!figure) return;
-  const plot = $("plot"), width = Math.max(240, plot.clientWidth), height = Math.round(Math.min(360, Math.max(200, width * 0.62)));
+  const plot = $("plot"), flat = figure.variables.length === 2;
+  const width = Math.max(240, Math.min(plot.parentElement.clientWidth, flat ? 400 : Infinity)), across = width - EDGE.left - EDGE.right;
+  const [[left, right], [bottom, top]] = flat ? figure.ends : [figure.ends[0], heights()];
+  const up = flat ? (across * (top - bottom)) / (right - left) : Math.min(330, Math.max(170, width * 0.56));
+  const height = Math.round(Math.min(600, up) + EDGE.top + EDGE.bottom), tall = height - EDGE.top - EDGE.bottom;
   plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  plot.style.height = height + "px";
-  const [left, right] = figure.ends;
-  const [bottom, top] = heights();
-  const edge = { left: 44, right: 10, top: 12, bottom: 24 };
-  const x = (value) => edge.left + ((value - left) / (right - left)) * (width - edge.left - edge.right);
-  const y = (value) => height - edge.bottom - ((value - bottom) / (top - bottom)) * (height - edge.top - edge.bottom);
-  const back = (pixel) => left + ((pixel - edge.left) / (width - edge.left - edge.right)) * (right - left);
-  scale = { x, y, back };
+  Object.assign(plot.style, { width: width + "px", height: height + "px" });
+  const x = (value) => EDGE.left + ((value - left) / (right - left)) * across;
+  const y = (value) => height - EDGE.bottom - ((value - bottom) / (top - bottom)) * tall;
+  scale = {
+    x, y,
+    back: (px, py) => [left + ((px - EDGE.left) / across) * (right - left), bottom + ((height - EDGE.bottom - py) / tall) * (top - bottom)],
+  };
   const held = document.activeElement === plot.querySelector(".point");
+  const inside = element("clipPath", { id: "inside" }, element("rect", { x: EDGE.left, y: EDGE.top, width: across, height: tall }));
   plot.replaceChildren(
-    element("defs", {}, element("clipPath", { id: "inside" }, element("rect", { x: edge.left, y: edge.top, width: width - edge.left - edge.right, height: height - edge.top - edge.bottom }))),
-    ...grid(x, y, [left, right], [bottom, top], edge, width, height),
-    element("g", { "clip-path": "url(#inside)" }, ...curveParts(x, y, left, right)),
-    point(x(figure.at), y(figure.value)),
+    element("defs", {}, inside),
+    ...grid(x, y, [left, right], [bottom, top], width, height),
+    element("g", { "clip-path": "url(#inside)" }, ...(flat ? contourParts(x, y) : curveParts(x, y, left, right)), ...pathParts(x, y)),
+    point(x(figure.at[0]), y(flat ? figure.at[1] : figure.value)),
   );
   if (held) plot.querySelector(".point").focus({ preventScroll: true });
 }
 
 /** The heights that are shown: those of the curve and of the point, with a margin. */
 function heights() {
-  let [low, high] = figure.window;
-  low = Math.min(low, figure.value);
-  high = Math.max(high, figure.value);
+  const low = Math.min(figure.window[0], figure.value), high = Math.max(figure.window[1], figure.value);
   const margin = 0.06 * (high - low) || 1;
   return [low - margin, high + margin];
 }
 
-function grid(x, y, [left, right], [bottom, top], edge, width, height) {
+function grid(x, y, [left, right], [bottom, top], width, height) {
   const parts = [];
   for (const value of ticks(left, right, width / 70)) {
-    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: x(value), x2: x(value), y1: edge.top, y2: height - edge.bottom }));
+    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: x(value), x2: x(value), y1: EDGE.top, y2: height - EDGE.bottom }));
     parts.push(element("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, tickText(value)));
   }
   for (const value of ticks(bottom, top, height / 50)) {
-    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: edge.left, x2: width - edge.right, y1: y(value), y2: y(value) }));
-    parts.push(element("text", { x: edge.left - 6, y: y(value) + 4, "text-anchor": "end" }, tickText(value)));
+    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }));
+    parts.push(element("text", { x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, tickText(value)));
   }
   return parts;
 }
 
 function curveParts(x, y, left, right) {
-  let line = "", open = false;
+  let line = "", drawing = false;
   figure.x.forEach((at, k) => {
     const height = figure.y[k];
-    if (height !== null) line += `${open ? "L" : "M"}${x(at).toFixed(2)} ${y(height).toFixed(2)}`;
-    open = height !== null;
+    if (height !== null) line += `${drawing ? "L" : "M"}${x(at).toFixed(2)} ${y(height).toFixed(2)}`;
+    drawing = height !== null;
   });
-  const along = (at) => y(figure.value + figure.slope * (at - figure.at));
-  const parts = [element("path", { class: "curve", d: line })];
-  parts.push(element("line", { class: "tangent", x1: x(left), x2: x(right), y1: along(left), y2: along(right) }));
-  if (figure.descent) {
-    const places = figure.descent.x.map((at, k) => [x(at), y(figure.descent.y[k])]);
-    parts.push(element("polyline", { class: "path", points: places.map((place) => place.map((v) => v.toFixed(1)).join(",")).join(" ") }));
-    for (const [cx, cy] of places.slice(1)) parts.push(element("circle", { class: "visited", cx, cy, r: 3 }));
+  const along = (at) => y(figure.value + figure.gradient[0] * (at - figure.at[0]));
+  return [
+    element("path", { class: "curve", d: line }),
+    element("line", { class: "tangent", x1: x(left), x2: x(right), y1: along(left), y2: along(right) }),
+  ];
+}
+
+/** The contours at round levels, the higher the stronger, and the direction of the gradient. */
+function contourParts(x, y) {
+  const known = figure.heights.flat().filter((height) => height !== null).sort((a, b) => a - b);
+  const part = (p) => known[Math.round(p * (known.length - 1))];
+  const levels = known.length && part(0.98) > part(0.02) ? ticks(part(0.02), part(0.98), 10) : [];
+  const parts = levels.map((level, k) => {
+    const line = element("path", { class: "level", d: contour(level, x, y), opacity: 0.35 + (0.65 * (k + 1)) / levels.length });
+    line.append(element("title", {}, tickText(level)));
+    return line;
+  });
+  const [gx, gy] = figure.gradient, norm = Math.hypot(gx, gy);
+  if (norm > 0) {
+    const [px, py] = [x(figure.at[0]), y(figure.at[1])], [ux, uy] = [gx / norm, -gy / norm];
+    const [tx, ty] = [px + 56 * ux, py + 56 * uy];
+    parts.push(element("line", { class: "tangent", x1: px, y1: py, x2: tx - 6 * ux, y2: ty - 6 * uy }));
+    parts.push(element("path", { class: "head", d: `M${tx} ${ty}L${tx - 11 * ux - 5 * uy} ${ty - 11 * uy + 5 * ux}L${tx - 11 * ux + 5 * uy} ${ty - 11 * uy - 5 * ux}Z` }));
   }
   return parts;
 }
 
-function point(cx, cy) {
-  const name = figure.variable;
-  const made = element("circle", {
-    class: "point", cx, cy, r: 8, tabindex: 0, role: "slider", "aria-label": say("drag", { name }),
-    "aria-valuemin": figure.ends[0], "aria-valuemax": figure.ends[1], "aria-valuenow": figure.at,
-    "aria-valuetext": say("point", { name, at: figure.at, slope: figure.slope }),
-  });
-  return made;
+/** The line of one level: in each cell of the grid, straight between the places where its edges cross the level. */
+function contour(level, x, y) {
+  let line = "";
+  for (let j = 0; j + 1 < figure.y.length; j++) {
+    for (let i = 0; i + 1 < figure.x.length; i++) {
+      const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]].map(([a, b]) => [x(figure.x[a]), y(figure.y[b]), figure.heights[b][a]]);
+      if (corners.some((corner) => corner[2] === null)) continue;
+      const cuts = [];
+      corners.forEach((one, k) => {
+        const other = corners[(k + 1) % 4];
+        if (one[2] > level === other[2] > level) return;
+        const t = (level - one[2]) / (other[2] - one[2]);
+        cuts.push(`${(one[0] + t * (other[0] - one[0])).toFixed(1)} ${(one[1] + t * (other[1] - one[1])).toFixed(1)}`);
+      });
+      for (let k = 0; k + 1 < cuts.length; k += 2) line += `M${cuts[k]}L${cuts[k + 1]}`;
+    }
+  }
+  return line;
 }
 
-function moveTo(value, step) {
-  const [low, high] = figure.ends;
-  setNumber(figure.variable, rounded(Math.min(high, Math.max(low, value)), step));
+function pathParts(x, y) {
+  const flat = figure.variables.length === 2;
+  const places = (figure.descent || []).map((visited) => [x(visited[0]), y(visited[1])]);
+  const shown = places.filter(([, py]) => Math.abs(py) < 1e5);
+  if (!shown.length) return [];
+  const line = element("polyline", { class: "path", points: shown.map((place) => place.map((v) => v.toFixed(1)).join(",")).join(" ") });
+  return [...(flat ? [line] : []), ...shown.slice(1).map(([cx, cy]) => element("circle", { class: "visited", cx, cy, r: 3 }))];
 }
+
+function point(cx, cy) {
+  const at = figure.variables.map((name, k) => `${name} = ${figure.at[k]}`).join(", ");
+  return element("circle", {
+    class: "point", cx, cy, r: 8, tabindex: 0, role: "slider", "aria-label": say("drag", { name: figure.variables.join(", ") }),
+    "aria-valuemin": figure.ends[0][0], "aria-valuemax": figure.ends[0][1], "aria-valuenow": figure.at[0],
+    "aria-valuetext": say("point", { at, gradient: figure.gradient.join(", ") }),
+  });
+}
+
+/** Takes the point to a place in numbers, within what is shown. */
+function moveTo(place) {
+  figure.variables.forEach((name, k) => {
+    const [low, high] = figure.ends[k], suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
+    state.inputs[name] = rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)) + suffix.trim();
+  });
+  drawInputs();
+  ask(true);
+}
+
+const whereNow = () => figure.variables.map((name, k) => numberOf(name) ?? figure.at[k]);
 
 $("plot").addEventListener("pointerdown", (event) => {
   if (!figure || event.button !== 0) return;
@@ -451,22 +505,25 @@ for (const kind of ["pointerup", "pointercancel"]) {
 }
 
 function drag(event) {
-  const box = $("plot").getBoundingClientRect(), width = $("plot").viewBox.baseVal.width;
-  const [low, high] = figure.ends;
-  moveTo(scale.back(((event.clientX - box.left) / box.width) * width), stepOf(high - low));
+  const box = $("plot").getBoundingClientRect(), view = $("plot").viewBox.baseVal;
+  moveTo(scale.back(((event.clientX - box.left) / box.width) * view.width, ((event.clientY - box.top) / box.height) * view.height));
 }
 
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1], PageDown: [0, -10], PageUp: [0, 10] };
 $("plot").addEventListener("keydown", (event) => {
-  const way = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
+  const way = WAYS[event.key];
   if (!figure || !way) return;
   event.preventDefault();
-  const step = stepOf(figure.ends[1] - figure.ends[0]);
-  moveTo((numberOf(figure.variable) ?? figure.at) + way * step * (event.shiftKey ? 10 : 1), step);
+  const flat = figure.variables.length === 2, by = event.shiftKey ? 10 : 1;
+  const ways = flat ? way : [way[0] + way[1]];
+  moveTo(whereNow().map((value, k) => value + ways[k] * by * stepOf(figure.ends[k][1] - figure.ends[k][0])));
 });
 
 function zoom(factor) {
-  const [low, high] = figure.ends, middle = factor < 1 ? figure.at : (low + high) / 2, half = ((high - low) / 2) * factor;
-  state.options.ends = [middle - half, middle + half].map((end) => Number(end.toPrecision(6))).join(",");
+  state.options.ends = figure.ends.map(([low, high], k) => {
+    const middle = factor < 1 ? figure.at[k] : (low + high) / 2, half = ((high - low) / 2) * factor;
+    return [middle - half, middle + half].map((end) => Number(end.toPrecision(6)));
+  }).flat().join(",");
   ask();
 }
 $("nearer").addEventListener("click", () => zoom(0.5));
