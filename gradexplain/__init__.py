@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradexplain.api import compare as compare
     from gradexplain.api import explain as explain
     from gradexplain.api import graph as graph
+    from gradexplain.api import save_reference as save_reference
     from gradexplain.api import verify as verify
     from gradexplain.api import watch as watch
     from gradexplain.comparison.comparison import Comparison as Comparison
@@ -30,6 +31,7 @@ _HOMES = {
     "assert_gradients": "api",
     "assert_same_gradients": "api",
     "compare": "api",
+    "save_reference": "api",
     "explain": "api",
     "verify": "api",
     "graph": "api",
@@ -61,6 +63,7 @@ __all__ = [
     "compare",
     "explain",
     "graph",
+    "save_reference",
     "verify",
     "watch",
 ]

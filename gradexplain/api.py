@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
@@ -16,15 +17,19 @@ from torch.optim.optimizer import Optimizer
 import gradexplain.narration.comparisons
 import gradexplain.narration.records
 import gradexplain.narration.reports
-import gradexplain.narration.trainings  # noqa: F401  # registers how results are told
+import gradexplain.narration.trainings
+import gradexplain.pages.page  # noqa: F401  # registers how results are told
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
 from gradexplain.comparison.presets import PRESETS, compare_against
 from gradexplain.comparison.presets import Subject as Compared
-from gradexplain.comparison.sides import sides_of
+from gradexplain.comparison.references import compare_with, load_reference, reference_of
+from gradexplain.comparison.references import save_reference as write_reference
+from gradexplain.comparison.sides import Side, sides_of
 from gradexplain.errors import InputError, OptionError, RunError
 from gradexplain.explanation.explanation import Explanation, explain_trace
 from gradexplain.findings.diagnosis import findings_of
+from gradexplain.findings.finding import Finding
 from gradexplain.graphs.options import USUAL
 from gradexplain.recording.computation import Computation, all_outputs, computation_of, one_question, with_dtype
 from gradexplain.recording.frames import asking_frame
@@ -41,6 +46,7 @@ from gradexplain.verification.derivatives import HIGHEST, derivative_of
 from gradexplain.verification.inquiry import inquire, judged
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles.question import Question
+from gradexplain.verification.surrogates import inquire_as
 from gradexplain.verification.verdicts import EFFORT, INTENDED, Report, Subject, is_declared, verify_trace
 
 if TYPE_CHECKING:
@@ -60,6 +66,7 @@ class Asked(TypedDict, total=False):
     exact: bool
     stops: str | Sequence[str]
     allow_unseen: bool
+    as_if: Callable[..., object] | str | None
     effort: float
     target: str | None
     locate: Callable[[], Source | None] | None
@@ -76,6 +83,8 @@ class AskedOfTwo(TypedDict, total=False):
     second: bool
     dtype: torch.dtype | None
     target: str | None
+    reference: str | Path | None
+    as_if: Callable[..., object] | str | None
 
 
 # The further options of a verb, by how it is annotated.
@@ -195,6 +204,7 @@ def verify(
     exact: bool = False,
     stops: str | Sequence[str] = (),
     allow_unseen: bool = False,
+    as_if: Callable[..., object] | str | None = None,
     effort: float = EFFORT,
     target: str | None = None,
     locate: Callable[[], Source | None] | None = None,
@@ -219,6 +229,9 @@ def verify(
     or several; `"intended"` for all). Elements too small for any judge make it "cannot say", reason "unseen", unless
     `allow_unseen`.
 
+    A straight-through or surrogate backward is the gradient of another function: `as_if` is that function, and the
+    gradient is held against its derivative, at the same inputs and parameters. Values are not compared.
+
     Where there is nothing to check (no element, no way back for a gradient), that is "cannot say", reason "nothing".
     Nothing of the caller's is changed. Raises `InputError` for arguments that cannot be used, `RunError` where the
     function or a backward fails.
@@ -229,8 +242,14 @@ def verify(
     ('agrees', 'finite differences')
     """
     if isinstance(function, Tensor):
-        again = {"wrt": wrt, "by_hand": by_hand, "dtype": dtype, "each_operation": each_operation, "full": full}
-        again |= {"second": second, "batched": batched, "exact": exact, "stops": stops}
+        again: dict[str, object] = {
+            "wrt": wrt,
+            "by_hand": by_hand,
+            "dtype": dtype,
+            "each_operation": each_operation,
+            "full": full,
+        }
+        again |= {"second": second, "batched": batched, "exact": exact, "stops": stops, "as_if": as_if}
         for name in (name for name, value in again.items() if value):
             raise InputError("live_option", name=name)
         recorded, own = _traced_live(function, inputs, None)
@@ -240,6 +259,11 @@ def verify(
     asked = _Asked.of(function, inputs, target, locate)
     computation = all_outputs(_computation(asked, wrt, dtype))
     _check_names(by_hand or {}, computation)
+    if as_if is not None:
+        further = {"by_hand": by_hand, "each_operation": each_operation, "full": full, "second": second}
+        for name in (n for n, given in {**further, "batched": batched, "stops": stops}.items() if given):
+            raise InputError("as_if_option", name=name)
+        return _verified_as(asked, as_if, wrt, dtype, Options(effort, exact=exact, allow_unseen=allow_unseen))
     places = (stops,) if isinstance(stops, str) else tuple(stops)
     options = Options(effort, each_operation, full, second, batched, exact, places, allow_unseen)
     report = inquire(computation, target=target or computation.name, by_hand=by_hand, options=options)
@@ -300,6 +324,8 @@ def compare(
     second: bool = False,
     dtype: torch.dtype | None = None,
     target: str | None = None,
+    reference: str | Path | None = None,
+    as_if: Callable[..., object] | str | None = None,
 ) -> Comparison:
     """Says whether `a` and `b` are two ways to the same values and gradients, and where they part if they are not.
 
@@ -314,7 +340,9 @@ def compare(
 
     Without `b`, `a` is held `against` itself, run in another way: "float64" or "float32", "eager" (the compiler's
     `backend` against the code as it was written), "batch" (a loss of the batch in so many `parts`, added up as their
-    mean), or "math" (the plain formulas in place of fused kernels).
+    mean), or "math" (the plain formulas in place of fused kernels). Or it is held against the file of a `reference`
+    that `save_reference` wrote: by another torch, on another machine, of another commit. Or only its gradients are
+    held against those of another function, `as_if` it were that one: of a straight-through or surrogate backward.
 
     The `verdict` is "same", "differs" or "cannot say", `tensors` has one for each value and gradient, `place` the first
     place where the runs part. Nothing of the caller's is changed. Raises `InputError` where names do not match.
@@ -326,11 +354,22 @@ def compare(
     ('same', 'rounding')
     """
     one = _Asked.of(a, inputs, None, None)
-    if against is not None and b is None:
+    if as_if is not None:
+        if b is not None or against is not None or reference is not None:
+            raise InputError("as_if_alone")
+        return _compared_as(one, as_if, rename or {}, wrt, dtype, second, target)
+    if against is not None and b is None and reference is None:
         name = target or str(one.target or getattr(a, "__name__", type(a).__name__))
         asked = [wrt] if isinstance(wrt, str) else wrt
         subject = Compared(one.function, one.inputs, name, asked, dtype, second)
         return compare_against(subject, against, parts=parts, backend=backend)
+    if reference is not None:
+        if b is not None or against is not None or second:
+            raise InputError("reference_alone")
+        path, asked = Path(reference), [wrt] if isinstance(wrt, str) else wrt
+        computation = computation_of(one.function, one.inputs, wrt=asked, name=target or one.target)
+        computation = computation if dtype is None else with_dtype(computation, dtype)
+        return compare_with(load_reference(path), computation, path, rename or {})
     if b is None or against is not None:
         raise InputError("compare_second", names=", ".join(PRESETS))
     other = _Asked.of(b, inputs, None, None)
@@ -342,6 +381,35 @@ def compare(
         one.function, other.function, given, rename=names, wrt=asked, names=called, dtype=dtype
     )
     return compare_sides(first, second_side, rename=names, changed=changed, second=second)
+
+
+@_refusing_unknown_options
+@one_question()
+def save_reference(
+    function: Callable[..., object] | str,
+    inputs: Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    *,
+    path: str | Path,
+    wrt: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    target: str | None = None,
+) -> Path:
+    """Writes what `function` gives at `inputs` into a file that `compare(…, reference=path)` is held against later.
+
+    The file is of the format safetensors. It has the values and gradients, these in float64, how far rounding moves
+    each element, and in its header the digests of inputs, parameters and buffers, torch's release, and the steps of the
+    run; no input and no weight is in it. Returns the path. Raises `InputError` where the gradients change from run to
+    run, or where the file cannot be written; it is written whole or not at all.
+
+    >>> import tempfile, torch, gradexplain as gx
+    >>> x, folder = torch.linspace(-2, 2, 9), tempfile.mkdtemp()
+    >>> path = gx.save_reference(torch.tanh, [x], path=f"{folder}/tanh.safetensors")
+    >>> gx.compare(lambda x: x.sinh() / x.cosh(), inputs=[x], reference=path).verdict
+    'same'
+    """
+    one = _Asked.of(function, inputs, target, None)
+    write_reference(reference_of(Side(_computation(one, wrt, dtype), {})), Path(path))
+    return Path(path)
 
 
 @_refusing_unknown_options
@@ -368,6 +436,44 @@ def assert_same_gradients(
     from gradexplain.narration.comparisons import summary
 
     raise AssertionError(summary(comparison))
+
+
+def _verified_as(
+    asked: _Asked,
+    as_if: Callable[..., object] | str,
+    wrt: str | Sequence[str] | None,
+    dtype: torch.dtype | None,
+    options: Options,
+) -> Report:
+    """Verifies the gradient of one function as that of another, with the parameters of the first."""
+    other = _Asked.of(as_if, asked.inputs, None, None)
+    wanted, called = [wrt] if isinstance(wrt, str) else wrt, (asked.target, other.target)
+    first, second, _ = sides_of(
+        asked.function, other.function, asked.inputs, rename={}, wrt=wanted, names=called, dtype=dtype
+    )
+    computation, meant = all_outputs(first.computation), all_outputs(second.by_names())
+    title = f"{computation.name} --as-if {meant.name}"
+    return inquire_as(computation, meant, target=title, options=options)
+
+
+def _compared_as(
+    one: _Asked,
+    as_if: Callable[..., object] | str,
+    rename: Mapping[str, str],
+    wrt: str | Sequence[str] | None,
+    dtype: torch.dtype | None,
+    second: bool,
+    target: str | None,
+) -> Comparison:
+    """Holds the gradients of a function against those of another, which is the reference."""
+    meant, wanted = _Asked.of(as_if, one.inputs, None, None), [wrt] if isinstance(wrt, str) else wrt
+    names = meant.target, target or one.target
+    a, b, changed = sides_of(
+        meant.function, one.function, one.inputs, rename=rename, wrt=wanted, names=names, dtype=dtype
+    )
+    found = compare_sides(a, b, rename=rename, changed=changed, second=second, values=False)
+    said = Finding("compared-as", {"name": b.computation.name, "meant": a.computation.name})
+    return replace(found, against="as if", findings=(said, *found.findings))
 
 
 def _refuse_idle(report: Report) -> None:
@@ -398,9 +504,13 @@ def explained(request: Request, *, effort: float = EFFORT, loaded: Loaded | None
     return replace(explanation, request=request)
 
 
-def verified(request: Request, options: Options, *, loaded: Loaded | None = None) -> Report:
-    """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request."""
-    return replace(verify(**_typed(request, loaded), **asdict(options)), request=request)
+def verified(request: Request, options: Options, *, loaded: Loaded | None = None, as_if: str | None = None) -> Report:
+    """Verifies what was asked for: loads the target and its inputs, unless they are `loaded`, and keeps the request.
+
+    The question whether it is the gradient of another function cannot be asked of a record again: it keeps no request.
+    """
+    report = verify(**_typed(request, loaded), **asdict(options), as_if=as_if)
+    return replace(report, request=request) if as_if is None else report
 
 
 def compared(request: Request, other: str | None, **options: Any) -> Comparison:
@@ -413,6 +523,13 @@ def compared(request: Request, other: str | None, **options: Any) -> Comparison:
     names: Mapping[str, str] = options.get("rename") or {}
     match_inputs(second, [names.get(name, name) for name in inputs])
     return replace(compare(target.called, second.called, inputs, **options), names=(request.target, other))
+
+
+def saved(request: Request, path: Path) -> Path:
+    """Writes what was asked for as a reference: loads the target and its inputs."""
+    target, inputs = request.load()
+    asked: dict[str, Any] = {"wrt": request.wrt or None, "dtype": request.torch_dtype(), "target": request.target}
+    return save_reference(target.called, inputs, path=path, **asked)
 
 
 def compared_single(

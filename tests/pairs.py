@@ -86,3 +86,59 @@ def mean_step(model: torch.nn.Module, x: Tensor) -> Tensor:
 def sum_step(model: torch.nn.Module, x: Tensor) -> Tensor:
     """A sum over the part of a rank, of which the ranks then take the mean."""
     return model(x).square().sum()
+
+
+class Straight(torch.autograd.Function):
+    """Rounds; its backward is that of the identity: straight through."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+def rounded(x: Tensor) -> Tensor:
+    return Straight.apply(x * 4) / 4
+
+
+def identity(x: Tensor) -> Tensor:
+    return x
+
+
+class Spike(torch.autograd.Function):
+    """A step, whose backward is that of arctan(πx)/π: a surrogate."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g / (1 + (torch.pi * x) ** 2)
+
+
+class WrongSpike(Spike):
+    """The same, and π was forgotten."""
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g / (1 + x**2)
+
+
+def spikes(x: Tensor) -> Tensor:
+    return Spike.apply(x)
+
+
+def wrong_spikes(x: Tensor) -> Tensor:
+    return WrongSpike.apply(x)
+
+
+def smooth(x: Tensor) -> Tensor:
+    """What spikes are differentiated as."""
+    return (torch.pi * x).atan() / torch.pi

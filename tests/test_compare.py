@@ -1,14 +1,17 @@
 """Two ways to one gradient: what is the same is said to be, what differs is told with its factor, place and line."""
 
+import json
 import math
 from collections.abc import Callable
 
+import jsonschema
 import pytest
 import torch
 from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.comparison.rounding import inverse_trigamma, moderated, quantile, trigamma
+from gradexplain.receipts.schema import schema
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16)
 
@@ -425,6 +428,56 @@ def test_compiled_is_held_against_eager() -> None:
     assert (found.verdict, found.names) == ("same", ("loss, eager", "loss, aot_eager"))
 
 
+def broken_in_two(x: Tensor, w: Tensor) -> Tensor:
+    y = (x @ w).tanh()
+    torch._dynamo.graph_break()
+    z = y * 2
+    return z.square().mean()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, where it compiles the rest of a function
+def test_the_region_where_compiled_code_parts_is_named_by_its_lines() -> None:
+    def halving(module: torch.fx.GraphModule, inputs: object) -> Callable:  # of squares, it forgets a factor
+        wrong = any("square" in str(node.target) for node in module.graph.nodes)
+        return lambda *x: [y * 0.5 if wrong else y for y in module.forward(*x)]
+
+    from torch._dynamo.backends.registry import _BACKENDS, register_backend
+
+    register_backend(halving, name="halving")
+    kept: list[int] = []
+    counting = torch.compile(in_chunks, backend=lambda module, _: kept.append(1) or module.forward)
+    given = numbers((10, 8), (8, 6), dtype=torch.float32)
+    counting(*given)
+    try:
+        found = gx.compare(broken_in_two, against="eager", backend="halving", inputs=given)
+        assert gx.compare(loss, against="eager", backend="halving", inputs=given).verdict == "same"
+    finally:
+        del _BACKENDS["halving"]
+    assert (found.verdict, found.of("x").pattern.data["factor"]) == ("differs", "1/2")
+    (region,) = (f for f in found.findings if f.code.startswith("compiled"))
+    start = broken_in_two.__code__.co_firstlineno
+    assert (region.code, region.data["number"], region.data["count"]) == ("compiled-after-break", 2, 2)
+    assert [region.data[k].rpartition(":")[2] for k in ("before", "first", "last")] == [
+        str(start + k) for k in (1, 3, 4)
+    ]
+    assert "graph break behind" in " ".join(str(found).split())
+    counting(*given)
+    assert kept == [1]  # what the user compiled is not compiled again
+
+
+def test_what_vanishes_beside_the_rest_of_a_tensor_has_its_own_rounding() -> None:
+    def saturated(x: Tensor) -> Tensor:
+        return x[0] + (-(x[1] ** 2)).exp()
+
+    found = gx.compare(saturated, lambda x: saturated(x / 10 * 10), [torch.tensor([1.0, 20.3], dtype=torch.float64)])
+    assert (found.verdict, found.of("x").reason) == ("same", "rounding")
+    assert 0 < abs(found.of("x").numbers[0]) < 1e-170
+    wrong = gx.compare(
+        saturated, lambda x: saturated(x * (1 + 1e-10)), [torch.tensor([1.0, 20.3], dtype=torch.float64)]
+    )
+    assert wrong.of("x").verdict == "differs"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -500,3 +553,33 @@ def test_inputs_without_a_second_target_say_that_one_is_missing(command: Callabl
     run = command("compare", "x**2", "x=1,2")
     assert run.code == 2
     assert "name a second target, or a pair by --against" in run.err
+
+
+# ------------------------------------------------------------------------------------------------------------ as data
+
+RECORDS = jsonschema.Draft202012Validator({"$ref": "#/$defs/comparison", "$defs": schema()["$defs"]})
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (loss, loss),
+        (loss, in_chunks),
+        (loss, MISTAKES["factor"]),
+        (loss, one_row),
+        (loss, lambda x, w: loss(x, w.detach())),
+        (loss, lambda x, w: loss(x, w) / (x[0, 0] - x[0, 0])),
+        (lambda x, w: x * 0 / 0, lambda x, w: x * 0 / 0),
+        (lambda x, w: x @ w, lambda x, w: (x @ w).T),
+        (lambda x, w: (x * 1j).exp(), lambda x, w: (x * 1j).exp() * 2),
+        (two_masks, by_hand),
+        (lambda x, w: {"w": w}, lambda x, w: {"w": w * 2}),
+    ],
+)
+def test_the_record_of_a_comparison_is_valid_by_the_published_schema(a: Callable, b: Callable) -> None:
+    record = json.loads(gx.compare(a, b, numbers((10, 8), (8, 6), dtype=torch.float32)).to_json())
+    assert [f"{e.json_path}: {e.message}" for e in RECORDS.iter_errors(record)] == []
+    for tree in (record, *record["tensors"], record["place"] or record):
+        tree["planted"] = 3
+        assert not RECORDS.is_valid(record)
+        del tree["planted"]

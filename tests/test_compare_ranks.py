@@ -35,7 +35,7 @@ def test_two_ranks_that_shard_a_model_and_take_the_mean_are_one_process() -> Non
 def test_a_sum_where_a_mean_belongs_is_a_factor_of_the_ranks() -> None:
     code, record, _ = ranks(3, "sum_step")
     assert (code, record["verdict"]) == (1, "differs")
-    pattern = record["tensors"][0]["pattern"]
+    pattern = record["tensors"][0]["pattern"]["data"]
     assert (pattern["factor"], pattern["what"]) == ("1/3", "the number of ranks")
 
 

@@ -284,6 +284,7 @@ def test_the_symbolic_derivative_of_each_operator_is_torchs(name: str) -> None:
             assert (check.verdict, check.reason) == ("cannot say", "no_symbol")
 
 
+@pytest.mark.thorough
 def test_no_operator_is_called_undefined_that_is_not() -> None:
     silent = {
         family(name)

@@ -241,6 +241,17 @@ def test_a_result_that_was_overwritten_contradicts_its_operands_in_every_type() 
         assert "✓ Every check that could judge agrees." not in page
 
 
+def test_what_torch_takes_where_the_formula_has_no_value_is_not_called_rounding() -> None:
+    """0 / (0² + 0²): torch masks the slopes of atan2 at the origin, where they have no value."""
+    found = gx.explain(lambda y, x: torch.atan2(y, x), {"y": torch.zeros(()), "x": torch.zeros(())})
+    page = found.render("text", width=200)
+    assert "3 of 3 displayed equations recomputed from the digits on this page; 2 of them what torch takes" in page
+    assert "within the rounding" not in page
+    overflown = gx.explain(lambda x: x.exp(), {"x": torch.tensor(1000.0)}).render("text", width=200)
+    assert "within the rounding of float32" in overflown
+    assert "has no value" not in overflown
+
+
 def test_lines_of_a_types_rounding_are_counted_and_the_type_is_named() -> None:
     x = torch.tensor([0.9594], dtype=torch.float16)
     found = gx.explain(lambda x: torch.sin((x + 0.5) / 3), {"x": x})

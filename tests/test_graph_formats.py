@@ -681,6 +681,7 @@ def starts(levels: list, outside: dict, k: int, edge: object) -> Iterator:
         yield level.picture.nodes[node]
 
 
+@pytest.mark.thorough
 def test_a_page_for_which_the_graph_is_too_large_says_so() -> None:
     picture = gx.graph(chain(40_000))
     page = str(picture.render("html"))

@@ -11,7 +11,7 @@ import gradexplain as gx
 GUIDES = {file.stem: file for file in FILES if file.name != "README.md"}
 WANTED = {
     "verify", "graphs", "figures", "lessons", "python", "json", "exit-codes", "benchmarks", "architecture", "versions",
-    "run", "compare",
+    "run", "compare", "play",
 }  # fmt: skip
 MARK = "<!-- made from the docstrings by ./scripts/test --update-golden tests/test_guides.py -->\n"
 PUBLIC = (
@@ -20,6 +20,7 @@ PUBLIC = (
     gx.assert_gradients,
     gx.compare,
     gx.assert_same_gradients,
+    gx.save_reference,
     gx.graph,
     gx.watch,
     gx.check_receipt,

@@ -118,6 +118,17 @@ def test_what_follows_is_told_as_what_follows_and_another_cause_is_not() -> None
     ]
 
 
+def test_what_one_element_makes_of_finite_numbers_does_not_follow_from_another_that_is_not_finite() -> None:
+    """√ at 0 and at −1 in one tensor: 0 × inf at the first comes of 0 alone, and not of √−1 = nan at the second."""
+    first, beside = born(lambda x: torch.where(x > 0, x.sqrt(), 0).sum(), one(0.0, 4.0, -1.0))
+    assert (first.code, first.data["met"]) == ("first-not-finite", "sqrt(-1)")
+    assert (beside.code, beside.data["element"], beside.data["met"]) == (
+        "besides-gradient-not-finite",
+        "x[0]",
+        "0 × inf",
+    )
+
+
 def test_an_input_that_is_not_finite_is_the_cause() -> None:
     findings = born(lambda x: (x - x).sum(), one(float("inf"), 1.0))
     assert [f.code for f in findings][:2] == ["input-not-finite", "then-not-finite"]

@@ -15,9 +15,9 @@ from gradexplain.recording.trace import Edge
 from gradexplain.recording.tracing import trace
 from gradexplain.rules import registry
 from gradexplain.verification.oracles import chain_rule as walk
+from gradexplain.verification.oracles import directions, ladders
 from gradexplain.verification.oracles import finite_differences as differences
 from gradexplain.verification.oracles import forward_mode as tangents
-from gradexplain.verification.oracles import ladders
 from gradexplain.verification.oracles.answers import Check
 from gradexplain.verification.oracles.measures import unexplained
 from gradexplain.verification.oracles.question import Question
@@ -82,7 +82,7 @@ def test_an_oracle_catches_an_error(oracle: str, error: str) -> None:
 
 # How to break each oracle so that it says what torch says, or something false.
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "finite differences": (differences, "judge", lambda ladder, noise=0.0: ladders.Slope("agrees", 0.0, 0.0)),
+    "finite differences": (directions, "judge", lambda ladder, noise=0.0: ladders.Slope("agrees", 0.0, 0.0)),
     "forward mode": (tangents, "_products", lambda *given: math.inf),
     "rules": (walk, "_sent", lambda node, *_: ([e.contribution for e in node.edges], frozenset())),
 }

@@ -25,7 +25,14 @@ def test_readme_starts_with_the_two_commands_that_do_everything() -> None:
     assert COMMANDS[:2] == ['./scripts/gradexplain explain "sum(x**2)" x=1,2,3', "./scripts/test"]
 
 
-@pytest.mark.parametrize("line", [*dict.fromkeys(c for c in COMMANDS if c.startswith(OWN))])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(c, marks=pytest.mark.thorough if " --all " in c else ())
+        for c in dict.fromkeys(COMMANDS)
+        if c.startswith(OWN)
+    ],
+)
 def test_a_command_of_readme_agrees(
     line: str, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

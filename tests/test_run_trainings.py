@@ -9,11 +9,13 @@ import json
 import random
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 from weakref import ref
 
 import jsonschema
@@ -102,14 +104,28 @@ RECORDS = jsonschema.Draft202012Validator({"$ref": "#/$defs/training", "$defs": 
 needs_told_hooks = pytest.mark.skipif(minor_release(torch.__version__) < (2, 10), reason="torch does not tell of hooks")
 OF_DATA = {"blank_inputs", "in_order", "labels_of_one_class", "sure_of_the_wrong"}
 HEALTHY = sorted(path.stem for path in FOLDER.glob("healthy_*.py"))
+# Those that run by default: some of each phase and of each kind of finding.
+QUICK = set(
+    """all_pairs best_class blank_inputs cut_branch dead_units exploding_in_depth growing_graph in_place log_of_zero
+    norm_at_zero not_divided plain_list row_sums softmax_twice healthy_pairs healthy_pictures healthy_gan
+    healthy_accumulation""".split()  # noqa: SIM905  # a list to read
+)
+
+
+def trainings(names: Iterable[str]) -> list[Any]:
+    """Returns names as parameters of a test, with their marks."""
+    slow, told = pytest.mark.thorough, needs_told_hooks
+    marks = {name: [*(() if name in QUICK else (slow,)), *((told,) if name in OF_DATA else ())] for name in names}
+    return [pytest.param(name, marks=marks[name]) for name in marks]
 
 
 def test_every_training_is_in_the_table() -> None:
     assert {path.stem for path in FOLDER.glob("*.py")} == {*FAILING, *HEALTHY, "data"}
+    assert {*FAILING, *HEALTHY} >= QUICK
 
 
 @pytest.mark.filterwarnings("ignore")  # what torch says of a script is the script's
-@pytest.mark.parametrize("name", [pytest.param(n, marks=needs_told_hooks) if n in OF_DATA else n for n in FAILING])
+@pytest.mark.parametrize("name", trainings(FAILING))
 def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:
     code, step, phase = FAILING[name]
     path = FOLDER / f"{name}.py"
@@ -125,7 +141,7 @@ def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", trainings(HEALTHY))
 def test_a_training_that_is_sound_is_silent(name: str) -> None:
     training = run_training(FOLDER / f"{name}.py")
     assert [e.message for e in RECORDS.iter_errors(training.record)] == []

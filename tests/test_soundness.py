@@ -812,7 +812,10 @@ def positive(dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:torch.cholesky is deprecated")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, *(pytest.param(d, marks=pytest.mark.thorough) for d in (torch.float32, torch.complex64))],
+)
 @pytest.mark.parametrize(
     "read",
     [
@@ -844,7 +847,7 @@ class Scaled(torch.autograd.Function):
         return 1.001 * g
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.thorough)])
 def test_log_probabilities_that_were_rounded_are_normalised(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(12, 2, 5, dtype=dtype, generator=generator).log_softmax(-1)

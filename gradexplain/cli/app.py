@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gradexplain.cli import comparisons, gradients, guides, pictures, teaching, training
+from gradexplain.cli import comparisons, gradients, guides, pictures, playing, teaching, training
 from gradexplain.cli.groups import Command
 from gradexplain.locale.spelling import as_typed, options_spelled
 from gradexplain.versions.releases import version_line
@@ -52,6 +52,7 @@ for verb in (gradients.explain, gradients.verify, comparisons.compare, pictures.
 app.command(cls=training.RunCommand)(training.run)
 app.add_typer(pictures.figures, name="figure", help="Draws a figure of gradients, computed by torch.")
 app.add_typer(teaching.lessons, name="lesson")
+app.command(cls=Command)(playing.play)
 app.command()(gradients.functions)
 app.command()(guides.guide)
 app.command("help", hidden=True)(help_page)

@@ -1,6 +1,7 @@
 """`compare`."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradexplain.cli.checks import UsageError, at_least, one_of, page_format
-from gradexplain.cli.options import Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
+from gradexplain.cli.options import AsIf, Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
 from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
 from gradexplain.cli.request import read_request
+from gradexplain.errors import InputError
+from gradexplain.locale.catalogue import say
 
 if TYPE_CHECKING:
     from gradexplain.targets.request import Request
@@ -44,6 +47,13 @@ def compare(
             metavar="0|1|2|none", help="Dimension along which ranks divide the inputs.", callback=one_of(DIVIDED)
         ),
     ] = "0",
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what A gives into a file, to be compared with later.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--with", metavar="FILE", help="Hold A against a file that --save wrote.")
+    ] = None,
+    as_if: AsIf = None,
     wrt: Wrt = None,
     rename: Annotated[
         list[str] | None,
@@ -76,25 +86,35 @@ def compare(
       gradexplain compare model.py:loss "x=randn(10,16)" t=0,1,2,0,1,2,0,1,2,0:int64 --against batch --parts 4
       gradexplain compare model.py:loss "x=randn(8,16)" --against eager --backend aot_eager
       gradexplain compare attention.py:layer "x=randn(2,6,16)" --against math
+      gradexplain compare model.py:rounded "x=randn(8,16)" --as-if model.py:identity
+      gradexplain compare model.py:loss "x=randn(8,16)" --save reference.safetensors
+      gradexplain compare model.py:loss "x=randn(8,16)" --with reference.safetensors
       torchrun --nproc-per-node 2 -m gradexplain compare train.py:step "x=randn(8,4)" --against single \\
         --model train.py:make --wrap train.py:wrap
     """
     with faults_said(language):
         chosen = page_format(format, output)
         given = list(inputs or ())
-        if b is not None and (against is not None or re.match(r"\w+\s*=(?!=)", b)):  # an input where B was left out
+        alone = any(x is not None for x in (against, save, reference, as_if))
+        if b is not None and (alone or re.match(r"\w+\s*=(?!=)", b)):  # an input where B was left out
             given, b = [b, *given], None
-        if b is None and against is None:
+        if as_if is not None and (against or save or reference or b):
+            raise InputError("as_if_alone")
+        if sum(x is not None for x in (against, save, reference)) > 1 or (second and (save or reference)):
+            raise InputError("reference_alone")
+        if b is None and not alone:
             raise UsageError("compare_target", name=a)
         request = read_request(a, given, dtype=dtype, seed=seed, wrt=wrt)
         names = _renames(rename or ())
         if against == "single":
             raise typer.Exit(_single(request, model, wrap, divide, (chosen, language, output, width)))
+        if save is not None:
+            raise typer.Exit(_saved(request, save, language))
         with progress(language), own_arguments(a):
             import gradexplain.api as api
 
             options = {"against": against, "parts": parts, "backend": backend, "rename": names, "second": second}
-            comparison = api.compared(request, b, **options)
+            comparison = api.compared(request, b, reference=reference, as_if=as_if, **options)
         deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[comparison.verdict])
 
@@ -113,6 +133,16 @@ def _single(
     if comparison is not None:
         deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
     return EXIT_CODES[verdict]
+
+
+def _saved(request: "Request", path: Path, language: str) -> int:
+    """Writes what A gives, and says where."""
+    with progress(language), own_arguments(request.target):
+        import gradexplain.api as api
+
+        api.saved(request, path)
+    sys.stdout.write(say("explanation.complete", language, path=path) + "\n")
+    return 0
 
 
 def _renames(given: Sequence[str]) -> dict[str, str]:

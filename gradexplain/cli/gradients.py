@@ -9,6 +9,7 @@ import typer
 
 from gradexplain.cli.checks import UsageError, page_format
 from gradexplain.cli.options import (
+    AsIf,
     ByHand,
     Dtype,
     Effort,
@@ -101,6 +102,7 @@ def verify(
     allow_unseen: Annotated[
         bool, typer.Option("--allow-unseen", help="Let elements pass that are too small for any method to see.")
     ] = False,
+    as_if: AsIf = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the program that a receipt names, without asking first.")
     ] = False,
@@ -126,6 +128,7 @@ def verify(
       gradexplain verify "sum(x**2)" x=1,2,3 --by-hand "x=3*x"
       gradexplain verify "log_softmax(x, 0)" "x=randn(4)" --full --second --batched --exact
       gradexplain verify "mean((x - detach(x) / 2)**2)" x=1,2,3 --stops intended
+      gradexplain verify my_module:rounded "x=randn(5)" --as-if my_module:identity
       gradexplain verify my_module:loss "x=randn(5)" --output receipt.json
       gradexplain verify receipt.json --trust
 
@@ -145,7 +148,7 @@ def verify(
             from gradexplain.verification.options import Options
 
             asked = Options(effort, each_operation, full, second, batched, exact, tuple(stops or ()), allow_unseen)
-            report = api.verified(request, asked)
+            report = api.verified(request, asked, as_if=as_if)
         deliver(report.render(chosen, language=language, width=width or page_width()), output, language)
     raise typer.Exit(EXIT_CODES[report.verdict])
 

@@ -13,6 +13,9 @@ TargetText = Annotated[str, Argument(help="An expression, package.module:functio
 Inputs = Annotated[list[str] | None, Argument(metavar="[NAME=VALUE]...", help="The inputs.")]
 Wrt = Annotated[list[str] | None, Option(metavar="NAME", help="Differentiate by this input alone.")]
 ByHand = Annotated[list[str] | None, Option(metavar="NAME=FORMULA", help="Hold your own formula against the gradient.")]
+AsIf = Annotated[
+    str | None, Option("--as-if", metavar="FUNCTION", help="Hold the gradient against that of this other function.")
+]
 Dtype = Annotated[str | None, Option(metavar="TYPE", help="Type of the floating inputs.", callback=check_dtype)]
 Effort = Annotated[
     float,

@@ -25,6 +25,7 @@ from gradexplain.comparison.judging import (
     settled,
     verdict_of,
 )
+from gradexplain.comparison.outlines import Outline, outlined, parted
 from gradexplain.comparison.places import parting
 from gradexplain.comparison.sides import Outcome, Returned, Side, matched
 from gradexplain.errors import GradexplainError, InputError
@@ -44,13 +45,21 @@ def compare_sides(
     changed: Sequence[str] = (),
     second: bool = False,
     sizes: Mapping[str, int] | None = None,
+    values: bool = True,
 ) -> Comparison:
     """Returns what came of comparing two sides; with `second`, of their second derivatives as well.
 
-    `sizes` are further numbers that a factor may be made of, by what they are.
+    Without `values`, only their gradients are compared: then there is no place where the forward passes part. `sizes`
+    are further numbers that a factor may be made of, by what they are.
     """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
+    if not values:
+        for n in one.reached:
+            if n in other.values and one.values[n].shape != other.values[n].shape:
+                shapes = [tuple(o.values[n].shape) for o in (other, one)]
+                raise InputError("as_if_shape", name=names[1], meant=names[0], one=shapes[0], other=shapes[1])
+        one, other = replace(one, values={}), replace(other, values={})
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
     sizes = {**(sizes or {}), **sizes_of(a.computation.inputs)}
@@ -66,7 +75,7 @@ def compare_sides(
             replace(c, kind="second") for c in again.tensors(sizes) if c.kind == "gradient" and c.name in one.gradients
         ]
         runs = max(runs, again.runs)
-    place = course.place(tensors) if one.reached else None
+    place = course.place(tensors) if one.reached and values else None
     if any(f.code == "draws-differ" for f in findings):
         tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
@@ -88,14 +97,23 @@ def _aligned(course: Course) -> tuple[Course, Iterator[Finding]]:
     """
     drawn: tuple[list[Draw], list[Draw]] = ([], [])
     for side, draws in zip(course.sides, drawn, strict=True):
-        side.measurable().run(noting(draws))
+        draws += draws_of(side)
     if drawn[0] == drawn[1]:
         return course, iter(())
-    if sorted(drawn[0]) != sorted(drawn[1]):
+    if sorted(drawn[0]) != sorted(drawn[1]) or any(side.gave is not None for side in course.sides):
         ours, theirs = (_some([f"{name} ({count})" for name, count in draws]) for draws in drawn)
         return course, iter([Finding("draws-differ", {"ours": ours, "theirs": theirs})])
     a, b = (replace(side.measurable(), around=(*side.measurable().around, aligning)) for side in course.sides)
     return judged(a, b, a.run(), b.run()), iter([Finding("draws-aligned", {})])
+
+
+def draws_of(side: Side) -> Sequence[Draw]:
+    """Returns what a side draws, in its order."""
+    draws: list[Draw] = []
+    if side.gave is not None:
+        return side.gave.draws
+    side.measurable().run(noting(draws))
+    return draws
 
 
 def _some(names: Sequence[str]) -> str:
@@ -164,6 +182,12 @@ class Course:
         telling = [c for c in tensors if c.verdict == "differs" and c.reason != "shape" and c.kind != "second"]
         if not telling:
             return None
+        size = max((c.relative for c in telling if math.isfinite(c.relative) and c.relative > 0), default=1.0)
+        reference, candidate = self.sides
+        if reference.gave is not None and reference.gave.outline is not None:
+            eps = max(torch.finfo(getattr(torch, t)).eps for c in telling for t in c.dtypes if t)
+            outline = outline_of(candidate)
+            return None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
         formulas = any(j.formulas > 1 for j in self.judged)
         one, other = (w if formulas and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         try:
@@ -171,7 +195,6 @@ class Course:
         except GradexplainError:  # what cannot be watched has no steps
             return None
         eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
-        size = max((c.relative for c in telling if math.isfinite(c.relative) and c.relative > 0), default=1.0)
         return parting(first, second, other.names, eps, size)
 
 
@@ -185,13 +208,21 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
         (first, right), (second, formula) = in_float64(a, ours, constants), in_float64(b, theirs, constants)
         widened = (first, second)
         formula = formula if right is not None else None
-        rounded = any(map(is_rounded, constants))
+        rounded = any(map(is_rounded, constants)) or any(s.gave is not None and s.gave.rounded for s in (a, b))
         pairs = [replace(p, truth=_known(right, p), formula=_known(formula, p), rounded=rounded) for p in pairs]
     measured = Measured(pairs, (a, b))
     found, runs = decide(measured) if pairs else ([], 0)
     done |= {pair.label: c for pair in pairs if (c := measured.unjudged(pair)) is not None}
     found = [j for j in found if j.pair.label not in done]
     return Course((a, b), widened, tuple(ours), done, found, runs)
+
+
+def outline_of(side: Side) -> Outline | None:
+    """Returns the steps of a side in a few numbers each, `None` where it cannot be watched."""
+    try:
+        return outlined(watched(side.measurable()))
+    except GradexplainError:
+        return None
 
 
 def watched(side: Side) -> Trace:
@@ -223,6 +254,8 @@ def in_float64(side: Side, own: Tensors, constants: list[Tensor]) -> tuple[Side 
     """
     if all(t is None or t.dtype in (torch.float64, torch.complex128) for t in own.values()):
         return side, own
+    if side.gave is not None:
+        return None, side.gave.truth
     for candidate in side.widened(constants):
         try:
             found = outcome_tensors(candidate.run())

@@ -14,6 +14,7 @@ are such, the difference has to be more than all that rounding does.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -177,9 +178,21 @@ class Measured:
     @cached_property
     def trials(self) -> tuple[Trials, Trials]:
         """The trials of both sides, about what they gave themselves."""
-        own = [{p.label: (p.one, p.other)[i] for p in self.pairs} for i in (0, 1)]
-        all_ = [{_of_all(p): p.share((p.one, p.other)[i]) for p in self.pairs} for i in (0, 1)]
-        return Trials({**own[0], **all_[0]}), Trials({**own[1], **all_[1]})
+        one, other = (self._unmoved(i) for i in (0, 1))
+        all_ = [{of_all(p): p.share(own[p.label]) for p in self.pairs} for own in (one, other)]
+        return Trials({**one, **all_[0]}), Trials({**other, **all_[1]})
+
+    def _unmoved(self, i: int) -> dict[Label, Tensor]:
+        """Returns what trials are about: what a side gave, or where it was compiled, what it gives as it is measured.
+
+        How far compiled code is from what was written is no rounding.
+        """
+        own, side = {p.label: (p.one, p.other)[i] for p in self.pairs}, self.sides[i]
+        if "torch._dynamo" not in sys.modules or side.gave is not None:
+            return own
+        found = outcome_tensors(side.measurable().run())
+        plain = {n: own[n] if (t := found.get(n)) is None or t.shape != own[n].shape else t for n in own}
+        return {n: t.masked_fill(~wide(t).isfinite(), 0) for n, t in plain.items()}
 
     @property
     def count(self) -> int:
@@ -199,8 +212,8 @@ class Measured:
         """Makes trials of both sides until there are so many of each."""
         for i, side in enumerate(self.sides):
             if side.gave is not None:
-                self.failed[i] = "–"
-            if self.failed[i] is None:
+                self.failed[i] = None if side.gave.rounding else "–"
+            elif self.failed[i] is None:
                 try:
                     running = self.running[i] or trials(partial(self._trial, side.measurable()))
                     self.running[i] = running
@@ -213,24 +226,26 @@ class Measured:
         seen = {pair.label: t for pair in self.pairs if (t := found.get(pair.label)) is not None}
         if any(pair.label not in seen or seen[pair.label].shape != pair.one.shape for pair in self.pairs):
             raise ValueError("another shape")
-        return seen | {_of_all(pair): pair.share(seen[pair.label]) for pair in self.pairs}
+        return seen | {of_all(pair): pair.share(seen[pair.label]) for pair in self.pairs}
 
     def shares(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
         """Returns what rounding does to all elements together, as `rounding` does to each."""
-        return self._both(_of_all(pair), [torch.zeros(())] * 2)
+        return self._both(of_all(pair), [torch.zeros(())] * 2)
 
     def rounding(self, pair: Pair) -> tuple[Rounding, Rounding] | None:
         """Returns what rounding does to both sides; where one cannot be run so, the other's; `None` without either."""
         return self._both(pair.label, [last_digit(value) for value in (pair.one, pair.other)])
 
     def _both(self, label: Label, last: Sequence[Tensor]) -> tuple[Rounding, Rounding] | None:
-        one, other = (
-            self.trials[i].rounding(label, last[i]) if self.trials[i].count > 1 and self.failed[i] is None else None
-            for i in (0, 1)
-        )
+        one, other = (self._of_side(i, label, last[i]) for i in (0, 1))
         if one is None and other is None:
             return None
         return (one or other, other or one)  # type: ignore[return-value]
+
+    def _of_side(self, i: int, label: Label, last: Tensor) -> Rounding | None:
+        if (gave := self.sides[i].gave) is not None:
+            return gave.rounding.get(label)
+        return self.trials[i].rounding(label, last) if self.trials[i].count > 1 and self.failed[i] is None else None
 
     def unjudged(self, pair: Pair) -> Compared | None:
         """Returns what is said of a pair that cannot be judged, `None` of any other."""
@@ -284,7 +299,7 @@ class Judged:
         return max(self.numbers, self.formulas, self.together)
 
 
-def _of_all(pair: Pair) -> Label:
+def of_all(pair: Pair) -> Label:
     """Returns under which label trials keep the share of a pair, that of all its elements together."""
     return pair.kind, f"{pair.name} *"
 

@@ -73,13 +73,13 @@ class _Aligned:
     def _is_like(self, ours: Node, theirs: Node) -> bool:
         if ours.leaf is not None or theirs.leaf is not None:
             return ours.leaf == self.names.get(theirs.leaf or "", theirs.leaf)
-        return self.are_alike(_output(ours), _output(theirs))
+        return self.are_alike(output_of(ours), output_of(theirs))
 
     def are_alike(self, a: Tensor | None, b: Tensor | None) -> bool:
         """Says whether two tensors have the same numbers, in whatever layout."""
         if a is None or b is None or a.numel() != b.numel():
             return a is b
-        one, other = _numbers(a), _numbers(b)
+        one, other = numbers_of(a), numbers_of(b)
         if not one.numel():
             return True
         spoilt = ~one.isfinite(), ~other.isfinite()
@@ -92,7 +92,8 @@ class _Aligned:
             one, other = (t.masked_fill(s, 0) for t, s in zip((one, other), spoilt, strict=True))
         if a.shape != b.shape:
             return all(
-                abs(x - y) <= self.tolerance * size for (x, size), (y, _) in zip(_sums(one), _sums(other), strict=True)
+                abs(x - y) <= self.tolerance * size
+                for (x, size), (y, _) in zip(sums_of(one), sums_of(other), strict=True)
             )
         apart = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, (one - other).abs())
         return bool(apart.max() <= self.tolerance * one.abs().max())
@@ -100,7 +101,7 @@ class _Aligned:
     # --------------------------------------------------------------------------------------------------------- forward
 
     def forward(self) -> Place | None:
-        ends = _output(self.one.nodes[self.one.output[0]]), _output(self.other.nodes[self.other.output[0]])
+        ends = output_of(self.one.nodes[self.one.output[0]]), output_of(self.other.nodes[self.other.output[0]])
         if self.are_alike(self.one.value, self.other.value) and self.are_alike(*ends):
             return None
         ours = _leading(self.one, self.ours)
@@ -111,10 +112,10 @@ class _Aligned:
         return self._place("forward", first, second)
 
     def _place(self, phase: str, first: Node | None, second: Node | None, **detail: Any) -> Place:
-        a, b = (_output(n) if n is not None else None for n in (first, second))
+        a, b = (output_of(n) if n is not None else None for n in (first, second))
         element, numbers, relative = _apart(a, b)
         steps = tuple(
-            None if n is None else Step(_name(n), n.source, n.module, number)
+            None if n is None else Step(name_of(n), n.source, n.module, number)
             for n, number in zip((first, second), numbers, strict=True)
         )
         how, more = _how(first, second, self)
@@ -127,10 +128,10 @@ class _Aligned:
         pairs = [(n, self.one.nodes[self.theirs[n.index]]) for n in self.other.nodes if n.index in self.theirs]
         pairs = [(t, o) for t, o in pairs if self.ours.get(o.index) == t.index]
         for ours in self.one.nodes:  # a leaf that nothing leads to on the other side
-            if ours.leaf is not None and ours.index not in self.ours and _cotangent(ours) is not None:
+            if ours.leaf is not None and ours.index not in self.ours and cotangent_of(ours) is not None:
                 return self._sent(ours, None)
         for theirs, ours in reversed(pairs):
-            a, b = _cotangent(ours), _cotangent(theirs)
+            a, b = cotangent_of(ours), cotangent_of(theirs)
             if not self.are_alike(a, b) and (place := self._sent(ours, theirs)) is not None:
                 return place
         return None
@@ -153,7 +154,7 @@ class _Aligned:
         a, b = (found[0][1] if found else None for found in (mine, others))
         element, numbers, relative = _apart(a, b)
         steps = tuple(
-            None if n is None else Step(_name(n), n.source, n.module, number)
+            None if n is None else Step(name_of(n), n.source, n.module, number)
             for n, number in zip((first, second), numbers, strict=True)
         )
         how = "unsent" if second is None else "superfluous" if first is None else "sends"
@@ -161,7 +162,7 @@ class _Aligned:
         cut = next((c for c in self.other.cuts if (c.reason, c.operator) not in known), None)
         if how == "unsent" and cut is not None:
             steps = (steps[0], Step(cut.operator.removeprefix("aten.").partition(".")[0], cut.source, cut.module))
-        return Place("backward", how, steps, element, relative, {"to": ours.leaf or _name(ours)})  # type: ignore[arg-type]
+        return Place("backward", how, steps, element, relative, {"to": ours.leaf or name_of(ours)})  # type: ignore[arg-type]
 
 
 def _is_operator_alike(one: Node, other: Node) -> bool:
@@ -169,29 +170,29 @@ def _is_operator_alike(one: Node, other: Node) -> bool:
 
 
 def _is_shape_alike(one: Node, other: Node) -> bool:
-    a, b = _output(one), _output(other)
+    a, b = output_of(one), output_of(other)
     return a is not None and b is not None and a.shape == b.shape
 
 
-def _output(node: Node) -> Tensor | None:
+def output_of(node: Node) -> Tensor | None:
     return next((output for output in node.outputs if output is not None), None)
 
 
-def _cotangent(node: Node) -> Tensor | None:
+def cotangent_of(node: Node) -> Tensor | None:
     return next((c for c in node.cotangents if c is not None), None)
 
 
-def _name(node: Node) -> str:
+def name_of(node: Node) -> str:
     return node.leaf or (node.operator or node.name).removeprefix("aten.").partition(".")[0]
 
 
-def _numbers(value: Tensor) -> Tensor:
+def numbers_of(value: Tensor) -> Tensor:
     """Returns a tensor of any type in float64, or complex128."""
     found: Tensor = wide(value)
     return found if found.is_complex() else found.double()
 
 
-def _sums(value: Tensor) -> list[tuple[float, float]]:
+def sums_of(value: Tensor) -> list[tuple[float, float]]:
     """Returns what does not change with the layout, each with the size that its rounding goes by."""
     size = value.abs()
     total, norm, most = (float(t) for t in (size.sum(), torch.linalg.vector_norm(size), size.max()))
@@ -223,7 +224,7 @@ def _apart(a: Tensor | None, b: Tensor | None) -> tuple[tuple[int, ...] | None, 
     """Returns the element where two tensors are furthest apart, both numbers, and how far, of the size of the first."""
     if a is None or b is None or a.shape != b.shape or not a.numel():
         return None, (None, None), 0.0
-    one, other = _numbers(a), _numbers(b)
+    one, other = numbers_of(a), numbers_of(b)
     apart = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, (one - other).abs())
     place = unravelled(int(apart.flatten().nan_to_num(torch.inf).argmax()), a.shape)
     size = float(one.abs().max())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison, Verdict
-from gradexplain.comparison.sides import Outcome, Side
+from gradexplain.comparison.sides import Given, Outcome, Side
 from gradexplain.errors import InputError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import computation_of
@@ -143,7 +143,7 @@ def _held(job: Job, gathered: Sequence[Mapping[str, Tensor | None]], ranks: int)
     apart = {n: k for n in gathered[0] if (k := _other_rank([g.get(n) for g in gathered])) is not None}
     chosen = {n: gathered[apart.get(n, 0)][n] for n in gathered[0]}
     findings = [Finding("ranks-apart", {"name": n, "rank": k, "count": len(apart)}) for n, k in list(apart.items())[:1]]
-    other = Side(computation, {}, gave=Outcome({}, {n: chosen.get(n) for n in reference}))
+    other = Side(computation, {}, gave=Given(Outcome({}, {n: chosen.get(n) for n in reference})))
     sizes = {"the number of ranks": ranks}
     found = compare_sides(one, other, rename={}, sizes=sizes)
     called = (f"{job.name}, one process", f"{job.name}, {ranks} ranks")

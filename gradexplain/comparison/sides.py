@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradexplain.comparison.draws import Draw
+from gradexplain.comparison.outlines import Outline
+from gradexplain.comparison.rounding import Label, Rounding
 from gradexplain.errors import InputError
 from gradexplain.recording.computation import (
     Computation,
@@ -51,6 +54,22 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a side gave elsewhere, or at another time: the tensors, and of these what else is known.
+
+    That is its `truth` in float64, what `rounding` does to each of them, in which order it `draws` random numbers, an
+    `outline` of its steps, and whether it has `rounded` constants of a short type.
+    """
+
+    outcome: Outcome
+    truth: Mapping[Label, Tensor | None] | None = None
+    rounding: Mapping[Label, Rounding] = field(default_factory=dict)
+    draws: tuple[Draw, ...] = ()
+    outline: Outline | None = None
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
 class Side:
     """One way to the gradient. `names` are the reference's names of inputs that are called otherwise here.
 
@@ -65,7 +84,7 @@ class Side:
     results: Mapping[str, str] = field(default_factory=dict)
     exact: Mapping[str, Tensor] = field(default_factory=dict)
     around: tuple[Callable[[], Any], ...] = ()
-    gave: Outcome | None = None
+    gave: Given | None = None
     seeds: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
     @contextmanager
@@ -81,7 +100,7 @@ class Side:
     def run(self, mode: Any = None) -> Outcome:
         """Runs the side once, in a mode if one is given; raises `RunError` where it fails or gives no gradient."""
         if self.gave is not None:
-            return replace(self.gave, gradients=self._renamed(self.gave.gradients))
+            return replace(self.gave.outcome, gradients=self._renamed(self.gave.outcome.gradients))
         returned: list[Returned] = []
         joined = self.joined(returned)
         with self.running(mode):
@@ -154,6 +173,19 @@ class Side:
         constants += [b for m in self.computation.modules.values() for b in nn.Module.buffers(m) if b.dtype in LOW]
         for computation in in_float64(exact, own, constants=constants):
             yield replace(self.measurable(), computation=computation)
+
+    def by_names(self) -> Computation:
+        """Returns the computation with the reference's names of its inputs."""
+        own = self.computation
+        called = {n: self.names.get(n, n) for n in own.inputs}
+
+        def call(given: Mapping[str, Any]) -> object:
+            return own.call({n: given[called[n]] for n in own.inputs if n not in own.parameters})
+
+        inputs = {called[n]: v for n, v in own.inputs.items()}
+        parameters = {called[n]: p for n, p in own.parameters.items()}
+        wrt = tuple(called[n] for n in own.wrt)
+        return replace(own, call=call, inputs=inputs, parameters=parameters, wrt=wrt, own={})
 
     def second(self) -> Side:
         """Returns the side whose value is the first gradient, and whose gradients are the second."""

@@ -15,27 +15,36 @@ from gradexplain.documents.plot import plotted
 
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
-_STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def html(document: Doc, width: int) -> str:
     """Returns the document as one file that asks for no other but its pictures; `width` bounds nothing here."""
-    title = next((f"{b.name}: {b.lines[0]}" for b in document.blocks if isinstance(b, doc.Title)), "gradexplain")
     head = (
         "<meta charset='utf-8'>\n<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>"
+        f"<title>{escape(titled(document))}</title>\n<style>{STYLE}</style>"
     )
-    body = "\n".join(_sections(document, folds=False))
+    body = sections(document)
     return (
         f"<!doctype html>\n<html lang='{document.language}'>\n<head>\n{head}\n</head>\n<body class='gx gx-page'>\n"
         f"<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
+def titled(document: Doc) -> str:
+    """Returns what a page of the document is called."""
+    return next((f"{b.name}: {b.lines[0]}" for b in document.blocks if isinstance(b, doc.Title)), "gradexplain")
+
+
+def sections(document: Doc) -> str:
+    """Returns the document as the body of a page, every section open."""
+    return "\n".join(_sections(document, folds=False))
+
+
 def fragment(document: Doc) -> str:
     """Returns the document as a part of another page, long sections folded."""
     body = "\n".join(_sections(document, folds=True))
-    return f"<div class='gx' lang='{document.language}'>\n<style>{_STYLE}</style>\n{body}\n</div>\n"
+    return f"<div class='gx' lang='{document.language}'>\n<style>{STYLE}</style>\n{body}\n</div>\n"
 
 
 def _sections(document: Doc, *, folds: bool) -> Iterator[str]:
@@ -112,7 +121,8 @@ def _items(items: Iterable[str]) -> str:
 
 def _table(table: doc.Table) -> Iterator[str]:
     yield "<div class='wide'><table>"
-    yield f"<thead><tr>{''.join(f'<th>{_prose(title)}</th>' for title in table.header)}</tr></thead>\n<tbody>"
+    titles = (f"<th>{_prose(title)}</th>" if title else "<td></td>" for title in table.header)
+    yield f"<thead><tr>{''.join(titles)}</tr></thead>\n<tbody>"
     for i, row in enumerate(table.rows):
         tone = f" class='{table.tones[i]}'" if i < len(table.tones) else ""
         cells = "".join(f"<td>{_link(c) if isinstance(c, doc.Link) else _prose(c)}</td>" for c in row)

@@ -1,6 +1,6 @@
-"""How a result shows itself: one mixin, and the two functions by which each kind of result is told.
+"""How a result shows itself: one mixin, and the functions by which each kind of result is told.
 
-The data stands below its words: `told` and `recorded` are registered for a class where its words are known.
+The data stands below its words: `told`, `recorded` and `paged` are registered for a class where its words are known.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from gradexplain.documents.console import Page
 from gradexplain.documents.doc import Doc
 from gradexplain.documents.formats import FORMATS, format_of
-from gradexplain.documents.html import fragment
+from gradexplain.documents.html import fragment, html
 from gradexplain.documents.renderers import RENDERERS
 from gradexplain.errors import InputError
 from gradexplain.locale.spelling import options_spelled
@@ -29,6 +29,12 @@ def told(thing: Any, language: str, *, format: str, width: int) -> Doc:
 def recorded(thing: Any, *, full: bool) -> dict[str, Any]:
     """Returns a result as plain data for JSON; tensors are whole if they are small or `full`, else in a few numbers."""
     raise AssertionError(f"nothing records a {type(thing).__name__}")
+
+
+@singledispatch
+def paged(thing: Any, document: Doc) -> str:
+    """Returns a result as one HTML file; `document` is what it tells in words, and all of it unless more is known."""
+    return html(document, 100)
 
 
 class Shown:
@@ -48,7 +54,8 @@ class Shown:
             raise InputError("unknown_format", name=format, names=", ".join(FORMATS))
         if format == "json":
             return self.to_json() + "\n"
-        return RENDERERS[format](told(self, language, format=format, width=width), width)
+        document = told(self, language, format=format, width=width)
+        return paged(self, document) if format == "html" else RENDERERS[format](document, width)
 
     def to_json(self, *, full: bool = False) -> str:
         """Returns the result as one JSON object; tensors are summarised unless they are small, or `full` is set."""

@@ -36,11 +36,11 @@ from gradexplain.explanation.selection import Selection, shown_elements
 from gradexplain.findings.diagnosis import diagnose
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.digits import rounding_of
-from gradexplain.mathematics.equations import Equation, equation
-from gradexplain.mathematics.indices import indexed, indices
+from gradexplain.mathematics.equations import EXACT, Equation, equation
+from gradexplain.mathematics.indices import Index, indexed, indices
 from gradexplain.mathematics.terms import names_in, symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
-from gradexplain.recording.trace import Edge, Node, Trace
+from gradexplain.recording.trace import Cut, Edge, Node, Trace
 from gradexplain.rules.application import variables
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
@@ -57,6 +57,9 @@ MOST_PATHS = 8
 class Contribution:
     """What one step sends along one edge to the value `to`; `terms` counts the terms of the longest sum in it.
 
+    `to` is output `output` of node `producer`. `through` tells, for the elements that are shown of it, from which
+    elements of the step's cotangent each was made, where that is known.
+
     `jacobian`, (outputs, inputs), is measured where there is no rule. It is `conjugated` if the numbers are complex and
     the derivative's conjugate is sent.
     """
@@ -70,6 +73,8 @@ class Contribution:
     terms: int
     jacobian: TensorSummary | None = None
     conjugated: bool = False
+    output: int = 0
+    through: Mapping[Index, tuple[Index, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ class Explanation(Shown):
     order: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
     request: Request | None = None
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -247,6 +253,7 @@ def explain_trace(
         live=trace.live,
         outputs=trace.outputs,
         parameters=tuple(parameters),
+        cuts=trace.cuts,
     )
 
 
@@ -295,6 +302,11 @@ def _free(name: str, taken: set[str]) -> str:
 # --------------------------------------------------------------------------------------------------------- steps
 
 
+def _main_output(node: Node) -> int:
+    """Returns the first output of a node that a gradient arrives at: of several it is the one that is shown."""
+    return next((i for i, c in enumerate(node.cotangents) if c is not None), 0)
+
+
 @dataclass(frozen=True)
 class _Builder:
     trace: Trace
@@ -311,7 +323,7 @@ class _Builder:
 
     def step(self, node: Node) -> Step:
         rule = rule_of(node.operator)
-        main = next((i for i, c in enumerate(node.cotangents) if c is not None), 0)
+        main = _main_output(node)
         detailed = node.index in self.detailed
         cotangent = node.cotangents[main] if main < len(node.cotangents) else None
         forward = node.outputs[min(main, len(node.outputs) - 1)] if node.outputs else None
@@ -405,7 +417,19 @@ class _Builder:
             terms=terms,
             jacobian=TensorSummary(jacobian) if jacobian is not None else None,
             conjugated=formula is not None and rule is not None and sends_conjugates(node, edge, rule),
+            output=edge.output,
+            through=dict(self._through(node, edge, rule)) if detailed else {},
         )
+
+    def _through(self, node: Node, edge: Edge, rule: Rule | None) -> Iterator[tuple[Index, tuple[Index, ...]]]:
+        """Yields, for each element shown of what an edge leads to, the elements of the cotangent that it came from."""
+        if not can_take_apart(node, edge, rule):
+            return
+        assert rule is not None
+        main = _main_output(node)
+        for index in self.shown.get((edge.producer, edge.output), ()):
+            pieces = parts_of(node, edge.argument, rule, index).parts
+            yield index, tuple(part.element for part in pieces if part.output == main)
 
     def _measured(self, node: Node, edge: Edge, jacobian: Tensor) -> Iterator[Equation]:
         assert edge.contribution is not None
@@ -429,9 +453,11 @@ class _Builder:
             term = contribution_term(node, edge.argument, rule, parts)
             value, rounding = number(edge.contribution, index).value, rounding_at(node, edge.contribution)
             most = max(most, parts.count)
-            if (parts.count or value != 0) and not (math.isnan(value) and is_outside(node, parts)):
+            if parts.count or value != 0:
                 unknown = partial(doubt, node, edge.argument, rule, index)
-                found.append(equation(f"→ {indexed(name, index)}", term, value, rounding, unknown))
+                sent = equation(f"→ {indexed(name, index)}", term, value, rounding, unknown)
+                if sent.relation == EXACT or not (math.isnan(value) and is_outside(node, parts)):
+                    found.append(sent)
         return tuple(found), most
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:

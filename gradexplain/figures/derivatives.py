@@ -182,7 +182,7 @@ def _wider(low: float, high: float) -> tuple[float, float]:
 def _paint_row(data: Curve, k: int, panel: Any, style: Style, *, alone: bool) -> None:
     colour = style.colour(k)
     panel.plot(
-        *_broken(data, k), color=colour, linestyle=DASHES[k], linewidth=2.2 if k == 0 else 1.7,
+        *broken(data, k), color=colour, linestyle=DASHES[k], linewidth=2.2 if k == 0 else 1.7,
         label=f"f{_PRIMES[k]}({number(data.at)}) = {number(data.there[k])}",
     )  # fmt: skip
     jumps = [b for b in data.breaks[k] if not b.singular]
@@ -198,7 +198,7 @@ def _paint_row(data: Curve, k: int, panel: Any, style: Style, *, alone: bool) ->
         panel.set_ylabel(f"f{_PRIMES[k]}")
 
 
-def _broken(data: Curve, k: int) -> tuple[list[float], list[float]]:
+def broken(data: Curve, k: int) -> tuple[list[float], list[float]]:
     """Returns the points of a row's line, with its limits at every break and a gap between them."""
     points = [(x, y) for x, y in zip(data.x, data.rows[k], strict=True) if x not in {b.x for b in data.breaks[k]}]
     for b in data.breaks[k]:

@@ -53,7 +53,8 @@ _CHOOSING = frozenset(
 class _Made:
     """A number that a node made: the value or the gradient `element`, and the numbers that met (`told`).
 
-    `detail` says which of them are known: it is the key of a sentence's end.
+    `detail` says which of them are known: it is the key of a sentence's end. `is_alone` says that all of them are
+    finite: nothing that was made before is the cause.
     """
 
     node: Node
@@ -64,6 +65,7 @@ class _Made:
     told: Mapping[str, Any]
     backward: bool = False
     remedy: str | None = None
+    is_alone: bool = False
 
 
 def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
@@ -83,7 +85,7 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         yield from (_finding("then-not-finite", made) for made in values[1:])
     start = first.node if first is not None else given
     for made in sent:
-        if made is not sent[0] or (start is not None and _leads_to(trace, start, made.node)):
+        if made is not sent[0] or (start is not None and not made.is_alone and _leads_to(trace, start, made.node)):
             yield _finding("then-gradient-not-finite", made)
         else:
             yield _finding("first-gradient-not-finite" if start is None else "besides-gradient-not-finite", made)
@@ -361,7 +363,15 @@ def _gradient(trace: Trace, node: Node, slot: int, where: Tensor, names: Mapping
     wide = sent_wide(node, slot) if detail == "sent" and _has_wider(edge.contribution) else None
     if wide is not None and _is_in_reach(wide[at], edge.contribution):
         detail, told = "sent_narrow", {"wide": f"{wide[at].item():.4g}", "dtype": _type_name(edge.contribution)}
-    return _Made(node, element, at, value, detail, told, backward=True, remedy=remedy)
+    alone = place is not None and _is_finite_at(node, place, told)
+    return _Made(node, element, at, value, detail, told, backward=True, remedy=remedy, is_alone=alone)
+
+
+def _is_finite_at(node: Node, place: Index, told: Mapping[str, Any]) -> bool:
+    """Says whether the numbers of an elementwise operator and what arrived are finite in one element of its output."""
+    output = node.outputs[0]
+    numbers = [told["arrives"], *told["values"].values()]
+    return output is not None and bool(output[place].isfinite()) and all(map(math.isfinite, numbers))
 
 
 def _product(node: Node, edge: Edge, at: Index, value: Any) -> tuple[str, dict[str, Any], Index | None]:

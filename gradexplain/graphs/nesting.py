@@ -29,7 +29,8 @@ class Level:
     """What stands in one fold, or in the whole.
 
     `picture` has a node of kind `port` for each edge that passes the border. `entries` and `exits` send such a node to
-    the edge's place in the picture of the level outside; `inside` sends a folded node to its level.
+    the edge's place in the picture of the level outside; `inside` sends a folded node to its level. `stands` has, for
+    each node of the picture, the nodes of the whole that stand in it and in no level further in.
     """
 
     picture: Graph
@@ -37,12 +38,13 @@ class Level:
     exits: Mapping[int, int]
     inside: Mapping[int, int]
     open: bool
+    stands: Mapping[int, Sequence[int]]
 
 
 def nested(picture: Graph) -> list[Level]:
     """Returns the levels of a picture, the whole first, each fold's level behind that in which the fold stands."""
     if len(picture.nodes) <= MOST or picture.whole is not None or not (tree := Tree(picture)).inner:
-        return [Level(picture, {}, {}, {}, True)]
+        return [Level(picture, {}, {}, {}, True, {i: [i] for i in range(len(picture.nodes))})]
     return _Nesting(_Drawn(tree)).levels()
 
 
@@ -345,7 +347,19 @@ class _Nesting:
         entries = {at[end]: end.number for end in draft.ports if end.kind == "in"}
         exits = {at[end]: end.number for end in draft.ports if end.kind == "out"}
         inside = {at[_End("item", k)]: inner for k, inner in branch.inside.items()}
-        return Level(picture, entries, exits, inside, branch.open)
+        stands = {at[end]: own for end in ends if (own := self.stands(branch, end))}
+        return Level(picture, entries, exits, inside, branch.open, stands)
+
+    def stands(self, branch: _Branch, end: _End) -> list[int]:
+        """Returns the nodes of the whole that are drawn as what an edge begins or ends at, and no further in."""
+        if end.kind == "leaf":
+            return [end.number]
+        if end.kind != "item" or end.number in branch.inside:
+            return []
+        item = branch.items[end.number]
+        positions = range(item.start, item.stop)
+        weights = [leaf for p in positions for leaf in self.drawn.drawn_in.get(p, ())]
+        return [*(int(self.tree.inner[p]) for p in positions), *weights]
 
     def node(self, branch: _Branch, draft: _Drafted, end: _End) -> Node:
         if end.kind == "leaf":

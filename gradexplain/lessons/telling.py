@@ -31,7 +31,7 @@ from gradexplain.lessons.parts import (
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.equations import Equation
 from gradexplain.narration.explanations import MARKS, TONES, Teller, elements_text
-from gradexplain.narration.records import jsonable
+from gradexplain.narration.jsonable import jsonable
 from gradexplain.narration.reports import ReportTeller
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 An equation is `label: expression = result`. `=` stands only where the displayed digits give the result exactly, `≈`
 only where they come nearer than half a unit of its last digit, as a calculator confirms. `↦` marks what is no equation:
-the machine's own number, which its type makes of these by rounding, overflow or underflow. `≠` is a contradiction: no
+the machine's own number, which its type makes of these by rounding, overflow or underflow, or which the operator takes
+where the expression has no value, as 0 / 0. `≠` is a contradiction: no
 rounding of the type makes this number of these operands, so that either the rule or torch is wrong.
 """
 
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
+
+import mpmath
 
 from gradexplain.mathematics.digits import Rounding
 from gradexplain.mathematics.evaluation import UNREADABLE, are_same, exactly, is_explained, is_within, parsed
@@ -170,6 +173,15 @@ def strongest(expression: str, result: str) -> str | None:
         return ROUNDED if near else None
     except UNREADABLE:
         return None
+
+
+def has_value(expression: str) -> bool:
+    """Says whether the displayed digits give a number at all, as those of 0 / 0 do not."""
+    try:
+        given = exactly(parsed(expression))
+    except UNREADABLE:
+        return True
+    return isinstance(given, Fraction) or not mpmath.isnan(given)
 
 
 def half_unit(result: str) -> Fraction:

@@ -249,7 +249,7 @@ _RATIONAL: Mapping[str, Callable[..., Any]] = {
     "log2": _rational_logarithm(2),
     "log10": _rational_logarithm(10),
     "sinc": lambda a: Fraction(a == 0) if a.denominator == 1 else None,
-    "atan2": lambda a, b: Fraction(0) if a == 0 and b > 0 else None,
+    "atan2": lambda a, b: Fraction(0) if a == 0 and b >= 0 else None,
     "digamma": lambda a: None,
     "trigamma": lambda a: None,
     "abs": abs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from gradexplain.comparison.comparison import Compared, Comparison, Place, Step
 from gradexplain.documents.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title, Tone
 from gradexplain.documents.shown import recorded, told
 from gradexplain.narration.explanations import Teller, error_text, shape_text, short_place
+from gradexplain.narration.jsonable import jsonable, source_record
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.provenance import FORMAT
 from gradexplain.versions.releases import __version__
@@ -258,7 +259,7 @@ def comparison_record(comparison: Comparison, *, full: bool = False) -> dict[str
         "format": FORMAT,
         "kind": "comparison",
         "verdict": comparison.verdict,
-        "sentence": teller.headline(comparison),
+        "text": teller.headline(comparison),
         "a": comparison.names[0],
         "b": comparison.names[1],
         "against": comparison.against or None,
@@ -268,8 +269,7 @@ def comparison_record(comparison: Comparison, *, full: bool = False) -> dict[str
         "tensors": [_tensor(t, teller) for t in comparison.tensors],
         "place": None if comparison.place is None else _place(comparison.place, teller),
         "findings": [
-            {"code": f.code, "data": {k: _plain(v) for k, v in f.data.items()}, "sentence": teller.finding(f)}
-            for f in comparison.findings
+            {"code": f.code, "data": jsonable(f.data), "text": teller.finding(f)} for f in comparison.findings
         ],
     }
 
@@ -282,24 +282,20 @@ def _tensor(t: Compared, teller: ComparisonTeller) -> dict[str, Any]:
         "reason": t.reason,
         "shapes": [None if s is None else list(s) for s in t.shapes],
         "dtypes": list(t.dtypes),
-        "times": _plain(t.times),
-        "relative": _plain(t.relative),
-        "place": None if t.place is None else list(t.place),
-        "a": _plain(t.numbers[0]) if t.numbers else None,
-        "b": _plain(t.numbers[1]) if t.numbers else None,
-        "float64": _plain(t.truth),
-        "ulps": None if t.ulps is None else list(t.ulps),
+        "times": jsonable(t.times),
+        "relative": jsonable(t.relative),
+        "element": None if t.place is None else list(t.place),
+        "a": jsonable(t.numbers[0], pairs=True) if t.numbers else None,
+        "b": jsonable(t.numbers[1], pairs=True) if t.numbers else None,
+        "float64": jsonable(t.truth, pairs=True),
+        "ulps": jsonable(t.ulps),
         "nearer": t.nearer,
-        "resolution": t.resolution,
+        "resolution": jsonable(t.resolution),
         "untested": t.untested,
-        "hidden": t.hidden or None,
+        "hidden": jsonable(t.hidden or None),
         "pattern": None
         if t.pattern is None or t.reason != "beyond"
-        else {
-            "kind": t.pattern.kind,
-            **{k: _plain(v) for k, v in t.pattern.data.items()},
-            "sentence": teller.pattern(t),
-        },
+        else {"kind": t.pattern.kind, "data": jsonable(t.pattern.data), "text": teller.pattern(t)},
     }
 
 
@@ -308,31 +304,17 @@ def _place(place: Place, teller: ComparisonTeller) -> dict[str, Any]:
         "phase": place.phase,
         "how": place.how,
         "element": None if place.element is None else list(place.element),
-        "relative": _plain(place.relative),
-        "detail": {k: _plain(v) for k, v in place.detail.items()},
-        "sentence": teller.how(place),
+        "relative": jsonable(place.relative),
+        "data": jsonable(place.detail),
+        "text": teller.how(place),
         "steps": [None if s is None else _step(s) for s in place.steps],
     }
 
 
 def _step(step: Step) -> dict[str, Any]:
-    source = step.source
     return {
         "operator": step.operator,
         "module": step.module,
-        "file": source.file if source else None,
-        "line": source.line if source else None,
-        "code": source.code if source else None,
-        "number": _plain(step.number),
+        "source": source_record(step.source),
+        "number": jsonable(step.number, pairs=True),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON has it; what is no finite number is a text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, complex):
-        return [_plain(value.real), _plain(value.imag)]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -34,7 +34,7 @@ from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
 from gradexplain.findings.not_finite import FIRST
 from gradexplain.locale.catalogue import formula, say
-from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, recomputed
+from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, has_value, recomputed
 from gradexplain.mathematics.indices import indexed, unravelled
 from gradexplain.mathematics.terms import number_text
 from gradexplain.recording.summaries import TensorSummary
@@ -669,9 +669,12 @@ class Teller:
         """Returns how many equations of a page are true when read back from it, and what the others are."""
         held = recomputed(equations, page)
         parts = [self.say("equations", recomputed=held, shown=len(equations))]
-        if stored := [e for e in equations if e.relation == STORED]:
-            names = ", ".join(dict.fromkeys(e.rounding.name for e in stored))
-            parts.append(self.say("equations_rounded", count=len(stored), dtype=names))
+        stored = [e for e in equations if e.relation == STORED]
+        if rounded := [e for e in stored if has_value(e.expression)]:
+            names = ", ".join(dict.fromkeys(e.rounding.name for e in rounded))
+            parts.append(self.say("equations_rounded", count=len(rounded), dtype=names))
+        if len(stored) > len(rounded):
+            parts.append(self.say("equations_without_value", count=len(stored) - len(rounded)))
         if contradicted := sum(e.relation == CONTRADICTED for e in equations):
             parts.append(self.say("equations_contradicted", count=contradicted))
         mark, tone = ("✓", TONES["agrees"]) if held == len(equations) else ("✗", TONES["differs"])

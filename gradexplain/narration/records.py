@@ -6,7 +6,6 @@ here and what is read there change together, with `FORMAT`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from gradexplain.findings.finding import Finding
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.equations import Equation, recomputed
 from gradexplain.narration.explanations import Teller, reason_key
+from gradexplain.narration.jsonable import jsonable, source_record
 from gradexplain.narration.reports import ReportTeller
 from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.summaries import TensorSummary
@@ -166,7 +166,7 @@ def _step(step: Step, packed: _Packed) -> dict[str, Any]:
         "node": step.node,
         "module": step.module,
         "inputs": list(step.inputs),
-        "source": _source(step.source),
+        "source": source_record(step.source),
         "forward": {"name": step.name, "value": packed(step.forward), "equations": _lines(step.equations)},
         "rule": step.rule,
         "order": step.order,
@@ -174,10 +174,6 @@ def _step(step: Step, packed: _Packed) -> dict[str, Any]:
         "sums": _lines(step.sums),
         "contributions": [_contribution(c, packed) for c in step.contributions],
     }
-
-
-def _source(source: Source | None) -> dict[str, Any] | None:
-    return None if source is None else {"file": source.file, "line": source.line, "code": source.code}
 
 
 def _contribution(sent: Contribution, packed: _Packed) -> dict[str, Any]:
@@ -192,7 +188,7 @@ def _contribution(sent: Contribution, packed: _Packed) -> dict[str, Any]:
 
 def _finding(finding: Finding, said: Callable[[Finding], str]) -> dict[str, Any]:
     data = jsonable(finding.data)
-    place = _source(finding.source)
+    place = source_record(finding.source)
     return {"code": finding.code, "pitfall": finding.pitfall, "place": place, "data": data, "text": said(finding)}
 
 
@@ -215,13 +211,13 @@ def _report(report: Report) -> dict[str, Any]:
 
 
 def _stop(stop: Stop) -> dict[str, Any]:
-    return {"source": _source(stop.source), "input": stop.input, "share": jsonable(stop.share)}
+    return {"source": source_record(stop.source), "input": stop.input, "share": jsonable(stop.share)}
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
     node, said = operation.node, ReportTeller("en").incident
     named = {"index": node.index, "operator": node.operator, "node": node.name, "label": operation.label}
-    places = {"source": _source(node.source), "backward": _source(operation.backward)}
+    places = {"source": source_record(node.source), "backward": source_record(operation.backward)}
     return {**named, **places, "findings": [_finding(f, said) for f in operation.findings], **_report(operation.report)}
 
 
@@ -264,16 +260,3 @@ def _packed(value: TensorSummary, full: bool) -> Any:
     summary = {"shape": list(value.shape), "min": low, "max": high, "norm": value.norm}
     counts = {"nan": value.nans, "inf": value.infinities, "sha256": tensor_digest(value.tensor)}
     return jsonable({**summary, **counts})
-
-
-def jsonable(value: Any, *, pairs: bool = False) -> Any:
-    """JSON has no nan and no infinity: they become texts, as complex numbers do, which are two numbers if `pairs`."""
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v, pairs=pairs) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v, pairs=pairs) for v in value]
-    if isinstance(value, complex) and pairs:
-        return [jsonable(value.real), jsonable(value.imag)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

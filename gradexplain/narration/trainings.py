@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from gradexplain.documents.shown import recorded, told
 from gradexplain.findings.finding import Finding, Remedy
 from gradexplain.mathematics.terms import number_text
 from gradexplain.narration.explanations import MARKS, Teller, short_place
+from gradexplain.narration.jsonable import jsonable, source_record
 from gradexplain.targets.provenance import FORMAT
 from gradexplain.training.ranks import Seen
 from gradexplain.training.report import Curves, TrainingReport
@@ -169,7 +169,7 @@ def training_record(report: TrainingReport, *, full: bool = False) -> dict[str, 
 
 
 def _finding(finding: Finding, teller: TrainingTeller) -> dict[str, Any]:
-    data, source = finding.data, finding.source
+    data = finding.data
     return {
         "code": finding.code,
         "pitfall": finding.pitfall,
@@ -178,11 +178,11 @@ def _finding(finding: Finding, teller: TrainingTeller) -> dict[str, Any]:
         "operator": data.get("operator"),
         "module": finding.module or None,
         "parameters": list(finding.parameters),
-        "source": None if source is None else {"file": source.file, "line": source.line, "code": source.code},
+        "source": source_record(finding.source),
         "element": data.get("element"),
-        "values": {k: _plain(v) for k, v in data.get("values", {}).items()},
+        "values": jsonable(data.get("values", {})),
         "reason": _reason(finding, teller),
-        "data": {k: _plain(v) for k, v in data.items() if k not in ("values", "element", "operator")},
+        "data": jsonable({k: v for k, v in data.items() if k not in ("values", "element", "operator")}),
         "text": teller.sentence(finding),
         "consequences": [_finding(c, teller) for c in finding.consequences],
         "remedy": None if finding.remedy is None else _remedy(finding.remedy, teller),
@@ -198,12 +198,5 @@ def _reason(finding: Finding, teller: TrainingTeller) -> str:
 
 def _remedy(remedy: Remedy, teller: TrainingTeller) -> dict[str, Any]:
     text = teller.say(f"remedies.{remedy.code}", **teller.numbers(remedy.data))
-    result = {k: _plain(v) for k, v in remedy.result.items()} if remedy.tried else None
+    result = jsonable(remedy.result) if remedy.tried else None
     return {"text": text, "change": remedy.change or None, "tried": remedy.tried, "result": result}
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON has it: what is not finite as its name."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)

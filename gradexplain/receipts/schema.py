@@ -24,6 +24,7 @@ _WORDS = {
     "incident_code": "operations.",
     "examined": "training.examined_",
     "watched": "training.watched_",
+    "difference": "differences.",
 }
 _KINDS = ("explanation", "verification")
 

@@ -11,7 +11,7 @@ from typing import Any
 from gradexplain.errors import InputError, RunError
 from gradexplain.targets.expression import Program, compute, constant_path, function_path
 from gradexplain.targets.sizes import MAX_PIECES, bytes_made, called, leaves, pieces
-from gradexplain.targets.sources import Source
+from gradexplain.targets.sources import EXPRESSION, Source
 from gradexplain.targets.syntax import fault_at, place_of
 from gradexplain.targets.values import LIMIT, first_line, size_text
 from gradexplain.targets.vocabulary import ATTRIBUTES, BINARY, COMPARISONS, FIELDS, NUMBERS, UNARY, Operation
@@ -41,7 +41,7 @@ class Runner:
         """Returns the piece of text whose operation runs now, or ran last."""
         targets, node = self._statement.targets, self._node
         target = targets[0] if len(targets) == 1 and node is self._statement.value else None
-        return Source("<expression>", node.lineno, self._segment(node), target)
+        return Source(EXPRESSION, node.lineno, self._segment(node), target)
 
     def _segment(self, node: ast.expr) -> str:
         return ast.get_source_segment(self.program.text, node) or ""

@@ -11,6 +11,9 @@ from functools import cache
 from itertools import islice
 from types import CodeType
 
+# The file of what was typed as an expression.
+EXPRESSION = "<expression>"
+
 
 @dataclass(frozen=True)
 class Source:

@@ -258,7 +258,7 @@ def _asked(alone: Alone) -> _Asked | Unable:
     if apart is not None:
         return Unable("not_reproduced", {"operator": operator.label, "amplitude": apart})
     sent = sent_alone(alone, operator, cotangents_from(alone, fresh.cotangent))
-    judged = _with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
+    judged = with_gradients(fresh, {name: sent.gradients.get(name) for name in fresh.gradients})
     return _Asked(alone, operator, again.computation, fresh, judged, tuple(_silent(alone, operator, sent.raw)))
 
 
@@ -279,7 +279,7 @@ def _apart(recorded: Sequence[Tensor] | None, value: Tensor) -> float | None:
     return float(apart.max()) if not bool(apart.max() <= torch.finfo(now.dtype).eps ** 0.5 * size) else None
 
 
-def _with_gradients(trace: Trace, gradients: Mapping[str, Tensor | None]) -> Trace:
+def with_gradients(trace: Trace, gradients: Mapping[str, Tensor | None]) -> Trace:
     """Returns the trace with other gradients, sent along the edges to the leaves as well."""
     leaves = {node.index: node.leaf for node in trace.nodes if node.leaf is not None}
 

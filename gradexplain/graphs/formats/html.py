@@ -22,12 +22,16 @@ from gradexplain.graphs.words import Words
 
 def html(picture: Graph, words: Words) -> str:
     """Returns the picture as one interactive HTML file."""
-    page = _Page(words.language)
+    return "\n".join(_file(words, drawn(picture, words.language))) + "\n"
+
+
+def drawn(picture: Graph, language: str) -> dict[str, object]:
+    """Returns what `drawGraph` of the viewer takes: every level laid out, and the notes on the whole."""
+    page = _Page(language)
     levels = nested(picture)
     for level in levels:
         page.add(level)
-    notes = Words(levels[0].picture, words.language).notes()
-    return "\n".join(_file(words, {**page.data, "notes": list(notes)})) + "\n"
+    return {**page.data, "notes": list(Words(levels[0].picture, language).notes())}
 
 
 def _file(words: Words, data: Mapping[str, object]) -> Iterator[str]:
@@ -36,20 +40,30 @@ def _file(words: Words, data: Mapping[str, object]) -> Iterator[str]:
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     yield '<meta name="viewport" content="width=device-width">'
     yield f"<title>{escaped(words.heading())}</title>"
-    yield f"<style>{STYLE}{_own('viewer.css')}</style></head>"
+    yield f"<style>{STYLE}{STAGE}{_own('viewer.css')}</style></head>"
     yield f'<body class="g"><header><h1>{escaped(words.heading())}</h1>'
     for name in ("fold_all", "fit"):
         yield f'<button id="{name}">{escaped(words.say(name))}</button>'
     yield f'<input id="search" type="search" placeholder="{escaped(words.say("search"))}"></header>'
     yield '<div id="stage"></div><aside><pre id="details"></pre><div id="hits"></div>'
     yield f'<p id="hint">{escaped(words.say("open_hint"))}</p></aside>'
-    safe = dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-    yield f'<script id="graph" type="application/json">{safe}</script>'
-    yield f"<script>{_own('viewer.js')}</script></body></html>"
+    yield f'<script id="graph" type="application/json">{in_script(data)}</script>'
+    yield f"<script>{VIEWER}drawGraph(JSON.parse(graph.textContent), stage);</script></body></html>"
+
+
+def in_script(data: object) -> str:
+    """Returns data as JSON that a script element can hold, whatever the texts in it."""
+    return dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_IN_SCRIPT)
 
 
 def _own(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+# What draws a graph on a page, and how it looks there.
+VIEWER, STAGE = _own("viewer.js"), _own("stage.css")
+# What could end a script, or a line of one.
+_IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 class _Page:
@@ -68,7 +82,12 @@ class _Page:
         sheet, edges = spread(picture, words, level.entries, level.exits, self.known)
         width, place = widths(picture), {id(edge): k for k, edge in enumerate(picture.edges)}
         lines = [
-            [*self.line(edge, strand.again, words), round(width(edge), 1), place.get(id(edge), -1)]
+            [
+                *self.line(edge, strand.again, words),
+                round(width(edge), 1),
+                place.get(id(edge), -1),
+                -1 if edge is None else edge.slot,
+            ]
             for edge, strand in zip(edges, sheet.strands, strict=True)
         ]
         boxes = [self.box(p.node, level, words) for p in sheet.places]
@@ -76,14 +95,15 @@ class _Page:
         self.levels.append({"sheet": number, "open": level.open, "boxes": boxes, "lines": lines})
 
     def box(self, node: int, level: Level, words: Words) -> list[object]:
-        """Returns a box's classes, title, lines, details, the level that opens in its place, and its edge as a port."""
+        """Returns a box's classes, title, lines, details, the level that opens in its place, its edge as a port, and
+        the nodes of the whole that stand in it alone."""
         if node in level.entries or node in level.exits:
             port = level.entries.get(node, level.exits.get(node))
-            return ["in" if node in level.entries else "out", 0, [], 0, -1, port]
+            return ["in" if node in level.entries else "out", 0, [], 0, -1, port, []]
         caption = words.cut(level.picture.cuts[-1 - node]) if node < 0 else words.caption(node)
         kind = kind_of(node, level.picture, any(o.node == node for o in level.picture.outputs))
         texts = [self.text(caption.title), list(map(self.text, caption.lines)), self.text("\n".join(caption.details))]
-        return [kind, *texts, level.inside.get(node, -1), -1]
+        return [kind, *texts, level.inside.get(node, -1), -1, list(level.stands.get(node, ()))]
 
     def line(self, edge: Edge | None, again: bool, words: Words) -> list[object]:
         """Returns a line's class, its tooltip and its lines of text."""

@@ -1,17 +1,17 @@
 "use strict";
 // Draws the graph as boxes in boxes; a fold opens in its place. Nothing is read from outside the file.
-(() => {
-  const {texts, sheets, levels, sizes, notes} = JSON.parse(document.getElementById("graph").textContent);
-  const [stage, details, search, hits] = ["stage", "details", "search", "hits"].map(id => document.getElementById(id));
-  const BAR = 20, EDGE = 12, TRACK = 7, STUB = 10, ARROW = 7, BEND = 6;
+// Returns what a page does with it. A page around the graph scrolls by the wheel, sees the whole of it at once, writes on
+// its lines and into its boxes itself, and is told what was clicked.
+function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) {
+  const BAR = 20, EDGE = 12, TRACK = 7, STUB = 10, ARROW = 7, BEND = 6, LEGIBLE = 1.2;
 
   levels.forEach((level, number) => {
-    level.boxes = level.boxes.map(([kind, title, lines, about, opens, edge], k) => {
+    level.boxes = level.boxes.map(([kind, title, lines, about, opens, edge, nodes], k) => {
       if (opens >= 0) levels[opens].outside = {number, k};
-      return {kind, title: texts[title], lines: lines.map(t => texts[t]), about: texts[about], opens, edge};
+      return {kind, title: texts[title], lines: lines.map(t => texts[t]), about: texts[about], opens, edge, nodes};
     });
-    level.lines = level.lines.map(([kind, tip, text, width, edge]) =>
-      ({kind, tip: texts[tip], text: text.map(t => texts[t]), width, edge}));
+    level.lines = level.lines.map(([kind, tip, text, width, edge, slot]) =>
+      ({kind, tip: texts[tip], text: text.map(t => texts[t]), width, edge, slot}));
   });
   const isPort = box => box.kind === "in" || box.kind === "out";
   const isOpen = box => box.opens >= 0 && levels[box.opens].open;
@@ -177,7 +177,7 @@
     return [line, made("path", {class: "a", d: `M${at(goal)}L${at([x - dx, y + dy])}L${at([x + dx, y - dy])}Z`})];
   }
 
-  let spots = new Map();
+  let spots = new Map(), anchors = new Map();
 
   function painted(content, dx, dy, out) {
     const level = levels[content.number], moved = ([x, y]) => [x + dx, y + dy];
@@ -188,15 +188,17 @@
       (b.inner ? frame : box)(b, x, y, key, out);
       if (b.inner) {
         painted(b.inner, x + b.inner.start, y + b.inner.top, out);
-        connected(b, x, y, content.lines, dx, out);
+        connected(b, x, y, content, dx, out);
       }
     }
     for (const line of content.lines) {
       const to = content.boxes[line.head];
       const drawn = path(line.points.map(moved), line.own, !to.inner && to.own.kind !== "out");
-      for (const part of drawn) part.dataset.level = content.number;
+      const name = `${content.number}:${content.lines.indexOf(line)}`;
+      for (const part of drawn) Object.assign(part.dataset, {level: content.number, line: name});
       out.lines.push(...drawn);
-      line.own.text.forEach((said, k) =>
+      if (line.at) anchors.set(name, [line.at[0] + dx, line.at[1] + dy]);
+      if (!around) line.own.text.forEach((said, k) =>
         out.labels.push(text("l", line.at[0] + dx, line.at[1] + dy + 4 + sizes.line * (k - (line.own.text.length - 1) / 2), said)));
     }
     for (const [title, x, y, w, h] of content.frames) {
@@ -206,7 +208,7 @@
   }
 
   // Draws on, inside a frame, the lines that pass its border.
-  function connected(b, x, y, lines, dx, out) {
+  function connected(b, x, y, {number, lines}, dx, out) {
     const inner = b.inner, left = x + inner.start, top = y + inner.top;
     for (const kind of ["in", "out"]) {
       const tracks = inner.boxes.filter(port => port.own.kind === kind).flatMap(port => {
@@ -220,7 +222,9 @@
         const level = TRACK * (track + 0.5), inside = [own, top + port.y + port.h / 2];
         const [border, turn] = kind === "in" ? [y, y + BAR + level] : [y + b.h, top + inner.h + level];
         const points = [[outer, border], [outer, turn], [own, turn], inside];
-        out.lines.push(...path(kind === "in" ? points : points.reverse(), line.own, false));
+        const drawn = path(kind === "in" ? points : points.reverse(), line.own, false);
+        for (const part of drawn) part.dataset.line = `${number}:${lines.indexOf(line)}`;
+        out.lines.push(...drawn);
       }
     }
   }
@@ -253,12 +257,14 @@
   function show() {
     const out = {frames: [], lines: [], bars: [], boxes: [], labels: []};
     spots = new Map();
+    anchors = new Map();
     scene = placed(0);
     painted(scene, 0, 0, out);
     stage.replaceChildren(made("svg", {class: "g"}, ...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels));
     grounded([...stage.querySelectorAll(".l,.f")]);
     if (view) apply();
     if (chosen && shown(chosen)) shown(chosen).classList.add("chosen");
+    if (around) around.painted();
   }
 
   // Keeps free what is behind a text that stands on lines: a line that meets it would read as a minus.
@@ -270,10 +276,12 @@
     });
   }
 
-  function fit() {
+  // Shows the whole graph; of one that is large, as much as can be read, if it is to be `legible`.
+  function fit(legible = false) {
     const room = 16, across = (scene.w + 2 * room) / stage.clientWidth, down = (scene.h + 2 * room) / stage.clientHeight;
-    const scale = Math.max(1, across, Math.min(down, 1.8));
+    const scale = around ? Math.min(Math.max(0.8, across, down), legible ? LEGIBLE : Infinity) : Math.max(1, across, Math.min(down, 1.8));
     view = {w: stage.clientWidth * scale, h: stage.clientHeight * scale, y: -room};
+    if (around && scene.h < view.h) view.y = (scene.h - view.h) / 2;
     view.x = scene.left + (scene.w - view.w) / 2;
     apply();
   }
@@ -296,6 +304,11 @@
   function choose(key) {
     stage.querySelectorAll(".chosen").forEach(other => other.classList.remove("chosen"));
     chosen = key;
+    if (around) {
+      if (key && shown(key)) around.chosen(nodesIn(...key.split(":").map(Number)));
+      return;
+    }
+    const details = document.getElementById("details");
     if (!key || !shown(key)) { details.textContent = notes.join("\n\n"); return; }
     shown(key).classList.add("chosen");
     const [number, k] = key.split(":").map(Number);
@@ -307,14 +320,18 @@
     const key = `${number}:${k}`;
     show();
     choose(key);
+    centre(key);
+  }
+
+  function centre(key) {
     const spot = spots.get(key);
     view.x = spot.x + spot.w / 2 - view.w / 2;
     view.y = spot.y + spot.h / 2 - view.h / 2;
     apply();
   }
 
-  const around = number => levels[number].outside
-    ? `${around(levels[number].outside.number)} › ${levels[levels[number].outside.number].boxes[levels[number].outside.k].title}` : "";
+  const inside = number => levels[number].outside
+    ? `${inside(levels[number].outside.number)} › ${levels[levels[number].outside.number].boxes[levels[number].outside.k].title}` : "";
   const keyOf = event => { const g = event.target.closest("[data-n]"); return g ? g.dataset.n : null; };
 
   stage.addEventListener("click", event => {
@@ -335,6 +352,7 @@
     apply();
   });
   stage.addEventListener("wheel", event => {
+    if (around && !event.ctrlKey) return;
     event.preventDefault();
     const factor = Math.exp(event.deltaY / 600), scale = view.w / stage.clientWidth, corner = stage.getBoundingClientRect();
     const x = view.x + (event.clientX - corner.left) * scale, y = view.y + (event.clientY - corner.top) * scale;
@@ -349,6 +367,98 @@
     choose(key);
     shown(key).focus();
   });
+  const foldAll = () => {
+    levels.forEach((level, number) => { level.open = number === 0; });
+    show();
+    choose(null);
+    fit();
+  };
+  window.addEventListener("resize", () => {
+    if (!stage.clientWidth || !stage.clientHeight) return;
+    view.h = view.w * stage.clientHeight / stage.clientWidth;
+    apply();
+  });
+
+  // -------------------------------------------------------------------------------- where the nodes and edges are drawn
+
+  // The boxes in which each node stands, by its number.
+  const homes = new Map();
+  levels.forEach((level, number) => level.boxes.forEach((box, k) =>
+    box.nodes.forEach(node => homes.set(node, [...(homes.get(node) || []), [number, k]]))));
+
+  const nodesIn = (number, k) => {
+    const box = levels[number].boxes[k];
+    return box.opens < 0 ? box.nodes : levels[box.opens].boxes.flatMap((_, inner) => nodesIn(box.opens, inner));
+  };
+
+  // Returns the box in which one is to be seen: itself, or the outermost fold around it that is shut.
+  function seen(number, k) {
+    let key = `${number}:${k}`;
+    for (let at = levels[number].outside && number; at && levels[at].outside; at = levels[at].outside.number)
+      if (!levels[at].open) key = `${levels[at].outside.number}:${levels[at].outside.k}`;
+    return key;
+  }
+
+  // Returns the lines along which a line comes, from its origin on, and the box that it comes from.
+  function course(number, k) {
+    const level = levels[number], name = `${number}:${k}`, tail = sheets[level.sheet].lines[k][0], box = level.boxes[tail];
+    if (box.kind === "in") {
+      const outer = level.outside.number, before = levels[outer].lines.findIndex(line => line.edge === box.edge);
+      const found = before < 0 ? {lines: [], box: null} : course(outer, before);
+      return {...found, lines: [...found.lines, name]};
+    }
+    if (box.opens < 0) return {lines: [name], box};
+    const inner = levels[box.opens], port = inner.boxes.findIndex(b => b.kind === "out" && b.edge === level.lines[k].edge);
+    const last = sheets[inner.sheet].lines.findIndex(line => line[1] === port);
+    if (port < 0 || last < 0) return {lines: [name], box};
+    const found = course(box.opens, last);
+    return {...found, lines: [...found.lines, name]};
+  }
+
+  // Returns the lines of an edge, from its producer to its consumer.
+  const courses = new Map();
+  function linesOf(producer, consumer, slot) {
+    const key = `${producer}:${consumer}:${slot}`;
+    if (courses.has(key)) return courses.get(key);
+    const found = (homes.get(consumer) || []).flatMap(([number, head]) => sheets[levels[number].sheet].lines
+      .flatMap((line, k) => line[1] === head ? [{...course(number, k), slot: levels[number].lines[k].slot}] : [])
+      .filter(way => way.box && way.box.nodes.includes(producer)));
+    const way = found.find(way => way.slot === slot) || found[0];
+    courses.set(key, way ? way.lines : []);
+    return courses.get(key);
+  }
+
+  if (around) {
+    show();
+    fit(true);
+    const boxesOf = node => [...new Set((homes.get(node) || []).map(home => seen(...home)))].map(shown).filter(Boolean);
+    return {
+      made, foldAll, svg, boxesOf, linesOf,
+      fit: () => fit(),
+      drawn: name => [...stage.querySelectorAll(`[data-line="${name}"]`)],
+      anchor: name => anchors.get(name),
+      // Brings a box into view, where it is not.
+      follow(node) {
+        const [home] = homes.get(node) || [];
+        const key = home && seen(...home), spot = key && spots.get(key);
+        if (!spot) return;
+        const near = (from, room, start, size, first, whole) => {
+          if (start >= from && start + size <= from + room) return from;
+          const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
+          return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
+        };
+        view.x = near(view.x, view.w, spot.x, spot.w, scene.left, scene.w);
+        view.y = near(view.y, view.h, spot.y, spot.h, 0, scene.h);
+        apply();
+      },
+      nearer(factor) {
+        view = {x: view.x + view.w * (1 - factor) / 2, y: view.y + view.h * (1 - factor) / 2, w: view.w * factor, h: view.h * factor};
+        apply();
+      },
+    };
+  }
+
+  const [search, hits] = ["search", "hits"].map(id => document.getElementById(id));
   search.addEventListener("input", () => {
     const word = search.value.trim().toLowerCase(), found = [];
     levels.forEach((level, number) => level.boxes.forEach((one, k) => {
@@ -356,21 +466,16 @@
     }));
     hits.replaceChildren(...found.map(([number, k, one]) => {
       const link = document.createElement("button");
-      link.textContent = one.title + around(number);
+      link.textContent = one.title + inside(number);
       link.onclick = () => reveal(number, k);
       return link;
     }));
   });
   search.addEventListener("keydown", event => { if (event.key === "Enter" && hits.firstElementChild) hits.firstElementChild.click(); });
-  document.getElementById("fold_all").onclick = () => {
-    levels.forEach((level, number) => { level.open = number === 0; });
-    show();
-    choose(null);
-    fit();
-  };
-  document.getElementById("fit").onclick = fit;
-  window.addEventListener("resize", () => { view.h = view.w * stage.clientHeight / stage.clientWidth; apply(); });
+  document.getElementById("fold_all").onclick = foldAll;
+  document.getElementById("fit").onclick = () => fit();
   show();
   choose(null);
   fit();
-})();
+  return null;
+}

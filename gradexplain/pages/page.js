@@ -1,0 +1,590 @@
+"use strict";
+// Steps through both passes of a computation: the operator lights up in the graph, values flow in on its edges, its
+// equations stand beside it. Whatever is the user's is set as text, and nothing is read from outside the file.
+(() => {
+  const byId = id => document.getElementById(id);
+  const {words, nodes, moments, tensors, inputs, findings, code, scalar, output, seed, graph: drawing} =
+    JSON.parse(byId("data").textContent);
+  const last = moments.length - 1, still = matchMedia("(prefers-reduced-motion: reduce)");
+  const say = (key, values = {}) => words[key].replace(/\{(\w+)\}/g, (all, name) => name in values ? values[name] : all);
+
+  function made(name, attributes, ...inside) {
+    const element = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...inside.filter(part => part !== null));
+    return element;
+  }
+
+  // -------------------------------------------------------------------------------------------------------- numbers
+
+  // Returns a number in so many significant digits, as the page's text has it: with fewer it is exact.
+  function numberText(value, digits = 5) {
+    if (typeof value !== "number") return String(value);
+    if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
+    const sign = value < 0 ? "-" : "", size = Math.abs(value);
+    const rounded = halfToEven(size, digits), exponent = Number(rounded.split("e")[1]), exact = Number(rounded) === size;
+    const fixed = decimals => decimal(rounded, exponent, decimals);
+    const bare = shown => shown.includes(".") ? shown.replace(/\.?0+$/, "") : shown;
+    if (exponent >= -4 && exponent < digits) {
+      const decimals = digits - 1 - exponent;
+      return sign + (exact ? bare(fixed(decimals)) : decimals ? fixed(decimals) : size.toFixed(1));
+    }
+    if (exact && size >= 1e-5 && size < 1e9) return sign + bare(fixed(Math.max(digits - 1 - exponent, 0)));
+    const mantissa = exact ? bare(rounded.split("e")[0]) : rounded.split("e")[0];
+    return `${sign}${mantissa}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+  }
+
+  // JavaScript rounds what lies between two numbers up, Python to the even one.
+  function halfToEven(size, digits) {
+    const [all, exponent] = size.toExponential(60).replace(".", "").split("e");
+    const between = /^50*$/.test(all.slice(digits)) && Number(all[digits - 1]) % 2 === 0;
+    return between ? `${all[0]}.${all.slice(1, digits)}e${exponent}` : size.toExponential(digits - 1);
+  }
+
+  function decimal(rounded, exponent, decimals) {
+    const all = rounded.split("e")[0].replace(".", "");
+    const padded = exponent < 0 ? "0".repeat(-exponent) + all : all.padEnd(exponent + 1, "0");
+    const point = exponent < 0 ? 1 : exponent + 1;
+    return decimals ? `${padded.slice(0, point)}.${padded.slice(point).padEnd(decimals, "0")}` : padded.slice(0, point);
+  }
+
+  const size = tensor => tensor.shape.reduce((product, n) => product * n, 1);
+  const shapeText = shape => `(${shape.join(", ")}${shape.length === 1 ? "," : ""})`;
+  const gradientName = name => `∂${scalar}/∂${name}`;
+
+  // Returns what stands behind a value's name for one of its elements.
+  function suffix(shape, flat) {
+    if (!shape.length) return "";
+    const index = [];
+    for (const n of [...shape].reverse()) { index.unshift(flat % n); flat = Math.floor(flat / n); }
+    return `[${index.join(", ")}]`;
+  }
+
+  // Returns a tensor in a few letters: whole where it is short.
+  function brief(number, room = 24) {
+    if (number === null) return "–";
+    const tensor = tensors[number];
+    const nested = (shape, from) => shape.length === 0 ? numberText(tensor.elements[from], 4)
+      : `[${Array.from({length: shape[0]}, (_, i) =>
+        nested(shape.slice(1), from + i * shape.slice(1).reduce((a, b) => a * b, 1))).join(", ")}]`;
+    const whole = tensor.elements && size(tensor) <= 12 ? nested(tensor.shape, 0) : "";
+    if (whole && whole.length <= room) return whole;
+    const [low, high] = endsOf(tensor), ends = low === null ? "" : `${numberText(low, 3)} … ${numberText(high, 3)}`;
+    return ends && ends.length <= room ? ends : shapeText(tensor.shape);
+  }
+
+  // Returns the smallest and the largest element, of those that are finite.
+  function endsOf(tensor) {
+    if (!tensor.elements) return [tensor.low, tensor.high];
+    const real = tensor.elements.filter(value => typeof value === "number");
+    return real.length ? [Math.min(...real), Math.max(...real)] : [null, null];
+  }
+
+  const numberSpan = (value, name, step, tag = "span", kind = "n") =>
+    made(tag, {class: kind, "data-value": String(value), "data-name": name, "data-step": step}, numberText(value));
+
+  // Returns a tensor: its elements where they are few, else a map of them. `asked` is told of an element that is touched.
+  function tensorOf(number, name, step, asked = null) {
+    if (number === null) return made("span", {class: "quiet"}, words.none);
+    const tensor = tensors[number];
+    if (large(number)) return summary(tensor, name, step, asked);
+    const columns = tensor.shape.length ? tensor.shape[tensor.shape.length - 1] : 1;
+    const grid = made("span", {class: `tensor${tensor.shape.length ? "" : " one"}`, style: `--columns:${columns}`});
+    tensor.elements.forEach((value, flat) => {
+      const own = suffix(tensor.shape, flat), full = name + own;
+      const shown = numberSpan(value, full, step, asked ? "button" : "span", asked ? "n ask" : "n");
+      if (asked) {
+        shown.type = "button";
+        shown.setAttribute("aria-label", `${full} = ${numberText(value)}`);
+        askable(shown, () => asked(own));
+      }
+      grid.append(shown);
+    });
+    return grid;
+  }
+
+  function askable(element, ask) {
+    element.addEventListener("pointerenter", ask);
+    element.addEventListener("focus", ask);
+    element.addEventListener("click", ask);
+  }
+
+  const large = number => number !== null && (!tensors[number].elements || size(tensors[number]) > 12);
+
+  function summary(tensor, name, step, asked) {
+    const box = made("div", {class: "large"}), count = size(tensor), whole = tensor.elements;
+    const real = whole ? whole.filter(v => typeof v === "number") : [];
+    const [low, high] = endsOf(tensor);
+    const norm = whole ? Math.hypot(...real) : tensor.norm;
+    const fields = {dtype: tensor.dtype, shape: shapeText(tensor.shape), norm: numberText(norm)};
+    const ends = low === null ? say("large_plain", fields) : say("large", {...fields, low: "\u0001", high: "\u0002"});
+    const said = made("p", {class: "quiet"});
+    for (const part of ends.split(/(\u0001|\u0002)/)) said.append(part === "\u0001" ? numberSpan(low, `min ${name}`, step)
+      : part === "\u0002" ? numberSpan(high, `max ${name}`, step) : part);
+    box.append(said);
+    const spoilt = whole ? [whole.filter(v => v === "nan").length, whole.filter(v => v === "inf" || v === "-inf").length]
+      : [tensor.nan || 0, tensor.inf || 0];
+    if (spoilt[0] + spoilt[1]) box.append(made("p", {class: "bad"}, say("not_finite", {nan: spoilt[0], inf: spoilt[1]})));
+    if (count && (whole ? real.length : tensor.map)) box.append(mapOf(tensor, name, step, asked));
+    return box;
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- maps
+
+  const hue = part => part < 0 ? `rgba(20,110,220,${-part})` : `rgba(225,95,0,${part})`;
+
+  // Returns a map of a large tensor: a cell an element, or a block of them, with its legend; one cell is read at a time.
+  function mapOf(tensor, name, step, asked) {
+    const {map, elements} = tensor, blocks = !elements;
+    const columns = blocks ? map.columns : tensor.shape[tensor.shape.length - 1] || 1;
+    const rows = blocks ? map.rows : size(tensor) / columns;
+    const bytes = blocks ? Uint8Array.from(atob(map.cells), c => c.charCodeAt(0)) : null;
+    const limit = blocks ? map.limit : Math.max(...elements.filter(v => typeof v === "number").map(Math.abs));
+    const part = k => blocks ? (bytes[k] === 255 ? null : (bytes[k] - 127) / 127)
+      : typeof elements[k] === "number" ? (limit ? elements[k] / limit : 0) : null;
+    const cell = Math.max(2, Math.min(14, Math.floor(320 / columns), Math.floor(220 / rows) || 2));
+    const canvas = made("canvas", {width: columns * cell, height: rows * cell, tabindex: 0, role: "img"});
+    canvas.setAttribute("aria-label", `${name} ${shapeText(tensor.shape)}`);
+    const ink = canvas.getContext("2d");
+    const paint = (k, chosen) => {
+      const x = k % columns * cell, y = Math.floor(k / columns) * cell, value = part(k);
+      ink.clearRect(x, y, cell, cell);
+      ink.fillStyle = value === null ? "#d0006f" : hue(value);
+      ink.fillRect(x, y, cell, cell);
+      if (chosen) { ink.strokeStyle = getComputedStyle(canvas).color; ink.strokeRect(x + .5, y + .5, cell - 1, cell - 1); }
+    };
+    for (let k = 0; k < rows * columns; k++) paint(k, false);
+    const block = blocks ? `${map.block[0]} × ${map.block[1]}` : "";
+    const hint = blocks ? say("block_map", {block}) : words.whole_map;
+    const readout = made("p", {class: "readout quiet", "aria-live": "polite"}, hint);
+    let at = -1;
+    const read = k => {
+      if (k === at || k < 0 || k >= rows * columns) return;
+      if (at >= 0) paint(at, false);
+      paint(at = k, true);
+      const row = Math.floor(k / columns), column = k % columns;
+      if (blocks) {
+        const [tall, wide] = map.block, value = part(k) === null ? "nan/inf" : numberText(part(k) * limit, 2);
+        const span = (from, by, end) => `${from * by}:${Math.min(from * by + by, end)}`;
+        const ends = [size(tensor) / (tensor.shape[tensor.shape.length - 1] || 1), tensor.shape[tensor.shape.length - 1] || 1];
+        readout.textContent = say("block_cell", {name: `[${span(row, tall, ends[0])}, ${span(column, wide, ends[1])}]`, value});
+      } else {
+        const own = suffix(tensor.shape, k);
+        readout.replaceChildren(`${name}${own} = `, numberSpan(elements[k], name + own, step));
+        if (asked) asked(own);
+      }
+      if (blocks && asked) asked(null);
+    };
+    const under = event => {
+      const area = canvas.getBoundingClientRect();
+      read(Math.floor((event.clientY - area.top) / area.height * rows) * columns
+        + Math.floor((event.clientX - area.left) / area.width * columns));
+    };
+    canvas.addEventListener("pointermove", under);
+    canvas.addEventListener("pointerdown", under);
+    canvas.addEventListener("focus", () => read(Math.max(at, 0)));
+    canvas.addEventListener("keydown", event => {
+      const by = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns}[event.key];
+      if (!by) return;
+      event.preventDefault();
+      event.stopPropagation();
+      read(at + by);
+    });
+    const bar = made("span", {class: "bar", "aria-hidden": "true"});
+    const ends = {low: numberText(-limit, 3), high: numberText(limit, 3)};
+    const legend = made("p", {class: "legend", "aria-label": say("legend", ends), role: "note"}, ends.low, bar, ends.high);
+    return made("div", {class: "map"}, canvas, legend, readout);
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- graph
+
+  const uses = new Map();  // of each node: the edges along which its value goes on
+  nodes.forEach((node, consumer) => (node.edges || []).forEach((edge, slot) =>
+    uses.set(edge.from, [...(uses.get(edge.from) || []), {consumer, slot, edge}])));
+  const noted = new Map();
+  for (const {text, nodes: own} of findings) for (const node of own) noted.set(node, [...(noted.get(node) || []), text]);
+
+  byId("board").hidden = false;
+  let now = 0, asked = null, view = null;
+  view = drawGraph(drawing, byId("stage"), {
+    painted: () => { if (view) light(); },
+    chosen: own => { if (own.length === 1) goTo(own[0]); },
+  });
+  const computed = new Map();  // the moment at which each node's value is there
+  moments.forEach((moment, k) => { if (moment.kind === "forward") computed.set(moment.node, k); });
+  const added = new Map();  // the moments at which something arrives at each value
+  moments.forEach((moment, k) => {
+    if (moment.kind !== "backward") return;
+    const to = nodes[moment.node].edges[moment.slot].from;
+    added.set(to, [...(added.get(to) || []), k]);
+  });
+  const start = moments.findIndex(moment => moment.kind === "seed");
+
+  // Returns the gradient of a node's value as far as it has arrived at a moment.
+  function gradientAt(node, step) {
+    if (start >= 0 && moments[start].node === node) return step >= start ? nodes[node].gradient : null;
+    const arrived = (added.get(node) || []).filter(k => k <= step);
+    if (!arrived.length) return null;
+    return arrived.length === (added.get(node) || []).length ? nodes[node].gradient : moments[arrived[arrived.length - 1]].sum;
+  }
+
+  const isAlone = box => !box.classList.contains("opens") && !box.classList.contains("bar");
+
+  // Paints the graph as it is at this moment: what is known by now, what is at work, and the way that was asked for.
+  function light() {
+    const stage = byId("stage"), svg = view.svg();
+    for (const box of stage.querySelectorAll(".now, .next, .trail, .ahead")) box.classList.remove("now", "next", "trail", "ahead");
+    for (const line of stage.querySelectorAll(".on, .against, .path")) line.classList.remove("on", "against", "path");
+    stage.querySelectorAll(".flows").forEach(flows => flows.remove());
+    stage.classList.toggle("asking", asked !== null);
+    const flows = view.made("g", {class: "flows"});
+    svg.append(flows);
+    nodes.forEach((node, number) => {
+      const there = node.leaf || computed.get(number) <= now;
+      for (const box of view.boxesOf(number)) {
+        if (!isAlone(box)) continue;
+        if (!there) box.classList.add("ahead");
+        written(box, node, there, gradientAt(number, now));
+        if (noted.has(number)) badge(box, noted.get(number), flows);
+      }
+    });
+    for (const number of noted.keys()) for (const box of view.boxesOf(number)) if (!isAlone(box)) badge(box, noted.get(number), flows);
+    if (asked) trailed(flows); else moved(flows);
+  }
+
+  // Writes into a box what is known of its value and of its gradient.
+  function written(box, node, there, gradient) {
+    const texts = [...box.querySelectorAll("text:not(.t):not(.sign)")];
+    const rows = texts.slice(texts.length - (node.value !== null) - (node.gradient !== null));
+    const room = Math.floor((Number(box.querySelector(".b").getAttribute("width")) - 6) / 6.3);
+    if (node.value !== null) rows.shift().textContent = there ? `= ${brief(node.value, room - 2)}` : "";
+    if (node.gradient !== null) rows.shift().textContent = gradient === null ? "" : `∂ ${brief(gradient, room - 2)}`;
+  }
+
+  function badge(box, texts, flows) {
+    const area = (box.querySelector(".b") || box.querySelector(".grip")).getBBox();
+    const mark = view.made("g", {class: "badge"}, view.made("title", {}, texts.join("\n")),
+      view.made("circle", {cx: area.x + area.width, cy: area.y, r: 8}),
+      view.made("text", {x: area.x + area.width, y: area.y + 4, "text-anchor": "middle"}, "!"));
+    flows.append(mark);
+  }
+
+  function moved(flows) {
+    const moment = moments[now];
+    if (moment.node < 0) return;
+    for (const box of view.boxesOf(moment.node)) box.classList.add("now");
+    if (moment.kind === "forward") {
+      nodes[moment.node].edges.forEach((edge, slot) => flow(flows, edge.from, moment.node, slot, "on", brief(nodes[edge.from].value)));
+    } else if (moment.kind === "backward") {
+      const edge = nodes[moment.node].edges[moment.slot];
+      for (const box of view.boxesOf(edge.from)) box.classList.add("next");
+      flow(flows, edge.from, moment.node, moment.slot, "against", `∂ ${brief(edge.value)}`);
+    }
+  }
+
+  // Lights the lines of an edge and writes on them what goes along, which a dot carries.
+  function flow(flows, producer, consumer, slot, way, text) {
+    const lines = view.linesOf(producer, consumer, slot).flatMap(name => view.drawn(name).map(part => [name, part]));
+    for (const [, part] of lines) part.classList.add(way);
+    const stretches = lines.filter(([, part]) => part.classList.contains("line"));
+    if (!stretches.length) return;
+    const [name, path] = stretches[stretches.length - 1];
+    if (text) label(flows, view.anchor(name) || middle(path), text);
+    if (still.matches) return;
+    for (const [, part] of stretches) {
+      const dot = view.made("circle", {class: "dot", r: 4});
+      const motion = view.made("animateMotion", {dur: "0.7s", begin: "indefinite", fill: "freeze", calcMode: "linear",
+        keyTimes: "0;1", keyPoints: way === "against" ? "1;0" : "0;1", path: part.getAttribute("d")});
+      motion.addEventListener("endEvent", () => dot.remove());
+      dot.append(motion);
+      flows.append(dot);
+      motion.beginElement();
+    }
+  }
+
+  const middle = path => { const {x, y} = path.getPointAtLength(path.getTotalLength() / 2); return [x, y]; };
+
+  function label(flows, [x, y], text) {
+    const said = view.made("text", {class: "l", x, y: y + 4}, text);
+    flows.append(said);
+    const area = said.getBBox();
+    said.before(view.made("rect", {class: "page", x: area.x - 3, y: area.y - 1, width: area.width + 6, height: area.height + 2}));
+  }
+
+  function trailed(flows) {
+    for (const [number] of asked.parts) for (const box of view.boxesOf(number)) box.classList.add("trail");
+    const parts = new Map();  // how many elements went along each edge: of several none is written on it
+    for (const {edge} of asked.edges) parts.set(edge, (parts.get(edge) || 0) + 1);
+    for (const {consumer, slot, edge, part} of asked.edges) {
+      for (const name of view.linesOf(edge.from, consumer, slot)) for (const drawn of view.drawn(name)) drawn.classList.add("path");
+      const sent = part === null || parts.get(edge) > 1 ? null : elementOf(edge.value, part);
+      const stretch = view.linesOf(edge.from, consumer, slot).flatMap(name => view.drawn(name).map(drawn => [name, drawn]))
+        .filter(([, drawn]) => drawn.classList.contains("line")).pop();
+      if (stretch && sent !== null) label(flows, view.anchor(stretch[0]) || middle(stretch[1]), `∂ ${numberText(sent, 4)}`);
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------- what made an element
+
+  function elementOf(number, part) {
+    const tensor = number === null ? null : tensors[number];
+    if (!tensor || !tensor.elements) return null;
+    const flat = tensor.elements.findIndex((_, k) => suffix(tensor.shape, k) === part);
+    return flat < 0 ? null : tensor.elements[flat];
+  }
+
+  // Returns the edges along which an element of a gradient came, with the elements that came; null where that is unknown.
+  function trail(node, part) {
+    const parts = new Map([[node, new Set([part])]]), edges = [], waiting = [[node, part]];
+    while (waiting.length) {
+      const [at, own] = waiting.pop();
+      for (const {consumer, slot, edge} of uses.get(at) || []) {
+        if (edge.value === null) continue;
+        const through = own === null ? undefined : edge.through[own];
+        if (through && !through.length) continue;
+        edges.push({consumer, slot, edge, part: own});
+        for (const next of through || [null]) {
+          const known = parts.get(consumer) || parts.set(consumer, new Set()).get(consumer);
+          if (!known.has(next)) { known.add(next); waiting.push([consumer, next]); }
+        }
+      }
+    }
+    const place = new Map(moments.map((moment, k) => [`${moment.node}:${moment.slot}`, k]));
+    edges.sort((a, b) => place.get(`${a.consumer}:${a.slot}`) - place.get(`${b.consumer}:${b.slot}`));
+    return {parts, edges, step: k => place.get(k)};
+  }
+
+  function ask(input, part) {
+    if (input.node === null) return;
+    asked = trail(input.node, part);
+    light();
+    const full = gradientName(input.name) + (part || "");
+    const list = made("ol", {class: "equations"});
+    for (const {consumer, slot, edge, part: own} of asked.edges) {
+      const label = `→ ${edge.to}${own || ""}`, step = asked.step(`${consumer}:${slot}`);
+      const known = own === null ? null : edge.equations.find(equation => equation[0] === label);
+      const sent = own === null ? null : elementOf(edge.value, own);
+      list.append(made("li", {}, made("span", {class: "quiet"}, `${nodes[consumer].label} `),
+        known ? equationOf(known, step) : made("code", {}, `${label}`, ...(sent === null ? [] : [": ", numberSpan(sent, label, step)]))));
+    }
+    const sums = (added.get(input.node) || []).flatMap(k => moments[k].sums.filter(sum => sum[0] === full).map(sum => [sum, k]));
+    for (const [sum, k] of sums) list.append(made("li", {}, equationOf(sum, k)));
+    const whole = asked.edges.some(({part: own}) => own === null);
+    byId("asked").replaceChildren(
+      made("h3", {}, say("made", {name: full})), list,
+      ...(whole ? [made("p", {class: "quiet"}, words.made_whole)] : []), checksOf(input));
+  }
+
+  function checksOf(input) {
+    if (!input.checks.length) return made("p", {}, words.not_checked);
+    const list = made("ul", {class: "checks"});
+    for (const check of input.checks) {
+      const said = check.worst ? say("check", check) : `${check.mark} ${check.oracle}`;
+      list.append(made("li", {}, said, check.reason ? ` — ${check.reason}` : null));
+    }
+    return made("div", {}, made("h4", {}, words.checked), list);
+  }
+
+  function unask() {
+    if (asked === null) return;
+    asked = null;
+    light();
+  }
+
+  // ----------------------------------------------------------------------------------------------------- one moment
+
+  const equationOf = ([label, expression, relation, result, value], step) =>
+    made("code", {}, `${label}: ${expression} ${relation} `,
+      made("span", {class: "n", "data-value": String(value), "data-name": label, "data-step": step}, result));
+  const equationsOf = (equations, step) => equations.length
+    ? made("ul", {class: "equations"}, ...equations.map(equation => made("li", {}, equationOf(equation, step)))) : null;
+  const row = (key, ...inside) => inside.every(part => part === null) ? [] : [made("dt", {}, key), made("dd", {}, ...inside)];
+  const named = (name, tensor, step) => made("div", {class: "named"}, made("code", {}, `${name} =`), tensorOf(tensor, name, step));
+
+  function told(moment, step) {
+    const node = nodes[moment.node];
+    if (moment.kind === "inputs") {
+      const shown = nodes.filter(one => one.leaf && one.value !== null).slice(0, 12);
+      return {head: words.inputs_head, said: words.inputs_said, rows: row("", ...shown.map(one => named(one.name, one.value, step)))};
+    }
+    if (moment.kind === "forward") return {
+      head: say("forward_head", {name: node.head}), place: node.place, notes: noted.get(moment.node),
+      rows: [
+        ...row(words.flows_in, ...[...new Set(node.edges.map(edge => edge.from))].map(from =>
+          named(nodes[from].name, nodes[from].value, step))),
+        ...row(words.rule, made("code", {}, node.rule || words.no_rule)),
+        ...row(words.makes, equationsOf(node.equations, step), named(node.name, node.value, step)),
+      ],
+    };
+    if (moment.kind === "seed") return {
+      head: words.seed_head, said: say("seed_said", {scalar, name: output}),
+      rows: row("", named(gradientName(output), seed, step)),
+    };
+    const edge = node.edges[moment.slot], to = gradientName(edge.to), left = moment.count - moment.place;
+    const again = moment.count === 1 && !moment.apart && large(moment.sum);  // the map stands above
+    const after = moment.apart ? words.apart : left ? say("waits", {count: left}) : say("whole", {scalar, name: edge.to});
+    return {
+      head: say("backward_head", {from: node.head, to: edge.to}), place: node.place, notes: noted.get(moment.node),
+      rows: [
+        ...row(words.arrives, named(gradientName(node.name), node.gradient, step)),
+        ...row(words.rule, made("code", {}, edge.rule || words.no_rule)),
+        ...row(words.sends, equationsOf(edge.equations, step), named(`→ ${edge.to}`, edge.value, step)),
+        ...row(say("sum", {name: edge.to}), moment.count > 1 ? made("p", {}, say("arrival", moment)) : null,
+          equationsOf(moment.sums, step), again ? null : named(to, moment.sum, step), made("p", {class: "quiet"}, after)),
+      ],
+    };
+  }
+
+  function show() {
+    const moment = moments[now], step = told(moment, now);
+    byId("slider").value = now;
+    byId("slider").setAttribute("aria-valuetext", step.head);
+    byId("count").textContent = say("count", {step: now, last});
+    byId("back").disabled = now === 0;
+    byId("next").disabled = now === last;
+    byId("step").replaceChildren(
+      made("h2", {}, step.head), ...(step.place ? [made("p", {class: "quiet"}, step.place)] : []),
+      ...(step.notes || []).map(text => made("p", {class: "note"}, text)),
+      ...(step.said ? [made("p", {}, step.said)] : []), made("dl", {}, ...step.rows));
+    byId("step").dataset.kind = moment.kind;
+    byId("said").textContent = `${say("count", {step: now, last})}. ${step.head}`;
+    const line = moment.node < 0 ? null : nodes[moment.node].line;
+    for (const other of document.querySelectorAll("#listing .now")) {
+      other.classList.remove("now");
+      other.querySelector("code").replaceChildren(other.querySelector("code").textContent);
+    }
+    const ran = line && byId(`line-${line[0]}-${line[1]}`);
+    if (ran) {
+      ran.classList.add("now");
+      marked(ran.querySelector("code"), line[2]);
+    }
+    if (moment.node >= 0) view.follow(moment.node);
+    light();
+  }
+
+  // Marks the part of a line that ran, where it stands there once.
+  function marked(line, part) {
+    const text = line.textContent, at = text.indexOf(part);
+    if (!part || at < 0 || text.indexOf(part, at + 1) >= 0) return;
+    line.replaceChildren(text.slice(0, at), made("mark", {}, part), text.slice(at + part.length));
+  }
+
+  function go(step, heard = false) {
+    const next = Math.max(0, Math.min(last, Math.round(Number(step))));
+    if (!Number.isFinite(next)) return;
+    asked = null;
+    const changed = next !== now;
+    now = next;
+    show();
+    if (changed && framed) parent.postMessage({kind: "step", step: now}, "*");
+  }
+
+  // Goes to the step of a node: in the pass in which the reader is.
+  function goTo(node) {
+    const back = moments[now].kind === "backward" || moments[now].kind === "seed";
+    const arrivals = added.get(node) || [];
+    const step = nodes[node].leaf ? (back && arrivals.length ? arrivals[arrivals.length - 1] : 0)
+      : back ? moments.findIndex(moment => moment.kind === "backward" && moment.node === node) : computed.get(node);
+    stop();
+    go(step >= 0 ? step : computed.get(node) || 0);
+  }
+
+  // ------------------------------------------------------------------------------------------------ around the graph
+
+  function listing() {
+    code.forEach(({file, lines}, number) => {
+      const list = made("div", {class: "lines", role: "list"});
+      let before = null;
+      for (const [line, text] of lines) {
+        const ran = nodes.flatMap((node, k) => node.line && node.line[0] === number && node.line[1] === line ? [k] : []);
+        const shown = [made("span", {class: "number", "aria-hidden": "true"}, String(line)), made("code", {}, text || " ")];
+        const one = ran.length ? made("button", {type: "button", id: `line-${number}-${line}`}, ...shown) : made("div", {}, ...shown);
+        if (before !== null && line > before + 1) list.append(made("div", {class: "gap", "aria-hidden": "true"}, "⋮"));
+        before = line;
+        if (ran.length) {
+          one.addEventListener("click", () => goTo(ran[0]));
+          const over = lit => ran.forEach(node => view.boxesOf(node).forEach(box => box.classList.toggle("hovered", lit)));
+          for (const event of ["pointerenter", "focus"]) one.addEventListener(event, () => over(true));
+          for (const event of ["pointerleave", "blur"]) one.addEventListener(event, () => over(false));
+        }
+        list.append(made("div", {role: "listitem", class: "line"}, one));
+      }
+      byId("listing").append(made("h2", {}, words.code, file ? `: ${file}` : ""), list);
+    });
+  }
+
+  // Lights the line of a box under the pointer.
+  function lineOf(event, lit) {
+    const box = event.target.closest && event.target.closest("[data-n]");
+    if (!box) return;
+    nodes.forEach((node, number) => {
+      if (!node.line || !view.boxesOf(number).includes(box)) return;
+      const line = byId(`line-${node.line[0]}-${node.line[1]}`);
+      if (line) line.classList.toggle("hovered", lit);
+    });
+  }
+
+  function listInputs() {
+    const list = made("div", {class: "inputs"});
+    for (const input of inputs) {
+      const gradient = input.gradient === null ? made("span", {class: "quiet"}, words.not_reached)
+        : tensorOf(input.gradient, gradientName(input.name), last, part => ask(input, part));
+      list.append(made("div", {class: "input", role: "group", "aria-label": input.name},
+        made("code", {class: "own"}, input.name),
+        made("div", {}, made("p", {class: "quiet"}, words.value), tensorOf(input.value, input.name, 0)),
+        made("div", {}, made("p", {class: "quiet"}, words.gradient), gradient)));
+    }
+    const folded = inputs.length > 8;
+    const shown = folded ? made("details", {}, made("summary", {}, made("h2", {}, words.values)), list) : list;
+    byId("values").append(...(folded ? [] : [made("h2", {}, words.values)]), shown,
+      made("div", {id: "asked", role: "region", "aria-live": "polite", "aria-label": words.gradient}));
+    list.addEventListener("pointerleave", unask);
+    list.addEventListener("focusout", unask);
+  }
+
+  // --------------------------------------------------------------------------------------------------------- controls
+
+  let playing = null;
+  function stop() {
+    clearInterval(playing);
+    playing = null;
+    byId("play").textContent = words.play;
+    byId("play").setAttribute("aria-pressed", "false");
+  }
+  function play() {
+    if (playing !== null) { stop(); return; }
+    if (now === last) go(0);
+    byId("play").textContent = words.pause;
+    byId("play").setAttribute("aria-pressed", "true");
+    playing = setInterval(() => { go(now + 1); if (now === last) stop(); }, 1400);
+  }
+
+  const framed = parent !== window;
+  byId("back").addEventListener("click", () => { stop(); go(now - 1); });
+  byId("next").addEventListener("click", () => { stop(); go(now + 1); });
+  byId("play").addEventListener("click", play);
+  byId("slider").addEventListener("input", () => { stop(); go(byId("slider").value); });
+  byId("fit").addEventListener("click", view.fit);
+  byId("nearer").addEventListener("click", () => view.nearer(1 / 1.3));
+  byId("farther").addEventListener("click", () => view.nearer(1.3));
+  byId("fold_all").addEventListener("click", view.foldAll);
+  byId("fold_all").hidden = drawing.levels.length < 2;
+  document.addEventListener("keydown", event => {
+    const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, canvas")) return;
+    event.preventDefault();
+    stop();
+    go(now + by);
+  });
+  for (const [event, lit] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]])
+    byId("stage").addEventListener(event, found => lineOf(found, lit));
+  window.addEventListener("beforeprint", () => { unask(); view.fit(); });
+  window.addEventListener("message", event => {
+    if (framed && event.source === parent && event.data && event.data.kind === "step") { stop(); go(event.data.step); }
+  });
+
+  listing();
+  listInputs();
+  show();
+  if (framed) parent.postMessage({kind: "ready"}, "*");
+})();

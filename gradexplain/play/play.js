@@ -1,0 +1,571 @@
+"use strict";
+// The controls of the page: what its reader asks is sent to the server, whose answer is shown; nothing is computed here
+// but where a number lies on a picture.
+const config = JSON.parse(document.getElementById("config").textContent);
+const words = config.words;
+const $ = (id) => document.getElementById(id);
+const say = (key, data = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => data[name]);
+const SVG = "http://www.w3.org/2000/svg";
+const KEY = "gradexplain-token";
+const PAGE = crypto.randomUUID();
+const OPTIONS = Object.keys(config.named.options);
+// A number, and what may follow it: its type.
+const NUMBER = /^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(:\s*(?:float|bfloat|double|half)\w*)?\s*$/i;
+
+// ---- the token: in this tab alone, never in a link -------------------------------------------------------------------
+
+const given = new URLSearchParams(location.search).get("token");
+if (given) sessionStorage.setItem(KEY, given);
+const token = sessionStorage.getItem(KEY);
+history.replaceState(null, "", "/" + location.hash);
+
+// ---- state: the texts of the fields ----------------------------------------------------------------------------------
+
+const copied = (state) => ({ target: state.target, inputs: { ...state.inputs }, options: { ...state.options } });
+let state = fromLink() || copied(config.named);
+let names = Object.keys(state.inputs);
+const remembered = { ...state.inputs }; // what inputs were that an edit left out
+
+function fromLink() {
+  try {
+    const read = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    const texts = [read.target, ...Object.values(read.inputs), ...Object.values(read.options)];
+    if (!texts.every((text) => typeof text === "string")) return null;
+    const options = { ...config.named.options };
+    for (const name of OPTIONS) if (name in read.options) options[name] = read.options[name];
+    return { target: read.target, inputs: { ...read.inputs }, options };
+  } catch {
+    return null;
+  }
+}
+
+const toLink = () => "#" + encodeURIComponent(JSON.stringify(state));
+
+// ---- asking ----------------------------------------------------------------------------------------------------------
+
+let asked = 0, shown = 0, waiting = null, flying = null, began = 0;
+
+/** Asks now; while a thing is dragged, each answer is awaited (but not for long), so that the page follows. */
+function ask(dragged = false) {
+  clearTimeout(waiting);
+  history.replaceState(null, "", toLink());
+  if (dragged && flying && performance.now() - began < 400) {
+    waiting = setTimeout(() => ask(true), 30);
+    return;
+  }
+  send();
+}
+
+function later(ms) {
+  clearTimeout(waiting);
+  waiting = setTimeout(ask, ms);
+}
+
+async function send() {
+  const serial = ++asked;
+  began = performance.now();
+  const mine = (flying = {});
+  const slow = setTimeout(() => tell(say("working")), 300);
+  try {
+    const response = await post("/answer", JSON.stringify(state));
+    if (serial <= shown || response.newer) return;
+    shown = serial;
+    show(response);
+  } catch (fault) {
+    if (serial === asked) tell(fault.message || say("gone"), true);
+  } finally {
+    clearTimeout(slow);
+    if (flying === mine) flying = null;
+  }
+}
+
+async function post(path, body = "") {
+  let response;
+  try {
+    response = await fetch(path, {
+      method: "POST", body, headers: { Authorization: "Bearer " + token, "X-Page": PAGE, "Content-Type": "application/json" },
+    });
+  } catch {
+    throw new Error(say("gone"));
+  }
+  if (!response.ok) throw new Error((await response.text()).trim());
+  return response.json();
+}
+
+function tell(text, bad = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("fault", bad);
+}
+
+// ---- showing ---------------------------------------------------------------------------------------------------------
+
+function show(answer) {
+  clearFaults();
+  if (answer.names) {
+    names = answer.names;
+    drawInputs();
+  }
+  if (answer.missing) {
+    for (const name of answer.missing) state.inputs[name] = remembered[name] ?? "1";
+    drawInputs();
+    return ask();
+  }
+  $("shown").classList.toggle("old", Boolean(answer.fault));
+  if (answer.fault) {
+    fault(answer.field, answer.fault);
+    return tell(say("kept"));
+  }
+  tell(say("answered", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
+  page = answer.page;
+  open(page);
+  readOut(answer);
+  figure = answer.figure;
+  if (figure) state.options.ends = figure.ends.flat().join(",");
+  $("no-figure").textContent = answer.no_figure || "";
+  $("descent").hidden = !figure;
+  drawFigure();
+  history.replaceState(null, "", toLink());
+}
+
+function fault(field, sentence) {
+  const place = $(field + "-fault") || $("target-fault");
+  const control = $(field) || $("target");
+  place.textContent = sentence;
+  control.setAttribute("aria-invalid", "true");
+  control.setAttribute("aria-describedby", place.id);
+  const folded = control.closest("details");
+  if (folded) folded.open = true;
+}
+
+function clearFaults() {
+  for (const place of document.querySelectorAll("main .fault:not(#status)")) place.textContent = "";
+  for (const control of document.querySelectorAll("[aria-invalid]")) {
+    control.removeAttribute("aria-invalid");
+    control.removeAttribute("aria-describedby");
+  }
+}
+
+function readOut(answer) {
+  const parts = [];
+  const [name, value] = answer.output;
+  if (value !== null) parts.push(["value", `${name} = ${value}`]);
+  for (const [input, text] of Object.entries(answer.gradients)) parts.push(["gradient", `∂${answer.scalar}/∂${input} = ${text}`]);
+  parts.push(["verdict", say(answer.verdict.replace(" ", "_"))]);
+  $("readout").replaceChildren(...parts.map(([kind, text]) => {
+    const span = document.createElement("span");
+    span.className = kind;
+    span.textContent = text;
+    return span;
+  }));
+}
+
+// ---- the explanation's own page, in a frame that can do nothing but show it ------------------------------------------
+
+let page = "", frame = null, step = null, scrolled = 0;
+// What is added to the page in the frame: where it was scrolled to is kept over an edit.
+const BRIDGE = `<script>addEventListener("scroll",()=>parent.postMessage({kind:"scroll",y:scrollY},"*"),{passive:true});
+addEventListener("message",(e)=>{if(e.source===parent&&e.data&&e.data.kind==="scroll")scrollTo(0,e.data.y)});
+<\/script>`;
+
+function open(html) {
+  for (const old of document.querySelectorAll("iframe.next")) old.remove();
+  const next = document.createElement("iframe");
+  next.title = words.explanation;
+  next.className = "next";
+  next.setAttribute("sandbox", "allow-scripts");
+  const end = html.lastIndexOf("</body>");
+  next.srcdoc = html.slice(0, end) + BRIDGE + html.slice(end);
+  next.addEventListener("load", () => {
+    if (!next.isConnected || !next.classList.contains("next")) return;
+    next.contentWindow.postMessage({ kind: "scroll", y: scrolled }, "*");
+    const old = frame;
+    frame = next;
+    next.className = "now";
+    if (old) old.className = "past";
+    if (old) setTimeout(() => old.remove(), 60); // until the new one is painted
+  });
+  $("shown").append(next);
+}
+
+addEventListener("message", (event) => {
+  const data = event.data;
+  const ours = [...document.querySelectorAll("iframe")].find((one) => one.contentWindow === event.source);
+  if (!ours || typeof data !== "object" || data === null) return;
+  if (data.kind === "ready" && step !== null) ours.contentWindow.postMessage({ kind: "step", step }, "*");
+  if (ours !== frame) return;
+  if (data.kind === "step" && Number.isFinite(data.step)) step = data.step;
+  if (data.kind === "scroll" && Number.isFinite(data.y)) scrolled = data.y;
+});
+
+// ---- fields ----------------------------------------------------------------------------------------------------------
+
+const decimals = (step) => Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
+const rounded = (value, step) => Number((Math.round(value / step) * step).toFixed(decimals(step)));
+
+/** A step by which a thing that is `span` long is dragged: a power of ten, of which there are a hundred or more. */
+const stepOf = (span) => 10 ** Math.floor(Math.log10(span / 100) + 1e-9);
+
+function numberOf(name) {
+  const read = NUMBER.exec(state.inputs[name] || "");
+  return read ? Number(read[1]) : null;
+}
+
+function setNumber(name, value) {
+  const suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
+  state.inputs[name] = String(value) + suffix.trim();
+  drawInputs();
+  ask(true);
+}
+
+function reachOf(value) {
+  const wanted = Math.max(2, 2 * Math.abs(value)), power = 10 ** Math.floor(Math.log10(wanted));
+  return [1, 2, 5, 10].map((k) => k * power).find((reach) => reach >= wanted);
+}
+
+function drawInputs() {
+  const rows = new Map([...$("inputs").children].map((row) => [row.dataset.name, row]));
+  for (const [name, row] of rows) if (!names.includes(name)) row.remove();
+  for (const name of Object.keys(state.inputs)) {
+    remembered[name] = state.inputs[name];
+    if (!names.includes(name)) delete state.inputs[name];
+  }
+  for (const name of names) {
+    if (!(name in state.inputs)) continue;
+    const row = rows.get(name) || newInput(name);
+    if ($("inputs").children[names.indexOf(name)] !== row) $("inputs").insertBefore(row, $("inputs").children[names.indexOf(name)] || null);
+    const text = $("inputs." + name), slider = $("slider." + name), value = numberOf(name);
+    if (text.value !== state.inputs[name]) text.value = state.inputs[name];
+    row.classList.toggle("number", value !== null);
+    slider.hidden = value === null;
+    if (value === null) continue;
+    if (!slider.dataset.held) {
+      const ends = figure ? figure.ends[figure.variables.indexOf(name)] : null;
+      const reach = ends ? null : Math.max(reachOf(value), value >= +slider.min && value <= +slider.max ? +slider.max : 0);
+      [slider.min, slider.max] = ends || [-reach, reach];
+      slider.step = stepOf(slider.max - slider.min);
+    }
+    slider.value = value;
+  }
+}
+
+function newInput(name) {
+  const row = document.createElement("div");
+  row.className = "input";
+  row.dataset.name = name;
+  const label = document.createElement("label");
+  label.textContent = name;
+  label.htmlFor = "inputs." + name;
+  const text = document.createElement("input");
+  Object.assign(text, { type: "text", id: "inputs." + name, spellcheck: false, autocapitalize: "off" });
+  const slider = document.createElement("input");
+  Object.assign(slider, { type: "range", id: "slider." + name, min: 0, max: 0, step: "any" });
+  slider.setAttribute("aria-label", say("drag", { name }));
+  const place = document.createElement("p");
+  Object.assign(place, { className: "fault", id: "inputs." + name + "-fault" });
+  place.setAttribute("role", "alert");
+  text.addEventListener("input", () => {
+    state.inputs[name] = text.value;
+    drawInputs();
+    later(60);
+  });
+  text.addEventListener("keydown", (event) => nudge(event, name));
+  slider.addEventListener("input", () => {
+    slider.dataset.held = "yes";
+    setNumber(name, Number(slider.value));
+  });
+  slider.addEventListener("change", () => {
+    delete slider.dataset.held;
+    drawInputs();
+    ask();
+  });
+  const both = document.createElement("div");
+  both.className = "both";
+  both.append(text, slider);
+  row.append(label, both, place);
+  return row;
+}
+
+/** Makes the number at the caret larger or smaller by the arrow keys: by one of its last digits, ten with Shift. */
+function nudge(event, name) {
+  if (event.key !== "ArrowUp" && event.key !== "ArrowDown") return;
+  const field = event.target, caret = field.selectionStart;
+  for (const found of field.value.matchAll(/[-+]?(?:\d+\.?\d*|\.\d+)(?![\w.]*\()/g)) {
+    if (caret < found.index || caret > found.index + found[0].length) continue;
+    event.preventDefault();
+    const digits = (found[0].split(".")[1] || "").length;
+    const by = 10 ** -digits * (event.shiftKey ? 10 : 1) * (event.key === "ArrowUp" ? 1 : -1);
+    const text = (Number(found[0]) + by).toFixed(digits);
+    state.inputs[name] = field.value.slice(0, found.index) + text + field.value.slice(found.index + found[0].length);
+    drawInputs();
+    field.setSelectionRange(caret, caret);
+    ask(true);
+    return;
+  }
+}
+
+for (const name of OPTIONS.filter((name) => $(name))) {
+  $(name).addEventListener("input", () => {
+    state.options[name] = $(name).value;
+    later(60);
+  });
+}
+
+$("target").addEventListener("input", () => {
+  state.target = $("target").value;
+  later(60);
+});
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+
+function drawFields() {
+  $("target").value = state.target;
+  for (const name of OPTIONS) if ($(name)) $(name).value = state.options[name];
+  drawInputs();
+}
+
+addEventListener("hashchange", () => {
+  const read = fromLink();
+  if (!read) return;
+  state = read;
+  names = Object.keys(state.inputs);
+  drawFields();
+  ask();
+});
+
+// ---- the figure ------------------------------------------------------------------------------------------------------
+
+let figure = null;
+
+function element(name, attributes, ...inside) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...inside);
+  return made;
+}
+
+function ticks(low, high, most) {
+  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
+  const apart = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough);
+  const found = [];
+  for (let k = Math.ceil(low / apart - 1e-9); k * apart <= high + 1e-9 * apart; k++) found.push(Number((k * apart).toPrecision(12)));
+  return found;
+}
+
+const tickText = (value) => (Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential(0) : String(value)).replace("-", "−");
+
+let scale = null; // of the figure that is drawn: from pixels to numbers
+const EDGE = { left: 44, right: 10, top: 12, bottom: 24 };
+
+function drawFigure() {
+  $("figure").hidden = !figure;
+  if (!figure) return;
+  const plot = $("plot"), flat = figure.variables.length === 2;
+  const width = Math.max(240, Math.min(plot.parentElement.clientWidth, flat ? 400 : Infinity)), across = width - EDGE.left - EDGE.right;
+  const [[left, right], [bottom, top]] = flat ? figure.ends : [figure.ends[0], heights()];
+  const up = flat ? (across * (top - bottom)) / (right - left) : Math.min(330, Math.max(170, width * 0.56));
+  const height = Math.round(Math.min(600, up) + EDGE.top + EDGE.bottom), tall = height - EDGE.top - EDGE.bottom;
+  plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  Object.assign(plot.style, { width: width + "px", height: height + "px" });
+  const x = (value) => EDGE.left + ((value - left) / (right - left)) * across;
+  const y = (value) => height - EDGE.bottom - ((value - bottom) / (top - bottom)) * tall;
+  scale = {
+    x, y,
+    back: (px, py) => [left + ((px - EDGE.left) / across) * (right - left), bottom + ((height - EDGE.bottom - py) / tall) * (top - bottom)],
+  };
+  const held = document.activeElement === plot.querySelector(".point");
+  const inside = element("clipPath", { id: "inside" }, element("rect", { x: EDGE.left, y: EDGE.top, width: across, height: tall }));
+  plot.replaceChildren(
+    element("defs", {}, inside),
+    ...grid(x, y, [left, right], [bottom, top], width, height),
+    element("g", { "clip-path": "url(#inside)" }, ...(flat ? contourParts(x, y) : curveParts(x, y, left, right)), ...pathParts(x, y)),
+    point(x(figure.at[0]), y(flat ? figure.at[1] : figure.value)),
+  );
+  if (held) plot.querySelector(".point").focus({ preventScroll: true });
+}
+
+/** The heights that are shown: those of the curve and of the point, with a margin. */
+function heights() {
+  const low = Math.min(figure.window[0], figure.value), high = Math.max(figure.window[1], figure.value);
+  const margin = 0.06 * (high - low) || 1;
+  return [low - margin, high + margin];
+}
+
+function grid(x, y, [left, right], [bottom, top], width, height) {
+  const parts = [];
+  for (const value of ticks(left, right, width / 70)) {
+    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: x(value), x2: x(value), y1: EDGE.top, y2: height - EDGE.bottom }));
+    parts.push(element("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, tickText(value)));
+  }
+  for (const value of ticks(bottom, top, height / 50)) {
+    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }));
+    parts.push(element("text", { x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, tickText(value)));
+  }
+  return parts;
+}
+
+function curveParts(x, y, left, right) {
+  let line = "", drawing = false;
+  figure.x.forEach((at, k) => {
+    const height = figure.y[k];
+    if (height !== null) line += `${drawing ? "L" : "M"}${x(at).toFixed(2)} ${y(height).toFixed(2)}`;
+    drawing = height !== null;
+  });
+  const along = (at) => y(figure.value + figure.gradient[0] * (at - figure.at[0]));
+  return [
+    element("path", { class: "curve", d: line }),
+    element("line", { class: "tangent", x1: x(left), x2: x(right), y1: along(left), y2: along(right) }),
+  ];
+}
+
+/** The contours at round levels, the higher the stronger, and the direction of the gradient. */
+function contourParts(x, y) {
+  const known = figure.heights.flat().filter((height) => height !== null).sort((a, b) => a - b);
+  const part = (p) => known[Math.round(p * (known.length - 1))];
+  const levels = known.length && part(0.98) > part(0.02) ? ticks(part(0.02), part(0.98), 10) : [];
+  const parts = levels.map((level, k) => {
+    const line = element("path", { class: "level", d: contour(level, x, y), opacity: 0.35 + (0.65 * (k + 1)) / levels.length });
+    line.append(element("title", {}, tickText(level)));
+    return line;
+  });
+  const [gx, gy] = figure.gradient, norm = Math.hypot(gx, gy);
+  if (norm > 0) {
+    const [px, py] = [x(figure.at[0]), y(figure.at[1])], [ux, uy] = [gx / norm, -gy / norm];
+    const [tx, ty] = [px + 56 * ux, py + 56 * uy];
+    parts.push(element("line", { class: "tangent", x1: px, y1: py, x2: tx - 6 * ux, y2: ty - 6 * uy }));
+    parts.push(element("path", { class: "head", d: `M${tx} ${ty}L${tx - 11 * ux - 5 * uy} ${ty - 11 * uy + 5 * ux}L${tx - 11 * ux + 5 * uy} ${ty - 11 * uy - 5 * ux}Z` }));
+  }
+  return parts;
+}
+
+/** The line of one level: in each cell of the grid, straight between the places where its edges cross the level. */
+function contour(level, x, y) {
+  let line = "";
+  for (let j = 0; j + 1 < figure.y.length; j++) {
+    for (let i = 0; i + 1 < figure.x.length; i++) {
+      const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]].map(([a, b]) => [x(figure.x[a]), y(figure.y[b]), figure.heights[b][a]]);
+      if (corners.some((corner) => corner[2] === null)) continue;
+      const cuts = [];
+      corners.forEach((one, k) => {
+        const other = corners[(k + 1) % 4];
+        if (one[2] > level === other[2] > level) return;
+        const t = (level - one[2]) / (other[2] - one[2]);
+        cuts.push(`${(one[0] + t * (other[0] - one[0])).toFixed(1)} ${(one[1] + t * (other[1] - one[1])).toFixed(1)}`);
+      });
+      for (let k = 0; k + 1 < cuts.length; k += 2) line += `M${cuts[k]}L${cuts[k + 1]}`;
+    }
+  }
+  return line;
+}
+
+function pathParts(x, y) {
+  const flat = figure.variables.length === 2;
+  const places = (figure.descent || []).map((visited) => [x(visited[0]), y(visited[1])]);
+  const shown = places.filter(([, py]) => Math.abs(py) < 1e5);
+  if (!shown.length) return [];
+  const line = element("polyline", { class: "path", points: shown.map((place) => place.map((v) => v.toFixed(1)).join(",")).join(" ") });
+  return [...(flat ? [line] : []), ...shown.slice(1).map(([cx, cy]) => element("circle", { class: "visited", cx, cy, r: 3 }))];
+}
+
+function point(cx, cy) {
+  const at = figure.variables.map((name, k) => `${name} = ${figure.at[k]}`).join(", ");
+  return element("circle", {
+    class: "point", cx, cy, r: 8, tabindex: 0, role: "slider", "aria-label": say("drag", { name: figure.variables.join(", ") }),
+    "aria-valuemin": figure.ends[0][0], "aria-valuemax": figure.ends[0][1], "aria-valuenow": figure.at[0],
+    "aria-valuetext": say("point", { at, gradient: figure.gradient.join(", ") }),
+  });
+}
+
+/** Takes the point to a place in numbers, within what is shown. */
+function moveTo(place) {
+  figure.variables.forEach((name, k) => {
+    const [low, high] = figure.ends[k], suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
+    state.inputs[name] = rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)) + suffix.trim();
+  });
+  drawInputs();
+  ask(true);
+}
+
+const whereNow = () => figure.variables.map((name, k) => numberOf(name) ?? figure.at[k]);
+
+$("plot").addEventListener("pointerdown", (event) => {
+  if (!figure || event.button !== 0) return;
+  $("plot").setPointerCapture(event.pointerId);
+  $("plot").classList.add("dragged");
+  drag(event);
+  event.preventDefault();
+  $("plot").querySelector(".point").focus({ preventScroll: true });
+});
+$("plot").addEventListener("pointermove", (event) => {
+  if ($("plot").classList.contains("dragged")) drag(event);
+});
+for (const kind of ["pointerup", "pointercancel"]) {
+  $("plot").addEventListener(kind, () => $("plot").classList.remove("dragged"));
+}
+
+function drag(event) {
+  const box = $("plot").getBoundingClientRect(), view = $("plot").viewBox.baseVal;
+  moveTo(scale.back(((event.clientX - box.left) / box.width) * view.width, ((event.clientY - box.top) / box.height) * view.height));
+}
+
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1], PageDown: [0, -10], PageUp: [0, 10] };
+$("plot").addEventListener("keydown", (event) => {
+  const way = WAYS[event.key];
+  if (!figure || !way) return;
+  event.preventDefault();
+  const flat = figure.variables.length === 2, by = event.shiftKey ? 10 : 1;
+  const ways = flat ? way : [way[0] + way[1]];
+  moveTo(whereNow().map((value, k) => value + ways[k] * by * stepOf(figure.ends[k][1] - figure.ends[k][0])));
+});
+
+function zoom(factor) {
+  state.options.ends = figure.ends.map(([low, high], k) => {
+    const middle = factor < 1 ? figure.at[k] : (low + high) / 2, half = ((high - low) / 2) * factor;
+    return [middle - half, middle + half].map((end) => Number(end.toPrecision(6)));
+  }).flat().join(",");
+  ask();
+}
+$("nearer").addEventListener("click", () => zoom(0.5));
+$("farther").addEventListener("click", () => zoom(2));
+new ResizeObserver(drawFigure).observe($("figure"));
+
+// ---- link, saving, and a file that changes ---------------------------------------------------------------------------
+
+$("link").addEventListener("click", async () => {
+  const link = location.origin + "/" + toLink();
+  try {
+    await navigator.clipboard.writeText(link);
+    tell(say("copied"));
+  } catch {
+    prompt(words.link, link);
+  }
+});
+
+$("save").addEventListener("click", () => {
+  if (!page) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([page], { type: "text/html" }));
+  link.download = "gradexplain.html";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+});
+
+async function follow() {
+  let last = null;
+  for (;;) {
+    await new Promise((done) => setTimeout(done, 1000));
+    if (document.hidden) continue;
+    try {
+      const { changed } = await post("/changed");
+      if (last !== null && changed && changed !== last && state.target === config.named.target) ask();
+      if (changed) last = changed;
+    } catch {
+      tell(say("gone"), true);
+    }
+  }
+}
+
+drawFields();
+ask();
+if (config.watches) follow();

@@ -1,0 +1,172 @@
+"""A process for each question, for torch cannot be interrupted: one that takes too long is killed, and nothing else.
+
+A standby has torch loaded and has run nothing. Forks of it make themselves warm, wait for a question, and end with its
+answer; a spare one is always there, so that a question need not wait for its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradexplain.errors import InputError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+Work = Callable[[bytes], bytes]
+
+SPARES = 2
+# How long a process may take until it is ready, in seconds: it loads torch where there is no standby.
+_READY = 120.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one question may take: seconds, bytes of memory beyond what torch takes by itself, bytes of its answer."""
+
+    seconds: float = 10.0
+    memory: int = 2**31
+    answer: int = 2**24
+
+
+@dataclass
+class _Spare:
+    process: BaseProcess
+    channel: Connection
+
+    def end(self) -> None:
+        """Ends the process, whatever it does, and those that it started."""
+        if hasattr(os, "killpg") and self.process.pid:
+            with suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(OSError):
+            self.process.kill()
+
+    def receive(self, most: int) -> bytes:
+        """Returns the answer; raises `EOFError` where the process ended without one."""
+        with self.channel:
+            return self.channel.recv_bytes(most)
+
+
+class Processes:
+    """Answers questions by `work`, which is warm after it has answered `trial`; a page's new question ends its old."""
+
+    def __init__(self, work: Work, trial: bytes, limits: Limits, preload: tuple[str, ...] = ()) -> None:
+        self._work, self._trial, self.limits = work, trial, limits
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        self._context: Any = multiprocessing.get_context(method)
+        if method == "forkserver" and preload:
+            self._context.set_forkserver_preload(list(preload))
+        self._wanted = threading.Semaphore(SPARES)
+        self._ready: asyncio.Queue[_Spare] = asyncio.Queue()
+        self._latest: dict[str, asyncio.Task[bytes]] = {}
+        self._closing = False
+
+    def open(self) -> None:
+        """Begins to make spare processes; to be called in the loop that asks."""
+        # A thread that nobody waits for: one that begins a process cannot be interrupted either.
+        threading.Thread(target=self._fill, args=(asyncio.get_running_loop(),), daemon=True).start()
+
+    def close(self) -> None:
+        """Ends every process."""
+        self._closing = True
+        self._wanted.release()
+        while not self._ready.empty():
+            self._ready.get_nowait().end()
+        for task in self._latest.values():
+            task.cancel()
+
+    async def answer(self, page: str, question: bytes) -> bytes | None:
+        """Returns the answer to a page's question; `None` where the page asked another one meanwhile.
+
+        Raises `InputError` for a question that passes a limit.
+        """
+        if page in self._latest:
+            self._latest[page].cancel()
+        task = self._latest[page] = asyncio.create_task(self._answered(question))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.cancelled() and self._latest.get(page) is not task:
+                return None
+            raise
+        finally:
+            if self._latest.get(page) is task:
+                del self._latest[page]
+
+    async def _answered(self, question: bytes) -> bytes:
+        spare = await self._ready.get()
+        self._wanted.release()
+        try:
+            spare.channel.send_bytes(question)
+            received = asyncio.to_thread(spare.receive, self.limits.answer)
+            return await asyncio.wait_for(received, self.limits.seconds)
+        except TimeoutError as fault:
+            raise InputError("play_too_long", seconds=f"{self.limits.seconds:g}") from fault
+        except EOFError as fault:
+            raise InputError("play_ended", memory=f"{self.limits.memory / 2**30:g}") from fault
+        except OSError as fault:  # an answer that is longer than was allowed
+            raise InputError("play_too_large", size=f"{self.limits.answer / 2**20:g}") from fault
+        finally:
+            spare.end()
+
+    def _fill(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._wanted.acquire() and not self._closing:
+            spare = self._started()
+            try:
+                ready = spare.channel.poll(_READY) and spare.channel.recv_bytes() == b""
+            except (EOFError, OSError):
+                ready = False
+            if self._closing or not ready:
+                spare.end()
+            if not ready:
+                self._wanted.release()
+            elif not self._closing:
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(self._ready.put_nowait, spare)
+
+    def _started(self) -> _Spare:
+        ours, its = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(its, self._work, self._trial, self.limits))
+        process.start()
+        its.close()
+        return _Spare(process, ours)
+
+
+def _serve(channel: Connection, work: Work, trial: bytes, limits: Limits) -> None:
+    """Answers one question; what the process says otherwise is heard by nobody."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is for the server
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    with suppress(BaseException):
+        work(trial)
+        channel.send_bytes(b"")
+        question = channel.recv_bytes()
+        _limit(limits)
+        channel.send_bytes(work(question))
+    os._exit(0)
+
+
+def _limit(limits: Limits) -> None:
+    """Limits this process by itself, should the server be gone that would end it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    signal.alarm(int(limits.seconds) + 2)
+    with suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()  # data and stack
+        resource.setrlimit(resource.RLIMIT_DATA, (used + limits.memory, used + limits.memory))

@@ -1,0 +1,16 @@
+"""What the standby loads, so that its forks need not; it is imported there alone, and runs nothing of torch."""
+
+# ruff: noqa: F401  # loaded, not used
+import sympy.combinatorics
+import sympy.tensor.tensor
+import torch._dynamo  # loaded by torch itself at the first function that it transforms
+
+import gradexplain.api
+import gradexplain.documents.console
+import gradexplain.play.computing
+from gradexplain.locale.catalogue import LANGUAGES, sentences
+from gradexplain.rules.registry import rules
+
+rules()
+for language in LANGUAGES:
+    sentences(language)

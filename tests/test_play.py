@@ -1,0 +1,380 @@
+"""The live page: who may ask, what is answered within which limits, and the page in a real browser."""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser import CHROMIUM, needs_chromium
+
+pytest.importorskip("starlette", reason="needs the extra play (pip install gradexplain[play])")
+
+from gradexplain.errors import InputError
+from gradexplain.play.asked import MOST_BYTES, OPTIONS, Asked
+from gradexplain.play.computing import answered
+from gradexplain.play.page import shell
+
+NAMED = Asked("x**2 + 2*x", {"x": "3"})
+
+
+def question(target: str, inputs: dict[str, str] | None = None, **options: str) -> bytes:
+    return json.dumps({"target": target, "inputs": inputs or {}, "options": {**OPTIONS, **options}}).encode()
+
+
+def answer_to(
+    target: str, inputs: dict[str, str] | None = None, named: Asked = NAMED, **options: str
+) -> dict[str, Any]:
+    """Returns what is answered, computed in this process."""
+    found: dict[str, Any] = json.loads(answered(question(target, inputs, **options), named, "en"))
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- what is answered
+
+
+def test_the_numbers_are_torchs() -> None:
+    x = torch.tensor(8.5, requires_grad=True)
+    y = torch.tanh(x) * x**2
+    y.backward()
+    found = answer_to("tanh(x) * x**2", {"x": "8.5"})
+    assert x.grad is not None
+    assert float(found["gradients"]["x"]) == pytest.approx(x.grad.item(), rel=1e-6)
+    assert float(found["output"][1]) == pytest.approx(y.item(), rel=1e-6)
+    assert "tanh" in found["page"]
+
+
+def test_a_function_of_one_number_is_drawn_with_its_tangent() -> None:
+    figure = answer_to("x**2 + 2*x", {"x": "8.5"})["figure"]
+    assert (figure["variables"], figure["at"], figure["value"], figure["gradient"]) == (["x"], [8.5], 89.25, [19.0])
+    assert figure["ends"] == [[-20, 20]]
+    for x, y in zip(figure["x"], figure["y"], strict=True):
+        assert y == pytest.approx(x * x + 2 * x, abs=1e-9)
+
+
+def test_a_line_is_broken_at_a_pole() -> None:
+    figure = answer_to("tan(x)", {"x": "1"}, ends="-2,2")["figure"]
+    assert None in figure["y"]
+    assert max(y for y in figure["y"] if y is not None) > 20 > figure["window"][1]
+
+
+def test_a_function_of_two_numbers_is_drawn_by_its_values_with_its_gradient() -> None:
+    figure = answer_to("x**2 + 3*x*y", {"x": "1", "y": "-0.5"})["figure"]
+    assert (figure["variables"], figure["ends"]) == (["x", "y"], [[-2, 2], [-2, 2]])
+    assert (figure["value"], figure["gradient"]) == (-0.5, [0.5, 3.0])
+    for row, y in zip(figure["heights"], figure["y"], strict=True):
+        assert row == pytest.approx([x * x + 3 * x * y for x in figure["x"]], abs=1e-9)
+
+
+def test_descent_is_that_of_its_closed_form() -> None:
+    path = answer_to("x**2 + 2*x", {"x": "3"}, lr="0.1", steps="5")["figure"]["descent"]
+    assert [x for x, _ in path] == pytest.approx([-1 + 4 * 0.8**k for k in range(6)])
+    assert [y for _, y in path] == pytest.approx([(4 * 0.8**k) ** 2 - 1 for k in range(6)])
+    flat = answer_to("x**2 + 2*y**2", {"x": "3", "y": "1"}, lr="0.1", steps="5")["figure"]["descent"]
+    assert [v for x, y, _ in flat for v in (x, y)] == pytest.approx([v for k in range(6) for v in (3 * 0.8**k, 0.6**k)])
+
+
+@pytest.mark.parametrize(
+    ("target", "inputs"), [("sum(x**2)", {"x": "1,2"}), ("x + y*z", {"x": "1", "y": "1", "z": "2"})]
+)
+def test_what_is_no_function_of_one_or_two_numbers_has_no_figure(target: str, inputs: dict[str, str]) -> None:
+    found = answer_to(target, inputs)
+    assert (found["figure"], found["verdict"]) == (None, "agrees")
+
+
+def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:
+    found = answer_to("log(x) + y", {"x": "-1", "y": "0"})
+    assert found["figure"] is None
+    assert "x = −1" in found["no_figure"]
+
+
+def test_an_input_that_an_edit_brings_is_asked_for() -> None:
+    assert answer_to("x * w + b", {"x": "3"}) == {"names": ["x", "w", "b"], "missing": ["w", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("target", "inputs", "options", "field", "words"),
+    [
+        ("x +", {"x": "1"}, {}, "target", "syntax"),
+        ("__import__('os').system('id')", {}, {}, "target", "__import__"),
+        ("x.__class__", {"x": "1"}, {}, "target", "__class__"),
+        ("/etc/passwd.py:main", {}, {}, "target", "was started with"),
+        ("os:getcwd", {}, {}, "target", "was started with"),
+        ("setup.py", {}, {}, "target", "py"),
+        ("x", {"x": "1,,2"}, {}, "inputs.x", "1,,2"),
+        ("x", {"x": "@/etc/secret.npy"}, {}, "inputs.x", "not named"),
+        ("x", {"x": "1"}, {"cotangent": "@a.pt"}, "cotangent", "not named"),
+        ("x**2", {"x": "1"}, {"dtype": "int8"}, "dtype", "int8"),
+        ("x**2", {"x": "1,2"}, {"cotangent": "1,2,3"}, "cotangent", "shape"),
+        ("x**2", {"x": "1"}, {"wrt": "z"}, "wrt", "z"),
+        ("x**2", {"x": "1"}, {"order": "two"}, "order", "two"),
+        ("x**2", {"x": "1"}, {"order": "9"}, "order", "9"),
+        ("x**2", {"x": "1"}, {"lr": "-1"}, "lr", "-1"),
+        ("x**2", {"x": "1"}, {"lr": "1", "steps": "100000"}, "steps", "1000"),
+        ("x @ x", {"x": "[[1,2,3]]"}, {}, "target", "shape"),
+        ("randn(5) * x", {"x": "ones(100000,100000)"}, {}, "inputs.x", "GiB"),
+        ("x" * 20_000, {}, {}, "target", "10000"),
+    ],
+)
+def test_a_fault_is_said_at_its_field(
+    target: str, inputs: dict[str, str], options: dict[str, str], field: str, words: str
+) -> None:
+    found = answer_to(target, inputs, **options)
+    assert found["field"] == field
+    assert words in found["fault"]
+    assert "Traceback" not in found["fault"]
+
+
+def test_a_value_of_a_file_that_was_named_is_taken(tmp_path: Path) -> None:
+    torch.save(torch.tensor([1.0, 2.0]), tmp_path / "x.pt")
+    named = Asked("sum(x**2)", {"x": f"@{tmp_path}/x.pt"})
+    assert answer_to("sum(x**3)", dict(named.inputs), named)["gradients"] == {"x": "[3, 12]"}
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"[]", b"{}", b'{"target": 1, "inputs": {}, "options": {}}', b"\xff", b"[" * 9999]
+)
+def test_what_no_page_sends_is_refused(sent: bytes) -> None:
+    with pytest.raises(InputError):
+        Asked.read(sent)
+
+
+def test_nothing_that_was_named_leaves_its_script() -> None:
+    page = shell(Asked("x", {"x": "</script><script>alert(1)</script>"}), "en", watches=False)
+    assert "</script><script>alert" not in page
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+
+def behaved(script: str) -> Any:
+    """Returns what came of a script of `behaving.py`."""
+    done = subprocess.run([sys.executable, Path(__file__).parent / "behaving.py", script], stdout=-1, timeout=60)
+    return json.loads(done.stdout)
+
+
+def test_what_passes_a_limit_is_ended_and_the_next_is_answered() -> None:
+    faults = ["play_too_long", "play_ended", "play_ended", "play_too_large"]
+    assert behaved("limits") == [[fault, "next"] for fault in faults]
+
+
+def test_two_pages_at_once_do_not_disturb_each_other() -> None:
+    assert behaved("pages") == [["0", "1", "2", "3"], True, "InputError"]
+
+
+def test_fifty_quick_edits_end_in_the_last_though_one_hangs() -> None:
+    *before, last = behaved("edits")
+    assert last == "edit 49"
+    assert before.count(None) > 40
+    assert all(found is None or found == f"edit {k}" for k, found in enumerate(before))
+
+
+# --------------------------------------------------------------------------------------------------------- the server
+
+
+@dataclass
+class Served:
+    """A server in a process of its own, as a user starts it."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+    token: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/?token={self.token}"
+
+    def ask(
+        self, path: str = "/answer", body: bytes = b"", method: str = "POST", **headers: str | None
+    ) -> tuple[int, str, dict[str, str]]:
+        given = {"Authorization": f"Bearer {self.token}", "X-Page": "a", **headers}
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, body, {k: v for k, v in given.items() if v is not None})
+            response = connection.getresponse()
+            return response.status, response.read().decode(), {k.lower(): v for k, v in response.getheaders()}
+
+
+def started(*arguments: str) -> Served:
+    command = [sys.executable, "-m", "gradexplain", "play", *arguments, "--no-open"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", process.stdout.readline())
+    assert found, process.communicate()[1]
+    return Served(process, int(found[1]), found[2])
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    server = started("x**2 + 2*x", "x=3")
+    yield server
+    server.process.send_signal(signal.SIGINT)
+    code, said = server.process.wait(20), server.process.communicate()[1]
+    assert (code, said) == (0, "")  # Ctrl-C is how it is meant to end
+
+
+def test_a_page_with_the_token_is_served_and_holds_no_token(served: Served) -> None:
+    status, page, headers = served.ask(f"/?token={served.token}", method="GET", Authorization=None)
+    assert status == 200
+    assert served.token not in page
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "default-src 'none'" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": None},
+        {"Authorization": "Bearer wrong"},
+        {"Host": "evil.example"},
+        {"Host": "evil.example:{port}"},
+        {"Host": "127.0.0.1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+    ],
+)
+def test_who_may_not_ask_is_refused(served: Served, headers: dict[str, str | None]) -> None:
+    given = {k: v and v.format(port=served.port) for k, v in headers.items()}
+    status, said, _ = served.ask(body=question("x**2", {"x": "1"}), **given)
+    assert (status, "gradients" in said) == (403, False)
+
+
+def test_the_address_without_its_token_asks_for_it(served: Served) -> None:
+    for path in ("/", "/?token=wrong"):
+        status, page, _ = served.ask(path, method="GET", Authorization=None)
+        assert status == 403
+        assert "<form" in page
+        assert "x**2" not in page
+
+
+def test_a_question_is_answered_by_the_server(served: Served) -> None:
+    status, said, _ = served.ask(body=question("x**2 + 2*x", {"x": "8.5"}), Origin=f"http://127.0.0.1:{served.port}")
+    assert (status, json.loads(said)["gradients"]) == (200, {"x": "19"})
+
+
+def test_a_question_that_is_too_large_is_refused_in_a_sentence(served: Served) -> None:
+    status, said, _ = served.ask(body=b"x" * (MOST_BYTES + 1))
+    assert (status, "64 kB" in said) == (200, True)
+    assert served.ask(body=question("x**2", {"x": "3"}))[0] == 200
+
+
+def test_the_server_listens_on_the_loopback_interface_alone(served: Served) -> None:
+    listening = Path("/proc/net/tcp").read_text(encoding="utf-8")
+    mine = [line.split()[1] for line in listening.splitlines() if f":{served.port:04X} 00000000:0000" in line]
+    assert mine == [f"0100007F:{served.port:04X}"]
+
+
+@pytest.mark.thorough
+def test_a_function_of_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def f(x):\n    return x**2\n")
+    server = started(f"{file}:f", "x=3")
+    try:
+        asked = question(f"{file}:f", {"x": "3"})
+        assert json.loads(server.ask(body=asked)[1])["gradients"] == {"x": "6"}
+        before = server.ask("/changed")[1]
+        file.write_text("def f(x):\n    return x**3\n\n")
+        assert server.ask("/changed")[1] != before
+        assert json.loads(server.ask(body=asked)[1])["gradients"] == {"x": "27"}
+        refused = json.loads(server.ask(body=question(f"{tmp_path}/other.py:f", {"x": "3"}))[1])
+        assert "was started with" in refused["fault"]
+    finally:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+        assert server.process.communicate()[1] == ""
+
+
+def test_without_the_extra_the_command_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['starlette'] = None; sys.argv = ['gradexplain', 'play', 'x', 'x=1']\n"
+        "from gradexplain.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'pip install "gradexplain[play]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said(served: Served) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gradexplain", "play", "--port", str(served.port), "--no-open"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, f"The port {served.port} cannot be used" in done.stderr) == (2, True)
+
+
+# -------------------------------------------------------------------------------------------------------- the browser
+
+
+@needs_chromium
+def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> None:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 360, "height": 760})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda fault: said.append(str(fault)))
+        elsewhere: list[str] = []
+        page.on("request", lambda asked: elsewhere.append(asked.url) if f":{served.port}/" not in asked.url else None)
+        page.goto(served.address)
+        gradient = page.locator("#readout .gradient")
+        sync.expect(gradient).to_have_text("∂y/∂x = 8", timeout=30_000)
+
+        drag(page, 8.5)
+        sync.expect(gradient).to_have_text("∂y/∂x = 19")
+        assert page.input_value("[id='inputs.x']") == "8.5"
+        shown = page.frame_locator("#shown iframe.now")
+        sync.expect(shown.locator("body")).to_contain_text("19")
+
+        # While one types, the last good page stays, and the fault stands at its field.
+        page.fill("#target", "x**2 + 2*")
+        sync.expect(page.locator("#target-fault")).to_contain_text("syntax")
+        assert page.get_attribute("#target", "aria-invalid") == "true"
+        sync.expect(gradient).to_have_text("∂y/∂x = 19")
+        page.fill("#target", "x * w")
+        sync.expect(page.locator("[id='inputs.w']")).to_have_value("1")
+        sync.expect(page.locator("#target-fault")).to_be_empty()
+        for k in range(50):  # as fast as they come
+            page.evaluate("v => { const f = document.getElementById('inputs.w'); f.value = v;"
+                          " f.dispatchEvent(new Event('input')); }", str(k))  # fmt: skip
+        sync.expect(page.locator("#readout")).to_contain_text("∂y/∂x = 49")
+
+        # A link holds the state and no token; without a token it leads to where one is asked for, and then on.
+        link = page.url
+        assert served.token not in link
+        other = browser.new_page()
+        other.goto(link)
+        other.fill("#token", served.address)
+        other.click("button")
+        sync.expect(other.locator("#readout")).to_contain_text("∂y/∂x = 49", timeout=10_000)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert not said
+        assert not elsewhere
+        browser.close()
+
+
+def drag(page: Any, to: float) -> None:
+    """Takes the point of the curve to a place, as a hand does."""
+    place = page.evaluate(
+        "v => { const plot = document.getElementById('plot'), box = plot.getBoundingClientRect();"
+        "return [box.left + scale.x(v) * box.width / plot.viewBox.baseVal.width, box.top + box.height / 2]; }", to
+    )  # fmt: skip
+    point = page.locator("#plot .point").bounding_box()
+    page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    page.mouse.down()
+    for part in (0.3, 0.6, 1.0):
+        page.mouse.move(point["x"] + part * (place[0] - point["x"]), place[1])
+        time.sleep(0.05)
+    page.mouse.move(*place)
+    page.mouse.up()
