@@ -428,6 +428,56 @@ def test_compiled_is_held_against_eager() -> None:
     assert (found.verdict, found.names) == ("same", ("loss, eager", "loss, aot_eager"))
 
 
+def broken_in_two(x: Tensor, w: Tensor) -> Tensor:
+    y = (x @ w).tanh()
+    torch._dynamo.graph_break()
+    z = y * 2
+    return z.square().mean()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, where it compiles the rest of a function
+def test_the_region_where_compiled_code_parts_is_named_by_its_lines() -> None:
+    def halving(module: torch.fx.GraphModule, inputs: object) -> Callable:  # of squares, it forgets a factor
+        wrong = any("square" in str(node.target) for node in module.graph.nodes)
+        return lambda *x: [y * 0.5 if wrong else y for y in module.forward(*x)]
+
+    from torch._dynamo.backends.registry import _BACKENDS, register_backend
+
+    register_backend(halving, name="halving")
+    kept: list[int] = []
+    counting = torch.compile(in_chunks, backend=lambda module, _: kept.append(1) or module.forward)
+    given = numbers((10, 8), (8, 6), dtype=torch.float32)
+    counting(*given)
+    try:
+        found = gx.compare(broken_in_two, against="eager", backend="halving", inputs=given)
+        assert gx.compare(loss, against="eager", backend="halving", inputs=given).verdict == "same"
+    finally:
+        del _BACKENDS["halving"]
+    assert (found.verdict, found.of("x").pattern.data["factor"]) == ("differs", "1/2")
+    (region,) = (f for f in found.findings if f.code.startswith("compiled"))
+    start = broken_in_two.__code__.co_firstlineno
+    assert (region.code, region.data["number"], region.data["count"]) == ("compiled-after-break", 2, 2)
+    assert [region.data[k].rpartition(":")[2] for k in ("before", "first", "last")] == [
+        str(start + k) for k in (1, 3, 4)
+    ]
+    assert "graph break behind" in " ".join(str(found).split())
+    counting(*given)
+    assert kept == [1]  # what the user compiled is not compiled again
+
+
+def test_what_vanishes_beside_the_rest_of_a_tensor_has_its_own_rounding() -> None:
+    def saturated(x: Tensor) -> Tensor:
+        return x[0] + (-(x[1] ** 2)).exp()
+
+    found = gx.compare(saturated, lambda x: saturated(x / 10 * 10), [torch.tensor([1.0, 20.3], dtype=torch.float64)])
+    assert (found.verdict, found.of("x").reason) == ("same", "rounding")
+    assert 0 < abs(found.of("x").numbers[0]) < 1e-170
+    wrong = gx.compare(
+        saturated, lambda x: saturated(x * (1 + 1e-10)), [torch.tensor([1.0, 20.3], dtype=torch.float64)]
+    )
+    assert wrong.of("x").verdict == "differs"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

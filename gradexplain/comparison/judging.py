@@ -14,6 +14,7 @@ are such, the difference has to be more than all that rounding does.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -177,9 +178,21 @@ class Measured:
     @cached_property
     def trials(self) -> tuple[Trials, Trials]:
         """The trials of both sides, about what they gave themselves."""
-        own = [{p.label: (p.one, p.other)[i] for p in self.pairs} for i in (0, 1)]
-        all_ = [{of_all(p): p.share((p.one, p.other)[i]) for p in self.pairs} for i in (0, 1)]
-        return Trials({**own[0], **all_[0]}), Trials({**own[1], **all_[1]})
+        one, other = (self._unmoved(i) for i in (0, 1))
+        all_ = [{of_all(p): p.share(own[p.label]) for p in self.pairs} for own in (one, other)]
+        return Trials({**one, **all_[0]}), Trials({**other, **all_[1]})
+
+    def _unmoved(self, i: int) -> dict[Label, Tensor]:
+        """Returns what trials are about: what a side gave, or where it was compiled, what it gives as it is measured.
+
+        How far compiled code is from what was written is no rounding.
+        """
+        own, side = {p.label: (p.one, p.other)[i] for p in self.pairs}, self.sides[i]
+        if "torch._dynamo" not in sys.modules or side.gave is not None:
+            return own
+        found = outcome_tensors(side.measurable().run())
+        plain = {n: own[n] if (t := found.get(n)) is None or t.shape != own[n].shape else t for n in own}
+        return {n: t.masked_fill(~wide(t).isfinite(), 0) for n, t in plain.items()}
 
     @property
     def count(self) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
+from gradexplain.comparison.compiled import compiling, parting_region
 from gradexplain.comparison.sides import Side, sides_of
 from gradexplain.errors import InputError
 from gradexplain.findings.finding import Finding
@@ -91,13 +92,16 @@ def _types(subject: Subject, names: tuple[str, str], against: str) -> Comparison
 
 
 def _eager(subject: Subject, names: tuple[str, str], backend: str) -> Comparison:
+    """Compares what the compiler made with the code as it was written; where they differ, says in which region."""
     plain = as_written(subject.function)
-    try:
+    with compiling(plain):
         compiled = torch.compile(plain, backend=backend) if plain is subject.function else subject.function
         one, other = subject.sides(plain, compiled, names)
         found = subject.compared(one, other, "eager", names)
-    finally:
-        torch._dynamo.reset()
+        if found.verdict == "differs" and found.place is None:
+            region = parting_region(backend, plain, lambda part: subject.sides(plain, part, names))
+            findings = (*found.findings, region) if region is not None else found.findings
+            found = replace(found, findings=findings)
     return found
 
 

@@ -80,8 +80,8 @@ class Trials:
     """What random rounding makes of tensors by name, gathered trial by trial: how far it moves each of their numbers.
 
     That is taken about the number that the side gave itself, not about the mean of the trials: where rounding goes to
-    one side alone, as beside a kink, it counts in full. Distances are kept in the size of the tensor, as squares of
-    what is small would vanish.
+    one side alone, as beside a kink, it counts in full. Distances are kept in units half way between the
+    size of the element and that of the tensor, as squares of what is small would vanish, and of what is large overflow.
     """
 
     def __init__(self, own: Mapping[Label, Tensor]) -> None:
@@ -97,7 +97,7 @@ class Trials:
             if name not in self.scales:
                 sizes = [wide(t).abs().nan_to_num(0.0, 0.0) for t in (value, self.own[name])]
                 self.scales[name] = max(_LEAST, *(float(t.max()) for t in sizes if t.numel()), 0.0)
-            apart = (wide(value) - wide(self.own[name])).abs() / self.scales[name]
+            apart = (wide(value) - wide(self.own[name])).abs() / self._units(name)
             spoilt = ~apart.isfinite()
             if bool(spoilt.any()):  # an operator that met a number next to its own and gave none
                 apart = apart.masked_fill(spoilt, 0)
@@ -105,6 +105,12 @@ class Trials:
             square = apart.square()
             self.squares[name] = self.squares[name] + square if name in self.squares else square
         self.count += 1
+
+    def _units(self, name: Label) -> Tensor:
+        scale = self.scales[name]
+        least = max(_LEAST, scale * 1e-290)
+        sizes: Tensor = wide(self.own[name]).abs().nan_to_num(0.0, 0.0).clamp_min(least)
+        return (sizes / scale).sqrt_() * scale
 
     def take(self, trials: Iterator[Mapping[Label, Tensor]], count: int) -> None:
         """Makes trials until there are so many."""
@@ -117,8 +123,11 @@ class Trials:
         That is nan of an element that was no number in nearly all trials.
         """
         scale, count = self.scales[name], self.count - self.lost.get(name, 0)
-        known = moderated(self.squares[name] / count, wide(self.own[name]).abs() / scale, self.count)
-        known = replace(known, deviation=known.deviation * scale).beside(last)
+        units, mean = self._units(name), self.squares[name] / count
+        known = moderated(mean * (units / scale).square(), wide(self.own[name]).abs() / scale, self.count)
+        # What vanished against the size of the tensor is as large as it was measured.
+        deviation = torch.maximum(known.deviation * scale, mean.sqrt_() * units)
+        known = replace(known, deviation=deviation).beside(last)
         if name not in self.lost:
             return known
         return replace(known, deviation=known.deviation.masked_fill(count < 3, torch.nan))
