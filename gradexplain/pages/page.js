@@ -87,7 +87,7 @@
   function tensorOf(number, name, step, asked = null) {
     if (number === null) return made("span", {class: "quiet"}, words.none);
     const tensor = tensors[number];
-    if (!tensor.elements || size(tensor) > 12) return large(tensor, name, step, asked);
+    if (large(number)) return summary(tensor, name, step, asked);
     const columns = tensor.shape.length ? tensor.shape[tensor.shape.length - 1] : 1;
     const grid = made("span", {class: `tensor${tensor.shape.length ? "" : " one"}`, style: `--columns:${columns}`});
     tensor.elements.forEach((value, flat) => {
@@ -109,7 +109,9 @@
     element.addEventListener("click", ask);
   }
 
-  function large(tensor, name, step, asked) {
+  const large = number => number !== null && (!tensors[number].elements || size(tensors[number]) > 12);
+
+  function summary(tensor, name, step, asked) {
     const box = made("div", {class: "large"}), count = size(tensor), whole = tensor.elements;
     const real = whole ? whole.filter(v => typeof v === "number") : [];
     const [low, high] = endsOf(tensor);
@@ -152,7 +154,9 @@
       if (chosen) { ink.strokeStyle = getComputedStyle(canvas).color; ink.strokeRect(x + .5, y + .5, cell - 1, cell - 1); }
     };
     for (let k = 0; k < rows * columns; k++) paint(k, false);
-    const readout = made("p", {class: "readout", "aria-live": "polite"});
+    const block = blocks ? `${map.block[0]} × ${map.block[1]}` : "";
+    const hint = blocks ? say("block_map", {block}) : words.whole_map;
+    const readout = made("p", {class: "readout quiet", "aria-live": "polite"}, hint);
     let at = -1;
     const read = k => {
       if (k === at || k < 0 || k >= rows * columns) return;
@@ -189,9 +193,7 @@
     const bar = made("span", {class: "bar", "aria-hidden": "true"});
     const ends = {low: numberText(-limit, 3), high: numberText(limit, 3)};
     const legend = made("p", {class: "legend", "aria-label": say("legend", ends), role: "note"}, ends.low, bar, ends.high);
-    const block = blocks ? `${map.block[0]} × ${map.block[1]}` : "";
-    return made("div", {class: "map"}, canvas, legend, readout,
-      made("p", {class: "quiet"}, blocks ? say("block_map", {block}) : words.whole_map));
+    return made("div", {class: "map"}, canvas, legend, readout);
   }
 
   // ---------------------------------------------------------------------------------------------------------- graph
@@ -311,9 +313,11 @@
 
   function trailed(flows) {
     for (const [number] of asked.parts) for (const box of view.boxesOf(number)) box.classList.add("trail");
+    const parts = new Map();  // how many elements went along each edge: of several none is written on it
+    for (const {edge} of asked.edges) parts.set(edge, (parts.get(edge) || 0) + 1);
     for (const {consumer, slot, edge, part} of asked.edges) {
       for (const name of view.linesOf(edge.from, consumer, slot)) for (const drawn of view.drawn(name)) drawn.classList.add("path");
-      const sent = part === null ? null : elementOf(edge.value, part);
+      const sent = part === null || parts.get(edge) > 1 ? null : elementOf(edge.value, part);
       const stretch = view.linesOf(edge.from, consumer, slot).flatMap(name => view.drawn(name).map(drawn => [name, drawn]))
         .filter(([, drawn]) => drawn.classList.contains("line")).pop();
       if (stretch && sent !== null) label(flows, view.anchor(stretch[0]) || middle(stretch[1]), `∂ ${numberText(sent, 4)}`);
@@ -367,7 +371,8 @@
     for (const [sum, k] of sums) list.append(made("li", {}, equationOf(sum, k)));
     const whole = asked.edges.some(({part: own}) => own === null);
     byId("asked").replaceChildren(
-      made("h3", {}, say("made", {name: full})), list, whole ? made("p", {class: "quiet"}, words.made_whole) : null, checksOf(input));
+      made("h3", {}, say("made", {name: full})), list,
+      ...(whole ? [made("p", {class: "quiet"}, words.made_whole)] : []), checksOf(input));
   }
 
   function checksOf(input) {
@@ -416,6 +421,7 @@
       rows: row("", named(gradientName(output), seed, step)),
     };
     const edge = node.edges[moment.slot], to = gradientName(edge.to), left = moment.count - moment.place;
+    const again = moment.count === 1 && !moment.apart && large(moment.sum);  // the map stands above
     const after = moment.apart ? words.apart : left ? say("waits", {count: left}) : say("whole", {scalar, name: edge.to});
     return {
       head: say("backward_head", {from: node.head, to: edge.to}), place: node.place, notes: noted.get(moment.node),
@@ -424,7 +430,7 @@
         ...row(words.rule, made("code", {}, edge.rule || words.no_rule)),
         ...row(words.sends, equationsOf(edge.equations, step), named(`→ ${edge.to}`, edge.value, step)),
         ...row(say("sum", {name: edge.to}), moment.count > 1 ? made("p", {}, say("arrival", moment)) : null,
-          equationsOf(moment.sums, step), named(to, moment.sum, step), made("p", {class: "quiet"}, after)),
+          equationsOf(moment.sums, step), again ? null : named(to, moment.sum, step), made("p", {class: "quiet"}, after)),
       ],
     };
   }
@@ -518,21 +524,22 @@
     });
   }
 
-  function valuesTable() {
-    const table = made("table", {}), body = made("tbody", {});
-    table.append(made("thead", {}, made("tr", {}, ...["name", "value", "gradient"].map(key => made("th", {scope: "col"}, words[key])))), body);
+  function listInputs() {
+    const list = made("div", {class: "inputs"});
     for (const input of inputs) {
       const gradient = input.gradient === null ? made("span", {class: "quiet"}, words.not_reached)
         : tensorOf(input.gradient, gradientName(input.name), last, part => ask(input, part));
-      body.append(made("tr", {}, made("th", {scope: "row"}, made("code", {}, input.name)),
-        made("td", {}, tensorOf(input.value, input.name, 0)), made("td", {}, gradient)));
+      list.append(made("div", {class: "input", role: "group", "aria-label": input.name},
+        made("code", {class: "own"}, input.name),
+        made("div", {}, made("p", {class: "quiet"}, words.value), tensorOf(input.value, input.name, 0)),
+        made("div", {}, made("p", {class: "quiet"}, words.gradient), gradient)));
     }
     const folded = inputs.length > 8;
-    const shown = folded ? made("details", {}, made("summary", {}, made("h2", {}, words.values)), table) : table;
+    const shown = folded ? made("details", {}, made("summary", {}, made("h2", {}, words.values)), list) : list;
     byId("values").append(...(folded ? [] : [made("h2", {}, words.values)]), shown,
       made("div", {id: "asked", role: "region", "aria-live": "polite", "aria-label": words.gradient}));
-    table.addEventListener("pointerleave", unask);
-    table.addEventListener("focusout", unask);
+    list.addEventListener("pointerleave", unask);
+    list.addEventListener("focusout", unask);
   }
 
   // --------------------------------------------------------------------------------------------------------- controls
@@ -571,12 +578,13 @@
   });
   for (const [event, lit] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]])
     byId("stage").addEventListener(event, found => lineOf(found, lit));
+  window.addEventListener("beforeprint", () => { unask(); view.fit(); });
   window.addEventListener("message", event => {
     if (framed && event.source === parent && event.data && event.data.kind === "step") { stop(); go(event.data.step); }
   });
 
   listing();
-  valuesTable();
+  listInputs();
   show();
   if (framed) parent.postMessage({kind: "ready"}, "*");
 })();

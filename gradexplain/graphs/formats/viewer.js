@@ -442,8 +442,14 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
         const [home] = homes.get(node) || [];
         const key = home && seen(...home), spot = key && spots.get(key);
         if (!spot) return;
-        const within = spot.x >= view.x && spot.x + spot.w <= view.x + view.w && spot.y >= view.y && spot.y + spot.h <= view.y + view.h;
-        if (!within) centre(key);
+        const near = (from, room, start, size, first, whole) => {
+          if (start >= from && start + size <= from + room) return from;
+          const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
+          return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
+        };
+        view.x = near(view.x, view.w, spot.x, spot.w, scene.left, scene.w);
+        view.y = near(view.y, view.h, spot.y, spot.h, 0, scene.h);
+        apply();
       },
       nearer(factor) {
         view = {x: view.x + view.w * (1 - factor) / 2, y: view.y + view.h * (1 - factor) / 2, w: view.w * factor, h: view.h * factor};
