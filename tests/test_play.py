@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -204,9 +205,9 @@ class Served:
             return response.status, response.read().decode(), {k.lower(): v for k, v in response.getheaders()}
 
 
-def started(*arguments: str) -> Served:
+def started(*arguments: str, **options: Any) -> Served:
     command = [sys.executable, "-m", "gradexplain", "play", *arguments, "--no-open"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     assert process.stdout is not None
     found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", process.stdout.readline())
     assert found, process.communicate()[1]
@@ -294,6 +295,14 @@ def test_a_function_of_a_file_is_read_again_when_it_changes(tmp_path: Path) -> N
         assert server.process.communicate()[1] == ""
 
 
+@pytest.mark.parametrize("seconds", [0, 0.5])
+def test_it_is_ended_without_a_word_before_it_is_ready(seconds: float) -> None:
+    server = started("x**2", "x=3", start_new_session=True)
+    time.sleep(seconds)
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: to all that it started
+    assert (server.process.wait(20), server.process.communicate()[1]) == (0, "")
+
+
 def test_without_the_extra_the_command_says_how_to_install_it() -> None:
     code = (
         "import sys; sys.modules['starlette'] = None; sys.argv = ['gradexplain', 'play', 'x', 'x=1']\n"
@@ -316,6 +325,17 @@ def test_a_port_that_is_taken_is_said(served: Served) -> None:
 # -------------------------------------------------------------------------------------------------------- the browser
 
 
+# Pages as the explanation's own is: one whose reader goes to step 7, and one that says which step it is sent.
+FIRST = (
+    "<!doctype html><body>first<script>setTimeout(() => parent.postMessage({kind: 'step', step: 7}, '*'), 100)</script>"
+    "</body>"
+)
+SECOND = (
+    "<!doctype html><body>second<script>addEventListener('message', e => { if (e.data.kind === 'step')"
+    " document.body.textContent = 'step ' + e.data.step; }); parent.postMessage({kind: 'ready'}, '*')</script></body>"
+)
+
+
 @needs_chromium
 def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> None:
     sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
@@ -336,6 +356,12 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> No
         assert page.input_value("[id='inputs.x']") == "8.5"
         shown = page.frame_locator("#shown iframe.now")
         sync.expect(shown.locator("body")).to_contain_text("19")
+        for width in (360, 1280):  # the page within finds its size, and is drawn
+            page.set_viewport_size({"width": width, "height": 760})
+            page.fill("[id='inputs.x']", "8.5")
+            sync.expect(page.locator("iframe")).to_have_count(1)
+            assert min(float(n) for n in shown.locator("svg.g").get_attribute("viewBox").split()[2:]) > 0
+        page.set_viewport_size({"width": 360, "height": 760})
 
         # While one types, the last good page stays, and the fault stands at its field.
         page.fill("#target", "x**2 + 2*")
@@ -349,6 +375,13 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> No
             page.evaluate("v => { const f = document.getElementById('inputs.w'); f.value = v;"
                           " f.dispatchEvent(new Event('input')); }", str(k))  # fmt: skip
         sync.expect(page.locator("#readout")).to_contain_text("∂y/∂x = 49")
+
+        # The step that the reader is at is kept over an edit, by what the page within says to the page about it.
+        sync.expect(page.locator("iframe")).to_have_count(1)
+        page.evaluate(f"open({FIRST!r})")
+        sync.expect(shown.locator("body")).to_contain_text("first")
+        page.evaluate(f"setTimeout(() => open({SECOND!r}), 200)")
+        sync.expect(shown.locator("body")).to_contain_text("step 7")
 
         # A link holds the state and no token; without a token it leads to where one is asked for, and then on.
         link = page.url

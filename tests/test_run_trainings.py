@@ -3,8 +3,10 @@
 The table is that of the guide on `gradexplain run`; the line is the one that a script marks as the cause.
 """
 
+import gc
 import importlib
 import json
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +16,7 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import jsonschema
 import pytest
@@ -35,10 +38,12 @@ from gradexplain.training.ranks import Rank, Seen
 from gradexplain.training.report import TrainingReport
 from gradexplain.training.session import leave
 from gradexplain.training.watching import watched
+from gradexplain.training.workers import same_draws
 from gradexplain.versions.releases import minor_release
 
 # fmt: off
 FAILING = {  # script: code of the first finding, step, phase
+    "all_in_main":           ("no-gradient",                0, "forward"),
     "all_pairs":             ("unmeant-broadcast",          0, "forward"),
     "angle":                 ("first-gradient-not-finite", 41, "backward"),
     "best_class":            ("loss-without-graph",         0, "forward"),
@@ -55,18 +60,21 @@ FAILING = {  # script: code of the first finding, step, phase
     "exploding_in_depth":    ("exploding",                  0, "backward"),
     "exploding_in_time":     ("exploding",                  0, "backward"),
     "exponential":           ("first-not-finite",          26, "forward"),
+    "frozen_but_moving":     ("frozen-statistics",         20, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
     "hidden_state":          ("graph-of-before",            1, "backward"),
+    "huber_by_hand":         ("unmeant-broadcast",          0, "forward"),
     "in_order":              ("batches-of-one-class",       0, "data"),
     "in_place":              ("saved-changed",              0, "backward"),
     "kept_losses":           ("graphs-kept",                0, "forward"),
     "labels_from_one":       ("label-out-of-range",         2, "data"),
     "labels_of_one_class":   ("labels-constant",            0, "data"),
     "last_batch_of_one":     ("first-not-finite",          10, "forward"),
-    "left_in_eval":          ("left-in-eval",              12, "forward"),
+    "left_in_eval":          ("left-in-eval",               8, "forward"),
     "log_of_zero":           ("first-not-finite",           9, "forward"),
     "lost_in_bfloat16":      ("updates-lost",               0, "optimizer"),
     "masked_row":            ("first-not-finite",           8, "forward"),
+    "meter":                 ("graphs-kept",                0, "forward"),
     "nan_in_data":           ("data-not-finite",           11, "data"),
     "never_in_training":     ("statistics-unlearned",       0, "forward"),
     "norm_at_zero":          ("first-gradient-not-finite",  6, "backward"),
@@ -78,13 +86,17 @@ FAILING = {  # script: code of the first finding, step, phase
     "rebuilt_loss":          ("nothing-learns",             0, "forward"),
     "replaced_head":         ("made-after-optimizer",       0, "optimizer"),
     "row_sums":              ("first-not-finite",           0, "forward"),
+    "same_noise_in_workers": ("same-draws",                 0, "data"),
     "scaler_skips":          ("first-not-finite",          19, "forward"),
     "scheduler_each_batch":  ("scheduler-each-batch",      50, "optimizer"),
+    "seeded_alike":          ("same-draws",                 0, "data"),
     "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
+    "softmax_at_the_end":    ("softmax-twice",              0, "forward"),
     "softmax_twice":         ("softmax-twice",              0, "forward"),
     "step_between":          ("saved-changed",              1, "backward"),
     "sure_of_the_wrong":     ("probability-rounded",        0, "forward"),
     "vanishing":             ("vanishing",                  0, "backward"),
+    "warms_up_too_far":      ("rate-too-high",             39, "optimizer"),
 }
 # fmt: on
 RECORDS = jsonschema.Draft202012Validator({"$ref": "#/$defs/training", "$defs": schema()["$defs"]})
@@ -666,3 +678,83 @@ def test_losses_on_a_gpu_are_told_and_nothing_waits_for_them() -> None:
     assert {step for step, count in reads.steps.items() if count} == {*filter(is_looked_at, range(100))}
     ledger.settle()
     assert list(ledger.trace) == pytest.approx(list(trained(100).trace), rel=1e-4)
+
+
+def test_where_a_second_run_may_not_act_a_loss_that_is_not_finite_is_looked_into_by_its_graph(tmp_path: Path) -> None:
+    script = tmp_path / "starts.py"
+    script.write_text(
+        "import subprocess, sys, torch\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "optimizer = torch.optim.SGD([w], lr=0.1)\n"
+        "for step in range(6):\n"
+        "    subprocess.run([sys.executable, '-c', ''], check=True)\n"
+        "    optimizer.zero_grad()\n"
+        "    loss = (w * (0.0 if step == 4 else 1.0)).sum().log()\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    training = run_training(script)
+    first = training.record["findings"][0]
+    assert (training.record["examined"], first["code"]) == ("graph", "first-not-finite")
+    assert (first["step"], first["source"]["line"]) == (4, 7)
+
+
+def test_what_learns_is_held_to_be_judged_and_let_go_before_another_model_is_made() -> None:
+    ledger = Ledger()
+
+    def train() -> ref:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(4):
+            model(torch.ones(2, 3)).sum().backward()
+            torch.nn.MSELoss()  # a module without parameters is no other model
+            optimizer.step()
+        return ref(model)
+
+    with watched(ledger):
+        first = train()
+        assert first() is not None
+        torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+        gc.collect()
+        assert first() is None
+        second = train()
+        assert second() is not None
+    ledger.let_go()
+    gc.collect()
+    assert second() is None
+
+
+def test_workers_draw_the_same_only_where_nothing_tells_them_apart() -> None:
+    class Own(torch.utils.data.Dataset):
+        def __init__(self) -> None:
+            self.generator = torch.Generator()
+            self.made = torch.rand(3, generator=self.generator)
+
+        def __getitem__(self, place: int) -> float:
+            return random.gauss(0, 1)
+
+    class Drawing(Own):
+        def __getitem__(self, place: int) -> float:
+            return float(torch.rand((), generator=self.generator))
+
+    class Asking(Drawing):
+        def __getitem__(self, place: int) -> float:
+            self.generator.manual_seed(torch.utils.data.get_worker_info().seed + place)
+            return super().__getitem__(place)
+
+    def alike(worker: int) -> None:
+        random.seed(0)
+
+    def apart(worker: int) -> None:
+        random.seed(worker)
+
+    def drawn(data: Own, **options: object) -> str | None:
+        found = same_draws(torch.utils.data.DataLoader(data, **{"num_workers": 2, **options}))
+        return None if found is None else found.code
+
+    assert drawn(Drawing()) == "self.generator"
+    assert drawn(torch.utils.data.Subset(Drawing(), [0, 1])) == "self.generator"
+    assert drawn(Own(), worker_init_fn=alike) == "random.seed(0)"
+    assert drawn(Own(), worker_init_fn=lambda worker: random.seed(7)) == "random.seed(7)"
+    quiet = [drawn(Own()), drawn(Asking()), drawn(Drawing(), worker_init_fn=apart), drawn(Own(), worker_init_fn=apart)]
+    assert [*quiet, drawn(Drawing(), num_workers=1), drawn(Drawing(), num_workers=0)] == [None] * 6

@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,14 @@ class Processes:
         self._wanted = threading.Semaphore(SPARES)
         self._ready: asyncio.Queue[_Spare] = asyncio.Queue()
         self._latest: dict[str, asyncio.Task[bytes]] = {}
+        self._begun: _Spare | None = None
         self._closing = False
 
     def open(self) -> None:
         """Begins to make spare processes; to be called in the loop that asks."""
+        if self._context.get_start_method() == "forkserver":
+            with _unheard(signal.SIGINT):
+                forkserver.ensure_running()
         # A thread that nobody waits for: one that begins a process cannot be interrupted either.
         threading.Thread(target=self._fill, args=(asyncio.get_running_loop(),), daemon=True).start()
 
@@ -82,6 +87,8 @@ class Processes:
         """Ends every process."""
         self._closing = True
         self._wanted.release()
+        if self._begun is not None:
+            self._begun.end()
         while not self._ready.empty():
             self._ready.get_nowait().end()
         for task in self._latest.values():
@@ -123,18 +130,15 @@ class Processes:
 
     def _fill(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._wanted.acquire() and not self._closing:
-            spare = self._started()
-            try:
-                ready = spare.channel.poll(_READY) and spare.channel.recv_bytes() == b""
-            except (EOFError, OSError):
-                ready = False
-            if self._closing or not ready:
-                spare.end()
-            if not ready:
-                self._wanted.release()
-            elif not self._closing:
-                with suppress(RuntimeError):  # the loop has ended
-                    loop.call_soon_threadsafe(self._ready.put_nowait, spare)
+            # What cannot be begun while all ends is nobody's loss; else the next one is tried.
+            with suppress(EOFError, OSError, RuntimeError):
+                spare = self._begun = self._started()
+                if self._closing or not (spare.channel.poll(_READY) and spare.channel.recv_bytes() == b""):
+                    spare.end()
+                    raise EOFError
+                loop.call_soon_threadsafe(self._ready.put_nowait, spare)
+                continue
+            self._wanted.release()
 
     def _started(self) -> _Spare:
         ours, its = self._context.Pipe()
@@ -142,6 +146,19 @@ class Processes:
         process.start()
         its.close()
         return _Spare(process, ours)
+
+
+@contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Lets a process that is begun ignore a signal: Ctrl-C is for the server, not for its standby."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, heard)
 
 
 def _serve(channel: Connection, work: Work, trial: bytes, limits: Limits) -> None:

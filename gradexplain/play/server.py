@@ -12,7 +12,7 @@ import secrets
 import socket
 import sys
 import webbrowser
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -89,18 +89,20 @@ def serve(named: Asked, *, language: str, port: int, opens: bool, limits: Limits
 
     Raises `InputError` for a port that is taken.
     """
-    listener = _listener(port)
-    play = Play(named, language, listener.getsockname()[1], secrets.token_urlsafe(24), limits or Limits())
-    sys.stdout.write(play.say("address", address=play.address) + "\n")
-    sys.stdout.flush()
-    if opens:
-        with suppress(webbrowser.Error):
-            webbrowser.open(play.address)
-    config = uvicorn.Config(
-        application(play), log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=1,
-        server_header=False, h11_max_incomplete_event_size=MOST_BYTES,
-    )  # fmt: skip
-    with listener, suppress(KeyboardInterrupt):
+    with _listener(port) as listener, suppress(KeyboardInterrupt):
+        play = Play(named, language, listener.getsockname()[1], secrets.token_urlsafe(24), limits or Limits())
+
+        def announce() -> None:
+            sys.stdout.write(play.say("address", address=play.address) + "\n")
+            sys.stdout.flush()
+            if opens:
+                with suppress(webbrowser.Error):
+                    webbrowser.open(play.address)
+
+        config = uvicorn.Config(
+            application(play, announce), log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=1,
+            server_header=False, h11_max_incomplete_event_size=MOST_BYTES,
+        )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -117,14 +119,15 @@ def _listener(port: int) -> socket.socket:
     return listener
 
 
-def application(play: Play) -> Starlette:
-    """Returns the server's application."""
+def application(play: Play, begun: Callable[[], None]) -> Starlette:
+    """Returns the server's application; `begun` is called when it can be ended as it is meant to be."""
     work = partial(answered, named=play.named, language=play.language)
     processes = Processes(work, json.dumps(_TRIAL.plain()).encode(), play.limits, _PRELOAD)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         processes.open()
+        begun()
         yield
         processes.close()
 

@@ -1,6 +1,10 @@
 """What the standby loads, so that its forks need not; it is imported there alone, and runs nothing of torch."""
 
-# ruff: noqa: F401  # loaded, not used
+# ruff: noqa: F401, E402  # loaded, not used; and first of all it is seen to that it ends with its server
+from gradexplain.training.confinement import die_with_parent
+
+die_with_parent()
+
 import sympy.combinatorics
 import sympy.tensor.tensor
 import torch._dynamo  # loaded by torch itself at the first function that it transforms

@@ -37,6 +37,10 @@ _DIFFERENT, _ONE_CLASS = 20, 0.2
 _SOON, _NOW_AND_THEN = 3, 10
 # Of so many steps, what is done at every fourth and more often is a part of the training.
 _TAKEN, _RARELY = 8, 4
+# Of a standard deviation, how far the mean of a channel goes that is no longer the same statistic.
+_FAR = 0.5
+# Losses that grow this far above where they began do not oscillate: they diverge.
+_DIVERGED, _DIVERGED_FINITE = 1e3, 1e6
 # So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
 _KEPT = 4
 
@@ -47,7 +51,7 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
     stale = list(_unreached(ledger))
     if any(f.code == "made-after-optimizer" for f in apart):  # what they replaced gets no gradient any more
         apart, stale = [replace(apart[0], consequences=tuple(stale)), *apart[1:]], []
-    data = list(_data(ledger))
+    data = [*_same_draws(ledger), *_data(ledger)]
     blank = [f for f in data if f.code == "inputs-constant"]  # units are not to blame for what they never see
     data = [replace(f, consequences=tuple(_dead(ledger))) if f in blank else f for f in data]
     found = [
@@ -67,12 +71,19 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
         *_clipped(ledger),
         *_modes(ledger),
         *_unlearned_statistics(ledger),
+        *_moving_statistics(ledger),
         *_evaluated(ledger),
     ]
     return tuple(found)
 
 
 # ------------------------------------------------------------------------------------------------------- the data
+
+
+def _same_draws(ledger: Ledger) -> Iterator[Finding]:
+    if (found := ledger.same_draws) is not None:
+        data, code = {"code": found.code, "count": found.workers}, "same-draws"
+        yield Finding(code, data, found.source, None, 0, "data", remedy=Remedy(code))
 
 
 def _data(ledger: Ledger) -> Iterator[Finding]:
@@ -327,6 +338,9 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
         call = _main_call(ledger)
         if not seen or call is None:
             continue
+        if (diverging := _diverging(ledger, steps, call, places)) is not None and median(seen) <= _LARGE_UPDATE:
+            yield diverging
+            continue
         early = len(seen) < _FEW
         if early and (ledger.flag is None or median(seen) <= 1):
             continue
@@ -339,6 +353,25 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
         phase: Phase = "backward" if deep else "optimizer"
         data |= {"count": uses if uses >= _MANY else len(places)}
         yield Finding(code, data, steps.source, None, looks[0].step, phase, remedy=Remedy(code))
+
+
+def _diverging(ledger: Ledger, steps: Steps, call: Call, places: Sequence[int]) -> Finding | None:
+    """A rate that is too high for later steps: the loss leaves where it began by orders of magnitude, and grows."""
+    losses = _losses_before_flag(ledger, call)
+    sizes = [abs(loss) for loss in losses if math.isfinite(loss)]
+    if len(sizes) < 2 * _FIRST or len(ledger.optimizers) > 1:
+        return None
+    start, last = max(sizes[:_FEW]), sizes[-_FEW:]
+    if not start or last != sorted(last) or last[0] < (_DIVERGED if ledger.flag else _DIVERGED_FINITE) * start:
+        return None
+    above = next(i for i in range(len(sizes), 0, -1) if sizes[i - 1] <= start)
+    step = call.steps[above] if above < len(call.steps) else call.steps[-1]
+    ratios = [r for look in _before_flag(ledger, steps.looks) if look.step >= step and (r := _overall(look, places))]
+    if not ratios:
+        return None
+    rate = steps.rates[min(step, len(steps.rates) - 1)]
+    data = {"ratio": median(ratios), "rate": rate, "kind": steps.kind, "early": False}
+    return Finding("rate-too-high", data, steps.source, None, step, "optimizer", remedy=Remedy("rate-too-high"))
 
 
 def _overall(look: Look, places: Sequence[int]) -> float | None:
@@ -434,15 +467,16 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
         module = ledger.names.roots[name]()
         if module is None or not any(_has_modes(m) for m in module.modules()):
             continue
+        switch = ledger.evaluations.switches.get(module)
+        if switch is None or switch.training or not switch.evaluated:  # set to evaluation to be trained so: it is meant
+            continue
         states = [(modes.step, modes.stage, modes.training[name]) for modes in ledger.modes if name in modes.training]
         off = next((i for i, (_, _, on) in enumerate(states) if not on), None)
         if off and states[off][1] != states[off - 1][1]:  # something else learns from there on: another stage
             continue
         if off and _is_trained(module, ledger) and len(states) - off >= 2 and not any(on for _, _, on in states[off:]):
-            data = {"name": name or type(module).__name__, "step": states[off][0]}
-            yield Finding(
-                "left-in-eval", data, None, "P41", states[off][0], "forward", module=name, remedy=Remedy("left-in-eval")
-            )
+            data, step, code = {"name": name or type(module).__name__, "step": switch.step}, switch.step, "left-in-eval"
+            yield Finding(code, data, switch.source, "P41", step, "forward", module=name, remedy=Remedy(code))
 
 
 def _unlearned_statistics(ledger: Ledger) -> Iterator[Finding]:
@@ -460,6 +494,21 @@ def _unlearned_statistics(ledger: Ledger) -> Iterator[Finding]:
                 data, code = {"name": shown, "layer": type(found[0]).__name__}, "statistics-unlearned"
                 yield Finding(code, data, None, "P41", 0, "forward", module=shown, remedy=Remedy("left-in-eval"))
                 return
+
+
+def _moving_statistics(ledger: Ledger) -> Iterator[Finding]:
+    """Batch normalisation of a frozen part, whose statistics have become others than those that it was frozen with."""
+    if max((s.count for s in ledger.optimizers.values()), default=0) < _TAKEN:
+        return
+    for frozen in ledger.frozen:
+        layer, moved = frozen.layer(), frozen.moved()
+        if layer is None or moved is None or not (moved[0] > _FAR or abs(math.log(moved[1])) > math.log(2)):
+            continue
+        name = _named(ledger, layer, type(layer).__name__)
+        data = {"name": name, "layer": type(layer).__name__, "far": moved[0], "times": moved[1]}
+        code, step = "frozen-statistics", frozen.step
+        yield Finding(code, data, frozen.source, "P41", step, "forward", module=name, remedy=Remedy(code))
+        return
 
 
 def _named(ledger: Ledger, module: nn.Module, otherwise: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from types import FrameType
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import nn
@@ -36,14 +36,31 @@ class Evaluation:
 
 
 @dataclass
+class Switch:
+    """The line that set a model to training or to evaluation, at which step, and whether it was then evaluated."""
+
+    training: bool
+    step: int
+    source: Source | None
+    evaluated: bool = False
+
+
+@dataclass
 class Evaluations:
-    """What was computed under `no_grad` in blocks of the script."""
+    """What was computed under `no_grad` in blocks of the script, and how models were set for it."""
 
     step: Callable[[], int]
+    switches: WeakKeyDictionary[nn.Module, Switch] = field(default_factory=WeakKeyDictionary)
     found: dict[tuple[int, int], Evaluation] = field(default_factory=dict)
     at_rest: WeakSet[nn.Module] = field(default_factory=WeakSet)  # layers that were in evaluation mode
     _depth: int = 0
     _own: dict[str, Any] = field(default_factory=dict)
+
+    def switch(self, model: nn.Module, training: bool) -> None:
+        """A model is set to training or to evaluation; of several settings to evaluation in a row the first counts."""
+        last = self.switches.get(model)
+        if last is None or training or last.training:
+            self.switches[model] = Switch(training, self.step(), script_source())
 
     def begin(self, frame: FrameType) -> None:
         """A block under `no_grad` begins in a frame."""
@@ -82,8 +99,14 @@ class Evaluations:
         layer = frame.f_locals.get("self")
         if not isinstance(layer, nn.Module) or getattr(layer, "p", 1) == 0:
             return
+        now = [(m, s) for m, s in self.switches.items() if s.step == self.step() and not s.evaluated]
+        set_now = [switch for model, switch in now if any(layer is m for m in model.modules())]
         if not on:
             self.at_rest.add(layer)
+            for switch in set_now:
+                switch.evaluated = not switch.training
+            return
+        if any(switch.training for switch in set_now):  # set to training for what is asked here: it is meant
             return
         while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
             frame = frame.f_back

@@ -51,10 +51,12 @@ def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
     flag = ledger.flag
     if flag is None:
         return None, ""
-    if flag.birth is not None:
+    if ledger.alone and flag.birth is not None:
         return flag.birth, "graph"
     trace = tuple(ledger.trace[: flag.backward + (flag.kind == "loss")])
     answer = ask(Request(flag.kind, flag.backward, flag.after, trace, flag.seconds))
+    if not isinstance(answer, Finding) and flag.birth is not None:  # the script acts, or draws what is not seeded
+        return flag.birth, "graph"
     return (answer, "replay") if isinstance(answer, Finding) else (None, answer or "nothing")
 
 
@@ -103,8 +105,12 @@ def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -
         return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
     if finding.code == "nothing-learns":
         return _end(losses) < losses[0]
-    born = "detail" in finding.data
-    return not born or not all(map(math.isfinite, own)) or _end(losses) <= _end(own) + 0.1 * abs(_end(own))
+    if "detail" not in finding.data:
+        return True
+    known = [loss for loss in own if math.isfinite(loss)]
+    if len(known) < len(own):  # what it was before it went wrong
+        return not known or _end(losses) <= max(known) + max(map(abs, known))
+    return _end(losses) <= _end(own) + 0.1 * abs(_end(own))
 
 
 def _end(losses: Sequence[float]) -> float:

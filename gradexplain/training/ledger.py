@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from gradexplain.recording.naming import visible
 from gradexplain.targets.sources import Source
 from gradexplain.training.data import Loaded
 from gradexplain.training.evaluations import Evaluations
+from gradexplain.training.freezing import Frozen, frozen_in
 from gradexplain.training.looks import (
     MOVING,
     TAKING_PART,
@@ -42,6 +43,7 @@ from gradexplain.training.looks import (
 from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
 from gradexplain.training.readings import Readings, is_waited_for, norms, numbers
+from gradexplain.training.workers import SameDraws, same_draws
 from gradexplain.versions.internals import sequence_number
 
 _GRAPHS = 64
@@ -132,8 +134,8 @@ class Clipping:
 class Ledger:
     """An observer that keeps what criteria need.
 
-    It ends the run at what is not finite (`halt`), or after so many steps (`most`). Where no second run can look into a
-    step (`alone`), it looks into the graph of a loss that is not finite itself.
+    It ends the run at what is not finite (`halt`), or after so many steps (`most`). It looks into the graph of a loss
+    that is not finite itself, which counts where no second run can look into the step (`alone`), or none does.
     """
 
     halt: bool = False
@@ -153,6 +155,9 @@ class Ledger:
     leaves: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)  # of losses, and how often they were seen
     schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
     epochs: int = 0
+    loaders: WeakSet[Any] = field(default_factory=WeakSet)  # that were started
+    same_draws: SameDraws | None = None
+    frozen: list[Frozen] = field(default_factory=list)
     loaded: Loaded = field(default_factory=Loaded)
     made_so_far: Callable[[], int] = field(default_factory=sequence_number)  # autograd nodes
     since: int = 0
@@ -164,6 +169,7 @@ class Ledger:
     modes: list[Modes] = field(default_factory=list)
     clipping: Clipping = field(default_factory=Clipping)
     modules: list[ref[nn.Module]] = field(default_factory=list)  # that were made under watch, in order
+    held: list[object] = field(default_factory=list)  # what is trained, beyond the function that trains it
     is_scaling: bool = False
     broken: str = ""  # how the watch itself failed, if it did
     bridge: Pattern | None = None  # what hangs on a graph of before, where a backward pass failed by that
@@ -187,6 +193,17 @@ class Ledger:
         self.evaluations.close()
         self._stop_noting()
         self.noting = False
+
+    def _hold(self) -> None:
+        """Keeps alive what learns, to be judged when the function that made it has ended; one training at a time."""
+        parameters = [p for steps in self.optimizers.values() for kept in steps.parameters if (p := kept()) is not None]
+        leaves = [leaf for kept, _ in self.leaves.values() if isinstance(leaf := kept(), nn.Parameter)]
+        modules = [module for kept in self.names.roots.values() if (module := kept()) is not None]
+        self.held = [*parameters, *leaves, *modules]
+
+    def let_go(self) -> None:
+        """Keeps nothing alive any more."""
+        self.held = []
 
     def _note(self) -> None:
         if self.noting:
@@ -263,7 +280,7 @@ class Ledger:
         graph = graph_of(loss, self.since, self.loaded)
         if graph is None:
             return
-        if self.alone and self.noting and not call.lines:
+        if self.noting and not call.lines:
             call.lines = lines_of(loss)
         call.graphs.append((step, replace(graph, leaves=())))
         self.gated |= graph.gated
@@ -349,7 +366,7 @@ class Ledger:
 
     @torch.no_grad()
     def _birth(self, loss: Tensor, call: Call) -> Finding | None:
-        if not self.alone or self.flag is not None or loss.grad_fn is None:
+        if self.flag is not None or loss.grad_fn is None:
             return None
         self.names.look()
         return born_in(loss, self.names.known, call.lines)
@@ -376,12 +393,16 @@ class Ledger:
     def made(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self.optimizers:
             return
+        self.let_go()
         self._name()
         self.names.see(visible(asking_frame()))
         source = script_source()
         self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)
 
     def module_made(self, module: nn.Module) -> None:
+        last = self.modules[-1]() if self.held else None
+        if last is not None and any(p is not None for p in vars(last).get("_parameters", {}).values()):
+            self.let_go()  # another model is being made, and the room may be needed
         self.modules.append(ref(module))
 
     def _name(self) -> None:
@@ -415,6 +436,7 @@ class Ledger:
         if given:
             self._see_gradients(given, [p.grad for p in given], steps)  # type: ignore[misc]
         if looked:
+            self._hold()
             self.readings.read()
             self._look(steps, parameters, given)
 
@@ -426,6 +448,8 @@ class Ledger:
         if not steps.count:
             return
         if steps.count == _SETTLED:
+            models = [module for kept in self.names.roots.values() if (module := kept()) is not None]
+            self.frozen += frozen_in(models, self.evaluations)
             steps.resting = {i: sampled(parameters[i]).clone() for i in steps.missing if parameters[i].requires_grad}
         for place, parameter in enumerate(parameters):
             if id(parameter) in self.gated and (gradient := _matrix_of(parameter.grad)) is not None:
@@ -503,6 +527,10 @@ class Ledger:
         else:
             read([norm.item()])
 
+    def switched(self, module: nn.Module, training: bool) -> None:
+        if any(kept() is module for kept in self.names.roots.values()):
+            self.evaluations.switch(module, training)
+
     def cleared(self, optimizer: Optimizer) -> None:
         steps = self.optimizers.get(id(optimizer))
         if steps is not None:
@@ -547,6 +575,9 @@ class Ledger:
 
     def epoch(self, loader: Any) -> None:
         self.epochs += 1
+        if self.same_draws is None and loader not in self.loaders:
+            self.loaders.add(loader)
+            self.same_draws = same_draws(loader)
 
     def gradients_off(self, frame: FrameType) -> None:
         self.evaluations.begin(frame)

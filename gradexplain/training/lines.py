@@ -20,11 +20,34 @@ def accumulated(backward: Source) -> Source | None:
         names = {n.id for n in ast.walk(ast.parse(backward.code.strip())) if isinstance(n, ast.Name)}
     except SyntaxError:
         return None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and any(_keeps(node, names)):
-            line = linecache.getline(backward.file, node.lineno).strip()
-            return Source(backward.file, node.lineno, line, None, backward.function)
-    return None
+    found = next(_keeping(tree, names), None) or next(_kept_elsewhere(tree, names), None)
+    if found is None:
+        return None
+    line = linecache.getline(backward.file, found.lineno).strip()
+    return Source(backward.file, found.lineno, line, None, backward.function)
+
+
+def _keeping(tree: ast.AST, names: set[str]) -> Iterator[ast.stmt]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.stmt) and any(_keeps(node, names)))
+
+
+def _kept_elsewhere(tree: ast.AST, names: set[str]) -> Iterator[ast.stmt]:
+    """Yields what keeps a loss in a function of the script that is given it: a meter's `update`."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        function = functions.get(_name(call))
+        if function is None:
+            continue
+        parameters = [argument.arg for argument in function.args.args]
+        parameters = parameters[parameters[:1] == ["self"] :]
+        given = {p for p, argument in zip(parameters, call.args, strict=False) if _holds(argument, names)}
+        given |= {keyword.arg for keyword in call.keywords if keyword.arg and _holds(keyword.value, names)}
+        yield from _keeping(function, given)
+
+
+def _name(call: ast.Call) -> str:
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def steps_by_count(file: str) -> bool:
@@ -51,23 +74,20 @@ def _keeps(node: ast.stmt, names: set[str]) -> Iterator[bool]:
         yield _holds(node.value, names)
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         call = node.value
-        if isinstance(call.func, ast.Attribute) and call.func.attr in ("append", "add", "update"):
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("append", "add"):
             yield any(_holds(argument, names) for argument in call.args)
     elif isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and len(node.targets) == 1:
         target = node.targets[0]
-        own = isinstance(target, ast.Name) and any(
-            isinstance(n, ast.Name) and n.id == target.id for n in ast.walk(node.value)
+        own = isinstance(target, (ast.Name, ast.Attribute)) and any(
+            isinstance(n, type(target)) and ast.unparse(n) == ast.unparse(target) for n in ast.walk(node.value)
         )
         yield own and _holds(node.value, names)
 
 
 def _holds(value: ast.expr, names: set[str]) -> bool:
     """Says whether an expression holds one of some names as the tensor that it is."""
-    if isinstance(value, ast.Call):
-        function = value.func
-        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        if name in _FREEING:
-            return False
+    if isinstance(value, ast.Call) and _name(value) in _FREEING:
+        return False
     if isinstance(value, ast.Name):
         return value.id in names
     return any(_holds(child, names) for child in ast.iter_child_nodes(value) if isinstance(child, ast.expr))

@@ -239,16 +239,17 @@ def _rounded(nodes: Sequence[Any]) -> Iterator[Pattern]:
 
 def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:
     """Says whether what a node made goes element by element into one sum or mean."""
-    shape = shape_of(node)
-    while True:
-        own = set(users.get(node, ()))
-        if len(own) != 1:
-            return False
-        (node,) = own
-        if _REDUCED.match(node.name()) and shape_of(node) == ():
-            return True
-        if not _ELEMENTWISE.match(node.name()) or shape_of(node) != shape:
-            return False
+    shape, waiting, seen, ends = shape_of(node), [node], {node}, set()
+    while waiting:
+        own = set(users.get(waiting.pop(), ())) - seen
+        for user in own:
+            if _REDUCED.match(user.name()) and shape_of(user) == ():
+                ends.add(user)
+            elif not _ELEMENTWISE.match(user.name()) or shape_of(user) != shape:
+                return False
+        waiting += own - ends
+        seen |= own
+    return len(ends) == 1
 
 
 def _uses(nodes: Sequence[Any]) -> Counter[int]:

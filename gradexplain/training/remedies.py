@@ -47,8 +47,25 @@ def changes_for(finding: Finding) -> Iterator[Change]:
                 continue
             if new and new != old:
                 yield Change(source.file, line, old, new)
+    yield from _without_modules(key, source)
 
 
+def _without_modules(key: str, source: Source) -> Iterator[Change]:
+    """Yields the change that leaves out a module which the script makes in one place, and calls in another."""
+    name = _MODULES.get(key, "")
+    lines = linecache.getlines(source.file)
+    made = [(n, line.strip()) for n, line in enumerate(lines, 1) if name and re.search(rf"\bnn\.{name}\(", line)]
+    if len(made) == 1 and made[0][0] != source.line:
+        ((number, old),) = made
+        yield Change(source.file, number, old, re.sub(rf"\bnn\.{name}\([^()]*\)", "nn.Identity()", old))
+
+
+_MODULES = {
+    "softmax-twice": "Softmax",
+    "softmax-before-sigmoid": "Softmax",
+    "sigmoid-twice": "Sigmoid",
+    "sigmoid-before-softmax": "Sigmoid",
+}
 _ABOVE = 8
 Edit = Callable[[str, Source, Finding], str | None]
 
@@ -196,7 +213,7 @@ def _without(*names: str) -> Edit:
 
 def _rate(factor: int) -> Edit:
     def edit(line: str, source: Source, finding: Finding) -> str | None:
-        given = re.search(r"\blr\s*=\s*([0-9.eE+-]+)", line)
+        given = re.search(r"(?:\blr\s*=\s*|\.parameters\(\), )([0-9.][0-9.eE+-]*)", line)
         return given and line[: given.start(1)] + f"{float(given[1]) / factor:g}" + line[given.end(1) :]
 
     return edit

@@ -189,5 +189,6 @@ class Watch:
         interrupted = isinstance(fault, KeyboardInterrupt)
         name = "gx.watch()"
         self._report = report_of(self._ledger, name, interrupted=interrupted, ask=lambda request: None, fault=fault)
+        self._ledger.let_go()
         if not self.quiet:
             sys.stderr.write(self.report.render("text", language=self.language))

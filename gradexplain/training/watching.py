@@ -73,6 +73,9 @@ class Observer(Protocol):
     def gradients_on(self) -> None:
         """It ends."""
 
+    def switched(self, module: nn.Module, training: bool) -> None:
+        """A module was set to training, or to evaluation; each of its parts as well."""
+
     def broke(self, fault: Exception) -> None:
         """The observer itself has failed: nothing more is told to it, and the training goes on."""
 
@@ -143,6 +146,7 @@ def watched(observer: Observer, *, anywhere: bool = False) -> Iterator[None]:
         undoing.enter_context(_replaced(scaler, "step", lambda run: _scaling(run, told(observer.scaled))))
         undoing.enter_context(_replaced(scaler, "scale", lambda run: _before(run, told(observer.scaling))))
         undoing.enter_context(_replaced(nn.Module, "__init__", lambda run: _after(run, told(observer.module_made))))
+        undoing.enter_context(_replaced(nn.Module, "train", lambda run: _switching(run, told(observer.switched))))
         for owner in (nn.utils, nn.utils.clip_grad):
             undoing.enter_context(
                 _replaced(owner, "clip_grad_norm_", lambda run: _clipping(run, told(observer.clipped)))
@@ -244,6 +248,16 @@ def _scaling(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[...
         finally:
             handle.remove()
         tell(self, optimizer, optimizer in stepped)
+        return result
+
+    return called
+
+
+def _switching(run: Callable[..., Any], tell: Callable[..., None]) -> Callable[..., Any]:
+    @wraps(run)
+    def called(self: Any, mode: bool = True) -> Any:
+        result = run(self, mode)
+        tell(self, mode)
         return result
 
     return called

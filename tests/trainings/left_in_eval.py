@@ -13,7 +13,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
 
 def accuracy() -> float:
-    model.eval()
+    model.eval()  # cause
     with torch.no_grad():
         return (model(pictures[256:]).argmax(1) == labels[256:]).float().mean().item()
 
