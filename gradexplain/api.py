@@ -533,7 +533,7 @@ def saved(request: Request, path: Path) -> Path:
 
 
 def compared_single(
-    request: Request, model: str, wrap: str | None, dim: int | None
+    request: Request, model: str, wrap: str | None, dim: int | None, patience: float
 ) -> tuple[Comparison | None, Literal["same", "differs", "cannot say"]]:
     """Holds what was asked for, a step of a model, on all ranks against one process: see `comparison.ranks`."""
     from gradexplain.comparison.ranks import Job, compare_single
@@ -545,7 +545,9 @@ def compared_single(
     assert make is not None
     wrapping: Any = around or torch.nn.parallel.DistributedDataParallel
     making: Any = make
-    return compare_single(Job(target.called, making, wrapping, inputs, dim, request.seed or 0, request.target))
+    return compare_single(
+        Job(target.called, making, wrapping, inputs, dim, request.seed or 0, request.target, patience)
+    )
 
 
 def _in_type(inputs: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mapping[str, Tensor]:

@@ -142,3 +142,28 @@ def wrong_spikes(x: Tensor) -> Tensor:
 def smooth(x: Tensor) -> Tensor:
     """What spikes are differentiated as."""
     return (torch.pi * x).atan() / torch.pi
+
+
+def tensor_parallel(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with its first map divided by columns and its last by rows, by DTensor."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    return parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+def hanging_step(model: torch.nn.Module, x: Tensor) -> Tensor:
+    """A step in which one rank never comes back."""
+    import time
+
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+        time.sleep(600)
+    return model(x).square().mean()
+
+
+def failing_step(model: torch.nn.Module, x: Tensor) -> Tensor:
+    """A step that one rank cannot take."""
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+        raise RuntimeError("no such shard")
+    return model(x).square().mean()

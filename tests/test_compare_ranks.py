@@ -1,5 +1,6 @@
 """Several processes against one, by torchrun on this machine."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -43,6 +44,50 @@ def test_ranks_that_do_not_hear_of_each_other_are_named() -> None:
     code, record, said = ranks(2, "mean_step", "--wrap", f"{PAIRS}:alone")
     assert (code, record["verdict"]) == (1, "differs"), said
     assert record["findings"][0]["code"] == "ranks-apart"
+
+
+@pytest.mark.thorough
+def test_a_model_that_is_divided_by_tensors_is_one_process_and_a_factor_is_found() -> None:
+    wrap = ("--wrap", f"{PAIRS}:tensor_parallel", "--divide", "none")
+    code, record, said = ranks(2, "mean_step", *wrap)
+    assert (code, record.get("verdict")) == (0, "same"), said
+    assert {t["name"] for t in record["tensors"]} == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+@pytest.mark.thorough
+def test_a_sequence_in_shards_is_one_process_where_the_loss_is_a_mean() -> None:
+    shards = ("--divide", "1")
+    code, record, said = ranks(2, "mean_step", *shards, x="randn(2,6,4)")
+    assert (code, record.get("verdict")) == (0, "same"), said
+    code, record, _ = ranks(2, "mean_step", *shards, x="randn(2,5,4)")  # shards of 3 and 2
+    assert (code, record["verdict"]) == (1, "differs")
+    code, record, _ = ranks(2, "sum_step", *shards, x="randn(2,6,4)")
+    assert (code, record["tensors"][0]["pattern"]["data"]["factor"]) == (1, "1/2")
+
+
+@pytest.mark.thorough
+def test_a_rank_that_hangs_is_named_and_nothing_is_left_running() -> None:
+    code, record, said = ranks(2, "hanging_step", "--patience", "5")
+    assert (code != 0, record) == (True, {})
+    assert "Rank 1 was waited for in vain, by rank 0" in said
+    assert not any("hanging_step" in line for line in running())
+
+
+@pytest.mark.thorough
+def test_a_rank_that_fails_says_why() -> None:
+    code, record, said = ranks(2, "failing_step", "--patience", "10")
+    assert (code != 0, record) == (True, {})
+    assert "On rank 1 the step failed: no such shard" in said
+    assert not any("failing_step" in line for line in running())
+
+
+def running() -> list[str]:
+    """Returns the command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace").replace("\0", " "))
+    return found
 
 
 def test_what_cannot_be_divided_or_has_no_ranks_is_refused(command: Any) -> None:

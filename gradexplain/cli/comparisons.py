@@ -53,6 +53,9 @@ def compare(
     reference: Annotated[
         Path | None, typer.Option("--with", metavar="FILE", help="Hold A against a file that --save wrote.")
     ] = None,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long a rank waits for the others.", min=1)
+    ] = 120.0,
     as_if: AsIf = None,
     wrt: Wrt = None,
     rename: Annotated[
@@ -107,7 +110,7 @@ def compare(
         request = read_request(a, given, dtype=dtype, seed=seed, wrt=wrt)
         names = _renames(rename or ())
         if against == "single":
-            raise typer.Exit(_single(request, model, wrap, divide, (chosen, language, output, width)))
+            raise typer.Exit(_single(request, model, wrap, divide, patience, (chosen, language, output, width)))
         if save is not None:
             raise typer.Exit(_saved(request, save, language))
         with progress(language), own_arguments(a):
@@ -120,7 +123,12 @@ def compare(
 
 
 def _single(
-    request: "Request", model: str | None, wrap: str | None, divide: str, page: tuple[str, str, Path | None, int | None]
+    request: "Request",
+    model: str | None,
+    wrap: str | None,
+    divide: str,
+    patience: float,
+    page: tuple[str, str, Path | None, int | None],
 ) -> int:
     """Holds all ranks against one process; the first rank says what came of it, and all end with the same code."""
     if model is None:
@@ -128,8 +136,15 @@ def _single(
     import gradexplain.api as api
 
     chosen, language, output, width = page
-    with own_arguments(request.target):
-        comparison, verdict = api.compared_single(request, model, wrap, None if divide == "none" else int(divide))
+    dim = None if divide == "none" else int(divide)
+    try:
+        with own_arguments(request.target):
+            comparison, verdict = api.compared_single(request, model, wrap, dim, patience)
+    except InputError as fault:
+        if fault.key != "ranks_lost":
+            raise
+        sys.stderr.write(f"gradexplain: {fault.sentence(language)}\n")
+        return EXIT_CODES["cannot say"]
     if comparison is not None:
         deliver(comparison.render(chosen, language=language, width=width or page_width()), output, language)
     return EXIT_CODES[verdict]

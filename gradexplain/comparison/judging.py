@@ -259,7 +259,7 @@ class Measured:
         return replace(_plain(*pair.label, pair.one, pair.other, reason), data=data, relative=_relative(pair))
 
 
-# Formulas that are so many times apart what a type resolves are so after more trials as well.
+# What is so many times apart what explains it, or what a type resolves, is so after more trials as well.
 CLEAR = 100
 
 
@@ -428,7 +428,7 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
             if (rounding := measured.rounding(pair)) is not None:
                 found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
         judged = [found[pair.label] for pair in open_]
-        if all(j.plain for j in judged) or any(j.formulas > CLEAR for j in judged):
+        if all(j.plain or j.numbers > CLEAR for j in judged) or any(j.formulas > CLEAR for j in judged):
             break
     return list(found.values()), stage
 

@@ -8,6 +8,7 @@ batch. All of this is torch's own: who starts the processes (torchrun), and how 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison, Verdict
 from gradexplain.comparison.sides import Given, Outcome, Side
-from gradexplain.errors import InputError
+from gradexplain.errors import GradexplainError, InputError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.plain import is_slight
@@ -32,6 +33,8 @@ from gradexplain.rules.application import wide
 _WRAPPED = ("module.", "_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
 # Seconds that a rank waits for the others.
 PATIENCE = 120.0
+# Seconds in which ranks that wait for one another have all waited long enough.
+GRACE = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Job:
     dim: int | None = 0
     seed: int = 0
     name: str = "step"
+    patience: float = PATIENCE
 
     def model(self) -> nn.Module:
         """Returns a fresh model; it is the same on every rank."""
@@ -75,7 +79,7 @@ def compare_single(job: Job) -> tuple[Comparison | None, Verdict]:
 
     Raises `InputError` where the processes were not started by torchrun, and on all ranks where the first one fails.
     """
-    with together() as (rank, ranks):
+    with together(job.patience) as (rank, ranks), _lost_named(rank, ranks):
         gathered = _gathered(job, rank, ranks)
         found, said = None, ["cannot say", False]
         try:
@@ -90,13 +94,13 @@ def compare_single(job: Job) -> tuple[Comparison | None, Verdict]:
 
 
 @contextmanager
-def together() -> Iterator[tuple[int, int]]:
+def together(patience: float) -> Iterator[tuple[int, int]]:
     """Yields this process's rank and how many there are."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise InputError("ranks_alone")
     started = not dist.is_initialized()
     if started:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
+        dist.init_process_group("gloo", timeout=timedelta(seconds=patience))
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
@@ -104,10 +108,46 @@ def together() -> Iterator[tuple[int, int]]:
             dist.destroy_process_group()
 
 
+@contextmanager
+def _lost_named(rank: int, ranks: int) -> Iterator[None]:
+    """Says which ranks were waited for in vain, where a rank waits longer than it may.
+
+    Those are the ranks that did not come through the forward pass, or else those that do not wait for others.
+    """
+    try:
+        yield
+    except GradexplainError:
+        raise
+    except RuntimeError as fault:
+        if "timed out" not in str(fault).lower() and "timeout" not in str(fault).lower():
+            raise
+        _tell("waited", rank)
+        lost = _unheard("forward", ranks)
+        if not lost:
+            time.sleep(GRACE)
+            lost = _unheard("waited", ranks)
+        raise InputError("ranks_lost", lost=", ".join(map(str, lost)) or "?", rank=rank) from fault
+
+
+def _tell(what: str, rank: int) -> None:
+    dist.distributed_c10d._get_default_store().set(f"gradexplain.{what}.{rank}", "1")
+
+
+def _unheard(what: str, ranks: int) -> list[int]:
+    store = dist.distributed_c10d._get_default_store()
+    return [rank for rank in range(ranks) if not store.check([f"gradexplain.{what}.{rank}"])]
+
+
 def _gathered(job: Job, rank: int, ranks: int) -> list[Mapping[str, Tensor | None]]:
     """Returns the gradients of every rank, whole, by the names of the model as it is; on the first rank."""
-    wrapped = job.wrap(job.model())
-    loss = job.step(wrapped, **job.divided(rank, ranks))
+    wrapped, inputs = job.wrap(job.model()), job.divided(rank, ranks)
+    try:
+        loss = job.step(wrapped, **inputs)
+    except RuntimeError as fault:
+        if "timed out" in str(fault).lower():
+            raise
+        raise InputError("ranks_step", rank=rank, message=str(fault).split("\n", 1)[0]) from fault
+    _tell("forward", rank)
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise InputError("ranks_loss", rank=rank, seen=type(loss).__name__)
     loss.backward()

@@ -82,7 +82,7 @@ class TrainingTeller(Teller):
         where = [self.say("training.step", step=finding.step)] if finding.step is not None else []
         where += [place] if place else []
         text = self.said_of(finding)
-        return f"{', '.join(where)}: {text}" if where else text
+        return self.say("training.at", where=self.say("training.beside").join(where), text=text) if where else text
 
     def said_of(self, finding: Finding) -> str:
         """Returns what was found, without its place."""
@@ -90,7 +90,11 @@ class TrainingTeller(Teller):
         if "detail" in data:
             data["made"] = self.say(f"born.{data['detail']}", **data)
         text = self.say(f"findings.{finding.code}", **data)
-        return f"{text} {self.say('unreached.' + data['why'], **data)}" if "why" in data else text
+        return self.after(text, self.say(f"unreached.{data['why']}", **data)) if "why" in data else text
+
+    def after(self, text: str, more: str) -> str:
+        """Returns two sentences as they follow each other."""
+        return self.say("training.after", text=text, more=more)
 
     def numbers(self, data: Mapping[str, Any]) -> dict[str, Any]:
         numbers = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in data.items()}
@@ -111,8 +115,8 @@ class TrainingTeller(Teller):
     def cure(self, remedy: Remedy) -> str:
         text = self.say(f"remedies.{remedy.code}", **self.numbers(remedy.data))
         if not remedy.tried:
-            return f"{text} {self.say('training.not_tried')}"
-        return f"{text} {self.say('training.tried', **self.numbers(remedy.result))}"
+            return self.after(text, self.say("training.not_tried"))
+        return self.after(text, self.say("training.tried", **self.numbers(remedy.result)))
 
     def run(self, report: TrainingReport) -> Iterator[Block]:
         """Yields what was watched, and a small picture of it."""
