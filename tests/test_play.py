@@ -356,6 +356,12 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> No
         assert page.input_value("[id='inputs.x']") == "8.5"
         shown = page.frame_locator("#shown iframe.now")
         sync.expect(shown.locator("body")).to_contain_text("19")
+        for width in (360, 1280):  # the page within finds its size, and is drawn
+            page.set_viewport_size({"width": width, "height": 760})
+            page.fill("[id='inputs.x']", "8.5")
+            sync.expect(page.locator("iframe")).to_have_count(1)
+            assert min(float(n) for n in shown.locator("svg.g").get_attribute("viewBox").split()[2:]) > 0
+        page.set_viewport_size({"width": 360, "height": 760})
 
         # While one types, the last good page stays, and the fault stands at its field.
         page.fill("#target", "x**2 + 2*")
@@ -371,6 +377,7 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> No
         sync.expect(page.locator("#readout")).to_contain_text("∂y/∂x = 49")
 
         # The step that the reader is at is kept over an edit, by what the page within says to the page about it.
+        sync.expect(page.locator("iframe")).to_have_count(1)
         page.evaluate(f"open({FIRST!r})")
         sync.expect(shown.locator("body")).to_contain_text("first")
         page.evaluate(f"setTimeout(() => open({SECOND!r}), 200)")

@@ -174,9 +174,8 @@ function open(html) {
   next.className = "next";
   next.setAttribute("sandbox", "allow-scripts");
   const end = html.lastIndexOf("</body>");
-  next.srcdoc = html.slice(0, end) + BRIDGE + html.slice(end);
   next.addEventListener("load", () => {
-    if (!next.isConnected || !next.classList.contains("next")) return;
+    if (!next.srcdoc || !next.isConnected || !next.classList.contains("next")) return; // an empty one loads as well
     next.contentWindow.postMessage({ kind: "scroll", y: scrolled }, "*");
     const old = frame;
     frame = next;
@@ -185,6 +184,8 @@ function open(html) {
     if (old) setTimeout(() => old.remove(), 60); // until the new one is painted
   });
   $("shown").append(next);
+  void next.offsetWidth; // the page in it finds its size when it begins
+  next.srcdoc = html.slice(0, end) + BRIDGE + html.slice(end);
 }
 
 addEventListener("message", (event) => {

@@ -375,6 +375,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   };
   window.addEventListener("resize", () => {
     if (!stage.clientWidth || !stage.clientHeight) return;
+    if (!view.w) return fit(Boolean(around)); // it had no size when it began
     view.h = view.w * stage.clientHeight / stage.clientWidth;
     apply();
   });
