@@ -106,8 +106,8 @@ OF_DATA = {"blank_inputs", "in_order", "labels_of_one_class", "sure_of_the_wrong
 HEALTHY = sorted(path.stem for path in FOLDER.glob("healthy_*.py"))
 # Those that run by default: some of each phase and of each kind of finding.
 QUICK = set(
-    """all_pairs best_class blank_inputs cut_branch dead_units exploding_in_depth growing_graph in_place log_of_zero
-    norm_at_zero not_divided plain_list row_sums softmax_twice healthy_pairs healthy_pictures healthy_gan
+    """all_in_main all_pairs best_class blank_inputs cut_branch dead_units exploding_in_depth growing_graph in_place
+    log_of_zero norm_at_zero not_divided plain_list row_sums softmax_twice healthy_pairs healthy_pictures healthy_gan
     healthy_accumulation""".split()  # noqa: SIM905  # a list to read
 )
 

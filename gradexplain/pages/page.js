@@ -15,6 +15,9 @@
     return element;
   }
 
+  // Returns running text with its code spans.
+  const prose = text => text.split(/`([^`\n]+)`/).map((part, k) => k % 2 ? made("code", {}, part) : part);
+
   // -------------------------------------------------------------------------------------------------------- numbers
 
   // Returns a number in so many significant digits, as the page's text has it: with fewer it is exact.
@@ -69,8 +72,10 @@
         nested(shape.slice(1), from + i * shape.slice(1).reduce((a, b) => a * b, 1))).join(", ")}]`;
     const whole = tensor.elements && size(tensor) <= 12 ? nested(tensor.shape, 0) : "";
     if (whole && whole.length <= room) return whole;
-    const [low, high] = endsOf(tensor), ends = low === null ? "" : `${numberText(low, 3)} … ${numberText(high, 3)}`;
-    return ends && ends.length <= room ? ends : shapeText(tensor.shape);
+    const [low, high] = endsOf(tensor), spoilt = spoiltIn(tensor).findIndex(count => count > 0);
+    const ends = low === null ? "" : low === high ? numberText(low, 3) : `${numberText(low, 3)} … ${numberText(high, 3)}`;
+    const said = spoilt < 0 ? ends : `${ends} ${["nan", "inf"][spoilt]}`.trim();
+    return said && said.length <= room ? said : shapeText(tensor.shape);
   }
 
   // Returns the smallest and the largest element, of those that are finite.
@@ -78,6 +83,12 @@
     if (!tensor.elements) return [tensor.low, tensor.high];
     const real = tensor.elements.filter(value => typeof value === "number");
     return real.length ? [Math.min(...real), Math.max(...real)] : [null, null];
+  }
+
+  // Returns how many elements are nan, and how many are infinite.
+  function spoiltIn({elements, nan = 0, inf = 0}) {
+    const count = (...texts) => elements.filter(value => texts.includes(value)).length;
+    return elements ? [count("nan"), count("inf", "-inf")] : [nan, inf];
   }
 
   const numberSpan = (value, name, step, tag = "span", kind = "n") =>
@@ -89,7 +100,7 @@
     const tensor = tensors[number];
     if (large(number)) return summary(tensor, name, step, asked);
     const columns = tensor.shape.length ? tensor.shape[tensor.shape.length - 1] : 1;
-    const grid = made("span", {class: `tensor${tensor.shape.length ? "" : " one"}`, style: `--columns:${columns}`});
+    const grid = made("span", {class: `tensor ${["one", "vector"][tensor.shape.length] || ""}`, style: `--columns:${columns}`});
     tensor.elements.forEach((value, flat) => {
       const own = suffix(tensor.shape, flat), full = name + own;
       const shown = numberSpan(value, full, step, asked ? "button" : "span", asked ? "n ask" : "n");
@@ -122,8 +133,7 @@
     for (const part of ends.split(/(\u0001|\u0002)/)) said.append(part === "\u0001" ? numberSpan(low, `min ${name}`, step)
       : part === "\u0002" ? numberSpan(high, `max ${name}`, step) : part);
     box.append(said);
-    const spoilt = whole ? [whole.filter(v => v === "nan").length, whole.filter(v => v === "inf" || v === "-inf").length]
-      : [tensor.nan || 0, tensor.inf || 0];
+    const spoilt = spoiltIn(tensor);
     if (spoilt[0] + spoilt[1]) box.append(made("p", {class: "bad"}, say("not_finite", {nan: spoilt[0], inf: spoilt[1]})));
     if (count && (whole ? real.length : tensor.map)) box.append(mapOf(tensor, name, step, asked));
     return box;
@@ -380,7 +390,7 @@
     const list = made("ul", {class: "checks"});
     for (const check of input.checks) {
       const said = check.worst ? say("check", check) : `${check.mark} ${check.oracle}`;
-      list.append(made("li", {}, said, check.reason ? ` — ${check.reason}` : null));
+      list.append(made("li", {}, said, ...(check.reason ? prose(` — ${check.reason}`) : [])));
     }
     return made("div", {}, made("h4", {}, words.checked), list);
   }
@@ -444,7 +454,7 @@
     byId("next").disabled = now === last;
     byId("step").replaceChildren(
       made("h2", {}, step.head), ...(step.place ? [made("p", {class: "quiet"}, step.place)] : []),
-      ...(step.notes || []).map(text => made("p", {class: "note"}, text)),
+      ...(step.notes || []).map(text => made("p", {class: "note"}, ...prose(text))),
       ...(step.said ? [made("p", {}, step.said)] : []), made("dl", {}, ...step.rows));
     byId("step").dataset.kind = moment.kind;
     byId("said").textContent = `${say("count", {step: now, last})}. ${step.head}`;
