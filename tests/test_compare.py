@@ -18,6 +18,8 @@ TYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 def numbers(*shapes: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
+    if dtype.is_complex:
+        return [torch.randn(*shape, generator=generator, dtype=dtype) for shape in shapes]
     return [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
@@ -553,6 +555,77 @@ def test_inputs_without_a_second_target_say_that_one_is_missing(command: Callabl
     run = command("compare", "x**2", "x=1,2")
     assert run.code == 2
     assert "name a second target, or a pair by --against" in run.err
+
+
+# ----------------------------------------------------------------------------------------------------- hostile pairs
+
+
+class Changed(torch.autograd.Function):
+    """The identity, with a backward that is changed."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(g), None
+
+
+def conv_by_hand(x: Tensor, w: Tensor) -> Tensor:
+    return torch.einsum("nclk,ock->nol", x.unfold(2, 3, 1), w).tanh().sum()
+
+
+ROWS = torch.cat([torch.ones(9), torch.tensor([1.005])])[:, None]
+HOSTILE: dict[str, tuple[str, Callable, Callable, list[tuple[int, ...]], torch.dtype]] = {
+    "a sum in another order": ("same", lambda x: x.sum(), lambda x: x.sort()[0].cumsum(0)[-1], [(500,)], TYPES[1]),
+    "a kernel in bfloat16": (
+        "same", lambda x: x.exp().sum(-1).log().sum(), lambda x: x.logsumexp(-1).sum(), [(20, 30)], TYPES[2],
+    ),
+    "a convolution by hand": (
+        "same", lambda x, w: nn.functional.conv1d(x, w).tanh().sum(), conv_by_hand, [(2, 3, 9), (4, 3, 3)], TYPES[1],
+    ),
+    "a longer type inside": (
+        "same", lambda x: x.square().mean(), lambda x: x.float().square().mean().half(), [(300,)], torch.float16,
+    ),
+    "complex": (
+        "same", lambda x: (x * x.conj()).real.sum(), lambda x: x.abs().square().sum(), [(6,)], torch.complex64,
+    ),
+    "complex turned": (
+        "differs", lambda x: x.real.sum(), lambda x: Changed.apply(x, lambda g: g * 1j).real.sum(), [(6,)],
+        torch.complex64,
+    ),
+    "nothing in it": ("same", lambda x: x.sum(), lambda x: (x * 1).sum(), [(0, 3)], TYPES[1]),
+    "half a percent of a row": (
+        "differs", lambda x: x.square().sum(), lambda x: Changed.apply(x, lambda g: g * ROWS).square().sum(), [(10, 4)],
+        TYPES[1],
+    ),
+    "1e-12": (
+        "differs", lambda x: x.square().sum(), lambda x: Changed.apply(x, lambda g: g * (1 + 1e-12)).square().sum(),
+        [(10,)], TYPES[0],
+    ),
+    "tiny": (
+        "differs", lambda x: (x * 1e-30).sum(), lambda x: Changed.apply(x * 1e-30, lambda g: g * 1.01).sum(), [(6,)],
+        TYPES[1],
+    ),
+    "nan in one gradient": (
+        "differs", lambda x: x.abs().sum(), lambda x: Changed.apply(x.abs(), lambda g: g * torch.nan).sum(), [(4,)],
+        TYPES[1],
+    ),
+    "another size": ("differs", lambda x: x * 1, lambda x: x[:-1], [(4,)], TYPES[1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_pair_that_is_hard_to_tell_is_told(name: str) -> None:
+    verdict, a, b, shapes, dtype = HOSTILE[name]
+    assert gx.compare(a, b, numbers(*shapes, dtype=dtype)).verdict == verdict
+
+
+def test_whole_numbers_alone_are_refused_with_a_sentence() -> None:
+    with pytest.raises(gx.GradexplainError, match="integer"):
+        gx.compare(lambda x: (x > 0).sum(), lambda x: (x >= 0).sum(), [torch.ones(3)])
 
 
 # ------------------------------------------------------------------------------------------------------------ as data

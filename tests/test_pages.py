@@ -13,6 +13,7 @@ from models import Transformer
 from torch import Tensor, nn
 
 import gradexplain as gx
+import gradexplain.api  # registers how results are told
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.locale.catalogue import sentences
 from gradexplain.mathematics.terms import number_text

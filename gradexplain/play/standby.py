@@ -5,12 +5,16 @@ from gradexplain.training.confinement import die_with_parent
 
 die_with_parent()
 
+import jinja2
 import sympy.combinatorics
 import sympy.tensor.tensor
 import torch._dynamo  # loaded by torch itself at the first function that it transforms
 
 import gradexplain.api
 import gradexplain.documents.console
+import gradexplain.graphs.formats.html
+import gradexplain.pages.drawing
+import gradexplain.pages.moments
 import gradexplain.play.computing
 from gradexplain.locale.catalogue import LANGUAGES, sentences
 from gradexplain.rules.registry import rules
