@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from browser import CHROMIUM, needs_chromium
+from browser import needs_chromium
 
 pytest.importorskip("starlette", reason="needs the extra play (pip install gradexplain[play])")
 
@@ -337,64 +337,62 @@ SECOND = (
 
 
 @needs_chromium
-def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served) -> None:
+def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, browser: Any) -> None:
     sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 360, "height": 760})
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda fault: said.append(str(fault)))
-        elsewhere: list[str] = []
-        page.on("request", lambda asked: elsewhere.append(asked.url) if f":{served.port}/" not in asked.url else None)
-        page.goto(served.address)
-        gradient = page.locator("#readout .gradient")
-        sync.expect(gradient).to_have_text("∂y/∂x = 8", timeout=30_000)
+    page = browser.new_page(viewport={"width": 360, "height": 760})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda fault: said.append(str(fault)))
+    elsewhere: list[str] = []
+    page.on("request", lambda asked: elsewhere.append(asked.url) if f":{served.port}/" not in asked.url else None)
+    page.goto(served.address)
+    gradient = page.locator("#readout .gradient")
+    sync.expect(gradient).to_have_text("∂y/∂x = 8", timeout=30_000)
 
-        drag(page, 8.5)
-        sync.expect(gradient).to_have_text("∂y/∂x = 19")
-        assert page.input_value("[id='inputs.x']") == "8.5"
-        shown = page.frame_locator("#shown iframe.now")
-        sync.expect(shown.locator("body")).to_contain_text("19")
-        for width in (360, 1280):  # the page within finds its size, and is drawn
-            page.set_viewport_size({"width": width, "height": 760})
-            page.fill("[id='inputs.x']", "8.5")
-            sync.expect(page.locator("iframe")).to_have_count(1)
-            assert min(float(n) for n in shown.locator("svg.g").get_attribute("viewBox").split()[2:]) > 0
-        page.set_viewport_size({"width": 360, "height": 760})
-
-        # While one types, the last good page stays, and the fault stands at its field.
-        page.fill("#target", "x**2 + 2*")
-        sync.expect(page.locator("#target-fault")).to_contain_text("syntax")
-        assert page.get_attribute("#target", "aria-invalid") == "true"
-        sync.expect(gradient).to_have_text("∂y/∂x = 19")
-        page.fill("#target", "x * w")
-        sync.expect(page.locator("[id='inputs.w']")).to_have_value("1")
-        sync.expect(page.locator("#target-fault")).to_be_empty()
-        for k in range(50):  # as fast as they come
-            page.evaluate("v => { const f = document.getElementById('inputs.w'); f.value = v;"
-                          " f.dispatchEvent(new Event('input')); }", str(k))  # fmt: skip
-        sync.expect(page.locator("#readout")).to_contain_text("∂y/∂x = 49")
-
-        # The step that the reader is at is kept over an edit, by what the page within says to the page about it.
+    drag(page, 8.5)
+    sync.expect(gradient).to_have_text("∂y/∂x = 19")
+    assert page.input_value("[id='inputs.x']") == "8.5"
+    shown = page.frame_locator("#shown iframe.now")
+    sync.expect(shown.locator("body")).to_contain_text("19")
+    for width in (360, 1280):  # the page within finds its size, and is drawn
+        page.set_viewport_size({"width": width, "height": 760})
+        page.fill("[id='inputs.x']", "8.5")
         sync.expect(page.locator("iframe")).to_have_count(1)
-        page.evaluate(f"open({FIRST!r})")
-        sync.expect(shown.locator("body")).to_contain_text("first")
-        page.evaluate(f"setTimeout(() => open({SECOND!r}), 200)")
-        sync.expect(shown.locator("body")).to_contain_text("step 7")
+        assert min(float(n) for n in shown.locator("svg.g").get_attribute("viewBox").split()[2:]) > 0
+    page.set_viewport_size({"width": 360, "height": 760})
 
-        # A link holds the state and no token; without a token it leads to where one is asked for, and then on.
-        link = page.url
-        assert served.token not in link
-        other = browser.new_page()
-        other.goto(link)
-        other.fill("#token", served.address)
-        other.click("button")
-        sync.expect(other.locator("#readout")).to_contain_text("∂y/∂x = 49", timeout=10_000)
-        assert page.evaluate("document.documentElement.scrollWidth") == 360
-        assert not said
-        assert not elsewhere
-        browser.close()
+    # While one types, the last good page stays, and the fault stands at its field.
+    page.fill("#target", "x**2 + 2*")
+    sync.expect(page.locator("#target-fault")).to_contain_text("syntax")
+    assert page.get_attribute("#target", "aria-invalid") == "true"
+    sync.expect(gradient).to_have_text("∂y/∂x = 19")
+    page.fill("#target", "x * w")
+    sync.expect(page.locator("[id='inputs.w']")).to_have_value("1")
+    sync.expect(page.locator("#target-fault")).to_be_empty()
+    for k in range(50):  # as fast as they come
+        page.evaluate("v => { const f = document.getElementById('inputs.w'); f.value = v;"
+                      " f.dispatchEvent(new Event('input')); }", str(k))  # fmt: skip
+    sync.expect(page.locator("#readout")).to_contain_text("∂y/∂x = 49")
+
+    # The step that the reader is at is kept over an edit, by what the page within says to the page about it.
+    sync.expect(page.locator("iframe")).to_have_count(1)
+    page.evaluate(f"open({FIRST!r})")
+    sync.expect(shown.locator("body")).to_contain_text("first")
+    page.evaluate(f"setTimeout(() => open({SECOND!r}), 200)")
+    sync.expect(shown.locator("body")).to_contain_text("step 7")
+
+    # A link holds the state and no token; without a token it leads to where one is asked for, and then on.
+    link = page.url
+    assert served.token not in link
+    other = browser.new_page()
+    other.goto(link)
+    other.fill("#token", served.address)
+    other.click("button")
+    sync.expect(other.locator("#readout")).to_contain_text("∂y/∂x = 49", timeout=10_000)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert not said
+    assert not elsewhere
+    page.close()
 
 
 def drag(page: Any, to: float) -> None:
