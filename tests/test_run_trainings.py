@@ -580,7 +580,11 @@ def test_of_several_processes_the_first_tells_what_the_others_saw(
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_block_without_gradients_leaves_torch_as_it_was(context: type, fails: bool) -> None:
+def test_a_block_without_gradients_leaves_torch_as_it_was(
+    context: type, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another test of this process may have compiled, after which blocks are left alone.
+    monkeypatch.setattr("gradexplain.training.evaluations.has_compiled", lambda: False)
     functions = torch.nn.functional.dropout, torch.nn.functional.batch_norm, context.__enter__, context.__exit__
     model, ledger = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)), Ledger()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
