@@ -88,6 +88,11 @@ def compare_single(job: Job) -> tuple[Comparison | None, Verdict]:
                 said = [found.verdict, True]
         finally:
             dist.broadcast_object_list(said)
+            _tell("said", rank)
+        # A rank that leaves closes the connections over which others may still be told.
+        dist.distributed_c10d._get_default_store().wait(
+            [f"gradexplain.said.{other}" for other in range(ranks)], timedelta(seconds=job.patience)
+        )
         if not said[1]:
             raise InputError("ranks_failed")
         return found, said[0]  # type: ignore[return-value]
