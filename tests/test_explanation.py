@@ -18,6 +18,7 @@ from gradexplain.mathematics.equations import (
     ROUNDED,
     STORED,
     Equation,
+    has_value,
     holds,
     read_equations,
     unwrapped,
@@ -242,10 +243,14 @@ def test_a_result_that_was_overwritten_contradicts_its_operands_in_every_type() 
 
 
 def test_what_torch_takes_where_the_formula_has_no_value_is_not_called_rounding() -> None:
-    """0 / (0² + 0²): torch masks the slopes of atan2 at the origin, where they have no value."""
+    """0 / (0² + 0²): torch masks the slopes of atan2 at the origin, where they have no value, or sends nan."""
+    assert not has_value("1 × (0 / (0² + 0²))")
+    assert has_value("exp(1000)")
     found = gx.explain(lambda y, x: torch.atan2(y, x), {"y": torch.zeros(()), "x": torch.zeros(())})
     page = found.render("text", width=200)
-    assert "3 of 3 displayed equations recomputed from the digits on this page; 2 of them what torch takes" in page
+    masked = not bool(found.gradients["x"].isnan())
+    assert "3 of 3 displayed equations recomputed from the digits on this page" in page
+    assert ("; 2 of them what torch takes where the formula has no value" in page) == masked
     assert "within the rounding" not in page
     overflown = gx.explain(lambda x: x.exp(), {"x": torch.tensor(1000.0)}).render("text", width=200)
     assert "within the rounding of float32" in overflown
