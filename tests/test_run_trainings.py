@@ -6,6 +6,7 @@ The table is that of the guide on `gradexplain run`; the line is the one that a 
 import gc
 import importlib
 import json
+import math
 import random
 import tempfile
 from collections import Counter
@@ -15,6 +16,7 @@ from copy import deepcopy
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -28,8 +30,11 @@ import gradexplain as gx
 import gradexplain.training.ledger
 import gradexplain.training.ranks
 import gradexplain.training.replaying
-from gradexplain.findings.finding import Finding
+from gradexplain.findings.finding import Finding, Remedy
+from gradexplain.narration.trainings import TrainingTeller
 from gradexplain.receipts.schema import schema
+from gradexplain.targets.sources import Source
+from gradexplain.training import judging
 from gradexplain.training.data import Labels, Loaded
 from gradexplain.training.ledger import Ledger
 from gradexplain.training.looks import is_looked_at
@@ -608,6 +613,33 @@ def test_a_block_without_gradients_leaves_torch_as_it_was(
     (evaluation,) = ledger.evaluations.found.values()
     assert evaluation.layer() is model[1]
     assert (evaluation.steps, ledger.broken) == ({8}, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "tried", "said"),
+    [
+        ([0.9, 0.5, 0.1], True, "Tried: the same script with this change ran 3 steps"),
+        ([0.9, math.inf], True, "(Tried by a change of this line, which did not help here.)"),
+        (None, False, "(Not tried.)"),
+    ],
+)
+def test_a_change_that_was_tried_in_vain_is_not_called_untried(
+    tmp_path: Path, answer: list[float] | None, tried: bool, said: str
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("optimizer = torch.optim.SGD(model.parameters(), lr=10.0)\n", encoding="utf-8")
+    source = Source(str(path), 1, path.read_text(encoding="utf-8").strip())
+    data = {"ratio": 2.0, "rate": 10.0, "kind": "SGD", "early": True}
+    found = Finding("rate-too-high", data, source, step=0, phase="optimizer", remedy=Remedy("rate-too-high"))
+    ledger: Any = SimpleNamespace(flag=None, seconds=lambda: 1.0, trace=[1.0, 5.0, 9.0])
+    remedy = judging._tried(found, ledger, lambda request: answer).remedy
+    assert remedy is not None
+    assert (remedy.tried, bool(remedy.change), bool(remedy.result)) == (
+        tried,
+        said.startswith("Tried:"),
+        said.startswith("Tried:"),
+    )
+    assert said in TrainingTeller("en").cure(remedy)
 
 
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:

@@ -15,7 +15,8 @@ Phase = Literal["forward", "backward", "optimizer", "data"]
 class Remedy:
     """What to do about a finding: its code finds the sentence, `change` is the user's own line as it should be.
 
-    `tried` says that the run was repeated with the change; `result` has then what came of it, by name.
+    `tried` says that the run was repeated with a change of it; where one helped, that is the `change`, and `result` has
+    what came of it, by name.
     """
 
     code: str

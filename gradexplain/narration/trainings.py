@@ -105,7 +105,7 @@ class TrainingTeller(Teller):
         if finding.source is not None and finding.source.code:
             yield Listing(finding.source.code)
         if finding.remedy is not None:
-            yield Paragraph(f"→ {self.cure(finding.remedy)}", "good" if finding.remedy.tried else "plain")
+            yield Paragraph(f"→ {self.cure(finding.remedy)}", "good" if finding.remedy.change else "plain")
             if finding.remedy.change:
                 yield Listing(finding.remedy.change)
         if finding.consequences:
@@ -116,6 +116,8 @@ class TrainingTeller(Teller):
         text = self.say(f"remedies.{remedy.code}", **self.numbers(remedy.data))
         if not remedy.tried:
             return self.after(text, self.say("training.not_tried"))
+        if not remedy.change:
+            return self.after(text, self.say("training.tried_in_vain"))
         return self.after(text, self.say("training.tried", **self.numbers(remedy.result)))
 
     def run(self, report: TrainingReport) -> Iterator[Block]:
@@ -202,5 +204,5 @@ def _reason(finding: Finding, teller: TrainingTeller) -> str:
 
 def _remedy(remedy: Remedy, teller: TrainingTeller) -> dict[str, Any]:
     text = teller.say(f"remedies.{remedy.code}", **teller.numbers(remedy.data))
-    result = jsonable(remedy.result) if remedy.tried else None
+    result = jsonable(remedy.result) or None
     return {"text": text, "change": remedy.change or None, "tried": remedy.tried, "result": result}

@@ -79,21 +79,24 @@ def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
 def _tried(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
     """Gives a remedy as a change of the user's line, with what came of it where the run is as good with it, or better.
 
-    The run is as long as the one that went wrong, and a few steps longer; without a change that helps there, the remedy
-    stays as it was.
+    The run is as long as the one that went wrong, and a few steps longer. Where changes ran there and none helped, the
+    remedy is tried and has no change.
     """
     flag = ledger.flag
     seconds = ledger.seconds() if flag is None else flag.seconds
     if finding.remedy is None or not ledger.trace or seconds > _LONGEST:
         return finding
     last = (flag.backward if flag is not None else len(ledger.trace)) + _FURTHER - 1
+    remedy = finding.remedy
     for change in changes_for(finding):
         losses = ask(Request("try", last, 0, (), seconds, change=change))
-        if isinstance(losses, list) and _helps(finding, losses, ledger.trace):
+        if not isinstance(losses, list):  # there is no second run, or it failed
+            continue
+        remedy = replace(remedy, tried=True)
+        if _helps(finding, losses, ledger.trace):
             result = {"steps": len(losses), "first": losses[0], "last": _end(losses)}
-            remedy = replace(finding.remedy, change=change.new, tried=True, result=result)
-            return replace(finding, remedy=remedy)
-    return finding
+            return replace(finding, remedy=replace(remedy, change=change.new, result=result))
+    return replace(finding, remedy=remedy)
 
 
 def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -> bool:
