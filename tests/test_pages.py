@@ -17,6 +17,7 @@ import gradexplain.api  # registers how results are told
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.locale.catalogue import sentences
 from gradexplain.mathematics.terms import number_text
+from gradexplain.pages.data import data_of
 from gradexplain.pages.moments import moments_of
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import traced
@@ -431,3 +432,11 @@ def test_every_word_of_the_page_is_used() -> None:
     text = "".join((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.html"))
     known = {key.removeprefix("page.") for key in sentences("en") if key.startswith("page.")}
     assert {word for word in known if not re.search(rf"\b(say\(|words\.|words\[)?\"?{word}\b", text)} == set()
+
+
+def test_of_two_operators_on_one_line_the_one_that_made_the_infinity_has_the_badge() -> None:
+    explanation = gx.explain(
+        lambda x, y: (x.log() + y.log()).sum(), {"x": torch.ones(2), "y": torch.tensor([0.0, 2.0])}
+    )
+    (of_y,) = [step.index for step in explanation.steps if step.inputs == ("y",)]
+    assert [finding["nodes"] for finding in data_of(explanation, "en")["findings"]] == [[of_y], [of_y]]

@@ -48,7 +48,7 @@ def summary(report: Report, language: str = "en") -> str:
     teller = ReportTeller(language)
     said = report.reason == "not_finite"  # by the verdict itself
     reasons = [] if said else [f"  {line}" for line in teller.why(report)]
-    lines = [teller.verdict(report, report.findings), *teller.shortened(reasons, _MOST_REASONS)]
+    lines = [teller.headline(report), *teller.shortened(reasons, _MOST_REASONS)]
     blocks = [
         (f"  {teller.heading(o)} {teller.site(o)}", *(f"    {line}" for line in teller.faults(o)))
         for part in _parts(report)
@@ -76,7 +76,7 @@ class ReportTeller(Teller):
     def page(self, report: Report) -> Iterator[Block]:
         """Yields the whole page."""
         yield from self.header(report)
-        yield Paragraph(f"{MARKS[report.verdict]} {self.verdict(report, report.findings)}", TONES[report.verdict])
+        yield Paragraph(f"{MARKS[report.verdict]} {self.headline(report)}", TONES[report.verdict])
         if report.nothing is not None:
             return
         yield from self.where(report)
@@ -92,6 +92,12 @@ class ReportTeller(Teller):
         if notes:
             yield Heading(self.say("notes"))
             yield Notes(tuple(dict.fromkeys(notes)))
+
+    def headline(self, report: Report) -> str:
+        """Returns the verdict as a sentence, and of which function the gradient is judged, where that is another."""
+        text = self.verdict(report, report.findings)
+        meant = next((f.data["meant"] for f in report.findings if f.code == "verified-as"), None)
+        return text if meant is None else self.say("verification.as_if", meant=meant, text=text)
 
     def header(self, report: Report) -> Iterator[Block]:
         subject = report.subject

@@ -140,6 +140,9 @@ class _Data:
 
     def found(self, finding: Finding) -> list[int]:
         """Returns the nodes that a finding is about, or beside which it stands: those of its place in the source."""
+        node = finding.data.get("node")
+        if isinstance(node, int):
+            return [node] if node in self.e.names else []
         element = str(finding.data.get("element", "")).partition("[")[0]
         of_element = [i for i, name in self.e.names.items() if name == element]
         if of_element and finding.source is None:

@@ -479,7 +479,7 @@
     line.replaceChildren(text.slice(0, at), made("mark", {}, part), text.slice(at + part.length));
   }
 
-  function go(step, heard = false) {
+  function go(step) {
     const next = Math.max(0, Math.min(last, Math.round(Number(step))));
     if (!Number.isFinite(next)) return;
     asked = null;
