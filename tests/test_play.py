@@ -354,9 +354,10 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     assert page.input_value("[id='inputs.x']") == "8.5"
     shown = page.frame_locator("#shown iframe.now")
     sync.expect(shown.locator("body")).to_contain_text("19")
-    for width in (360, 1280):  # the page within finds its size, and is drawn
+    for width, value, slope in ((360, "7.5", "17"), (1280, "8.5", "19")):  # the new page within is drawn in its size
         page.set_viewport_size({"width": width, "height": 760})
-        page.fill("[id='inputs.x']", "8.5")
+        page.fill("[id='inputs.x']", value)
+        sync.expect(shown.locator("#values")).to_contain_text(slope)
         sync.expect(page.locator("iframe")).to_have_count(1)
         assert min(float(n) for n in shown.locator("svg.g").get_attribute("viewBox").split()[2:]) > 0
     page.set_viewport_size({"width": 360, "height": 760})
@@ -392,6 +393,7 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert not said
     assert not elsewhere
+    other.close()
     page.close()
 
 

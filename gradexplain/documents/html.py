@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from html import escape
@@ -15,6 +16,7 @@ from gradexplain.documents.plot import plotted
 
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
+_IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
@@ -39,6 +41,11 @@ def titled(document: Doc) -> str:
 def sections(document: Doc) -> str:
     """Returns the document as the body of a page, every section open."""
     return "\n".join(_sections(document, folds=False))
+
+
+def in_script(data: object) -> str:
+    """Returns data as JSON that a script element can hold, whatever the texts in it."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_IN_SCRIPT)
 
 
 def fragment(document: Doc) -> str:

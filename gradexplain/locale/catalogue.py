@@ -32,6 +32,13 @@ def sentences(language: str, chapter: str = "") -> dict[str, str]:
     return found
 
 
+def table(name: str, language: str) -> dict[str, str]:
+    """Returns the templates of one table of `language`, by key."""
+    return {
+        key.removeprefix(f"{name}."): text for key, text in sentences(language).items() if key.startswith(f"{name}.")
+    }
+
+
 def formula(text: str, language: str = "en") -> str:
     """Returns a rule's formula with its words in `language`; one of symbols alone is the same in all."""
     return sentences(language).get(f"formulas.{text}", text)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradexplain.explanation.explanation import Contribution, Explanation, Step
 from gradexplain.findings.finding import Finding
 from gradexplain.graphs.formats.html import drawn
-from gradexplain.locale.catalogue import formula, sentences
+from gradexplain.locale.catalogue import formula, table
 from gradexplain.mathematics.equations import Equation
 from gradexplain.mathematics.indices import indexed
 from gradexplain.narration.explanations import MARKS, Teller, error_text, judging
@@ -54,7 +54,7 @@ class _Data:
         nodes = {index: self.leaf(name, gradients) for index, name in e.names.items()}
         nodes |= {step.index: self.step(step) for step in e.steps}
         return {
-            "words": {k.removeprefix("page."): v for k, v in sentences(self.language).items() if k.startswith("page.")},
+            "words": table("page", self.language),
             "scalar": e.scalar,
             "output": e.output_name,
             "nodes": [nodes[index] for index in sorted(nodes)],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gradexplain.documents import doc
 from gradexplain.documents.doc import Doc
-from gradexplain.documents.html import STYLE, html, sections, titled
+from gradexplain.documents.html import STYLE, html, in_script, sections, titled
 from gradexplain.documents.shown import paged
 from gradexplain.explanation.explanation import Explanation
 
@@ -18,7 +18,7 @@ def page(explanation: Explanation, document: Doc) -> str:
         return html(document, 100)
     from jinja2 import Environment, FileSystemLoader
 
-    from gradexplain.graphs.formats.html import STAGE, VIEWER, in_script
+    from gradexplain.graphs.formats.html import STAGE, VIEWER
     from gradexplain.graphs.formats.svg import STYLE as GRAPH
     from gradexplain.pages.data import data_of
 

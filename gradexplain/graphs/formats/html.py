@@ -7,10 +7,10 @@ stands on boxes and lines is kept as numbers into one list of texts, as most of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from json import dumps
 from pathlib import Path
 from typing import Any
 
+from gradexplain.documents.html import in_script
 from gradexplain.graphs.engine import HEAD, LINE, PAD
 from gradexplain.graphs.formats.svg import STYLE, escaped, kind_of, line_of
 from gradexplain.graphs.graph import Edge, Graph
@@ -51,11 +51,6 @@ def _file(words: Words, data: Mapping[str, object]) -> Iterator[str]:
     yield f"<script>{VIEWER}drawGraph(JSON.parse(graph.textContent), stage);</script></body></html>"
 
 
-def in_script(data: object) -> str:
-    """Returns data as JSON that a script element can hold, whatever the texts in it."""
-    return dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_IN_SCRIPT)
-
-
 def _own(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
@@ -63,7 +58,6 @@ def _own(name: str) -> str:
 # What draws a graph on a page, and how it looks there.
 VIEWER, STAGE = _own("viewer.js"), _own("stage.css")
 # What could end a script, or a line of one.
-_IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 class _Page:
