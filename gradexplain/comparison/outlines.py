@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradexplain.comparison.alignment import leading, paired, unmatched
 from gradexplain.comparison.comparison import Place, Step
 from gradexplain.comparison.places import cotangent_of, name_of, numbers_of, output_of, sums_of
 from gradexplain.recording.trace import Node, Trace
@@ -90,35 +91,27 @@ def parted(one: Outline, other: Outline, names: Mapping[str, str], eps: float, d
             return a.leaf == names.get(b.leaf or "", b.leaf)
         return a.given is not None and a.given.is_like(b.given, tolerance)
 
-    ours: dict[int, int] = {}
-    theirs: dict[int, int] = {}
-    for same_operator in (True, False):
-        for j, b in enumerate(other.steps):
-            free = (i for i in range(len(one.steps)) if i not in ours and j not in theirs)
-            alike = (i for i in free if not same_operator or one.steps[i].step.operator == b.step.operator)
-            i = next((i for i in alike if is_like(one.steps[i], b)), None)
-            if i is not None:
-                ours[i], theirs[j] = j, i
-    known = {i for i, a in enumerate(one.steps) if i in ours or any(is_like(a, b) for b in other.steps)}
-    also = {j for j, b in enumerate(other.steps) if j in theirs or any(is_like(a, b) for a in one.steps)}
-    first, second = (next(iter(_leading(*found)), None) for found in ((one, known), (other, also)))
+    nearness = (lambda a, b: a.step.operator == b.step.operator, lambda *_: True)
+    ours, theirs = paired(one.steps, other.steps, is_like, nearness)
+    first, second = (next(iter(_leading(*found)), None) for found in ((one, ours), (other, theirs)))
     if first is not None or second is not None:
         how = "alone" if first is None or second is None else "result"
         if first is not None and second is not None and first.step.operator != second.step.operator:
             how = "operator"
         return Place("forward", how, (_step(first), _step(second)))
-    return next(_sent(one, other, ours, tolerance), None)
+    pairs = {i: j for i, j in ours.items() if theirs.get(j) == i}
+    return next(_sent(one, other, pairs, tolerance), None)
 
 
-def _leading(outline: Outline, known: set[int]) -> Sequence[Sketch]:
+def _leading(outline: Outline, known: Mapping[int, int]) -> Sequence[Sketch]:
     """Returns the steps that have no like and lead to the output by such alone, in the order in which they ran."""
-    waiting, seen = [outline.output], set[int]()
-    while waiting:
-        index = waiting.pop()
-        if index not in seen and index not in known and outline.steps[index].leaf is None:
-            seen.add(index)
-            waiting += [producer for producer, _ in outline.steps[index].sent]
-    return [outline.steps[i] for i in sorted(seen)]
+    steps = outline.steps
+    found = leading(
+        outline.output,
+        lambda index: [producer for producer, _ in steps[index].sent],
+        lambda index: index in known or steps[index].leaf is not None,
+    )
+    return [steps[index] for index in found]
 
 
 def _sent(one: Outline, other: Outline, pairs: Mapping[int, int], tolerance: float) -> Iterator[Place]:
@@ -127,12 +120,8 @@ def _sent(one: Outline, other: Outline, pairs: Mapping[int, int], tolerance: flo
         got, other_got = one.steps[i].got, other.steps[j].got
         if (got is None and other_got is None) or (got is not None and got.is_like(other_got, tolerance)):
             continue
-        mine, others = list(_users(one, i)), list(_users(other, j))
-        for user in list(mine):
-            like = next((o for o in others if user[1].is_like(o[1], tolerance)), None)
-            if like is not None:
-                mine.remove(user)
-                others.remove(like)
+        users = _users(one, i), _users(other, j)
+        mine, others = unmatched(*users, lambda a, b: a[1].is_like(b[1], tolerance))
         if mine or others:
             first, second = (found[0][0] if found else None for found in (mine, others))
             how = "unsent" if second is None else "superfluous" if first is None else "sends"

@@ -12,13 +12,14 @@ the difference that is looked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradexplain.comparison.alignment import leading, paired, unmatched
 from gradexplain.comparison.comparison import Place, Step
 from gradexplain.mathematics.indices import unravelled
 from gradexplain.recording.trace import Node, Trace
@@ -43,32 +44,13 @@ class _Aligned:
     other: Trace
     names: Mapping[str, str]
     tolerance: float
-    ours: dict[int, int] = field(default_factory=dict)  # of the reference, to the candidate's
-    theirs: dict[int, int] = field(default_factory=dict)
+    ours: Mapping[int, int] = field(init=False)  # of the reference, to the candidate's
+    theirs: Mapping[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         # The same operator first, then the same numbers in one shape, then in any layout.
-        for is_near in (_is_operator_alike, _is_shape_alike, lambda *_: True):
-            for theirs in self.other.nodes:
-                if theirs.index not in self.theirs:
-                    free = (n for n in self.one.nodes if n.index not in self.ours and is_near(n, theirs))
-                    self._pair(next((n for n in free if self._is_like(n, theirs)), None), theirs)
-        # What has no step of its own, but gives what another step gave already.
-        self.theirs |= dict(self._doubles(self.other.nodes, self.theirs, self.one.nodes, lambda a, b: (b, a)))
-        self.ours |= dict(self._doubles(self.one.nodes, self.ours, self.other.nodes, lambda a, b: (a, b)))
-
-    def _pair(self, ours: Node | None, theirs: Node) -> None:
-        if ours is not None:
-            self.ours[ours.index], self.theirs[theirs.index] = theirs.index, ours.index
-
-    def _doubles(
-        self, nodes: Sequence[Node], known: Mapping[int, int], others: Sequence[Node], order: Callable[..., Any]
-    ) -> Iterator[tuple[int, int]]:
-        for node in nodes:
-            if node.index not in known:
-                found = next((n for n in others if self._is_like(*order(node, n))), None)
-                if found is not None:
-                    yield node.index, found.index
+        nearness = (_is_operator_alike, _is_shape_alike, lambda *_: True)
+        self.ours, self.theirs = paired(self.one.nodes, self.other.nodes, self._is_like, nearness)
 
     def _is_like(self, ours: Node, theirs: Node) -> bool:
         if ours.leaf is not None or theirs.leaf is not None:
@@ -141,13 +123,8 @@ class _Aligned:
 
         `None` where all that is sent is alike, in another order.
         """
-        mine = list(_contributions(self.one, ours))
-        others = list(_contributions(self.other, theirs)) if theirs is not None else []
-        for user, sent in list(mine):
-            like = next((o for o in others if self.are_alike(sent, o[1])), None)
-            if like is not None:
-                mine.remove(next(m for m in mine if m[0] is user and m[1] is sent))
-                others.remove(like)
+        sent = _contributions(self.one, ours), _contributions(self.other, theirs) if theirs is not None else ()
+        mine, others = unmatched(*sent, lambda one, other: self.are_alike(one[1], other[1]))
         if not mine and not others:
             return None
         first, second = (found[0][0] if found else None for found in (mine, others))
@@ -204,15 +181,13 @@ def sums_of(value: Tensor) -> list[tuple[float, float]]:
 
 def _leading(trace: Trace, known: Mapping[int, int]) -> list[Node]:
     """Returns the steps that have no like and lead to the output by such alone, in the order in which they ran."""
-    waiting, seen = [trace.output[0]], set[int]()
-    while waiting:
-        index = waiting.pop()
-        node = trace.nodes[index]
-        if index in seen or index in known or node.leaf is not None:
-            continue
-        seen.add(index)
-        waiting += [edge.producer for edge in node.edges]
-    return [node for node in trace.nodes if node.index in seen]
+    nodes = trace.nodes
+    found = leading(
+        trace.output[0],
+        lambda index: [edge.producer for edge in nodes[index].edges],
+        lambda index: index in known or nodes[index].leaf is not None,
+    )
+    return [nodes[index] for index in found]
 
 
 def _contributions(trace: Trace, node: Node) -> Iterator[tuple[Node, Tensor | None]]:
