@@ -360,13 +360,13 @@ def compare(
         return _compared_as(one, as_if, rename or {}, wrt, dtype, second, target)
     if against is not None and b is None and reference is None:
         name = target or str(one.target or getattr(a, "__name__", type(a).__name__))
-        asked = [wrt] if isinstance(wrt, str) else wrt
+        asked = _several(wrt)
         subject = Compared(one.function, one.inputs, name, asked, dtype, second)
         return compare_against(subject, against, parts=parts, backend=backend)
     if reference is not None:
         if b is not None or against is not None or second:
             raise InputError("reference_alone")
-        path, asked = Path(reference), [wrt] if isinstance(wrt, str) else wrt
+        path, asked = Path(reference), _several(wrt)
         computation = computation_of(one.function, one.inputs, wrt=asked, name=target or one.target)
         computation = computation if dtype is None else with_dtype(computation, dtype)
         return compare_with(load_reference(path), computation, path, rename or {})
@@ -375,7 +375,7 @@ def compare(
     other = _Asked.of(b, inputs, None, None)
     given = one.inputs if isinstance(a, str) else other.inputs
     names = rename or {}
-    asked = [wrt] if isinstance(wrt, str) else wrt
+    asked = _several(wrt)
     called = (one.target or (a if isinstance(a, str) else None), other.target or (b if isinstance(b, str) else None))
     first, second_side, changed = sides_of(
         one.function, other.function, given, rename=names, wrt=asked, names=called, dtype=dtype
@@ -438,6 +438,11 @@ def assert_same_gradients(
     raise AssertionError(summary(comparison))
 
 
+def _several(names: str | Sequence[str] | None) -> Sequence[str] | None:
+    """Returns names of which one may stand alone."""
+    return [names] if isinstance(names, str) else names
+
+
 def _verified_as(
     asked: _Asked,
     as_if: Callable[..., object] | str,
@@ -447,7 +452,7 @@ def _verified_as(
 ) -> Report:
     """Verifies the gradient of one function as that of another, with the parameters of the first."""
     other = _Asked.of(as_if, asked.inputs, None, None)
-    wanted, called = [wrt] if isinstance(wrt, str) else wrt, (asked.target, other.target)
+    wanted, called = _several(wrt), (asked.target, other.target)
     first, second, _ = sides_of(
         asked.function, other.function, asked.inputs, rename={}, wrt=wanted, names=called, dtype=dtype
     )
@@ -466,7 +471,7 @@ def _compared_as(
     target: str | None,
 ) -> Comparison:
     """Holds the gradients of a function against those of another, which is the reference."""
-    meant, wanted = _Asked.of(as_if, one.inputs, None, None), [wrt] if isinstance(wrt, str) else wrt
+    meant, wanted = _Asked.of(as_if, one.inputs, None, None), _several(wrt)
     names = meant.target, target or one.target
     a, b, changed = sides_of(
         meant.function, one.function, one.inputs, rename=rename, wrt=wanted, names=names, dtype=dtype
@@ -617,7 +622,7 @@ class _Asked:
 
 
 def _computation(asked: _Asked, wrt: str | Sequence[str] | None, dtype: torch.dtype | None) -> Computation:
-    names = [wrt] if isinstance(wrt, str) else wrt
+    names = _several(wrt)
     computation = computation_of(asked.function, asked.inputs, wrt=names, name=asked.target, locate=asked.locate)
     return computation if dtype is None else with_dtype(computation, dtype)
 
@@ -668,7 +673,7 @@ def graph(
             asked.inputs if isinstance(target, str) else inputs,
             view=view,
             show=show,
-            wrt=[wrt] if isinstance(wrt, str) else wrt,
+            wrt=_several(wrt),
             title=asked.target,
             output_name=asked.output_name,
             locate=asked.locate,

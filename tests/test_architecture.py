@@ -1,6 +1,7 @@
 """The architecture: imports go one way, and heavy libraries load only where they are used."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,14 @@ def circle(folder: str, known: Mapping[str, Path]) -> list[str]:
 
 def test_every_module_has_a_place_in_the_order() -> None:
     assert {layer(m) for m in modules()} == {*FOLDERS}
+
+
+def test_the_guide_has_every_folder_in_this_order() -> None:
+    guide = (PACKAGE / "guides" / "architecture.md").read_text(encoding="utf-8")
+    assert guide.split("```text\n")[1].partition("```")[0].split() == FOLDERS
+    told = set(re.findall(r"`(\w+)/`", "".join(re.findall(r"^\| `.*? \|", guide, re.MULTILINE))))
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert told >= folders
 
 
 def test_every_folder_says_what_is_known_in_it() -> None:
