@@ -360,7 +360,7 @@ def test_of_a_run_that_cannot_be_had_again_only_the_first_tells(
     script.write_text(
         "import os, torch\n"
         "torch.manual_seed(int.from_bytes(os.urandom(4), 'little'))\n"
-        "w = torch.nn.Parameter(torch.rand(2))\n"
+        "w = torch.nn.Parameter(3 + torch.rand(2))\n"
         "optimizer = torch.optim.SGD([w], lr=0.1)\n"
         "for step in range(6):\n"
         "    optimizer.zero_grad()\n"
