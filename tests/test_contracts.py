@@ -293,3 +293,18 @@ def test_nothing_of_the_callers_is_changed() -> None:
     gx.verify(Noise.apply, [x])
     assert x.grad is None
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("cut", [0.0, 1e-7])
+def test_a_backward_that_drops_what_is_small_is_asked_with_what_arrived(cut: float) -> None:
+    class Copy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return torch.where(g.abs() < cut, 0.0, g)
+
+    report = gx.verify(lambda x: (Copy.apply(x) ** 2).sum(), {"x": torch.tensor([1e3, 1.0, -1e-9]).double()})
+    assert report.verdict == ("differs" if cut else "agrees")

@@ -160,6 +160,37 @@ def silent(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: Silent.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
+@pytest.mark.parametrize("cut", [1e-6, 1e-4])
+def test_a_slope_lost_in_the_last_digits_of_the_output_is_not_taken_for_0(cut: float) -> None:
+    # The squares of the others make 1e6: moved by its own size, a small x moves nothing of the sum, whatever its slope.
+    x = at(1e3, 1.0, 1e-3, 1e-5 if cut > 1e-5 else 1e-7, -1e-9)
+    squares = spoiled(lambda x: (x**2).sum(), lambda g: torch.where(g.abs() < 2 * cut, 0.0, g))
+    report = gx.verify(squares, {"x": x})
+    assert report.verdict != "agrees"
+    assert [bool(b) for b in differences(report).bounds <= 1e-4] == [True, True, True, False, False]
+
+
+def test_a_small_input_without_a_slope_is_seen_where_it_moves_nothing_by_1_as_well() -> None:
+    def both(used: float) -> Callable[[Tensor, Tensor], Tensor]:
+        class Sum(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor, small: Tensor) -> Tensor:
+                ctx.save_for_backward(x)
+                return (x**2).sum() + used * (small**2).sum()
+
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+                return g * 2 * ctx.saved_tensors[0], torch.zeros(2, dtype=g.dtype)
+
+        return Sum.apply  # type: ignore[no-any-return]
+
+    inputs = {"x": at(1e3, 2e3), "small": at(1e-7, -2e-7)}
+    assert gx.verify(both(0.0), inputs).verdict == "agrees"
+    report = gx.verify(both(1.0), inputs)
+    assert report.verdict != "agrees"
+    assert not bool((differences(report, "small").bounds <= 1e-4).any())
+
+
 # fmt: off
 # Of x at 1: still for an eighth of it and more, and not for all of it. The slope is 0 …
 FLAT: dict[str, Callable[[Tensor], Tensor]] = {

@@ -30,6 +30,7 @@ from gradexplain.recording.recorder import copy_of
 from gradexplain.recording.replay import Alone, applied_anew, nodes_alone
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, recorded
+from gradexplain.verification.oracles.elements import output_parts
 from gradexplain.verification.oracles.measures import MARGIN, plain
 from gradexplain.verification.tangents import asked_of_jvp
 from gradexplain.verification.verdicts import Check, Operation, Report
@@ -64,7 +65,7 @@ def contracts_of(computation: Computation, trace: Trace, *, effort: float) -> Co
             notes += asked_of_jvp(alone)
             found: list[Finding] = []
             try:
-                function = _Function.of(alone)
+                function = _Function.of(alone, trace)
                 found.extend(_until(_breaches(function), effort))  # what was found stays where a later question fails
                 notes += _notes(function, alone)
             except (Exception, SystemExit) as fault:  # the user's own code does not run alone
@@ -102,11 +103,15 @@ def _operation(alone: Alone, found: Sequence[Finding]) -> Operation:
 
 @dataclass(frozen=True)
 class _Function:
-    """A Function to be applied anew: to what, its outputs that carry a gradient, and a cotangent for each."""
+    """A Function to be applied anew: to what, its outputs that carry a gradient, and a cotangent for each.
+
+    `arrived` are the cotangents that it was given in the run, none where these say nothing.
+    """
 
     computation: Computation
     outputs: tuple[Tensor, ...]
     cotangents: tuple[Tensor, ...]
+    arrived: tuple[Tensor, ...] = ()
 
     @cached_property
     def given(self) -> list[Tensor]:
@@ -140,12 +145,12 @@ class _Function:
         return {n: max(_largest(sent[n] - g), torch.finfo(g.dtype).eps * units[n]) for n, g in self.whole.items()}
 
     @classmethod
-    def of(cls, alone: Alone) -> _Function:
+    def of(cls, alone: Alone, trace: Trace) -> _Function:
         assert alone.operator is not None
         computation = applied_anew(alone, alone.operator)
         with computation.running() as run, torch.enable_grad():
             made = tuple(t.detach() for t in tensors_in(run(computation.leaf_values())) if t.requires_grad)
-        return cls(computation, made, tuple(map(generic, made)))
+        return cls(computation, made, tuple(map(generic, made)), _arrived(alone, trace, made))
 
     def sent(
         self, cotangents: Sequence[Tensor | None], needed: Sequence[str] = (), *, times: int = 1
@@ -170,6 +175,16 @@ class _Function:
         return {n: torch.zeros_like(leaf) if g is None else copy_of(g).to_dense() for (n, leaf), g in pairs}
 
 
+def _arrived(alone: Alone, trace: Trace, made: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Returns the cotangent of each output in the run that is explained, zeros for one that was not used."""
+    node = trace.nodes[alone.recorded.index] if alone.recorded.index < len(trace.nodes) else alone.recorded
+    if node.name != alone.recorded.name or len(node.cotangents) != len(made):
+        return ()
+    given = [torch.zeros_like(y) if g is None else g.detach() for g, y in zip(node.cotangents, made, strict=True)]
+    fits = all(g.shape == y.shape and g.dtype == y.dtype for g, y in zip(given, made, strict=True))
+    return tuple(given) if fits and all(bool(g.isfinite().all()) for g in given) else ()
+
+
 # ------------------------------------------------------------------------------------------------------ the questions
 
 
@@ -189,17 +204,39 @@ def _breaches(function: _Function) -> Iterator[Finding | None]:
 
 
 def _linear(function: _Function) -> Iterator[Finding | None]:
-    """Asks with another scale, and with two parts that are zero where the other is not."""
+    """Asks with other scales, with two parts that are zero where the other is not, and with what arrived in the run."""
     whole = function.whole
-    for scale in _SCALES:
-        (scaled,) = function.sent([scale * g for g in function.cotangents])
-        back = {n: g / scale for n, g in scaled.items()}
-        if all(g.isfinite().all() for g in scaled.values()):
-            yield _apart(function, "not-linear", back, whole, scale=f"{scale:.6g}")
+    yield from _scaled(function, function.cotangents, whole, _SCALES)
     masks = [_alternating(g) for g in function.cotangents]
     (one,) = function.sent([g * mask for g, mask in zip(function.cotangents, masks, strict=True)])
     (other,) = function.sent([g * ~mask for g, mask in zip(function.cotangents, masks, strict=True)])
     yield _apart(function, "not-additive", {n: one[n] + other[n] for n in whole}, whole, one, other)
+    for cotangents in _sizes(function.arrived):
+        scale = 2.0 ** math.floor(math.log2(max(map(_largest, cotangents))))
+        normal = [g / scale for g in cotangents]
+        (own,) = function.sent([g.clone() for g in normal])
+        yield from _scaled(function, normal, own, (scale,))
+
+
+def _sizes(cotangents: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yields cotangents with only the elements of about one size each, zeros elsewhere."""
+    if cotangents:
+        joint = torch.cat([g.abs().flatten().double() for g in cotangents])
+        for mask in output_parts(joint):
+            if bool(joint[mask].any()):
+                masks = mask.split([g.numel() for g in cotangents])
+                yield [torch.where(m.view_as(g), g, 0.0) for g, m in zip(cotangents, masks, strict=True)]
+
+
+def _scaled(
+    function: _Function, cotangents: Sequence[Tensor], sent: Mapping[str, Tensor], scales: Sequence[float]
+) -> Iterator[Finding | None]:
+    """Asks with other scales of cotangents for which `sent` was sent."""
+    for scale in scales:
+        (scaled,) = function.sent([scale * g for g in cotangents])
+        back = {n: g / scale for n, g in scaled.items()}
+        if all(g.isfinite().all() for g in scaled.values()):
+            yield _apart(function, "not-linear", back, sent, scale=f"{scale:.6g}")
 
 
 def _alternating(like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,11 +37,15 @@ from gradexplain.verification.oracles.ladders import (
     Slope,
     extrapolated,
 )
-from gradexplain.verification.oracles.measures import common_scale, plain
+from gradexplain.verification.oracles.measures import MARGIN, common_scale, plain
 from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.replays import Replay
 
 ORACLE = "finite differences"
+
+# An element of an input, by its position in the flattened tensor.
+Spot = tuple[str, int]
+
 # Runs of the function to find the elements of a direction that does not simply agree.
 BISECTION_RUNS = 110
 # More inputs than this move together.
@@ -205,19 +210,59 @@ class Probe(Directions):
         places = [(n, p) for n in group for p in masks[n].flatten().nonzero().flatten().tolist()]
         if not places or not self.wholly(group):
             return []
-        waiting, budget, movers = [places], 2 * MOST_ZEROS + 8, list[tuple[str, int]]()
+        still, movers = self.parted(places)
+        short = self.short(still)
+        for name, position in short:
+            place = unravelled(position, self.x[name].shape)
+            self.scale[name][place] = max(float(self.own[name][place]), self.long(name))
+        longer, _ = self.parted(short)
+        for name, position in (set(still) - set(short)) | (set(longer) - set(self.short(longer))):
+            self.bounds[name][unravelled(position, self.x[name].shape)] = 0.0
+        looked = [self.zero(n, unravelled(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
+        return [t for t in looked if not t.agrees]
+
+    def parted(self, places: Sequence[Spot]) -> tuple[list[Spot], list[Spot]]:
+        """Returns the elements whose unit moves nothing, and a few of those that move the output by themselves."""
+        still, movers = list[Spot](), list[Spot]()
+        waiting, budget = [list(places)] if places else [], 2 * MOST_ZEROS + 8
         while waiting and budget > 0:
             some = waiting.pop()
             budget -= 1
             if self.is_still(some):
-                for name, position in some:
-                    self.bounds[name][unravelled(position, self.x[name].shape)] = 0.0
+                still += some
             elif len(some) == 1:
                 movers += some
             else:
                 waiting += [some[: len(some) // 2], some[len(some) // 2 :]]
-        looked = [self.zero(n, unravelled(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
-        return [t for t in looked if not t.agrees]
+        return still, movers
+
+    def short(self, places: Sequence[Spot]) -> list[Spot]:
+        """Returns the elements whose unit is too short: what it moves would be lost in the output's last digits."""
+        masks = {name: self.is_short(name).flatten().tolist() for name in {name for name, _ in places}}
+        return [(name, position) for name, position in places if masks[name][position]]
+
+    def is_short(self, name: str) -> Tensor:
+        """Says which units do not show a slope that is small beside the least of the tensor, or beside its secant."""
+        # Where no output moves by more than its last digits n, a slope is at most Σ |v| n / unit, and the half of a
+        # unit is moved at least.
+        unit, claims = self.scale[name].abs(), self.claim[name].abs()
+        lost = 2 * float((self.question.judged.cotangent.abs() * self.last_digits).sum()) / unit
+        if bool((claims > 0).any()) and not bool((short := lost > RESOLUTION * claims[claims > 0].min()).any()):
+            return short
+        told = claims[claims > MARGIN * self.question.rounding(name)]
+        if told.numel():
+            return lost > RESOLUTION * told.min()
+        return (lost > RESOLUTION * self.secant(name)) & (unit < self.long(name))
+
+    def long(self, name: str) -> float:
+        """Returns the unit that shows more than that of an element: the tensor's, or 1 where all of it has no slope."""
+        return common_scale(self.x[name]) if bool((self.claim[name] != 0).any()) else 1.0
+
+    def secant(self, name: str) -> float:
+        """Returns what the output moves by if all of an input does by its long unit; infinite outside of the domain."""
+        long = self.long(name)
+        far = self.changed({name: self.x[name] + long * self.signed(self.scale[name], self.x[name])})
+        return math.inf if far is None else float((self.question.judged.cotangent * far).abs().sum()) / long
 
     def wholly(self, group: Sequence[str]) -> bool:
         """Says whether there is room for the runs that claims of zero take."""
@@ -231,13 +276,13 @@ class Probe(Directions):
             place = unravelled(position, self.x[name].shape)
             direction[name][place] = self.scale[name][place].to(self.x[name].dtype)
         draw = self._spread(direction)
-        y = self.replay.trace.value
-        noise = 2 * self.replay.eps * y.abs() + self.replay.jitter
-        for sign in (1.0, -1.0):
-            moved = self.moved({n: self.x[n] + sign * d for n, d in draw.items()})
-            if moved is None or not bool(((moved - y).abs() <= noise).all()):
-                return False
-        return True
+        changes = (self.changed({n: self.x[n] + sign * d for n, d in draw.items()}) for sign in (1.0, -1.0))
+        return all(change is not None and bool((change.abs() <= self.last_digits).all()) for change in changes)
+
+    @cached_property
+    def last_digits(self) -> Tensor:
+        """What moves no output by more than its last digits."""
+        return 2 * self.replay.eps * self.replay.trace.value.abs() + self.replay.jitter
 
     def _spread(self, direction: Mapping[str, Tensor]) -> Direction:
         """Returns a direction with its elements drawn from [½, 1] of what they are, and signs at random."""
@@ -283,10 +328,10 @@ class Probe(Directions):
 
     def loudness(self, name: str, change: Tensor) -> float:
         """Returns by how many times its noise the output moves, in the element of it that moves most; nan outside."""
-        moved, y = self.changed({name: self.x[name] + change}), self.replay.trace.value
+        moved = self.changed({name: self.x[name] + change})
         if moved is None:
             return math.nan
-        noise = torch.maximum(2 * self.replay.eps * y.abs() + self.replay.jitter, self.question.roughness)
+        noise = torch.maximum(self.last_digits, self.question.roughness)
         return float((moved.abs() / noise.clamp_min(torch.finfo(torch.float64).tiny)).max())
 
     # ---------------------------------------------------------------------------------------------- a closer look
