@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ from typer.testing import CliRunner
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="Write what the tests compare with; read the diff.")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks the cases of a test that is `sampled` as thorough, but for each nth of them."""
+    marker = item.get_closest_marker("sampled")
+    if marker is not None:
+        (every,) = marker.args
+        cases = _CASES.setdefault((item.path, getattr(item, "originalname", item.name)), count())
+        if next(cases) % every:
+            item.add_marker(pytest.mark.thorough)
+
+
+_CASES: dict[tuple[Path, str], Iterator[int]] = {}
 
 
 @pytest.fixture

@@ -159,6 +159,7 @@ def test_a_program_in_a_receipt_runs_only_with_consent(program_receipt: Path, pr
     assert program_receipt.read_text() == before + "."
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize(("answer", "code", "runs"), [("y", 0, 1), ("n", 2, 0)])
 def test_the_terminal_asks_before_a_program_in_a_receipt_runs(

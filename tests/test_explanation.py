@@ -464,6 +464,7 @@ def test_inputs_may_have_the_names_that_we_would_choose(command) -> None:
 WHOLE = [name for name, rule in registry.rules().items() if not rule.elementwise]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", WHOLE)
 def test_rounding_contradicts_no_rule_of_whole_tensors(name: str, dtype: torch.dtype) -> None:

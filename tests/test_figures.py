@@ -490,6 +490,7 @@ def test_the_slope_of_a_recipe_is_the_derivative_of_its_activation(name: str) ->
 # --------------------------------------------------------------------------------------------------- bytes and looks
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", DESIGNS)
 @pytest.mark.parametrize(("language", "look"), LOOKS)
 def test_every_figure_is_made_in_every_format_language_and_style(name: str, language: str, look: str) -> None:
@@ -514,6 +515,7 @@ LONGEST: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", DESIGNS)
 @pytest.mark.parametrize(
     ("language", "kind"), [("en", "usual"), ("zh", "usual"), ("en", "long"), ("en", "column"), ("zh", "column")]
@@ -566,6 +568,7 @@ def test_the_same_figures_give_the_same_bytes_in_another_process(tmp_path: Path)
             assert (tmp_path / f"{name}{suffix}").read_bytes() == rendered(figure, format)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_figures_of_readme_and_course_are_made_again(name: str) -> None:
     figure = FIGURES[name]()

@@ -94,6 +94,7 @@ def in_hostile_modules(name: str) -> Picture:
     return gx.graph(net, [torch.ones(1, 2)])
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_any_name_of_a_module_makes_a_whole_file(name: str, format: str) -> None:
@@ -433,6 +434,7 @@ DRAWN: list[tuple[str, Callable[[], Picture]]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", [m for _, m in DRAWN], ids=[n for n, _ in DRAWN])
 def test_no_box_overlaps_another_and_no_line_goes_through_a_box(make: Callable[[], Picture]) -> None:
     drawn = drawing(make())

@@ -46,6 +46,7 @@ ESTIMATES: dict[str, tuple[Function, Function, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_a_backward_that_passes_on_what_arrives_is_named_first(name: str, dtype: torch.dtype) -> None:
@@ -164,6 +165,7 @@ HOOKS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("where", HOOKS)
 def test_a_hook_that_changed_a_gradient_is_named_first_with_what_it_would_be(where: str) -> None:
     told, line = HOOKS[where]
@@ -256,6 +258,7 @@ AGAIN: dict[str, tuple[Callable[[Any, Tensor], Tensor], str, str]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", AGAIN)
 def test_the_operation_whose_second_derivative_is_wrong_is_named_as_for_the_first(case: str) -> None:
     backward, kind, label = AGAIN[case]

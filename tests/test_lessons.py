@@ -38,6 +38,7 @@ def ran(name: str) -> Lesson:
 # ------------------------------------------------------------------------------------------------------- what is true
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_claim_of_a_lesson_is_true(name: str) -> None:
     assert [c for c in ran(name).claims if not c.holds] == []
@@ -63,6 +64,7 @@ def altered(value: object) -> object:
     return f"not {value}"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_planted_wrong_claim_is_seen(name: str) -> None:
     for number, claim in enumerate(ran(name).claims):
@@ -345,6 +347,7 @@ def linked(page: Path) -> set[str]:
     return set(files)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_under_a_figure_draws_it(name: str, command: Callable, tmp_path: Path) -> None:
     drawn = [part for part in ran(name).parts if isinstance(part, Drawn)]

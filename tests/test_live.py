@@ -225,6 +225,7 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CASES)
 def test_no_operator_ends_the_page_of_a_live_tensor(name: str) -> None:
     x = torch.tensor([[0.5, -1.0, 2.5], [1.25, 0.75, -0.5]], requires_grad=True)
@@ -257,6 +258,7 @@ def test_a_move_is_brought_back_by_the_shape_of_what_was_not_saved(name: str) ->
     assert (report.verdict, report.reason) == ("agrees", None) if name != "as_strided" else report.verdict != "differs"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CASES)
 def test_what_an_operator_makes_again_is_what_it_made(name: str) -> None:
     """Of the same function, a recorder that watches the forward pass knows every value."""

@@ -126,6 +126,7 @@ def equations(page: str) -> Counter[tuple[str, ...]]:
     return Counter(tuple(e) for line in unwrapped(page) for e in read_equations(line))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_both_languages_show_the_same_equations_and_numbers(name: str, command: Callable) -> None:
     en = command("explain", *EXAMPLES[name], "--width", "110").out

@@ -263,6 +263,7 @@ def planted_operations(name: str) -> tuple[Operation, ...]:
     return checked(network(planted(forward, backward), 5, 2), normal(3, 4, 4))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_planted_error_is_named_with_its_place_and_what_it_looks_like(name: str, dtype: torch.dtype) -> None:

@@ -80,6 +80,7 @@ def test_one_wrong_entry_of_ten_thousand_is_seen_and_named(name: str, factor: fl
     assert mutant.evaluations <= 250
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("size", "kind"), [(20, "scaled by 1.001"), (60, "permuted or transposed")])
 def test_the_wrong_node_of_a_network_is_named_and_no_other(size: int, kind: str) -> None:
     network, wrong = planted(size, kind, seed=2)

@@ -30,6 +30,7 @@ def asked(name: str, verb: str) -> Answer:
     return found
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_operator_is_explained_or_refused_in_one_sentence(name: str) -> None:
     assert asked(name, "explain").outcome in ("agrees", "cannot say", "differs", "refused", "none")

@@ -882,6 +882,7 @@ def test_every_record_is_valid_by_the_published_schema() -> None:
         assert [e.message for e in validator.iter_errors(made)] == []
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", [*EXAMPLES, "kink"])
 def test_a_planted_key_is_refused_wherever_the_keys_are_known(name: str) -> None:
     made = receipt(name)

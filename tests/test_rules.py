@@ -346,6 +346,7 @@ def test_sympy_proves_each_slope(name: str) -> None:
     assert {proof.holds for proof in proved(RULES[name]).values()} == {True}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("wrong", ["({})*1.001", "-({})", "({}) + 0.0001"])
 def test_a_wrong_slope_is_refuted(name: str, wrong: str) -> None:
@@ -364,6 +365,7 @@ def test_every_formula_has_a_sympy_form_in_its_own_variables(name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- gradients
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ALL)
 def test_the_vjp_agrees_with_finite_differences_and_mutants_do_not(name: str) -> None:
     for rule, arguments, argument in cases(name):
@@ -434,6 +436,7 @@ def complex_cases(name: str) -> Iterator[tuple[Rule, dict[str, Any], str]]:
 IN_COMPLEX = [name for name in OWN if RULES[name].over != "real" and any(complex_cases(name))]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", IN_COMPLEX)
 def test_a_rule_holds_for_complex_numbers_unless_it_says_that_it_is_of_real_ones(name: str) -> None:
     for rule, arguments, argument in complex_cases(name):

@@ -97,6 +97,7 @@ def test_a_module_is_run_as_python_does(tmp_path: Path) -> None:
     assert (ours.stdout, ours.returncode) == (own.stdout, own.returncode)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("end", "code"), [("sys.exit(7)", 7), ("sys.exit('gone')", 1), ("1 / 0", 1)])
 def test_the_exit_code_and_the_traceback_are_the_script_s_own(tmp_path: Path, end: str, code: int) -> None:
     path = script(tmp_path, steps=4, end=end)

@@ -145,6 +145,7 @@ def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:
     assert training.codes[1:] == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", trainings(HEALTHY))
 def test_a_training_that_is_sound_is_silent(name: str) -> None:
@@ -248,6 +249,7 @@ BORN = {  # a line, the number that u[2] is at step 2: where, the values that me
 # fmt: on
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("line", BORN)
 def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tried(line: str, tmp_path: Path) -> None:
     number, element, values, change = BORN[line]

@@ -153,6 +153,7 @@ ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
 # fmt: on
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("excuse", EXCUSES)
 def test_an_excuse_hides_no_error_in_the_same_input(excuse: str, error: str) -> None:
@@ -239,6 +240,7 @@ FACTORS = {"twice": 2.0, "zero": 0.0, "sign": -1.0, "1.01": 1.01}
 POSITIONS = (0, 4, 10)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("kind", ["weights", "inputs"])
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -251,6 +253,7 @@ def test_a_wrong_element_of_any_size_is_named(dtype: str, kind: str, factor: str
         assert places == {(position,)}, position
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("kind", ["weights", "inputs"])
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -203,6 +203,7 @@ ERRORS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("side", [3, 40])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -544,6 +545,7 @@ def test_every_reason_that_is_met_can_be_said() -> None:
         assert say(f"verdicts.{found.reason}", "zh", **found.data)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("gap", [5.0, 10.0, 20.0, 30.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_confident_class_is_no_error(gap: float, dtype: torch.dtype) -> None:
