@@ -308,3 +308,18 @@ def test_a_backward_that_drops_what_is_small_is_asked_with_what_arrived(cut: flo
 
     report = gx.verify(lambda x: (Copy.apply(x) ** 2).sum(), {"x": torch.tensor([1e3, 1.0, -1e-9]).double()})
     assert report.verdict == ("differs" if cut else "agrees")
+
+
+def test_a_backward_that_takes_every_gradient_for_positive_is_asked_with_another_sign() -> None:
+    class Size(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g.abs()
+
+    report = gx.verify(lambda x: Size.apply(x).sum(), {"x": X})
+    assert report.verdict == "differs"  # although 1 arrives everywhere, and it sends 1
+    assert [f.code for o in report.wrong() for f in o.findings] == ["not-linear"]

@@ -759,6 +759,34 @@ def test_an_operator_without_float64_runs_in_a_shorter_type_and_is_judged(dtype:
     assert "Torch has no kernel in float64 for _grouped_mm" in str(gx.explain(function, [a, w]))
 
 
+@pytest.mark.parametrize("refuses", ["forward", "backward"])
+@pytest.mark.parametrize("factor", [1.0, 1.03])
+def test_a_kernel_for_float32_alone_is_judged_in_float32(refuses: str, factor: float) -> None:
+    def needs_float32(where: str, x: Tensor) -> None:
+        if where == refuses and x.dtype != torch.float32:
+            raise RuntimeError("this kernel is for float32")
+
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            needs_float32("forward", x)
+            ctx.save_for_backward(x)
+            return x.exp()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            needs_float32("backward", g)
+            return factor * g * ctx.saved_tensors[0].exp()
+
+    report = gx.verify(lambda x: Kernel.apply(x).sum(), {"x": torch.tensor([0.3, -1.2, 0.8])})
+    assert report.verdict == ("agrees" if factor == 1 else "differs")
+    assert [f.data["operators"] for f in report.findings if f.code == "own-type"] == ["Kernel"]
+    page = " ".join(str(report).split())
+    assert "The function does not run in float64 with Kernel: it was run again in float32" in page
+    assert "finite differences (float32)" in page
+    assert "(float64)" not in page
+
+
 def test_the_widest_type_that_an_operator_has_is_taken() -> None:
     """It takes nothing wider than bfloat16: the replay goes on from there, with what it rounds."""
 

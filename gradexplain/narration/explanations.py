@@ -406,7 +406,7 @@ class Teller:
         """Yields why the checks in the table differ or cannot judge."""
         alike: dict[str, dict[str, list[str]]] = {}  # what several methods say of one input is said once
         for check, name in self.remarks(groups):
-            alike.setdefault(self.reason(check), {}).setdefault(name, []).append(self.oracle(check.oracle))
+            alike.setdefault(self.reason(check), {}).setdefault(name, []).append(self.oracle(check))
         for reason, methods in alike.items():
             for oracles in dict.fromkeys(map(tuple, methods.values())):
                 names = ", ".join(name for name, own in methods.items() if tuple(own) == oracles)
@@ -415,7 +415,7 @@ class Teller:
     def aside(self, found: Sequence[Check]) -> Iterator[str]:
         """Yields, one a line, the oracles that do not apply here, and why."""
         for check in {(c.oracle, c.reason): c for c in found if c.reason in NOT_APPLICABLE}.values():
-            yield self.say("not_applicable", oracle=self.oracle(check.oracle), reason=self.reason(check))
+            yield self.say("not_applicable", oracle=self.oracle(check), reason=self.reason(check))
 
     def refuted(self, report: Report) -> Iterator[str]:
         """Yields what others say that finite differences contradict."""
@@ -424,7 +424,7 @@ class Teller:
             if report.is_refuted(check):
                 seen, right = (number_text(float(str(check.data[key])), 6) for key in ("seen", "right"))
                 key = "refuted" if check.oracle == FORWARD and not edited else "outdated"
-                said = {"oracle": self.oracle(check.oracle), "name": check.input, "seen": seen, "right": right}
+                said = {"oracle": self.oracle(check), "name": check.input, "seen": seen, "right": right}
                 yield self.say(f"verification.{key}", **said)
 
     def grouped(self, found: Sequence[Check]) -> Iterator[list[Check]]:
@@ -444,7 +444,7 @@ class Teller:
         bound = max((bound for _, bound in apart if bound is not None), default=None)
         return (
             MARKS[checks[0].verdict],
-            self.oracle(checks[0].oracle),
+            self.oracle(checks[0]),
             self.inputs(checks),
             error_text(worst),
             error_text(bound),
@@ -459,8 +459,8 @@ class Teller:
                 same = [c for c in checks if c.reason == reason]
                 yield same[0], self.inputs(same)
 
-    def oracle(self, name: str) -> str:
-        return self.say(f"oracles.{name.replace(' ', '_')}")
+    def oracle(self, check: Check) -> str:
+        return self.say(f"oracles.{check.oracle.replace(' ', '_')}", dtype=check.data.get("dtype", "float64"))
 
     def reason(self, check: Check) -> str:
         if check.reason is None:

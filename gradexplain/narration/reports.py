@@ -134,7 +134,7 @@ class ReportTeller(Teller):
                 telling = [c for c in said if c.reason not in NOT_APPLICABLE] or said
                 for check in telling[:2]:
                     element = indexed(name, check.place) if check.place else name
-                    yield self.of(element, self.reason(check), self.oracle(check.oracle))
+                    yield self.of(element, self.reason(check), self.oracle(check))
 
     def shortened(self, lines: Sequence[str], most: int) -> Sequence[str]:
         """Returns at most so many lines, the last of them how many are left out."""
@@ -246,7 +246,7 @@ class ReportTeller(Teller):
         yield from map(self.incident, operation.findings)
         if operation.verdict == "cannot say" and not operation.findings:
             reasons = [c for c in operation.report.checks if c.verdict == "cannot say" and c.reason]
-            yield from (self.of(c.input, self.reason(c), self.oracle(c.oracle)) for c in reasons[:1])
+            yield from (self.of(c.input, self.reason(c), self.oracle(c)) for c in reasons[:1])
 
 
 def _mildly(verdict: Verdict, made: bool) -> Verdict:

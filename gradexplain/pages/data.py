@@ -125,7 +125,7 @@ class _Data:
                 _, _, _, worst, bound = self.teller.check_row([check])
                 yield {
                     "mark": MARKS[check.verdict],
-                    "oracle": self.teller.oracle(check.oracle),
+                    "oracle": self.teller.oracle(check),
                     "worst": worst,
                     "bound": bound or error_text(check.bound),
                     "reason": self.teller.reason(check),

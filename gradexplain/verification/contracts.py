@@ -36,8 +36,8 @@ from gradexplain.verification.tangents import asked_of_jvp
 from gradexplain.verification.verdicts import Check, Operation, Report
 
 ORACLE = "contract"
-# A power of two scales a number without rounding it; this one leaves room in half precision.
-_SCALES = (2.0**-6, 2.0**6)
+# A power of two scales a number without rounding it; this one leaves room in half precision. One turns the sign.
+_SCALES = (2.0**-6, -(2.0**6))
 
 
 @dataclass(frozen=True)
@@ -204,14 +204,18 @@ def _breaches(function: _Function) -> Iterator[Finding | None]:
 
 
 def _linear(function: _Function) -> Iterator[Finding | None]:
-    """Asks with other scales, with two parts that are zero where the other is not, and with what arrived in the run."""
+    """Asks with other scales, with two parts that are zero where the other is not, and with each size that arrived.
+
+    What arrived in one size is judged with the whole; a small one beside a large one may be lost in it.
+    """
     whole = function.whole
     yield from _scaled(function, function.cotangents, whole, _SCALES)
     masks = [_alternating(g) for g in function.cotangents]
     (one,) = function.sent([g * mask for g, mask in zip(function.cotangents, masks, strict=True)])
     (other,) = function.sent([g * ~mask for g, mask in zip(function.cotangents, masks, strict=True)])
     yield _apart(function, "not-additive", {n: one[n] + other[n] for n in whole}, whole, one, other)
-    for cotangents in _sizes(function.arrived):
+    sizes = list(_sizes(function.arrived))
+    for cotangents in sizes if len(sizes) > 1 else []:
         scale = 2.0 ** math.floor(math.log2(max(map(_largest, cotangents))))
         normal = [g / scale for g in cotangents]
         (own,) = function.sent([g.clone() for g in normal])

@@ -228,7 +228,7 @@ class Report(Shown):
     @property
     def wanted(self) -> float:
         """How small a relative error must have been seen in an element for it to count as seen."""
-        narrowed = any(finding.code == "no-float64" for finding in self.findings)
+        narrowed = any(finding.code in ("no-float64", "own-type") for finding in self.findings)
         return NARROWED_RESOLUTION if narrowed else RESOLUTION
 
     def bounds(self, name: str) -> Tensor | None:
@@ -493,7 +493,8 @@ def _blind_spots(question: Question) -> Iterator[Finding]:
     """Yields what keeps all oracles that run the function again from seeing sharply."""
     replay = question.replay
     if isinstance(replay, Replay) and replay.narrowed:
-        yield Finding("no-float64", {"operators": ", ".join(replay.narrowed), "resolution": f"{replay.eps:.0e}"})
+        data = {"operators": ", ".join(replay.narrowed), "resolution": f"{replay.eps:.0e}", "dtype": replay.dtype}
+        yield Finding("own-type" if replay.dtype == "float32" else "no-float64", data)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ class Directions:
 
     def random(self, masks: Mapping[str, Tensor]) -> Direction:
         """A direction with entries ±U[½, 1] in units of each element's own size, where a mask is set."""
-        drawn = {n: self.signed(self.scale[n], self.x[n]) * self.scale[n] for n in masks}
+        drawn = {n: (self.signed(self.scale[n], self.x[n]) * self.scale[n]).to(self.x[n].dtype) for n in masks}
         return {n: torch.where(mask.to(drawn[n].device), drawn[n], 0.0) for n, mask in masks.items() if mask.any()}
 
     def signed(self, like: Tensor, x: Tensor) -> Tensor:

@@ -261,7 +261,8 @@ class Probe(Directions):
     def secant(self, name: str) -> float:
         """Returns what the output moves by if all of an input does by its long unit; infinite outside of the domain."""
         long = self.long(name)
-        far = self.changed({name: self.x[name] + long * self.signed(self.scale[name], self.x[name])})
+        step = (long * self.signed(self.scale[name], self.x[name])).to(self.x[name].dtype)
+        far = self.changed({name: self.x[name] + step})
         return math.inf if far is None else float((self.question.judged.cotangent * far).abs().sum()) / long
 
     def wholly(self, group: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradexplain.errors import message_of
 from gradexplain.recording.computation import Computation, chosen_output, with_dtype
-from gradexplain.recording.trace import Trace
+from gradexplain.recording.trace import Trace, is_custom
 from gradexplain.recording.tracing import generic, trace
 from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.answers import Unable
@@ -27,7 +27,8 @@ class Replay:
     """A computation that has been run again in float64, with one result but for rounding.
 
     `jitter` is by how much ⟨cotangent, output⟩ differed from run to run: a library may add in another order each time.
-    `narrowed` names the operators that torch has no kernel for in float64: they ran in a shorter type.
+    `narrowed` names the operators that torch has no kernel for in float64, and ran in a shorter type; or the custom
+    Functions that refuse it, so that all ran in its own.
     """
 
     computation: Computation
@@ -35,6 +36,11 @@ class Replay:
     seconds: float
     jitter: float = 0.0
     narrowed: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """The type that it ran in."""
+        return str(self.trace.value.dtype).removeprefix("torch.")
 
     @property
     def eps(self) -> float:
@@ -64,7 +70,7 @@ def _low(trace: Trace) -> bool:
 def replayed(computation: Computation, own: Trace) -> Replay | Unable:
     """Returns the replay in float64, with casts to shorter types and captured numbers of such widened as well.
 
-    Where it does not run so, what refuses float64 runs in a shorter type.
+    Where it does not run so, operators that refuse float64 run in a shorter type; where custom Functions do, all does.
     """
     base = replace(with_dtype(computation, torch.float64), own={}) if _low(own) else computation
     narrowed = set[str]()
@@ -79,6 +85,10 @@ def replayed(computation: Computation, own: Trace) -> Replay | Unable:
             replay = _measured(candidate, found)
             return replace(replay, narrowed=tuple(sorted(narrowed))) if isinstance(replay, Replay) else replay
         failed = failed if isinstance(failed, Trace) else found
+    if isinstance(failed, Unable) and own.value.dtype == torch.float32:
+        replay = _measured(computation, own)
+        kernels = tuple(sorted({node.name.removesuffix("Backward") for node in own.nodes if is_custom(node)}))
+        return replace(replay, narrowed=kernels) if isinstance(replay, Replay) and kernels else failed
     return _measured(base, failed) if isinstance(failed, Trace) else failed
 
 
