@@ -224,6 +224,20 @@ def test_an_element_of_a_gradient_tells_the_way_that_made_it(browser: Any, tmp_p
         assert lit(window, "trail") == []
 
 
+def test_the_way_of_an_element_goes_through_every_element_that_it_was_used_in(browser: Any, tmp_path: Path) -> None:
+    """A[1, 0] stands in the three products of row 1: its gradient came from all of them, and from no other row."""
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0, 7.0], [8.0, 9.0, 1.0]])
+    own = a.clone().requires_grad_()
+    product = own @ b
+    sent, whole = torch.autograd.grad((product**2).sum(), [product, own])
+    with opened(browser, gx.explain("sum((A @ b)**2)", {"A": a, "b": b}).render("html"), tmp_path) as window:
+        window.page.focus("[data-name='∂y/∂A[1, 0]']")
+        shown = {name: value for name, value, *_ in numbers(window, "#asked")}
+        of_product = {name: value for name, value in shown.items() if name.startswith("→ f1[")}
+        assert of_product == {f"→ f1[1, {k}]": sent[1, k].item() for k in range(3)}
+        assert shown["→ A[1, 0]"] == whole[1, 0].item()
+
+
 def test_a_line_of_code_and_its_operator_light_up_together(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "own_code.py").write_text("def f(x):\n    u = x * 3\n    v = u.exp()\n    return v.sum()\n")
     page = gx.explain(f"{tmp_path / 'own_code.py'}:f", {"x": X}).render("html")
