@@ -33,7 +33,7 @@ _FOLDER = Path(__file__).parent / "web"
 # Words that are read in a minute, and minutes for an exercise or a figure that is moved.
 _WORDS, _DOING = 120, 2
 # A box of the map: the cells of its longest line, the size of its letters, a line's height, what is left around.
-_CELLS, _LETTER, _TALL, _PAD = 22, 12.0, 17.0, 9.0
+_CELLS, _LETTER, _TALL, _PAD = 18, 12.0, 17.0, 9.0
 
 
 @dataclass
@@ -50,7 +50,7 @@ def lesson_page(
     """Returns the page of a lesson; `files` names the pictures of its parts, `beside` the lessons written with it."""
     teller = LessonTeller(language, lesson, files=files or {}, pages={name: f"{name}.html" for name in beside})
     place = beside.index(lesson.name) if lesson.name in beside else -1
-    around = {
+    nearby = {
         "previous": beside[place - 1 : place] if place > 0 else (),
         "next": beside[place + 1 :][:1] if beside else (),
     }
@@ -149,9 +149,9 @@ def _map(language: str) -> Markup:
             f'<a href="{name}.html" data-lesson="{name}"><rect x="{x - box.width / 2:g}" y="{y - box.height / 2:g}" '
             f'width="{box.width:g}" height="{box.height:g}" rx="6"/><text y="{first:g}">{rows}</text></a>'
         )
-    size = (right - left + 4, bottom - top + 4)
-    box = f'width="{size[0]:g}" height="{size[1]:g}" viewBox="{left - 2:g} {top - 2:g} {size[0]:g} {size[1]:g}"'
-    return Markup(f'<svg class="map" {box}>{"".join(drawn)}</svg>')
+    width, height = right - left + 4, bottom - top + 4
+    view = f'width="{width:g}" height="{height:g}" viewBox="{left - 2:g} {top - 2:g} {width:g} {height:g}"'
+    return Markup(f'<svg class="map" {view}>{"".join(drawn)}</svg>')
 
 
 def _arrow(route: Sequence[tuple[float, float]]) -> str:
