@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells
 
 from gradexplain.documents.doc import Doc
 from gradexplain.documents.html import PLOT_SCRIPT, PLOT_STYLE, STYLE, in_script, prose, sections
@@ -33,7 +34,7 @@ _FOLDER = Path(__file__).parent / "web"
 # Words that are read in a minute, and minutes for an exercise or a figure that is moved.
 _WORDS, _DOING = 120, 2
 # A box of the map: the cells of its longest line, the size of its letters, a line's height, what is left around.
-_CELLS, _LETTER, _TALL, _PAD = 18, 12.0, 17.0, 9.0
+_CELLS, _LETTER, _TALL, _PAD = 20, 12.0, 17.0, 9.0
 
 
 @dataclass
@@ -162,7 +163,13 @@ def _arrow(route: Sequence[tuple[float, float]]) -> str:
 
 def _wrapped(title: str) -> list[str]:
     """Returns a title in short lines: between words, or where there are none anywhere."""
-    return [part.strip() for line in textwrap.wrap(title, _CELLS) for part in chop_cells(line, _CELLS)]
+    parts = textwrap.wrap(title, _CELLS, break_on_hyphens=False, break_long_words=False)
+    return [half for part in parts for half in chop_cells(part, _even(cell_len(part)))]
+
+
+def _even(cells: int) -> int:
+    """Returns the width that leaves no last letter alone on a line."""
+    return math.ceil(cells / math.ceil(cells / _CELLS)) + 1
 
 
 # ------------------------------------------------------------------------------------------------------- templates

@@ -73,6 +73,11 @@
   if (forget) forget.addEventListener("click", () => { done = {}; keep(); });
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   showDone();
+  const atlas = document.querySelector(".atlas");
+  if (atlas) { // the course begins in the middle of its map
+    const first = atlas.querySelector("a").getBoundingClientRect(), box = atlas.getBoundingClientRect();
+    atlas.scrollLeft = first.left - box.left - (box.width - first.width) / 2;
+  }
 
   // ---- exercises: judged as answers.py does --------------------------------------------------------------------------
 
