@@ -311,6 +311,36 @@ def test_keys_the_slider_and_a_frame_step_as_well(browser: Any, tmp_path: Path) 
         assert told == [{"kind": "ready"}, {"kind": "step", "step": 4}, {"kind": "step", "step": 5}]
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_cell_of_a_notebook_steps_in_a_frame_and_has_the_scheme_of_the_notebook(
+    browser: Any, tmp_path: Path, dark: bool
+) -> None:
+    cell = used_twice()._repr_html_()
+    scheme = "dark" if dark else "light"
+    body = f"<body data-jp-theme-light={str(not dark).lower()}>{cell}"
+    notebook = f"<!doctype html><title>notebook</title><style>:root{{color-scheme:{scheme}}}</style>{body}"
+    with opened(browser, notebook, tmp_path, color_scheme="null") as window:
+        frame = window.page.frames[1]
+        frame.click("#next")
+        assert frame.inner_text("#count").startswith("Step 1 of")
+        assert frame.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == dark
+        assert not window.page.is_visible("body > .gx")
+        assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        box = window.page.locator("iframe").bounding_box()
+        assert (box["width"] > 1000, 480 <= box["height"] <= 900) == (True, True)
+        with pytest.raises(Exception, match=r"[Bb]locked|sandbox|cross-origin"):
+            frame.evaluate("parent.document.title")
+
+
+def test_a_viewer_that_drops_frames_shows_the_text_of_a_cell(browser: Any, tmp_path: Path) -> None:
+    explanation = used_twice()
+    kept = re.sub("<iframe.*?</iframe>", "", explanation._repr_html_(), flags=re.S)
+    for shown in (kept, re.sub("<style>.*?</style>", "", kept, flags=re.S)):
+        with opened(browser, f"<!doctype html><title>viewer</title>{shown}", tmp_path) as window:
+            text = window.page.inner_text("body")
+            assert all(str(equation) in text for equation in explanation.equations)
+
+
 def test_a_network_folds_and_its_steps_light_up_in_folds(browser: Any, tmp_path: Path) -> None:
     page = transformer(3).render("html")
     assert len(page) < 2_000_000
