@@ -46,7 +46,7 @@ def is_right(exercise: Exercise, text: str) -> bool:
         source = parse_value(text).source
     except InputError as fault:
         raise InputError("answer_no_number", text=text) from fault
-    if not isinstance(source, Numbers):
+    if not isinstance(source, Numbers) or any(isinstance(number, complex) for number in source.flat):
         raise InputError("answer_no_number", text=text)
     numbers, shape = list(numbers_in(answer)), _shape(answer)
     alike = source.shape == shape or len(numbers) == len(source.flat) == 1

@@ -31,14 +31,26 @@ def _curve(expression: str, at: float, ends: tuple[float, float], **_: Any) -> d
 
 
 def _descent(lr: Sequence[float], start: float, **_: Any) -> dict[str, Any]:
-    """Returns the descents of many rates, and of each point what the closed form says."""
-    rates = [k / 100 for k in range(1, _RATES + 1)]
-    data = descent(lr=tuple(rates), start=start, steps=_STEPS)
-    heights = curve(data.expression, at=-1.0, order=1, ends=(-4.0, 2.0), points=_POINTS)
-    return {"expression": data.expression, "variable": data.variable, "rates": rates, "start": _nearest(rates, lr[0]),
-            "points": [p.points for p in data.paths], "exact": [p.exact for p in data.paths],
-            "losses": [p.losses for p in data.paths], "factors": [p.factor for p in data.paths],
-            "x": heights.x, "y": heights.rows[0]}  # fmt: skip
+    """Returns the descents of many rates, side by side, and of each point what the closed form says."""
+    import torch
+
+    whole = descent(lr=(1.0,), start=start, steps=1)
+    factor, minimum = whole.paths[0].factor, whole.minimum
+    assert factor is not None
+    assert minimum is not None, "a quadratic, of which the closed form is known"
+    of, rates = formula(whole.expression, 1), [k / 100 for k in range(1, _RATES + 1)]
+    factors = [1 - rate * (1 - factor) for rate in rates]
+    x, points, losses = torch.full((_RATES,), start, dtype=torch.float64), [], []
+    for _step in range(_STEPS + 1):
+        loss, (gradient,) = at_points(of, [x])
+        points.append(x.tolist())
+        losses.append(loss.tolist())
+        x = x - torch.tensor(rates, dtype=torch.float64) * gradient
+    exact = [[minimum[0] + (start - minimum[0]) * f**k for k in range(_STEPS + 1)] for f in factors]
+    around = curve(whole.expression, at=minimum[0], order=1, ends=(minimum[0] - 3, minimum[0] + 3), points=_POINTS)
+    return {"expression": whole.expression, "variable": whole.variable, "rates": rates, "factors": factors,
+            "start": _nearest(rates, lr[0]), "points": list(zip(*points, strict=True)), "exact": exact,
+            "losses": list(zip(*losses, strict=True)), "x": around.x, "y": around.rows[0]}  # fmt: skip
 
 
 def _step_error(expression: str, at: float) -> dict[str, Any]:

@@ -221,7 +221,7 @@
   }
 
   const FIGURES = {
-    curve({ variable, x, y, slopes, start, window: [low, high] }, { controls, svg, output }) {
+    curve({ variable, x, y, slopes, start, window: [low, high] }, { controls, svg, tell }) {
       const at = slider(controls, variable, x.length - 1, start, (k) => shown(x[k]), draw);
       let place = null;
       function draw() {
@@ -233,13 +233,13 @@
           element("path", { class: "curve", d: lineOf(x, y, place.x, place.y) }),
           ...(known ? [element("line", { class: "tangent", x1: place.x(x[0]), x2: place.x(x.at(-1)), y1: along(x[0]), y2: along(x.at(-1)) }), dot(place.x(x[k]), place.y(slope), "visited", 4)] : []),
         ], known ? [dot(place.x(x[k]), place.y(height))] : []);
-        output.replaceChildren(told(variable, x[k]), told(words.value, height, "curve"), told(words.slope, slope, "second"));
+        tell(told(variable, x[k]), told(words.value, height, "curve"), told(words.slope, slope, "second"));
       }
       dragged(svg, () => place, (px) => { at.at = nearest(x, px); draw(); });
       return draw;
     },
 
-    descent({ variable, rates, start, points, exact, losses, factors, x, y }, { controls, svg, output, beside }) {
+    descent({ variable, rates, start, points, exact, losses, factors, x, y }, { controls, svg, tell, beside }) {
       const at = slider(controls, words.rate, rates.length - 1, start, (k) => String(rates[k]), draw);
       function draw() {
         const k = at.at, place = axes(svg, [x[0], x.at(-1)], widened(Math.min(...y), Math.max(...y)));
@@ -249,7 +249,7 @@
           element("polyline", { class: "path", points: visited.map((one) => one.map((v) => Math.max(-1e5, Math.min(1e5, v)).toFixed(1))).join(" ") }),
           ...visited.slice(1).map(([cx, cy]) => dot(cx, cy, "visited", 3.5)), dot(...visited[0], "point", 6),
         ]);
-        output.replaceChildren(told(words.rate, rates[k]), told(words.factor, factors[k]));
+        tell(told(words.rate, rates[k]), told(words.factor, factors[k]));
         const rows = points[k].map((one, step) => made("tr", {}, made("td", {}, String(step)), made("td", {}, number(`${variable}${step}`, one)),
           made("td", {}, number(`exact${step}`, exact[k][step])), made("td", {}, shown(one - exact[k][step]))));
         const heads = [words.step, words.torch_point, words.closed, words.off].map((head) => made("th", { scope: "col" }, head));
@@ -258,7 +258,7 @@
       return draw;
     },
 
-    "step-error"({ steps, types, start }, { controls, svg, output }) {
+    "step-error"({ steps, types, start }, { controls, svg, tell }) {
       const id = "dtype", choice = made("select", { id }, ...types.map((one, k) => made("option", { value: k }, one.dtype)));
       choice.addEventListener("change", draw);
       controls.append(made("label", { for: id }, words.type), choice);
@@ -276,13 +276,13 @@
         inside.push(element("line", { class: "axis", x1: x(logs[k]), x2: x(logs[k]), y1: 0, y2: place.height }));
         place.paint(inside, lines.filter((one) => one[k] !== null).map((one, n) => dot(x(logs[k]), y(one[k]), n ? "visited" : "point", n ? 5 : 7)));
         const rules = k < best.forward ? "rules_rounding" : k > best.forward ? "rules_formula" : "best";
-        output.replaceChildren(told("h", steps[k]), told(words.forward, forward[k], "curve"), told(words.central, central[k], "second"), told(words.automatic, automatic, "flat"), made("span", { class: "rules" }, words[rules]));
+        tell(told("h", steps[k]), told(words.forward, forward[k], "curve"), told(words.central, central[k], "second"), told(words.automatic, automatic, "flat"), made("span", { class: "rules" }, words[rules]));
       }
       dragged(svg, () => place, (px) => { at.at = nearest(logs, px); draw(); });
       return draw;
     },
 
-    surface(figure, { controls, svg, output, beside }) {
+    surface(figure, { controls, svg, tell, beside }) {
       const { variables, x, y, heights, gradient: [across, up], start } = figure, ends = [[x[0], x.at(-1)], [y[0], y.at(-1)]];
       const at = variables.map((name, n) => slider(controls, name, x.length - 1, start[n], (k) => shown(x[k]), draw));
       const turn = slider(controls, words.turn, 72, 65, (k) => `${k * 5}°`, draw);
@@ -299,7 +299,7 @@
         for (let b = 4; b < y.length - 1; b += 8) for (let a = 4; a < x.length - 1; a += 8) inside.push(...arrow(place.x(x[a]), place.y(y[b]), across[b][a] * long * 0.5, -up[b][a] * long * 0.5, "arrow", 5));
         if (norm) inside.push(element("line", { class: "flat", x1: px - 60 * gy / norm, y1: py - 60 * gx / norm, x2: px + 60 * gy / norm, y2: py + 60 * gx / norm }), ...arrow(px, py, gx * long, -gy * long, "tangent"));
         place.paint(inside, [dot(px, py)]);
-        output.replaceChildren(told(variables[0], x[i]), told(variables[1], y[j]), told(words.height, z), told(`∂/∂${variables[0]}`, gx), told(`∂/∂${variables[1]}`, gy), made("span", {}, `${words.length} = ${shown(norm)}`));
+        tell(told(variables[0], x[i]), told(variables[1], y[j]), told(words.height, z), told(`∂/∂${variables[0]}`, gx), told(`∂/∂${variables[1]}`, gy), made("span", {}, `${words.length} = ${shown(norm)}`));
         drawSolid(i, j, z, gx, gy);
       }
       /** The surface from the side, with the tangent plane; what is drawn here is shown in numbers beside it. */
@@ -312,7 +312,7 @@
         const corners = [[-0.6, -0.6], [0.6, -0.6], [0.6, 0.6], [-0.6, 0.6]].map(([a, b]) => on(x[i] + a, y[j] + b, z + gx * a + gy * b));
         const tip = on(x[i] + gx * 0.25, y[j] + gy * 0.25, z + (gx * gx + gy * gy) * 0.25), from = on(x[i], y[j], z);
         solid.setAttribute("viewBox", `0 0 ${width} ${width * 0.9}`);
-        solid.setAttribute("aria-label", say("plot", { text: output.textContent }));
+        solid.setAttribute("aria-label", svg.getAttribute("aria-label"));
         Object.assign(solid.style, { width: `${width}px`, height: `${width * 0.9}px` });
         solid.replaceChildren(element("path", { class: "mesh", d: mesh.join(""), opacity: 0.6 }), element("path", { class: "plane", d: `${line(corners)}Z` }),
           ...(gx || gy ? arrow(...from, tip[0] - from[0], tip[1] - from[1], "tangent") : []), dot(...from, "point", 6));
@@ -329,11 +329,14 @@
     const parts = { controls: made("div", { class: "controls" }), output: made("output", { "aria-live": "polite" }), svg: element("svg", { role: "img" }), beside: made("div", { class: "wide" }) };
     const heading = made("p", { class: "try" }, made("strong", {}, words.try, data.expression ? ": " : ""), data.expression ? made("code", {}, data.expression) : "");
     place.hidden = false;
+    place.setAttribute("aria-label", heading.textContent);
     place.append(heading, made("p", {}, words[HOW[kind]]), parts.controls, parts.output, made("div", { class: "both" }, made("div", { class: "picture" }, parts.svg), parts.beside));
     if (kind === "curve" || kind === "step-error") parts.beside.remove();
-    const paint = FIGURES[kind](data, parts);
-    const draw = () => { paint(); parts.svg.setAttribute("aria-label", say("plot", { text: parts.output.textContent })); };
-    parts.controls.addEventListener("input", draw);
+    parts.tell = (...numbers) => {
+      parts.output.replaceChildren(...numbers);
+      parts.svg.setAttribute("aria-label", say("plot", { text: numbers.map((one) => one.textContent).join(", ") }));
+    };
+    const draw = FIGURES[kind](data, parts);
     draw();
     new ResizeObserver(draw).observe(place);
   }
