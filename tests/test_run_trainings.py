@@ -207,6 +207,7 @@ CHANGES = {
     "norm_at_zero":     "distance = torch.sqrt(squares + 1e-12)",
     "not_cleared":      "optimizer.zero_grad(); loss.backward()",
     "not_divided":      "(loss / 4).backward()",
+    "plain_list":       "self.layers = nn.ModuleList([nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 32)])",
     "rate_too_high":    "optimizer = torch.optim.Adam(model.parameters(), lr=0.1)",
     "rebuilt_loss":     "loss = torch.stack(losses).mean().requires_grad_()",
     "row_sums":         "shares = x / (x.sum(1, keepdim=True) + 1e-12)",
@@ -509,6 +510,20 @@ def test_probabilities_are_rounded_where_they_are_sure_of_the_wrong_label(share:
     found = {p.code: p.data["share"] for p in graph.patterns}
     right = wrong & (label == 0)  # exp(-50) is a number: only 1 is rounded to
     assert found == ({"probability-rounded": pytest.approx(float(right.float().mean()))} if share > 0.01 else {})
+
+
+@pytest.mark.parametrize(
+    ("loss", "codes"),
+    [
+        (lambda e: e.pow(2).mean() + e.abs().mean(), ["unmeant-broadcast"]),
+        (lambda e: e.pow(2).mean() + e.max(), []),  # all pairs are looked at for their own sake
+    ],
+)
+def test_a_broadcast_is_unmeant_where_it_goes_into_sums_and_means_alone(loss: Any, codes: list[str]) -> None:
+    prediction, target = torch.arange(8.0, requires_grad=True), torch.arange(8.0)
+    graph = graph_of(loss(2 * prediction[:, None] - target), 0, Loaded())
+    assert graph is not None
+    assert [pattern.code for pattern in graph.patterns] == codes
 
 
 @pytest.mark.parametrize("by_name", [True, False])

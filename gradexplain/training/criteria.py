@@ -17,7 +17,7 @@ from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.targets.sources import Source
 from gradexplain.training.data import Labels, diversity
 from gradexplain.training.ledger import SKIPS, Call, Ledger, Steps
-from gradexplain.training.lines import accumulated, steps_by_count
+from gradexplain.training.lines import accumulated, kept_in, steps_by_count
 from gradexplain.training.looks import MOVING, TAKING_PART, Look, sampled
 
 # Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
@@ -244,7 +244,9 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
             names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
             steps = max(ledger.optimizers.values(), key=lambda s: s.count)
             data = {"names": listed(names)}
-            yield Finding(code, data, steps.source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
+            kept = ledger.names.hidden.get(id(found[0]))
+            source = (kept_in(*kept) if kept is not None else None) or steps.source
+            yield Finding(code, data, source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -385,12 +387,16 @@ def _losses_before_flag(ledger: Ledger, call: Call) -> list[float]:
 
 
 def _learns(losses: Sequence[float]) -> bool:
-    """Says whether the last quarter of the losses lies below the start by more than a tenth of it, as far as known."""
+    """Says whether the last quarter of the losses lies below the start by more than a tenth of it, as far as known.
+
+    Half of them below, and others that lie so far above that their mean is no lower than the start, is no learning.
+    """
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < 3:
         return True
     start = min(finite[0], median(finite[:3]))
-    return median(finite[-max(1, len(finite) // 4) :]) < start - 0.1 * abs(start)
+    last = finite[-max(1, len(finite) // 4) :]
+    return median(last) < start - 0.1 * abs(start) and mean(last) < start
 
 
 def _vanishing(ledger: Ledger) -> Iterator[Finding]:
