@@ -472,8 +472,9 @@ def test_a_page_without_steps_is_its_text_alone() -> None:
 
 
 def test_every_word_of_the_page_is_used() -> None:
-    folder = Path(gx.__file__).parent / "pages"
-    text = "".join((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.html"))
+    package = Path(gx.__file__).parent
+    own = [package / folder / "page.html" for folder in ("pages", "graphs/formats")]
+    text = "".join(path.read_text(encoding="utf-8") for path in (package / "pages" / "page.js", *own))
     known = {key.removeprefix("page.") for key in sentences("en") if key.startswith("page.")}
     assert {word for word in known if not re.search(rf"\b(say\(|words\.|words\[)?\"?{word}\b", text)} == set()
 

@@ -19,10 +19,12 @@ history.replaceState(null, "", "/" + location.hash);
 
 // ---- state: the texts of the fields ----------------------------------------------------------------------------------
 
-const copied = (state) => ({ target: state.target, inputs: { ...state.inputs }, options: { ...state.options } });
+/** Texts by names that are their reader's: no name finds what every object of JavaScript has (`constructor`). */
+const byName = (texts) => Object.assign(Object.create(null), texts);
+const copied = (state) => ({ target: state.target, inputs: byName(state.inputs), options: { ...state.options } });
 let state = fromLink() || copied(config.named);
 let names = Object.keys(state.inputs);
-const remembered = { ...state.inputs }; // what inputs were that an edit left out
+const remembered = byName(state.inputs); // what inputs were that an edit left out
 
 function fromLink() {
   try {
@@ -31,7 +33,7 @@ function fromLink() {
     if (!texts.every((text) => typeof text === "string")) return null;
     const options = { ...config.named.options };
     for (const name of OPTIONS) if (name in read.options) options[name] = read.options[name];
-    return { target: read.target, inputs: { ...read.inputs }, options };
+    return { target: read.target, inputs: byName(read.inputs), options };
   } catch {
     return null;
   }
