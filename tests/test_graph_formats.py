@@ -114,7 +114,7 @@ def test_any_name_of_a_module_makes_a_whole_file(name: str, format: str) -> None
         elif format == "html":
             assert content.count("<script") == content.count("</script") == 2
             assert "<img" not in content
-            data = re.search(r'<script id="graph" type="application/json">(.*?)</script>', content, re.S)
+            data = re.search(r'<script id="data" type="application/json">(.*?)</script>', content, re.S)
             assert data is not None
             assert json.loads(data[1])["levels"]
         elif format == "mermaid":

@@ -224,6 +224,20 @@ def test_an_element_of_a_gradient_tells_the_way_that_made_it(browser: Any, tmp_p
         assert lit(window, "trail") == []
 
 
+def test_the_way_of_an_element_goes_through_every_element_that_it_was_used_in(browser: Any, tmp_path: Path) -> None:
+    """A[1, 0] stands in the three products of row 1: its gradient came from all of them, and from no other row."""
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0, 7.0], [8.0, 9.0, 1.0]])
+    own = a.clone().requires_grad_()
+    product = own @ b
+    sent, whole = torch.autograd.grad((product**2).sum(), [product, own])
+    with opened(browser, gx.explain("sum((A @ b)**2)", {"A": a, "b": b}).render("html"), tmp_path) as window:
+        window.page.focus("[data-name='∂y/∂A[1, 0]']")
+        shown = {name: value for name, value, *_ in numbers(window, "#asked")}
+        of_product = {name: value for name, value in shown.items() if name.startswith("→ f1[")}
+        assert of_product == {f"→ f1[1, {k}]": sent[1, k].item() for k in range(3)}
+        assert shown["→ A[1, 0]"] == whole[1, 0].item()
+
+
 def test_a_line_of_code_and_its_operator_light_up_together(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "own_code.py").write_text("def f(x):\n    u = x * 3\n    v = u.exp()\n    return v.sum()\n")
     page = gx.explain(f"{tmp_path / 'own_code.py'}:f", {"x": X}).render("html")
@@ -295,6 +309,36 @@ def test_keys_the_slider_and_a_frame_step_as_well(browser: Any, tmp_path: Path) 
         window.page.wait_for_function("said.length >= 3")
         told = window.page.evaluate("said")
         assert told == [{"kind": "ready"}, {"kind": "step", "step": 4}, {"kind": "step", "step": 5}]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_cell_of_a_notebook_steps_in_a_frame_and_has_the_scheme_of_the_notebook(
+    browser: Any, tmp_path: Path, dark: bool
+) -> None:
+    cell = used_twice()._repr_html_()
+    scheme = "dark" if dark else "light"
+    body = f"<body data-jp-theme-light={str(not dark).lower()}>{cell}"
+    notebook = f"<!doctype html><title>notebook</title><style>:root{{color-scheme:{scheme}}}</style>{body}"
+    with opened(browser, notebook, tmp_path, color_scheme="null") as window:
+        frame = window.page.frames[1]
+        frame.click("#next")
+        assert frame.inner_text("#count").startswith("Step 1 of")
+        assert frame.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == dark
+        assert not window.page.is_visible("body > .gx")
+        assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        box = window.page.locator("iframe").bounding_box()
+        assert (box["width"] > 1000, 480 <= box["height"] <= 900) == (True, True)
+        with pytest.raises(Exception, match=r"[Bb]locked|sandbox|cross-origin"):
+            frame.evaluate("parent.document.title")
+
+
+def test_a_viewer_that_drops_frames_shows_the_text_of_a_cell(browser: Any, tmp_path: Path) -> None:
+    explanation = used_twice()
+    kept = re.sub("<iframe.*?</iframe>", "", explanation._repr_html_(), flags=re.S)
+    for shown in (kept, re.sub("<style>.*?</style>", "", kept, flags=re.S)):
+        with opened(browser, f"<!doctype html><title>viewer</title>{shown}", tmp_path) as window:
+            text = window.page.inner_text("body")
+            assert all(str(equation) in text for equation in explanation.equations)
 
 
 def test_a_network_folds_and_its_steps_light_up_in_folds(browser: Any, tmp_path: Path) -> None:
@@ -428,8 +472,9 @@ def test_a_page_without_steps_is_its_text_alone() -> None:
 
 
 def test_every_word_of_the_page_is_used() -> None:
-    folder = Path(gx.__file__).parent / "pages"
-    text = "".join((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.html"))
+    package = Path(gx.__file__).parent
+    own = [package / folder / "page.html" for folder in ("pages", "graphs/formats")]
+    text = "".join(path.read_text(encoding="utf-8") for path in (package / "pages" / "page.js", *own))
     known = {key.removeprefix("page.") for key in sentences("en") if key.startswith("page.")}
     assert {word for word in known if not re.search(rf"\b(say\(|words\.|words\[)?\"?{word}\b", text)} == set()
 

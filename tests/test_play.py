@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from gradexplain.play.asked import MOST_BYTES, OPTIONS, Asked
 from gradexplain.play.computing import answered
 from gradexplain.play.page import shell
 
+AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
 NAMED = Asked("x**2 + 2*x", {"x": "3"})
 
 
@@ -96,6 +98,34 @@ def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:
     found = answer_to("log(x) + y", {"x": "-1", "y": "0"})
     assert found["figure"] is None
     assert "x = −1" in found["no_figure"]
+
+
+@pytest.mark.parametrize("target", ["1/x", "log(x)", "sqrt(x)", "abs(x)", "x/abs(x)", "exp(1e9*x + 1e9)", "x*nan"])
+@pytest.mark.parametrize("x", ["0", "nan", "inf", "1e38"])
+def test_what_is_not_finite_is_answered_in_json_that_a_browser_reads(target: str, x: str) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads(answered(question(target, {"x": x}, lr="0.1"), NAMED, "en"), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "said"),
+    [
+        ("torch.relu(x).sum()", "x=0,1", "kink"),
+        ("(torch.log(x) * x).sum()", "x=0,1", "-inf"),
+        ("(x * x.detach()).sum()", "x=2,1", "detach"),
+    ],
+)
+def test_findings_of_a_function_of_a_file_stand_on_its_page(body: str, inputs: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"import torch\n\n\ndef f(x):\n    return {body}\n")
+    named = Asked(f"{tmp_path}/own.py:f", {"x": inputs.removeprefix("x=")})
+    found = answer_to(named.target, dict(named.inputs), named)
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', found["page"], re.DOTALL)
+    assert data
+    shown = json.loads(data[1])
+    assert any(said in json.dumps(finding, ensure_ascii=False) for finding in shown["findings"])
+    assert any(body in line for _, line in shown["code"][0]["lines"])
 
 
 def test_an_input_that_an_edit_brings_is_asked_for() -> None:
@@ -229,6 +259,29 @@ def test_a_page_with_the_token_is_served_and_holds_no_token(served: Served) -> N
     assert served.token not in page
     assert headers["referrer-policy"] == "no-referrer"
     assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"  # what the page says stays in no cache of the browser
+
+
+@pytest.mark.parametrize(
+    "path", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/play.js", "/docs"]
+)
+def test_no_file_is_served(served: Served, path: str) -> None:
+    for token, status in ((None, 403), (f"Bearer {served.token}", 404)):
+        assert served.ask(path, method="GET", Authorization=token)[0] == status
+
+
+def test_an_address_or_a_header_that_is_too_large_is_refused(served: Served) -> None:
+    long = "x" * 2 * MOST_BYTES
+    for path, headers in ((f"/?token={long}", {}), ("/answer", {"X-Page": long})):
+        with suppress(ConnectionError):  # the server need not read it to its end
+            assert served.ask(path, **headers)[0] == 400
+    assert served.ask("/changed")[0] == 200
+
+
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), (None, 405)])
+def test_there_is_no_websocket(served: Served, origin: str | None, status: int) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "AAAA", "Origin": origin}
+    assert served.ask("/answer", method="GET", **upgrade)[0] == status
 
 
 @pytest.mark.parametrize(
@@ -382,6 +435,10 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     page.evaluate(f"setTimeout(() => open({SECOND!r}), 200)")
     sync.expect(shown.locator("body")).to_contain_text("step 7")
 
+    page.fill("#target", "constructor * x")  # a name that every object of JavaScript has
+    sync.expect(page.locator("[id='inputs.constructor']")).to_have_value("1")
+    sync.expect(page.locator("#readout")).to_contain_text("∂y/∂constructor")
+
     # A link holds the state and no token; without a token it leads to where one is asked for, and then on.
     link = page.url
     assert served.token not in link
@@ -389,11 +446,53 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     other.goto(link)
     other.fill("#token", served.address)
     other.click("button")
-    sync.expect(other.locator("#readout")).to_contain_text("∂y/∂x = 49", timeout=10_000)
+    sync.expect(other.locator("#readout")).to_contain_text("∂y/∂constructor", timeout=10_000)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert not said
     assert not elsewhere
     other.close()
+    page.close()
+
+
+HOSTILE = "</script><img src=x onerror=\"document.title='ran'\"> ]]> \u202ereversed\u2028 'quoted' <!--"
+
+
+@needs_chromium
+@pytest.mark.parametrize("text", [HOSTILE, "x" * 10_000], ids=["hostile", "long"])
+def test_a_link_with_anything_in_it_runs_nothing(served: Served, browser: Any, text: str) -> None:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    state = {"target": text, "inputs": {text: text, "x": text}, "options": dict.fromkeys(OPTIONS, text[:50])}
+    page = browser.new_page(viewport={"width": 360, "height": 760})
+    said: list[str] = []
+    page.on("pageerror", lambda fault: said.append(str(fault)))
+    page.goto(f"{served.address}#{quote(json.dumps(state))}")
+    sync.expect(page.locator("form .fault:not(:empty)")).to_have_count(1, timeout=30_000)
+    assert page.input_value("#target") == text
+    page.fill("#target", "2*x")
+    sync.expect(page.locator("[id='inputs.x-fault']")).not_to_be_empty()
+    assert (page.title(), page.locator("img").count(), said) == ("gradexplain play", 0, [])
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
+@needs_chromium
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install --no-save axe-core)")
+@pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("zh", "dark")])
+def test_the_controls_keep_every_rule_of_accessibility(
+    served: Served, browser: Any, language: str, scheme: str
+) -> None:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    page = browser.new_page(viewport={"width": 1024, "height": 760}, color_scheme=scheme)
+    html = shell(NAMED, language, watches=False)
+    page.route(served.address, lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.goto(served.address)
+    sync.expect(page.locator("#readout .gradient")).to_have_text("∂y/∂x = 8", timeout=30_000)
+    page.click("summary")
+    page.fill("#target", "x +")
+    sync.expect(page.locator("#target-fault")).not_to_be_empty()
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in found] == []
     page.close()
 
 

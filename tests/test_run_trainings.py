@@ -61,7 +61,9 @@ FAILING = {  # script: code of the first finding, step, phase
     "diverges":              ("rate-too-high",              0, "optimizer"),
     "empty_row_in_workers":  ("first-not-finite",           4, "forward"),
     "encoder_without_grad":  ("no-gradient",                0, "forward"),
+    "episode_of_one_step":   ("first-not-finite",          14, "forward"),
     "evaluated_with_dropout": ("evaluated-in-training",    12, "forward"),
+    "experts_in_a_dict":     ("hidden-from-optimizer",      0, "optimizer"),
     "exploding_in_depth":    ("exploding",                  0, "backward"),
     "exploding_in_time":     ("exploding",                  0, "backward"),
     "exponential":           ("first-not-finite",          26, "forward"),
@@ -199,6 +201,8 @@ CHANGES = {
     "angle":            "loss = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6)).mean()",
     "branch_not_taken": "return torch.where(squares > 0, torch.sqrt(squares + 1e-12), torch.zeros(()))",
     "diverges":         "optimizer = torch.optim.SGD(model.parameters(), lr=1e-05)",
+    "episode_of_one_step": "returns = (returns - returns.mean()) / (returns.std(correction=0) + 1e-7)",
+    "experts_in_a_dict": "self.experts = nn.ModuleDict({str(k): nn.Linear(width, width) for k in range(count)})",
     "exponential":      "rate = torch.exp(model(x[first : first + 20]).squeeze(1).clamp(max=80))",
     "in_place":         "h = h + x",
     "kept_losses":      "running += loss.item()",
@@ -207,6 +211,7 @@ CHANGES = {
     "norm_at_zero":     "distance = torch.sqrt(squares + 1e-12)",
     "not_cleared":      "optimizer.zero_grad(); loss.backward()",
     "not_divided":      "(loss / 4).backward()",
+    "plain_list":       "self.layers = nn.ModuleList([nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 32)])",
     "rate_too_high":    "optimizer = torch.optim.Adam(model.parameters(), lr=0.1)",
     "rebuilt_loss":     "loss = torch.stack(losses).mean().requires_grad_()",
     "row_sums":         "shares = x / (x.sum(1, keepdim=True) + 1e-12)",
@@ -509,6 +514,20 @@ def test_probabilities_are_rounded_where_they_are_sure_of_the_wrong_label(share:
     found = {p.code: p.data["share"] for p in graph.patterns}
     right = wrong & (label == 0)  # exp(-50) is a number: only 1 is rounded to
     assert found == ({"probability-rounded": pytest.approx(float(right.float().mean()))} if share > 0.01 else {})
+
+
+@pytest.mark.parametrize(
+    ("loss", "codes"),
+    [
+        (lambda e: e.pow(2).mean() + e.abs().mean(), ["unmeant-broadcast"]),
+        (lambda e: e.pow(2).mean() + e.max(), []),  # all pairs are looked at for their own sake
+    ],
+)
+def test_a_broadcast_is_unmeant_where_it_goes_into_sums_and_means_alone(loss: Any, codes: list[str]) -> None:
+    prediction, target = torch.arange(8.0, requires_grad=True), torch.arange(8.0)
+    graph = graph_of(loss(2 * prediction[:, None] - target), 0, Loaded())
+    assert graph is not None
+    assert [pattern.code for pattern in graph.patterns] == codes
 
 
 @pytest.mark.parametrize("by_name", [True, False])

@@ -17,7 +17,9 @@ from gradexplain.documents.plot import plotted
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
 _IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+STYLE, PLOT_STYLE, PLOT_SCRIPT = (
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.css", "plot.css", "plot.js")
+)
 
 
 def html(document: Doc, width: int) -> str:
@@ -74,9 +76,9 @@ def _section(head: doc.Heading | None, blocks: list[Block], *, folds: bool) -> I
     elif folds:
         is_long = sum(isinstance(block, doc.Entry) for block in blocks) > _MOST_OPEN
         opened = "" if is_long else " open"
-        yield f"<details{opened}><summary><h2>{_prose(head.text)}</h2></summary>\n{inside}\n</details>"
+        yield f"<details{opened}><summary><h2>{prose(head.text)}</h2></summary>\n{inside}\n</details>"
     else:
-        yield f"<section>\n<h2>{_prose(head.text)}</h2>\n{inside}\n</section>"
+        yield f"<section>\n<h2>{prose(head.text)}</h2>\n{inside}\n</section>"
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -84,10 +86,10 @@ def _block(block: Block) -> Iterator[str]:
         case doc.Title(name, lines):
             named = name.split(" ")[0] == "gradexplain"  # a result is called by what was asked, a text by its title
             kind, title, rest = (name, lines[0], lines[1:]) if named else (lines[0], name, lines[1:])
-            below = "".join(f"<p>{_prose(line)}</p>" for line in rest)
-            yield f"<header><p class='kind'>{_prose(kind)}</p><h1>{_prose(title)}</h1>{below}</header>"
+            below = "".join(f"<p>{prose(line)}</p>" for line in rest)
+            yield f"<header><p class='kind'>{prose(kind)}</p><h1>{prose(title)}</h1>{below}</header>"
         case doc.Paragraph(content, tone):
-            yield f"<p class='{tone}'>{_prose(content)}</p>"
+            yield f"<p class='{tone}'>{prose(content)}</p>"
         case doc.Entry():
             yield from _entry(block)
         case doc.Table():
@@ -100,9 +102,9 @@ def _block(block: Block) -> Iterator[str]:
             yield f"<pre class='{kind}'>{escape(content)}</pre>"
         case doc.Image(caption, file, command):
             shown = f"<img src='{quote(file)}' alt='{escape(caption)}'>" if file else f"<code>{escape(command)}</code>"
-            yield f"<figure>{shown}<figcaption>{_prose(caption)}</figcaption></figure>"
+            yield f"<figure>{shown}<figcaption>{prose(caption)}</figcaption></figure>"
         case doc.Link(remark=remark):
-            yield f"<p class='link'>{_link(block)}{' ' if remark else ''}{_prose(remark)}</p>"
+            yield f"<p class='link'>{_link(block)}{' ' if remark else ''}{prose(remark)}</p>"
         case doc.Notes(items):
             yield f"<ul class='notes'>{_items(items)}</ul>"
 
@@ -113,7 +115,7 @@ def _entry(entry: doc.Entry) -> Iterator[str]:
     yield f"<h3><span class='label'>{escape(entry.label)}</span> <code>{escape(entry.head)}</code> {detail}</h3>"
     yield "<dl>"
     for row in entry.rows:
-        said = f"<ul class='equations'>{_equations(row.equations)}</ul>" if row.equations else _prose(row.text)
+        said = f"<ul class='equations'>{_equations(row.equations)}</ul>" if row.equations else prose(row.text)
         yield f"<dt>{escape(row.key)}</dt><dd>{said}</dd>"
     yield "</dl>\n</article>"
 
@@ -123,16 +125,16 @@ def _equations(equations: Iterable[str]) -> str:
 
 
 def _items(items: Iterable[str]) -> str:
-    return "".join(f"<li>{_prose(item)}</li>" for item in items)
+    return "".join(f"<li>{prose(item)}</li>" for item in items)
 
 
 def _table(table: doc.Table) -> Iterator[str]:
     yield "<div class='wide'><table>"
-    titles = (f"<th>{_prose(title)}</th>" if title else "<td></td>" for title in table.header)
+    titles = (f"<th>{prose(title)}</th>" if title else "<td></td>" for title in table.header)
     yield f"<thead><tr>{''.join(titles)}</tr></thead>\n<tbody>"
     for i, row in enumerate(table.rows):
         tone = f" class='{table.tones[i]}'" if i < len(table.tones) else ""
-        cells = "".join(f"<td>{_link(c) if isinstance(c, doc.Link) else _prose(c)}</td>" for c in row)
+        cells = "".join(f"<td>{_link(c) if isinstance(c, doc.Link) else prose(c)}</td>" for c in row)
         yield f"<tr{tone}>{cells}</tr>"
     yield "</tbody></table></div>"
 
@@ -141,7 +143,7 @@ def _link(link: doc.Link) -> str:
     return f"<a href='{quote(link.file)}'>{escape(link.text)}</a>"
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Returns running text with its code spans; every character is escaped, a line break stays one."""
     parts = re.split(r"(?<!`)`([^`\n]+)`(?!`)", text)
     marked = (f"<code>{escape(p)}</code>" if k % 2 else escape(p).replace("\n", "<br>") for k, p in enumerate(parts))

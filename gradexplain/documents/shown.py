@@ -1,6 +1,7 @@
 """How a result shows itself: one mixin, and the functions by which each kind of result is told.
 
-The data stands below its words: `told`, `recorded` and `paged` are registered for a class where its words are known.
+The data stands below its words: `told`, `recorded`, `paged` and `celled` are registered for a class where its words are
+known.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def recorded(thing: Any, *, full: bool) -> dict[str, Any]:
 def paged(thing: Any, document: Doc) -> str:
     """Returns a result as one HTML file; `document` is what it tells in words, and all of it unless more is known."""
     return html(document, 100)
+
+
+@singledispatch
+def celled(thing: Any, document: Doc) -> str:
+    """Returns a result as a part of a notebook; `document` is as in `paged`."""
+    return fragment(document)
 
 
 class Shown:
@@ -74,7 +81,7 @@ class Shown:
         return self.render("text")
 
     def _repr_html_(self) -> str:
-        return fragment(told(self, "en", format="html", width=100))
+        return celled(self, told(self, "en", format="html", width=100))
 
     def __rich__(self) -> Any:
         return Page(told(self, "en", format="terminal", width=100))

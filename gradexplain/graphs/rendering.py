@@ -29,8 +29,14 @@ FORMATS: Mapping[str, Callable[[Graph, Words, int], str | bytes]] = {
     "dot": lambda picture, words, width: dot(picture, words),
     "mermaid": lambda picture, words, width: mermaid(picture, words),
     "json": lambda picture, words, width: json(picture),
-    "html": lambda picture, words, width: html(picture, words),
+    "html": lambda picture, words, width: html(picture, words, _read(picture, words)),
 }
+
+
+def _read(picture: Graph, words: Words) -> str:
+    """Returns the text of a page, for search, copies and readers without scripts: folded as any text for people."""
+    shown = picture if picture.whole is not None else fold(picture)
+    return text(shown, Words(shown, words.language), 100)
 
 
 def rendered(

@@ -134,6 +134,8 @@ class LessonTeller:
         yield doc.Paragraph(self.say("question"))
         for place, part in enumerate(self.lesson.parts):
             if part is next(iter(self.lesson.exercises), None):
+                yield doc.Heading(self.common("remember"))
+                yield doc.Paragraph(self.say("remember"))
                 yield doc.Heading(self.common("exercises"))
             yield from self.part(place, part)
         yield from self.closing()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gradexplain.documents import doc
@@ -11,9 +11,11 @@ from gradexplain.documents.progress import followed
 from gradexplain.documents.renderers import RENDERERS
 from gradexplain.documents.shown import write
 from gradexplain.errors import InputError
+from gradexplain.lessons.audit import audit
 from gradexplain.lessons.contents import names, topics
 from gradexplain.lessons.parts import Drawn, Lesson, Pictured
 from gradexplain.lessons.running import run
+from gradexplain.lessons.site import audit_page, index_page, lesson_page
 from gradexplain.lessons.telling import CONTENTS, SUFFIX_OF, LessonTeller, lesson_told
 from gradexplain.locale.catalogue import say
 
@@ -39,6 +41,10 @@ def save_course(folder: str | Path, format: str = "markdown", *, language: str =
         lessons.append(run(name))
         _saved(lessons[-1], there, format, language, beside=names())
     suffix = SUFFIX_OF[format]
+    if format == "html":
+        write(there / "audit.html", audit_page(lessons, language))
+        write(there / "index.html", index_page(lessons, language))
+        return tuple(lessons)
     write(
         there / f"{CONTENTS}{suffix}",
         RENDERERS[format](Doc(tuple(_contents(lessons, language, suffix)), language), WIDTH),
@@ -66,6 +72,9 @@ def _saved(lesson: Lesson, folder: Path, format: str, language: str, *, beside: 
             files[place] = f"{lesson.name}-{len(files) + 1}.svg"
             write(folder / files[place], drawing(part, language))
     page = folder / f"{lesson.name}{SUFFIX_OF[format]}"
+    if format == "html":
+        write(page, lesson_page(lesson, language, files=files, beside=beside))
+        return page
     told = lesson_told(lesson, language, format=format, width=WIDTH, files=files, beside=beside)
     write(page, RENDERERS[format](told, WIDTH))
     return page
@@ -80,19 +89,7 @@ def _contents(lessons: Sequence[Lesson], language: str, suffix: str) -> Iterator
         for name in own:
             yield doc.Link(tellers[name].say("title"), name + suffix, tellers[name].score())
     yield doc.Heading(say("teaching.rows", language))
-    header = tuple(say(f"teaching.{key}", language) for key in ("row", "lesson", "checked_there"))
-    rows = sorted(_by_row(tellers.values()), key=lambda r: (r[0][0], int(r[0][1:])))
-    yield doc.Table(header, tuple((row, doc.Link(name, name + suffix), said) for row, name, said in rows))
-
-
-def _by_row(tellers: Iterable[LessonTeller]) -> Iterator[tuple[str, str, str]]:
-    """Yields each row of the tutorials with the lesson and the claims that settle it."""
-    for teller in tellers:
-        sentences: dict[str, list[str]] = {}
-        for claim in teller.lesson.claims:
-            for row in claim.rows:
-                sentences.setdefault(row, []).append(f"{'✓' if claim.holds else '✗'} {teller.sentence(claim)}")
-        yield from ((row, teller.lesson.name, " ".join(said)) for row, said in sentences.items())
+    yield audit(tellers.values(), language, suffix)
 
 
 def drawing(part: Drawn | Pictured, language: str) -> str | bytes:

@@ -214,7 +214,6 @@
   const noted = new Map();
   for (const {text, nodes: own} of findings) for (const node of own) noted.set(node, [...(noted.get(node) || []), text]);
 
-  byId("board").hidden = false;
   let now = 0, asked = null, view = null;
   view = drawGraph(drawing, byId("stage"), {
     painted: () => { if (view) light(); },
@@ -574,11 +573,6 @@
   byId("next").addEventListener("click", () => { stop(); go(now + 1); });
   byId("play").addEventListener("click", play);
   byId("slider").addEventListener("input", () => { stop(); go(byId("slider").value); });
-  byId("fit").addEventListener("click", view.fit);
-  byId("nearer").addEventListener("click", () => view.nearer(1 / 1.3));
-  byId("farther").addEventListener("click", () => view.nearer(1.3));
-  byId("fold_all").addEventListener("click", view.foldAll);
-  byId("fold_all").hidden = drawing.levels.length < 2;
   document.addEventListener("keydown", event => {
     const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
     if (!by || event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, canvas")) return;
@@ -588,7 +582,7 @@
   });
   for (const [event, lit] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]])
     byId("stage").addEventListener(event, found => lineOf(found, lit));
-  window.addEventListener("beforeprint", () => { unask(); view.fit(); });
+  window.addEventListener("beforeprint", unask);
   window.addEventListener("message", event => {
     if (framed && event.source === parent && event.data && event.data.kind === "step") { stop(); go(event.data.step); }
   });

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from gradexplain.documents.html import in_script
+from gradexplain.documents.html import PLOT_SCRIPT, PLOT_STYLE, in_script
 from gradexplain.locale.catalogue import table
 from gradexplain.play.asked import DTYPES, Asked
 
@@ -18,7 +18,9 @@ def shell(named: Asked, language: str, *, watches: bool) -> str:
     """Returns the page with its controls, which begins with what was named; it holds no token."""
     words = table("play", language)
     config = {"named": named.plain(), "language": language, "watches": watches, "words": words}
-    return _filled("shell.html", language, dtypes=DTYPES, config=in_script(config), script=_text("play.js"))
+    return _filled(
+        "shell.html", language, dtypes=DTYPES, config=in_script(config), script=PLOT_SCRIPT + _text("play.js")
+    )
 
 
 def key_page(language: str) -> str:
@@ -28,7 +30,9 @@ def key_page(language: str) -> str:
 
 def _filled(name: str, language: str, **parts: object) -> str:
     template = _TEMPLATES.get_template(name)
-    return template.render(words=table("play", language), language=language, style=_text("play.css"), **parts)
+    return template.render(
+        words=table("play", language), language=language, style=PLOT_STYLE + _text("play.css"), **parts
+    )
 
 
 def _text(name: str) -> str:

@@ -1,11 +1,9 @@
-"use strict";
 // The controls of the page: what its reader asks is sent to the server, whose answer is shown; nothing is computed here
 // but where a number lies on a picture.
 const config = JSON.parse(document.getElementById("config").textContent);
 const words = config.words;
 const $ = (id) => document.getElementById(id);
 const say = (key, data = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => data[name]);
-const SVG = "http://www.w3.org/2000/svg";
 const KEY = "gradexplain-token";
 const PAGE = crypto.randomUUID();
 const OPTIONS = Object.keys(config.named.options);
@@ -21,10 +19,12 @@ history.replaceState(null, "", "/" + location.hash);
 
 // ---- state: the texts of the fields ----------------------------------------------------------------------------------
 
-const copied = (state) => ({ target: state.target, inputs: { ...state.inputs }, options: { ...state.options } });
+/** Texts by names that are their reader's: no name finds what every object of JavaScript has (`constructor`). */
+const byName = (texts) => Object.assign(Object.create(null), texts);
+const copied = (state) => ({ target: state.target, inputs: byName(state.inputs), options: { ...state.options } });
 let state = fromLink() || copied(config.named);
 let names = Object.keys(state.inputs);
-const remembered = { ...state.inputs }; // what inputs were that an edit left out
+const remembered = byName(state.inputs); // what inputs were that an edit left out
 
 function fromLink() {
   try {
@@ -33,7 +33,7 @@ function fromLink() {
     if (!texts.every((text) => typeof text === "string")) return null;
     const options = { ...config.named.options };
     for (const name of OPTIONS) if (name in read.options) options[name] = read.options[name];
-    return { target: read.target, inputs: { ...read.inputs }, options };
+    return { target: read.target, inputs: byName(read.inputs), options };
   } catch {
     return null;
   }
@@ -339,25 +339,7 @@ addEventListener("hashchange", () => {
 
 let figure = null;
 
-function element(name, attributes, ...inside) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...inside);
-  return made;
-}
-
-function ticks(low, high, most) {
-  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
-  const apart = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough);
-  const found = [];
-  for (let k = Math.ceil(low / apart - 1e-9); k * apart <= high + 1e-9 * apart; k++) found.push(Number((k * apart).toPrecision(12)));
-  return found;
-}
-
-const tickText = (value) => (Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3) ? value.toExponential(0) : String(value)).replace("-", "−");
-
 let scale = null; // of the figure that is drawn: from pixels to numbers
-const EDGE = { left: 44, right: 10, top: 12, bottom: 24 };
 
 function drawFigure() {
   $("figure").hidden = !figure;
@@ -393,29 +375,10 @@ function heights() {
   return [low - margin, high + margin];
 }
 
-function grid(x, y, [left, right], [bottom, top], width, height) {
-  const parts = [];
-  for (const value of ticks(left, right, width / 70)) {
-    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: x(value), x2: x(value), y1: EDGE.top, y2: height - EDGE.bottom }));
-    parts.push(element("text", { x: x(value), y: height - 8, "text-anchor": "middle" }, tickText(value)));
-  }
-  for (const value of ticks(bottom, top, height / 50)) {
-    parts.push(element("line", { class: value === 0 ? "axis" : "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }));
-    parts.push(element("text", { x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end" }, tickText(value)));
-  }
-  return parts;
-}
-
 function curveParts(x, y, left, right) {
-  let line = "", drawing = false;
-  figure.x.forEach((at, k) => {
-    const height = figure.y[k];
-    if (height !== null) line += `${drawing ? "L" : "M"}${x(at).toFixed(2)} ${y(height).toFixed(2)}`;
-    drawing = height !== null;
-  });
   const along = (at) => y(figure.value + figure.gradient[0] * (at - figure.at[0]));
   return [
-    element("path", { class: "curve", d: line }),
+    element("path", { class: "curve", d: lineOf(figure.x, figure.y, x, y) }),
     element("line", { class: "tangent", x1: x(left), x2: x(right), y1: along(left), y2: along(right) }),
   ];
 }
@@ -426,7 +389,7 @@ function contourParts(x, y) {
   const part = (p) => known[Math.round(p * (known.length - 1))];
   const levels = known.length && part(0.98) > part(0.02) ? ticks(part(0.02), part(0.98), 10) : [];
   const parts = levels.map((level, k) => {
-    const line = element("path", { class: "level", d: contour(level, x, y), opacity: 0.35 + (0.65 * (k + 1)) / levels.length });
+    const line = element("path", { class: "level", d: contour(figure, level, x, y), opacity: 0.35 + (0.65 * (k + 1)) / levels.length });
     line.append(element("title", {}, tickText(level)));
     return line;
   });
@@ -438,26 +401,6 @@ function contourParts(x, y) {
     parts.push(element("path", { class: "head", d: `M${tx} ${ty}L${tx - 11 * ux - 5 * uy} ${ty - 11 * uy + 5 * ux}L${tx - 11 * ux + 5 * uy} ${ty - 11 * uy - 5 * ux}Z` }));
   }
   return parts;
-}
-
-/** The line of one level: in each cell of the grid, straight between the places where its edges cross the level. */
-function contour(level, x, y) {
-  let line = "";
-  for (let j = 0; j + 1 < figure.y.length; j++) {
-    for (let i = 0; i + 1 < figure.x.length; i++) {
-      const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]].map(([a, b]) => [x(figure.x[a]), y(figure.y[b]), figure.heights[b][a]]);
-      if (corners.some((corner) => corner[2] === null)) continue;
-      const cuts = [];
-      corners.forEach((one, k) => {
-        const other = corners[(k + 1) % 4];
-        if (one[2] > level === other[2] > level) return;
-        const t = (level - one[2]) / (other[2] - one[2]);
-        cuts.push(`${(one[0] + t * (other[0] - one[0])).toFixed(1)} ${(one[1] + t * (other[1] - one[1])).toFixed(1)}`);
-      });
-      for (let k = 0; k + 1 < cuts.length; k += 2) line += `M${cuts[k]}L${cuts[k + 1]}`;
-    }
-  }
-  return line;
 }
 
 function pathParts(x, y) {

@@ -17,7 +17,7 @@ from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.targets.sources import Source
 from gradexplain.training.data import Labels, diversity
 from gradexplain.training.ledger import SKIPS, Call, Ledger, Steps
-from gradexplain.training.lines import accumulated, steps_by_count
+from gradexplain.training.lines import accumulated, kept_in, steps_by_count
 from gradexplain.training.looks import MOVING, TAKING_PART, Look, sampled
 
 # Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
@@ -244,7 +244,9 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
             names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
             steps = max(ledger.optimizers.values(), key=lambda s: s.count)
             data = {"names": listed(names)}
-            yield Finding(code, data, steps.source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
+            kept = ledger.names.hidden.get(id(found[0]))
+            source = (kept_in(*kept) if kept is not None else None) or steps.source
+            yield Finding(code, data, source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -334,12 +336,17 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
     for steps in ledger.optimizers.values():
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= _FIRST]
         places = _matrices(steps) or list(range(len(steps.parameters)))
-        seen = [ratio for look in looks if (ratio := _overall(look, places)) is not None]
+        # what starts at 0 and is no matrix, a temperature's logarithm, is rewritten by whatever moves it first
+        begun = _matrices(steps) or [place for look in steps.looks[:1] for place in look.ratio]
+        seen = [ratio for look in looks if (ratio := _overall(look, begun)) is not None]
         call = _main_call(ledger)
-        if not seen or call is None:
+        if call is None:
             continue
-        if (diverging := _diverging(ledger, steps, call, places)) is not None and median(seen) <= _LARGE_UPDATE:
+        diverging = _diverging(ledger, steps, call, places)
+        if diverging is not None and median(seen or [0.0]) <= _LARGE_UPDATE:
             yield diverging
+            continue
+        if not seen:
             continue
         early = len(seen) < _FEW
         if early and (ledger.flag is None or median(seen) <= 1):
@@ -385,12 +392,16 @@ def _losses_before_flag(ledger: Ledger, call: Call) -> list[float]:
 
 
 def _learns(losses: Sequence[float]) -> bool:
-    """Says whether the last quarter of the losses lies below the start by more than a tenth of it, as far as known."""
+    """Says whether the last quarter of the losses lies below the start by more than a tenth of it, as far as known.
+
+    Half of them below, and others that lie so far above that their mean is no lower than the start, is no learning.
+    """
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < 3:
         return True
     start = min(finite[0], median(finite[:3]))
-    return median(finite[-max(1, len(finite) // 4) :]) < start - 0.1 * abs(start)
+    last = finite[-max(1, len(finite) // 4) :]
+    return median(last) < start - 0.1 * abs(start) and mean(last) < start
 
 
 def _vanishing(ledger: Ledger) -> Iterator[Finding]:

@@ -45,6 +45,30 @@ def _kept_elsewhere(tree: ast.AST, names: set[str]) -> Iterator[ast.stmt]:
         yield from _keeping(function, given)
 
 
+def kept_in(owner: type, attribute: str) -> Source | None:
+    """Returns the line of a class of the script, or of what it inherits from, that first sets an attribute."""
+    for kind in owner.__mro__:
+        codes = (code for value in vars(kind).values() if (code := getattr(value, "__code__", None)) is not None)
+        code = next(codes, None)
+        if code is None:
+            continue
+        try:
+            tree = ast.parse("".join(linecache.getlines(code.co_filename)))
+        except SyntaxError:
+            continue
+        own = (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == kind.__name__)
+        found = next((n for c in own for n in ast.walk(c) if _sets(n, attribute)), None)
+        if isinstance(found, ast.stmt):
+            line = linecache.getline(code.co_filename, found.lineno).strip()
+            return Source(code.co_filename, found.lineno, line)
+    return None
+
+
+def _sets(node: ast.AST, attribute: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else ()
+    return any(isinstance(t, ast.Attribute) and t.attr == attribute and ast.unparse(t.value) == "self" for t in targets)
+
+
 def _name(call: ast.Call) -> str:
     function = call.func
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")

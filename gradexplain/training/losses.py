@@ -238,7 +238,7 @@ def _rounded(nodes: Sequence[Any]) -> Iterator[Pattern]:
 
 
 def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:
-    """Says whether what a node made goes element by element into one sum or mean."""
+    """Says whether what a node made goes element by element into sums and means, and nowhere else."""
     shape, waiting, seen, ends = shape_of(node), [node], {node}, set()
     while waiting:
         own = set(users.get(waiting.pop(), ())) - seen
@@ -249,7 +249,7 @@ def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:
                 return False
         waiting += own - ends
         seen |= own
-    return len(ends) == 1
+    return True
 
 
 def _uses(nodes: Sequence[Any]) -> Counter[int]:

@@ -16,10 +16,10 @@ from gradexplain.recording.naming import tensors_in
 
 @dataclass
 class Names:
-    """The parameters that were found so far, by identity: their name, and whether no module's `parameters()` has it."""
+    """The parameters that were found so far, by identity: their name, and which no module's `parameters()` has."""
 
     known: dict[int, str] = field(default_factory=dict)
-    hidden: set[int] = field(default_factory=set)
+    hidden: dict[int, tuple[type, str]] = field(default_factory=dict)  # the class that keeps it, and its attribute
     owners: dict[int, ref[nn.Module]] = field(default_factory=dict)
     roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
     tops: dict[int, int] = field(default_factory=dict)  # of each parameter, the module at the top, by identity
@@ -52,11 +52,11 @@ class Names:
             self._enter(module, name)
         for module in roots:
             if id(module) in listed:
-                owner, place = listed[id(module)]
+                owner, attribute, key = listed[id(module)]
                 path = next((self.known[id(p)].rpartition(".")[0] for p in owner.parameters(recurse=False)), "")
                 prefix = path or variables.get(id(owner), "")
-                self._enter(module, f"{prefix}.{place}" if prefix else place)
-                self.hidden |= {id(p) for p in module.parameters()}
+                self._enter(module, _joined(prefix, f"{attribute}[{key!r}]"))
+                self.hidden |= dict.fromkeys(map(id, module.parameters()), (type(owner), attribute))
         for name, module in given.items():
             self.known |= {id(p): _joined(name, path) for path, p in module.named_parameters()}
 
@@ -114,7 +114,7 @@ def _is_module(thing: Any) -> bool:
     return issubclass(type(thing), nn.Module) and "_modules" in vars(thing)
 
 
-def _listed(modules: Sequence[nn.Module]) -> Iterator[tuple[int, tuple[nn.Module, str]]]:
+def _listed(modules: Sequence[nn.Module]) -> Iterator[tuple[int, tuple[nn.Module, str, Any]]]:
     """Yields the modules that others keep in plain lists and dictionaries, which torch does not look into."""
     for module in modules:
         for name, value in vars(module).items():
@@ -123,4 +123,4 @@ def _listed(modules: Sequence[nn.Module]) -> Iterator[tuple[int, tuple[nn.Module
             items = value.items() if type(value) is dict else enumerate(value) if type(value) in (list, tuple) else ()
             for key, item in items:
                 if _is_module(item):
-                    yield id(item), (module, f"{name}[{key!r}]")
+                    yield id(item), (module, name, key)

@@ -213,8 +213,14 @@ def _without(*names: str) -> Edit:
 
 def _rate(factor: int) -> Edit:
     def edit(line: str, source: Source, finding: Finding) -> str | None:
-        given = re.search(r"(?:\blr\s*=\s*|\.parameters\(\), )([0-9.][0-9.eE+-]*)", line)
-        return given and line[: given.start(1)] + f"{float(given[1]) / factor:g}" + line[given.end(1) :]
+        calls = [node for node in ast.walk(_statement(line)) if isinstance(node, ast.Call)]
+        named = [k.value for call in calls for k in call.keywords if k.arg == "lr"]
+        second = [call.args[1] for call in calls if len(call.args) > 1 and "parameters" in _text(line, call.args[0])]
+        if not (given := [*named, *second]):
+            return None
+        text = _text(line, given[0])
+        is_number = re.fullmatch(r"[0-9.][0-9.eE+-]*", text)
+        return _put(line, given[0], f"{float(text) / factor:g}" if is_number else f"{_grouped(text)} / {factor}")
 
     return edit
 
@@ -258,6 +264,18 @@ def _number(line: str, source: Source, finding: Finding) -> str | None:
     return None
 
 
+def _registered(line: str, source: Source, finding: Finding) -> str | None:
+    """Keeps modules in a container of torch's in place of a plain one."""
+    (statement,) = _statement(line).body
+    if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+        return None
+    kind = "ModuleDict" if isinstance(statement.value, ast.Dict | ast.DictComp) else "ModuleList"
+    text = "".join(linecache.getlines(source.file))
+    has_name = re.search(r"^\s*(import torch\.nn as nn|from torch import .*\bnn\b)", text, re.MULTILINE)
+    torchs = "nn" if has_name else "torch.nn"
+    return _put(line, statement.value, f"{torchs}.{kind}({_text(line, statement.value)})")
+
+
 def _stacked(line: str, source: Source, finding: Finding) -> str | None:
     """Stacks losses in place of making a new tensor of their numbers."""
     for call, _ in _calls(line, "tensor"):
@@ -297,6 +315,7 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "saved-changed": (_new_tensor,),
     "unmeant-broadcast": (_column,),
     "graphs-kept": (_number,),
+    "hidden-from-optimizer": (_registered,),
     "nothing-learns": (_stacked,),
     "loss-without-graph": (_stacked,),
 }

@@ -11,7 +11,7 @@ x, y = blobs()
 class Deep(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = [nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 32)]
+        self.layers = [nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 32)]  # cause
         self.out = nn.Linear(32, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -21,7 +21,7 @@ class Deep(nn.Module):
 
 
 model = Deep()
-optimizer = torch.optim.Adam(model.parameters(), lr=0.01)  # cause
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 for epoch in range(4):
     for first in range(0, 512, 64):
         loss = nn.functional.cross_entropy(model(x[first : first + 64]), y[first : first + 64])

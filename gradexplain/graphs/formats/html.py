@@ -6,23 +6,54 @@ stands on boxes and lines is kept as numbers into one list of texts, as most of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradexplain.documents.html import in_script
+from gradexplain.documents.doc import Doc, Listing, Title
+from gradexplain.documents.html import STYLE as PAGE
+from gradexplain.documents.html import in_script, sections, titled
 from gradexplain.graphs.engine import HEAD, LINE, PAD
-from gradexplain.graphs.formats.svg import STYLE, escaped, kind_of, line_of
+from gradexplain.graphs.formats.svg import STYLE, kind_of, line_of
 from gradexplain.graphs.graph import Edge, Graph
 from gradexplain.graphs.layout import widths
 from gradexplain.graphs.nesting import Level, nested
 from gradexplain.graphs.sheets import Sheet, spread
 from gradexplain.graphs.words import Words
+from gradexplain.locale.catalogue import table
+
+_FOLDER = Path(__file__).parent
 
 
-def html(picture: Graph, words: Words) -> str:
-    """Returns the picture as one interactive HTML file."""
-    return "\n".join(_file(words, drawn(picture, words.language))) + "\n"
+def html(picture: Graph, words: Words, text: str) -> str:
+    """Returns the picture as one interactive HTML file, with its text below."""
+    heading, _, below = text.partition("\n")
+    title = Doc((Title("gradexplain", (heading,)),), words.language)
+    listing = Doc((Listing(below.strip("\n"), "output"),), words.language)
+    return board(drawn(picture, words.language), title, sections(listing))
+
+
+def board(
+    data: Mapping[str, Any], head: Doc, text: str, template: Path | None = None, *, style: str = "", **more: object
+) -> str:
+    """Returns a page: a graph to be touched, between head and text; a `template` may put steps beside it."""
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
+
+    own = FileSystemLoader(_FOLDER)
+    template = template or _FOLDER / "page.html"
+    loader = ChoiceLoader([PrefixLoader({"board": own}), FileSystemLoader(template.parent)])
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
+    return environment.get_template(template.name).render(
+        language=head.language,
+        title=titled(head),
+        style=PAGE + STYLE + _own("stage.css") + style,
+        drawing=_own("viewer.js"),
+        head=sections(head),
+        text=text,
+        words=table("page", head.language),
+        data=in_script(data),
+        **more,
+    )
 
 
 def drawn(picture: Graph, language: str) -> dict[str, object]:
@@ -34,30 +65,8 @@ def drawn(picture: Graph, language: str) -> dict[str, object]:
     return {**page.data, "notes": list(Words(levels[0].picture, language).notes())}
 
 
-def _file(words: Words, data: Mapping[str, object]) -> Iterator[str]:
-    yield f'<!DOCTYPE html>\n<html lang="{words.language}"><head><meta charset="utf-8">'
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    yield '<meta name="viewport" content="width=device-width">'
-    yield f"<title>{escaped(words.heading())}</title>"
-    yield f"<style>{STYLE}{STAGE}{_own('viewer.css')}</style></head>"
-    yield f'<body class="g"><header><h1>{escaped(words.heading())}</h1>'
-    for name in ("fold_all", "fit"):
-        yield f'<button id="{name}">{escaped(words.say(name))}</button>'
-    yield f'<input id="search" type="search" placeholder="{escaped(words.say("search"))}"></header>'
-    yield '<div id="stage"></div><aside><pre id="details"></pre><div id="hits"></div>'
-    yield f'<p id="hint">{escaped(words.say("open_hint"))}</p></aside>'
-    yield f'<script id="graph" type="application/json">{in_script(data)}</script>'
-    yield f"<script>{VIEWER}drawGraph(JSON.parse(graph.textContent), stage);</script></body></html>"
-
-
 def _own(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-# What draws a graph on a page, and how it looks there.
-VIEWER, STAGE = _own("viewer.js"), _own("stage.css")
-# What could end a script, or a line of one.
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 class _Page:

@@ -1,8 +1,9 @@
 "use strict";
 // Draws the graph as boxes in boxes; a fold opens in its place. Nothing is read from outside the file.
-// Returns what a page does with it. A page around the graph scrolls by the wheel, sees the whole of it at once, writes on
-// its lines and into its boxes itself, and is told what was clicked.
+// Returns what a page does with it. A page of steps `around` the graph scrolls by the wheel, writes on its lines and into
+// its boxes itself, and is told what was clicked; where there is none, a box that was clicked tells of itself.
 function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) {
+  const byId = id => document.getElementById(id);
   const BAR = 20, EDGE = 12, TRACK = 7, STUB = 10, ARROW = 7, BEND = 6, LEGIBLE = 1.2;
 
   levels.forEach((level, number) => {
@@ -279,9 +280,9 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   // Shows the whole graph; of one that is large, as much as can be read, if it is to be `legible`.
   function fit(legible = false) {
     const room = 16, across = (scene.w + 2 * room) / stage.clientWidth, down = (scene.h + 2 * room) / stage.clientHeight;
-    const scale = around ? Math.min(Math.max(0.8, across, down), legible ? LEGIBLE : Infinity) : Math.max(1, across, Math.min(down, 1.8));
+    const scale = Math.min(Math.max(0.8, across, down), legible ? LEGIBLE : Infinity);
     view = {w: stage.clientWidth * scale, h: stage.clientHeight * scale, y: -room};
-    if (around && scene.h < view.h) view.y = (scene.h - view.h) / 2;
+    if (scene.h < view.h) view.y = (scene.h - view.h) / 2;
     view.x = scene.left + (scene.w - view.w) / 2;
     apply();
   }
@@ -308,7 +309,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
       if (key && shown(key)) around.chosen(nodesIn(...key.split(":").map(Number)));
       return;
     }
-    const details = document.getElementById("details");
+    const details = byId("details");
     if (!key || !shown(key)) { details.textContent = notes.join("\n\n"); return; }
     shown(key).classList.add("chosen");
     const [number, k] = key.split(":").map(Number);
@@ -375,7 +376,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   };
   window.addEventListener("resize", () => {
     if (!stage.clientWidth || !stage.clientHeight) return;
-    if (!view.w) return fit(Boolean(around)); // it had no size when it began
+    if (!view.w) return fit(true); // it had no size when it began
     view.h = view.w * stage.clientHeight / stage.clientWidth;
     apply();
   });
@@ -429,37 +430,11 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return courses.get(key);
   }
 
-  if (around) {
-    show();
-    fit(true);
-    const boxesOf = node => [...new Set((homes.get(node) || []).map(home => seen(...home)))].map(shown).filter(Boolean);
-    return {
-      made, foldAll, svg, boxesOf, linesOf,
-      fit: () => fit(),
-      drawn: name => [...stage.querySelectorAll(`[data-line="${name}"]`)],
-      anchor: name => anchors.get(name),
-      // Brings a box into view, where it is not.
-      follow(node) {
-        const [home] = homes.get(node) || [];
-        const key = home && seen(...home), spot = key && spots.get(key);
-        if (!spot) return;
-        const near = (from, room, start, size, first, whole) => {
-          if (start >= from && start + size <= from + room) return from;
-          const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
-          return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
-        };
-        view.x = near(view.x, view.w, spot.x, spot.w, scene.left, scene.w);
-        view.y = near(view.y, view.h, spot.y, spot.h, 0, scene.h);
-        apply();
-      },
-      nearer(factor) {
-        view = {x: view.x + view.w * (1 - factor) / 2, y: view.y + view.h * (1 - factor) / 2, w: view.w * factor, h: view.h * factor};
-        apply();
-      },
-    };
-  }
+  // -------------------------------------------------------------------------------------------------------- tools
 
-  const [search, hits] = ["search", "hits"].map(id => document.getElementById(id));
+  byId("board").hidden = false;
+  const {search, hits, fit: whole, nearer, farther, fold_all} =
+    Object.fromEntries(["search", "hits", "fit", "nearer", "farther", "fold_all"].map(id => [id, byId(id)]));
   search.addEventListener("input", () => {
     const word = search.value.trim().toLowerCase(), found = [];
     levels.forEach((level, number) => level.boxes.forEach((one, k) => {
@@ -467,16 +442,45 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     }));
     hits.replaceChildren(...found.map(([number, k, one]) => {
       const link = document.createElement("button");
+      link.type = "button";
       link.textContent = one.title + inside(number);
-      link.onclick = () => reveal(number, k);
+      link.addEventListener("click", () => reveal(number, k));
       return link;
     }));
   });
   search.addEventListener("keydown", event => { if (event.key === "Enter" && hits.firstElementChild) hits.firstElementChild.click(); });
-  document.getElementById("fold_all").onclick = foldAll;
-  document.getElementById("fit").onclick = () => fit();
+  const zoom = factor => {
+    view = {x: view.x + view.w * (1 - factor) / 2, y: view.y + view.h * (1 - factor) / 2, w: view.w * factor, h: view.h * factor};
+    apply();
+  };
+  whole.addEventListener("click", () => fit());
+  nearer.addEventListener("click", () => zoom(1 / 1.3));
+  farther.addEventListener("click", () => zoom(1.3));
+  fold_all.addEventListener("click", foldAll);
+  fold_all.hidden = levels.length < 2;
+  window.addEventListener("beforeprint", () => fit());
+
   show();
   choose(null);
-  fit();
-  return null;
+  fit(true);
+  const boxesOf = node => [...new Set((homes.get(node) || []).map(home => seen(...home)))].map(shown).filter(Boolean);
+  return {
+    made, svg, boxesOf, linesOf,
+    drawn: name => [...stage.querySelectorAll(`[data-line="${name}"]`)],
+    anchor: name => anchors.get(name),
+    // Brings a box into view, where it is not.
+    follow(node) {
+      const [home] = homes.get(node) || [];
+      const key = home && seen(...home), spot = key && spots.get(key);
+      if (!spot) return;
+      const near = (from, room, start, size, first, whole) => {
+        if (start >= from && start + size <= from + room) return from;
+        const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
+        return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
+      };
+      view.x = near(view.x, view.w, spot.x, spot.w, scene.left, scene.w);
+      view.y = near(view.y, view.h, spot.y, spot.h, 0, scene.h);
+      apply();
+    },
+  };
 }

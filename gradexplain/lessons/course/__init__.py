@@ -16,3 +16,15 @@ COURSE: Mapping[str, tuple[str, ...]] = {
     ),
     "squares": ("sum-of-squares", "dimensions", "surface", "losses", "weight-decay", "overflow", "vectorise"),
 }  # fmt: skip
+
+# What each lesson rests on; the others can be read at once.
+RESTS_ON: Mapping[str, tuple[str, ...]] = {
+    "step-error": ("three-ways",), "cost": ("three-ways",), "differentiable": ("three-ways",), "graph": ("three-ways",),
+    "chain-rule": ("graph",), "vector": ("chain-rule",), "matrix": ("vector",), "accumulation": ("chain-rule",),
+    "higher-derivatives": ("accumulation",), "stopping": ("accumulation",), "training-step": ("accumulation", "matrix"),
+    "descent": ("training-step",), "memory": ("graph", "training-step"), "frozen": ("training-step", "stopping"),
+    "gradient-flow": ("training-step",), "nan": ("differentiable", "training-step"), "batch-size": ("training-step",),
+    "mixed-precision": ("batch-size", "nan"), "summary": ("cost", "descent"), "sum-of-squares": ("graph",),
+    "dimensions": ("sum-of-squares",), "surface": ("dimensions",), "losses": ("sum-of-squares", "training-step"),
+    "weight-decay": ("losses", "descent"), "overflow": ("sum-of-squares",), "vectorise": ("sum-of-squares",),
+}  # fmt: skip

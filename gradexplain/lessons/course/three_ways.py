@@ -12,7 +12,7 @@ from gradexplain.api import verify
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Range, written
 from gradexplain.lessons.measures import EPS, double, gradient
-from gradexplain.lessons.parts import Parts, Rows, claim, exercise, section, text
+from gradexplain.lessons.parts import Drawn, Parts, Rows, claim, exercise, section, text
 from gradexplain.lessons.symbols import Straight, gathered, straight, walked_back
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.tracing import trace
@@ -84,6 +84,8 @@ def _programs(program: Straight, slope: float) -> Parts:
     # Both walk the same lines in float64; what may differ is the rounding of each product and sum.
     within = 8 * EPS * len(sent) * sum(map(abs, parts))
     yield claim("walked", slope, "≈", ours, "A1", within=within, count=len(sent), f=program.text)
+    around = (program.at - 3, program.at + 3)
+    yield Drawn("tangent", "curve", {"expression": program.text, "at": program.at, "order": 1, "ends": around})
 
 
 # --------------------------------------------------------------------------------------------------- the three ways
