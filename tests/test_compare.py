@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import gradexplain as gx
-from gradexplain.comparison.rounding import inverse_trigamma, moderated, quantile, trigamma
+from gradexplain.comparison.alignment import unmatched
+from gradexplain.comparison.judging import Measured, Pair, decide
+from gradexplain.comparison.rounding import Rounding, inverse_trigamma, moderated, quantile, trigamma
 from gradexplain.receipts.schema import schema
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16)
@@ -656,3 +658,45 @@ def test_the_record_of_a_comparison_is_valid_by_the_published_schema(a: Callable
         tree["planted"] = 3
         assert not RECORDS.is_valid(record)
         del tree["planted"]
+
+
+def test_each_like_takes_one_other_away() -> None:
+    assert unmatched([1, 1, 2], [2, 1, 3], int.__eq__) == ([1], [3])
+
+
+class Lucky(Measured):
+    """The first two trials move next to nothing."""
+
+    tried = 0
+
+    def repeat(self) -> None:
+        pass
+
+    def take(self, count: int) -> None:
+        self.tried = count
+
+    def rounding(self, pair: Pair) -> tuple[Rounding, Rounding]:
+        seen = Rounding(torch.full_like(pair.one, 1e-17 if self.tried < 4 else 1e-12), self.tried)
+        return seen, seen
+
+    def shares(self, pair: Pair) -> None:
+        return None
+
+
+def test_what_is_not_far_beyond_rounding_is_tried_further() -> None:
+    one = torch.ones(10, dtype=torch.float64)
+    turns = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5)
+    (found,), runs = decide(Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None)))  # type: ignore[arg-type]
+    assert runs == 4
+    assert found.plain
+    assert found.numbers < 1
+
+
+def test_what_is_far_apart_in_float64_needs_no_trials() -> None:
+    x = torch.linspace(-2, 2, 40)
+    found = gx.compare(lambda x: x.sigmoid().sum(), lambda x: x.sigmoid().sum() * (39 / 40), [x])
+    assert (found.verdict, found.runs) == ("differs", 0)
+    short = gx.compare(
+        lambda x: x.double().sigmoid().sum(), lambda x: x.double().sigmoid().sum() * (39 / 40), [x.double()]
+    )
+    assert (short.verdict, short.runs) == ("differs", 2)

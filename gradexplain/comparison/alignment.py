@@ -22,13 +22,14 @@ def paired(
     """
     ours: dict[int, int] = {}
     theirs: dict[int, int] = {}
+    free = dict(enumerate(one))
     for is_near in nearness:
         for j, b in enumerate(other):
             if j not in theirs:
-                free = (i for i, a in enumerate(one) if i not in ours and is_near(a, b))
-                pair = next((i for i in free if is_like(one[i], b)), None)
+                pair = next((i for i, a in free.items() if is_near(a, b) and is_like(a, b)), None)
                 if pair is not None:
                     ours[pair], theirs[j] = j, pair
+                    del free[pair]
     for j, b in enumerate(other):
         if j not in theirs and (same := next((i for i, a in enumerate(one) if is_like(a, b)), None)) is not None:
             theirs[j] = same

@@ -33,6 +33,7 @@ def pattern_of(judged: Judged, sizes: Mapping[str, int]) -> Pattern:
     if judged.formulas > 1 and pair.truth is not None and pair.formula is not None:
         right, seen = pair.truth, pair.formula
         slack = slack * (torch.finfo(torch.float64).eps / pair.eps) + _KNOWN * 1e-3 * right.abs()
+        slack += _KNOWN * 1e-4 * right.abs().max()  # what float64 leaves of an element that cancels to 0
     wrong = ~((seen - right).abs() <= slack)
     if not bool(wrong.any()):  # no element tells alone
         wrong = torch.ones_like(wrong)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -32,7 +33,7 @@ from gradexplain.recording.plain import is_slight
 from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.measures import plain
 from gradexplain.verification.oracles.promotion import LOW
-from gradexplain.verification.oracles.rounding import trials
+from gradexplain.verification.oracles.rounding import Answer, answering, trials
 
 # A tensor of one side: what it is, and its name.
 Label = tuple[Kind, str]
@@ -172,6 +173,7 @@ class Measured:
     pairs: Sequence[Pair]
     sides: tuple[Side, Side]
     running: list[Iterator[Mapping[Label, Tensor]] | None] = field(default_factory=lambda: [None, None])
+    answers: list[list[Answer] | None] = field(default_factory=lambda: [None, None])  # what a side decides by
     failed: list[str | None] = field(default_factory=lambda: [None, None])
     unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
 
@@ -199,14 +201,29 @@ class Measured:
         """How many numbers are looked at in all."""
         return sum(pair.one.numel() for pair in self.pairs)
 
+    @cached_property
+    def scale(self) -> float:
+        """The size of the largest number of all."""
+        return max((float(p.base.abs().max()) for p in self.pairs if p.one.numel()), default=0.0)
+
     def repeat(self) -> None:
         """Runs both sides once more: what is not what it was, but for another order of sums, is no rounding."""
         for i, side in enumerate(self.sides):
-            known = outcome_tensors(side.run())
+            known = outcome_tensors(self._again(i, side))
             for pair in self.pairs:
                 own, found = (pair.one, pair.other)[i], known.get(pair.label)
                 if found is None or not is_slight(own, found):
                     self.unsteady[pair.label] = i
+
+    def _again(self, i: int, side: Side) -> Outcome:
+        """Returns what a side gives once more, and keeps what it decides in Python, for the trials."""
+        if side.gave is None and "torch._dynamo" not in sys.modules:  # a mode is no business of the compiler
+            answers: list[Answer] = []
+            with suppress(Exception):  # not every function runs under a mode
+                outcome = side.run(answering(answers))
+                self.answers[i] = answers
+                return outcome
+        return side.run()
 
     def take(self, count: int) -> None:
         """Makes trials of both sides until there are so many of each."""
@@ -215,7 +232,7 @@ class Measured:
                 self.failed[i] = None if side.gave.rounding else "–"
             elif self.failed[i] is None:
                 try:
-                    running = self.running[i] or trials(partial(self._trial, side.measurable()))
+                    running = self.running[i] or trials(partial(self._trial, side.measurable()), self.answers[i])
                     self.running[i] = running
                     self.trials[i].take(running, count)
                 except Exception as fault:  # the user's function, or torch's, refuses a number next to its own
@@ -261,6 +278,8 @@ class Measured:
 
 # What is so many times apart what explains it, or what a type resolves, is so after more trials as well.
 CLEAR = 100
+# The same of two formulas in float64, of which trials say only how much of that a type resolves.
+FAR = 4
 
 
 @dataclass(frozen=True)
@@ -422,15 +441,29 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
     if not open_:
         return list(found.values()), 0
     measured.repeat()
+    if all(_is_clear(found[pair.label], measured.scale) for pair in open_):
+        return list(found.values()), 0
     for stage in STAGES:
         measured.take(stage)
         for pair in open_:
             if (rounding := measured.rounding(pair)) is not None:
                 found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
         judged = [found[pair.label] for pair in open_]
-        if all(j.plain or j.numbers > CLEAR for j in judged) or any(j.formulas > CLEAR for j in judged):
+        clear = all(j.plain or j.numbers > CLEAR or j.formulas > FAR for j in judged)
+        if clear or (stage > STAGES[0] and any(j.formulas > CLEAR for j in judged)):
             break
     return list(found.values()), stage
+
+
+def _is_clear(judged: Judged, scale: float) -> bool:
+    """Says whether two formulas are so far apart in float64 that no trial of rounding is needed to tell them apart.
+
+    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`.
+    """
+    pair = judged.pair
+    if judged.formulas <= CLEAR or pair.rounded or pair.truth is None or pair.formula is None:
+        return False
+    return float((pair.formula - pair.truth).abs().max()) > math.sqrt(torch.finfo(torch.float64).eps) * scale
 
 
 def _last_alone(pair: Pair) -> tuple[Rounding, Rounding]:

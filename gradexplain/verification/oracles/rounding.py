@@ -62,24 +62,28 @@ def _spreads(run: Callable[[Any], Mapping[str, Tensor]], runs: int) -> dict[str,
     return {name: held.spread for name, held in ranges.items()}
 
 
-def trials(run: Callable[[Any], Mapping[Name, Tensor]]) -> Iterator[Mapping[Name, Tensor]]:
+def trials(
+    run: Callable[[Any], Mapping[Name, Tensor]], answers: list[Answer] | None = None
+) -> Iterator[Mapping[Name, Tensor]]:
     """Yields without end what `run` gives under modes that round at random, each with numbers of its own.
 
-    Whatever it decides in Python, it decides in each of them as it does without.
+    Whatever it decides in Python, it decides in each of them as it does without: those are the `answers`, where a run
+    under `answering` has noted them.
     """
-    given: list[Answer] = []
-    answers: list[Answer] = []
-    try:
-        first = run(_rounding(0, (), given))
-    except Exception:
+    seeds = count()
+    if answers is None:
+        answers, given = [], list[Answer]()
+        try:
+            first = run(_rounding(0, (), given))
+        except Exception:
+            if not given:
+                raise
         if not given:
-            raise
-    if given:  # the function decided something: what it decides without rounding, it decides again
-        run(internals().dispatch_mode(partial(_answered, answers)))
-        first = run(_rounding(0, answers, []))
-    yield first
-    del first
-    for seed in count(1):
+            next(seeds)
+            yield first
+        else:  # the function decided something: what it decides without rounding, it decides again
+            run(answering(answers))
+    for seed in seeds:
         yield run(_rounding(seed, answers, []))
 
 
@@ -112,6 +116,11 @@ Answer = tuple[Any, int]
 
 # What it answers does not depend on the numbers.
 _FIXED = frozenset({"aten::_fused_sdp_choice"})
+
+
+def answering(answers: list[Answer]) -> Any:
+    """Returns a mode under which what operators give Python is added to `answers`."""
+    return internals().dispatch_mode(partial(_answered, answers))
 
 
 def _answered(answers: list[Answer], operator: Any, args: Any, kwargs: Any) -> Any:
