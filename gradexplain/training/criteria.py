@@ -336,12 +336,17 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
     for steps in ledger.optimizers.values():
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= _FIRST]
         places = _matrices(steps) or list(range(len(steps.parameters)))
-        seen = [ratio for look in looks if (ratio := _overall(look, places)) is not None]
+        # what starts at 0 and is no matrix, a temperature's logarithm, is rewritten by whatever moves it first
+        begun = _matrices(steps) or [place for look in steps.looks[:1] for place in look.ratio]
+        seen = [ratio for look in looks if (ratio := _overall(look, begun)) is not None]
         call = _main_call(ledger)
-        if not seen or call is None:
+        if call is None:
             continue
-        if (diverging := _diverging(ledger, steps, call, places)) is not None and median(seen) <= _LARGE_UPDATE:
+        diverging = _diverging(ledger, steps, call, places)
+        if diverging is not None and median(seen or [0.0]) <= _LARGE_UPDATE:
             yield diverging
+            continue
+        if not seen:
             continue
         early = len(seen) < _FEW
         if early and (ledger.flag is None or median(seen) <= 1):
