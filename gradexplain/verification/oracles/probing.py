@@ -9,7 +9,7 @@ look.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -212,12 +212,14 @@ class Probe(Directions):
             return []
         still, movers = self.parted(places)
         short = self.short(still)
-        for name, position in short:
-            place = unravelled(position, self.x[name].shape)
-            self.scale[name][place] = max(float(self.own[name][place]), self.long(name))
-        longer, _ = self.parted(short)
-        for name, position in (set(still) - set(short)) | (set(longer) - set(self.short(longer))):
-            self.bounds[name][unravelled(position, self.x[name].shape)] = 0.0
+        for name, positions in _by_name(short).items():
+            self.scale[name] = self.scale[name].clone(memory_format=torch.contiguous_format)
+            longer = self.own[name].flatten()[positions].clamp_min(self.long(name))
+            self.scale[name].view(-1)[positions] = longer
+        longer_still, _ = self.parted(short)
+        shown = (set(still) - set(short)) | (set(longer_still) - set(self.short(longer_still)))
+        for name, positions in _by_name(shown).items():
+            self.bounds[name].view(-1)[positions] = 0.0
         looked = [self.zero(n, unravelled(p, self.x[n].shape)) for n, p in movers[:MOST_ZEROS]]
         return [t for t in looked if not t.agrees]
 
@@ -270,13 +272,9 @@ class Probe(Directions):
         self.runs = max(self.runs, 2 * len(FINE_STEPS) * MOST_ZEROS)
         return all(self.movable[n] for n in group)
 
-    def is_still(self, places: Sequence[tuple[str, int]]) -> bool:
+    def is_still(self, places: Sequence[Spot]) -> bool:
         """Says whether moving elements by their own unit, both ways, moves no output by more than its last digit."""
-        direction = {n: torch.zeros_like(self.x[n]) for n, _ in places}
-        for name, position in places:
-            place = unravelled(position, self.x[name].shape)
-            direction[name][place] = self.scale[name][place].to(self.x[name].dtype)
-        draw = self._spread(direction)
+        draw = {n: self._drawn(n, positions) for n, positions in _by_name(places).items()}
         changes = (self.changed({n: self.x[n] + sign * d for n, d in draw.items()}) for sign in (1.0, -1.0))
         return all(change is not None and bool((change.abs() <= self.last_digits).all()) for change in changes)
 
@@ -285,9 +283,12 @@ class Probe(Directions):
         """What moves no output by more than its last digits."""
         return 2 * self.replay.eps * self.replay.trace.value.abs() + self.replay.jitter
 
-    def _spread(self, direction: Mapping[str, Tensor]) -> Direction:
-        """Returns a direction with its elements drawn from [½, 1] of what they are, and signs at random."""
-        return {n: self.signed(d.abs(), d).to(d.dtype) * d for n, d in direction.items()}
+    def _drawn(self, name: str, positions: Sequence[int]) -> Tensor:
+        """Returns how elements of one input move: each by [½, 1] of its unit, its sign at random."""
+        units = self.scale[name].flatten()[positions]
+        moved = torch.zeros_like(self.x[name]).flatten()
+        moved[positions] = (self.signed(units, moved) * units).to(moved.dtype)
+        return moved.reshape(self.x[name].shape)
 
     def zero(self, name: str, place: Place) -> Tried:
         """Looks at one element whose gradient is 0 and which moves the output: its slope must be 0 beside its bend."""
@@ -473,6 +474,14 @@ class Probe(Directions):
             "above": slope.right / unit + 0.0,
             "noise": slope.noise,
         }
+
+
+def _by_name(places: Iterable[Spot]) -> dict[str, list[int]]:
+    """Returns the positions of elements by their input."""
+    found: dict[str, list[int]] = {}
+    for name, position in places:
+        found.setdefault(name, []).append(position)
+    return found
 
 
 def _joined(tried: Sequence[Tried], alone: Sequence[Tried], x: Tensor) -> list[Tried]:
