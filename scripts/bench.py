@@ -5,6 +5,7 @@
     .venv/bin/python scripts/bench.py graph              # graphs, against torchviz, torchview and torchlens
     .venv/bin/python scripts/bench.py run                # trainings under watch, against detect_anomaly and hooks
     .venv/bin/python scripts/bench.py compare            # pairs, equal and planted, beside assert_close
+    .venv/bin/python scripts/bench.py pages              # pages in chromium, and an edit in play
 
 Every pair of figures is taken in turn (A B A B …), and the median of the pairwise ratios is printed: the machine's
 speed may drift, the ratio does not.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 import bench_compare
 import bench_graph
+import bench_pages
 import bench_run
 import bench_verify
 import torch
@@ -47,6 +49,7 @@ def main() -> None:
     bench_verify.add_to(commands)
     bench_run.add_to(commands)
     bench_compare.add_to(commands)
+    bench_pages.add_to(commands)
     graph = commands.add_parser("graph", help="drawing graphs, beside other drawers that are installed")
     graph.add_argument("--only", help="the cases whose name holds this")
     graph.set_defaults(run=lambda a: bench_graph.bench_graph(a.only))

@@ -66,6 +66,18 @@ def test_a_sequence_in_shards_is_one_process_where_the_loss_is_a_mean() -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("wrap", "wrong"),
+    [("right", set()), ("forgetful", {f"{n}.{p}" for n in ("key", "value") for p in ("weight", "bias")})],
+)
+def test_attention_over_shards_by_collectives_of_the_user(wrap: str, wrong: set[str]) -> None:
+    of_shards = ("--model", "tests/shards.py:make", "--wrap", f"tests/shards.py:{wrap}", "--divide", "1")
+    code, record, said = ranks(2, "mean_step", *of_shards, x="randn(2,6,4)")
+    assert (code, record.get("verdict")) == ((1, "differs") if wrong else (0, "same")), said
+    assert {t["name"] for t in record["tensors"] if t["verdict"] == "differs"} == wrong
+
+
+@pytest.mark.thorough
 def test_a_rank_that_hangs_is_named_and_nothing_is_left_running() -> None:
     code, record, said = ranks(2, "hanging_step", "--patience", "5")
     assert (code != 0, record) == (True, {})

@@ -494,3 +494,19 @@ def test_an_output_in_a_sparse_layout_is_refused_with_a_way_out(
         gx.explain(convert, {"x": x}, cotangent=cotangent)
     with pytest.raises(gx.InputError, match="sparse"):
         gx.explain(convert(x.clone().requires_grad_()))
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "rule"),
+    [
+        (lambda z: (z * z.conj()).real.sum(), {"z": torch.tensor([1 + 2j])}, "f2 = z·other"),
+        (lambda x: (torch.tensor([2.0, 3.0]) * x).sum(), {"x": torch.ones(2)}, "f1 = self·x"),
+        (lambda z: (z * torch.tensor([2.0, 3.0])).sum(), {"z": torch.ones(2)}, "f1 = z·other"),
+        (lambda c, x: torch.where(x > 0, c, x).sum(), {"c": torch.ones(2), "x": torch.ones(2)}, "if condition = 1"),
+    ],
+)
+def test_a_constant_of_a_rule_is_not_called_as_an_input_is(
+    function: Callable[..., torch.Tensor], inputs: dict[str, torch.Tensor], rule: str
+) -> None:
+    text = gx.explain(function, inputs).render("text", width=160)
+    assert rule in text

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import mpmath
@@ -500,6 +501,32 @@ def test_every_figure_is_made_in_every_format_language_and_style(name: str, lang
     assert figure.get_facecolor() == mpl.colors.to_rgba(style.PALETTES[look].paper)
     words = " ".join(t.get_text() for t in figure.findobj(Text))
     assert any("\u4e00" <= c <= "\u9fff" for c in words) == (language == "zh")
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_figure_has_a_name_for_screen_readers_and_tabs_in_its_language(name: str, language: str) -> None:
+    root = ElementTree.fromstring(rendered(painted(name, language), "svg"))
+    title = root[0]
+    assert root.get("role") == "img"
+    assert title.tag == "{http://www.w3.org/2000/svg}title"
+    assert title.text
+    assert not set(title.text) & set("$\\{}\n")
+    assert any("\u4e00" <= c <= "\u9fff" for c in title.text) == (language == "zh" and name != "step-error")
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("What $x^2$ costs & <b>why</b>", "What x² costs & <b>why</b>"),
+        (r"$\mathit{x\_a}\,\sin^{2}(x)+\sqrt{x}/e^{-x}$", "x_a sin²(x)+√(x)/e^(-x)"),
+        (r"$2\cdot10^{-7}$ of\n$\pi$", "2·10⁻⁷ of pi"),
+        ("costs $5", "costs $5"),
+    ],
+)
+def test_a_title_is_read_aloud_without_the_signs_of_its_formulas(title: str, name: str) -> None:
+    written = rendered(gx.figures.curve("x**2", title=title.replace("\\n", "\n")), "svg")
+    assert ElementTree.fromstring(written)[0].text == name
 
 
 LONG = {1: "x**2 + 0.125*x*x + 0.0625*x*x*x + 0.03125*x*x*x*x", 2: "x**2 + y**2 + 0.125*x*x + 0.0625*y*y*y*x*x"}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.mathematics.digits import Rounding, coarsest, rounding_of, shortest
-from gradexplain.mathematics.indices import Index, broadcast_source, unravelled
+from gradexplain.mathematics.indices import Index, all_unravelled, broadcast_source
 from gradexplain.mathematics.terms import Constant, Number, Term, names_in, product, terms_of, total
 from gradexplain.recording import kinks
 from gradexplain.recording.trace import Edge, Node
@@ -210,11 +210,15 @@ def _general_pieces(node: Node, argument: str, rule: Rule, index: Index) -> list
     patterns = _column(node, argument, rule, index, _generic(node)) if _is_structural(node, argument, rule) else columns
     for output, (cotangent, column, pattern) in enumerate(zip(node.cotangents, columns, patterns, strict=True)):
         if cotangent is not None and column is not None and pattern is not None:
-            for position in (pattern.flatten() != 0).logical_or(column.flatten() != 0).nonzero().flatten().tolist():
-                element = unravelled(position, column.shape)
-                g = number(cotangent, element).value
-                pieces.append((output, element, g, shortest(column[element].item(), column.dtype)))
+            at = (pattern.flatten() != 0).logical_or(column.flatten() != 0).nonzero().flatten()
+            numbers = zip(_shortest_at(cotangent, at), _shortest_at(column, at), strict=True)
+            elements = all_unravelled(at.tolist(), column.shape)
+            pieces += [(output, element, g, slope) for element, (g, slope) in zip(elements, numbers, strict=True)]
     return pieces
+
+
+def _shortest_at(tensor: Tensor, positions: Tensor) -> list[float]:
+    return [shortest(value, tensor.dtype) for value in tensor.flatten()[positions].tolist()]
 
 
 def _is_structural(node: Node, argument: str, rule: Rule) -> bool:

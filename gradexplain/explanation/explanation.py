@@ -349,7 +349,10 @@ class _Builder:
         )
 
     def _symbols(self, node: Node, rule: Rule) -> dict[str, Any]:
-        """Returns what an elementwise formula's variables are called here: the user's names, or constants."""
+        """Returns what an elementwise formula's variables are called here: the user's names, numbers, or torch's names.
+
+        The formula's own letters stand nowhere else on the page, and may be names of other things there.
+        """
         used = {e.argument: self.names.value(e.producer, e.output) for e in node.edges}
         found: dict[str, Any] = {"y": self.names.value(node.index, 0)}
         known = variables(rule, node.arguments)
@@ -361,7 +364,7 @@ class _Builder:
                 found[variable] = number(value, ()).value
             elif isinstance(value, (int, float)):
                 found[variable] = float(value)
-            elif variable not in known:  # a live tensor's constant: torch did not save it
+            else:
                 found[variable] = argument
         return found
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Checked, Count, Range, checked_all, parameters_of
 from gradexplain.figures.style import PALETTES, Style, wrapped
+from gradexplain.figures.typesetting import spoken
 from gradexplain.locale.catalogue import LANGUAGES
 from gradexplain.targets.values import shown
 
@@ -147,16 +148,22 @@ def rendered(figure: Figure, format: str) -> bytes:
     if format not in SUFFIXES:
         raise InputError("unknown_format", name=format, names=", ".join(SUFFIXES))
     written = io.BytesIO()
-    canvas = figure.canvas
+    canvas, metadata = figure.canvas, dict[str, str | None](_METADATA[format])
+    if format == "svg" and (name := _name(figure)):
+        metadata["Title"] = name
     with Style().applied():
         FigureCanvasAgg(figure)
         try:
-            figure.savefig(
-                written, format=format, dpi=_DOTS, metadata=dict(_METADATA[format]), facecolor=figure.get_facecolor()
-            )
+            figure.savefig(written, format=format, dpi=_DOTS, metadata=metadata, facecolor=figure.get_facecolor())
         finally:
             figure.set_canvas(canvas)
-    return written.getvalue()
+    return written.getvalue().replace(b"<svg ", b'<svg role="img" ', 1) if format == "svg" else written.getvalue()
+
+
+def _name(figure: Figure) -> str:
+    """Returns what a figure is called for one who does not see it: its title, or those of its panels."""
+    titles = [axes.get_title(side) for axes in figure.axes for side in ("left", "center")]
+    return spoken(figure.get_suptitle() or " · ".join(filter(None, titles)))
 
 
 def public(design: Design) -> Callable[..., Figure]:

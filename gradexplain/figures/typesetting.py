@@ -6,6 +6,8 @@ What is typeset is what was written, in its order; nothing is simplified. What h
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Callable, Sequence
 
 from gradexplain.targets.expression import parse
 from gradexplain.targets.values import shown
@@ -40,6 +42,32 @@ def typeset(expression: str) -> str | None:
         return _formula(statements[0].value)[0]
     except _Unset:
         return None
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# What a formula says without signs of its own, in the order in which it is read.
+_SPOKEN: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
+    (r"\\math[a-z]+\{((?:[^{}\\]|\\.)*)\}", r"\1"),
+    (r"\^\{?(-?\d+)\}?", lambda found: found[1].translate(_SUPERSCRIPTS)),
+    (r"\\,", " "),
+    (r"\\cdot", "·"),
+    (r"\\sqrt", "√"),
+    (r"\\(?=\w)", ""),
+    (r"\{", "("),
+    (r"\}", ")"),
+)
+
+
+def spoken(title: str) -> str:
+    """Returns a title as one line of plain text, as a screen reader and the name of a window take it."""
+    line = " ".join(title.split())
+    if line.count("$") < 2:
+        return line
+    parts = line.split("$")
+    for i in range(1, len(parts), 2):
+        for pattern, text in _SPOKEN:
+            parts[i] = re.sub(pattern, text, parts[i])
+    return "".join(parts)
 
 
 def _formula(node: ast.expr) -> tuple[str, int]:

@@ -16,7 +16,15 @@ def indices(shape: Sequence[int]) -> list[Index]:
 
 def unravelled(position: int, shape: Sequence[int]) -> Index:
     """Returns the index of the element at `position` in row-major order."""
-    return tuple(int(i) for i in np.unravel_index(position, tuple(shape))) if len(shape) else ()
+    return next(iter(all_unravelled([position], shape)))
+
+
+def all_unravelled(positions: Sequence[int], shape: Sequence[int]) -> list[Index]:
+    """Returns the indices of the elements at `positions` in row-major order."""
+    if not len(shape):
+        return [() for _ in positions]
+    axes = np.unravel_index(np.asarray(positions, dtype=np.intp), tuple(shape))
+    return list(zip(*(axis.tolist() for axis in axes), strict=True))
 
 
 def broadcast_source(index: Index, shape: Sequence[int]) -> Index:

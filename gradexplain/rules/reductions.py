@@ -635,10 +635,10 @@ _SORTED: dict[str, Any] = {
     "tie": "index",
     "why": "tie_index",
 }
-rule("aten.sort", "y₁ ≤ y₂ ≤ … with yₖ = x at place iₖ", **_SORTED, example=lambda r: (r(2, 4),))
+rule("aten.sort", "y = x in order of size,  yₖ = x at place iₖ", **_SORTED, example=lambda r: (r(2, 4),))
 rule(
     "aten.sort.stable",
-    "y₁ ≤ y₂ ≤ … with yₖ = x at place iₖ",
+    "y = x in order of size,  yₖ = x at place iₖ",
     **_SORTED,
     example=lambda r: (r(4, 2), {"stable": True, "dim": 0, "descending": True}),
 )

@@ -79,7 +79,8 @@ def _large(question: Question) -> Iterator[Check]:
     walked = walk(trace, exact=False)
     leaves = {node.leaf: (node.index, 0) for node in trace.nodes if node.leaf is not None}
     steps = sum(node.leaf is None for node in trace.nodes)
-    resolution = MARGIN * epsilon(trace) * math.sqrt(steps)
+    eps = epsilon(trace)
+    resolution = MARGIN * eps * math.sqrt(steps)
     for name in question.names:
         torchs, key = question.gradient(name), leaves.get(name, (-1, 0))
         missing = walked.missing.get(key, frozenset())
@@ -90,7 +91,7 @@ def _large(question: Question) -> Iterator[Check]:
                 ORACLE, name, "differs", reason="total", data={"place": (), "seen": math.nan, "right": math.nan}
             )
             continue
-        worst, size, place, apart = farthest(ours, torchs, epsilon(trace))
+        worst, size, place, apart = farthest(ours, torchs, eps)
         bound = resolution * size
         data: dict[str, object] = {"resolution": resolution, "operators": ", ".join(sorted(missing))}
         verdict, reason = _large_verdict(missing, worst, size, bound, resolution)
@@ -126,11 +127,12 @@ def farthest(ours: Tensor, torchs: Tensor, eps: float) -> tuple[float, float, tu
     blocks = list(zip(*(torch.split(t, rows) for t in (*pair, made)), strict=True))
     apart, sizes = [], []
     for own, torchs_own, relative in blocks:
-        difference, size = (own - torchs_own).abs(), torchs_own.abs()
+        difference, size = (own - torchs_own).abs_(), torchs_own.abs()
+        least, most = torch.aminmax(size)
         apart.append(difference.max())
-        sizes.append(size.max())
+        sizes.append(most)
         limit = difference.add_(size, alpha=2 * eps)
-        relative.copy_(torch.div(limit, size, out=size) if bool(size.all()) else _relative(limit, size))
+        relative.copy_(limit.div_(size) if bool(least > 0) else _relative(limit, size))
     block = int(torch.stack(apart).argmax())
     a, b, _ = blocks[block]
     place = unravelled(int((a - b).abs_().argmax()), a.shape)

@@ -90,12 +90,14 @@ class Directions:
         return {n: torch.where(mask.to(drawn[n].device), drawn[n], 0.0) for n, mask in masks.items() if mask.any()}
 
     def signed(self, like: Tensor, x: Tensor) -> Tensor:
-        shape = like.shape
-        size = torch.rand(shape, generator=self.generator, dtype=torch.float64) / 2 + 0.5
-        signs = torch.randint(0, 2, shape, generator=self.generator) * 2 - 1
+        drawn = torch.rand(like.shape, generator=self.generator, dtype=torch.float64)
         if not x.is_complex():
-            return (size * signs).to(x.device)
-        turn = torch.rand(shape, generator=self.generator, dtype=torch.float64) * (2 * math.pi)
+            drawn = drawn.mul_(2).sub_(1)
+            return torch.copysign(drawn.abs().add_(1).div_(2), drawn).to(x.device)
+        size, turn = (
+            drawn / 2 + 0.5,
+            2 * math.pi * torch.rand(like.shape, generator=self.generator, dtype=torch.float64),
+        )
         return torch.polar(size, turn).to(x.device)
 
     def unit(self, name: str, place: Place, turn: complex = 1.0) -> Direction:
@@ -218,8 +220,8 @@ class Directions:
         rows: list[list[tuple[float, float, float]]] = [[] for _ in self.parts]
         still = [True] * len(self.parts)
         for h in steps:
-            ahead = {n: self.x[n] + h * d for n, d in u.items()}
-            behind = {n: self.x[n] - h * d for n, d in u.items()}
+            ahead = {n: torch.add(self.x[n], d, alpha=h) for n, d in u.items()}
+            behind = {n: torch.sub(self.x[n], d, alpha=h) for n, d in u.items()}
             changes = [self.changed(ahead), self.changed(behind)]
             made = {n: self.made(n, ahead[n] - behind[n]) for n in u}
             for k, part in enumerate(self.parts):

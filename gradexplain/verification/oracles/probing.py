@@ -210,8 +210,8 @@ class Probe(Directions):
             some = waiting.pop()
             budget -= 1
             if self.is_still(some):
-                for name, position in some:
-                    self.bounds[name][unravelled(position, self.x[name].shape)] = 0.0
+                for name in dict(some):
+                    self.bounds[name].view(-1)[[p for n, p in some if n == name]] = 0.0
             elif len(some) == 1:
                 movers += some
             else:
@@ -226,11 +226,7 @@ class Probe(Directions):
 
     def is_still(self, places: Sequence[tuple[str, int]]) -> bool:
         """Says whether moving elements by their own unit, both ways, moves no output by more than its last digit."""
-        direction = {n: torch.zeros_like(self.x[n]) for n, _ in places}
-        for name, position in places:
-            place = unravelled(position, self.x[name].shape)
-            direction[name][place] = self.scale[name][place].to(self.x[name].dtype)
-        draw = self._spread(direction)
+        draw = {n: self._drawn(n, [p for name, p in places if name == n]) for n in dict(places)}
         y = self.replay.trace.value
         noise = 2 * self.replay.eps * y.abs() + self.replay.jitter
         for sign in (1.0, -1.0):
@@ -239,9 +235,12 @@ class Probe(Directions):
                 return False
         return True
 
-    def _spread(self, direction: Mapping[str, Tensor]) -> Direction:
-        """Returns a direction with its elements drawn from [½, 1] of what they are, and signs at random."""
-        return {n: self.signed(d.abs(), d).to(d.dtype) * d for n, d in direction.items()}
+    def _drawn(self, name: str, positions: Sequence[int]) -> Tensor:
+        """Returns how elements of one input move: each by [½, 1] of its unit, its sign at random."""
+        units = self.scale[name].flatten()[positions]
+        moved = torch.zeros_like(self.x[name]).flatten()
+        moved[positions] = (self.signed(units, moved) * units).to(moved.dtype)
+        return moved.reshape(self.x[name].shape)
 
     def zero(self, name: str, place: Place) -> Tried:
         """Looks at one element whose gradient is 0 and which moves the output: its slope must be 0 beside its bend."""

@@ -194,7 +194,7 @@ class Question:
         return _parts(self.replay, whole) if isinstance(self.replay, Replay) else [whole]
 
     def gradients_at(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
-        """Returns the gradients at other values of the inputs, `None` where the function has none there."""
+        """Returns the gradients of some inputs at other values of them, `None` where the function has none there."""
         assert isinstance(self.replay, Replay)
         computation, given = self.replay.computation, self.replay.trace
         try:
@@ -203,10 +203,10 @@ class Question:
                     n: v.detach().clone().requires_grad_(n in computation.wrt) for n, v in values.items()
                 }
                 output = computation.output(leaves)
-            found = differentiated(output, [leaves[n] for n in computation.wrt], given.cotangent.clone())
+            found = differentiated(output, [leaves[n] for n in values], given.cotangent.clone())
         except Exception:  # the user's own code
             return None
-        return {n: dense(g, leaves[n].detach()) for n, g in zip(computation.wrt, found, strict=True)}
+        return {n: dense(g, leaves[n].detach()) for n, g in zip(values, found, strict=True)}
 
     @property
     def judged(self) -> Trace:
