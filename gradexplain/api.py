@@ -546,10 +546,9 @@ def compared_single(
     target = load(request.spec)
     step = replace(target, parameters=target.parameters[1:], required=target.required[1:])
     inputs = _in_type(request.tensors(step), request.torch_dtype())
-    make, around = (None if name is None else load(parse_target(name)).called for name in (model, wrap))
-    assert make is not None
-    wrapping: Any = around or torch.nn.parallel.DistributedDataParallel
-    making: Any = make
+    made = load(parse_target(model))
+    making: Any = made.function if made.module is None else type(made.module)
+    wrapping: Any = load(parse_target(wrap)).called if wrap else torch.nn.parallel.DistributedDataParallel
     return compare_single(
         Job(target.called, making, wrapping, inputs, dim, request.seed or 0, request.target, patience)
     )
