@@ -106,8 +106,10 @@ def _refusing_unknown_options(verb: Callable[P, R]) -> Callable[P, R]:
         __tracebackhide__ = True  # pytest shows the caller's line
         for name in options:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-                raise OptionError("unknown_option", verb=verb.__name__, name=name, close=close, names=", ".join(known))
+                data = {"verb": verb.__name__, "name": name, "names": ", ".join(known)}
+                for close in difflib.get_close_matches(name, known, n=1):
+                    raise OptionError("unknown_option", close=close, **data)
+                raise OptionError("unknown_option_unlike", **data)
         return verb(*args, **options)
 
     return refusing

@@ -500,6 +500,11 @@ def test_a_misspelt_option_is_refused_by_name(
         verb(lambda x: x.sum(), [normal(0, 3)], **{name: 1})
 
 
+def test_an_option_unlike_all_others_is_refused_without_a_guess() -> None:
+    with pytest.raises(TypeError, match=r"explain has no option second. There are: function, .*order"):
+        gx.explain(lambda x: x.sum(), [normal(0, 3)], second=True)  # type: ignore[call-arg]
+
+
 def test_a_slope_along_many_inputs_is_no_reason_to_say_that_nothing_contradicts() -> None:
     """Of 30 parameters in front of a wrong Function, few are taken alone; the others stand in one direction."""
     generator = torch.Generator().manual_seed(0)
