@@ -467,3 +467,20 @@ def test_an_operation_that_could_not_be_judged_is_not_called_right() -> None:
     assert own.verdict == "cannot say"
     assert "is right by itself: the error" not in page
     assert "Numpy could not be judged alone" in page
+
+
+def test_an_element_that_is_not_seen_for_a_kink_is_not_called_small() -> None:
+    class Largest(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.max()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return g * (x == x.max())  # both of two that tie: each between its slopes, and too much together
+
+    page = " ".join(str(gx.verify(Largest.apply, {"x": torch.tensor([1.0, 3.0, 3.0]).double()})).split())
+    assert "in 1 of 3 elements of x (x[1] is at a kink)" in page
+    assert "too small" not in page

@@ -42,7 +42,7 @@ from gradexplain.rules.registry import is_sparse
 from gradexplain.targets.sources import Source, cell_of
 from gradexplain.verification.inquiry import NOT_THERE
 from gradexplain.verification.oracles.answers import Stop
-from gradexplain.verification.verdicts import ESTIMATE, FORWARD, Check, Operation, Report
+from gradexplain.verification.verdicts import CONVENTIONS, ESTIMATE, FORWARD, Check, Operation, Report
 
 _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
@@ -649,8 +649,11 @@ class Teller:
             missing = report.unseen(name)
             if missing is not None and bool(missing.any()):
                 place = unravelled(int(missing.flatten().int().argmax()), missing.shape)
+                own = [c for c in report.checks if c.input == name and c.place is not None and c.reason in CONVENTIONS]
+                kink = next((c.place for c in own if bool(missing[c.place])), None)
                 data = {"seen": int((~missing).sum()), "count": missing.numel(), "name": name}
-                lines.append(self.say("verification.unseen_of", **data, element=indexed(name, place)))
+                key = "unseen_of" if kink is None else "unseen_kink"
+                lines.append(self.say(f"verification.{key}", **data, element=indexed(name, kink or place)))
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
     def stop(self, stop: Stop, unit: float) -> str:
