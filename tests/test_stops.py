@@ -428,3 +428,21 @@ def test_explain_says_the_same_in_the_same_words() -> None:
     assert (explanation.verdict, explanation.reason) == ("cannot say", "stopped")
     sentence = "50 % of the slope of x is stopped by `2 * x`"
     assert sentence in str(explanation).replace("\n  ", " ")
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_of_many_inputs_a_stop_is_told_of_those_that_it_stops_alone(factor: float) -> None:
+    names = [f"x{i}" for i in range(9)]  # so many move together
+
+    def function(**x: Tensor) -> Tensor:
+        x["x5"].register_hook(lambda g: factor * g)
+        return sum((t**2).sum() for t in x.values()) + (x["x0"].detach() * x["x1"]).sum()  # type: ignore[return-value]
+
+    taken = eval(f"lambda {', '.join(names)}: f({', '.join(f'{n}={n}' for n in names)})", {"f": function})
+    generator = torch.Generator().manual_seed(0)
+    inputs = {n: torch.randn(3, generator=generator, dtype=torch.float64) for n in names}
+    report = gx.verify(taken, inputs)
+    assert {name for name in names if report.of(name) == "differs"} == ({"x5"} if factor != 1 else set())
+    if factor == 1:
+        assert {stop.input for stop in report.stops} == {"x0"}
+        assert [name for name in names if report.of(name) != "agrees"] == ["x0"]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from gradexplain.verification.oracles.answers import Check, Stop, Unable
 from gradexplain.verification.oracles.directions import Place
 from gradexplain.verification.oracles.ladders import STEPS
-from gradexplain.verification.oracles.probing import ORACLE, Probe
+from gradexplain.verification.oracles.probing import MOST_ALONE, ORACLE, Probe
 from gradexplain.verification.oracles.question import Question
 from gradexplain.verification.oracles.replays import Replay
 from gradexplain.verification.oracles.stops import stops_of
@@ -21,6 +21,8 @@ from gradexplain.verification.oracles.stops import stops_of
 DIRECTION_RUNS = 150
 # What a stop of less than can be measured makes of a slope.
 SLIGHT = 1e-8
+# Where F does so at the point, a share of its slope is none.
+UNSETTLED = ("jump", "steep", "singular")
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -39,7 +41,12 @@ def ask(question: Question) -> Iterator[Check]:
     frozen = question.frozen if open_ else None
     if isinstance(frozen, Replay):
         kept = _probed(question, frozen, open_, runs)
-        written |= {n: _of_both(question, written[n], kept[n]) for n in open_}
+        stops = {n: _stops(question, written[n]) for n in open_}
+        # What moved together with other inputs may have differed for what stops those.
+        free = [n for n in open_ if not stops[n] and written[n].verdict == "differs" and kept[n].verdict == "agrees"]
+        if len(question.names) > MOST_ALONE and free:
+            written |= _probed(question, replay, free, runs)
+        written |= {n: _of_both(question, written[n], kept[n], stops[n]) for n in open_}
     elif isinstance(frozen, Unable):
         written |= {n: _uncertain(question, written[n], frozen) for n in open_}
     bent = [n for n in open_ if written[n].verdict == "cannot say" and written[n].reason in ("kink", "edge")]
@@ -63,11 +70,10 @@ def _is_open(question: Question, check: Check) -> bool:
     return check.reason not in ("unseen", "coarse", "joint", "cancelled", "nan") or bool(question.trace.cuts)
 
 
-def _of_both(question: Question, written: Check, kept: Check) -> Check:
+def _of_both(question: Question, written: Check, kept: Check, stops: tuple[Stop, ...]) -> Check:
     """Returns what F and G say: G judges, and what F says beside it is what was stopped, by definition or at a line."""
-    if written.reason in ("jump", "steep", "singular"):
+    if written.reason in UNSETTLED:
         return written
-    stops = _stops(question, written)
     if stops and not (question.stoppable and all(stop.seen for stop in stops)):
         lost = tuple(stop for stop in stops if not stop.seen)
         return replace(written, verdict="differs", stops=lost, reason="lost" if lost else "slope")
@@ -98,6 +104,8 @@ def _elements(check: Check) -> Sequence[tuple[Place, object, object]]:
 
 def _stops(question: Question, written: Check) -> tuple[Stop, ...]:
     """Returns what is stopped; near the point where the point itself has a kink, or where a path seems to be lost."""
+    if written.reason in UNSETTLED:
+        return ()
     places = [place for place, _, _ in _elements(written)]
     if written.reason not in ("kink", "edge"):
         stops = stops_of(question, written.input, places)
