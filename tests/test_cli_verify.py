@@ -148,6 +148,7 @@ def program_receipt(tmp_path: Path, process: Process, monkeypatch: pytest.Monkey
     return tmp_path / "ran"
 
 
+@pytest.mark.sampled(2)
 def test_a_program_in_a_receipt_runs_only_with_consent(program_receipt: Path, process: Process) -> None:
     before = program_receipt.read_text()
     refused = process(["verify", "receipt.json"])

@@ -27,6 +27,7 @@ def ranks(count: int, step: str, *options: str, x: str = "randn(6,4)") -> tuple[
     return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {}, done.stderr
 
 
+@pytest.mark.thorough
 def test_two_ranks_that_shard_a_model_and_take_the_mean_are_one_process() -> None:
     code, record, _ = ranks(2, "mean_step", "--wrap", f"{PAIRS}:sharded")
     assert (code, record["verdict"]) == (0, "same")

@@ -241,6 +241,7 @@ def test_what_was_done_is_remembered_and_shown_on_the_map(browser: Any, tmp_path
         assert window.page.inner_text("#progress").startswith("Done: 0 of 27")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kept", ["nothing", "not json", '{"accumulation": 7}', "[1]", "null"])
 def test_a_browser_that_keeps_nothing_or_something_else_shows_the_course(
     browser: Any, tmp_path: Path, kept: str
@@ -281,6 +282,7 @@ def test_a_page_without_scripts_says_all(browser: Any, tmp_path: Path) -> None:
         assert not window.page.is_visible(".live")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_nothing_scrolls_sideways_and_no_page_leads_astray(browser: Any, tmp_path: Path, language: str) -> None:
     for name in ("index", "audit", "surface", "descent"):
@@ -307,6 +309,7 @@ def test_every_lesson_stands_on_the_map_once_and_rests_on_earlier_ones() -> None
         assert NAMES[0] in reached
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install --no-save axe-core)")
 @pytest.mark.parametrize(
     ("scheme", "names"),

@@ -579,5 +579,5 @@ def test_every_reason_can_be_said_in_every_language() -> None:
 
 @pytest.mark.parametrize("oracle", [*ORACLES, *ON_REQUEST])
 def test_every_oracle_has_a_name_in_every_language(oracle: str) -> None:
-    names = {say(f"oracles.{oracle.replace(' ', '_')}", language) for language in LANGUAGES}
+    names = {say(f"oracles.{oracle.replace(' ', '_')}", language, dtype="float64") for language in LANGUAGES}
     assert len(names) == len(LANGUAGES)

@@ -332,6 +332,7 @@ def test_one_number_is_shown_with_one_rounding_on_a_page() -> None:
         assert torch.equal(route.value.tensor, value.tensor)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_narrow_page_and_markdown_hold_the_same_equations(name: str, command) -> None:
     wide = command("explain", *EXAMPLES[name], "--format", "text", "--width", "140").out

@@ -579,6 +579,7 @@ def _boxes(figure: Figure, renderer: Any) -> Iterator[tuple[tuple[int, str], Any
             yield (k, str(one)), one.get_window_extent(renderer)
 
 
+@pytest.mark.thorough
 def test_the_same_figures_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     names = ("descent", "surface")
     code = (

@@ -445,6 +445,7 @@ def test_an_unrolled_network_of_sixty_steps_is_drawn_without_a_crossing() -> Non
     assert crossings(drawing(gx.graph(unrolled(60)))) == 0
 
 
+@pytest.mark.thorough
 def test_a_long_unrolled_network_is_laid_out_step_by_step_and_stays_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(segments, "engine", lambda *given: calls.append(len(given[0])) or engine(*given))

@@ -449,7 +449,7 @@ def test_a_wrong_operation_is_told_beside_what_is_known_of_the_whole() -> None:
 
 
 def test_an_operation_that_could_not_be_judged_is_not_called_right() -> None:
-    """numpy's float32 keeps seven digits, which hides 1.001 from differences of the operation alone."""
+    """numpy's float32 keeps seven digits, which hides 1.0001 from differences of the operation alone."""
 
     class Numpy(torch.autograd.Function):
         @staticmethod
@@ -459,7 +459,7 @@ def test_an_operation_that_could_not_be_judged_is_not_called_right() -> None:
 
         @staticmethod
         def backward(ctx: Any, g: Tensor) -> Tensor:
-            return 1.001 * g * ctx.saved_tensors[0].cos()
+            return 1.0001 * g * ctx.saved_tensors[0].cos()
 
     report = gx.verify(lambda x: Numpy.apply(x).sum(), [torch.tensor([0.3, 1.0], dtype=torch.float64)])
     page = " ".join(report.render("text", width=300).split())

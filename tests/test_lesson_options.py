@@ -118,6 +118,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("lesson", "name"), PLANTED)
 def test_a_planted_error_is_seen_by_the_claims_about_it(
     lesson: str, name: str, monkeypatch: pytest.MonkeyPatch

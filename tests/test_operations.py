@@ -149,6 +149,7 @@ RIGHT: dict[str, tuple[Function, list[tuple[int, ...]]]] = {
 # fmt: on
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_operators_are_not_accused(name: str) -> None:
     function, shapes = RIGHT[name]

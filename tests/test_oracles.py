@@ -324,13 +324,13 @@ def test_a_gradient_is_measured_by_its_effect_and_one_of_0_by_the_output() -> No
     assert slight.scale("x") == slight.value > 0
 
 
-def test_gradients_elsewhere_are_those_of_all_inputs_with_the_others_as_they_were() -> None:
+def test_gradients_elsewhere_are_those_of_the_moved_inputs_with_the_others_as_they_were() -> None:
     x, y = X, X.flip(0)
     asked = question(lambda x, y: (x**2 * y).sum(), x, y)
     found = asked.gradients_at({"x": x + 1})
     assert found is not None
+    assert set(found) == {"x"}
     assert torch.allclose(found["x"], asked.trace.cotangent * 2 * (x + 1) * y)
-    assert torch.allclose(found["y"], asked.trace.cotangent * (x + 1) ** 2)
 
 
 def test_random_rounding_shows_cancellation_where_it_is() -> None:

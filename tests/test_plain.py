@@ -580,6 +580,7 @@ class Reentrant(torch.autograd.Function):
         return None, x.grad / ctx.factor if x.grad is not None else None, None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("asked", ASKED)

@@ -100,6 +100,7 @@ def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:
     assert "x = −1" in found["no_figure"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("target", ["1/x", "log(x)", "sqrt(x)", "abs(x)", "x/abs(x)", "exp(1e9*x + 1e9)", "x*nan"])
 @pytest.mark.parametrize("x", ["0", "nan", "inf", "1e38"])
 def test_what_is_not_finite_is_answered_in_json_that_a_browser_reads(target: str, x: str) -> None:
@@ -475,6 +476,7 @@ def test_a_link_with_anything_in_it_runs_nothing(served: Served, browser: Any, t
     page.close()
 
 
+@pytest.mark.sampled(2)
 @needs_chromium
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install --no-save axe-core)")
 @pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("zh", "dark")])

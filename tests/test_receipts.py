@@ -61,6 +61,7 @@ def reasons(report: ReceiptReport) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ what holds
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*EXAMPLES, *MORE])
 def test_the_receipt_of_an_explanation_holds_and_keeps_its_verdict(name: str) -> None:
     made = receipt(name)
@@ -362,6 +363,7 @@ def broken(name: str) -> tuple[Receipt, str, str]:
     return found, shown(at[0] if at else change.path), key
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_receipt_is_refused_for_its_own_reason(name: str) -> None:
     found, path, key = broken(name)

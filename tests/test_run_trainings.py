@@ -131,6 +131,7 @@ def test_every_training_is_in_the_table() -> None:
     assert {*FAILING, *HEALTHY} >= QUICK
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")  # what torch says of a script is the script's
 @pytest.mark.parametrize("name", trainings(FAILING))
 def test_a_training_that_fails_is_told_its_first_cause(name: str) -> None:

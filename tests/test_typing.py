@@ -113,6 +113,7 @@ def pyright(project: Path, *files: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if " - error: " in line]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("checker", [mypy, pyright])
 def test_a_project_with_the_snippets_passes(checker: Callable[..., list[str]], project: Path) -> None:
     said = checker(project, *snippets(project))
