@@ -520,6 +520,16 @@ def test_a_slope_along_many_inputs_is_no_reason_to_say_that_nothing_contradicts(
     assert "Nothing contradicts" not in report.to_json()
 
 
+def test_of_many_inputs_those_behind_a_wrong_function_are_not_called_wrong() -> None:
+    torch.manual_seed(0)
+    before = nn.Sequential(*[nn.Linear(3, 3).double() for _ in range(4)])
+    beside = nn.Sequential(*[nn.Linear(3, 3).double() for _ in range(4)])
+    report = gx.verify(lambda x: (planted(lambda g: 1.01 * g)(before(x)) + beside(x)).square().sum(), [normal(0, 2, 3)])
+    wrong = {name for name in report.inputs if report.of(name) == "differs"}
+    assert wrong
+    assert not any(name.startswith("beside") for name in wrong)
+
+
 def test_the_plugin_gives_the_fixture(assert_gradients: Callable[..., Report]) -> None:
     assert assert_gradients is gx.assert_gradients
     assert assert_gradients(lambda x: x.sin(), [normal(0, 3)]).verdict == "agrees"

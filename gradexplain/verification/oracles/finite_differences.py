@@ -43,7 +43,8 @@ def ask(question: Question) -> Iterator[Check]:
         kept = _probed(question, frozen, open_, runs)
         stops = {n: _stops(question, written[n]) for n in open_}
         # What moved together with other inputs may have differed for what stops those.
-        free = [n for n in open_ if not stops[n] and written[n].verdict == "differs" and kept[n].verdict == "agrees"]
+        doubtful = [n for n in open_ if written[n].verdict == "differs" or written[n].reason == "joint"]
+        free = [n for n in doubtful if not stops[n] and kept[n].verdict == "agrees"]
         if len(question.names) > MOST_ALONE and free:
             written |= _probed(question, replay, free, runs)
         written |= {n: _of_both(question, written[n], kept[n], stops[n]) for n in open_}

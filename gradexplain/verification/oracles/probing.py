@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -109,10 +110,22 @@ class Probe(Directions):
             if not odd or everywhere or not any(bool(m.any()) for m in moving.values()):
                 break
         alone += self.zeros(group, moving)
-        for name in group:
-            own = [t for t in alone if t.at and t.at[0] == name]
-            joint = [t for t in tried if name in t.direction]
-            yield self.check(name, _joined(joint, own, self.x[name]) or joint or own)
+        yield from self.shared(group, [self.joined(name, tried, alone) for name in group])
+
+    def joined(self, name: str, tried: Sequence[Tried], alone: Sequence[Tried]) -> Check:
+        """Returns the check of one input of a group."""
+        own = [t for t in alone if t.at and t.at[0] == name]
+        joint = [t for t in tried if name in t.direction]
+        return self.check(name, _joined(joint, own, self.x[name]) or joint or own)
+
+    def shared(self, group: Sequence[str], checks: Sequence[Check]) -> Iterator[Check]:
+        """Yields the checks of a group: where elements of some were found wrong, a joint slope accuses no others."""
+        known = len(group) > 1 and any(c.verdict == "differs" and c.place is not None for c in checks)
+        for check in checks:
+            if known and check.verdict == "differs" and check.place is None:
+                yield replace(check, verdict="cannot say", reason="joint", bounds=self.bounds[check.input])
+            else:
+                yield check
 
     # ------------------------------------------------------------------------------------------------- peeling
 
