@@ -797,7 +797,7 @@ def test_a_kernel_for_float32_alone_is_judged_in_float32(refuses: str, factor: f
     assert report.verdict == ("agrees" if factor == 1 else "differs")
     assert [f.data["operators"] for f in report.findings if f.code == "own-type"] == ["Kernel"]
     page = " ".join(str(report).split())
-    assert "The function does not run in float64 with Kernel: it was run again in float32" in page
+    assert "The function, which applies Kernel, does not run in float64: it was run again in float32" in page
     assert "finite differences (float32)" in page
     assert "(float64)" not in page
 
