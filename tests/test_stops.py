@@ -430,8 +430,8 @@ def test_explain_says_the_same_in_the_same_words() -> None:
     assert sentence in str(explanation).replace("\n  ", " ")
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.01])
-def test_of_many_inputs_a_stop_is_told_of_those_that_it_stops_alone(factor: float) -> None:
+@pytest.mark.parametrize(("factor", "size"), [(1.0, 3), (1.0, 40), (1.01, 3)])
+def test_of_many_inputs_a_stop_is_told_of_those_that_it_stops_alone(factor: float, size: int) -> None:
     names = [f"x{i}" for i in range(9)]  # so many move together
 
     def function(**x: Tensor) -> Tensor:
@@ -440,7 +440,9 @@ def test_of_many_inputs_a_stop_is_told_of_those_that_it_stops_alone(factor: floa
 
     taken = eval(f"lambda {', '.join(names)}: f({', '.join(f'{n}={n}' for n in names)})", {"f": function})
     generator = torch.Generator().manual_seed(0)
-    inputs = {n: torch.randn(3, generator=generator, dtype=torch.float64) for n in names}
+    inputs = {
+        n: torch.randn(size, generator=generator, dtype=torch.float64) for n in names
+    }  # 40: more than are found singly
     report = gx.verify(taken, inputs)
     assert {name for name in names if report.of(name) == "differs"} == ({"x5"} if factor != 1 else set())
     if factor == 1:
