@@ -15,7 +15,7 @@ import gradexplain.documents.console
 import gradexplain.graphs.formats.html
 import gradexplain.pages.drawing
 import gradexplain.pages.moments
-import gradexplain.play.computing
+import gradexplain.playground.computing
 from gradexplain.locale.catalogue import LANGUAGES, sentences
 from gradexplain.rules.registry import rules
 
