@@ -367,13 +367,17 @@ def test_one_number_is_shown_with_one_rounding_on_a_page() -> None:
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_narrow_page_and_markdown_hold_the_same_equations(name: str, command) -> None:
+def test_every_format_holds_and_counts_the_same_equations(name: str, command) -> None:
     wide = command("explain", *EXAMPLES[name], "--format", "text", "--width", "140").out
     narrow = command("explain", *EXAMPLES[name], "--format", "text", "--width", "60").out
     assert Counter(page_equations(wide)) == Counter(page_equations(narrow))
     marked = command("explain", *EXAMPLES[name], "--format", "markdown").out
-    lines = [line.strip().removeprefix("- ").strip("`") for line in marked.splitlines()]
-    assert Counter(tuple(e) for line in lines for e in read_equations(line)) == Counter(page_equations(wide))
+    assert Counter(tuple(e) for line in marked.splitlines() for e in read_equations(line)) == Counter(
+        page_equations(wide)
+    )
+    paged = command("explain", *EXAMPLES[name], "--format", "html").out
+    counts = [re.findall(r"[✓✗] \d+ of \d+ displayed equations", page) for page in (wide, narrow, marked, paged)]
+    assert counts == [counts[0]] * 4
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

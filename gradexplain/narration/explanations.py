@@ -96,7 +96,8 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
     for part in parts[1:]:
         body += teller.higher(part)
     shown = [e for part in parts for e in part.equations]
-    page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
+    # A page in HTML has its equations whole, as one in Markdown has them.
+    page = RENDERERS["markdown" if format in ("markdown", "html") else "text"](Doc(tuple(body)), width)
     closing = tuple(teller.closing(explanation, shown, page))
     outcome = tuple(teller.outcome(explanation, shown))
     if format == "html":  # a page is read from its top, a terminal from its last line
