@@ -227,7 +227,7 @@ class Teller:
             return self.say("part_count", count=part.count, total=part.total)
         return self.say("listed").join(map(str, map(list, part.elements)))
 
-    def part(self, part: Part, sent: Contribution | None = None) -> str:
+    def in_part(self, part: Part, sent: Contribution | None = None) -> str:
         """Returns what a step does to a part of a tensor, or what it sends to one argument."""
         data = {"operator": part.operator, "elements": self.elements(part)}
         if not part.operator:
@@ -238,7 +238,7 @@ class Teller:
 
     def forward_rows(self, step: Step) -> Iterator[Row]:
         if step.part is not None:
-            yield Row(self.say("rule"), self.part(step.part))
+            yield Row(self.say("rule"), self.in_part(step.part))
         elif step.rule is not None:
             yield Row(self.say("rule"), formula(step.rule, self.language))
         else:
@@ -327,7 +327,7 @@ class Teller:
         if sent.value is None:
             return
         if step.part is not None:
-            yield Row(self.say("rule"), self.part(step.part, sent))
+            yield Row(self.say("rule"), self.in_part(step.part, sent))
         elif sent.rule is not None:
             yield Row(self.say("rule"), formula(sent.rule, self.language))
         else:

@@ -151,7 +151,9 @@ def _overwritten_parts(events: Sequence[Event]) -> Iterator[RunError]:
     for position, event in enumerate(events):
         written = written_view(event) if event.recorded else ""
         node = _node_alone(event) if written else None
-        for kept in saved_names(node) if node is not None else ():
+        if node is None:
+            continue
+        for kept in saved_names(node):
             if kept != written and isinstance(saved(node, kept), Tensor):
                 start = position + (kept not in bound(event))
                 writer = _writer(events[start:], _storages(event, kept))
