@@ -11,6 +11,8 @@ from gradexplain.documents.html import fragment, html, sections, titled
 from gradexplain.documents.shown import celled, paged
 from gradexplain.explanation.explanation import Explanation
 
+_FOLDER = Path(__file__).parent
+TEMPLATE = _FOLDER / "page.html"
 # Where a viewer drops the frame, nothing stands before the text, which stays. A frame has the scheme of its notebook.
 _FRAME = (
     ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
@@ -37,15 +39,14 @@ def page(explanation: Explanation, document: Doc) -> str:
     from gradexplain.graphs.formats.html import board
     from gradexplain.pages.data import data_of
 
-    folder = Path(__file__).parent
     data = data_of(explanation, document.language)
     first = next((i for i, b in enumerate(document.blocks) if isinstance(b, doc.Heading)), len(document.blocks))
     return board(
         data,
         Doc(document.blocks[:first], document.language),
         sections(Doc(document.blocks[first:], document.language)),
-        folder / "page.html",
-        style=(folder / "page.css").read_text(encoding="utf-8"),
-        script=(folder / "page.js").read_text(encoding="utf-8"),
+        TEMPLATE,
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
         last=len(data["moments"]) - 1,
     )
