@@ -212,7 +212,8 @@ class _Data:
 
 def _wrong(check: Check) -> Iterable[tuple[Any, ...]]:
     """Returns the elements that a check found to be wrong: their places, what torch has there, what is right."""
-    return check.data.get("elements", ()) if check.verdict == "differs" else ()
+    wrong = check.data.get("elements")
+    return wrong if check.verdict == "differs" and isinstance(wrong, tuple) else ()
 
 
 def _flat(elements: Any) -> Iterator[Any]:
