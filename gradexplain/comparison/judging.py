@@ -263,7 +263,7 @@ class Measured:
     def _of_side(self, i: int, label: Label, last: Tensor) -> Rounding | None:
         if (gave := self.sides[i].gave) is not None:
             return gave.rounding.get(label)
-        return self.trials[i].rounding(label, last) if self.trials[i].count > 1 and self.failed[i] is None else None
+        return self.trials[i].rounding(label, last) if self.trials[i].count and self.failed[i] is None else None
 
     def unjudged(self, pair: Pair) -> Compared | None:
         """Returns what is said of a pair that cannot be judged, `None` of any other."""
@@ -293,6 +293,8 @@ def _is_again(pair: Pair, i: int, found: Mapping[Label, Tensor | None]) -> bool:
 CLEAR = 100
 # The same of two formulas in float64, of which trials say only how much of that a type resolves.
 FAR = 4
+# So many trials are enough for what is alike, and for all others where one tensor is so far apart.
+ENOUGH = 2
 
 
 @dataclass(frozen=True)
@@ -468,29 +470,47 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
     if not open_:
         return list(found.values()), 0
     measured.repeat()
-    if all(_is_clear(found[pair.label], measured.scale) for pair in open_):
+    sure = {pair.label for pair in open_ if _is_clear(found[pair.label], count, measured.scale)}
+    if len(sure) == len(open_):
         return list(found.values()), 0
     for stage in STAGES:
         measured.take(stage)
-        for pair in open_:
+        waiting = [pair for pair in open_ if pair.label not in sure]
+        for pair in waiting:
             if (rounding := measured.rounding(pair)) is not None:
-                found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
-        judged = [found[pair.label] for pair in open_]
-        clear = all(j.plain or j.numbers > CLEAR or j.formulas > FAR for j in judged)
-        if clear or (stage > STAGES[0] and any(j.formulas > CLEAR for j in judged)):
+                judged = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
+                found[pair.label] = judged
+                if judged.numbers > CLEAR or _are_far(judged, rounding, count):
+                    sure.add(pair.label)
+        waiting = [pair for pair in waiting if pair.label not in sure]
+        decided = all(found[p.label].plain for p in waiting) and (sure or stage >= ENOUGH)
+        if decided or (sure and stage >= ENOUGH and not any(found[p.label].unknown for p in waiting)):
             break
     return list(found.values()), stage
 
 
-def _is_clear(judged: Judged, scale: float) -> bool:
+def _is_clear(judged: Judged, count: int, scale: float) -> bool:
     """Says whether two formulas are so far apart in float64 that no trial of rounding is needed to tell them apart.
 
-    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`.
+    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`; and of what each side is off
+    its own formula, where elements enough show that.
     """
     pair = judged.pair
-    if judged.formulas <= CLEAR or pair.rounded or pair.truth is None or pair.formula is None:
+    if judged.formulas <= 1 or pair.rounded or pair.truth is None or pair.formula is None:
         return False
-    return float((pair.formula - pair.truth).abs().max()) > math.sqrt(torch.finfo(torch.float64).eps) * scale
+    if float((pair.formula - pair.truth).abs().max()) <= math.sqrt(torch.finfo(torch.float64).eps) * scale:
+        return False
+    errors = _error_of(pair.one, pair.truth), _error_of(pair.other, pair.formula)
+    return judged.formulas > CLEAR if None in errors else _are_far(judged, errors, count)
+
+
+def _are_far(judged: Judged, rounding: tuple[Rounding | None, Rounding | None], count: int) -> bool:
+    """Says whether two formulas are apart by what the type resolves, were the rounding `FAR` times what was measured."""
+    pair, (first, second) = judged.pair, rounding
+    if judged.formulas <= 1 or pair.truth is None or pair.formula is None or first is None or second is None:
+        return False
+    more = replace(first, deviation=first.deviation * FAR), replace(second, deviation=second.deviation * FAR)
+    return _with_formulas(judged, pair.truth, pair.formula, more, count).formulas > 1
 
 
 def _last_alone(pair: Pair) -> tuple[Rounding, Rounding]:
@@ -503,12 +523,18 @@ def _own_error(pair: Pair) -> tuple[Rounding, Rounding] | None:
 
     The candidate's is in proportion to its own last digit. Without a truth there is none, nor for a few elements.
     """
-    if pair.truth is None or pair.one.dtype not in LOW or pair.one.numel() < _MANY:
+    own = None if pair.truth is None else _error_of(pair.one, pair.truth)
+    if own is None:
         return None
-    error, size = (wide(pair.one) - pair.truth).abs(), pair.truth.abs()
-    own = moderated(error.square(), size, 1).beside(last_digit(pair.one))
     finer = torch.finfo(pair.other.dtype).eps / torch.finfo(pair.one.dtype).eps
     return own, own if finer == 1 else replace(own, deviation=own.deviation * finer)
+
+
+def _error_of(value: Tensor, exact: Tensor) -> Rounding | None:
+    """Returns the rounding of a side by how far it is off its own formula; `None` of too few elements."""
+    if value.dtype not in LOW or value.numel() < _MANY:
+        return None
+    return moderated((wide(value) - exact).abs().square(), exact.abs(), 1).beside(last_digit(value))
 
 
 # So many elements are enough for a typical one.
