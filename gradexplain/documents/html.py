@@ -21,6 +21,8 @@ _FRAME = (
     ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
     "[data-jp-theme-light=false] .gx-live,.vscode-dark .gx-live{color-scheme:dark}"
 )
+# A cell of a table with more letters than this is given room.
+_LONG = 30
 _IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 STYLE, PLOT_STYLE, PLOT_SCRIPT = (
     (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.css", "plot.css", "plot.js")
@@ -147,9 +149,14 @@ def _table(table: doc.Table) -> Iterator[str]:
     yield f"<thead><tr>{''.join(titles)}</tr></thead>\n<tbody>"
     for i, row in enumerate(table.rows):
         tone = f" class='{table.tones[i]}'" if i < len(table.tones) else ""
-        cells = "".join(f"<td>{_link(c) if isinstance(c, doc.Link) else prose(c)}</td>" for c in row)
+        cells = "".join(f"<td{_room(c)}>{_link(c) if isinstance(c, doc.Link) else prose(c)}</td>" for c in row)
         yield f"<tr{tone}>{cells}</tr>"
     yield "</tbody></table></div>"
+
+
+def _room(cell: str | doc.Link) -> str:
+    """Returns the class of a cell that a narrow page must not squeeze into a column of single words."""
+    return " class='long'" if isinstance(cell, str) and len(cell) > _LONG else ""
 
 
 def _link(link: doc.Link) -> str:
