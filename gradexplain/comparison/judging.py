@@ -14,7 +14,6 @@ are such, the difference has to be more than all that rounding does.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -156,6 +155,11 @@ def _plain(kind: Kind, name: str, a: Tensor | None, b: Tensor | None, reason: Re
 # ---------------------------------------------------------------------------------------------------------- rounding
 
 
+def finite(value: Tensor) -> Tensor:
+    """Returns a tensor with 0 for what is not finite, as it stands in a pair."""
+    return value.masked_fill(~wide(value).isfinite(), 0)
+
+
 def last_digit(value: Tensor) -> Tensor:
     """Returns what the last rounding of all makes of each element, at most: half a last digit.
 
@@ -176,25 +180,18 @@ class Measured:
     answers: list[list[Answer] | None] = field(default_factory=lambda: [None, None])  # what a side decides by
     failed: list[str | None] = field(default_factory=lambda: [None, None])
     unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
+    unmoved: list[Mapping[Label, Tensor]] = field(default_factory=lambda: [{}, {}])  # as they are measured
 
     @cached_property
     def trials(self) -> tuple[Trials, Trials]:
-        """The trials of both sides, about what they gave themselves."""
-        one, other = (self._unmoved(i) for i in (0, 1))
+        """The trials of both sides, about what they give as they are measured.
+
+        That is another thing than what they gave where they were compiled, or have the user's hooks: how far compiled
+        code is from what was written, and what a hook makes of a gradient, is no rounding.
+        """
+        one, other = ({p.label: self.unmoved[i].get(p.label, (p.one, p.other)[i]) for p in self.pairs} for i in (0, 1))
         all_ = [{of_all(p): p.share(own[p.label]) for p in self.pairs} for own in (one, other)]
         return Trials({**one, **all_[0]}), Trials({**other, **all_[1]})
-
-    def _unmoved(self, i: int) -> dict[Label, Tensor]:
-        """Returns what trials are about: what a side gave, or where it was compiled, what it gives as it is measured.
-
-        How far compiled code is from what was written is no rounding.
-        """
-        own, side = {p.label: (p.one, p.other)[i] for p in self.pairs}, self.sides[i]
-        if "torch._dynamo" not in sys.modules or side.gave is not None:
-            return own
-        found = outcome_tensors(side.measurable().run())
-        plain = {n: own[n] if (t := found.get(n)) is None or t.shape != own[n].shape else t for n in own}
-        return {n: t.masked_fill(~wide(t).isfinite(), 0) for n, t in plain.items()}
 
     @property
     def count(self) -> int:
@@ -207,23 +204,27 @@ class Measured:
         return max((float(p.base.abs().max()) for p in self.pairs if p.one.numel()), default=0.0)
 
     def repeat(self) -> None:
-        """Runs both sides once more: what is not what it was, but for another order of sums, is no rounding."""
-        for i, side in enumerate(self.sides):
-            known = outcome_tensors(self._again(i, side))
-            for pair in self.pairs:
-                own, found = (pair.one, pair.other)[i], known.get(pair.label)
-                if found is None or not is_slight(own, found):
-                    self.unsteady[pair.label] = i
+        """Runs both sides once more, as they are measured; what is unlike, as they are.
 
-    def _again(self, i: int, side: Side) -> Outcome:
-        """Returns what a side gives once more, and keeps what it decides in Python, for the trials."""
-        if side.gave is None and "torch._dynamo" not in sys.modules:  # a mode is no business of the compiler
-            answers: list[Answer] = []
-            with suppress(Exception):  # not every function runs under a mode
-                outcome = side.run(answering(answers))
-                self.answers[i] = answers
-                return outcome
-        return side.run()
+        What is not what it was, but for another order of sums, is no rounding.
+        """
+        for i, side in enumerate(self.sides):
+            if side.gave is not None:
+                continue
+            found = self._as_measured(i, side)
+            self.unmoved[i] = {p.label: finite(t) for p in self.pairs if (t := _alike_in(found, p)) is not None}
+            if unlike := [p for p in self.pairs if not _is_again(p, i, found)]:
+                again = outcome_tensors(side.run())
+                self.unsteady |= {p.label: i for p in unlike if not _is_again(p, i, again)}
+
+    def _as_measured(self, i: int, side: Side) -> Mapping[Label, Tensor | None]:
+        """Returns what a side gives as it is measured, and keeps what it decides in Python, for the trials."""
+        answers: list[Answer] = []
+        with suppress(Exception):  # not every function runs under a mode
+            outcome = side.measurable().run(answering(answers))
+            self.answers[i] = answers
+            return outcome_tensors(outcome)
+        return {}
 
     def take(self, count: int) -> None:
         """Makes trials of both sides until there are so many of each."""
@@ -276,6 +277,18 @@ class Measured:
         return replace(_plain(*pair.label, pair.one, pair.other, reason), data=data, relative=_relative(pair))
 
 
+def _alike_in(found: Mapping[Label, Tensor | None], pair: Pair) -> Tensor | None:
+    """Returns the tensor of a pair, `None` where there is none of its shape."""
+    value = found.get(pair.label)
+    return value if value is not None and value.shape == pair.one.shape else None
+
+
+def _is_again(pair: Pair, i: int, found: Mapping[Label, Tensor | None]) -> bool:
+    """Says whether a side gave a tensor once more, but for another order of sums."""
+    value = _alike_in(found, pair)
+    return value is not None and is_slight((pair.one, pair.other)[i], finite(value))
+
+
 # What is so many times apart what explains it, or what a type resolves, is so after more trials as well.
 CLEAR = 100
 # The same of two formulas in float64, of which trials say only how much of that a type resolves.
@@ -300,6 +313,7 @@ class Judged:
     whole: bool = False
     dim: int | None = None
     astray: bool = False  # the reference is off its own truth, and the candidate is not
+    vanishes: bool = False  # the reference is nothing but what rounding leaves of 0
     resolved: Tensor | None = None  # what the formulas would have been seen to be apart
 
     @property
@@ -360,11 +374,24 @@ def judge(
         and _shares_apart(pair, shares, quantile(math.inf, tensors)) <= 1
     )
     together = 0.0 if shares is None else _shares_apart(pair, shares, quantile(shares[1].freedom, tensors))
-    judged = Judged(pair, times, unseen, settled, together=0.0 if astray else together, astray=astray)
+    together = 0.0 if astray else together
+    judged = Judged(
+        pair, times, unseen, settled, together=together, astray=astray, vanishes=_vanishes(pair, first, count)
+    )
     if pair.truth is None or pair.formula is None:
         return judged
     judged = _with_formulas(judged, pair.truth, pair.formula, rounding, count)
     return replace(judged, plain=judged.plain and judged.formulas <= 1)
+
+
+def _vanishes(pair: Pair, rounding: Rounding, count: int) -> bool:
+    """Says whether the reference is nothing but what its rounding leaves of 0, and in float64 what float64 leaves."""
+    one = wide(pair.one)
+    if pair.truth is None:
+        return bool((one.abs() <= rounding.explained(count)).all())
+    error, left = (float(torch.linalg.vector_norm(t)) for t in (one - pair.truth, pair.truth))
+    finer = torch.finfo(torch.float64).eps / torch.finfo(pair.one.dtype).eps
+    return left <= quantile(math.inf, count) * finer * error
 
 
 def _shares_apart(pair: Pair, shares: tuple[Rounding, Rounding] | None, most: float) -> float:
@@ -395,11 +422,11 @@ def _with_formulas(
     )
     size, apart = torch.maximum(truth.abs(), formula.abs()), (formula - truth).abs()
     resolved = pair.eps * size
+    deviation = torch.maximum(first.deviation, second.deviation).nan_to_num(0.0, torch.inf)
     if bool((apart <= resolved).all()):
-        return replace(judged, resolved=resolved)
+        return replace(judged, resolved=torch.maximum(resolved, deviation))
     faithful = (wide(pair.one) - truth).abs() <= first.explained(count)
     faithful &= (wide(pair.other) - formula).abs() <= second.explained(count)
-    deviation = torch.maximum(first.deviation, second.deviation).nan_to_num(0.0, torch.inf)
     sure = quantile(math.inf, count)
     resolved = torch.maximum(resolved, deviation * (sure if pair.rounded else 1.0))
     times = torch.where(faithful, _over(apart, resolved), 0.0)
@@ -497,7 +524,8 @@ def verdict_of(judged: Judged, scale: float) -> Compared:
     """Returns the verdict on one tensor, where the largest number of all is `scale`."""
     pair = judged.pair
     found = _plain(*pair.label, pair.one, pair.other, "nan" if pair.nans else "rounding")
-    found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, judged.times))
+    ulps = None if judged.vanishes else _ulps(pair)
+    found = replace(found, ulps=ulps, relative=_relative(pair, judged.vanishes), **_numbers(pair, judged.times))
     if judged.worst > 1:
         formula = judged.formulas == judged.worst
         whole = judged.whole if formula else judged.numbers <= 1
@@ -543,8 +571,9 @@ def _numbers(pair: Pair, times: Tensor) -> dict[str, Any]:
     return {"place": place, "numbers": (plain(pair.one[place]), plain(pair.other[place])), "truth": truth}
 
 
-def _relative(pair: Pair) -> float:
-    size = float(torch.linalg.vector_norm(pair.base))
+def _relative(pair: Pair, vanishes: bool = False) -> float:
+    """Returns how far the two are apart, of the size of the reference; of the candidate's, where that vanishes."""
+    size = float(torch.linalg.vector_norm(wide(pair.other) if vanishes else pair.base))
     apart = float(torch.linalg.vector_norm(wide(pair.one) - wide(pair.other)))
     return apart / size if size else math.inf if apart else 0.0
 
