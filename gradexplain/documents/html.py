@@ -16,6 +16,11 @@ from gradexplain.documents.plot import plotted
 
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
+# Where a viewer drops the frame, nothing stands before the text, which stays. A frame has the scheme of its notebook.
+_FRAME = (
+    ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
+    "[data-jp-theme-light=false] .gx-live,.vscode-dark .gx-live{color-scheme:dark}"
+)
 # A cell of a table with more letters than this is given room.
 _LONG = 30
 _IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -56,6 +61,13 @@ def fragment(document: Doc) -> str:
     """Returns the document as a part of another page, long sections folded."""
     body = "\n".join(_sections(document, folds=True))
     return f"<div class='gx' lang='{document.language}'>\n<style>{STYLE}</style>\n{body}\n</div>\n"
+
+
+def framed(page: str, document: Doc) -> str:
+    """Returns a page in a frame that can touch nothing around it, before the text for viewers that drop frames."""
+    inside, title = escape(page), escape(titled(document))
+    frame = f"<iframe class='gx-live' sandbox='allow-scripts allow-forms' title='{title}' srcdoc='{inside}'></iframe>"
+    return f"<style>{_FRAME}</style>\n{frame}{fragment(document)}"
 
 
 def _sections(document: Doc, *, folds: bool) -> Iterator[str]:
@@ -103,7 +115,8 @@ def _block(block: Block) -> Iterator[str]:
         case doc.Listing(content, kind):
             yield f"<pre class='{kind}'>{escape(content)}</pre>"
         case doc.Image(caption, file, command):
-            shown = f"<img src='{quote(file)}' alt='{escape(caption)}'>" if file else f"<code>{escape(command)}</code>"
+            source = file if file.startswith("data:") else quote(file)
+            shown = f"<img src='{source}' alt='{escape(caption)}'>" if file else f"<code>{escape(command)}</code>"
             yield f"<figure>{shown}<figcaption>{prose(caption)}</figcaption></figure>"
         case doc.Link(remark=remark):
             yield f"<p class='link'>{_link(block)}{' ' if remark else ''}{prose(remark)}</p>"
