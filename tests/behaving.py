@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gradexplain.errors import InputError
-from gradexplain.play.processes import Limits, Processes
+from gradexplain.playground.processes import Limits, Processes
 
 
 def behave(asked: bytes) -> bytes:

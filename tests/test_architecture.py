@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "gradexplain"
 # From low to high, as data flows: a folder imports only from those before it.
 FOLDERS = """
     locale errors versions mathematics documents rules targets recording findings verification comparison training
-    explanation narration graphs figures pages api receipts lessons play cli plugin
+    explanation narration graphs figures pages api receipts lessons playground cli plugin
 """.split()  # noqa: SIM905  # read as a line from low to high
 LIGHT = {"locale", "errors", "versions", "documents", "targets", "cli"}
 HEAVY = {"torch", "sympy", "matplotlib"}

@@ -699,4 +699,104 @@ def test_what_is_far_apart_in_float64_needs_no_trials() -> None:
     short = gx.compare(
         lambda x: x.double().sigmoid().sum(), lambda x: x.double().sigmoid().sum() * (39 / 40), [x.double()]
     )
-    assert (short.verdict, short.runs) == ("differs", 2)
+    assert (short.verdict, short.runs) == ("differs", 1)
+
+
+class MixedUp(torch.autograd.Function):
+    """2x and 3y, whose gradients have changed places."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, 3 * y
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * h, 3 * g
+
+
+def test_gradients_of_two_outputs_that_are_mixed_up_are_seen() -> None:
+    given = numbers((5,), (5,), dtype=torch.float64)
+    assert gx.compare(lambda x, y: (2 * x, 3 * y), MixedUp.apply, given).verdict == "differs"
+    # By their names, whatever their order is.
+    named = gx.compare(lambda x, y: {"a": 2 * x, "b": 3 * y}, lambda x, y: {"b": 3 * y, "a": 2 * x}, given, second=True)
+    assert named.verdict == "same"
+    renamed = gx.compare(lambda x, y: {"a": 2 * x, "b": 3 * y}, lambda x, y: (2 * x, 3 * y), given, second=True)
+    assert renamed.verdict == "same"
+
+
+def test_outputs_in_another_order_have_no_step_where_they_part() -> None:
+    given = numbers((5,), dtype=torch.float32)
+    found = gx.compare(lambda x: (x.sin(), x.cos()), lambda x: (x.cos(), x.sin()), given)
+    assert found.of("output[0]", "value").verdict == "differs"
+    assert found.place is None
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_what_a_hook_makes_of_a_gradient_is_no_rounding(after: bool) -> None:
+    def halved(parameter: Tensor) -> None:
+        parameter.grad[2] *= 0.5
+
+    def hooked() -> nn.Module:
+        model = nn.Linear(6, 4)
+        if after:
+            model.weight.register_post_accumulate_grad_hook(halved)
+        else:
+            model.weight.register_hook(lambda g: torch.where(torch.arange(4)[:, None] == 2, 0.5 * g, g))
+        return model
+
+    found = gx.compare(nn.Linear(6, 4), hooked(), numbers((5, 6), dtype=torch.float32))
+    assert found.of("weight").verdict == "differs"
+    assert found.of("weight").pattern.kind == "slice-factor"
+    assert found.of("bias").verdict == "same"
+    assert gx.compare(hooked(), hooked(), numbers((5, 6), dtype=torch.float32)).verdict == "same"
+
+
+def test_numbers_beside_a_nan_of_both_sides_are_compared() -> None:
+    given = [torch.tensor([1.0, -1.0, 4.0])]
+    found = gx.compare(lambda x: x.sqrt(), lambda x: 1.01 * x**0.5, given)
+    assert found.of("x").verdict == "differs"
+    assert gx.compare(lambda x: x.sqrt(), lambda x: (x * 3 / 3) ** 0.5, given).of("x").reason == "nan"
+
+
+def test_a_small_element_beside_large_ones_has_its_own_factor() -> None:
+    size = torch.tensor([1e6] * 10 + [1e-6])
+
+    def last(x: Tensor) -> Tensor:
+        return torch.cat([x[:10], 1.5 * x[10:] - 0.5 * x[10:].detach()])
+
+    given = numbers((11,), dtype=torch.float32)
+    pattern = gx.compare(lambda x: x.sin() * size, lambda x: last(x).sin() * size, given).of("x").pattern
+    assert (pattern.kind, pattern.data["first"], pattern.data["factor"]) == ("slice-factor", 10, "3/2")
+
+
+def test_of_what_rounding_leaves_of_0_no_factor_is_told() -> None:
+    layers = nn.Linear(6, 4), nn.BatchNorm1d(4)
+    given = numbers((9, 6), dtype=torch.float32)
+    found = gx.compare(nn.Sequential(*layers), nn.Sequential(layers[0], nn.BatchNorm1d(4).eval()), given)
+    bias = found.of("0.bias")
+    assert (bias.verdict, bias.pattern.kind, bias.ulps) == ("differs", "nothing", None)
+    assert bias.relative == pytest.approx(1.0)
+
+
+def test_what_would_have_been_seen_is_not_less_than_the_rounding_of_either() -> None:
+    model = nn.Linear(6, 4)
+
+    def cast(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(x).float().tanh()
+
+    found = gx.compare(lambda x: model(x).tanh(), cast, numbers((9, 6), dtype=torch.float32)).of("x")
+    assert found.verdict == "same"
+    assert found.resolution > torch.finfo(torch.bfloat16).eps / 2
+
+
+def test_numbers_that_differ_look_different() -> None:
+    found = gx.compare(lambda x: x.sin(), lambda x: x.sin() * (1 + 1e-11), numbers((5,), dtype=torch.float64))
+    line = next(line for line in found.render("text", width=120).splitlines() if "output[" in line)
+    one, other = line.split("A = ")[1].split(", B = ")
+    assert one != other
+
+
+def test_two_sizes_explain_no_small_fraction() -> None:
+    given = numbers((16, 8), dtype=torch.float64)
+    assert "formula" not in gx.compare(lambda x: x.sin(), lambda x: x.sin() * 2, given).of("x").pattern.data

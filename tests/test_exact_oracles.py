@@ -205,6 +205,8 @@ CONTINUED: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
     "numpy behind detach":       (lambda x: x * torch.from_numpy(abs(x.detach().numpy())), at(0.3, -1.2)),
     "an addend of 1e8":          (lambda x: (1e8 + x.sin()) - 1e8,                     at(0.3, -1.2)),
     "a fast sine":               (lambda x: (1e5 * x).sin(),                           at(0.3, -1.2)),
+    "a product of zeros":        (lambda x: x.prod(),                                  at(0.0, 0.0, 0.0)),
+    "a product of two zeros":    (lambda x: x.prod(),                                  at(0.0, 2.0, 0.0)),
     "zeros":                     (lambda x: x.sin() / (1 + x),                         at(0.0, 0.0)),
     "large and small":           (lambda x: (x * x.flip(0)).exp(),                     at(1e10, 1e-10)),
 }

@@ -180,6 +180,39 @@ def test_an_operator_of_sparse_tensors_is_told_from_one_whose_rule_is_missing() 
     assert "sparse" not in dense
 
 
+def test_of_several_outputs_each_that_a_gradient_arrives_at_is_shown() -> None:
+    """Every number of a sum over several outputs stands on the page before it is used."""
+
+    def spread(a: torch.Tensor) -> torch.Tensor:
+        w, v = torch.linalg.eigh(a + a.T)
+        return (w * v[0]).sum() + v[1, 0]
+
+    page = str(gx.explain(spread, [torch.tensor([[0.25, 1.5], [1.25, 2.5]])]))
+    assert re.search(r"value +f3\.0 = \[.*\n +f3\.1 = \[\[", page)
+    assert "arrives     ∂y/∂f3.0 = [" in page
+    assert "arrives     ∂y/∂f3.1 = [[" in page
+    assert page.count("adds up     ∂y/∂f3.1[0, 0]") == 1
+    a, b = (row.split() for row in ("0.5 1", "2 4"))
+    rows = gx.explain(
+        lambda x: sum(r.prod() for r in x.unbind(0)), [torch.tensor([[float(n) for n in r] for r in (a, b)])]
+    )
+    (cut,) = (step for step in rows.steps if step.operator == "aten.unbind.int")
+    shown = [cut.main, *(output.name for output in cut.further)]
+    assert shown == [f"{cut.name}.0", f"{cut.name}.1"]
+    assert cut.cotangent is not None
+    assert cut.further[0].cotangent is not None
+    assert (cut.cotangent.elements, cut.further[0].cotangent.elements) == ([1, 0.5], [4, 2])
+
+
+def test_an_argument_that_torch_conjugates_has_its_rule() -> None:
+    z = torch.tensor([0.5 + 2j, -1 + 0.25j])
+    explanation = gx.explain(lambda z: (z * z.conj()).real.sum(), [z])
+    (product,) = (step for step in explanation.steps if step.operator == "aten.mul.Tensor")
+    assert [sent.rule is None for sent in product.contributions] == [False, False]
+    assert product.inputs == ("z", "f1")
+    assert product.rule == "f2 = z·f1"
+
+
 def test_complex_values_are_shown_without_equations(command) -> None:
     found = command("explain", "abs(z)**2", "z=1+2j,3-1j")
     assert found.code == 0
@@ -334,13 +367,17 @@ def test_one_number_is_shown_with_one_rounding_on_a_page() -> None:
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_narrow_page_and_markdown_hold_the_same_equations(name: str, command) -> None:
+def test_every_format_holds_and_counts_the_same_equations(name: str, command) -> None:
     wide = command("explain", *EXAMPLES[name], "--format", "text", "--width", "140").out
     narrow = command("explain", *EXAMPLES[name], "--format", "text", "--width", "60").out
     assert Counter(page_equations(wide)) == Counter(page_equations(narrow))
     marked = command("explain", *EXAMPLES[name], "--format", "markdown").out
-    lines = [line.strip().removeprefix("- ").strip("`") for line in marked.splitlines()]
-    assert Counter(tuple(e) for line in lines for e in read_equations(line)) == Counter(page_equations(wide))
+    assert Counter(tuple(e) for line in marked.splitlines() for e in read_equations(line)) == Counter(
+        page_equations(wide)
+    )
+    paged = command("explain", *EXAMPLES[name], "--format", "html").out
+    counts = [re.findall(r"[✓✗] \d+ of \d+ displayed equations", page) for page in (wide, narrow, marked, paged)]
+    assert counts == [counts[0]] * 4
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -501,7 +538,7 @@ def test_an_output_in_a_sparse_layout_is_refused_with_a_way_out(
 @pytest.mark.parametrize(
     ("function", "inputs", "rule"),
     [
-        (lambda z: (z * z.conj()).real.sum(), {"z": torch.tensor([1 + 2j])}, "f2 = z·other"),
+        (lambda z: (z * z.conj()).real.sum(), {"z": torch.tensor([1 + 2j])}, "f2 = z·f1"),
         (lambda x: (torch.tensor([2.0, 3.0]) * x).sum(), {"x": torch.ones(2)}, "f1 = self·x"),
         (lambda z: (z * torch.tensor([2.0, 3.0])).sum(), {"z": torch.ones(2)}, "f1 = z·other"),
         (lambda c, x: torch.where(x > 0, c, x).sum(), {"c": torch.ones(2), "x": torch.ones(2)}, "if condition = 1"),

@@ -22,9 +22,9 @@ from browser import needs_chromium
 pytest.importorskip("starlette", reason="needs the extra play (pip install gradexplain[play])")
 
 from gradexplain.errors import InputError
-from gradexplain.play.asked import MOST_BYTES, OPTIONS, Asked
-from gradexplain.play.computing import answered
-from gradexplain.play.page import shell
+from gradexplain.playground.asked import MOST_BYTES, OPTIONS, Asked
+from gradexplain.playground.computing import answered
+from gradexplain.playground.page import shell
 
 AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
 NAMED = Asked("x**2 + 2*x", {"x": "3"})

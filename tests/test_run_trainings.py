@@ -251,6 +251,8 @@ BORN = {  # a line, the number that u[2] is at step 2: where, the values that me
     "u[rows].std(0)":        (1.0,  "v[0]",    {"count": 1, "correction": 1}, "u[rows].std(0, correction=0)"),
     "u.masked_fill(u > 0.5, -torch.inf).softmax(1)":
                              (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
+    "u.masked_fill(u > 0.5, -torch.inf).logsumexp(1)":
+                             (1.0,  "v[2]",    {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).logsumexp(1)"),
 }
 # fmt: on
 
@@ -278,6 +280,69 @@ def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tri
     assert (first["step"], first["source"]["line"]) == (2, 9)
     assert (first["element"], first["values"]) == (element, values)
     assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
+
+
+# fmt: off
+RANKED = {  # optimizer, rate, loss of rows r and labels t: what comes first
+    "a logarithm of data":  ("Adam", 0.5, "entropy(model(r + 0 * torch.log(r[:, :1].abs())), t)", "first-not-finite"),
+    "data":                 ("Adam", 0.5, "entropy(model(r / (r[:, :1] != 0)), t)",               "first-not-finite"),
+    "at once":              ("SGD", 1e3, "entropy(model(r + 0 * torch.log(r[:, :1].abs())), t)", "first-not-finite"),
+    "a root of distances":  ("Adam", 0.5, "((model(r) - model(r.roll(1, 0) * (r[:, :1] != 0))).square().sum(1).sqrt()"
+                                          " - t).square().mean()",                         "first-gradient-not-finite"),
+    "saturated":            ("SGD", 60.0, "-(torch.log(1 - model(r).sigmoid()) * r.gt(0)[:, :4]"
+                                          " + torch.log(model(r).sigmoid()) * r.lt(0)[:, :4]).mean()", "rate-too-high"),
+    "a root of what learns": ("Adam", 0.8, "(torch.sqrt(6 + model(r)).sum(1) - 8).square().mean()",    "rate-too-high"),
+    "an exponential":       ("SGD", 8.0, "(model(r).sum(1).exp() - t * model(r).sum(1)).mean()",       "rate-too-high"),
+    "momentum":             ("SGD", 9.0, "(model(r).mean(1) - t).square().mean()",                     "rate-too-high"),
+}
+# fmt: on
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", RANKED)
+def test_a_rate_that_is_too_high_comes_first_where_the_rest_follows_from_it(name: str, tmp_path: Path) -> None:
+    kind, rate, loss, first = RANKED[name]
+    script = tmp_path / "ranked.py"
+    script.write_text(
+        "import torch\n"
+        "from torch.nn.functional import cross_entropy as entropy\n"
+        "torch.manual_seed(0)\n"
+        "x, y = torch.randn(640, 8), torch.randint(0, 4, (640,))\n"
+        f"x[{40 if name == 'at once' else 400}] = 0\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(8, 32, bias=False), torch.nn.Tanh(), torch.nn.Linear(32, 4))\n"
+        f"optimizer = torch.optim.{kind}(model.parameters(), lr={rate})\n"
+        "for r, t in zip(x.split(32), y.split(32)):\n"
+        "    optimizer.zero_grad()\n"
+        f"    loss = {loss}\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    found = run_training(script).record["findings"]
+    assert found[0]["code"] == first
+    assert found[0]["source"]["line"] == (7 if first == "rate-too-high" else 10)
+    others = [f["code"] for f in (found[0]["consequences"] if first == "rate-too-high" else found[1:])]
+    assert (
+        "first-not-finite" in others if first == "rate-too-high" else others == ["rate-too-high"] * (name != "at once")
+    )
+
+
+@pytest.mark.parametrize(
+    ("learned", "key", "ratio", "last", "follows"),
+    [
+        (False, "overflow", 9.0, 9.0, False),
+        (True, "overflow", 0.3, 1.0, True),
+        (True, "logarithm", 0.3, 1.0, False),
+        (True, "logarithm", 0.3, 11.0, True),
+        (True, "logarithm", 9.0, 1.0, True),
+    ],
+)
+def test_without_a_second_run_what_is_not_finite_follows_from_a_rate_if_something_grows(
+    learned: bool, key: str, ratio: float, last: float, follows: bool
+) -> None:
+    large = Finding("rate-too-high", {"ratio": ratio}, remedy=Remedy("rate-too-high"))
+    cause = Finding("first-not-finite", {"learned": learned, "remedy": key})
+    ledger: Any = SimpleNamespace(flag=None, seconds=lambda: 1.0, trace=[1.0, last, math.nan])
+    assert judging._leads_to(large, cause, ledger, lambda request: None) is follows
 
 
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:

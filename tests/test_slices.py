@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gradexplain as gx
+from gradexplain.locale.catalogue import say
 from gradexplain.recording.computation import computation_of
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import generic, trace
@@ -122,3 +123,67 @@ def test_a_part_that_lies_elsewhere_is_another_function() -> None:
         for n in found.nodes
     ]
     assert not torch.allclose(walked(replace(found, nodes=tuple(moved)))["x"], BY_HAND["scaled"][1])
+
+
+def added_to_one(x: Tensor) -> Tensor:
+    y = x * 2
+    y[1] += x[0]
+    return (y**2).sum()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_write_into_a_part_stands_at_its_line_with_what_it_does(language: str) -> None:
+    explanation = gx.explain(added_to_one, [torch.tensor([1.0, 2.0, 3.0])])
+    writes = [step for step in explanation.steps if step.part is not None]
+    assert [(s.code, s.operator) for s in writes] == [
+        ("y[1] += x[0]", "aten.add_.Tensor"),
+        ("y[1] += x[0]", None),
+        ("y[1] += x[0]", "aten.copy_.default"),
+    ]
+    assert {s.source.line for s in writes if s.source} == {added_to_one.__code__.co_firstlineno + 2}
+    assert [s.part.elements for s in writes if s.part] == [((1,),)] * 3
+    page = explanation.render("text", language=language)
+    for node in ("torch::autograd::CopySlices", "AsStridedBackward0"):
+        assert say("explanation.black_box", language, operator=node) not in page
+    assert "aten.add_.Tensor" in page
+    assert {c.verdict for c in explanation.report.checks if c.oracle == "complex step"} == {"agrees"}
+
+
+# What writes into a part keeps something that is written over: by itself, by a later step, behind a loop.
+def by_itself(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[1:3] *= y[0]
+    return y.prod()
+
+
+def afterwards(x: Tensor) -> Tensor:
+    y, z = x.clone(), x * 2
+    y[1:] *= z[1:]
+    z += 1
+    return y.prod()
+
+
+def its_result(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[1:].exp_()
+    y[2] = 3.0
+    return y.sum()
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (by_itself, ("y[1:3] *= y[0]", "keeps other", "y[1:3] *= y[0]")),
+        (afterwards, ("y[1:] *= z[1:]", "keeps other", "z += 1")),
+        (its_result, ("y[1:].exp_()", "keeps result", "y[2] = 3.0")),
+    ],
+)
+def test_what_a_write_into_a_part_keeps_and_who_wrote_over_it_is_named(
+    function: Callable[[Tensor], Tensor], told: tuple[str, ...]
+) -> None:
+    for verb in (gx.explain, gx.verify):
+        with pytest.raises(gx.RunError) as fault:
+            verb(function, [torch.tensor([1.0, 2.0, 3.0])])
+        said = str(fault.value)
+        assert [said.find(part) >= 0 for part in told] == [True] * len(told)
+        assert said.index(told[0]) < said.index(told[1]) < said.rindex(told[2])

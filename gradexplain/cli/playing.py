@@ -43,13 +43,13 @@ def play(
     """
     with faults_said(language):
         try:
-            from gradexplain.play.server import serve
+            from gradexplain.playground.server import serve
         except ModuleNotFoundError as fault:
             missing = (fault.name or "").partition(".")[0]
             if missing not in ("starlette", "uvicorn"):
                 raise
             raise UsageError("play_extra", missing=missing) from None
-        from gradexplain.play.asked import Asked
+        from gradexplain.playground.asked import Asked
 
         if target is None:
             target, inputs = _BEGIN

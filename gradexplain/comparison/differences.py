@@ -17,6 +17,8 @@ from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, 
 SMALL = 12
 # In float64 a factor is known to some last digits less than its type has.
 _KNOWN = 1e-9
+# A pattern fits where it misses by so many times less than what would be seen.
+_WITHIN = 100
 
 
 Recognised = tuple[str, Mapping[str, Any]]
@@ -34,6 +36,10 @@ def pattern_of(judged: Judged, sizes: Mapping[str, int]) -> Pattern:
         right, seen = pair.truth, pair.formula
         slack = slack * (torch.finfo(torch.float64).eps / pair.eps) + _KNOWN * 1e-3 * right.abs()
         slack += _KNOWN * 1e-4 * right.abs().max()  # what float64 leaves of an element that cancels to 0
+        if judged.resolved is not None:
+            slack = torch.minimum(slack, judged.resolved / _WITHIN)
+    if judged.vanishes:
+        return Pattern("nothing")
     wrong = ~((seen - right).abs() <= slack)
     if not bool(wrong.any()):  # no element tells alone
         wrong = torch.ones_like(wrong)
@@ -95,7 +101,9 @@ def meaning_of(ratio: float, sizes: Mapping[str, int]) -> Mapping[str, Any]:
                 return {"formula": form, "n": n, "what": what, "factor": str(Fraction(value).limit_denominator(2 * n))}
     for what, n in named:
         for other, m in named:
-            if n != m and _close(ratio, n / m):
+            # Two of many sizes have some small fraction by chance; of counts, that is telling.
+            telling = max(Fraction(n, m).as_integer_ratio()) > SMALL or "sum()" in what + other
+            if telling and n != m and _close(ratio, n / m):
                 return {"formula": "n/m", "n": n, "what": what, "m": m, "other": other, "factor": str(Fraction(n, m))}
     fraction = Fraction(ratio).limit_denominator(4096)
     if (

@@ -14,7 +14,6 @@ are such, the difference has to be more than all that rounding does.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -72,6 +71,11 @@ class Pair:
         scaled = (base / base.abs().max().clamp_min(_LEAST)).conj()
         within, whole = ((t * scaled).real.sum() if t.is_complex() else (t * scaled).sum() for t in (wide(value), base))
         return within / whole if bool(whole != 0) else whole
+
+    def is_equal(self, i: int, value: Tensor) -> bool:
+        """Says whether a tensor has the very numbers of a side."""
+        own = (self.one, self.other)[i]
+        return value.dtype == own.dtype and not value.is_sparse and torch.equal(own, value)
 
     @property
     def eps(self) -> float:
@@ -156,6 +160,11 @@ def _plain(kind: Kind, name: str, a: Tensor | None, b: Tensor | None, reason: Re
 # ---------------------------------------------------------------------------------------------------------- rounding
 
 
+def finite(value: Tensor) -> Tensor:
+    """Returns a tensor with 0 for what is not finite, as it stands in a pair."""
+    return value.masked_fill(~wide(value).isfinite(), 0)
+
+
 def last_digit(value: Tensor) -> Tensor:
     """Returns what the last rounding of all makes of each element, at most: half a last digit.
 
@@ -176,25 +185,18 @@ class Measured:
     answers: list[list[Answer] | None] = field(default_factory=lambda: [None, None])  # what a side decides by
     failed: list[str | None] = field(default_factory=lambda: [None, None])
     unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
+    unmoved: list[Mapping[Label, Tensor]] = field(default_factory=lambda: [{}, {}])  # as they are measured
 
     @cached_property
     def trials(self) -> tuple[Trials, Trials]:
-        """The trials of both sides, about what they gave themselves."""
-        one, other = (self._unmoved(i) for i in (0, 1))
+        """The trials of both sides, about what they give as they are measured.
+
+        That is another thing than what they gave where they were compiled, or have the user's hooks: how far compiled
+        code is from what was written, and what a hook makes of a gradient, is no rounding.
+        """
+        one, other = ({p.label: self.unmoved[i].get(p.label, (p.one, p.other)[i]) for p in self.pairs} for i in (0, 1))
         all_ = [{of_all(p): p.share(own[p.label]) for p in self.pairs} for own in (one, other)]
         return Trials({**one, **all_[0]}), Trials({**other, **all_[1]})
-
-    def _unmoved(self, i: int) -> dict[Label, Tensor]:
-        """Returns what trials are about: what a side gave, or where it was compiled, what it gives as it is measured.
-
-        How far compiled code is from what was written is no rounding.
-        """
-        own, side = {p.label: (p.one, p.other)[i] for p in self.pairs}, self.sides[i]
-        if "torch._dynamo" not in sys.modules or side.gave is not None:
-            return own
-        found = outcome_tensors(side.measurable().run())
-        plain = {n: own[n] if (t := found.get(n)) is None or t.shape != own[n].shape else t for n in own}
-        return {n: t.masked_fill(~wide(t).isfinite(), 0) for n, t in plain.items()}
 
     @property
     def count(self) -> int:
@@ -207,23 +209,28 @@ class Measured:
         return max((float(p.base.abs().max()) for p in self.pairs if p.one.numel()), default=0.0)
 
     def repeat(self) -> None:
-        """Runs both sides once more: what is not what it was, but for another order of sums, is no rounding."""
-        for i, side in enumerate(self.sides):
-            known = outcome_tensors(self._again(i, side))
-            for pair in self.pairs:
-                own, found = (pair.one, pair.other)[i], known.get(pair.label)
-                if found is None or not is_slight(own, found):
-                    self.unsteady[pair.label] = i
+        """Runs both sides once more, as they are measured; what is unlike, as they are.
 
-    def _again(self, i: int, side: Side) -> Outcome:
-        """Returns what a side gives once more, and keeps what it decides in Python, for the trials."""
-        if side.gave is None and "torch._dynamo" not in sys.modules:  # a mode is no business of the compiler
-            answers: list[Answer] = []
-            with suppress(Exception):  # not every function runs under a mode
-                outcome = side.run(answering(answers))
-                self.answers[i] = answers
-                return outcome
-        return side.run()
+        What is not what it was, but for another order of sums, is no rounding.
+        """
+        for i, side in enumerate(self.sides):
+            if side.gave is not None:
+                continue
+            found = self._as_measured(i, side)
+            moved = {p.label: t for p in self.pairs if (t := _alike_in(found, p)) is not None and not p.is_equal(i, t)}
+            self.unmoved[i] = {label: finite(t) for label, t in moved.items()}
+            if unlike := [p for p in self.pairs if not _is_again(p, i, found)]:
+                again = outcome_tensors(side.run())
+                self.unsteady |= {p.label: i for p in unlike if not _is_again(p, i, again)}
+
+    def _as_measured(self, i: int, side: Side) -> Mapping[Label, Tensor | None]:
+        """Returns what a side gives as it is measured, and keeps what it decides in Python, for the trials."""
+        answers: list[Answer] = []
+        with suppress(Exception):  # not every function runs under a mode
+            outcome = side.measurable().run(answering(answers))
+            self.answers[i] = answers
+            return outcome_tensors(outcome)
+        return {}
 
     def take(self, count: int) -> None:
         """Makes trials of both sides until there are so many of each."""
@@ -262,7 +269,7 @@ class Measured:
     def _of_side(self, i: int, label: Label, last: Tensor) -> Rounding | None:
         if (gave := self.sides[i].gave) is not None:
             return gave.rounding.get(label)
-        return self.trials[i].rounding(label, last) if self.trials[i].count > 1 and self.failed[i] is None else None
+        return self.trials[i].rounding(label, last) if self.trials[i].count and self.failed[i] is None else None
 
     def unjudged(self, pair: Pair) -> Compared | None:
         """Returns what is said of a pair that cannot be judged, `None` of any other."""
@@ -276,10 +283,26 @@ class Measured:
         return replace(_plain(*pair.label, pair.one, pair.other, reason), data=data, relative=_relative(pair))
 
 
+def _alike_in(found: Mapping[Label, Tensor | None], pair: Pair) -> Tensor | None:
+    """Returns the tensor of a pair, `None` where there is none of its shape."""
+    value = found.get(pair.label)
+    return value if value is not None and value.shape == pair.one.shape else None
+
+
+def _is_again(pair: Pair, i: int, found: Mapping[Label, Tensor | None]) -> bool:
+    """Says whether a side gave a tensor once more, but for another order of sums."""
+    value = _alike_in(found, pair)
+    if value is None:
+        return False
+    return pair.is_equal(i, value) or is_slight((pair.one, pair.other)[i], finite(value))
+
+
 # What is so many times apart what explains it, or what a type resolves, is so after more trials as well.
 CLEAR = 100
 # The same of two formulas in float64, of which trials say only how much of that a type resolves.
 FAR = 4
+# So many trials are enough for what is alike, and for all others where one tensor is so far apart.
+ENOUGH = 2
 
 
 @dataclass(frozen=True)
@@ -300,6 +323,7 @@ class Judged:
     whole: bool = False
     dim: int | None = None
     astray: bool = False  # the reference is off its own truth, and the candidate is not
+    vanishes: bool = False  # the reference is nothing but what rounding leaves of 0
     resolved: Tensor | None = None  # what the formulas would have been seen to be apart
 
     @property
@@ -360,11 +384,24 @@ def judge(
         and _shares_apart(pair, shares, quantile(math.inf, tensors)) <= 1
     )
     together = 0.0 if shares is None else _shares_apart(pair, shares, quantile(shares[1].freedom, tensors))
-    judged = Judged(pair, times, unseen, settled, together=0.0 if astray else together, astray=astray)
+    together = 0.0 if astray else together
+    judged = Judged(
+        pair, times, unseen, settled, together=together, astray=astray, vanishes=_vanishes(pair, first, count)
+    )
     if pair.truth is None or pair.formula is None:
         return judged
     judged = _with_formulas(judged, pair.truth, pair.formula, rounding, count)
     return replace(judged, plain=judged.plain and judged.formulas <= 1)
+
+
+def _vanishes(pair: Pair, rounding: Rounding | None, count: int) -> bool:
+    """Says whether the reference is nothing but what its rounding leaves of 0, and in float64 what float64 leaves."""
+    one = wide(pair.one)
+    if pair.truth is None:
+        return rounding is not None and bool((one.abs() <= rounding.explained(count)).all())
+    error, left = (float(torch.linalg.vector_norm(t)) for t in (one - pair.truth, pair.truth))
+    finer = torch.finfo(torch.float64).eps / torch.finfo(pair.one.dtype).eps
+    return left <= quantile(math.inf, count) * finer * error
 
 
 def _shares_apart(pair: Pair, shares: tuple[Rounding, Rounding] | None, most: float) -> float:
@@ -395,11 +432,11 @@ def _with_formulas(
     )
     size, apart = torch.maximum(truth.abs(), formula.abs()), (formula - truth).abs()
     resolved = pair.eps * size
+    deviation = torch.maximum(first.deviation, second.deviation).nan_to_num(0.0, torch.inf)
     if bool((apart <= resolved).all()):
-        return replace(judged, resolved=resolved)
+        return replace(judged, resolved=torch.maximum(resolved, deviation))
     faithful = (wide(pair.one) - truth).abs() <= first.explained(count)
     faithful &= (wide(pair.other) - formula).abs() <= second.explained(count)
-    deviation = torch.maximum(first.deviation, second.deviation).nan_to_num(0.0, torch.inf)
     sure = quantile(math.inf, count)
     resolved = torch.maximum(resolved, deviation * (sure if pair.rounded else 1.0))
     times = torch.where(faithful, _over(apart, resolved), 0.0)
@@ -433,37 +470,83 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
     First by the errors that the reference itself makes, which the truth shows, or by the last digits alone. What these
     do not explain is measured: trials are made until they explain it, or there are as many as may be.
     """
-    count = measured.count
-    found: dict[Label, Judged] = {}
+    count, scale, tensors = measured.count, measured.scale, len(measured.pairs)
+    found = {pair.label: judged for pair in measured.pairs if (judged := _evident(pair, scale)) is not None}
+    sure = {*found}
     for pair in measured.pairs:
-        found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
-    open_ = [judged.pair for judged in found.values() if not judged.plain]
-    if not open_:
+        if pair.label not in sure:
+            found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
+    measured.pairs = [pair for pair in measured.pairs if not found[pair.label].plain]
+    if not measured.pairs:
         return list(found.values()), 0
     measured.repeat()
-    if all(_is_clear(found[pair.label], measured.scale) for pair in open_):
+    sure |= {p.label for p in measured.pairs if p.label not in sure and _is_clear(found[p.label], count, scale)}
+    measured.pairs = [pair for pair in measured.pairs if pair.label not in sure]
+    if not measured.pairs:
         return list(found.values()), 0
+    waiting = measured.pairs
     for stage in STAGES:
         measured.take(stage)
-        for pair in open_:
+        for pair in waiting:
             if (rounding := measured.rounding(pair)) is not None:
-                found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
-        judged = [found[pair.label] for pair in open_]
-        clear = all(j.plain or j.numbers > CLEAR or j.formulas > FAR for j in judged)
-        if clear or (stage > STAGES[0] and any(j.formulas > CLEAR for j in judged)):
+                judged = judge(pair, rounding, count, measured.shares(pair), tensors)
+                found[pair.label] = judged
+                if judged.numbers > CLEAR or _are_far(judged, rounding, count):
+                    sure.add(pair.label)
+        waiting = [pair for pair in waiting if pair.label not in sure]
+        known = not any(found[pair.label].unknown for pair in waiting)
+        if all(found[pair.label].plain for pair in waiting) or (sure and stage >= ENOUGH and known):
             break
     return list(found.values()), stage
 
 
-def _is_clear(judged: Judged, scale: float) -> bool:
+def _evident(pair: Pair, scale: float) -> Judged | None:
+    """Returns how far two formulas are apart in float64 where nothing has to be measured to see it, else `None`.
+
+    That is far more than the largest error that either side makes of its own formula, more than the type's last digit,
+    and more than what float64 itself leaves of 0, of numbers as large as `scale`.
+    """
+    if pair.truth is None or pair.formula is None or pair.rounded or not pair.one.numel():
+        return None
+    apart = (pair.formula - pair.truth).abs()
+    most = float(apart.max())
+    if not most > math.sqrt(torch.finfo(torch.float64).eps) * scale:
+        return None
+    sides = (pair.one, pair.truth), (pair.other, pair.formula)
+    error = max(float((wide(own) - exact).abs().max()) for own, exact in sides)
+    enough = FAR if pair.one.numel() >= _MANY else CLEAR
+    if not most > enough * error:
+        return None
+    resolved = torch.maximum(pair.truth.abs(), pair.formula.abs()).mul_(pair.eps).clamp_min_(error)
+    times = apart.div_(resolved)
+    worst = float(times.max())
+    if not worst > enough:
+        return None
+    return Judged(pair, times, resolved, False, worst, vanishes=_vanishes(pair, None, 1), resolved=resolved)
+
+
+def _is_clear(judged: Judged, count: int, scale: float) -> bool:
     """Says whether two formulas are so far apart in float64 that no trial of rounding is needed to tell them apart.
 
-    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`.
+    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`; and of what each side is
+    off its own formula, where elements enough show that.
     """
     pair = judged.pair
-    if judged.formulas <= CLEAR or pair.rounded or pair.truth is None or pair.formula is None:
+    if judged.formulas <= 1 or pair.rounded or pair.truth is None or pair.formula is None:
         return False
-    return float((pair.formula - pair.truth).abs().max()) > math.sqrt(torch.finfo(torch.float64).eps) * scale
+    if float((pair.formula - pair.truth).abs().max()) <= math.sqrt(torch.finfo(torch.float64).eps) * scale:
+        return False
+    errors = _error_of(pair.one, pair.truth), _error_of(pair.other, pair.formula)
+    return judged.formulas > CLEAR if None in errors else _are_far(judged, errors, count)
+
+
+def _are_far(judged: Judged, rounding: tuple[Rounding | None, Rounding | None], count: int) -> bool:
+    """Says whether the type resolves how far two formulas are apart, were the rounding `FAR` times as large."""
+    pair, (first, second) = judged.pair, rounding
+    if judged.formulas <= 1 or pair.truth is None or pair.formula is None or first is None or second is None:
+        return False
+    more = replace(first, deviation=first.deviation * FAR), replace(second, deviation=second.deviation * FAR)
+    return _with_formulas(judged, pair.truth, pair.formula, more, count).formulas > 1
 
 
 def _last_alone(pair: Pair) -> tuple[Rounding, Rounding]:
@@ -476,12 +559,18 @@ def _own_error(pair: Pair) -> tuple[Rounding, Rounding] | None:
 
     The candidate's is in proportion to its own last digit. Without a truth there is none, nor for a few elements.
     """
-    if pair.truth is None or pair.one.dtype not in LOW or pair.one.numel() < _MANY:
+    own = None if pair.truth is None else _error_of(pair.one, pair.truth)
+    if own is None:
         return None
-    error, size = (wide(pair.one) - pair.truth).abs(), pair.truth.abs()
-    own = moderated(error.square(), size, 1).beside(last_digit(pair.one))
     finer = torch.finfo(pair.other.dtype).eps / torch.finfo(pair.one.dtype).eps
     return own, own if finer == 1 else replace(own, deviation=own.deviation * finer)
+
+
+def _error_of(value: Tensor, exact: Tensor) -> Rounding | None:
+    """Returns the rounding of a side by how far it is off its own formula; `None` of too few elements."""
+    if value.dtype not in LOW or value.numel() < _MANY:
+        return None
+    return moderated((wide(value) - exact).abs().square(), exact.abs(), 1).beside(last_digit(value))
 
 
 # So many elements are enough for a typical one.
@@ -497,7 +586,8 @@ def verdict_of(judged: Judged, scale: float) -> Compared:
     """Returns the verdict on one tensor, where the largest number of all is `scale`."""
     pair = judged.pair
     found = _plain(*pair.label, pair.one, pair.other, "nan" if pair.nans else "rounding")
-    found = replace(found, ulps=_ulps(pair), relative=_relative(pair), **_numbers(pair, judged.times))
+    ulps = None if judged.vanishes else _ulps(pair)
+    found = replace(found, ulps=ulps, relative=_relative(pair, judged.vanishes), **_numbers(pair, judged.times))
     if judged.worst > 1:
         formula = judged.formulas == judged.worst
         whole = judged.whole if formula else judged.numbers <= 1
@@ -543,8 +633,9 @@ def _numbers(pair: Pair, times: Tensor) -> dict[str, Any]:
     return {"place": place, "numbers": (plain(pair.one[place]), plain(pair.other[place])), "truth": truth}
 
 
-def _relative(pair: Pair) -> float:
-    size = float(torch.linalg.vector_norm(pair.base))
+def _relative(pair: Pair, vanishes: bool = False) -> float:
+    """Returns how far the two are apart, of the size of the reference; of the candidate's, where that vanishes."""
+    size = float(torch.linalg.vector_norm(wide(pair.other) if vanishes else pair.base))
     apart = float(torch.linalg.vector_norm(wide(pair.one) - wide(pair.other)))
     return apart / size if size else math.inf if apart else 0.0
 

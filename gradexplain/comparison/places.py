@@ -12,7 +12,7 @@ the difference that is looked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ def parting(one: Trace, other: Trace, names: Mapping[str, str], eps: float, diff
     `names` are the reference's names of the candidate's leaves, `difference` the relative size of what is looked for.
     """
     aligned = _Aligned(one, other, names, math.sqrt(eps * min(max(difference, eps), 1.0)))
-    return aligned.forward() or aligned.backward()
+    return aligned.backward() if aligned.values_alike else aligned.forward()
 
 
 @dataclass
@@ -97,12 +97,20 @@ class _Aligned:
 
     # --------------------------------------------------------------------------------------------------------- forward
 
-    def forward(self) -> Place | None:
+    @property
+    def values_alike(self) -> bool:
+        """Whether the forward passes give the same, at the end of every step that leads there."""
         ends = output_of(self.one.nodes[self.one.output[0]]), output_of(self.other.nodes[self.other.output[0]])
         if self.are_alike(self.one.value, self.other.value) and self.are_alike(*ends):
-            return None
-        ours = _leading(self.one, self.ours)
-        theirs = _leading(self.other, self.theirs)
+            return True
+        return not _leading(self.one, self.ours) and not _leading(self.other, self.theirs)
+
+    def forward(self) -> Place | None:
+        """Returns the first step that is unlike; `None` where all are alike, and the outputs stand in another order."""
+        ours, theirs = (
+            [node for node in _leading(trace, known) if not _is_joint(trace, node)]
+            for trace, known in ((self.one, self.ours), (self.other, self.theirs))
+        )
         if not ours and not theirs:
             return None
         first, second = (nodes[0] if nodes else None for nodes in (ours, theirs))
@@ -143,7 +151,7 @@ class _Aligned:
         if not mine and not others:
             return None
         first, second = (found[0][0] if found else None for found in (mine, others))
-        a, b = (found[0][1] if found else None for found in (mine, others))
+        a, b = (_sum_of(found) for found in (mine, others))
         element, numbers, relative = _apart(a, b)
         steps = tuple(
             None if n is None else Step(name_of(n), n.source, n.module, number)
@@ -167,7 +175,10 @@ def _is_shape_alike(one: Node, other: Node) -> bool:
 
 
 def output_of(node: Node) -> Tensor | None:
-    return next((output for output in node.outputs if output is not None), None)
+    for output in node.outputs:  # no generator: it is asked for every pair of steps
+        if output is not None:
+            return output
+    return None
 
 
 def cotangent_of(node: Node) -> Tensor | None:
@@ -208,6 +219,19 @@ def _leading(trace: Trace, known: Mapping[int, int]) -> list[Node]:
 def _contributions(trace: Trace, node: Node) -> Iterator[tuple[Node, Tensor | None]]:
     for user, number in trace.consumers().get(node.index, ()):
         yield trace.nodes[user], trace.nodes[user].edges[number].contribution
+
+
+def _is_joint(trace: Trace, node: Node) -> bool:
+    """Says whether a step is none of the user's: the one that joins several outputs in a vector."""
+    return node.index == trace.output[0] and node.source is None and node.operator == "aten.cat.default"
+
+
+def _sum_of(sent: Sequence[tuple[Node, Tensor | None]]) -> Tensor | None:
+    """Returns what one step sends in all; `None` where several do, of which no number is to be named."""
+    tensors = [t for _, t in sent if t is not None]
+    if len({node.index for node, _ in sent}) != 1 or not tensors:
+        return None
+    return sum(tensors[1:], start=tensors[0])
 
 
 def _apart(a: Tensor | None, b: Tensor | None) -> tuple[tuple[int, ...] | None, tuple[Any, Any], float]:

@@ -23,6 +23,7 @@ from gradexplain.comparison.judging import (
     Label,
     Measured,
     Pair,
+    finite,
     is_low,
     is_rounded,
     last_digit,
@@ -42,7 +43,7 @@ from gradexplain.targets.provenance import machine, tensor_digest
 from gradexplain.versions.releases import __version__
 
 # The number of the file's format: another one is not read.
-FORMAT = 1
+FORMAT = 2
 _KEY = "gradexplain"
 
 
@@ -93,6 +94,7 @@ def reference_of(side: Side) -> Reference:
     truth = in_float64(side, own, constants)[1] if is_low(outcome) else None
     pairs = [_pair(label, value, truth) for label, value in own.items() if value is not None and differentiable(value)]
     measured = Measured(pairs, (side, replace(side, gave=Given(outcome))))
+    measured.repeat()
     measured.take(STAGES[-1])
     rounding = {}
     if measured.failed[0] is None:
@@ -118,8 +120,8 @@ def reference_of(side: Side) -> Reference:
 
 def _pair(label: Label, value: Tensor, truth: Mapping[Label, Tensor | None] | None) -> Pair:
     known = None if truth is None else truth.get(label)
-    finite = value.masked_fill(~wide(value).isfinite(), 0)
-    return Pair(*label, finite, finite, None if known is None else wide(known).masked_fill(~wide(known).isfinite(), 0))
+    own = finite(value)
+    return Pair(*label, own, own, None if known is None else finite(wide(known)))
 
 
 def _buffers(computation: Computation) -> dict[str, Tensor]:
@@ -286,4 +288,4 @@ def _fixed(tree: Mapping[str, Any]) -> dict[str, Fixed]:
 
 
 def _key(key: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(tuple(part) if isinstance(part, list) else part for part in key)
+    return tuple(_key(part) if isinstance(part, list) else part for part in key)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 import sys
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,9 +127,11 @@ class Side:
 
         Under a mode, torch draws other numbers from a generator: the first run, under none, keeps them.
         """
-        key = (tuple(output.shape), output.is_complex(), *(shape for shape, _ in returned.shapes))
+        names = [self.results.get(n, n) for n in returned.reached]
+        shapes = [shape for shape, _ in returned.shapes]
+        key = (tuple(output.shape), output.is_complex(), *zip(names, shapes, strict=True))
         if key not in self.seeds:
-            self.seeds[key] = seed_of(output, returned)
+            self.seeds[key] = seed_of(output, dict(zip(names, shapes, strict=True)))
         return self.seeds[key].to(output.dtype).to(output.device)
 
     def joined(self, returned: list[Returned]) -> Computation:
@@ -192,9 +196,8 @@ class Side:
         returned: list[Returned] = []
         joined = self.joined(returned)
         first = joined.output(joined.leaf_values()).detach()
-        return replace(
-            self, computation=gradient_of(joined, seed_of(first, returned[-1])), outputs=None, results={}, seeds={}
-        )
+        seed = self.seed(first, returned[-1])
+        return replace(self, computation=gradient_of(joined, seed), outputs=None, results={}, seeds={})
 
 
 @contextmanager
@@ -215,17 +218,17 @@ class Returned:
     drew: bool
 
 
-def seed_of(output: Tensor, returned: Returned) -> Tensor:
+def seed_of(output: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Tensor:
     """Returns the cotangent of the joined outputs: 1 for a single number, so that the gradient is the user's own.
 
-    Else each output has generic numbers of its own, whatever else is returned beside it.
+    Else each output has generic numbers of its own, which follow from its name: two that are mixed up are seen.
     """
-    if output.numel() == 1 or len(returned.shapes) == 0:
+    if output.numel() == 1 or len(shapes) == 0:
         return torch.ones_like(output)
-    if len(returned.shapes) == 1:
+    if len(shapes) == 1:
         return generic(output)
-    parts = [generic(torch.empty(shape, dtype=output.dtype, device=output.device)) for shape, _ in returned.shapes]
-    return torch.cat([part.reshape(-1) for part in parts])
+    like = partial(torch.empty, dtype=output.dtype, device=output.device)
+    return torch.cat([generic(like(s), zlib.crc32(n.encode())).reshape(-1) for n, s in shapes.items()])
 
 
 def _gradients_in(result: object) -> Mapping[str, Tensor | None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,10 +37,10 @@ from gradexplain.findings.diagnosis import diagnose
 from gradexplain.findings.finding import Finding
 from gradexplain.mathematics.digits import rounding_of
 from gradexplain.mathematics.equations import EXACT, Equation, equation
-from gradexplain.mathematics.indices import Index, indexed, indices
+from gradexplain.mathematics.indices import Index, indexed, indices, unravelled
 from gradexplain.mathematics.terms import names_in, symbolic_text, total
 from gradexplain.recording.summaries import TensorSummary
-from gradexplain.recording.trace import Cut, Edge, Node, Trace
+from gradexplain.recording.trace import Cut, Edge, Node, Slice, Trace
 from gradexplain.rules.application import variables
 from gradexplain.rules.entries import Rule
 from gradexplain.rules.registry import rule_of
@@ -51,6 +51,8 @@ from gradexplain.verification.verdicts import Reason, Report
 # A trace of more steps than this is shown by module, or as one line a step.
 DETAILED = 40
 MOST_PATHS = 8
+# As many elements of a part are named, of a tensor of as many.
+FEW_ELEMENTS, MOST_NUMBERED = 6, 10_000
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,37 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The elements of a tensor that `operator` wrote into through a view, or that a step looks at through one ("").
+
+    `written` is the argument that they are of the operator; `elements` is empty where they are many.
+    """
+
+    operator: str
+    written: str
+    count: int
+    total: int
+    elements: tuple[Index, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """One of several outputs of a step: its value, the gradient that arrives at it, and the sum that this is."""
+
+    name: str
+    forward: TensorSummary | None
+    cotangent: TensorSummary | None
+    sums: tuple[Equation, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """One recorded operator: what it computed, and what it did in the backward pass.
 
     `label` is f1, f2, … in forward order; `name` is the name of its output; `order` is its place in the backward pass,
-    `None` where no gradient reached it. `sums` adds up the contributions where its output is used more than once.
+    `None` where no gradient reached it. `sums` adds up the contributions where its output is used more than once. Of
+    several outputs, the first that a gradient arrives at is shown; `further` has the others that one arrives at, and
+    `main` is what that first one is called among them. A write into a view, and a look through one, has a `part`.
     """
 
     index: int
@@ -103,6 +131,9 @@ class Step:
     cotangent: TensorSummary | None
     sums: tuple[Equation, ...]
     contributions: tuple[Contribution, ...]
+    main: str = ""
+    further: tuple[Output, ...] = ()
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +216,8 @@ class Explanation(Shown):
         for step in self.detailed:
             yield from step.equations
             yield from step.sums
+            for output in step.further:
+                yield from output.sums
             for contribution in step.contributions:
                 yield from contribution.equations
         for gradient in self.by_input:
@@ -307,6 +340,17 @@ def _main_output(node: Node) -> int:
     return next((i for i, c in enumerate(node.cotangents) if c is not None), 0)
 
 
+def _part(part: Slice) -> Part:
+    """Returns which elements a part has."""
+    count, total = math.prod(part.size), math.prod(part.whole[0])
+    found = Part(part.operator, part.written, count, total)
+    if count > FEW_ELEMENTS or total > MOST_NUMBERED:
+        return found
+    whole = torch.empty_strided(*part.whole, dtype=torch.int64).copy_(torch.arange(total).reshape(part.whole[0]))
+    inside = whole.as_strided(part.size, part.stride, part.offset).flatten().tolist()
+    return replace(found, elements=tuple(unravelled(i, part.whole[0]) for i in inside))
+
+
 @dataclass(frozen=True)
 class _Builder:
     trace: Trace
@@ -331,7 +375,7 @@ class _Builder:
             index=node.index,
             label=self.names.labels[node.index],
             name=self.names.of_node[node.index],
-            operator=node.operator,
+            operator=node.operator or (node.part.operator if node.part else "") or None,
             node=node.name,
             code=node.source.code if node.source else "",
             source=node.source,
@@ -344,9 +388,24 @@ class _Builder:
             kept=node.saved,
             order=self.order.get(node.index),
             cotangent=TensorSummary(cotangent) if cotangent is not None else None,
-            sums=tuple(self._sums(node.index)) if detailed else (),
+            sums=tuple(self._sums(node.index, main)) if detailed else (),
             contributions=tuple(self._contribution(node, slot, rule) for slot in range(len(node.edges))),
+            main=self.names.value(node.index, main),
+            further=tuple(self._further(node, main)),
+            part=_part(node.part) if node.part else None,
         )
+
+    def _further(self, node: Node, main: int) -> Iterator[Output]:
+        for place, cotangent in enumerate(node.cotangents):
+            if place == main or cotangent is None:
+                continue
+            forward = node.outputs[place] if place < len(node.outputs) else None
+            yield Output(
+                name=self.names.value(node.index, place),
+                forward=TensorSummary(forward) if forward is not None else None,
+                cotangent=TensorSummary(cotangent),
+                sums=tuple(self._sums(node.index, place)) if node.index in self.detailed else (),
+            )
 
     def _symbols(self, node: Node, rule: Rule) -> dict[str, Any]:
         """Returns what an elementwise formula's variables are called here: the user's names, numbers, or torch's names.
@@ -412,7 +471,7 @@ class _Builder:
             equations = tuple(self._measured(node, edge, jacobian))
         return Contribution(
             to=self.names.value(edge.producer, edge.output),
-            argument=edge.argument,
+            argument=node.part.slots[slot] if node.part else edge.argument,
             producer=edge.producer,
             rule=formula,
             value=TensorSummary(edge.contribution) if edge.contribution is not None else None,

@@ -48,7 +48,7 @@ def _finding(event: Event, writer: Event) -> Finding:
     source, place = source_of(event.frame), source_of(writer.frame)
     data = {
         "operator": base_name(str(event.operator)),
-        "code": source.code if source else str(event.operator),
+        "code": (source.code if source else "") or str(event.operator),
         "saved": "" if source is None else f"{source.file}:{source.line}",
         "writer": place.code if place else str(writer.operator),
     }

@@ -148,7 +148,7 @@ def read_equations(line: str) -> list[Read]:
     """Returns the equations of one line; several may stand side by side, three spaces apart."""
     equations = []
     for cell in _GAP.split(line):
-        if match := _EQUATION.match(cell.strip(" `")):
+        if match := _EQUATION.match(cell.strip(" `-")):
             with suppress(*UNREADABLE):
                 parsed(match["expression"])
                 equations.append(Read(*match.groups()))

@@ -126,7 +126,8 @@ class ComparisonTeller(Teller):
                 return self.say("comparison.shape", name=names, one=one, other=other)
             case "nan_in_one":
                 assert t.numbers is not None
-                return self.say("comparison.nan_in_one", name=names, place=place, one=t.numbers[0], other=t.numbers[1])
+                one, other = _numbers(*t.numbers)
+                return self.say("comparison.nan_in_one", name=names, place=place, one=one, other=other)
             case "nan" | "small" | "unsteady" | "draws" | "reference" | "unmeasured":
                 return self.say(f"comparison.{t.reason}", **{**t.data, "name": names, "dtype": t.dtypes[1]})
             case _:
@@ -146,29 +147,32 @@ class ComparisonTeller(Teller):
     def numbers(self, t: Compared) -> str:
         assert t.numbers is not None
         place = str(list(t.place)) if t.place else ""
-        one, other = t.numbers
+        one, other = _numbers(*t.numbers)
         data = {"name": t.name, "place": place, "one": one, "other": other}
         if t.truth is None or isinstance(t.truth, complex):
             return self.say("comparison.number", **data)
-        return self.say("comparison.number_truth", **data, truth=t.truth)
+        return self.say("comparison.number_truth", **data, truth=_numbers(t.truth)[0])
 
     # ---------------------------------------------------------------------------------------------------------- where
 
     def where(self, place: Place) -> Iterator[Block]:
         yield Heading(self.say("comparison.where"))
         yield Paragraph(self.say(f"comparison.{place.phase}", **place.detail))
-        for letter, step in zip("AB", place.steps, strict=True):
-            yield self.step(letter, step, place)
+        yield from self.steps(place)
         yield Paragraph(self.how(place))
 
-    def step(self, letter: str, step: Step | None, place: Place) -> Entry:
+    def steps(self, place: Place) -> Iterator[Entry]:
+        numbers = _numbers(*(None if step is None else step.number for step in place.steps))
+        for letter, step, number in zip("AB", place.steps, numbers, strict=True):
+            yield self.step(letter, step, number, place)
+
+    def step(self, letter: str, step: Step | None, number: str, place: Place) -> Entry:
         if step is None:
             key = "no_step" if place.phase == "forward" else "sends_nothing"
             return Entry(letter, self.say(f"comparison.{key}"), "", ())
         code = step.source.code if step.source is not None and step.source.code else step.operator
         detail = " · ".join(p for p in (step.module, step.operator, short_place(step.source, self.language)) if p)
         element = str(list(place.element)) if place.element else ""
-        number = _number(step.number)
         rows = (Row("", self.say("comparison.here", number=f"{number} {element}".strip())),) if number else ()
         return Entry(letter, code, detail, rows)
 
@@ -185,9 +189,10 @@ class ComparisonTeller(Teller):
     def part(self, place: Place) -> Iterator[str]:
         """Yields the place in lines."""
         yield self.say(f"comparison.{place.phase}", **place.detail)
-        for letter, step in zip("AB", place.steps, strict=True):
-            entry = self.step(letter, step, place)
-            yield "  ".join(p for p in (f"  {letter}:", entry.head, entry.detail, *(r.text for r in entry.rows)) if p)
+        for entry in self.steps(place):
+            yield "  ".join(
+                p for p in (f"  {entry.label}:", entry.head, entry.detail, *(r.text for r in entry.rows)) if p
+            )
         yield f"  {self.how(place)}"
 
     # ---------------------------------------------------------------------------------------------------------- table
@@ -246,8 +251,10 @@ def _times(value: float) -> str:
     return f"{value:.2g}" if 1e-3 <= value < 1e4 else f"{value:.1e}"
 
 
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.9g}"
+def _numbers(*values: Any) -> list[str]:
+    """Returns numbers with as many digits as they need to look different, "" for none."""
+    short, long = (["" if v is None else f"{v:.{digits}g}" for v in values] for digits in (9, 17))
+    return long if len({*short}) < len({*long}) else short
 
 
 @recorded.register

@@ -29,7 +29,7 @@ from gradexplain.documents.doc import (
 from gradexplain.documents.renderers import RENDERERS
 from gradexplain.documents.shown import told
 from gradexplain.explanation.elements import LONGEST
-from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Step
+from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Output, Part, Step
 from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
 from gradexplain.findings.not_finite import FIRST
@@ -96,7 +96,8 @@ def narrate(explanation: Explanation, language: str = "en", *, width: int = 100,
     for part in parts[1:]:
         body += teller.higher(part)
     shown = [e for part in parts for e in part.equations]
-    page = RENDERERS["markdown" if format == "markdown" else "text"](Doc(tuple(body)), width)
+    # A page in HTML has its equations whole, as one in Markdown has them.
+    page = RENDERERS["markdown" if format in ("markdown", "html") else "text"](Doc(tuple(body)), width)
     closing = tuple(teller.closing(explanation, shown, page))
     outcome = tuple(teller.outcome(explanation, shown))
     if format == "html":  # a page is read from its top, a terminal from its last line
@@ -220,15 +221,34 @@ class Teller:
         key = "black_box_sparse" if step.operator and is_sparse(step.operator) else "black_box"
         return self.say(key, operator=step.operator or step.node)
 
+    def elements(self, part: Part) -> str:
+        """Returns which elements a part has, or how many where they are many."""
+        if not part.elements:
+            return self.say("part_count", count=part.count, total=part.total)
+        return self.say("listed").join(map(str, map(list, part.elements)))
+
+    def in_part(self, part: Part, sent: Contribution | None = None) -> str:
+        """Returns what a step does to a part of a tensor, or what it sends to one argument."""
+        data = {"operator": part.operator, "elements": self.elements(part)}
+        if not part.operator:
+            return self.say("part_looked" if sent is None else "part_looked_sent", **data)
+        if sent is None:
+            return self.say("part_written", **data)
+        return self.say("part_kept_sent" if sent.argument == part.written else "part_written_sent", **data)
+
     def forward_rows(self, step: Step) -> Iterator[Row]:
-        if step.rule is not None:
+        if step.part is not None:
+            yield Row(self.say("rule"), self.in_part(step.part))
+        elif step.rule is not None:
             yield Row(self.say("rule"), formula(step.rule, self.language))
         else:
             yield Row(self.say("rule"), self.black_box(step))
         if step.equations:
             yield Row(self.say("numbers"), equations=tuple(map(str, step.equations)))
         if not step.equations or (step.forward is not None and not step.forward.small):
-            yield Row(self.say("value"), self.value(step.forward))
+            named = f"{step.main} = " if step.further else ""
+            yield Row(self.say("value"), named + self.value(step.forward))
+            yield from (Row("", f"{o.name} = {self.value(o.forward)}") for o in step.further)
         kept = "   ".join(self.kept(step.kept))
         if kept:
             yield Row(self.say("keeps"), kept)
@@ -295,16 +315,20 @@ class Teller:
             yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
 
     def backward_rows(self, e: Explanation, step: Step) -> Iterator[Row]:
-        if step.sums:
-            yield Row(self.say("sum"), equations=tuple(map(str, step.sums)))
-        yield Row(self.say("arrives"), f"∂{e.scalar}/∂{step.name} = {self.value(step.cotangent)}")
+        main = Output(step.main, step.forward, step.cotangent, step.sums)
+        for output in (main, *step.further):
+            if output.sums:
+                yield Row(self.say("sum"), equations=tuple(map(str, output.sums)))
+            yield Row(self.say("arrives"), f"∂{e.scalar}/∂{output.name} = {self.value(output.cotangent)}")
         for sent in step.contributions:
             yield from self.contribution_rows(step, sent)
 
     def contribution_rows(self, step: Step, sent: Contribution) -> Iterator[Row]:
         if sent.value is None:
             return
-        if sent.rule is not None:
+        if step.part is not None:
+            yield Row(self.say("rule"), self.in_part(step.part, sent))
+        elif sent.rule is not None:
             yield Row(self.say("rule"), formula(sent.rule, self.language))
         else:
             unruled = step.rule is None

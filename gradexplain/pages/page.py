@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 from gradexplain.documents import doc
 from gradexplain.documents.doc import Doc
-from gradexplain.documents.html import fragment, html, sections, titled
+from gradexplain.documents.html import fragment, framed, html, sections
 from gradexplain.documents.shown import celled, paged
 from gradexplain.explanation.explanation import Explanation
 
-# Where a viewer drops the frame, nothing stands before the text, which stays. A frame has the scheme of its notebook.
-_FRAME = (
-    ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
-    "[data-jp-theme-light=false] .gx-live,.vscode-dark .gx-live{color-scheme:dark}"
-)
+_FOLDER = Path(__file__).parent
+TEMPLATE = _FOLDER / "page.html"
 
 
 @celled.register
 def cell(explanation: Explanation, document: Doc) -> str:
-    """Returns the page in a frame that can touch nothing around it, before the text for viewers that drop frames."""
-    text = fragment(document)
-    if not explanation.steps:
-        return text
-    inside, title = escape(page(explanation, document)), escape(titled(document))
-    frame = f"<iframe class='gx-live' sandbox='allow-scripts' title='{title}' srcdoc='{inside}'></iframe>"
-    return f"<style>{_FRAME}</style>\n{frame}{text}"
+    """Returns the page in a frame; one without steps is its text alone."""
+    return framed(page(explanation, document), document) if explanation.steps else fragment(document)
 
 
 @paged.register
@@ -37,15 +28,14 @@ def page(explanation: Explanation, document: Doc) -> str:
     from gradexplain.graphs.formats.html import board
     from gradexplain.pages.data import data_of
 
-    folder = Path(__file__).parent
     data = data_of(explanation, document.language)
     first = next((i for i, b in enumerate(document.blocks) if isinstance(b, doc.Heading)), len(document.blocks))
     return board(
         data,
         Doc(document.blocks[:first], document.language),
         sections(Doc(document.blocks[first:], document.language)),
-        folder / "page.html",
-        style=(folder / "page.css").read_text(encoding="utf-8"),
-        script=(folder / "page.js").read_text(encoding="utf-8"),
+        TEMPLATE,
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
         last=len(data["moments"]) - 1,
     )

@@ -7,13 +7,18 @@ import linecache
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from gradexplain.errors import RunError
 from gradexplain.recording.custom_functions import breach, cotangents_like, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, source_of, written_by
 from gradexplain.recording.frames import is_ours_or_torchs, place_text
-from gradexplain.recording.join import argument_names, bound
+from gradexplain.recording.join import argument_names, bound, written_view
+from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import saved, saved_names, schema_of
 
 OVERWRITTEN = "modified by an inplace operation"
@@ -30,7 +35,7 @@ def backward_failure(
     own = {application.node: application for application in applications}
     backwards = [node for node in reversed(nodes) if node in owners or node in own]
     if OVERWRITTEN in str(fault):
-        found = next(_overwritten(backwards, owners, own, events), None)
+        found = next(chain(_overwritten(backwards, owners, own, events), _overwritten_parts(events)), None)
     else:
         found = _raised(fault, own) or next(_broken([own[n] for n in backwards if n in own]), None)
         found = found or _misshapen(str(fault), backwards, owners)
@@ -117,24 +122,69 @@ def _overwritten(
         source = source_of(user.frame)
         storages = _storages(user, kept)
         start = user.inside.stop if isinstance(user, Application) else events.index(user) + 1
-        writer = next((e for e in events[start:] if any(h.storage in storages for h in written_by(e))), None)
-        edit = source_of(writer.frame) if writer else None
-        yield RunError(
-            "saved_overwritten" if writer else "saved_overwritten_somewhere",
-            node=node.name(),
-            kept=kept,
-            code=source.code if source else node.name(),
-            place=place_text(source, node.name()),
-            edit=(edit.code if edit else "") or (str(writer.operator) if writer else ""),
-            where=place_text(edit, "") if writer else "",
-        )
+        yield _told(node.name(), kept, source, _writer(events[start:], storages))
+
+
+def _writer(events: Sequence[Event], storages: set[int]) -> Event | None:
+    """Returns the first operator that wrote into one of the storages."""
+    return next((e for e in events if any(h.storage in storages for h in written_by(e))), None)
+
+
+def _told(node: str, kept: str, source: Source | None, writer: Event | None) -> RunError:
+    edit = source_of(writer.frame) if writer else None
+    return RunError(
+        "saved_overwritten" if writer else "saved_overwritten_somewhere",
+        node=node,
+        kept=kept,
+        code=(source.code if source else "") or node,
+        place=place_text(source, node),
+        edit=(edit.code if edit else "") or (str(writer.operator) if writer else ""),
+        where=place_text(edit, "") if writer else "",
+    )
+
+
+def _overwritten_parts(events: Sequence[Event]) -> Iterator[RunError]:
+    """Yields, for each operator that wrote into a view, who wrote into what it keeps: its node is not to be asked.
+
+    What it keeps may be a view of the same tensor: then it is the operator's own write that comes too late.
+    """
+    for position, event in enumerate(events):
+        written = written_view(event) if event.recorded else ""
+        node = _node_alone(event) if written else None
+        if node is None:
+            continue
+        for kept in saved_names(node):
+            if kept != written and isinstance(saved(node, kept), Tensor):
+                start = position + (kept not in bound(event))
+                writer = _writer(events[start:], _storages(event, kept))
+                if writer is not None:
+                    yield _told(node.name(), kept, source_of(event.frame), writer)
+
+
+def _node_alone(event: Event) -> Any:
+    """Returns a node that torch makes for an operator, of tensors of the same shapes."""
+    with torch.enable_grad():
+        given = {n: _fresh(v) for n, v in bound(event).items()}
+        try:
+            made = event.operator(**given)
+        except Exception:  # an operator that cannot be called so keeps nothing that can be told
+            return None
+    return made.grad_fn if isinstance(made, Tensor) else None
+
+
+def _fresh(value: Any) -> Any:
+    if not isinstance(value, Held):
+        return value
+    made = value.tensor.detach().clone()
+    return made.requires_grad_().clone() if value.tracked else made
 
 
 def refused(node: Any) -> str | None:
     """Returns the name of what a node saved that torch refuses to give out, because it was overwritten."""
-    for name in saved_names(node) or ("saved_tensors",):
+    own = saved_names(node)
+    for name in own or ("saved_tensors",):
         try:
-            saved(node, name) if saved_names(node) else node.saved_tensors
+            saved(node, name) if own else getattr(node, name, None)
         except RuntimeError as fault:
             if OVERWRITTEN in str(fault):
                 return name

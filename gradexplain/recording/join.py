@@ -223,8 +223,10 @@ def _node(
     arguments = arguments_of(application) if application else bound(owned) if owned else {}
     passed = run.sent.get(node, Sent((), ()))
     producers = [(child, number) for child, number in node.next_functions]
-    used = tensor_names(arguments) if application else argument_names(producers, arguments)
+    used = tensor_names(arguments) if application else completed(argument_names(producers, arguments), node, arguments)
     made = application or event
+    writer = _writer(node, run.recorder.events) if made is None else None
+    by = made or writer
     edges = tuple(
         Edge(positions[child], number, used[slot], passed.sent[slot] if slot < len(passed.sent) else None)
         for slot, (child, number) in enumerate(producers)
@@ -239,27 +241,33 @@ def _node(
         edges=edges,
         cotangents=tuple(passed.received),
         saved=run.saved.get(node, {}),
-        source=source_of(made.frame) if made else None,
-        module=made.module if made else "",
+        source=source_of(by.frame) if by else None,
+        module=by.module if by else "",
         jacobians=run.jacobians.get(node, {}),
-        part=_part(node, run.recorder.events) if made is None else None,
+        part=_part(node, writer) if writer else None,
     )
 
 
-def _part(node: Any, events: Sequence[Event]) -> Slice | None:
-    """Returns what a node did to, or reads of, the tensor behind a view; `None` for any other node."""
-    looks = node.name() == "AsStridedBackward0"
-    if not looks and not node.name().endswith("CopySlices"):
+def _writer(node: Any, events: Sequence[Event]) -> Event | None:
+    """Returns the operator that wrote into the view that a node writes through or looks through; else `None`."""
+    if not _looks(node) and not node.name().endswith("CopySlices"):
         return None
     number = sequence_of(node)
-    writer = next((e for e in reversed(events) if e.recorded and e.sequence < number and _written_view(e)), None)
-    if writer is None:
-        return None
-    arguments, name = bound(writer), _written_view(writer)
+    return next((e for e in reversed(events) if e.recorded and e.sequence < number and written_view(e)), None)
+
+
+def _looks(node: Any) -> bool:
+    """Says whether a node looks through a view at what was written into."""
+    return bool(node.name() == "AsStridedBackward0")
+
+
+def _part(node: Any, writer: Event) -> Slice:
+    """Returns what a node did to, or reads of, the tensor behind a view that was written into."""
+    arguments, name = bound(writer), written_view(writer)
     view = arguments[name].live
     behind = viewed(view)
     whole, start = (tuple(behind.shape), behind.stride()), int(behind.storage_offset())
-    if looks:
+    if _looks(node):
         size, stride, offset = (saved(node, kept) for kept in ("size", "stride", "storage_offset"))
         return Slice("", {}, "", ("self",), whole, tuple(size), tuple(stride), int(offset) - start)
     others = {n: v for n, v in arguments.items() if n != name}
@@ -276,7 +284,7 @@ def _part(node: Any, events: Sequence[Event]) -> Slice | None:
     )
 
 
-def _written_view(event: Event) -> str:
+def written_view(event: Event) -> str:
     """Returns the argument that an operator wrote into, if that was a view; "" otherwise."""
     schema = schema_of(event.operator)
     written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write] if schema.is_mutable else []
@@ -353,6 +361,22 @@ def argument_names(producers: Sequence[tuple[Any, int]], arguments: Mapping[str,
             candidates.remove(match)
         names.append(match[0] if match else "")
     return names
+
+
+def completed(slots: Sequence[str], node: Any, arguments: Mapping[str, Any]) -> list[str]:
+    """Fills in names that the recorded tensors do not tell: torch gave the operator a copy (of a conjugate)."""
+    held = [(n, v) for n, v in arguments.items() if isinstance(v, Held) and n not in slots]
+    left = {n: tuple(v.tensor.shape) for n, v in sorted(held, key=lambda item: not item[1].tracked)}
+    found: list[str] = []
+    for known, (child, number) in zip(slots, node.next_functions, strict=True):
+        alike = (n for n, shape in left.items() if child is not None and shape == _shape_of(child, number))
+        found.append(known or next(alike, ""))
+        left.pop(found[-1], None)
+    return found
+
+
+def _shape_of(node: Any, number: int) -> tuple[int, ...]:
+    return tuple(node.variable.shape if is_leaf(node) else results_of(node)[number].shape)
 
 
 def _made_by(held: Held, node: Any, number: int) -> bool:

@@ -19,7 +19,7 @@ from gradexplain.recording.computation import _random_states as random_states
 from gradexplain.recording.custom_functions import arguments_of, fitted, given_back
 from gradexplain.recording.events import Application, Event, Held, held_in, tensors_in
 from gradexplain.recording.holdings import held_by
-from gradexplain.recording.join import Run, argument_names, bound, owners_of, tensor_names
+from gradexplain.recording.join import Run, argument_names, bound, completed, owners_of, tensor_names
 from gradexplain.recording.nodes import is_leaf, is_repeatable, ordered
 from gradexplain.recording.trace import Node, Trace
 from gradexplain.versions.internals import function_of, results_of, saved, schema_of, sequence_of
@@ -115,23 +115,8 @@ def _application(origin: Application) -> Operator:
 
 def _event(node: Any, origin: Event) -> Operator:
     arguments = bound(origin)
-    slots = _completed(argument_names(node.next_functions, arguments), node, arguments)
+    slots = tuple(completed(argument_names(node.next_functions, arguments), node, arguments))
     return Operator(_label(origin), plain(arguments), slots, lambda g: _called(origin, g), origin.random_states)
-
-
-def _completed(slots: Sequence[str], node: Any, arguments: Values) -> tuple[str, ...]:
-    """Fills in names that the recorded tensors do not tell: torch gave the operator a copy (of a conjugate)."""
-    left = {n: v.tensor.shape for n, v in arguments.items() if isinstance(v, Held) and n not in slots}
-    found: list[str] = []
-    for known, (child, number) in zip(slots, node.next_functions, strict=True):
-        alike = (n for n, shape in left.items() if child is not None and shape == _shape_of(child, number))
-        found.append(known or next(alike, ""))
-        left.pop(found[-1], None)
-    return tuple(found)
-
-
-def _shape_of(node: Any, number: int) -> torch.Size:
-    return node.variable.shape if is_leaf(node) else torch.Size(results_of(node)[number].shape)
 
 
 def _rewriting(node: Any, origin: Event) -> Operator | None:

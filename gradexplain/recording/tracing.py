@@ -260,12 +260,13 @@ def _heard(name: str, hook: Callable[[Tensor], Any], changing: list[Hooked]) -> 
     return update_wrapper(heard, hook)
 
 
-def generic(output: Tensor) -> Tensor:
+def generic(output: Tensor, which: int = 11) -> Tensor:
     """Returns a cotangent in which no two elements are alike by design: ±[½, 1] in 256ths, exact in every type.
 
-    Ones would hide errors that cancel in a sum; so would a cotangent with small entries.
+    Ones would hide errors that cancel in a sum; so would a cotangent with small entries. Of several outputs each has
+    another one, by its number: one for all would hide that two are mixed up.
     """
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(which)
 
     def draw() -> Tensor:
         size = torch.randint(128, 256, output.shape, generator=generator) / 256

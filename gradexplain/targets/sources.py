@@ -7,12 +7,17 @@ import linecache
 import re
 import sys
 from dataclasses import dataclass
+from dis import opname
 from functools import cache
 from itertools import islice
 from types import CodeType
 
 # The file of what was typed as an expression.
 EXPRESSION = "<expression>"
+# First line and column, last line and column.
+Span = tuple[int, int | None, int | None, int | None]
+# What Python places at the target of an assignment or at a whole loop.
+_OF_STATEMENTS = frozenset({"STORE_SUBSCR", "STORE_SLICE", "UNPACK_SEQUENCE", "UNPACK_EX", "GET_ITER", "FOR_ITER"})
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def _source_in(file: str, code: CodeType, instruction: int) -> Source:
     if None in (end_line, column, end_column):
         return Source(file, line, linecache.getline(file, line).strip(), None, code.co_name)
     span = (line, column, end_line, end_column)
-    return Source(file, line, _segment(file, *span), _target(file, span), code.co_name)
+    shown = _spans(file).get(span, span) if opname[code.co_code[instruction]] in _OF_STATEMENTS else span
+    return Source(file, line, _segment(file, *shown), _assignments(file).get(span), code.co_name)
 
 
 def _segment(file: str, line: int, column: int | None, end_line: int | None, end_column: int | None) -> str:
@@ -68,19 +74,39 @@ def _segment(file: str, line: int, column: int | None, end_line: int | None, end
     return " ".join(part.decode(errors="replace").strip() for part in lines)
 
 
-def _target(file: str, span: tuple[int, int | None, int | None, int | None]) -> str | None:
-    """Returns the plain name that the expression at `span` is assigned to, if it is the whole right-hand side."""
-    return _assignments(file).get(span)
+@cache
+def _assignments(file: str) -> dict[Span, str]:
+    """Returns, by the span of a whole right-hand side, the plain name that it is assigned to."""
+    return {
+        _span(n.value): n.targets[0].id
+        for n in _nodes(file)
+        if isinstance(n, ast.Assign) and len(n.targets) == 1 and isinstance(n.targets[0], ast.Name)
+    }
 
 
 @cache
-def _assignments(file: str) -> dict[tuple[int, int | None, int | None, int | None], str]:
+def _spans(file: str) -> dict[Span, Span]:
+    """Returns, by the span that Python gives to what a statement does, as much of the statement as tells it.
+
+    That is all of an assignment into a part, or of one that takes something apart, and the head of a loop.
+    """
+    found: dict[Span, Span] = {}
+    for n in _nodes(file):
+        if isinstance(n, ast.For):
+            found[_span(n)] = (*_span(n)[:2], *_span(n.iter)[2:])
+        elif isinstance(n, (ast.Assign, ast.AugAssign)):
+            for target in n.targets if isinstance(n, ast.Assign) else [n.target]:
+                found[_span(target)] = _span(n)
+    return found
+
+
+@cache
+def _nodes(file: str) -> tuple[ast.AST, ...]:
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        return tuple(ast.walk(ast.parse("".join(linecache.getlines(file)))))
     except (SyntaxError, ValueError):
-        return {}
-    return {
-        (n.value.lineno, n.value.col_offset, n.value.end_lineno, n.value.end_col_offset): n.targets[0].id
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Assign) and len(n.targets) == 1 and isinstance(n.targets[0], ast.Name)
-    }
+        return ()
+
+
+def _span(node: ast.expr | ast.stmt) -> Span:
+    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset

@@ -217,7 +217,7 @@ def draws(run: Run) -> dict[int, list[Finding]]:
 def _drawn(event: Event) -> Finding:
     source = source_of(event.frame)
     name = event.operator._schema.name.removeprefix("aten::")
-    return Finding("random", {"operator": name, "code": source.code if source else name}, source)
+    return Finding("random", {"operator": name, "code": (source.code if source else "") or name}, source)
 
 
 def stops(run: Run, owners: Mapping[Any, Event]) -> dict[int, list[Finding]]:

@@ -105,7 +105,7 @@ class _Jvp:
 
     @cached_property
     def cotangents(self) -> list[Tensor]:
-        return [generic(y) for y in self.outputs]
+        return [generic(y, i) for i, y in enumerate(self.outputs)]
 
     @property
     def eps(self) -> float:

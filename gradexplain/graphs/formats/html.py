@@ -7,13 +7,14 @@ stands on boxes and lines is kept as numbers into one list of texts, as most of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradexplain.documents.doc import Doc, Listing, Title
 from gradexplain.documents.html import STYLE as PAGE
 from gradexplain.documents.html import in_script, sections, titled
-from gradexplain.graphs.engine import HEAD, LINE, PAD
+from gradexplain.graphs.engine import HEAD, LINE, PAD, TEXT, text_width
 from gradexplain.graphs.formats.svg import STYLE, kind_of, line_of
 from gradexplain.graphs.graph import Edge, Graph
 from gradexplain.graphs.layout import widths
@@ -21,6 +22,9 @@ from gradexplain.graphs.nesting import Level, nested
 from gradexplain.graphs.sheets import Sheet, spread
 from gradexplain.graphs.words import Words
 from gradexplain.locale.catalogue import table
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _FOLDER = Path(__file__).parent
 
@@ -37,13 +41,7 @@ def board(
     data: Mapping[str, Any], head: Doc, text: str, template: Path | None = None, *, style: str = "", **more: object
 ) -> str:
     """Returns a page: a graph to be touched, between head and text; a `template` may put steps beside it."""
-    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
-
-    own = FileSystemLoader(_FOLDER)
-    template = template or _FOLDER / "page.html"
-    loader = ChoiceLoader([PrefixLoader({"board": own}), FileSystemLoader(template.parent)])
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
-    return environment.get_template(template.name).render(
+    return template_of(template or _FOLDER / "page.html").render(
         language=head.language,
         title=titled(head),
         style=PAGE + STYLE + _own("stage.css") + style,
@@ -54,6 +52,15 @@ def board(
         data=in_script(data),
         **more,
     )
+
+
+@cache
+def template_of(file: Path) -> Template:
+    """Returns a template, which may extend those of this folder, compiled."""
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
+
+    loader = ChoiceLoader([PrefixLoader({"board": FileSystemLoader(_FOLDER)}), FileSystemLoader(file.parent)])
+    return Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(file.name)
 
 
 def drawn(picture: Graph, language: str) -> dict[str, object]:
@@ -122,7 +129,7 @@ class _Page:
     @property
     def data(self) -> dict[str, object]:
         sheets = [_plain(sheet) for sheet in self.sheets]
-        sizes = {"head": HEAD, "line": LINE, "pad": PAD}
+        sizes = {"head": HEAD, "line": LINE, "pad": PAD, "letter": text_width("0", TEXT)}
         return {"texts": list(self.texts), "sheets": sheets, "levels": self.levels, "sizes": sizes}
 
 

@@ -117,7 +117,7 @@ def _zero(compared: Beside) -> Recognised:
 
 def _factor(compared: Beside) -> Recognised:
     ratio = _ratio(compared)
-    if ratio is not None and compared.fits(ratio * compared.right, ratio):
+    if ratio is not None and ratio != 1.0 and compared.fits(ratio * compared.right, ratio):
         yield ("sign", {}) if ratio == -1.0 else ("factor", {"factor": shown(ratio), "ratio": ratio})
 
 

@@ -11,7 +11,7 @@ from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.figures.derivatives import broken, curve
 from gradexplain.figures.expressions import Formula, at_points, formula, spaced, values
 from gradexplain.figures.style import number
-from gradexplain.play.asked import Asked, FieldError
+from gradexplain.playground.asked import Asked, FieldError
 from gradexplain.targets.expression import Program
 from gradexplain.targets.values import shown
 

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from gradexplain.documents.html import PLOT_SCRIPT, PLOT_STYLE, in_script
 from gradexplain.locale.catalogue import table
-from gradexplain.play.asked import DTYPES, Asked
+from gradexplain.playground.asked import DTYPES, Asked
 
 _FOLDER = Path(__file__).parent
 _TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)

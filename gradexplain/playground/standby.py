@@ -15,10 +15,13 @@ import gradexplain.documents.console
 import gradexplain.graphs.formats.html
 import gradexplain.pages.drawing
 import gradexplain.pages.moments
-import gradexplain.play.computing
+import gradexplain.playground.computing
+from gradexplain.graphs.formats.html import template_of
 from gradexplain.locale.catalogue import LANGUAGES, sentences
+from gradexplain.pages.page import TEMPLATE
 from gradexplain.rules.registry import rules
 
 rules()
+template_of(TEMPLATE)
 for language in LANGUAGES:
     sentences(language)

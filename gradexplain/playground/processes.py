@@ -30,6 +30,8 @@ Work = Callable[[bytes], bytes]
 SPARES = 2
 # How long a process may take until it is ready, in seconds: it loads torch where there is no standby.
 _READY = 120.0
+# For how long nothing is made beside an answer, in seconds: the next spare would take its processor.
+_HEAD_START = 0.25
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Processes:
 
     async def _answered(self, question: bytes) -> bytes:
         spare = await self._ready.get()
-        self._wanted.release()
+        loop = asyncio.get_running_loop()
+        refill = loop.call_later(_HEAD_START, self._wanted.release)
         try:
             spare.channel.send_bytes(question)
             received = asyncio.to_thread(spare.receive, self.limits.answer)
@@ -127,6 +130,9 @@ class Processes:
             raise InputError("play_too_large", size=f"{self.limits.answer / 2**20:g}") from fault
         finally:
             spare.end()
+            if refill.when() > loop.time():
+                refill.cancel()
+                self._wanted.release()
 
     def _fill(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._wanted.acquire() and not self._closing:

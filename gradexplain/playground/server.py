@@ -29,15 +29,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import say
-from gradexplain.play.asked import MOST_BYTES, OPTIONS, Asked
-from gradexplain.play.computing import answered
-from gradexplain.play.page import key_page, shell
-from gradexplain.play.processes import Limits, Processes
+from gradexplain.playground.asked import MOST_BYTES, OPTIONS, Asked
+from gradexplain.playground.computing import answered
+from gradexplain.playground.page import key_page, shell
+from gradexplain.playground.processes import Limits, Processes
 from gradexplain.targets.loading import file_of, parse_target
 
 LOOPBACK = "127.0.0.1"
 # What the standby loads.
-_PRELOAD = ("gradexplain.play.standby",)
+_PRELOAD = ("gradexplain.playground.standby",)
 _TRIAL = Asked("x**2 + 2*x", {"x": "3"}, {**OPTIONS, "lr": "0.1"})
 # What a page of ours may load and ask; the page within it inherits this.
 _POLICY = (
