@@ -315,11 +315,13 @@ class Teller:
             yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
 
     def backward_rows(self, e: Explanation, step: Step) -> Iterator[Row]:
-        main = Output(step.main, step.forward, step.cotangent, step.sums)
+        main = Output(step.main, step.forward, step.cotangent, step.sums, step.changed)
         for output in (main, *step.further):
             if output.sums:
                 yield Row(self.say("sum"), equations=tuple(map(str, output.sums)))
             yield Row(self.say("arrives"), f"∂{e.scalar}/∂{output.name} = {self.value(output.cotangent)}")
+            if output.changed:
+                yield Row("", self.say("arrives_changed"))
         for sent in step.contributions:
             yield from self.contribution_rows(step, sent)
 
