@@ -32,7 +32,7 @@ from gradexplain.explanation.elements import LONGEST
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Output, Part, Step
 from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
-from gradexplain.findings.not_finite import FIRST
+from gradexplain.findings.not_finite import BESIDES, FIRST
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, has_value, recomputed
 from gradexplain.mathematics.indices import indexed, unravelled
@@ -659,7 +659,9 @@ class Teller:
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((self.say("gap") + self.finding(f) for f in findings if f.code in FIRST), "")
+        first = [f for f in findings if f.code in FIRST][:1]
+        beside = [f for f in findings if f.code == BESIDES]
+        return "".join(self.say("gap") + self.finding(f) for f in (*first, *beside))
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
