@@ -500,3 +500,12 @@ def test_an_element_that_is_not_seen_for_a_kink_is_not_called_small() -> None:
     page = " ".join(str(gx.verify(Largest.apply, {"x": torch.tensor([1.0, 3.0, 3.0]).double()})).split())
     assert "in 1 of 3 elements of x (x[1] is at a kink)" in page
     assert "too small" not in page
+
+
+@pytest.mark.parametrize(("language", "size"), [("en", "of its size"), ("zh", "梯度大小的")])
+def test_of_a_gradient_that_is_0_no_share_of_its_size_is_told(language: str, size: str) -> None:
+    def flat(x: Tensor) -> Tensor:
+        return (x - 3).relu().sum()
+
+    pages = [gx.verify(flat, [x]).render("text", language=language) for x in (torch.ones(2), torch.tensor([1.0, 4.0]))]
+    assert [size in page for page in pages] == [False, True]

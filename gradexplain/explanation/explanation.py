@@ -114,7 +114,8 @@ class Step:
     `label` is f1, f2, … in forward order; `name` is the name of its output; `order` is its place in the backward pass,
     `None` where no gradient reached it. `sums` adds up the contributions where its output is used more than once. Of
     several outputs, the first that a gradient arrives at is shown; `further` has the others that one arrives at, and
-    `main` is what that first one is called among them; `changed` is as in `Output`. A write into a view, and a look through one, has a `part`.
+    `main` is what that first one is called among them; `changed` is as in `Output`. A write into a view, and a look
+    through one, has a `part`.
     """
 
     index: int

@@ -555,7 +555,9 @@ class Teller:
         names = ", ".join(n for n in report.inputs if report.of(n) == report.verdict)
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else "agrees"
+            zero = {finding.data["name"] for finding in findings if finding.code == "zero-gradient"}
+            key = "agrees_zero" if zero >= set(report.inputs) else "agrees"
+            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else key
             return self.say(f"verification.{key}", names=names, resolution=_rounded_up(max(resolution, _FINEST)))
         if report.verdict == "cannot say":
             return self.undecided(report, names) + self.first(findings)
