@@ -13,11 +13,13 @@ import torch
 from browser import Window, opened
 from test_pages import AXE, HOSTILE, WIDTHS
 
+import gradexplain.figures
 from gradexplain import lessons
 from gradexplain.errors import InputError
+from gradexplain.figures.design import adapting, rendered
 from gradexplain.lessons.answers import accepted, is_right
 from gradexplain.lessons.course import RESTS_ON
-from gradexplain.lessons.parts import Exercise, Lesson, Ran
+from gradexplain.lessons.parts import Drawn, Exercise, Lesson, Ran
 from gradexplain.lessons.site import audit_page, index_page, lesson_page
 from gradexplain.locale.catalogue import LANGUAGES, sentences
 
@@ -280,6 +282,43 @@ def test_a_page_without_scripts_says_all(browser: Any, tmp_path: Path) -> None:
         text = window.page.inner_text("main")
         assert "12 of 12 claims hold" in text
         assert not window.page.is_visible(".live")
+
+
+def test_a_lesson_is_the_same_live_page_wherever_it_is_shown(browser: Any, tmp_path: Path) -> None:
+    lesson = ran("three-ways")
+    lesson.save(tmp_path / "saved.html")
+    saved = (tmp_path / "saved.html").read_text(encoding="utf-8")
+    assert saved == lesson.render("html")
+    with opened(browser, saved, tmp_path) as window:  # one file, that asks for no other
+        picture = "document.querySelector('figure img').naturalWidth"
+        assert window.page.evaluate(picture) > 300
+        move(window, "curve", 31)
+        assert shown(window, "curve")["slope"] == parabola(1.55)[1]
+    with opened(browser, lesson._repr_html_(), tmp_path) as window:  # as in a notebook
+        frame = window.page.frame_locator("iframe")
+        frame.locator("form input").first.fill("0")
+        frame.locator("form button").first.click()
+        assert frame.locator("form .said").first.inner_text().startswith("✗")
+        assert window.page.locator("body > .gx").is_hidden()
+
+
+PAINTS = """all => [...document.querySelectorAll("svg *")].map(one => {
+  const { fill, stroke } = getComputedStyle(one); return [one.tagName, fill, stroke]; })"""
+
+
+@pytest.mark.parametrize("name", ["three-ways", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("surface",))])
+def test_on_a_dark_page_a_figure_has_the_colours_of_one_painted_dark(name: str, browser: Any, tmp_path: Path) -> None:
+    part = next(part for part in ran(name).parts if isinstance(part, Drawn))
+    make = getattr(gradexplain.figures, part.figure)
+    seen = {}
+    for style in ("light", "dark"):
+        figure = make(**part.options, style=style)
+        for scheme in ("light", "dark"):
+            picture = adapting(figure) if style == "light" else rendered(figure, "svg")
+            with opened(browser, picture.decode(), tmp_path, color_scheme=scheme) as window:
+                seen[style, scheme] = window.page.evaluate(PAINTS)
+    assert len(seen["light", "dark"]) > 50
+    assert seen["light", "dark"] == seen["dark", "dark"] != seen["light", "light"]
 
 
 @pytest.mark.sampled(2)

@@ -17,11 +17,12 @@ import torch
 
 from gradexplain import lessons
 from gradexplain.errors import InputError
+from gradexplain.figures.style import dark_rules
 from gradexplain.lessons.answers import exercise_of, is_right
 from gradexplain.lessons.claims import Claim, plain
 from gradexplain.lessons.listings import run_listing
 from gradexplain.lessons.parts import Drawn, Lesson, Pictured
-from gradexplain.lessons.writing import drawing
+from gradexplain.lessons.pictures import pictures
 from gradexplain.locale.catalogue import LANGUAGES, sentences
 from gradexplain.mathematics.terms import number_text
 
@@ -356,7 +357,8 @@ def test_the_command_under_a_figure_draws_it(name: str, command: Callable, tmp_p
     assert len(shown) == len(drawn)
     for part, line in zip(drawn, shown, strict=True):
         assert command(*shlex.split(line), "--output", str(tmp_path / "figure.svg")).code == 0
-        assert (tmp_path / "figure.svg").read_bytes() == drawing(part, "en")
+        picture = dict(pictures(ran(name), "en"))[ran(name).parts.index(part)]
+        assert (tmp_path / "figure.svg").read_bytes() == picture.replace(dark_rules().encode(), b"")
 
 
 def test_nothing_is_written_in_a_format_that_there_is_not(tmp_path: Path) -> None:

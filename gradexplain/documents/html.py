@@ -16,6 +16,13 @@ from gradexplain.documents.plot import plotted
 
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
+# Where a viewer drops the frame, nothing stands before the text, which stays. A frame has the scheme of its notebook.
+_FRAME = (
+    ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
+    "[data-jp-theme-light=false] .gx-live,.vscode-dark .gx-live{color-scheme:dark}"
+)
+# A cell of a table with more letters than this is given room.
+_LONG = 30
 _IN_SCRIPT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 STYLE, PLOT_STYLE, PLOT_SCRIPT = (
     (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.css", "plot.css", "plot.js")
@@ -54,6 +61,13 @@ def fragment(document: Doc) -> str:
     """Returns the document as a part of another page, long sections folded."""
     body = "\n".join(_sections(document, folds=True))
     return f"<div class='gx' lang='{document.language}'>\n<style>{STYLE}</style>\n{body}\n</div>\n"
+
+
+def framed(page: str, document: Doc) -> str:
+    """Returns a page in a frame that can touch nothing around it, before the text for viewers that drop frames."""
+    inside, title = escape(page), escape(titled(document))
+    frame = f"<iframe class='gx-live' sandbox='allow-scripts allow-forms' title='{title}' srcdoc='{inside}'></iframe>"
+    return f"<style>{_FRAME}</style>\n{frame}{fragment(document)}"
 
 
 def _sections(document: Doc, *, folds: bool) -> Iterator[str]:
@@ -101,7 +115,8 @@ def _block(block: Block) -> Iterator[str]:
         case doc.Listing(content, kind):
             yield f"<pre class='{kind}'>{escape(content)}</pre>"
         case doc.Image(caption, file, command):
-            shown = f"<img src='{quote(file)}' alt='{escape(caption)}'>" if file else f"<code>{escape(command)}</code>"
+            source = file if file.startswith("data:") else quote(file)
+            shown = f"<img src='{source}' alt='{escape(caption)}'>" if file else f"<code>{escape(command)}</code>"
             yield f"<figure>{shown}<figcaption>{prose(caption)}</figcaption></figure>"
         case doc.Link(remark=remark):
             yield f"<p class='link'>{_link(block)}{' ' if remark else ''}{prose(remark)}</p>"
@@ -134,9 +149,14 @@ def _table(table: doc.Table) -> Iterator[str]:
     yield f"<thead><tr>{''.join(titles)}</tr></thead>\n<tbody>"
     for i, row in enumerate(table.rows):
         tone = f" class='{table.tones[i]}'" if i < len(table.tones) else ""
-        cells = "".join(f"<td>{_link(c) if isinstance(c, doc.Link) else prose(c)}</td>" for c in row)
+        cells = "".join(f"<td{_room(c)}>{_link(c) if isinstance(c, doc.Link) else prose(c)}</td>" for c in row)
         yield f"<tr{tone}>{cells}</tr>"
     yield "</tbody></table></div>"
+
+
+def _room(cell: str | doc.Link) -> str:
+    """Returns the class of a cell that a narrow page must not squeeze into a column of single words."""
+    return " class='long'" if isinstance(cell, str) and len(cell) > _LONG else ""
 
 
 def _link(link: doc.Link) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import Checked, Count, Range, checked_all, parameters_of
-from gradexplain.figures.style import PALETTES, Style, wrapped
+from gradexplain.figures.style import PALETTES, Style, dark_rules, wrapped
 from gradexplain.figures.typesetting import spoken
 from gradexplain.locale.catalogue import LANGUAGES
 from gradexplain.targets.values import shown
@@ -158,6 +158,12 @@ def rendered(figure: Figure, format: str) -> bytes:
         finally:
             figure.set_canvas(canvas)
     return written.getvalue().replace(b"<svg ", b'<svg role="img" ', 1) if format == "svg" else written.getvalue()
+
+
+def adapting(figure: Figure) -> bytes:
+    """Returns a figure for white paper as SVG that is dark on a page that is."""
+    sheet = b'<style type="text/css">'
+    return rendered(figure, "svg").replace(sheet, sheet + dark_rules().encode(), 1)
 
 
 def _name(figure: Figure) -> str:

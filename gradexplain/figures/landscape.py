@@ -42,9 +42,10 @@ _BOX = (4.0, 4.0, 3.0)
 _SIGHT = 40
 # How far the tangent plane reaches on either side of its point, in parts of the range.
 _REACH = 0.16
-# Colours on the scale of heights, which are the same on any paper; the point that is on both panels; what marks a kind.
-_WHITE, _INK = "#ffffff", "#1f2328"
-_POINT = MappingProxyType({"color": "#D55E00", "markeredgecolor": _WHITE})
+# Colours on the scale of heights, the same on any paper, and so no palette's own to the last digit (`dark_rules`); the
+# point that is on both panels; what marks a kind.
+_WHITE, _INK = "#fffffe", "#1f2329"
+_POINT = MappingProxyType({"color": "#D55E01", "markeredgecolor": _WHITE})
 _KINDS = MappingProxyType({"minimum": "*", "maximum": "^", "saddle": "X", "flat": "D"})
 
 

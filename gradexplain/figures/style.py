@@ -52,6 +52,17 @@ PALETTES: Mapping[str, Palette] = MappingProxyType({
 })  # fmt: skip
 
 
+def dark_rules() -> str:
+    """Returns the style sheet that makes what was painted for white paper as it is for black, on a page that is."""
+    light, dark = ((p.paper, p.ink, p.soft, p.grid, *p.series) for p in (PALETTES["light"], PALETTES["dark"]))
+    rules = (
+        f'[style*="{kind}: {here.lower()}"]{{{kind}:{there}!important}}'
+        for here, there in zip(light, dark, strict=True)
+        for kind in ("fill", "stroke")
+    )
+    return f"@media (prefers-color-scheme:dark){{{''.join(rules)}}}"
+
+
 @dataclass(frozen=True)
 class Style:
     """One look in one language. Where the machine has no Chinese letters, the words are English.

@@ -44,6 +44,7 @@ _FAMILIES = {
 # What helps where there was nothing to divide by, by what is known of it.
 _COUNTS = {"row": "masked_row", "few": "few", "empty": "empty", "ignored": "ignored"}
 _SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
+_OF_ROWS = _SOFTMAXES | {"logsumexp"}
 # Operators that choose among numbers: of one that they do not choose nothing is used, and it gets 0.
 _CHOOSING = frozenset(
     """where masked_fill masked_scatter masked_select clamp clamp_min clamp_max maximum minimum fmax fmin max min amax
@@ -206,6 +207,8 @@ def _made_here(node: Node, output: Tensor, wanted: str) -> tuple[Tensor, Tensor]
     else:
         given_bad = torch.tensor(any(not _is_finite(v) for v in operands))
         given_nan = torch.tensor(any(bool(v.isnan().any()) for v in operands))
+    if _short(node) == "logsumexp" and (rows := _rows_of_nothing(node, output)) is not None:
+        given_bad = ~rows  # no mask wrote its −inf
     out_of_infinite, alone = output.isnan() & ~given_nan, ~output.isfinite() & ~given_bad
     return (out_of_infinite, alone & output.isnan()) if wanted == "nan" else (alone | out_of_infinite, alone)
 
@@ -260,7 +263,9 @@ def _type_name(tensor: Tensor) -> str:
 
 def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str, Mapping[str, Any]]:
     """Returns the numbers that met in one element of an output, as far as they can be told."""
-    if _short(node) in _SOFTMAXES and (count := _row_of_nothing(node, at)):
+    if _short(node) in _OF_ROWS and (rows := _rows_of_nothing(node, output)) is not None and bool(rows[at]):
+        whole = node.arguments["self"]
+        count = math.prod(whole.shape[axis] for axis in _axes(node, whole))
         return "row", {"count": count, "values": {"x": -math.inf}}
     if math.isnan(abs(output[at].item())) and (few := _too_few(node)):
         return few
@@ -297,13 +302,19 @@ def _in_float64(rule: Rule, numbers: Mapping[str, float]) -> float | None:
         return None
 
 
-def _row_of_nothing(node: Node, at: Index) -> int | None:
-    """Returns the length of a softmax's row whose numbers are all −inf, `None` of any other."""
-    whole, dim = node.arguments.get("self"), node.arguments.get("dim")
-    if not isinstance(whole, Tensor) or whole.is_meta or not isinstance(dim, int) or not whole.ndim:
+def _rows_of_nothing(node: Node, output: Tensor) -> Tensor | None:
+    """Returns which elements of an output are made of a row whose numbers are all −inf, `None` where there are none."""
+    whole = node.arguments.get("self")
+    if not isinstance(whole, Tensor) or whole.is_meta or not whole.numel():
         return None
-    row = whole[tuple(slice(None) if axis == dim % whole.ndim else i for axis, i in enumerate(at))]
-    return row.numel() if bool((row == -torch.inf).all()) else None
+    rows: Tensor = whole.amax(_axes(node, whole), keepdim=True) == -torch.inf
+    return rows.expand(output.shape) if _short(node) in _SOFTMAXES else rows.reshape(output.shape)
+
+
+def _axes(node: Node, whole: Tensor) -> list[int]:
+    """Returns the axes along which an operator takes numbers together."""
+    dims = node.arguments.get("dim")
+    return [dims] if isinstance(dims, int) else list(dims or range(whole.ndim))
 
 
 def _too_few(node: Node) -> tuple[str, Mapping[str, Any]] | None:
@@ -311,9 +322,7 @@ def _too_few(node: Node) -> tuple[str, Mapping[str, Any]] | None:
     short, whole = _short(node), node.arguments.get("self")
     if not isinstance(whole, Tensor) or whole.is_meta:
         return None
-    dims = node.arguments.get("dim")
-    axes = [dims] if isinstance(dims, int) else list(dims or range(whole.ndim))
-    count = math.prod(whole.shape[axis] for axis in axes)
+    count = math.prod(whole.shape[axis] for axis in _axes(node, whole))
     if short in ("std", "var", "std_mean", "var_mean"):
         given = node.arguments.get("correction")
         correction = int(given) if isinstance(given, (int, float)) else 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import gradexplain.lessons.site
 import gradexplain.lessons.telling  # noqa: F401  # registers how a lesson is told
 from gradexplain.errors import InputError
 from gradexplain.figures.parameters import checked_all

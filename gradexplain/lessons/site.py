@@ -17,7 +17,8 @@ from markupsafe import Markup, escape
 from rich.cells import cell_len, chop_cells
 
 from gradexplain.documents.doc import Doc
-from gradexplain.documents.html import PLOT_SCRIPT, PLOT_STYLE, STYLE, in_script, prose, sections
+from gradexplain.documents.html import PLOT_SCRIPT, PLOT_STYLE, STYLE, framed, in_script, prose, sections
+from gradexplain.documents.shown import celled, paged
 from gradexplain.graphs.engine import Box, Line, around, bounds, engine, text_width
 from gradexplain.lessons.answers import accepted
 from gradexplain.lessons.audit import audit
@@ -27,6 +28,7 @@ from gradexplain.lessons.contents import told as told_of
 from gradexplain.lessons.course import RESTS_ON
 from gradexplain.lessons.live import live
 from gradexplain.lessons.parts import Drawn, Exercise, Lesson, Part, Said
+from gradexplain.lessons.pictures import pictures
 from gradexplain.lessons.telling import LessonTeller
 from gradexplain.locale.catalogue import say, table
 
@@ -61,6 +63,22 @@ def lesson_page(
         holds=lesson.holds, sections=_sections(teller), course=bool(beside), count=len(lesson.exercises),
         around={way: [(f"{n}.html", told_of(n, "title", language)) for n in found] for way, found in nearby.items()},
     )  # fmt: skip
+
+
+@paged.register
+def page(lesson: Lesson, document: Doc) -> str:
+    """Returns the page of a lesson with its pictures in it."""
+    inside = {
+        place: f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}"
+        for place, picture in pictures(lesson, document.language)
+    }
+    return lesson_page(lesson, document.language, files=inside)
+
+
+@celled.register
+def cell(lesson: Lesson, document: Doc) -> str:
+    """Returns the page of a lesson in a frame."""
+    return framed(page(lesson, document), document)
 
 
 def index_page(lessons: Sequence[Lesson], language: str) -> str:

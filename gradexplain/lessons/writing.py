@@ -13,7 +13,8 @@ from gradexplain.documents.shown import write
 from gradexplain.errors import InputError
 from gradexplain.lessons.audit import audit
 from gradexplain.lessons.contents import names, topics
-from gradexplain.lessons.parts import Drawn, Lesson, Pictured
+from gradexplain.lessons.parts import Lesson
+from gradexplain.lessons.pictures import pictures
 from gradexplain.lessons.running import run
 from gradexplain.lessons.site import audit_page, index_page, lesson_page
 from gradexplain.lessons.telling import CONTENTS, SUFFIX_OF, LessonTeller, lesson_told
@@ -67,10 +68,9 @@ def _prepared(folder: str | Path, format: str) -> Path:
 def _saved(lesson: Lesson, folder: Path, format: str, language: str, *, beside: Sequence[str]) -> Path:
     """Writes a lesson that leads to those written `beside` it, itself among them, and to their table of contents."""
     files: dict[int, str] = {}
-    for place, part in enumerate(lesson.parts):
-        if isinstance(part, Drawn | Pictured):
-            files[place] = f"{lesson.name}-{len(files) + 1}.svg"
-            write(folder / files[place], drawing(part, language))
+    for place, picture in pictures(lesson, language):
+        files[place] = f"{lesson.name}-{len(files) + 1}.svg"
+        write(folder / files[place], picture)
     page = folder / f"{lesson.name}{SUFFIX_OF[format]}"
     if format == "html":
         write(page, lesson_page(lesson, language, files=files, beside=beside))
@@ -90,14 +90,3 @@ def _contents(lessons: Sequence[Lesson], language: str, suffix: str) -> Iterator
             yield doc.Link(tellers[name].say("title"), name + suffix, tellers[name].score())
     yield doc.Heading(say("teaching.rows", language))
     yield audit(tellers.values(), language, suffix)
-
-
-def drawing(part: Drawn | Pictured, language: str) -> str | bytes:
-    """Returns the picture of a part as SVG."""
-    if isinstance(part, Pictured):
-        return part.picture.render("svg", language=language)
-    from gradexplain import figures
-    from gradexplain.figures.design import rendered as painted
-
-    figure = getattr(figures, part.figure.replace("-", "_"))(language=language, **part.options)
-    return painted(figure, "svg")

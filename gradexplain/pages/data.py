@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import linecache
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gradexplain.pages.drawing import graph_of
 from gradexplain.pages.moments import Moment, moments_of
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.targets.sources import EXPRESSION, Source
+from gradexplain.verification.verdicts import Check
 
 # A tensor of more elements than this stands on the page as a map of blocks, and so does one that the page has no room
 # left for.
@@ -117,26 +118,35 @@ class _Data:
             "value": self.tensor(self.e.inputs.get(name)),
             "gradient": self.tensor(known.value),
             "checks": list(self.checks(name)),
+            "wrong": sorted({indexed("", place) for c in self.judged(name) for place, *_ in _wrong(c)}),
         }
 
+    def judged(self, name: str) -> list[Check]:
+        return [check for check in judging(self.e.report) if check.input == name]
+
     def checks(self, name: str) -> Iterator[dict[str, str]]:
-        for check in judging(self.e.report):
-            if check.input == name:
-                _, _, _, worst, bound = self.teller.check_row([check])
-                yield {
-                    "mark": MARKS[check.verdict],
-                    "oracle": self.teller.oracle(check),
-                    "worst": worst,
-                    "bound": bound or error_text(check.bound),
-                    "reason": self.teller.reason(check),
-                }
+        for check in self.judged(name):
+            _, _, _, worst, bound = self.teller.check_row([check])
+            yield {
+                "mark": MARKS[check.verdict],
+                "oracle": self.teller.oracle(check),
+                "worst": worst,
+                "bound": bound or error_text(check.bound),
+                "reason": self.teller.reason(check),
+            }
 
     def findings(self) -> list[dict[str, Any]]:
-        return [
-            {"text": self.teller.finding(f), "nodes": self.found(f)}
-            for f in self.e.findings
-            if f != self.e.report.nothing
-        ]
+        """Returns what is marked in the graph: what is wrong, and what is unusual."""
+        unusual = [f for f in self.e.findings if f != self.e.report.nothing]
+        return [*self.wrong(), *({"text": self.teller.finding(f), "nodes": self.found(f)} for f in unusual)]
+
+    def wrong(self) -> Iterator[dict[str, Any]]:
+        inputs = {name: index for index, name in self.e.names.items()}
+        for check in judging(self.e.report):
+            if check.verdict == "differs":
+                text = self.teller.of(self.teller.oracle(check), self.teller.reason(check), check.input)
+                nodes = {inputs.get(check.input), check.data.get("node")} & self.e.names.keys()
+                yield {"text": text, "nodes": sorted(nodes), "wrong": True}
 
     def found(self, finding: Finding) -> list[int]:
         """Returns the nodes that a finding is about, or beside which it stands: those of its place in the source."""
@@ -198,6 +208,12 @@ class _Data:
         if not value.tensor.is_complex() and value.tensor.layout == torch.strided and count:
             packed["map"] = _blocks(value.tensor)
         return packed
+
+
+def _wrong(check: Check) -> Iterable[tuple[Any, ...]]:
+    """Returns the elements that a check found to be wrong: their places, what torch has there, what is right."""
+    wrong = check.data.get("elements")
+    return wrong if check.verdict == "differs" and isinstance(wrong, tuple) else ()
 
 
 def _flat(elements: Any) -> Iterator[Any]:

@@ -64,8 +64,15 @@
   }
 
   // Returns a tensor in a few letters: whole where it is short.
+  const briefs = new Map();
   function brief(number, room = 24) {
     if (number === null) return "–";
+    const key = `${number}:${room}`;
+    if (!briefs.has(key)) briefs.set(key, shortened(number, room));
+    return briefs.get(key);
+  }
+
+  function shortened(number, room) {
     const tensor = tensors[number];
     const nested = (shape, from) => shape.length === 0 ? numberText(tensor.elements[from], 4)
       : `[${Array.from({length: shape[0]}, (_, i) =>
@@ -143,6 +150,15 @@
 
   const hue = part => part < 0 ? `rgba(20,110,220,${-part})` : `rgba(225,95,0,${part})`;
 
+  // Returns how so many matrices of a tensor stand side by side, so that their cells are as large as can be.
+  function tiled(count, rows, columns) {
+    const ways = Array.from({length: count}, (_, k) => k + 1).filter(across => count % across === 0).map(across => {
+      const down = count / across, cell = Math.min(321 / (across * (columns + 1)), 221 / (down * (rows + 1)));
+      return {across, down, cell: Math.max(2, Math.min(14, Math.floor(cell)))};
+    });
+    return ways.reduce((best, way) => way.cell > best.cell ? way : best);
+  }
+
   // Returns a map of a large tensor: a cell an element, or a block of them, with its legend; one cell is read at a time.
   function mapOf(tensor, name, step, asked) {
     const {map, elements} = tensor, blocks = !elements;
@@ -152,12 +168,18 @@
     const limit = blocks ? map.limit : Math.max(...elements.filter(v => typeof v === "number").map(Math.abs));
     const part = k => blocks ? (bytes[k] === 255 ? null : (bytes[k] - 127) / 127)
       : typeof elements[k] === "number" ? (limit ? elements[k] / limit : 0) : null;
-    const cell = Math.max(2, Math.min(14, Math.floor(320 / columns), Math.floor(220 / rows) || 2));
-    const canvas = made("canvas", {width: columns * cell, height: rows * cell, tabindex: 0, role: "img"});
+    const tile = blocks || tensor.shape.length < 3 ? rows : tensor.shape[tensor.shape.length - 2];
+    const {across, down, cell} = tiled(rows / tile, tile, columns);
+    const placeOf = k => {
+      const row = Math.floor(k / columns), own = Math.floor(row / tile);
+      return [own % across * (columns + 1) + k % columns, Math.floor(own / across) * (tile + 1) + row % tile];
+    };
+    const [wide, tall] = [across * (columns + 1) - 1, down * (tile + 1) - 1];
+    const canvas = made("canvas", {width: wide * cell, height: tall * cell, tabindex: 0, role: "img"});
     canvas.setAttribute("aria-label", `${name} ${shapeText(tensor.shape)}`);
     const ink = canvas.getContext("2d");
     const paint = (k, chosen) => {
-      const x = k % columns * cell, y = Math.floor(k / columns) * cell, value = part(k);
+      const [x, y] = placeOf(k).map(at => at * cell), value = part(k);
       ink.clearRect(x, y, cell, cell);
       ink.fillStyle = value === null ? "#d0006f" : hue(value);
       ink.fillRect(x, y, cell, cell);
@@ -165,8 +187,7 @@
     };
     for (let k = 0; k < rows * columns; k++) paint(k, false);
     const block = blocks ? `${map.block[0]} × ${map.block[1]}` : "";
-    const hint = blocks ? say("block_map", {block}) : words.whole_map;
-    const readout = made("p", {class: "readout quiet", "aria-live": "polite"}, hint);
+    const readout = made("p", {class: "readout quiet", "aria-live": "polite"}, blocks ? say("block_map", {block}) : "");
     let at = -1;
     const read = k => {
       if (k === at || k < 0 || k >= rows * columns) return;
@@ -177,7 +198,9 @@
         const [tall, wide] = map.block, value = part(k) === null ? "nan/inf" : numberText(part(k) * limit, 2);
         const span = (from, by, end) => `${from * by}:${Math.min(from * by + by, end)}`;
         const ends = [size(tensor) / (tensor.shape[tensor.shape.length - 1] || 1), tensor.shape[tensor.shape.length - 1] || 1];
-        readout.textContent = say("block_cell", {name: `[${span(row, tall, ends[0])}, ${span(column, wide, ends[1])}]`, value});
+        const both = [span(row, tall, ends[0]), span(column, wide, ends[1])], flat = tensor.shape.length > 2 ? ".flatten(0, -2)" : "";
+        const place = `${flat}[${tensor.shape.length > 1 ? both.join(", ") : both[1]}]`;
+        readout.textContent = say("block_cell", {name: name + place, value});
       } else {
         const own = suffix(tensor.shape, k);
         readout.replaceChildren(`${name}${own} = `, numberSpan(elements[k], name + own, step));
@@ -187,8 +210,10 @@
     };
     const under = event => {
       const area = canvas.getBoundingClientRect();
-      read(Math.floor((event.clientY - area.top) / area.height * rows) * columns
-        + Math.floor((event.clientX - area.left) / area.width * columns));
+      const x = Math.floor((event.clientX - area.left) / area.width * wide), y = Math.floor((event.clientY - area.top) / area.height * tall);
+      const column = x % (columns + 1), row = y % (tile + 1);
+      if (x < 0 || y < 0 || x >= wide || y >= tall || column === columns || row === tile) return;
+      read(((Math.floor(y / (tile + 1)) * across + Math.floor(x / (columns + 1))) * tile + row) * columns + column);
     };
     canvas.addEventListener("pointermove", under);
     canvas.addEventListener("pointerdown", under);
@@ -211,12 +236,15 @@
   const uses = new Map();  // of each node: the edges along which its value goes on
   nodes.forEach((node, consumer) => (node.edges || []).forEach((edge, slot) =>
     uses.set(edge.from, [...(uses.get(edge.from) || []), {consumer, slot, edge}])));
-  const noted = new Map();
-  for (const {text, nodes: own} of findings) for (const node of own) noted.set(node, [...(noted.get(node) || []), text]);
+  const noted = new Map(), wrong = new Set();
+  for (const {text, nodes: own, wrong: bad} of findings) for (const node of own) {
+    noted.set(node, [...(noted.get(node) || []), text]);
+    if (bad) wrong.add(node);
+  }
 
   let now = 0, asked = null, view = null;
   view = drawGraph(drawing, byId("stage"), {
-    painted: () => { if (view) light(); },
+    painted: () => { if (view) { painted(); light(); } },
     chosen: own => { if (own.length === 1) goTo(own[0]); },
   });
   const computed = new Map();  // the moment at which each node's value is there
@@ -239,54 +267,84 @@
 
   const isAlone = box => !box.classList.contains("opens") && !box.classList.contains("bar");
 
-  // Paints the graph as it is at this moment: what is known by now, what is at work, and the way that was asked for.
-  function light() {
-    const stage = byId("stage"), svg = view.svg();
-    for (const box of stage.querySelectorAll(".now, .next, .trail, .ahead")) box.classList.remove("now", "next", "trail", "ahead");
-    for (const line of stage.querySelectorAll(".on, .against, .path")) line.classList.remove("on", "against", "path");
-    stage.querySelectorAll(".flows").forEach(flows => flows.remove());
-    stage.classList.toggle("asking", asked !== null);
-    const flows = view.made("g", {class: "flows"});
-    svg.append(flows);
+  // Paints what stays while the drawing does: the marks of what was found, and where each box has its numbers.
+  let rows = new Map(), lit = [];
+  function painted() {
+    rows = new Map();
+    lit = [];
+    const said = new Map(), bad = new Set();
     nodes.forEach((node, number) => {
-      const there = node.leaf || computed.get(number) <= now;
       for (const box of view.boxesOf(number)) {
-        if (!isAlone(box)) continue;
-        if (!there) box.classList.add("ahead");
-        written(box, node, there, gradientAt(number, now));
-        if (noted.has(number)) badge(box, noted.get(number), flows);
+        if (isAlone(box)) rows.set(box, written(box, node));
+        if (noted.has(number)) said.set(box, [...(said.get(box) || []), ...noted.get(number)]);
+        if (wrong.has(number)) bad.add(box);
       }
     });
-    for (const number of noted.keys()) for (const box of view.boxesOf(number)) if (!isAlone(box)) badge(box, noted.get(number), flows);
+    for (const box of bad) box.classList.add("bad");
+    view.svg().append(...[...said].map(([box, texts]) => badge(box, [...new Set(texts)], bad.has(box))));
+  }
+
+  // Paints the graph as it is at this moment: what is known by now, what is at work, and the way that was asked for.
+  function light(step = now) {
+    const stage = byId("stage"), flows = view.made("g", {class: "flows"});
+    unlit();
+    stage.querySelectorAll(".flows").forEach(old => old.remove());
+    stage.classList.toggle("asking", asked !== null);
+    view.svg().append(flows);
+    nodes.forEach((node, number) => {
+      const there = node.leaf || computed.get(number) <= step;
+      for (const box of view.boxesOf(number)) {
+        if (!rows.has(box)) continue;
+        box.classList.toggle("ahead", !there);
+        rows.get(box)(there, gradientAt(number, step));
+      }
+    });
     if (asked) trailed(flows); else moved(flows);
   }
 
-  // Writes into a box what is known of its value and of its gradient.
-  function written(box, node, there, gradient) {
+  function unlit() {
+    for (const part of lit) part.classList.remove("now", "next", "trail", "on", "against", "path");
+    lit = [];
+  }
+  const shine = (part, kind) => { part.classList.add(kind); lit.push(part); };
+
+  // Returns what writes into a box what is known of its value and of its gradient. A sum on its way may be longer than
+  // the gradient that the box was made for: it is set closer, where that is enough.
+  function written(box, node) {
     const texts = [...box.querySelectorAll("text:not(.t):not(.sign)")];
-    const rows = texts.slice(texts.length - (node.value !== null) - (node.gradient !== null));
-    const room = Math.floor((Number(box.querySelector(".b").getAttribute("width")) - 6) / 6.3);
-    if (node.value !== null) rows.shift().textContent = there ? `= ${brief(node.value, room - 2)}` : "";
-    if (node.gradient !== null) rows.shift().textContent = gradient === null ? "" : `∂ ${brief(gradient, room - 2)}`;
+    const own = texts.slice(texts.length - (node.value !== null) - (node.gradient !== null));
+    const [value, gradient] = node.value === null ? [null, own[0]] : own;
+    const wide = Number(box.querySelector(".b").getAttribute("width")) - 14, room = Math.floor(wide * 1.12 / view.wide("0"));
+    const write = (text, said) => {
+      if (!text || text.textContent === said) return;
+      text.textContent = said;
+      if (view.wide(said) > wide) text.setAttribute("textLength", wide);
+      else text.removeAttribute("textLength");
+      text.setAttribute("lengthAdjust", "spacingAndGlyphs");
+    };
+    return (there, arrived) => {
+      write(value, there ? `= ${brief(node.value, room - 2)}` : "");
+      if (node.gradient !== null) write(gradient, arrived === null ? "" : `∂ ${brief(arrived, room - 2)}`);
+    };
   }
 
-  function badge(box, texts, flows) {
-    const area = (box.querySelector(".b") || box.querySelector(".grip")).getBBox();
-    const mark = view.made("g", {class: "badge"}, view.made("title", {}, texts.join("\n")),
-      view.made("circle", {cx: area.x + area.width, cy: area.y, r: 8}),
-      view.made("text", {x: area.x + area.width, y: area.y + 4, "text-anchor": "middle"}, "!"));
-    flows.append(mark);
+  function badge(box, texts, bad) {
+    const area = box.querySelector(".b, .grip");
+    const [x, y, width] = ["x", "y", "width"].map(side => Number(area.getAttribute(side)));
+    return view.made("g", {class: bad ? "badge wrong" : "badge"}, view.made("title", {}, texts.join("\n")),
+      view.made("circle", {cx: x + width, cy: y, r: 8}),
+      view.made("text", {x: x + width, y: y + 4, "text-anchor": "middle"}, bad ? "✗" : "!"));
   }
 
   function moved(flows) {
     const moment = moments[now];
     if (moment.node < 0) return;
-    for (const box of view.boxesOf(moment.node)) box.classList.add("now");
+    for (const box of view.boxesOf(moment.node)) shine(box, "now");
     if (moment.kind === "forward") {
       nodes[moment.node].edges.forEach((edge, slot) => flow(flows, edge.from, moment.node, slot, "on", brief(nodes[edge.from].value)));
     } else if (moment.kind === "backward") {
       const edge = nodes[moment.node].edges[moment.slot];
-      for (const box of view.boxesOf(edge.from)) box.classList.add("next");
+      for (const box of view.boxesOf(edge.from)) shine(box, "next");
       flow(flows, edge.from, moment.node, moment.slot, "against", `∂ ${brief(edge.value)}`);
     }
   }
@@ -294,11 +352,11 @@
   // Lights the lines of an edge and writes on them what goes along, which a dot carries.
   function flow(flows, producer, consumer, slot, way, text) {
     const lines = view.linesOf(producer, consumer, slot).flatMap(name => view.drawn(name).map(part => [name, part]));
-    for (const [, part] of lines) part.classList.add(way);
+    for (const [, part] of lines) shine(part, way);
     const stretches = lines.filter(([, part]) => part.classList.contains("line"));
     if (!stretches.length) return;
-    const [name, path] = stretches[stretches.length - 1];
-    if (text) label(flows, view.anchor(name) || middle(path), text);
+    const [x, y] = view.anchor(stretches[stretches.length - 1][0]);
+    if (text) flows.append(...view.labelled(x, y + 4, text));
     if (still.matches) return;
     for (const [, part] of stretches) {
       const dot = view.made("circle", {class: "dot", r: 4});
@@ -311,25 +369,17 @@
     }
   }
 
-  const middle = path => { const {x, y} = path.getPointAtLength(path.getTotalLength() / 2); return [x, y]; };
-
-  function label(flows, [x, y], text) {
-    const said = view.made("text", {class: "l", x, y: y + 4}, text);
-    flows.append(said);
-    const area = said.getBBox();
-    said.before(view.made("rect", {class: "page", x: area.x - 3, y: area.y - 1, width: area.width + 6, height: area.height + 2}));
-  }
-
   function trailed(flows) {
-    for (const [number] of asked.parts) for (const box of view.boxesOf(number)) box.classList.add("trail");
+    for (const [number] of asked.parts) for (const box of view.boxesOf(number)) shine(box, "trail");
     const parts = new Map();  // how many elements went along each edge: of several none is written on it
     for (const {edge} of asked.edges) parts.set(edge, (parts.get(edge) || 0) + 1);
     for (const {consumer, slot, edge, part} of asked.edges) {
-      for (const name of view.linesOf(edge.from, consumer, slot)) for (const drawn of view.drawn(name)) drawn.classList.add("path");
+      for (const name of view.linesOf(edge.from, consumer, slot)) for (const drawn of view.drawn(name)) shine(drawn, "path");
       const sent = part === null || parts.get(edge) > 1 ? null : elementOf(edge.value, part);
-      const stretch = view.linesOf(edge.from, consumer, slot).flatMap(name => view.drawn(name).map(drawn => [name, drawn]))
-        .filter(([, drawn]) => drawn.classList.contains("line")).pop();
-      if (stretch && sent !== null) label(flows, view.anchor(stretch[0]) || middle(stretch[1]), `∂ ${numberText(sent, 4)}`);
+      const seen = view.linesOf(edge.from, consumer, slot).filter(name => view.drawn(name).length).pop();
+      if (!seen || sent === null) continue;
+      const [x, y] = view.anchor(seen);
+      flows.append(...view.labelled(x, y + 4, `∂ ${numberText(sent, 4)}`));
     }
   }
 
@@ -467,8 +517,14 @@
       ran.classList.add("now");
       marked(ran.querySelector("code"), line[2]);
     }
-    if (moment.node >= 0) view.follow(moment.node);
+    if (moment.node >= 0) view.follow(moment.node, othersOf(moment));
     light();
+  }
+
+  // Returns the nodes that an operator works with at a moment.
+  function othersOf({kind, node, slot}) {
+    const {edges = []} = nodes[node];
+    return kind === "forward" ? edges.map(edge => edge.from) : kind === "backward" ? [edges[slot].from] : [];
   }
 
   // Marks the part of a line that ran, where it stands there once.
@@ -540,8 +596,10 @@
         : tensorOf(input.gradient, gradientName(input.name), last, part => ask(input, part));
       list.append(made("div", {class: "input", role: "group", "aria-label": input.name},
         made("code", {class: "own"}, input.name),
-        made("div", {}, made("p", {class: "quiet"}, words.value), tensorOf(input.value, input.name, 0)),
-        made("div", {}, made("p", {class: "quiet"}, words.gradient), gradient)));
+        made("div", {class: "both"},
+          made("div", {}, made("p", {class: "quiet"}, words.value), tensorOf(input.value, input.name, 0)),
+          made("div", {}, made("p", {class: "quiet"}, words.gradient), gradient))));
+      for (const part of input.wrong) list.lastChild.querySelector(`[data-name="${CSS.escape(gradientName(input.name) + part)}"]`)?.classList.add("wrong");
     }
     const folded = inputs.length > 8;
     const shown = folded ? made("details", {}, made("summary", {}, made("h2", {}, words.values)), list) : list;
@@ -582,13 +640,21 @@
   });
   for (const [event, lit] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]])
     byId("stage").addEventListener(event, found => lineOf(found, lit));
-  window.addEventListener("beforeprint", unask);
+  // On paper both passes are done, and nothing is at work.
+  window.addEventListener("beforeprint", () => {
+    asked = null;
+    light(last);
+    byId("stage").querySelector(".flows").remove();
+    unlit();
+  });
+  window.addEventListener("afterprint", () => light());
   window.addEventListener("message", event => {
     if (framed && event.source === parent && event.data && event.data.kind === "step") { stop(); go(event.data.step); }
   });
 
   listing();
   listInputs();
+  painted();
   show();
   if (framed) parent.postMessage({kind: "ready"}, "*");
 })();

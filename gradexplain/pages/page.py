@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 from gradexplain.documents import doc
 from gradexplain.documents.doc import Doc
-from gradexplain.documents.html import fragment, html, sections, titled
+from gradexplain.documents.html import fragment, framed, html, sections
 from gradexplain.documents.shown import celled, paged
 from gradexplain.explanation.explanation import Explanation
 
 _FOLDER = Path(__file__).parent
 TEMPLATE = _FOLDER / "page.html"
-# Where a viewer drops the frame, nothing stands before the text, which stays. A frame has the scheme of its notebook.
-_FRAME = (
-    ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
-    "[data-jp-theme-light=false] .gx-live,.vscode-dark .gx-live{color-scheme:dark}"
-)
 
 
 @celled.register
 def cell(explanation: Explanation, document: Doc) -> str:
-    """Returns the page in a frame that can touch nothing around it, before the text for viewers that drop frames."""
-    text = fragment(document)
-    if not explanation.steps:
-        return text
-    inside, title = escape(page(explanation, document)), escape(titled(document))
-    frame = f"<iframe class='gx-live' sandbox='allow-scripts' title='{title}' srcdoc='{inside}'></iframe>"
-    return f"<style>{_FRAME}</style>\n{frame}{text}"
+    """Returns the page in a frame; one without steps is its text alone."""
+    return framed(page(explanation, document), document) if explanation.steps else fragment(document)
 
 
 @paged.register

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gradexplain.documents.doc import Doc, Listing, Title
 from gradexplain.documents.html import STYLE as PAGE
 from gradexplain.documents.html import in_script, sections, titled
-from gradexplain.graphs.engine import HEAD, LINE, PAD
+from gradexplain.graphs.engine import HEAD, LINE, PAD, TEXT, text_width
 from gradexplain.graphs.formats.svg import STYLE, kind_of, line_of
 from gradexplain.graphs.graph import Edge, Graph
 from gradexplain.graphs.layout import widths
@@ -129,7 +129,7 @@ class _Page:
     @property
     def data(self) -> dict[str, object]:
         sheets = [_plain(sheet) for sheet in self.sheets]
-        sizes = {"head": HEAD, "line": LINE, "pad": PAD}
+        sizes = {"head": HEAD, "line": LINE, "pad": PAD, "letter": text_width("0", TEXT)}
         return {"texts": list(self.texts), "sheets": sheets, "levels": self.levels, "sizes": sizes}
 
 

@@ -65,7 +65,7 @@ def _by_variables(rule: Mapping[str, str]) -> Mapping[str, str]:
 # A page's style, where a browser reads it.
 STYLE = (
     f".g{{{_variables(False)};font-family:{_FONT};font-size:{_SIZE}}}"
-    f"@media (prefers-color-scheme:dark){{.g{{{_variables(True)}}}}}.g text{{white-space:pre}}"
+    f"@media screen and (prefers-color-scheme:dark){{.g{{{_variables(True)}}}}}.g text{{white-space:pre}}"
     + _sheet({selector: _by_variables(rule) for selector, rule in _RULES.items()})
     + _TARGET
 )

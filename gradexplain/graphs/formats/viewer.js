@@ -151,6 +151,12 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     element.append(...inside);
     return element;
   };
+  // How wide a text is, as it was when places were given: asking the browser would have it lay out all of the drawing.
+  const wide = said => sizes.letter * [...said].reduce((sum, letter) => sum + (letter > "\u2e7f" ? 2 : 1), 0);
+  // Keeps free what is behind a text that stands on lines: a line that meets it would read as a minus.
+  const ground = (x, y, width) => made("rect", {class: "page", x: round(x - 4), y: round(y - sizes.line + 3.5), width: round(width + 8), height: sizes.line});
+  const titled = (x, y, said) => [ground(x, y, wide(said)), text("f", x, y, said)];
+  const labelled = (x, y, said) => [ground(x - wide(said) / 2, y, wide(said)), text("l", x, y, said)];
   const text = (kind, x, y, said, more = {}) => made("text", {class: kind, x: round(x), y: round(y), ...more}, said);
   const tip = said => made("title", {}, said);
   const round = x => Math.round(x * 10) / 10;
@@ -178,6 +184,14 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return [line, made("path", {class: "a", d: `M${at(goal)}L${at([x - dx, y + dy])}L${at([x + dx, y - dy])}Z`})];
   }
 
+  // Returns the place half way along.
+  function middle(points) {
+    const far = points.slice(1).map(([x, y], k) => Math.hypot(x - points[k][0], y - points[k][1]));
+    let left = far.reduce((sum, one) => sum + one, 0) / 2;
+    const k = far.findIndex(one => (left -= one) <= 0);
+    return k < 0 ? points[0] : towards(points[k + 1], points[k], -left);
+  }
+
   let spots = new Map(), anchors = new Map();
 
   function painted(content, dx, dy, out) {
@@ -198,13 +212,13 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
       const name = `${content.number}:${content.lines.indexOf(line)}`;
       for (const part of drawn) Object.assign(part.dataset, {level: content.number, line: name});
       out.lines.push(...drawn);
-      if (line.at) anchors.set(name, [line.at[0] + dx, line.at[1] + dy]);
+      anchors.set(name, line.at ? [line.at[0] + dx, line.at[1] + dy] : middle(line.points.map(moved)));
       if (!around) line.own.text.forEach((said, k) =>
-        out.labels.push(text("l", line.at[0] + dx, line.at[1] + dy + 4 + sizes.line * (k - (line.own.text.length - 1) / 2), said)));
+        out.labels.push(...labelled(line.at[0] + dx, line.at[1] + dy + 4 + sizes.line * (k - (line.own.text.length - 1) / 2), said)));
     }
     for (const [title, x, y, w, h] of content.frames) {
       out.frames.push(made("rect", {class: "frame", rx: 8, x: x + dx, y: y + dy, width: w, height: h}));
-      out.labels.push(text("f", x + dx + 8, y + dy + 14, title));
+      out.labels.push(...titled(x + dx + 8, y + dy + 14, title));
     }
   }
 
@@ -245,15 +259,21 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     out.frames.push(made("rect", {class: "frame ground", rx: 8, ...area, height: round(b.h)}));
     out.bars.push(made("g", {class: "bar", "data-n": key, tabindex: 0}, tip(about),
       made("rect", {class: "edge", rx: 8, ...area, height: round(b.h)}),
-      made("rect", {class: "grip", rx: 8, ...area, height: BAR}), text("f", x + 8, y + 14, `− ${title}`)));
+      made("rect", {class: "grip", rx: 8, ...area, height: BAR}), ...titled(x + 8, y + 14, `− ${title}`)));
   }
 
   // ---------------------------------------------------------------------------------------------------------- view
 
   let scene = null, view = null, held = null, chosen = null;
+  let drawnBoxes = new Map(), drawnLines = new Map(), boxesSeen = new Map();
   const svg = () => stage.firstElementChild;
-  const shown = key => stage.querySelector(`[data-n="${key}"]`);
-  const apply = () => svg().setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
+  const shown = key => drawnBoxes.get(key);
+  function apply() {
+    svg().setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
+    const more = {left: scene.left - view.x, right: view.x + view.w - scene.left - scene.w, above: -view.y, below: view.y + view.h - scene.h};
+    stage.classList.toggle("more", Object.values(more).some(room => room < 0));
+    for (const [side, room] of Object.entries(more)) stage.style.setProperty(`--${side}`, room < 0 ? "var(--fade)" : "0px");
+  }
 
   function show() {
     const out = {frames: [], lines: [], bars: [], boxes: [], labels: []};
@@ -261,20 +281,14 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     anchors = new Map();
     scene = placed(0);
     painted(scene, 0, 0, out);
+    drawnBoxes = new Map([...out.bars, ...out.boxes].map(box => [box.dataset.n, box]));
+    drawnLines = new Map();
+    for (const part of out.lines) drawnLines.set(part.dataset.line, [...(drawnLines.get(part.dataset.line) || []), part]);
+    boxesSeen = new Map();
     stage.replaceChildren(made("svg", {class: "g"}, ...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels));
-    grounded([...stage.querySelectorAll(".l,.f")]);
     if (view) apply();
     if (chosen && shown(chosen)) shown(chosen).classList.add("chosen");
     if (around) around.painted();
-  }
-
-  // Keeps free what is behind a text that stands on lines: a line that meets it would read as a minus.
-  function grounded(labels) {
-    const areas = labels.map(label => label.getBBox());
-    labels.forEach((label, k) => {
-      const {x, y, width, height} = areas[k], top = y + (height - sizes.line) / 2;
-      if (width) label.before(made("rect", {class: "page", x: round(x - 4), y: round(top), width: round(width + 8), height: sizes.line}));
-    });
   }
 
   // Shows the whole graph; of one that is large, as much as can be read, if it is to be `legible`.
@@ -283,8 +297,15 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     const scale = Math.min(Math.max(0.8, across, down), legible ? LEGIBLE : Infinity);
     view = {w: stage.clientWidth * scale, h: stage.clientHeight * scale, y: -room};
     if (scene.h < view.h) view.y = (scene.h - view.h) / 2;
-    view.x = scene.left + (scene.w - view.w) / 2;
+    view.x = scene.w + room < view.w ? scene.left + (scene.w - view.w) / 2 : start(room);
     apply();
+  }
+
+  // Returns from where a drawing is shown that is wider than there is room: from its left, if what comes first is there.
+  function start(room) {
+    const first = [...spots.values()].reduce((one, other) => other.y < one.y ? other : one);
+    const last = scene.left + scene.w + room - view.w, shift = first.x + first.w + room - view.w;
+    return Math.min(Math.max(scene.left - room, shift), last);
   }
 
   // Opens a fold or folds it again; it stays where it is on the screen.
@@ -463,18 +484,24 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   show();
   choose(null);
   fit(true);
-  const boxesOf = node => [...new Set((homes.get(node) || []).map(home => seen(...home)))].map(shown).filter(Boolean);
+  function boxesOf(node) {
+    if (!boxesSeen.has(node))
+      boxesSeen.set(node, [...new Set((homes.get(node) || []).map(home => seen(...home)))].map(shown).filter(Boolean));
+    return boxesSeen.get(node);
+  }
   return {
-    made, svg, boxesOf, linesOf,
-    drawn: name => [...stage.querySelectorAll(`[data-line="${name}"]`)],
+    made, svg, wide, labelled, boxesOf, linesOf,
+    drawn: name => drawnLines.get(name) || [],
     anchor: name => anchors.get(name),
-    // Brings a box into view, where it is not.
-    follow(node) {
-      const [home] = homes.get(node) || [];
-      const key = home && seen(...home), spot = key && spots.get(key);
-      if (!spot) return;
+    // Brings a box into view, where it is not, with those that it works with, if there is room for all.
+    follow(node, others) {
+      const found = [node, ...others].flatMap(one => (homes.get(one) || []).slice(0, 1)).map(home => spots.get(seen(...home)));
+      if (!found.length) return;
+      const [x, y] = ["x", "y"].map(side => Math.min(...found.map(one => one[side])));
+      const all = {x, y, w: Math.max(...found.map(one => one.x + one.w)) - x, h: Math.max(...found.map(one => one.y + one.h)) - y};
+      const spot = all.w + 32 < view.w && all.h + 32 < view.h ? all : found[0];
       const near = (from, room, start, size, first, whole) => {
-        if (start >= from && start + size <= from + room) return from;
+        if (start >= from + 12 && start + size <= from + room - 12) return from;
         const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
         return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
       };
