@@ -227,8 +227,9 @@ def _value(node: Node, number: int, at: Index, names: Mapping[int, str]) -> _Mad
     element = indexed(names[node.index], at)
     detail, told = _met(node, rule, output, at)
     wide = made_wide(node, node.arguments) if detail == "plain" and _has_wider(output) else ()
-    if wide and _is_in_reach(wide[number][at], output):
-        detail, told = "plain_narrow", {"wide": f"{wide[number][at].item():.4g}", "dtype": _type_name(output)}
+    if wide and bool(wide[number][at].isfinite()):
+        detail = "plain_narrow" if _is_in_reach(wide[number][at], output) else "plain_overflow"
+        told = {"wide": f"{wide[number][at].item():.4g}", **_end_of(output)}
     return _Made(node, element, at, value, detail, told, remedy=_remedy(node, value, detail))
 
 
@@ -261,6 +262,11 @@ def _type_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def _end_of(output: Tensor) -> dict[str, str]:
+    """Returns the type of an output, and its largest number."""
+    return {"dtype": _type_name(output), "largest": f"{torch.finfo(output.dtype).max:.2g}"}
+
+
 def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str, Mapping[str, Any]]:
     """Returns the numbers that met in one element of an output, as far as they can be told."""
     if _short(node) in _OF_ROWS and (rows := _rows_of_nothing(node, output)) is not None and bool(rows[at]):
@@ -277,11 +283,11 @@ def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str,
         return "plain", {}
     tensors = {name: Number(number) for name, number in numbers.items() if isinstance(known[name], Tensor)}
     text = symbolic_text(rule.formula, {**numbers, **tensors})
-    told: dict[str, Any] = {"met": text, "values": numbers}
+    given = {v: numbers[v] for argument, v in rule.names.items() if node.arguments.get(argument) is not None}
+    told: dict[str, Any] = {"met": text, "values": given}
     wide = _in_float64(rule, numbers)
     if output[at].isinf() and wide is not None and torch.finfo(output.dtype).max < abs(wide) < float("inf"):
-        largest = f"{torch.finfo(output.dtype).max:.2g}"
-        return "overflow", {**told, "wide": f"{wide:.4g}", "dtype": _type_name(output), "largest": largest}
+        return "overflow", {**told, "wide": f"{wide:.4g}", **_end_of(output)}
     return "met", told
 
 
@@ -456,7 +462,7 @@ def _remedy(node: Node, value: Any, detail: str) -> str | None:
     if detail in _COUNTS:
         return _COUNTS[detail]
     known = next((key for key, names in _FAMILIES.items() if short in names), None)
-    return "overflow" if detail == "overflow" and known in (None, "power") else known
+    return "overflow" if detail in ("overflow", "plain_overflow") and known in (None, "power") else known
 
 
 def _remedy_of_slope(node: Node, detail: str, told: Mapping[str, Any]) -> str | None:
