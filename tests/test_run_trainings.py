@@ -253,6 +253,17 @@ BORN = {  # a line, the number that u[2] is at step 2: where, the values that me
                              (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
     "u.masked_fill(u > 0.5, -torch.inf).logsumexp(1)":
                              (1.0,  "v[2]",    {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).logsumexp(1)"),
+    "torch.logit(u)":        (1.0,  "v[2, 0]", {"x": 1.0},            "torch.logit(u.clamp(1e-6, 1 - 1e-6))"),
+    "u / (u.norm(dim=1)[:, None])":
+                             (0.0,  "v[2, 0]", {"x": 0.0, "z": 0.0},  "u / (u.norm(dim=1)[:, None] + 1e-12)"),
+    "(u * 24).half().exp().float()":
+                             (1.0,  "(u * 24).half().exp()[2, 0]", {"x": 24.0},
+                                    "(u * 24).half().clamp(max=10).exp().float()"),
+    "torch.where(u > 0, torch.sin(u) / u, 1.0)":
+                             (0.0,  "torch.sin(u)[2, 0]", {"x": 0.0, "z": 0.0},
+                                    "torch.where(u > 0, torch.sin(u) / torch.where(u > 0, u, 1.0), 1.0)"),
+    "((u * 2e4).half() @ torch.full((3, 3), 4.0).half()).float()":
+                             (1.0,  "(u * 2e4).half() @ torch.full((3, 3), 4.0).half()[2, 0]", {}, ""),
 }
 # fmt: on
 
@@ -279,7 +290,11 @@ def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tri
     first = run_training(script).record["findings"][0]
     assert (first["step"], first["source"]["line"]) == (2, 9)
     assert (first["element"], first["values"]) == (element, values)
-    assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
+    remedy = first["remedy"] or {}
+    assert (remedy.get("change"), remedy.get("tried")) == ((f"v = {change}", True) if change else (None, False))
+    assert "inf" in first["reason"] or "nan" in first["reason"]
+    assert ("float16 ends at 6.6e+04" in first["reason"]) is ("half" in line)
+    assert str(tmp_path) not in first["reason"]  # of a place, the name of the file is enough
 
 
 # fmt: off
