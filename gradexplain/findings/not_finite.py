@@ -28,6 +28,8 @@ from gradexplain.rules.registry import rule_of
 
 # Findings that say what made the first number that is not finite.
 FIRST = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
+# Beside an input that is not finite: a value that an operation made of numbers that are.
+BESIDES = "besides-not-finite"
 _DIGITS = 6
 
 # What helps, by the operator that made the number.
@@ -82,7 +84,8 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         yield Finding("input-not-finite", {"element": indexed(names[given.index], at), "value": value})
     first = values[0] if values else None
     if first is not None:
-        yield _finding("first-not-finite" if given is None else "then-not-finite", _rounded(trace, first))
+        code = "first-not-finite" if given is None else BESIDES if first.is_alone else "then-not-finite"
+        yield _finding(code, _rounded(trace, first))
         yield from (_finding("then-not-finite", made) for made in values[1:])
     start = first.node if first is not None else given
     for made in sent:
@@ -180,18 +183,21 @@ def _values(nodes: Sequence[Node], names: Mapping[int, str]) -> Iterator[_Made]:
         for number, output in enumerate(node.outputs):
             if output is None or not _is_numeric(output) or _is_finite(output):
                 continue
-            where = _made_here(node, output, wanted)
+            where, alone = _made_here(node, output, wanted)
             if bool(where.any()):
-                at = unravelled(int(where.flatten().int().argmax()), output.shape)
-                yield _value(node, number, at, names)
+                at = unravelled(int((alone if alone.any() else where).flatten().int().argmax()), output.shape)
+                yield replace(_value(node, number, at, names), is_alone=bool(alone[at]))
                 if bool(output[where].isnan().any()):
                     return
                 wanted = "nan"
                 break
 
 
-def _made_here(node: Node, output: Tensor, wanted: str) -> Tensor:
-    """Returns which elements of an output are not finite although the operator was given better numbers for them."""
+def _made_here(node: Node, output: Tensor, wanted: str) -> tuple[Tensor, Tensor]:
+    """Returns which elements of an output are not finite although the operator was given better numbers for them.
+
+    And which of these it made of numbers that are finite.
+    """
     operands = _operands(node)
     rule = rule_of(node.operator)
     apart = rule is not None and rule.elementwise and all(_fits(v, output) for v in operands)
@@ -203,10 +209,8 @@ def _made_here(node: Node, output: Tensor, wanted: str) -> Tensor:
         given_nan = torch.tensor(any(bool(v.isnan().any()) for v in operands))
     if _short(node) == "logsumexp" and (rows := _rows_of_nothing(node, output)) is not None:
         given_bad = ~rows  # no mask wrote its −inf
-    out_of_infinite = output.isnan() & ~given_nan
-    if wanted == "nan":
-        return out_of_infinite
-    return (~output.isfinite() & ~given_bad) | out_of_infinite
+    out_of_infinite, alone = output.isnan() & ~given_nan, ~output.isfinite() & ~given_bad
+    return (out_of_infinite, alone & output.isnan()) if wanted == "nan" else (alone | out_of_infinite, alone)
 
 
 def _fits(operand: Tensor, output: Tensor) -> bool:
