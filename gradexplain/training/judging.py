@@ -66,11 +66,11 @@ def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
     """Adds to a finding on parameters without a gradient why the loss does not reach them."""
     if finding.code not in ("no-gradient", "nothing-learns"):
         return finding
-    for number, steps in enumerate(ledger.optimizers.values()):
+    for steps in ledger.optimizers:
         apart = [id(t) for t in unreached(ledger, steps)]
         places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
         if places and {ledger.names.of(t) for t in unreached(ledger, steps)} == {*finding.parameters}:
-            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, number, places))
+            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, steps.number, places))
             if isinstance(way, Way) and way.why != "unknown":
                 code = way.source.code if way.source else ""
                 data = {**finding.data, "why": way.why, "code": code}
@@ -203,16 +203,16 @@ def _steps(ledger: Ledger) -> int:
 
 
 def _watched(ledger: Ledger) -> list[str]:
-    kinds = [steps.kind for steps in ledger.optimizers.values()]
+    kinds = [steps.kind for steps in ledger.optimizers]
     return [*(["losses"] if ledger.trace else []), *(["gradients", "updates"] if kinds else []), "graphs"]
 
 
 def _curves(ledger: Ledger) -> Curves:
     call = max(ledger.calls.values(), key=lambda c: len(c.losses), default=None)
-    steps = max(ledger.optimizers.values(), key=lambda s: s.count, default=None)
+    steps = max(ledger.optimizers, key=lambda s: s.count, default=None)
     if call is None:
         return Curves()
-    layers = [layer for own in ledger.optimizers.values() for layer in _layers(ledger, own)]
+    layers = [layer for own in ledger.optimizers for layer in _layers(ledger, own)]
     norms = tuple(steps.norms) if steps is not None else ()
     return Curves(tuple(call.steps), tuple(call.losses), norms, tuple(thinned(layers, _MOST_LAYERS)))
 
