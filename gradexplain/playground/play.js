@@ -7,8 +7,8 @@ const say = (key, data = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => da
 const KEY = "gradexplain-token";
 const PAGE = crypto.randomUUID();
 const OPTIONS = Object.keys(config.named.options);
-// A number, and what may follow it: its type.
-const NUMBER = /^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(:\s*(?:float|bfloat|double|half)\w*)?\s*$/i;
+// A number, in the brackets of its shape, and what may follow it: its type.
+const NUMBER = /^\s*(\[*)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(\]*(?:\s*:\s*(?:float|bfloat|double|half)\w*)?)\s*$/i;
 
 // ---- the token: in this tab alone, never in a link -------------------------------------------------------------------
 
@@ -208,12 +208,17 @@ const stepOf = (span) => 10 ** Math.floor(Math.log10(span / 100) + 1e-9);
 
 function numberOf(name) {
   const read = NUMBER.exec(state.inputs[name] || "");
-  return read ? Number(read[1]) : null;
+  return read ? Number(read[2]) : null;
+}
+
+/** Puts a number where one stands in a field, in the shape and type that are there. */
+function put(name, value) {
+  const [, before, , after] = NUMBER.exec(state.inputs[name] || "") || [null, "", "", ""];
+  state.inputs[name] = before + value + after;
 }
 
 function setNumber(name, value) {
-  const suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
-  state.inputs[name] = String(value) + suffix.trim();
+  put(name, value);
   drawInputs();
   ask(true);
 }
@@ -424,8 +429,8 @@ function point(cx, cy) {
 /** Takes the point to a place in numbers, within what is shown. */
 function moveTo(place) {
   figure.variables.forEach((name, k) => {
-    const [low, high] = figure.ends[k], suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
-    state.inputs[name] = rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)) + suffix.trim();
+    const [low, high] = figure.ends[k];
+    put(name, rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)));
   });
   drawInputs();
   ask(true);
