@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Points of a curve, and along each side of a grid.
 _POINTS, _SIDE = 201, 41
 # Seconds that a figure may take: it comes beside an explanation, and a function of a file may be slow.
-_SECONDS = 1.5
+_SECONDS = 1.0
 
 
 def figure(target: Target, inputs: Mapping[str, Any], output: Tensor, asked: Asked) -> dict[str, Any] | None:
