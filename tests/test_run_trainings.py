@@ -251,6 +251,19 @@ BORN = {  # a line, the number that u[2] is at step 2: where, the values that me
     "u[rows].std(0)":        (1.0,  "v[0]",    {"count": 1, "correction": 1}, "u[rows].std(0, correction=0)"),
     "u.masked_fill(u > 0.5, -torch.inf).softmax(1)":
                              (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
+    "u.masked_fill(u > 0.5, -torch.inf).logsumexp(1)":
+                             (1.0,  "v[2]",    {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).logsumexp(1)"),
+    "torch.logit(u)":        (1.0,  "v[2, 0]", {"x": 1.0},            "torch.logit(u.clamp(1e-6, 1 - 1e-6))"),
+    "u / (u.norm(dim=1)[:, None])":
+                             (0.0,  "v[2, 0]", {"x": 0.0, "z": 0.0},  "u / (u.norm(dim=1)[:, None] + 1e-12)"),
+    "(u * 24).half().exp().float()":
+                             (1.0,  "(u * 24).half().exp()[2, 0]", {"x": 24.0},
+                                    "(u * 24).half().clamp(max=10).exp().float()"),
+    "torch.where(u > 0, torch.sin(u) / u, 1.0)":
+                             (0.0,  "torch.sin(u)[2, 0]", {"x": 0.0, "z": 0.0},
+                                    "torch.where(u > 0, torch.sin(u) / torch.where(u > 0, u, 1.0), 1.0)"),
+    "((u * 2e4).half() @ torch.full((3, 3), 4.0).half()).float()":
+                             (1.0,  "(u * 2e4).half() @ torch.full((3, 3), 4.0).half()[2, 0]", {}, ""),
 }
 # fmt: on
 
@@ -277,7 +290,74 @@ def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tri
     first = run_training(script).record["findings"][0]
     assert (first["step"], first["source"]["line"]) == (2, 9)
     assert (first["element"], first["values"]) == (element, values)
-    assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
+    remedy = first["remedy"] or {}
+    assert (remedy.get("change"), remedy.get("tried")) == ((f"v = {change}", True) if change else (None, False))
+    assert "inf" in first["reason"] or "nan" in first["reason"]
+    assert ("float16 ends at 6.6e+04" in first["reason"]) is ("half" in line)
+    assert str(tmp_path) not in first["reason"]  # of a place, the name of the file is enough
+
+
+# fmt: off
+RANKED = {  # optimizer, rate, loss of rows r and labels t: what comes first
+    "a logarithm of data":  ("Adam", 0.5, "entropy(model(r + 0 * torch.log(r[:, :1].abs())), t)", "first-not-finite"),
+    "data":                 ("Adam", 0.5, "entropy(model(r / (r[:, :1] != 0)), t)",               "first-not-finite"),
+    "at once":              ("SGD", 1e3, "entropy(model(r + 0 * torch.log(r[:, :1].abs())), t)", "first-not-finite"),
+    "a root of distances":  ("Adam", 0.5, "((model(r) - model(r.roll(1, 0) * (r[:, :1] != 0))).square().sum(1).sqrt()"
+                                          " - t).square().mean()",                         "first-gradient-not-finite"),
+    "saturated":            ("SGD", 60.0, "-(torch.log(1 - model(r).sigmoid()) * r.gt(0)[:, :4]"
+                                          " + torch.log(model(r).sigmoid()) * r.lt(0)[:, :4]).mean()", "rate-too-high"),
+    "a root of what learns": ("Adam", 0.8, "(torch.sqrt(6 + model(r)).sum(1) - 8).square().mean()",    "rate-too-high"),
+    "an exponential":       ("SGD", 8.0, "(model(r).sum(1).exp() - t * model(r).sum(1)).mean()",       "rate-too-high"),
+    "momentum":             ("SGD", 9.0, "(model(r).mean(1) - t).square().mean()",                     "rate-too-high"),
+}
+# fmt: on
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", RANKED)
+def test_a_rate_that_is_too_high_comes_first_where_the_rest_follows_from_it(name: str, tmp_path: Path) -> None:
+    kind, rate, loss, first = RANKED[name]
+    script = tmp_path / "ranked.py"
+    script.write_text(
+        "import torch\n"
+        "from torch.nn.functional import cross_entropy as entropy\n"
+        "torch.manual_seed(0)\n"
+        "x, y = torch.randn(640, 8), torch.randint(0, 4, (640,))\n"
+        f"x[{40 if name == 'at once' else 400}] = 0\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(8, 32, bias=False), torch.nn.Tanh(), torch.nn.Linear(32, 4))\n"
+        f"optimizer = torch.optim.{kind}(model.parameters(), lr={rate})\n"
+        "for r, t in zip(x.split(32), y.split(32)):\n"
+        "    optimizer.zero_grad()\n"
+        f"    loss = {loss}\n"
+        "    loss.backward()\n"
+        "    optimizer.step()\n"
+    )
+    found = run_training(script).record["findings"]
+    assert found[0]["code"] == first
+    assert found[0]["source"]["line"] == (7 if first == "rate-too-high" else 10)
+    others = [f["code"] for f in (found[0]["consequences"] if first == "rate-too-high" else found[1:])]
+    assert (
+        "first-not-finite" in others if first == "rate-too-high" else others == ["rate-too-high"] * (name != "at once")
+    )
+
+
+@pytest.mark.parametrize(
+    ("learned", "key", "ratio", "last", "follows"),
+    [
+        (False, "overflow", 9.0, 9.0, False),
+        (True, "overflow", 0.3, 1.0, True),
+        (True, "logarithm", 0.3, 1.0, False),
+        (True, "logarithm", 0.3, 11.0, True),
+        (True, "logarithm", 9.0, 1.0, True),
+    ],
+)
+def test_without_a_second_run_what_is_not_finite_follows_from_a_rate_if_something_grows(
+    learned: bool, key: str, ratio: float, last: float, follows: bool
+) -> None:
+    large = Finding("rate-too-high", {"ratio": ratio}, remedy=Remedy("rate-too-high"))
+    cause = Finding("first-not-finite", {"learned": learned, "remedy": key})
+    ledger: Any = SimpleNamespace(flag=None, seconds=lambda: 1.0, trace=[1.0, last, math.nan])
+    assert judging._leads_to(large, cause, ledger, lambda request: None) is follows
 
 
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
@@ -551,11 +631,46 @@ def test_a_step_that_computes_its_gradients_by_a_closure_is_looked_at_when_they_
             if step == 2:
                 w.data[0] = 0
             assert optimizer.step(closure=closure) if by_name else optimizer.step(closure)
-    (steps,) = ledger.optimizers.values()
+    (steps,) = ledger.optimizers
     assert list(steps.norms)[:2] == [10.0, 5.0]
     assert steps.count == len(values) == 4
     assert ledger.flag is not None
     assert ledger.flag.step == 2
+
+
+def test_an_optimizer_is_not_taken_for_one_that_is_gone() -> None:
+    def train(places: set[int]) -> int:
+        w = torch.nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([w], lr=0.1)
+        for _ in range(3):
+            (w * w).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        names.append(ledger.names.of(w))
+        places.add(id(optimizer))
+        return id(optimizer)
+
+    ledger, names, places = Ledger(), [], set()  # type: ignore[var-annotated]
+    with watched(ledger):
+        while len(names) < 100 and train(places) != train(places):
+            pass
+    assert len(places) < len(names)  # two had the same place in memory
+    assert {steps.count for steps in ledger.optimizers} == {3}
+    assert [steps.number for steps in ledger.optimizers] == [*range(len(names))][-len(ledger.optimizers) :]
+    assert names == ["w"] * len(names)
+
+
+def test_what_is_known_of_optimizers_that_are_gone_has_a_bound() -> None:
+    ledger = Ledger()
+    outer = torch.optim.SGD([w := torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    with watched(ledger):
+        for _ in range(100):
+            inner = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+            (w * w).sum().backward()
+            outer.step()
+            del inner
+    assert len(ledger.optimizers) < 20
+    assert max(steps.count for steps in ledger.optimizers) == 100
 
 
 def test_a_line_of_the_script_is_named_before_one_of_an_installed_package(
@@ -726,7 +841,7 @@ def test_what_lies_on_a_device_is_read_in_blocks_and_says_the_same(
     assert reads.steps[64] == 2  # what was kept, and what the look has seen
     waiting.settle()
     assert list(map(str, waiting.trace)) == list(map(str, plain.trace))
-    for own, other in zip(waiting.optimizers.values(), plain.optimizers.values(), strict=True):
+    for own, other in zip(waiting.optimizers, plain.optimizers, strict=True):
         assert list(map(str, own.norms)) == list(map(str, other.norms))
         assert (own.stale, own.count, len(own.looks)) == (other.stale, other.count, len(other.looks))
         assert [str(look.rms) for look in own.looks] == [str(look.rms) for look in other.looks]

@@ -36,6 +36,9 @@ from gradexplain.rules.application import wide
 
 Tensors = Mapping[Label, Tensor | None]
 
+# The square of a difference is so many last digits of a type in which its place is plain.
+_PLAIN = 1000
+
 
 def compare_sides(
     a: Side,
@@ -178,7 +181,10 @@ class Course:
         return [found[label] for label in self.labels if label in found]
 
     def place(self, tensors: Sequence[Compared]) -> Place | None:
-        """Returns the first place where the two runs part, in float64 where the formulas themselves do."""
+        """Returns the first place where the two runs part.
+
+        That is in float64 where the formulas themselves do, by less than their own type shows at every step.
+        """
         telling = [c for c in tensors if c.verdict == "differs" and c.reason != "shape" and c.kind != "second"]
         if not telling:
             return None
@@ -188,8 +194,8 @@ class Course:
             eps = max(torch.finfo(getattr(torch, t)).eps for c in telling for t in c.dtypes if t)
             outline = outline_of(candidate)
             return None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
-        formulas = any(j.formulas > 1 for j in self.judged)
-        one, other = (w if formulas and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
+        exact = any(_PLAIN * torch.finfo(j.pair.one.dtype).eps > size**2 for j in self.judged if j.formulas > 1)
+        one, other = (w if exact and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         try:
             first, second = (watched(side.measurable()) for side in (one, other))
         except GradexplainError:  # what cannot be watched has no steps

@@ -72,6 +72,11 @@ class Pair:
         within, whole = ((t * scaled).real.sum() if t.is_complex() else (t * scaled).sum() for t in (wide(value), base))
         return within / whole if bool(whole != 0) else whole
 
+    def is_equal(self, i: int, value: Tensor) -> bool:
+        """Says whether a tensor has the very numbers of a side."""
+        own = (self.one, self.other)[i]
+        return value.dtype == own.dtype and not value.is_sparse and torch.equal(own, value)
+
     @property
     def eps(self) -> float:
         """The last digit of the coarser type of the two."""
@@ -212,7 +217,8 @@ class Measured:
             if side.gave is not None:
                 continue
             found = self._as_measured(i, side)
-            self.unmoved[i] = {p.label: finite(t) for p in self.pairs if (t := _alike_in(found, p)) is not None}
+            moved = {p.label: t for p in self.pairs if (t := _alike_in(found, p)) is not None and not p.is_equal(i, t)}
+            self.unmoved[i] = {label: finite(t) for label, t in moved.items()}
             if unlike := [p for p in self.pairs if not _is_again(p, i, found)]:
                 again = outcome_tensors(side.run())
                 self.unsteady |= {p.label: i for p in unlike if not _is_again(p, i, again)}
@@ -263,7 +269,7 @@ class Measured:
     def _of_side(self, i: int, label: Label, last: Tensor) -> Rounding | None:
         if (gave := self.sides[i].gave) is not None:
             return gave.rounding.get(label)
-        return self.trials[i].rounding(label, last) if self.trials[i].count > 1 and self.failed[i] is None else None
+        return self.trials[i].rounding(label, last) if self.trials[i].count and self.failed[i] is None else None
 
     def unjudged(self, pair: Pair) -> Compared | None:
         """Returns what is said of a pair that cannot be judged, `None` of any other."""
@@ -286,13 +292,17 @@ def _alike_in(found: Mapping[Label, Tensor | None], pair: Pair) -> Tensor | None
 def _is_again(pair: Pair, i: int, found: Mapping[Label, Tensor | None]) -> bool:
     """Says whether a side gave a tensor once more, but for another order of sums."""
     value = _alike_in(found, pair)
-    return value is not None and is_slight((pair.one, pair.other)[i], finite(value))
+    if value is None:
+        return False
+    return pair.is_equal(i, value) or is_slight((pair.one, pair.other)[i], finite(value))
 
 
 # What is so many times apart what explains it, or what a type resolves, is so after more trials as well.
 CLEAR = 100
 # The same of two formulas in float64, of which trials say only how much of that a type resolves.
 FAR = 4
+# So many trials are enough for what is alike, and for all others where one tensor is so far apart.
+ENOUGH = 2
 
 
 @dataclass(frozen=True)
@@ -360,7 +370,9 @@ def judge(
     times = deviations / quantile(min(first.freedom, second.freedom), count)
     if pair.truth is not None:
         unfaithful = (one - pair.truth).abs() > first.explained(count)
-        off = _over((other - pair.truth).abs(), second.deviation)
+        # Where the candidate is 0, and no trial moved it, it is as uncertain as the reference.
+        unmoved = second.deviation == 0
+        off = _over((other - pair.truth).abs(), torch.where(unmoved, first.deviation, second.deviation))
         # Where the reference is not at its own truth, and the candidate is, it is the reference that is off.
         astray = bool((unfaithful & (times > 1) & (off <= quantile(second.freedom, count))).any())
         times = times.masked_fill(unfaithful & (off <= quantile(second.freedom, count)), 0.0)
@@ -384,11 +396,11 @@ def judge(
     return replace(judged, plain=judged.plain and judged.formulas <= 1)
 
 
-def _vanishes(pair: Pair, rounding: Rounding, count: int) -> bool:
+def _vanishes(pair: Pair, rounding: Rounding | None, count: int) -> bool:
     """Says whether the reference is nothing but what its rounding leaves of 0, and in float64 what float64 leaves."""
     one = wide(pair.one)
     if pair.truth is None:
-        return bool((one.abs() <= rounding.explained(count)).all())
+        return rounding is not None and bool((one.abs() <= rounding.explained(count)).all())
     error, left = (float(torch.linalg.vector_norm(t)) for t in (one - pair.truth, pair.truth))
     finer = torch.finfo(torch.float64).eps / torch.finfo(pair.one.dtype).eps
     return left <= quantile(math.inf, count) * finer * error
@@ -460,37 +472,83 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
     First by the errors that the reference itself makes, which the truth shows, or by the last digits alone. What these
     do not explain is measured: trials are made until they explain it, or there are as many as may be.
     """
-    count = measured.count
-    found: dict[Label, Judged] = {}
+    count, scale, tensors = measured.count, measured.scale, len(measured.pairs)
+    found = {pair.label: judged for pair in measured.pairs if (judged := _evident(pair, scale)) is not None}
+    sure = {*found}
     for pair in measured.pairs:
-        found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
-    open_ = [judged.pair for judged in found.values() if not judged.plain]
-    if not open_:
+        if pair.label not in sure:
+            found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
+    measured.pairs = [pair for pair in measured.pairs if not found[pair.label].plain]
+    if not measured.pairs:
         return list(found.values()), 0
     measured.repeat()
-    if all(_is_clear(found[pair.label], measured.scale) for pair in open_):
+    sure |= {p.label for p in measured.pairs if p.label not in sure and _is_clear(found[p.label], count, scale)}
+    measured.pairs = [pair for pair in measured.pairs if pair.label not in sure]
+    if not measured.pairs:
         return list(found.values()), 0
+    waiting = measured.pairs
     for stage in STAGES:
         measured.take(stage)
-        for pair in open_:
+        for pair in waiting:
             if (rounding := measured.rounding(pair)) is not None:
-                found[pair.label] = judge(pair, rounding, count, measured.shares(pair), len(measured.pairs))
-        judged = [found[pair.label] for pair in open_]
-        clear = all(j.plain or j.numbers > CLEAR or j.formulas > FAR for j in judged)
-        if clear or (stage > STAGES[0] and any(j.formulas > CLEAR for j in judged)):
+                judged = judge(pair, rounding, count, measured.shares(pair), tensors)
+                found[pair.label] = judged
+                if judged.numbers > CLEAR or _are_far(judged, rounding, count):
+                    sure.add(pair.label)
+        waiting = [pair for pair in waiting if pair.label not in sure]
+        known = not any(found[pair.label].unknown for pair in waiting)
+        if all(found[pair.label].plain for pair in waiting) or (sure and stage >= ENOUGH and known):
             break
     return list(found.values()), stage
 
 
-def _is_clear(judged: Judged, scale: float) -> bool:
+def _evident(pair: Pair, scale: float) -> Judged | None:
+    """Returns how far two formulas are apart in float64 where nothing has to be measured to see it, else `None`.
+
+    That is far more than the largest error that either side makes of its own formula, more than the type's last digit,
+    and more than what float64 itself leaves of 0, of numbers as large as `scale`.
+    """
+    if pair.truth is None or pair.formula is None or pair.rounded or not pair.one.numel():
+        return None
+    apart = (pair.formula - pair.truth).abs()
+    most = float(apart.max())
+    if not most > math.sqrt(torch.finfo(torch.float64).eps) * scale:
+        return None
+    sides = (pair.one, pair.truth), (pair.other, pair.formula)
+    error = max(float((wide(own) - exact).abs().max()) for own, exact in sides)
+    enough = FAR if pair.one.numel() >= _MANY else CLEAR
+    if not most > enough * error:
+        return None
+    resolved = torch.maximum(pair.truth.abs(), pair.formula.abs()).mul_(pair.eps).clamp_min_(error)
+    times = apart.div_(resolved)
+    worst = float(times.max())
+    if not worst > enough:
+        return None
+    return Judged(pair, times, resolved, False, worst, vanishes=_vanishes(pair, None, 1), resolved=resolved)
+
+
+def _is_clear(judged: Judged, count: int, scale: float) -> bool:
     """Says whether two formulas are so far apart in float64 that no trial of rounding is needed to tell them apart.
 
-    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`.
+    That has to be far from what float64 itself leaves of 0, of numbers as large as `scale`; and of what each side is
+    off its own formula, where elements enough show that.
     """
     pair = judged.pair
-    if judged.formulas <= CLEAR or pair.rounded or pair.truth is None or pair.formula is None:
+    if judged.formulas <= 1 or pair.rounded or pair.truth is None or pair.formula is None:
         return False
-    return float((pair.formula - pair.truth).abs().max()) > math.sqrt(torch.finfo(torch.float64).eps) * scale
+    if float((pair.formula - pair.truth).abs().max()) <= math.sqrt(torch.finfo(torch.float64).eps) * scale:
+        return False
+    errors = _error_of(pair.one, pair.truth), _error_of(pair.other, pair.formula)
+    return judged.formulas > CLEAR if None in errors else _are_far(judged, errors, count)
+
+
+def _are_far(judged: Judged, rounding: tuple[Rounding | None, Rounding | None], count: int) -> bool:
+    """Says whether the type resolves how far two formulas are apart, were the rounding `FAR` times as large."""
+    pair, (first, second) = judged.pair, rounding
+    if judged.formulas <= 1 or pair.truth is None or pair.formula is None or first is None or second is None:
+        return False
+    more = replace(first, deviation=first.deviation * FAR), replace(second, deviation=second.deviation * FAR)
+    return _with_formulas(judged, pair.truth, pair.formula, more, count).formulas > 1
 
 
 def _last_alone(pair: Pair) -> tuple[Rounding, Rounding]:
@@ -503,12 +561,18 @@ def _own_error(pair: Pair) -> tuple[Rounding, Rounding] | None:
 
     The candidate's is in proportion to its own last digit. Without a truth there is none, nor for a few elements.
     """
-    if pair.truth is None or pair.one.dtype not in LOW or pair.one.numel() < _MANY:
+    own = None if pair.truth is None else _error_of(pair.one, pair.truth)
+    if own is None:
         return None
-    error, size = (wide(pair.one) - pair.truth).abs(), pair.truth.abs()
-    own = moderated(error.square(), size, 1).beside(last_digit(pair.one))
     finer = torch.finfo(pair.other.dtype).eps / torch.finfo(pair.one.dtype).eps
     return own, own if finer == 1 else replace(own, deviation=own.deviation * finer)
+
+
+def _error_of(value: Tensor, exact: Tensor) -> Rounding | None:
+    """Returns the rounding of a side by how far it is off its own formula; `None` of too few elements."""
+    if value.dtype not in LOW or value.numel() < _MANY:
+        return None
+    return moderated((wide(value) - exact).abs().square(), exact.abs(), 1).beside(last_digit(value))
 
 
 # So many elements are enough for a typical one.

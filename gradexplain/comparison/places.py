@@ -175,7 +175,10 @@ def _is_shape_alike(one: Node, other: Node) -> bool:
 
 
 def output_of(node: Node) -> Tensor | None:
-    return next((output for output in node.outputs if output is not None), None)
+    for output in node.outputs:  # no generator: it is asked for every pair of steps
+        if output is not None:
+            return output
+    return None
 
 
 def cotangent_of(node: Node) -> Tensor | None:

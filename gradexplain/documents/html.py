@@ -109,7 +109,7 @@ def _block(block: Block) -> Iterator[str]:
         case doc.Table():
             yield from _table(block)
         case doc.Diagram():
-            yield f"<div class='wide'>{sketched(block)}</div>"
+            yield f"<div class='wide' tabindex='0'>{sketched(block)}</div>"
         case doc.Plot():
             yield f"<figure class='wide'>{plotted(block)}</figure>"
         case doc.Listing(content, kind):
@@ -144,7 +144,7 @@ def _items(items: Iterable[str]) -> str:
 
 
 def _table(table: doc.Table) -> Iterator[str]:
-    yield "<div class='wide'><table>"
+    yield "<div class='wide' tabindex='0'><table>"
     titles = (f"<th>{prose(title)}</th>" if title else "<td></td>" for title in table.header)
     yield f"<thead><tr>{''.join(titles)}</tr></thead>\n<tbody>"
     for i, row in enumerate(table.rows):

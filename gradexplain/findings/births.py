@@ -66,7 +66,22 @@ def born_forward(events: Sequence[Event], loss: Tensor) -> Finding | None:
     if given is not None and not producers.get(id(given.live)):
         return _from_data(birth, given)
     nodes = [node_of(b.event, b.place) for b in reversed(path)]
-    return _first(values_born(nodes, _names(nodes)))
+    found = _first(values_born(nodes, _names(nodes)))
+    return found and replace(found, data={**found.data, "learned": _is_learned(birth, events, producers)})
+
+
+def _is_learned(made: _Bad, events: Sequence[Event], producers: Mapping[int, Sequence[int]]) -> bool:
+    """Says whether anything that learns took part in what was made, or it is made of data alone."""
+    waiting, seen = [made.place], {made.place}
+    while waiting:
+        place = waiting.pop()
+        for held in held_in([events[place].arguments, events[place].keywords]):
+            if held.tracked:
+                return True
+            before = {p for p in producers.get(id(held.live), ()) if p < place} - seen
+            waiting += before
+            seen |= before
+    return False
 
 
 def born_backward(trace: Trace) -> Finding | None:
@@ -203,6 +218,7 @@ def _from_data(birth: _Bad, given: Held) -> Finding:
         "value": float(given.tensor[at]),
         "operator": str(birth.event.operator),
         "code": source.code if source else "",
+        "learned": given.tracked,
     }
     code = "weight-not-finite" if given.tracked and given.producer is None else "data-not-finite"
     return Finding(code, data, source, phase="data", module=birth.event.module)

@@ -28,6 +28,8 @@ from gradexplain.rules.registry import rule_of
 
 # Findings that say what made the first number that is not finite.
 FIRST = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
+# Beside an input that is not finite: a value that an operation made of numbers that are.
+BESIDES = "besides-not-finite"
 _DIGITS = 6
 
 # What helps, by the operator that made the number.
@@ -42,6 +44,7 @@ _FAMILIES = {
 # What helps where there was nothing to divide by, by what is known of it.
 _COUNTS = {"row": "masked_row", "few": "few", "empty": "empty", "ignored": "ignored"}
 _SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
+_OF_ROWS = _SOFTMAXES | {"logsumexp"}
 # Operators that choose among numbers: of one that they do not choose nothing is used, and it gets 0.
 _CHOOSING = frozenset(
     """where masked_fill masked_scatter masked_select clamp clamp_min clamp_max maximum minimum fmax fmin max min amax
@@ -81,7 +84,8 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         yield Finding("input-not-finite", {"element": indexed(names[given.index], at), "value": value})
     first = values[0] if values else None
     if first is not None:
-        yield _finding("first-not-finite" if given is None else "then-not-finite", _rounded(trace, first))
+        code = "first-not-finite" if given is None else BESIDES if first.is_alone else "then-not-finite"
+        yield _finding(code, _rounded(trace, first))
         yield from (_finding("then-not-finite", made) for made in values[1:])
     start = first.node if first is not None else given
     for made in sent:
@@ -179,18 +183,21 @@ def _values(nodes: Sequence[Node], names: Mapping[int, str]) -> Iterator[_Made]:
         for number, output in enumerate(node.outputs):
             if output is None or not _is_numeric(output) or _is_finite(output):
                 continue
-            where = _made_here(node, output, wanted)
+            where, alone = _made_here(node, output, wanted)
             if bool(where.any()):
-                at = unravelled(int(where.flatten().int().argmax()), output.shape)
-                yield _value(node, number, at, names)
+                at = unravelled(int((alone if alone.any() else where).flatten().int().argmax()), output.shape)
+                yield replace(_value(node, number, at, names), is_alone=bool(alone[at]))
                 if bool(output[where].isnan().any()):
                     return
                 wanted = "nan"
                 break
 
 
-def _made_here(node: Node, output: Tensor, wanted: str) -> Tensor:
-    """Returns which elements of an output are not finite although the operator was given better numbers for them."""
+def _made_here(node: Node, output: Tensor, wanted: str) -> tuple[Tensor, Tensor]:
+    """Returns which elements of an output are not finite although the operator was given better numbers for them.
+
+    And which of these it made of numbers that are finite.
+    """
     operands = _operands(node)
     rule = rule_of(node.operator)
     apart = rule is not None and rule.elementwise and all(_fits(v, output) for v in operands)
@@ -200,10 +207,10 @@ def _made_here(node: Node, output: Tensor, wanted: str) -> Tensor:
     else:
         given_bad = torch.tensor(any(not _is_finite(v) for v in operands))
         given_nan = torch.tensor(any(bool(v.isnan().any()) for v in operands))
-    out_of_infinite = output.isnan() & ~given_nan
-    if wanted == "nan":
-        return out_of_infinite
-    return (~output.isfinite() & ~given_bad) | out_of_infinite
+    if _short(node) == "logsumexp" and (rows := _rows_of_nothing(node, output)) is not None:
+        given_bad = ~rows  # no mask wrote its −inf
+    out_of_infinite, alone = output.isnan() & ~given_nan, ~output.isfinite() & ~given_bad
+    return (out_of_infinite, alone & output.isnan()) if wanted == "nan" else (alone | out_of_infinite, alone)
 
 
 def _fits(operand: Tensor, output: Tensor) -> bool:
@@ -220,8 +227,9 @@ def _value(node: Node, number: int, at: Index, names: Mapping[int, str]) -> _Mad
     element = indexed(names[node.index], at)
     detail, told = _met(node, rule, output, at)
     wide = made_wide(node, node.arguments) if detail == "plain" and _has_wider(output) else ()
-    if wide and _is_in_reach(wide[number][at], output):
-        detail, told = "plain_narrow", {"wide": f"{wide[number][at].item():.4g}", "dtype": _type_name(output)}
+    if wide and bool(wide[number][at].isfinite()):
+        detail = "plain_narrow" if _is_in_reach(wide[number][at], output) else "plain_overflow"
+        told = {"wide": f"{wide[number][at].item():.4g}", **_end_of(output)}
     return _Made(node, element, at, value, detail, told, remedy=_remedy(node, value, detail))
 
 
@@ -254,9 +262,16 @@ def _type_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def _end_of(output: Tensor) -> dict[str, str]:
+    """Returns the type of an output, and its largest number."""
+    return {"dtype": _type_name(output), "largest": f"{torch.finfo(output.dtype).max:.2g}"}
+
+
 def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str, Mapping[str, Any]]:
     """Returns the numbers that met in one element of an output, as far as they can be told."""
-    if _short(node) in _SOFTMAXES and (count := _row_of_nothing(node, at)):
+    if _short(node) in _OF_ROWS and (rows := _rows_of_nothing(node, output)) is not None and bool(rows[at]):
+        whole = node.arguments["self"]
+        count = math.prod(whole.shape[axis] for axis in _axes(node, whole))
         return "row", {"count": count, "values": {"x": -math.inf}}
     if math.isnan(abs(output[at].item())) and (few := _too_few(node)):
         return few
@@ -268,11 +283,11 @@ def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str,
         return "plain", {}
     tensors = {name: Number(number) for name, number in numbers.items() if isinstance(known[name], Tensor)}
     text = symbolic_text(rule.formula, {**numbers, **tensors})
-    told: dict[str, Any] = {"met": text, "values": numbers}
+    given = {v: numbers[v] for argument, v in rule.names.items() if node.arguments.get(argument) is not None}
+    told: dict[str, Any] = {"met": text, "values": given}
     wide = _in_float64(rule, numbers)
     if output[at].isinf() and wide is not None and torch.finfo(output.dtype).max < abs(wide) < float("inf"):
-        largest = f"{torch.finfo(output.dtype).max:.2g}"
-        return "overflow", {**told, "wide": f"{wide:.4g}", "dtype": _type_name(output), "largest": largest}
+        return "overflow", {**told, "wide": f"{wide:.4g}", **_end_of(output)}
     return "met", told
 
 
@@ -293,13 +308,19 @@ def _in_float64(rule: Rule, numbers: Mapping[str, float]) -> float | None:
         return None
 
 
-def _row_of_nothing(node: Node, at: Index) -> int | None:
-    """Returns the length of a softmax's row whose numbers are all −inf, `None` of any other."""
-    whole, dim = node.arguments.get("self"), node.arguments.get("dim")
-    if not isinstance(whole, Tensor) or whole.is_meta or not isinstance(dim, int) or not whole.ndim:
+def _rows_of_nothing(node: Node, output: Tensor) -> Tensor | None:
+    """Returns which elements of an output are made of a row whose numbers are all −inf, `None` where there are none."""
+    whole = node.arguments.get("self")
+    if not isinstance(whole, Tensor) or whole.is_meta or not whole.numel():
         return None
-    row = whole[tuple(slice(None) if axis == dim % whole.ndim else i for axis, i in enumerate(at))]
-    return row.numel() if bool((row == -torch.inf).all()) else None
+    rows: Tensor = whole.amax(_axes(node, whole), keepdim=True) == -torch.inf
+    return rows.expand(output.shape) if _short(node) in _SOFTMAXES else rows.reshape(output.shape)
+
+
+def _axes(node: Node, whole: Tensor) -> list[int]:
+    """Returns the axes along which an operator takes numbers together."""
+    dims = node.arguments.get("dim")
+    return [dims] if isinstance(dims, int) else list(dims or range(whole.ndim))
 
 
 def _too_few(node: Node) -> tuple[str, Mapping[str, Any]] | None:
@@ -307,9 +328,7 @@ def _too_few(node: Node) -> tuple[str, Mapping[str, Any]] | None:
     short, whole = _short(node), node.arguments.get("self")
     if not isinstance(whole, Tensor) or whole.is_meta:
         return None
-    dims = node.arguments.get("dim")
-    axes = [dims] if isinstance(dims, int) else list(dims or range(whole.ndim))
-    count = math.prod(whole.shape[axis] for axis in axes)
+    count = math.prod(whole.shape[axis] for axis in _axes(node, whole))
     if short in ("std", "var", "std_mean", "var_mean"):
         given = node.arguments.get("correction")
         correction = int(given) if isinstance(given, (int, float)) else 1
@@ -443,7 +462,7 @@ def _remedy(node: Node, value: Any, detail: str) -> str | None:
     if detail in _COUNTS:
         return _COUNTS[detail]
     known = next((key for key, names in _FAMILIES.items() if short in names), None)
-    return "overflow" if detail == "overflow" and known in (None, "power") else known
+    return "overflow" if detail in ("overflow", "plain_overflow") and known in (None, "power") else known
 
 
 def _remedy_of_slope(node: Node, detail: str, told: Mapping[str, Any]) -> str | None:

@@ -32,7 +32,7 @@ from gradexplain.explanation.elements import LONGEST
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Output, Part, Step
 from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
-from gradexplain.findings.not_finite import FIRST
+from gradexplain.findings.not_finite import BESIDES, FIRST
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, has_value, recomputed
 from gradexplain.mathematics.indices import indexed, unravelled
@@ -315,11 +315,13 @@ class Teller:
             yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
 
     def backward_rows(self, e: Explanation, step: Step) -> Iterator[Row]:
-        main = Output(step.main, step.forward, step.cotangent, step.sums)
+        main = Output(step.main, step.forward, step.cotangent, step.sums, step.changed)
         for output in (main, *step.further):
             if output.sums:
                 yield Row(self.say("sum"), equations=tuple(map(str, output.sums)))
             yield Row(self.say("arrives"), f"∂{e.scalar}/∂{output.name} = {self.value(output.cotangent)}")
+            if output.changed:
+                yield Row("", self.say("arrives_changed"))
         for sent in step.contributions:
             yield from self.contribution_rows(step, sent)
 
@@ -553,7 +555,9 @@ class Teller:
         names = ", ".join(n for n in report.inputs if report.of(n) == report.verdict)
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else "agrees"
+            zero = {finding.data["name"] for finding in findings if finding.code == "zero-gradient"}
+            key = "agrees_zero" if zero >= set(report.inputs) else "agrees"
+            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else key
             return self.say(f"verification.{key}", names=names, resolution=_rounded_up(max(resolution, _FINEST)))
         if report.verdict == "cannot say":
             return self.undecided(report, names) + self.first(findings)
@@ -657,7 +661,9 @@ class Teller:
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((self.say("gap") + self.finding(f) for f in findings if f.code in FIRST), "")
+        first = [f for f in findings if f.code in FIRST][:1]
+        beside = [f for f in findings if f.code == BESIDES]
+        return "".join(self.say("gap") + self.finding(f) for f in (*first, *beside))
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""

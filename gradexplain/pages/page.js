@@ -107,7 +107,8 @@
     const tensor = tensors[number];
     if (large(number)) return summary(tensor, name, step, asked);
     const columns = tensor.shape.length ? tensor.shape[tensor.shape.length - 1] : 1;
-    const grid = made("span", {class: `tensor ${["one", "vector"][tensor.shape.length] || ""}`, style: `--columns:${columns}`});
+    const grid = made("span", {class: `tensor ${["one", "vector"][tensor.shape.length] || ""}`, style: `--columns:${columns}`,
+      ...(columns > 3 && !asked ? {tabindex: 0} : {})});
     tensor.elements.forEach((value, flat) => {
       const own = suffix(tensor.shape, flat), full = name + own;
       const shown = numberSpan(value, full, step, asked ? "button" : "span", asked ? "n ask" : "n");

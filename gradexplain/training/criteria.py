@@ -179,7 +179,7 @@ def _carried(ledger: Ledger) -> Iterator[Finding]:
 
 def _unreached(ledger: Ledger) -> Iterator[Finding]:
     """Parameters that an optimizer has and that never get a gradient, all of one reason together."""
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         found = unreached(ledger, steps)
         if not found:
             continue
@@ -223,28 +223,23 @@ def _has_learning_siblings(parameter: Tensor, steps: Steps, ledger: Ledger) -> b
 
 def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
     """Parameters that the loss reaches and no optimizer has, where they cannot be meant to stay as they are."""
-    if not any(steps.count >= 3 for steps in ledger.optimizers.values()):
+    if not any(steps.count >= 3 for steps in ledger.optimizers):
         return
-    had = {id(p) for steps in ledger.optimizers.values() for k in steps.parameters if (p := k()) is not None}
-    first = min(steps.after for steps in ledger.optimizers.values())
+    had = {id(p) for steps in ledger.optimizers for k in steps.parameters if (p := k()) is not None}
+    first = min(steps.after for steps in ledger.optimizers)
     made_later = {id(module) for kept in ledger.modules[first:] if (module := kept()) is not None}
-    apart = [leaf for kept, seen in ledger.leaves.values() if seen >= 3 and (leaf := kept()) is not None]
+    apart = [leaf for leaf, seen in ledger.leaves.items() if seen >= 3]
     apart = [leaf for leaf in apart if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in had]
-    hidden = [leaf for leaf in apart if id(leaf) in ledger.names.hidden]
+    hidden = [leaf for leaf in apart if leaf in ledger.names.hidden]
     later = [leaf for leaf in apart if id(ledger.names.module_of(leaf)) in made_later]
-    roots = {
-        ledger.names.root_of(p)
-        for steps in ledger.optimizers.values()
-        for k in steps.parameters
-        if (p := k()) is not None
-    }
-    later = [leaf for leaf in later if id(leaf) not in ledger.names.hidden and ledger.names.root_of(leaf) in roots]
+    roots = {ledger.names.root_of(p) for steps in ledger.optimizers for k in steps.parameters if (p := k()) is not None}
+    later = [leaf for leaf in later if leaf not in ledger.names.hidden and ledger.names.root_of(leaf) in roots]
     for code, pitfall, found in (("hidden-from-optimizer", "P35", hidden), ("made-after-optimizer", "P36", later)):
         if found:
             names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
-            steps = max(ledger.optimizers.values(), key=lambda s: s.count)
+            steps = max(ledger.optimizers, key=lambda s: s.count)
             data = {"names": listed(names)}
-            kept = ledger.names.hidden.get(id(found[0]))
+            kept = ledger.names.hidden.get(found[0])
             source = (kept_in(*kept) if kept is not None else None) or steps.source
             yield Finding(code, data, source, pitfall, 0, "optimizer", parameters=names, remedy=Remedy(code))
 
@@ -259,7 +254,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _not_cleared(ledger: Ledger) -> Iterator[Finding]:
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         if steps.count >= 8 and steps.stale > 0.5 * (steps.count - 1):
             call = _main_call(ledger)
             data = {"stale": steps.stale, "count": steps.count - 1}
@@ -268,7 +263,7 @@ def _not_cleared(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _undivided(ledger: Ledger) -> Iterator[Finding]:
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         if steps.count < 3 or not steps.repeated:
             continue
         ((call, passes), often), *_ = steps.repeated.most_common(1)
@@ -281,7 +276,7 @@ def _undivided(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _skipping(ledger: Ledger) -> Iterator[Finding]:
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         if steps.most_skipped >= SKIPS:
             data = {"count": steps.most_skipped, "taken": steps.count}
             call = _main_call(ledger)
@@ -297,17 +292,24 @@ def _skipping(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _scheduled(ledger: Ledger) -> Iterator[Finding]:
-    taken = max((s.count for s in ledger.optimizers.values()), default=0)
-    for kind, count, source in ledger.schedulers.values():
-        if kind not in ("StepLR", "MultiStepLR", "ExponentialLR", "MultiplicativeLR") or count < 0.8 * taken:
+    taken = max((s.count for s in ledger.optimizers), default=0)
+    for schedule in ledger.schedulers:
+        kind = schedule.kind
+        if kind not in ("StepLR", "MultiStepLR", "ExponentialLR", "MultiplicativeLR") or schedule.count < 0.8 * taken:
             continue
-        for steps in ledger.optimizers.values():
+        for steps in ledger.optimizers:
             rates = steps.rates
             low = next((i for i, rate in enumerate(rates) if 0 < rate < 1e-4 * rates[0] or rate == 0), None)
             if low is not None and low < 0.8 * len(rates) and len(rates) >= 10 and rates[0] > 0:
                 data = {"kind": kind, "start": rates[0], "rate": rates[-1], "low": low, "count": len(rates)}
                 yield Finding(
-                    "scheduler-each-batch", data, source, None, low, "optimizer", remedy=Remedy("scheduler-each-batch")
+                    "scheduler-each-batch",
+                    data,
+                    schedule.source,
+                    None,
+                    low,
+                    "optimizer",
+                    remedy=Remedy("scheduler-each-batch"),
                 )
                 return
 
@@ -333,7 +335,7 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
     Where the very first steps write more than the weights themselves and end in what is not finite, and the loss comes
     through many layers or moments, it is the gradient that explodes on the way.
     """
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step <= _FIRST]
         places = _matrices(steps) or list(range(len(steps.parameters)))
         # what starts at 0 and is no matrix, a temperature's logarithm, is rewritten by whatever moves it first
@@ -405,7 +407,7 @@ def _learns(losses: Sequence[float]) -> bool:
 
 
 def _vanishing(ledger: Ledger) -> Iterator[Finding]:
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step >= 1]
         places = [i for i in _matrices(steps) if all(i < len(k.rms) and k.rms[i] is not None for k in looks)]
         if len(places) < 3 or steps.count < 20:
@@ -429,7 +431,7 @@ def _name(ledger: Ledger, steps: Steps, place: int) -> str:
 
 def _dead(ledger: Ledger) -> Iterator[Finding]:
     """Units behind a gate that never had a gradient, most of a layer, while something learns."""
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         looks = [look for look in _before_flag(ledger, steps.looks) if look.step >= 1]
         learning = any(size for look in looks for size in look.rms)
         if len(looks) < _LOOKS or steps.count < 20 or not learning:
@@ -445,7 +447,7 @@ def _dead(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         looks = [look for look in _before_flag(ledger, steps.looks) if look.rate > 0]
         if len(looks) < 6 or steps.count < 20:
             continue
@@ -492,7 +494,7 @@ def _modes(ledger: Ledger) -> Iterator[Finding]:
 
 def _unlearned_statistics(ledger: Ledger) -> Iterator[Finding]:
     """Batch normalisation that learns its weights in evaluation mode and has never seen a batch: it does nothing."""
-    for steps in ledger.optimizers.values():
+    for steps in ledger.optimizers:
         if steps.count < _TAKEN:
             continue
         learning = {id(p) for i, k in enumerate(steps.parameters) if i not in steps.missing and (p := k()) is not None}
@@ -509,7 +511,7 @@ def _unlearned_statistics(ledger: Ledger) -> Iterator[Finding]:
 
 def _moving_statistics(ledger: Ledger) -> Iterator[Finding]:
     """Batch normalisation of a frozen part, whose statistics have become others than those that it was frozen with."""
-    if max((s.count for s in ledger.optimizers.values()), default=0) < _TAKEN:
+    if max((s.count for s in ledger.optimizers), default=0) < _TAKEN:
         return
     for frozen in ledger.frozen:
         layer, moved = frozen.layer(), frozen.moved()
@@ -540,14 +542,14 @@ def _is_trained(module: nn.Module, ledger: Ledger) -> bool:
     """Says whether an optimizer changes a module."""
     return any(
         p is not None and any(p is q for q in module.parameters())
-        for steps in ledger.optimizers.values()
+        for steps in ledger.optimizers
         for p in (k() for k in steps.parameters[:1])
     )
 
 
 def _evaluated(ledger: Ledger) -> Iterator[Finding]:
     """A model that is asked under no_grad now and then, never in evaluation mode, with dropout or batch statistics."""
-    taken = max((s.count for s in ledger.optimizers.values()), default=0)
+    taken = max((s.count for s in ledger.optimizers), default=0)
     labels = [g.batch.labels for call in ledger.calls.values() for _, g in call.graphs if g.batch.labels is not None]
     is_judged = any(own.classes or own.given for own in labels)  # what samples a generator shows is meant
     for evaluation in ledger.evaluations.found.values():

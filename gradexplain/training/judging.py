@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from statistics import median
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
@@ -12,7 +13,7 @@ from gradexplain.training.criteria import judged, listed, unreached
 from gradexplain.training.faults import explained
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
-from gradexplain.training.remedies import changes_for
+from gradexplain.training.remedies import Change, changes_for
 from gradexplain.training.report import Curves, Layer, TrainingReport, thinned
 from gradexplain.training.request import Ask, Request
 
@@ -29,8 +30,9 @@ def report_of(
     if ledger is None:
         return TrainingReport(target, 0, interrupted=interrupted)
     ledger.settle()
+    ask = cache(ask)
     cause, examined = _cause(ledger, ask)
-    found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause)]
+    found = [_explained(finding, ledger, ask) for finding in _in_order(ledger, cause, ask)]
     if (told := explained(fault, ledger, ask)) is not None:
         found = [told, *found]
     found = [_tried(finding, ledger, ask) for finding in found[:1]] + found[1:]
@@ -64,11 +66,11 @@ def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
     """Adds to a finding on parameters without a gradient why the loss does not reach them."""
     if finding.code not in ("no-gradient", "nothing-learns"):
         return finding
-    for number, steps in enumerate(ledger.optimizers.values()):
+    for steps in ledger.optimizers:
         apart = [id(t) for t in unreached(ledger, steps)]
         places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
         if places and {ledger.names.of(t) for t in unreached(ledger, steps)} == {*finding.parameters}:
-            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, number, places))
+            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, steps.number, places))
             if isinstance(way, Way) and way.why != "unknown":
                 code = way.source.code if way.source else ""
                 data = {**finding.data, "why": way.why, "code": code}
@@ -82,21 +84,28 @@ def _tried(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
     The run is as long as the one that went wrong, and a few steps longer. Where changes ran there and none helped, the
     remedy is tried and has no change.
     """
-    flag = ledger.flag
-    seconds = ledger.seconds() if flag is None else flag.seconds
-    if finding.remedy is None or not ledger.trace or seconds > _LONGEST:
+    if finding.remedy is None:
         return finding
-    last = (flag.backward if flag is not None else len(ledger.trace)) + _FURTHER - 1
     remedy = finding.remedy
-    for change in changes_for(finding):
-        losses = ask(Request("try", last, 0, (), seconds, change=change))
-        if not isinstance(losses, list):  # there is no second run, or it failed
-            continue
+    for change, losses in _trials(finding, ledger, ask):
         remedy = replace(remedy, tried=True)
         if _helps(finding, losses, ledger.trace):
             result = {"steps": len(losses), "first": losses[0], "last": _end(losses)}
             return replace(finding, remedy=replace(remedy, change=change.new, result=result))
     return replace(finding, remedy=remedy)
+
+
+def _trials(finding: Finding, ledger: Ledger, ask: Ask) -> Iterator[tuple[Change, list[float]]]:
+    """Yields the changes that may mend a finding, each with the losses of a run with it; none that cannot run."""
+    flag = ledger.flag
+    seconds = ledger.seconds() if flag is None else flag.seconds
+    if not ledger.trace or seconds > _LONGEST:
+        return
+    last = (flag.backward if flag is not None else len(ledger.trace)) + _FURTHER - 1
+    for change in changes_for(finding):
+        losses = ask(Request("try", last, 0, (), seconds, change=change))
+        if isinstance(losses, list):
+            yield change, losses
 
 
 def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -> bool:
@@ -124,8 +133,8 @@ def _end(losses: Sequence[float]) -> float:
 _FURTHER, _LONGEST = 20, 60.0
 
 
-def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
-    """Returns what was found, the first cause first: what is not finite follows from a rate that is too high."""
+def _in_order(ledger: Ledger, cause: Finding | None, ask: Ask) -> list[Finding]:
+    """Returns what was found, the first cause first: what is not finite may follow from a rate that is too high."""
     found = list(judged(ledger))
     flag = ledger.flag
     if flag is None:
@@ -137,16 +146,40 @@ def _in_order(ledger: Ledger, cause: Finding | None) -> list[Finding]:
     phase: Phase = "forward" if flag.kind == "loss" else "backward"
     seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
     birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
-    large = [f for f in found if f.code in ("rate-too-high", "exploding")]
-    before = [f for f in large if not f.data["early"] or not _is_of_domain(cause)]
-    found = [f for f in found if f not in large]
+    large = next((f for f in found if f.code in _LARGE), None)
     skips = [f for f in found if f.code == "scaler-skips"]
-    rest = [f for f in found if f not in before and f not in skips]
-    if before:
-        return [replace(before[0], consequences=(birth, *skips)), *rest]
+    rest = [f for f in found if f.code not in _LARGE and f not in skips]
+    if large is not None and _leads_to(large, cause, ledger, ask):
+        return [replace(large, consequences=(birth, *skips)), *rest]
+    if large is not None and not large.data["early"]:
+        rest = [large, *rest]
     if skips and cause is None:
         return [*skips, *rest]
     return [replace(birth, consequences=(*birth.consequences, *skips)), *rest]
+
+
+_LARGE = ("rate-too-high", "exploding")
+
+
+def _leads_to(large: Finding, cause: Finding | None, ledger: Ledger, ask: Ask) -> bool:
+    """Says whether what is not finite follows from steps that are too large.
+
+    What is made of data alone does not; of other numbers a run with smaller steps tells. Where none can be had, a
+    number that is too large follows, and one where a function has no value (log 0) if the weights or losses grow.
+    """
+    if cause is None:
+        return True
+    if not cause.data.get("learned", True):
+        return False
+    runs = [losses for _, losses in _trials(replace(large, code="rate-too-high"), ledger, ask)]
+    if runs:
+        return any(all(map(math.isfinite, losses)) for losses in runs)
+    losses = [abs(loss) for loss in ledger.trace if math.isfinite(loss)]
+    grows = large.data["ratio"] > 1 or bool(losses and losses[-1] > _GROWN * losses[0])
+    return grows or not _is_of_domain(cause)
+
+
+_GROWN = 10.0
 
 
 def _is_of_domain(cause: Finding | None) -> bool:
@@ -170,16 +203,16 @@ def _steps(ledger: Ledger) -> int:
 
 
 def _watched(ledger: Ledger) -> list[str]:
-    kinds = [steps.kind for steps in ledger.optimizers.values()]
+    kinds = [steps.kind for steps in ledger.optimizers]
     return [*(["losses"] if ledger.trace else []), *(["gradients", "updates"] if kinds else []), "graphs"]
 
 
 def _curves(ledger: Ledger) -> Curves:
     call = max(ledger.calls.values(), key=lambda c: len(c.losses), default=None)
-    steps = max(ledger.optimizers.values(), key=lambda s: s.count, default=None)
+    steps = max(ledger.optimizers, key=lambda s: s.count, default=None)
     if call is None:
         return Curves()
-    layers = [layer for own in ledger.optimizers.values() for layer in _layers(ledger, own)]
+    layers = [layer for own in ledger.optimizers for layer in _layers(ledger, own)]
     norms = tuple(steps.norms) if steps is not None else ()
     return Curves(tuple(call.steps), tuple(call.losses), norms, tuple(thinned(layers, _MOST_LAYERS)))
 

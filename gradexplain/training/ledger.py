@@ -11,7 +11,7 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import CodeType, FrameType
@@ -21,6 +21,7 @@ from weakref import WeakSet, ref
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.frames import asking_frame, is_installed, script_source
@@ -47,6 +48,7 @@ from gradexplain.training.workers import SameDraws, same_draws
 from gradexplain.versions.internals import sequence_number
 
 _GRAPHS = 64
+_GONE = 16  # optimizers that are gone, of which it is still known what they did
 _SETTLED = 2  # from this step on, who changes parameters that have no gradient does so on purpose
 # So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
 SKIPS = 20
@@ -74,6 +76,7 @@ class Steps:
 
     kind: str
     own: ref[Optimizer]
+    number: int  # of the optimizers in the order they were made
     after: int  # how many modules had been made before it
     source: Source | None
     count: int = 0
@@ -95,6 +98,16 @@ class Steps:
     is_clear: bool = True
     witness: tuple[int, int] | None = None
     samples: list[Sample] | None = None  # of the parameters, while a step is taken that is looked at
+
+
+@dataclass
+class Schedule:
+    """A scheduler of rates over its steps."""
+
+    kind: str
+    own: ref[Any]
+    count: int = 0
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -145,15 +158,24 @@ class Ledger:
     names: Names = field(default_factory=Names)
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     last_call: Call | None = None  # the line that started the last backward pass
-    optimizers: dict[int, Steps] = field(default_factory=dict)
+    optimizers: list[Steps] = field(default_factory=list)
+    newest: dict[int, Steps] = field(
+        default_factory=dict
+    )  # by the identity of an optimizer, which another may have had
+    made_count: int = 0  # optimizers
+    stepped: int = 0  # steps of all optimizers
     trace: array[float] = field(default_factory=lambda: array("d"))  # every loss, to know the run again
     flag: Flag | None = None
     signs: list[tuple[int, ref[Any]]] = field(default_factory=list)
     kept_graphs: list[tuple[int, int]] = field(default_factory=list)  # step, and graphs of steps before still alive
-    gated: set[int] = field(default_factory=set)  # the weights, by identity, of units that may be switched off
+    gated: MutableMapping[Tensor, bool] = field(  # the weights of units that may be switched off
+        default_factory=WeakTensorKeyDictionary
+    )
     readings: Readings = field(default_factory=Readings)
-    leaves: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)  # of losses, and how often they were seen
-    schedulers: dict[int, tuple[str, int, Source | None]] = field(default_factory=dict)  # kind, steps, where
+    leaves: MutableMapping[Tensor, int] = field(  # of losses, and how often they were seen
+        default_factory=WeakTensorKeyDictionary
+    )
+    schedulers: list[Schedule] = field(default_factory=list)
     epochs: int = 0
     loaders: WeakSet[Any] = field(default_factory=WeakSet)  # that were started
     same_draws: SameDraws | None = None
@@ -196,8 +218,8 @@ class Ledger:
 
     def _hold(self) -> None:
         """Keeps alive what learns, to be judged when the function that made it has ended; one training at a time."""
-        parameters = [p for steps in self.optimizers.values() for kept in steps.parameters if (p := kept()) is not None]
-        leaves = [leaf for kept, _ in self.leaves.values() if isinstance(leaf := kept(), nn.Parameter)]
+        parameters = [p for steps in self.optimizers for kept in steps.parameters if (p := kept()) is not None]
+        leaves = [leaf for leaf in self.leaves if isinstance(leaf, nn.Parameter)]
         modules = [module for kept in self.names.roots.values() if (module := kept()) is not None]
         self.held = [*parameters, *leaves, *modules]
 
@@ -226,7 +248,9 @@ class Ledger:
         call.losses.append(value)
         call.steps.append(step)
         self.last_call = call
-        for steps in self.optimizers.values():
+        for steps in self.optimizers:
+            if steps.own() is None:
+                continue
             steps.backwards.append(call)
             if not steps.is_clear:
                 steps.is_clear = self._was_cleared(steps)
@@ -283,10 +307,10 @@ class Ledger:
         if self.noting and not call.lines:
             call.lines = lines_of(loss)
         call.graphs.append((step, replace(graph, leaves=())))
-        self.gated |= graph.gated
         for leaf in graph.leaves:
-            seen = self.leaves.get(id(leaf), (ref(leaf), 0))
-            self.leaves[id(leaf)] = (seen[0], seen[1] + 1)
+            self.leaves[leaf] = self.leaves.get(leaf, 0) + 1
+            if id(leaf) in graph.gated:
+                self.gated[leaf] = True
         self.kept_graphs.append((step, sum(sign() is not None for made, sign in self.signs if made < step - 1)))
         sign = _Sign()
         node: Any = loss.grad_fn
@@ -310,8 +334,8 @@ class Ledger:
 
     def round_before(self) -> int:
         """Returns how often an optimizer had stepped one round ago: all that a loss hangs on was made since."""
-        taken = sum(steps.count for steps in self.optimizers.values())
-        return max(0, taken - max(len(self.optimizers) - 1, 0))
+        living = sum(steps.own() is not None for steps in self.optimizers)
+        return max(0, self.stepped - max(living - 1, 0))
 
     def seconds(self) -> float:
         """Returns how long the run has been watched."""
@@ -319,7 +343,7 @@ class Ledger:
 
     def _look_without_optimizer(self) -> None:
         """Of a loop that changes its parameters itself, the gradients are looked at when they are there."""
-        seen = [leaf for kept, _ in self.leaves.values() if (leaf := kept()) is not None and leaf.grad is not None]
+        seen = [leaf for leaf in self.leaves if leaf.grad is not None]
         if seen:
             self._see_gradients(seen, [leaf.grad for leaf in seen if leaf.grad is not None])
 
@@ -369,7 +393,7 @@ class Ledger:
         if self.flag is not None or loss.grad_fn is None:
             return None
         self.names.look()
-        return born_in(loss, self.names.known, call.lines)
+        return born_in(loss, {id(leaf): name for leaf, name in self.names.known.items()}, call.lines)
 
     def _flag(self, kind: str, backward: int, source: Source | None) -> Flag:
         """Returns what would be raised if what is seen now turned out not to be finite."""
@@ -391,13 +415,23 @@ class Ledger:
     # --------------------------------------------------------------------------------------------------- steps
 
     def made(self, optimizer: Optimizer) -> None:
-        if id(optimizer) in self.optimizers:
+        if self._steps_of(optimizer) is not None:
             return
         self.let_go()
         self._name()
         self.names.see(visible(asking_frame()))
         source = script_source()
-        self.optimizers[id(optimizer)] = Steps(type(optimizer).__name__, ref(optimizer), len(self.modules), source)
+        steps = Steps(type(optimizer).__name__, ref(optimizer), self.made_count, len(self.modules), source)
+        self.made_count += 1
+        self.newest[id(optimizer)] = steps
+        self.optimizers.append(steps)
+        gone = [known for known in self.optimizers if known.own() is None]
+        if len(gone) > _GONE:
+            self.optimizers.remove(min(gone, key=lambda known: known.count))
+
+    def _steps_of(self, optimizer: Optimizer) -> Steps | None:
+        steps = self.newest.get(id(optimizer))
+        return steps if steps is not None and steps.own() is optimizer else None
 
     def module_made(self, module: nn.Module) -> None:
         last = self.modules[-1]() if self.held else None
@@ -412,9 +446,9 @@ class Ledger:
         )
 
     def step_begins(self, optimizer: Optimizer) -> None:
-        if id(optimizer) not in self.optimizers:
+        if self._steps_of(optimizer) is None:
             self.made(optimizer)
-        steps, parameters = self.optimizers[id(optimizer)], parameters_of(optimizer)
+        steps, parameters = self.newest[id(optimizer)], parameters_of(optimizer)
         if len(steps.parameters) != len(parameters):
             steps.missing |= dict.fromkeys(range(len(steps.parameters), len(parameters)), 0)
             steps.parameters = [ref(p) for p in parameters]
@@ -452,21 +486,22 @@ class Ledger:
             self.frozen += frozen_in(models, self.evaluations)
             steps.resting = {i: sampled(parameters[i]).clone() for i in steps.missing if parameters[i].requires_grad}
         for place, parameter in enumerate(parameters):
-            if id(parameter) in self.gated and (gradient := _matrix_of(parameter.grad)) is not None:
+            if parameter in self.gated and (gradient := _matrix_of(parameter.grad)) is not None:
                 units = steps.units.setdefault(place, Units(torch.zeros(len(gradient), dtype=torch.bool)))
                 if units.share < TAKING_PART:
                     units.look(gradient)
 
     def step_ended(self, optimizer: Optimizer) -> None:
-        if id(optimizer) not in self.optimizers:  # unseen where a closure was given and not called
+        if self._steps_of(optimizer) is None:  # unseen where a closure was given and not called
             self.made(optimizer)
-        steps = self.optimizers[id(optimizer)]
+        steps = self.newest[id(optimizer)]
         if steps.samples is not None:
             self._measure(steps, parameters_of(optimizer))
         gradient = _first_gradient(optimizer)
         steps.witness = None if gradient is None else (id(gradient), gradient._version)
         steps.is_clear = gradient is None
         steps.count += 1
+        self.stepped += 1
         self.taken = max(self.taken, steps.count + steps.skipped)
         steps.skipped_in_a_row = 0
         steps.backwards.clear()
@@ -532,12 +567,12 @@ class Ledger:
             self.evaluations.switch(module, training)
 
     def cleared(self, optimizer: Optimizer) -> None:
-        steps = self.optimizers.get(id(optimizer))
+        steps = self._steps_of(optimizer)
         if steps is not None:
             steps.is_clear = True
 
     def scaled(self, scaler: Any, optimizer: Optimizer, stepped: bool) -> None:
-        steps = self.optimizers.get(id(optimizer))
+        steps = self._steps_of(optimizer)
         if steps is not None and scaler.is_enabled():
             if stepped:
                 steps.skipped_in_a_row = 0
@@ -562,10 +597,13 @@ class Ledger:
         self.is_scaling = self.is_scaling or scaler.is_enabled()
 
     def scheduled(self, scheduler: Any) -> None:
-        kind, count, source = self.schedulers.get(id(scheduler), (type(scheduler).__name__, 0, None))
-        if count == 1:  # the first step is the scheduler's own, while it is made
-            source = script_source()
-        self.schedulers[id(scheduler)] = kind, count + 1, source
+        schedule = next((known for known in reversed(self.schedulers) if known.own() is scheduler), None)
+        if schedule is None:
+            schedule = Schedule(type(scheduler).__name__, ref(scheduler))
+            self.schedulers.append(schedule)
+        if schedule.count == 1:  # the first step is the scheduler's own, while it is made
+            schedule.source = script_source()
+        schedule.count += 1
 
     def batch(self, iterator: Any, given: Any) -> None:
         if self.noting and not self.step:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradexplain.recording.naming import tensors_in
 
 
 @dataclass
 class Names:
-    """The parameters that were found so far, by identity: their name, and which no module's `parameters()` has."""
+    """The parameters that were found so far and are still alive: their name, and which no module's `parameters()` has.
 
-    known: dict[int, str] = field(default_factory=dict)
-    hidden: dict[int, tuple[type, str]] = field(default_factory=dict)  # the class that keeps it, and its attribute
-    owners: dict[int, ref[nn.Module]] = field(default_factory=dict)
+    Another tensor in the place of one that is gone is not taken for it.
+    """
+
+    known: MutableMapping[Tensor, str] = field(default_factory=WeakTensorKeyDictionary)
+    hidden: MutableMapping[Tensor, tuple[type, str]] = field(  # the class that keeps it, and its attribute
+        default_factory=WeakTensorKeyDictionary
+    )
+    owners: MutableMapping[Tensor, ref[nn.Module]] = field(default_factory=WeakTensorKeyDictionary)
     roots: dict[str, ref[nn.Module]] = field(default_factory=dict)
-    tops: dict[int, int] = field(default_factory=dict)  # of each parameter, the module at the top, by identity
+    tops: MutableMapping[Tensor, int] = field(  # the module at the top, by identity
+        default_factory=WeakTensorKeyDictionary
+    )
     paths: dict[str, str] = field(default_factory=dict)  # of modules, by identity
     given: dict[str, ref[nn.Module]] = field(default_factory=dict)  # modules that we were told of, and their names
 
@@ -34,7 +42,7 @@ class Names:
         """Takes from a scope the names of the leaves that no module holds."""
         for name, tensor in tensors_in(scope):
             if tensor.requires_grad and tensor.is_leaf and not name.startswith("_"):
-                self.known.setdefault(id(tensor), name)
+                self.known.setdefault(tensor, name)
 
     def look(self, modules: Sequence[nn.Module] | None = None) -> None:
         """Finds the names in some modules; without them, in all that there are: a pass over all that Python holds."""
@@ -53,30 +61,30 @@ class Names:
         for module in roots:
             if id(module) in listed:
                 owner, attribute, key = listed[id(module)]
-                path = next((self.known[id(p)].rpartition(".")[0] for p in owner.parameters(recurse=False)), "")
+                path = next((self.known[p].rpartition(".")[0] for p in owner.parameters(recurse=False)), "")
                 prefix = path or variables.get(id(owner), "")
                 self._enter(module, _joined(prefix, f"{attribute}[{key!r}]"))
-                self.hidden |= dict.fromkeys(map(id, module.parameters()), (type(owner), attribute))
+                self.hidden.update(dict.fromkeys(module.parameters(), (type(owner), attribute)))
         for name, module in given.items():
-            self.known |= {id(p): _joined(name, path) for path, p in module.named_parameters()}
+            self.known.update({p: _joined(name, path) for path, p in module.named_parameters()})
 
     def _enter(self, module: nn.Module, name: str) -> None:
         for path, child in module.named_modules():
             self.paths[str(id(child))] = _joined(name, path)
             for own, parameter in child.named_parameters(recurse=False):
-                self.known[id(parameter)] = _joined(name, path, own)
-                self.owners[id(parameter)] = ref(child)
-                self.tops[id(parameter)] = id(module)
+                self.known[parameter] = _joined(name, path, own)
+                self.owners[parameter] = ref(child)
+                self.tops[parameter] = id(module)
 
     def of(self, parameter: Tensor) -> str:
         """Returns the name of a parameter; of one that no module holds, the variable of the script, or its shape."""
-        if id(parameter) not in self.known:
+        if parameter not in self.known:
             self.look()
-        if id(parameter) not in self.known:
+        if parameter not in self.known:
             variables = vars(sys.modules["__main__"]).items()
             name = next((n for n, value in variables if value is parameter), f"{tuple(parameter.shape)}")
-            self.known[id(parameter)] = name
-        return self.known[id(parameter)]
+            self.known[parameter] = name
+        return self.known[parameter]
 
     def parameters(self) -> list[Tensor]:
         """Returns the parameters of the modules that were found."""
@@ -89,13 +97,13 @@ class Names:
 
     def root_of(self, parameter: Tensor) -> int:
         """Returns the identity of the module at the top that has a parameter, 0 where none has."""
-        if id(parameter) not in self.known:
+        if parameter not in self.known:
             self.look()
-        return self.tops.get(id(parameter), 0)
+        return self.tops.get(parameter, 0)
 
     def module_of(self, parameter: Tensor) -> nn.Module | None:
         """Returns the module that holds a parameter itself."""
-        owner = self.owners.get(id(parameter))
+        owner = self.owners.get(parameter)
         return owner() if owner is not None else None
 
 

@@ -244,9 +244,13 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     }
   }
 
+  // The drawing is one stop of the tab key, at the box that was reached last; the arrow keys go on from there.
+  const reached = (key, open) =>
+    ({"data-n": key, tabindex: -1, role: "button", ...(open === null ? {} : {"aria-expanded": open})});
+
   function box(b, x, y, key, out) {
     const {kind, title, lines, about, opens} = b.own, middle = {"text-anchor": "middle"};
-    const shown = made("g", {class: `${kind} box${opens >= 0 ? " opens" : ""}`, "data-n": key, tabindex: 0}, tip(about),
+    const shown = made("g", {class: `${kind} box${opens >= 0 ? " opens" : ""}`, ...reached(key, opens < 0 ? null : false)}, tip(about),
       made("rect", {class: "b", rx: 5, x: round(x), y: round(y), width: b.w, height: b.h}),
       text("t", x + b.w / 2, y + sizes.head, title, middle));
     lines.forEach((line, k) => shown.append(text("", x + sizes.pad, y + sizes.head + sizes.line * (k + 1), line)));
@@ -257,7 +261,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   function frame(b, x, y, key, out) {
     const {title, about} = b.own, area = {x: round(x), y: round(y), width: round(b.w)};
     out.frames.push(made("rect", {class: "frame ground", rx: 8, ...area, height: round(b.h)}));
-    out.bars.push(made("g", {class: "bar", "data-n": key, tabindex: 0}, tip(about),
+    out.bars.push(made("g", {class: "bar", ...reached(key, true)}, tip(about),
       made("rect", {class: "edge", rx: 8, ...area, height: round(b.h)}),
       made("rect", {class: "grip", rx: 8, ...area, height: BAR}), ...titled(x + 8, y + 14, `− ${title}`)));
   }
@@ -265,6 +269,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   // ---------------------------------------------------------------------------------------------------------- view
 
   let scene = null, view = null, held = null, chosen = null;
+  let stop = null; // the box that the tab key leads to
   let drawnBoxes = new Map(), drawnLines = new Map(), boxesSeen = new Map();
   const svg = () => stage.firstElementChild;
   const shown = key => drawnBoxes.get(key);
@@ -285,6 +290,8 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     drawnLines = new Map();
     for (const part of out.lines) drawnLines.set(part.dataset.line, [...(drawnLines.get(part.dataset.line) || []), part]);
     boxesSeen = new Map();
+    if (!drawnBoxes.has(stop)) stop = drawnBoxes.keys().next().value;
+    if (stop) shown(stop).setAttribute("tabindex", 0);
     stage.replaceChildren(made("svg", {class: "g"}, ...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels));
     if (view) apply();
     if (chosen && shown(chosen)) shown(chosen).classList.add("chosen");
@@ -382,12 +389,31 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     apply();
   }, {passive: false});
   stage.addEventListener("keydown", event => {
-    const key = keyOf(event);
-    if (!key || !["Enter", " "].includes(event.key)) return;
+    const key = keyOf(event), by = {ArrowUp: -1, ArrowDown: 1}[event.key];
+    if (!key || !(by || ["Enter", " "].includes(event.key))) return;
     event.preventDefault();
+    if (by) return step(key, by);
     toggle(key);
     choose(key);
     shown(key).focus();
+  });
+  // Returns where a box is, of an open fold where its title is.
+  function headOf(key) {
+    const spot = spots.get(key);
+    return shown(key).matches(".bar") ? {...spot, w: Math.min(spot.w, 160), h: BAR} : spot;
+  }
+  // Goes on to the box above or below in reading order.
+  function step(key, by) {
+    const order = [...spots].sort(([, one], [, other]) => one.y - other.y || one.x - other.x).map(([own]) => own);
+    const next = order[order.indexOf(key) + by];
+    if (next) shown(next).focus();
+  }
+  stage.addEventListener("focusin", event => {
+    const key = keyOf(event);
+    if (!key) return;
+    if (stop && shown(stop)) shown(stop).setAttribute("tabindex", -1);
+    shown(stop = key).setAttribute("tabindex", 0);
+    if (event.target.matches(":focus-visible")) bring([headOf(key)]);
   });
   const foldAll = () => {
     levels.forEach((level, number) => { level.open = number === 0; });
@@ -493,21 +519,24 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     made, svg, wide, labelled, boxesOf, linesOf,
     drawn: name => drawnLines.get(name) || [],
     anchor: name => anchors.get(name),
-    // Brings a box into view, where it is not, with those that it works with, if there is room for all.
     follow(node, others) {
-      const found = [node, ...others].flatMap(one => (homes.get(one) || []).slice(0, 1)).map(home => spots.get(seen(...home)));
-      if (!found.length) return;
-      const [x, y] = ["x", "y"].map(side => Math.min(...found.map(one => one[side])));
-      const all = {x, y, w: Math.max(...found.map(one => one.x + one.w)) - x, h: Math.max(...found.map(one => one.y + one.h)) - y};
-      const spot = all.w + 32 < view.w && all.h + 32 < view.h ? all : found[0];
-      const near = (from, room, start, size, first, whole) => {
-        if (start >= from + 12 && start + size <= from + room - 12) return from;
-        const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
-        return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
-      };
-      view.x = near(view.x, view.w, spot.x, spot.w, scene.left, scene.w);
-      view.y = near(view.y, view.h, spot.y, spot.h, 0, scene.h);
-      apply();
+      bring([node, ...others].flatMap(one => (homes.get(one) || []).slice(0, 1)).map(home => spots.get(seen(...home))));
     },
   };
+
+  // Brings the first of some boxes into view, where it is not, with the others if there is room for all.
+  function bring(found) {
+    if (!found.length) return;
+    const [x, y] = ["x", "y"].map(side => Math.min(...found.map(one => one[side])));
+    const all = {x, y, w: Math.max(...found.map(one => one.x + one.w)) - x, h: Math.max(...found.map(one => one.y + one.h)) - y};
+    const spot = all.w + 32 < view.w && all.h + 32 < view.h ? all : found[0];
+    const near = (from, room, start, size, first, whole) => {
+      if (start >= from + 12 && start + size <= from + room - 12) return from;
+      const least = first - 16, most = first + whole + 16 - room, middle = start + size / 2 - room / 2;
+      return most < least ? (least + most) / 2 : Math.min(Math.max(middle, least), most);
+    };
+    view.x = near(view.x, view.w, spot.x, spot.w, scene.left, scene.w);
+    view.y = near(view.y, view.h, spot.y, spot.h, 0, scene.h);
+    apply();
+  }
 }
