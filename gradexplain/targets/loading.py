@@ -131,9 +131,9 @@ def load(spec: TargetSpec) -> Target:
             name = program.output or "f"
             return Target(name, runner, program.inputs, program.inputs, None, runner.locate, spec.text)
         case FilePlace(path, name):
-            return _target(_member(_import_file(path), name, str(path)), name, spec.text)
+            return target_of(_member(_import_file(path), name, str(path)), name, spec.text)
         case ModulePlace(module, name):
-            return _target(_member(_import_module(module), name, module), name, spec.text)
+            return target_of(_member(_import_module(module), name, module), name, spec.text)
         case _:
             assert_never(spec.place)
 
@@ -291,7 +291,8 @@ def _is_offer(name: str, value: object, owner: object) -> bool:
 # ---- functions -----------------------------------------------------------------------------------------------------
 
 
-def _target(found: object, name: str, text: str) -> Target:
+def target_of(found: object, name: str, text: str) -> Target:
+    """Returns a callable, or an instance of a class of modules, as the target that `text` names."""
     import torch
 
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
