@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -92,6 +93,67 @@ def test_descent_is_that_of_its_closed_form() -> None:
 def test_what_is_no_function_of_one_or_two_numbers_has_no_figure(target: str, inputs: dict[str, str]) -> None:
     found = answer_to(target, inputs)
     assert (found["figure"], found["verdict"]) == (None, "agrees")
+
+
+OWN = """
+import time
+import torch
+from torch import nn
+
+net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+nn.init.constant_(net[0].weight, 0.5)
+nn.init.zeros_(net[0].bias)
+def bent(x):
+    return 3 * x if x > 1 else x.square()
+def fitted(a, b, data):
+    return ((a * data + b - 1) ** 2).mean()
+def single(x):  # takes float32 alone, and moves what it holds in training
+    net.eval()
+    return torch.sin(net[0](x)).sum()
+def slow(x):
+    time.sleep(0.05)
+    return x * 1.0 if x > 0 else -x
+"""
+
+
+def own(tmp_path: Path, name: str, inputs: dict[str, str], **options: str) -> dict[str, Any]:
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    target = f"{tmp_path}/own.py:{name}"
+    return answer_to(target, inputs, Asked(target, inputs), **options)
+
+
+def test_a_function_of_a_file_is_drawn_as_an_expression_is(tmp_path: Path) -> None:
+    figure = own(tmp_path, "bent", {"x": "2"})["figure"]
+    assert (figure["at"], figure["value"], figure["gradient"]) == ([2], 6, [3])
+    # it jumps at 1, where the curve is broken
+    assert None in figure["y"]
+    for x, y in zip(figure["x"], figure["y"], strict=True):
+        assert y is None or min(abs(y - 3 * x), abs(y - x * x)) < 1e-6
+
+
+def test_inputs_that_are_no_number_are_held_in_a_figure(tmp_path: Path) -> None:
+    figure = own(tmp_path, "fitted", {"a": "1", "b": "0.5", "data": "1,2,3"}, lr="0.1", steps="2")["figure"]
+    assert (figure["variables"], figure["at"]) == (["a", "b"], [1, 0.5])
+    a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.0, 0.5))
+    data = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    y = ((a * data + b - 1) ** 2).mean()
+    y.backward()
+    assert figure["value"] == pytest.approx(y.item())
+    assert figure["gradient"] == pytest.approx([a.grad.item(), b.grad.item()])
+    assert figure["descent"][1][:2] == pytest.approx([1 - 0.1 * a.grad.item(), 0.5 - 0.1 * b.grad.item()])
+    line = answer_to("sum((w*x - y)**2)", {"w": "1", "x": "1,2,3", "y": "2,4,6"})["figure"]
+    assert (line["variables"], line["gradient"]) == (["w"], [-28])
+
+
+def test_a_function_that_takes_float32_alone_is_drawn_in_it_and_in_its_shape(tmp_path: Path) -> None:
+    figure = own(tmp_path, "single", {"x": "[[2]]"})["figure"]
+    assert (figure["value"], figure["gradient"]) == (pytest.approx(math.sin(1)), [pytest.approx(0.5 * math.cos(1))])
+
+
+def test_a_function_that_is_slow_is_explained_and_not_drawn(tmp_path: Path) -> None:
+    found = own(tmp_path, "slow", {"x": "2"})
+    assert (found["figure"], found["gradients"]) == (None, {"x": "1"})
+    assert "too slow" in found["no_figure"]
 
 
 def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:

@@ -30,6 +30,10 @@ OPTIONS: Mapping[str, str] = {
 }  # fmt: skip
 
 
+# What stands in the field of an input that is not to be typed, such as a notebook's large tensor: it stays as given.
+GIVEN = "given"
+
+
 class FieldError(Exception):
     """A fault with the field of the page where it stands: `target`, `inputs.x`, or the name of an option."""
 
@@ -80,10 +84,12 @@ class Asked:
         """
         with at("target"):
             names = self.names(named)
-        inputs = {name: text for name, text in self.inputs.items() if name in names}
+        kept = {name for name, text in named.inputs.items() if text == GIVEN == self.inputs.get(name, "").strip()}
+        inputs = {name: None if name in kept else text for name, text in self.inputs.items() if name in names}
         for name, text in inputs.items():
             with at(f"inputs.{name}"):
-                _allow_value(text, named)
+                if text is not None:
+                    _allow_value(text, named)
         with at("dtype"):
             dtype = self.options["dtype"] or None
             if dtype not in (None, *DTYPES):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
@@ -14,13 +16,17 @@ _FOLDER = Path(__file__).parent
 _TEMPLATES = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True)
 
 
-def shell(named: Asked, language: str, *, watches: bool) -> str:
-    """Returns the page with its controls, which begins with what was named; it holds no token."""
+def shell(named: Asked, language: str, *, watches: bool, first: Mapping[str, Any] | None = None) -> str:
+    """Returns the page with its controls, which begins with what was named; it holds no token.
+
+    With the `first` answer, it is a page in a frame, which asks what is around it, as in a notebook.
+    """
     words = table("play", language)
-    config = {"named": named.plain(), "language": language, "watches": watches, "words": words}
+    config = {"named": named.plain(), "language": language, "watches": watches, "words": words, "first": first}
     return _filled(
-        "shell.html", language, dtypes=DTYPES, config=in_script(config), script=PLOT_SCRIPT + _text("play.js")
-    )
+        "shell.html", language, dtypes=DTYPES, config=in_script(config),
+        script=PLOT_SCRIPT + _text("framed.js" if first else "served.js") + _text("play.js"),
+    )  # fmt: skip
 
 
 def key_page(language: str) -> str:

@@ -4,18 +4,9 @@ const config = JSON.parse(document.getElementById("config").textContent);
 const words = config.words;
 const $ = (id) => document.getElementById(id);
 const say = (key, data = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => data[name]);
-const KEY = "gradexplain-token";
-const PAGE = crypto.randomUUID();
 const OPTIONS = Object.keys(config.named.options);
-// A number, and what may follow it: its type.
-const NUMBER = /^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(:\s*(?:float|bfloat|double|half)\w*)?\s*$/i;
-
-// ---- the token: in this tab alone, never in a link -------------------------------------------------------------------
-
-const given = new URLSearchParams(location.search).get("token");
-if (given) sessionStorage.setItem(KEY, given);
-const token = sessionStorage.getItem(KEY);
-history.replaceState(null, "", "/" + location.hash);
+// A number, in the brackets of its shape, and what may follow it: its type.
+const NUMBER = /^\s*(\[*)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(\]*(?:\s*:\s*(?:float|bfloat|double|half)\w*)?)\s*$/i;
 
 // ---- state: the texts of the fields ----------------------------------------------------------------------------------
 
@@ -28,7 +19,7 @@ const remembered = byName(state.inputs); // what inputs were that an edit left o
 
 function fromLink() {
   try {
-    const read = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    const read = JSON.parse(decodeURIComponent(host.kept));
     const texts = [read.target, ...Object.values(read.inputs), ...Object.values(read.options)];
     if (!texts.every((text) => typeof text === "string")) return null;
     const options = { ...config.named.options };
@@ -39,7 +30,7 @@ function fromLink() {
   }
 }
 
-const toLink = () => "#" + encodeURIComponent(JSON.stringify(state));
+const toLink = () => encodeURIComponent(JSON.stringify(state));
 
 // ---- asking ----------------------------------------------------------------------------------------------------------
 
@@ -48,7 +39,7 @@ let asked = 0, shown = 0, waiting = null, flying = null, began = 0;
 /** Asks now; while a thing is dragged, each answer is awaited (but not for long), so that the page follows. */
 function ask(dragged = false) {
   clearTimeout(waiting);
-  history.replaceState(null, "", toLink());
+  host.keep(toLink());
   if (dragged && flying && performance.now() - began < 400) {
     waiting = setTimeout(() => ask(true), 30);
     return;
@@ -67,7 +58,7 @@ async function send() {
   const mine = (flying = {});
   const slow = setTimeout(() => tell(say("working")), 300);
   try {
-    const response = await post("/answer", JSON.stringify(state));
+    const response = await host.post("/answer", JSON.stringify(state), words);
     if (serial <= shown || response.newer) return;
     shown = serial;
     show(response);
@@ -77,19 +68,6 @@ async function send() {
     clearTimeout(slow);
     if (flying === mine) flying = null;
   }
-}
-
-async function post(path, body = "") {
-  let response;
-  try {
-    response = await fetch(path, {
-      method: "POST", body, headers: { Authorization: "Bearer " + token, "X-Page": PAGE, "Content-Type": "application/json" },
-    });
-  } catch {
-    throw new Error(say("gone"));
-  }
-  if (!response.ok) throw new Error((await response.text()).trim());
-  return response.json();
 }
 
 function tell(text, bad = false) {
@@ -115,7 +93,7 @@ function show(answer) {
     fault(answer.field, answer.fault);
     return tell(say("kept"));
   }
-  tell(say("answered", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
+  if (began) tell(say("answered", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
   page = answer.page;
   open(page);
   readOut(answer);
@@ -124,7 +102,7 @@ function show(answer) {
   $("no-figure").textContent = answer.no_figure || "";
   $("descent").hidden = !figure;
   drawFigure();
-  history.replaceState(null, "", toLink());
+  host.keep(toLink());
 }
 
 function fault(field, sentence) {
@@ -208,12 +186,17 @@ const stepOf = (span) => 10 ** Math.floor(Math.log10(span / 100) + 1e-9);
 
 function numberOf(name) {
   const read = NUMBER.exec(state.inputs[name] || "");
-  return read ? Number(read[1]) : null;
+  return read ? Number(read[2]) : null;
+}
+
+/** Puts a number where one stands in a field, in the shape and type that are there. */
+function put(name, value) {
+  const [, before, , after] = NUMBER.exec(state.inputs[name] || "") || [null, "", "", ""];
+  state.inputs[name] = before + value + after;
 }
 
 function setNumber(name, value) {
-  const suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
-  state.inputs[name] = String(value) + suffix.trim();
+  put(name, value);
   drawInputs();
   ask(true);
 }
@@ -424,8 +407,8 @@ function point(cx, cy) {
 /** Takes the point to a place in numbers, within what is shown. */
 function moveTo(place) {
   figure.variables.forEach((name, k) => {
-    const [low, high] = figure.ends[k], suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
-    state.inputs[name] = rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)) + suffix.trim();
+    const [low, high] = figure.ends[k];
+    put(name, rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)));
   });
   drawInputs();
   ask(true);
@@ -477,7 +460,7 @@ new ResizeObserver(drawFigure).observe($("figure"));
 // ---- link, saving, and a file that changes ---------------------------------------------------------------------------
 
 $("link").addEventListener("click", async () => {
-  const link = location.origin + "/" + toLink();
+  const link = host.link(toLink());
   try {
     await navigator.clipboard.writeText(link);
     tell(say("copied"));
@@ -501,7 +484,7 @@ async function follow() {
     await new Promise((done) => setTimeout(done, 1000));
     if (document.hidden) continue;
     try {
-      const { changed } = await post("/changed");
+      const { changed } = await host.post("/changed", "", words);
       if (last !== null && changed && changed !== last && state.target === config.named.target) ask();
       if (changed) last = changed;
     } catch {
@@ -510,6 +493,8 @@ async function follow() {
   }
 }
 
+$("link").hidden = !host.link;
 drawFields();
-ask();
+if (config.first) show(config.first);
+else ask();
 if (config.watches) follow();
