@@ -258,8 +258,8 @@ def explain_trace(
     names = _Names(trace, output_name)
     modules = [n.module for n in trace.nodes if n.leaf is None]
     if module is not None and not any(inside(m, module) for m in modules):
-        known = ", ".join(sorted({m for m in modules if m})) or "–"
-        raise InputError("unknown_module", name=module, names=known)
+        known = ", ".join(sorted({m for m in modules if m}))
+        raise InputError("unknown_module" if known else "no_modules", name=module, names=known)
     inner = [n for n in trace.nodes if n.leaf is None]
     opened = [n for n in inner if inside(n.module, module or "")]
     detailed = {n.index for n in opened} if len(opened) <= DETAILED else set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Context, Decimal
 from typing import Any
@@ -143,7 +143,7 @@ class Teller:
         own = [(n, v) for n, v in e.inputs.items() if "." not in n and v.tensor.numel()]
         values = "   ".join(f"{n} = {self.value(v)}" for n, v in own[:_MOST_ROWS])
         lines = [e.target, *([self.say("at", inputs=values)] if values else [])]
-        lines.append(self.say("setting", dtype=e.dtype, torch=e.torch))
+        lines.append(self.say("setting", dtype=types_text(e.dtype, e.inputs.values()), torch=e.torch))
         if e.live:
             lines.append(self.say("live"))
         yield Title("gradexplain", tuple(lines))
@@ -331,7 +331,9 @@ class Teller:
         if step.part is not None:
             yield Row(self.say("rule"), self.in_part(step.part, sent))
         elif sent.rule is not None:
-            yield Row(self.say("rule"), formula(sent.rule, self.language))
+            told = formula(sent.rule, self.language)
+            apart = sent.conjugated and not (step.moves or "conj(" in told or told.startswith("∂"))
+            yield Row(self.say("rule"), self.say("of_conjugates", rule=told) if apart else told)
         else:
             unruled = step.rule is None
             yield Row(self.say("rule"), self.black_box(step) if unruled else self.say("no_rule_argument"))
@@ -397,7 +399,7 @@ class Teller:
     def lines(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("forward"))
         yield Paragraph(self.say("too_many", steps=len(e.steps)))
-        header = tuple(self.say(k) for k in ("steps", "name", "output", "arriving"))
+        header = tuple(self.say(k) for k in ("step", "name", "shape", "arriving"))
         rows = [
             (
                 s.label,
@@ -767,6 +769,12 @@ def _unit(report: Report) -> float:
 def short_operator(step: Step) -> str:
     """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
     return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+
+
+def types_text(output: str, inputs: Iterable[TensorSummary]) -> str:
+    """Returns the types that can carry a gradient, of the inputs and of the output, each once."""
+    own = (v.dtype for v in inputs if v.tensor.is_floating_point() or v.tensor.is_complex())
+    return ", ".join(dict.fromkeys((*own, output)))
 
 
 def elements_text(elements: Any, digits: int) -> str:

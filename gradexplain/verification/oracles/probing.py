@@ -429,7 +429,8 @@ class Probe(Directions):
         data |= {"alone": sum(t.at is not None for t in tried)}
         slope = chosen.finding
         bounds = self.bounds[name] if verdict != "differs" else None
-        return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place, bounds)
+        worst = math.nan if reason == "nan" else abs(slope.lacking)
+        return Check(ORACLE, name, verdict, worst, slope.bound, resolution, reason, data, place, bounds)
 
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error would have been seen, in the worst element that was seen."""
