@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradexplain.errors import RunError as RunError
     from gradexplain.explanation.explanation import Explanation as Explanation
     from gradexplain.graphs.picture import Picture as Picture
+    from gradexplain.playground.notebook import play as play
     from gradexplain.receipts.answer import check_receipt as check_receipt
     from gradexplain.training.report import TrainingReport as TrainingReport
     from gradexplain.verification.verdicts import Report as Report
@@ -35,6 +36,7 @@ _HOMES = {
     "explain": "api",
     "verify": "api",
     "graph": "api",
+    "play": "playground.notebook",
     "watch": "api",
     "TrainingReport": "training.report",
     "Picture": "graphs.picture",
@@ -63,6 +65,7 @@ __all__ = [
     "compare",
     "explain",
     "graph",
+    "play",
     "save_reference",
     "verify",
     "watch",

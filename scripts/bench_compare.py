@@ -3,6 +3,7 @@
 .venv/bin/python scripts/bench.py compare --into compare.jsonl                  # goes on where it stopped
 .venv/bin/python scripts/bench.py compare --into compare.jsonl --seconds 600    # so long at most
 .venv/bin/python scripts/bench.py compare --quick                               # a small sample
+.venv/bin/python scripts/bench.py compare --part large                          # a transformer: its time and memory
 
 A pair is a function of torch's operator database, or a model, twice. *Equal* ones are the same function on another way:
 with an input that was scaled and scaled back, through torch's own reference implementation in Python, computed in
@@ -15,15 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import resource
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from models import Transformer
 from operator_database import operators, sample_of
 from rich.progress import track
 from sheets import Sheet, share, show
@@ -62,7 +67,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--into", type=Path, help="the file of verdicts, one a line; what is in it is not asked again")
     command.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
     command.add_argument("--quick", action="store_true", help="a small sample")
-    command.add_argument("--part", choices=("operators", "models"), help="only these")
+    command.add_argument("--part", choices=("operators", "models", "large"), help="only these")
     command.add_argument("--markdown", action="store_true", help="tables in Markdown")
     command.set_defaults(run=bench_compare)
 
@@ -71,6 +76,9 @@ def bench_compare(arguments: argparse.Namespace) -> None:
     """Prints the tables; with a file, goes on where it ended."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if arguments.part == "large":
+        show(large(), markdown=arguments.markdown)
+        return
     path, known = arguments.into, {}
     if path is not None and path.exists():
         known = {line["key"]: line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
@@ -383,6 +391,61 @@ class Loss(nn.Module):
         if self.decay:
             loss = loss + self.decay * sum(p.square().mean() for p in self.model.parameters())
         return loss  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------------------------------------------- large
+
+# How a model of real size is changed: as `Loss` is.
+LARGE: Mapping[str, Mapping[str, Any]] = {"batch turned": {"turned": True}, "511/512": {"share": 511 / 512}}
+
+
+class Share(nn.Module):
+    """The loss of a transformer of four layers on eight sequences, with the batch turned round or a factor."""
+
+    def __init__(self, *, turned: bool = False, share: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model, self.turned, self.share = Transformer(384, 6144, 4, 64), turned, share
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(ids.flip(0) if self.turned else ids) * self.share  # type: ignore[no-any-return]
+
+
+def large() -> Iterator[Sheet]:
+    """Yields the table of a transformer's cost: CPU seconds, and what a process holds more than before."""
+    rows = []
+    for kind in LARGE:
+        plain, whole = (_alone(kind, asked) for asked in (False, True))
+        own = f"{plain[0]:.2f} s", f"{whole[0] / plain[0]:.1f}", f"{plain[1]:.0f} MB", f"{whole[1] / plain[1]:.1f}"
+        rows.append((kind, whole[2], *own))
+    header = ("a transformer of 4 layers, float32", "verdict", "both runs", "time, of both", "memory", "of both's")
+    yield Sheet("A model of real size", header, rows)
+
+
+def _alone(kind: str, asked: bool) -> tuple[float, float, str]:
+    """Does that in a process of its own, as the most memory that a process held is never given back."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, kind, asked).result()
+
+
+def _measured(kind: str, asked: bool) -> tuple[float, float, str]:
+    """Returns the CPU seconds of both runs, or of the comparison, the MB that it takes, and the verdict."""
+    torch.set_num_threads(1)
+    one, other = Share(), Share(**LARGE[kind])
+    ids = torch.randint(0, 6144, (8, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one(ids[:1])  # what torch loads at the first call is no part of it
+    before, start, verdict = _peak(), time.process_time(), ""
+    if asked:
+        verdict = gx.compare(one, other, [ids]).verdict
+    else:
+        held = [gradients(side, [ids]) for side in (one, other)]
+        assert len(held) == 2
+    return time.process_time() - start, _peak() - before, verdict
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # --------------------------------------------------------------------------------------------------------------- tables

@@ -427,6 +427,15 @@ def test_a_script_sees_no_arguments_but_its_own(tmp_path: Path, process: Callabl
     assert found.code == 0, found.err
 
 
+@pytest.mark.parametrize("verb", ["explain", "graph"])
+def test_what_a_function_prints_does_not_stand_in_the_page(verb: str, tmp_path: Path, process: Callable) -> None:
+    script = tmp_path / "talks.py"
+    script.write_text("print('loaded')\ndef f(x):\n    print('called')\n    return (x * x).sum()\n")
+    found = process([verb, f"{script}:f", "x=1,2", "--format", "json"])
+    assert json.loads(found.out)
+    assert {"loaded", "called"} <= set(found.err.split())
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk"])
 @pytest.mark.parametrize("arguments", [["explain", "sum(sin(x)**2)", "x=1,2"], ["explain", "x²", "x=1"], ["--version"]])
 def test_a_console_of_any_encoding_shows_the_page(encoding: str, arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.comparison.alignment import unmatched
-from gradexplain.comparison.judging import Measured, Pair, decide
+from gradexplain.comparison.judging import Measured, Pair, decide, judge
 from gradexplain.comparison.rounding import Rounding, inverse_trigamma, moderated, quantile, trigamma
 from gradexplain.receipts.schema import schema
 
@@ -800,3 +800,18 @@ def test_numbers_that_differ_look_different() -> None:
 def test_two_sizes_explain_no_small_fraction() -> None:
     given = numbers((16, 8), dtype=torch.float64)
     assert "formula" not in gx.compare(lambda x: x.sin(), lambda x: x.sin() * 2, given).of("x").pattern.data
+
+
+def test_an_exact_0_of_the_candidate_is_as_uncertain_as_what_is_left_of_0_in_the_reference() -> None:
+    one = torch.tensor([-(2.0**-32), 1.0])
+    pair = Pair("gradient", "x", one, torch.tensor([0.0, 1.0]), truth=torch.tensor([-2e-18, 1.0], dtype=torch.float64))
+    deviations = torch.tensor([[1e-10, 1e-7], [0.0, 1e-7]], dtype=torch.float64)
+    assert judge(pair, (Rounding(deviations[0], 9.0), Rounding(deviations[1], 9.0)), 2).numbers < 1
+    wrong = Pair("gradient", "x", one, torch.tensor([0.0, 0.0]), truth=pair.truth)
+    assert judge(wrong, (Rounding(deviations[0], 9.0), Rounding(deviations[1] * 0, 9.0)), 2).numbers > 1
+
+
+def test_tensors_that_are_not_listed_are_said_to_be_in_the_json() -> None:
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(14)))
+    page = gx.compare(model, lambda x: model(x.flip(0)).flip(0), numbers((4, 3), dtype=torch.float32)).render("text")
+    assert "6 more tensors, which --format json lists" in " ".join(page.split())

@@ -179,6 +179,22 @@ def test_a_hook_that_changed_a_gradient_is_named_first_with_what_it_would_be(whe
         assert NOWHERE not in page
 
 
+def test_where_a_hook_changed_what_arrives_no_operation_is_said_to_leave_its_rule() -> None:
+    def tripled(x: Tensor, hook: Callable[[Tensor], Tensor] | None = doubled) -> Tensor:
+        y = x * 3
+        if hook is not None:
+            y.register_hook(hook)
+        return (y**2).sum()
+
+    for page in pages(tripled, normal(2, 3)):
+        assert "sent another gradient" not in page
+        assert "What arrives at `x * 3` (aten.mul.Tensor) is not the sum of what was sent to it" in page
+    changed = "not what was sent to it: something changed it on its way"
+    assert str(gx.explain(tripled, [normal(2, 3)])).count(changed) == 1
+    for way in (None, torch.clone):  # without a hook, and with one that changes nothing
+        assert changed not in str(gx.explain(lambda x, way=way: tripled(x, way), {"x": normal(2, 3)}))
+
+
 def test_of_several_modules_with_hooks_none_is_accused_at_random() -> None:
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).double()
@@ -484,3 +500,12 @@ def test_an_element_that_is_not_seen_for_a_kink_is_not_called_small() -> None:
     page = " ".join(str(gx.verify(Largest.apply, {"x": torch.tensor([1.0, 3.0, 3.0]).double()})).split())
     assert "in 1 of 3 elements of x (x[1] is at a kink)" in page
     assert "too small" not in page
+
+
+@pytest.mark.parametrize(("language", "size"), [("en", "of its size"), ("zh", "梯度大小的")])
+def test_of_a_gradient_that_is_0_no_share_of_its_size_is_told(language: str, size: str) -> None:
+    def flat(x: Tensor) -> Tensor:
+        return (x - 3).relu().sum()
+
+    pages = [gx.verify(flat, [x]).render("text", language=language) for x in (torch.ones(2), torch.tensor([1.0, 4.0]))]
+    assert [size in page for page in pages] == [False, True]

@@ -161,6 +161,18 @@ def test_what_rounding_makes_of_the_claim_is_allowed_and_stated(rounding: float,
     assert found.bound >= rounding
 
 
+def test_what_agrees_is_within_the_bound_that_is_told() -> None:
+    """Claims that are wrong by more and more, until one is seen: none passes beyond its bound."""
+    last = None
+    for error in (1e-13 * 1.2**k for k in range(80)):
+        found = ladders.judge(ladder(lambda x: math.sin(x) + 1e-12 * wobble(x), 1.0 + error))
+        if found.verdict == "agrees":
+            assert abs(found.lacking) <= found.bound
+            last = error
+    assert last is not None
+    assert ladders.judge(ladder(lambda x: math.sin(x) + 1e-12 * wobble(x), 1.0 + 1.5 * last)).verdict == "differs"
+
+
 def test_noise_that_is_known_already_is_counted_on_a_short_ladder() -> None:
     """f = x, and 1e-6 more at positive x: noise of 1e-6 may be behind what its slopes are more than 1."""
     short = ladder(lambda x: x + 1e-6 * (x > 0), 1.0, steps=STEPS[:3])

@@ -182,3 +182,9 @@ def test_steps_that_are_chosen_badly_are_seen(monkeypatch: pytest.MonkeyPatch) -
     true = step_error._central
     monkeypatch.setattr(step_error, "_central", lambda f, x, h, *dtype: true(f, x, 100 * h, *dtype))
     assert "bottom-central" in untrue("step-error")
+
+
+def test_an_exercise_that_there_is_not_is_refused_without_an_answer_too(command) -> None:
+    found = command("lesson", "chain-rule", "--exercise", "99")
+    assert (found.code, found.out) == (2, "")
+    assert "chain-rule has no exercise 99" in found.err

@@ -1,5 +1,6 @@
 """Targets: which text is what, how the user's code is imported, and what is told when that fails."""
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -446,3 +447,56 @@ def test_a_backward_that_torch_refuses_fails_an_assertion_in_one_line_with_a_pla
         assert "?" not in str(caught.value)
         assert caught.value.__context__ is None
         assert len(caught.traceback.filter(caught)) == 1  # the caller's own line
+
+
+ODD = """
+    import torch
+
+    async def waiting(x):
+        return x.sum()
+
+    def yielding(x):
+        yield x.sum()
+
+    def silent(x):
+        x.sum()
+
+    class Maker:
+        def __init__(self, k):
+            self.k = k
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * g
+"""
+
+
+@pytest.mark.filterwarnings("error")  # a coroutine that nobody waited for is warned of
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("waiting", "returned a coroutine"),
+        ("yielding", "returned a generator"),
+        ("silent", "returned None, in which there is no tensor"),
+        ("Maker", "Maker in odd.py:Maker is a class"),
+        ("Twice", "write odd.py:Twice.apply"),
+    ],
+)
+def test_what_gives_no_tensor_is_told_by_what_it_is(name: str, told: str) -> None:
+    write("odd.py", ODD)
+    for verb in (gx.explain, gx.verify, gx.graph):
+        with pytest.raises((InputError, RunError), match=re.escape(told)):
+            verb(f"odd.py:{name}", {"x": torch.ones(2)})
+
+
+def test_what_is_no_file_of_python_is_told_as_that(folder: Path) -> None:
+    write("numbers.json", "{}")
+    (folder / "empty").mkdir()
+    for target, told in (("numbers.json:f", "not one of Python"), ("empty:f", "nothing else in it can be called")):
+        with pytest.raises(InputError, match=told):
+            load(parse_target(target))

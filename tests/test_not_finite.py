@@ -136,6 +136,21 @@ def test_an_input_that_is_not_finite_is_the_cause() -> None:
     assert findings[1].data["met"] == "inf - inf"
 
 
+def test_what_an_operation_makes_of_finite_numbers_does_not_follow_from_an_input_that_is_not() -> None:
+    """1 / 0 has nothing to do with the infinity beside it; 0 · inf is made of it."""
+
+    def quotients(x: Tensor) -> Tensor:
+        return (1 / x).sum()
+
+    beside = one(1.0, float("inf"), 0.0)
+    assert [f.code for f in born(quotients, beside)][:2] == ["input-not-finite", "besides-not-finite"]
+    told = page(quotients, beside)
+    assert "Downstream" not in told
+    assert told.index("x[1] is inf. Apart from that, `1 / x`") < told.index("Checked")
+    follows = born(lambda x: (0 * x).sum(), one(1.0, float("inf")))
+    assert [f.code for f in follows][:2] == ["input-not-finite", "then-not-finite"]
+
+
 def test_nan_lies_between_no_slopes() -> None:
     """√(x²) has slopes −1 and 1 at 0, and torch makes it nan; |x| has the same slopes, and 0 lies between them."""
     for f in (lambda x: (x * x).sqrt().sum(), lambda x: (x * x).sum().sqrt()):

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from browser import needs_chromium
 
 pytest.importorskip("starlette", reason="needs the extra play (pip install gradexplain[play])")
 
+from gradexplain import lessons
 from gradexplain.errors import InputError
 from gradexplain.playground.asked import MOST_BYTES, OPTIONS, Asked
 from gradexplain.playground.computing import answered
@@ -92,6 +94,67 @@ def test_descent_is_that_of_its_closed_form() -> None:
 def test_what_is_no_function_of_one_or_two_numbers_has_no_figure(target: str, inputs: dict[str, str]) -> None:
     found = answer_to(target, inputs)
     assert (found["figure"], found["verdict"]) == (None, "agrees")
+
+
+OWN = """
+import time
+import torch
+from torch import nn
+
+net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
+nn.init.constant_(net[0].weight, 0.5)
+nn.init.zeros_(net[0].bias)
+def bent(x):
+    return 3 * x if x > 1 else x.square()
+def fitted(a, b, data):
+    return ((a * data + b - 1) ** 2).mean()
+def single(x):  # takes float32 alone, and moves what it holds in training
+    net.eval()
+    return torch.sin(net[0](x)).sum()
+def slow(x):
+    time.sleep(0.05)
+    return x * 1.0 if x > 0 else -x
+"""
+
+
+def own(tmp_path: Path, name: str, inputs: dict[str, str], **options: str) -> dict[str, Any]:
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    target = f"{tmp_path}/own.py:{name}"
+    return answer_to(target, inputs, Asked(target, inputs), **options)
+
+
+def test_a_function_of_a_file_is_drawn_as_an_expression_is(tmp_path: Path) -> None:
+    figure = own(tmp_path, "bent", {"x": "2"})["figure"]
+    assert (figure["at"], figure["value"], figure["gradient"]) == ([2], 6, [3])
+    # it jumps at 1, where the curve is broken
+    assert None in figure["y"]
+    for x, y in zip(figure["x"], figure["y"], strict=True):
+        assert y is None or min(abs(y - 3 * x), abs(y - x * x)) < 1e-6
+
+
+def test_inputs_that_are_no_number_are_held_in_a_figure(tmp_path: Path) -> None:
+    figure = own(tmp_path, "fitted", {"a": "1", "b": "0.5", "data": "1,2,3"}, lr="0.1", steps="2")["figure"]
+    assert (figure["variables"], figure["at"]) == (["a", "b"], [1, 0.5])
+    a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.0, 0.5))
+    data = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    y = ((a * data + b - 1) ** 2).mean()
+    y.backward()
+    assert figure["value"] == pytest.approx(y.item())
+    assert figure["gradient"] == pytest.approx([a.grad.item(), b.grad.item()])
+    assert figure["descent"][1][:2] == pytest.approx([1 - 0.1 * a.grad.item(), 0.5 - 0.1 * b.grad.item()])
+    line = answer_to("sum((w*x - y)**2)", {"w": "1", "x": "1,2,3", "y": "2,4,6"})["figure"]
+    assert (line["variables"], line["gradient"]) == (["w"], [-28])
+
+
+def test_a_function_that_takes_float32_alone_is_drawn_in_it_and_in_its_shape(tmp_path: Path) -> None:
+    figure = own(tmp_path, "single", {"x": "[[2]]"})["figure"]
+    assert (figure["value"], figure["gradient"]) == (pytest.approx(math.sin(1)), [pytest.approx(0.5 * math.cos(1))])
+
+
+def test_a_function_that_is_slow_is_explained_and_not_drawn(tmp_path: Path) -> None:
+    found = own(tmp_path, "slow", {"x": "2"})
+    assert (found["figure"], found["gradients"]) == (None, {"x": "1"})
+    assert "too slow" in found["no_figure"]
 
 
 def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:
@@ -183,6 +246,14 @@ def test_what_no_page_sends_is_refused(sent: bytes) -> None:
 def test_nothing_that_was_named_leaves_its_script() -> None:
     page = shell(Asked("x", {"x": "</script><script>alert(1)</script>"}), "en", watches=False)
     assert "</script><script>alert" not in page
+
+
+def test_a_lesson_is_run_and_answered_as_its_page() -> None:
+    found = json.loads(answered(b'{"lesson": "accumulation"}', NAMED, "zh"))
+    assert found["page"] == lessons.run("accumulation").render("html", language="zh")
+    assert "accumulation" in json.loads(answered(b'{"lesson": "accumulate"}', NAMED, "en"))["fault"]
+    for sent in (b'{"lesson": 3}', b'{"lesson": "nan", "more": 1}', b'["lesson"]'):
+        assert "does not send" in json.loads(answered(sent, NAMED, "en"))["fault"]
 
 
 # ---------------------------------------------------------------------------------------------------------- processes
@@ -452,6 +523,35 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     assert not said
     assert not elsewhere
     other.close()
+    page.close()
+
+
+@needs_chromium
+def test_a_lesson_stands_in_the_page_plays_with_it_and_is_remembered(served: Served, browser: Any) -> None:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda fault: said.append(str(fault)))
+    page.goto(served.address)
+    page.select_option("#lesson", "three-ways")
+    lesson = page.frame_locator("iframe.taught")
+    lesson.locator(".live input").fill("31", timeout=60_000)
+    lesson.locator("button.play").click()
+    sync.expect(page.locator("#target")).to_have_value("x**2 + 2*x")
+    sync.expect(page.locator("[id='inputs.x']")).to_have_value("1.55")
+    sync.expect(page.locator("#readout .gradient")).to_have_text("∂y/∂x = 5.1")  # 2x + 2
+    for number, exercise in enumerate(lessons.run("three-ways").exercises):
+        form = lesson.locator("form.exercise").nth(number)
+        form.locator("input").fill(str(exercise.answer))
+        form.locator("button").click()
+        sync.expect(form.locator(".said")).to_have_text("✓ Right.")
+    sync.expect(page.locator("#lesson option[value=three-ways]")).to_have_text("✓ Three ways to a derivative")
+    page.reload()  # the address holds the lesson, and this browser what was right in it
+    sync.expect(lesson.locator("form.exercise.done")).to_have_count(number + 1, timeout=60_000)
+    page.select_option("#lesson", "")
+    sync.expect(page.locator("iframe.taught")).to_have_count(0)
+    assert [text for text in said if "403" not in text] == []
     page.close()
 
 

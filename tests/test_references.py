@@ -174,3 +174,18 @@ def test_a_file_of_another_machine_is_read_and_says_the_same(command: Callable) 
     assert command("compare", f"{pairs}:grown", "x=randn(6)", *kept).code == 0
     assert command("compare", f"{pairs}:dropped", "x=randn(6)", *kept).code == 1
     assert command("compare", f"{pairs}:grown", "x=randn(7)", *kept).code == 2
+
+
+@pytest.mark.parametrize("word", ["input", "parameter"])
+def test_another_torch_that_may_draw_other_numbers_is_named(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, layer = torch.linspace(-1, 1, 6), nn.Linear(6, 2)
+    path = gx.save_reference(layer, [x], path=tmp_path / "made.safetensors")
+    made, other = torch.__version__, nn.Linear(6, 2) if word == "parameter" else layer
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    assert gx.compare(layer, inputs=[x], reference=path).findings[0].code == "reference-torch"
+    with pytest.raises(gx.GradexplainError) as fault:
+        gx.compare(other, inputs=[x if word == "parameter" else x + 1], reference=path)
+    assert f"The {word} " in str(fault.value)
+    assert f"That was torch {made}, and this is torch 2.99.0" in str(fault.value)

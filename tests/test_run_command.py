@@ -73,6 +73,43 @@ def test_a_script_sees_what_it_sees_without_us(tmp_path: Path) -> None:
     assert "No training seen" in ours.stderr
 
 
+READS = """
+import sys, torch
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=float(input()))
+x = torch.rand(70, 4)
+x[50] = 0
+for line in sys.stdin:
+    rows = x[int(line) : int(line) + 10]
+    shares = rows / rows.sum(1, keepdim=True)
+    optimizer.zero_grad()
+    model(shares).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("through", ["a file", "a pipe"])
+def test_a_second_run_reads_a_file_again_and_of_a_pipe_it_is_said_that_it_ended_before(
+    tmp_path: Path, through: str
+) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    (tmp_path / "given.txt").write_text("the first line is read before\n0.1\n0\n10\n20\n30\n40\n50\n60\n")
+    command = [sys.executable, "-m", "gradexplain", "run", "--format", "json", "--output", "report.json", "reads.py"]
+    with (tmp_path / "given.txt").open() as given:
+        os.lseek(given.fileno(), len("the first line is read before\n"), os.SEEK_SET)
+        stream = {"stdin": given} if through == "a file" else {"input": given.read()}
+        subprocess.run(command, cwd=tmp_path, timeout=120, check=False, capture_output=True, text=True, **stream)
+    record = json.loads((tmp_path / "report.json").read_text())
+    first = record["findings"][0]
+    assert (record["steps"], first["step"]) == (7, 5)
+    if through == "a file":
+        assert (record["examined"], first["code"], first["element"]) == ("replay", "first-not-finite", "shares[0, 0]")
+    else:
+        assert (record["examined"], first["code"]) == ("stopped", "loss-not-finite")
+
+
 def test_numbers_are_the_same_and_our_words_come_last_on_standard_error(tmp_path: Path) -> None:
     path = script(tmp_path, end="import sys; sys.exit(0)")
     ours, own = run(path), plainly(path)

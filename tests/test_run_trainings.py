@@ -56,6 +56,9 @@ FAILING = {  # script: code of the first finding, step, phase
     "branch_not_taken":      ("first-gradient-not-finite", 33, "backward"),
     "cleared_once_an_epoch": ("not-cleared",                1, "backward"),
     "clipped":               ("clipped",                    0, "backward"),
+    "closure_not_cleared":   ("not-cleared",                1, "backward"),
+    "critic_as_column":      ("unmeant-broadcast",          0, "forward"),
+    "critic_not_cleared":    ("not-cleared",                1, "backward"),
     "cut_branch":            ("no-gradient",                0, "forward"),
     "dead_units":            ("dead-units",                 1, "forward"),
     "diverges":              ("rate-too-high",              0, "optimizer"),
@@ -70,6 +73,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "frozen_but_moving":     ("frozen-statistics",         20, "forward"),
     "growing_graph":         ("graph-carried",              1, "forward"),
     "hidden_state":          ("graph-of-before",            1, "backward"),
+    "history_of_losses":     ("graphs-kept",                0, "forward"),
     "huber_by_hand":         ("unmeant-broadcast",          0, "forward"),
     "in_order":              ("batches-of-one-class",       0, "data"),
     "in_place":              ("saved-changed",              0, "backward"),
@@ -82,6 +86,7 @@ FAILING = {  # script: code of the first finding, step, phase
     "lost_in_bfloat16":      ("updates-lost",               0, "optimizer"),
     "masked_row":            ("first-not-finite",           8, "forward"),
     "meter":                 ("graphs-kept",                0, "forward"),
+    "model_of_each_fold":    ("made-after-optimizer",       0, "optimizer"),
     "nan_in_data":           ("data-not-finite",           11, "data"),
     "never_in_training":     ("statistics-unlearned",       0, "forward"),
     "norm_at_zero":          ("first-gradient-not-finite",  6, "backward"),
@@ -92,6 +97,8 @@ FAILING = {  # script: code of the first finding, step, phase
     "rate_too_high":         ("rate-too-high",              0, "optimizer"),
     "rebuilt_loss":          ("nothing-learns",             0, "forward"),
     "replaced_head":         ("made-after-optimizer",       0, "optimizer"),
+    "resumed_beside":        ("made-after-optimizer",      16, "optimizer"),
+    "rounded_guess":         ("gradient-zero",              0, "backward"),
     "row_sums":              ("first-not-finite",           0, "forward"),
     "same_noise_in_workers": ("same-draws",                 0, "data"),
     "scaler_skips":          ("first-not-finite",          19, "forward"),
@@ -99,9 +106,11 @@ FAILING = {  # script: code of the first finding, step, phase
     "seeded_alike":          ("same-draws",                 0, "data"),
     "sigmoid_twice":         ("sigmoid-twice",              0, "forward"),
     "softmax_at_the_end":    ("softmax-twice",              0, "forward"),
+    "softmax_by_hand":       ("first-not-finite",          16, "forward"),
     "softmax_twice":         ("softmax-twice",              0, "forward"),
     "step_between":          ("saved-changed",              1, "backward"),
     "sure_of_the_wrong":     ("probability-rounded",        0, "forward"),
+    "too_small_for_float16": ("gradient-zero",              0, "backward"),
     "vanishing":             ("vanishing",                  0, "backward"),
     "warms_up_too_far":      ("rate-too-high",             39, "optimizer"),
 }
@@ -253,6 +262,17 @@ BORN = {  # a line, the number that u[2] is at step 2: where, the values that me
                              (1.0,  "v[2, 0]", {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).softmax(1)"),
     "u.masked_fill(u > 0.5, -torch.inf).logsumexp(1)":
                              (1.0,  "v[2]",    {"x": "-inf"},         "u.masked_fill(u > 0.5, -1e9).logsumexp(1)"),
+    "torch.logit(u)":        (1.0,  "v[2, 0]", {"x": 1.0},            "torch.logit(u.clamp(1e-6, 1 - 1e-6))"),
+    "u / (u.norm(dim=1)[:, None])":
+                             (0.0,  "v[2, 0]", {"x": 0.0, "z": 0.0},  "u / (u.norm(dim=1)[:, None] + 1e-12)"),
+    "(u * 24).half().exp().float()":
+                             (1.0,  "(u * 24).half().exp()[2, 0]", {"x": 24.0},
+                                    "(u * 24).half().clamp(max=10).exp().float()"),
+    "torch.where(u > 0, torch.sin(u) / u, 1.0)":
+                             (0.0,  "torch.sin(u)[2, 0]", {"x": 0.0, "z": 0.0},
+                                    "torch.where(u > 0, torch.sin(u) / torch.where(u > 0, u, 1.0), 1.0)"),
+    "((u * 2e4).half() @ torch.full((3, 3), 4.0).half()).float()":
+                             (1.0,  "(u * 2e4).half() @ torch.full((3, 3), 4.0).half()[2, 0]", {}, ""),
 }
 # fmt: on
 
@@ -279,7 +299,11 @@ def test_where_a_number_was_born_is_told_with_what_met_and_a_change_that_was_tri
     first = run_training(script).record["findings"][0]
     assert (first["step"], first["source"]["line"]) == (2, 9)
     assert (first["element"], first["values"]) == (element, values)
-    assert (first["remedy"]["change"], first["remedy"]["tried"]) == (f"v = {change}", True)
+    remedy = first["remedy"] or {}
+    assert (remedy.get("change"), remedy.get("tried")) == ((f"v = {change}", True) if change else (None, False))
+    assert "inf" in first["reason"] or "nan" in first["reason"]
+    assert ("float16 ends at 6.6e+04" in first["reason"]) is ("half" in line)
+    assert str(tmp_path) not in first["reason"]  # of a place, the name of the file is enough
 
 
 # fmt: off

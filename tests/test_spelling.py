@@ -151,3 +151,15 @@ def test_two_numbers_that_differ_are_never_written_alike(language: str, apart: f
     told = [float(n) for n in re.findall(r"\d+\.\d+|\b1\b", said)]
     assert len({*told}) == 2
     assert max(told) - 1 == pytest.approx(apart, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"count": 1, "size": "1"}, "1 parameter, 1 number"),
+        ({"count": 2, "size": "1,024"}, "2 parameters, 1,024 numbers"),
+        ({"count": 0, "size": 0}, "0 parameters, 0 numbers"),
+    ],
+)
+def test_a_noun_agrees_with_its_count(data: dict[str, object], said: str) -> None:
+    assert say("explanation.parameters_count", **data) == said

@@ -10,7 +10,7 @@ import typer
 
 from gradexplain.cli.checks import UsageError, at_least, one_of, page_format
 from gradexplain.cli.options import AsIf, Dtype, Format, Inputs, Language, Output, Seed, Width, Wrt
-from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
+from gradexplain.cli.output import EXIT_CODES, as_guest, deliver, faults_said, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import say
@@ -113,7 +113,7 @@ def compare(
             raise typer.Exit(_single(request, model, wrap, divide, patience, (chosen, language, output, width)))
         if save is not None:
             raise typer.Exit(_saved(request, save, language))
-        with progress(language), own_arguments(a):
+        with progress(language), as_guest(a):
             import gradexplain.api as api
 
             options = {"against": against, "parts": parts, "backend": backend, "rename": names, "second": second}
@@ -138,7 +138,7 @@ def _single(
     chosen, language, output, width = page
     dim = None if divide == "none" else int(divide)
     try:
-        with own_arguments(request.target):
+        with as_guest(request.target):
             comparison, verdict = api.compared_single(request, model, wrap, dim, patience)
     except InputError as fault:
         if fault.key != "ranks_lost":
@@ -152,7 +152,7 @@ def _single(
 
 def _saved(request: "Request", path: Path, language: str) -> int:
     """Writes what A gives, and says where."""
-    with progress(language), own_arguments(request.target):
+    with progress(language), as_guest(request.target):
         import gradexplain.api as api
 
         api.saved(request, path)

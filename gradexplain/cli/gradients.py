@@ -22,7 +22,7 @@ from gradexplain.cli.options import (
     Width,
     Wrt,
 )
-from gradexplain.cli.output import EXIT_CODES, deliver, faults_said, own_arguments, page_width, progress
+from gradexplain.cli.output import EXIT_CODES, as_guest, deliver, faults_said, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.errors import InputError
 from gradexplain.locale.catalogue import say
@@ -70,7 +70,7 @@ def explain(
         chosen = page_format(format, output)
         asked = {"wrt": wrt, "order": order, "cotangent": cotangent, "element": element, "module": module}
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, **asked)
-        with progress(language), own_arguments(target):
+        with progress(language), as_guest(target):
             import gradexplain.api as api
 
             explanation = api.explained(request, effort=effort)
@@ -143,7 +143,7 @@ def verify(
             deliver(checked.render(chosen, language=language, width=width or page_width()), output, language)
             raise typer.Exit(EXIT_CODES[checked.verdict])
         request = read_request(target, inputs, by_hand, dtype=dtype, seed=seed, wrt=wrt)
-        with progress(language), own_arguments(target):
+        with progress(language), as_guest(target):
             import gradexplain.api as api
             from gradexplain.verification.options import Options
 
@@ -201,7 +201,7 @@ def _checked(path: Path, inputs: Sequence[str], language: str, *, trust: bool) -
     from gradexplain.receipts.answer import check_receipt
 
     try:
-        with progress(language), own_arguments(str(path)):
+        with progress(language), as_guest(str(path)):
             return check_receipt(path, trust=trust)
     except InputError as fault:
         if fault.key != "receipt_untrusted":

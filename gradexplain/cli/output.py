@@ -8,7 +8,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -84,11 +84,15 @@ def deliver(content: str | bytes, output: Path | None, language: str, stream: Te
 
 
 @contextmanager
-def own_arguments(target: str) -> Iterator[None]:
-    """Lets the user's code see the command line of a script that was given no arguments, not ours."""
+def as_guest(target: str) -> Iterator[None]:
+    """Lets the user's code see the command line of a script that was given no arguments, not ours.
+
+    What it prints goes to standard error: standard output is the page's, and may be read by a program.
+    """
     ours, sys.argv = sys.argv, [target.rpartition(":")[0] or target]
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.argv = ours
 

@@ -12,7 +12,7 @@ import typer
 from gradexplain.cli.checks import UsageError, at_least, graph_format, one_of
 from gradexplain.cli.groups import Offer, group
 from gradexplain.cli.options import Dtype, Inputs, Language, Output, Seed, TargetText, Width
-from gradexplain.cli.output import USAGE, deliver, faults_said, own_arguments, page_width, progress
+from gradexplain.cli.output import USAGE, as_guest, deliver, faults_said, page_width, progress
 from gradexplain.cli.request import read_request
 from gradexplain.graphs.options import SHOWN, SUFFIXES, VIEWS, WHOLE
 from gradexplain.locale.catalogue import say
@@ -68,7 +68,7 @@ def graph(
     with faults_said(language):
         chosen = graph_format(format, output, SUFFIXES)
         request = read_request(target, inputs, dtype=dtype, seed=seed)
-        with progress(language), own_arguments(target):
+        with progress(language), as_guest(target):
             loaded, tensors = request.load()
             import gradexplain.api as api
 

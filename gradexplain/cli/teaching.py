@@ -57,9 +57,12 @@ def _lesson(offer: Offer, options: Mapping[str, Any], output: Path | None, forma
     language = shared["language"]
     with faults_said(language):
         from gradexplain import lessons as course
+        from gradexplain.lessons.answers import exercise_of
 
         with progress(language):
             found = course.run(offer.name, **own)
+        if shared.get("exercise") is not None:
+            exercise_of(found, shared["exercise"])  # refuses one that there is not
         if shared.get("answer") is not None:
             right, page = course.judge(found, shared["answer"], shared.get("exercise"), language=language)
             sys.stdout.write(page)

@@ -36,8 +36,8 @@ from gradexplain.rules.application import wide
 
 Tensors = Mapping[Label, Tensor | None]
 
-# The square of a difference is so many last digits of a type in which its place is plain.
-_PLAIN = 1000
+# A difference that is so many last digits of a type is plain in it at every step.
+_PLAIN = 1e4
 
 
 def compare_sides(
@@ -194,14 +194,19 @@ class Course:
             eps = max(torch.finfo(getattr(torch, t)).eps for c in telling for t in c.dtypes if t)
             outline = outline_of(candidate)
             return None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
-        exact = any(_PLAIN * torch.finfo(j.pair.one.dtype).eps > size**2 for j in self.judged if j.formulas > 1)
+        exact = any(_PLAIN * torch.finfo(j.pair.one.dtype).eps > size for j in self.judged if j.formulas > 1)
         one, other = (w if exact and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
-        try:
-            first, second = (watched(side.measurable()) for side in (one, other))
-        except GradexplainError:  # what cannot be watched has no steps
-            return None
-        eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
-        return parting(first, second, other.names, eps, size)
+        # Where the values differ, no backward pass is needed to see where.
+        forward = any(c.kind == "value" for c in telling)
+        for backwards in (False, True) if forward else (True,):
+            try:
+                first, second = (watched(side.measurable(), backwards) for side in (one, other))
+            except GradexplainError:  # what cannot be watched has no steps
+                return None
+            eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
+            if (found := parting(first, second, other.names, eps, size)) is not None:
+                return found
+        return None
 
 
 def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
@@ -231,8 +236,8 @@ def outline_of(side: Side) -> Outline | None:
         return None
 
 
-def watched(side: Side) -> Trace:
-    """Returns the steps of a side, forward and backward."""
+def watched(side: Side, backwards: bool = True) -> Trace:
+    """Returns the steps of a side, forward and, where asked for, backward."""
     returned: list[Returned] = []
     joined = side.joined(returned)
 
@@ -241,7 +246,7 @@ def watched(side: Side) -> Trace:
             return joined.call(given)
 
     around = replace(joined, call=call)
-    return trace(around, cotangent=lambda output: side.seed(output, returned[-1]), plain=False)
+    return trace(around, cotangent=lambda output: side.seed(output, returned[-1]), plain=False, backwards=backwards)
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:

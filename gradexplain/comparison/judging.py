@@ -370,7 +370,9 @@ def judge(
     times = deviations / quantile(min(first.freedom, second.freedom), count)
     if pair.truth is not None:
         unfaithful = (one - pair.truth).abs() > first.explained(count)
-        off = _over((other - pair.truth).abs(), second.deviation)
+        # Where the candidate is 0, and no trial moved it, it is as uncertain as the reference.
+        unmoved = second.deviation == 0
+        off = _over((other - pair.truth).abs(), torch.where(unmoved, first.deviation, second.deviation))
         # Where the reference is not at its own truth, and the candidate is, it is the reference that is off.
         astray = bool((unfaithful & (times > 1) & (off <= quantile(second.freedom, count))).any())
         times = times.masked_fill(unfaithful & (off <= quantile(second.freedom, count)), 0.0)

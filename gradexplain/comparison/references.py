@@ -146,6 +146,8 @@ def compare_with(reference: Reference, computation: Computation, path: Path, ren
         if known[ours] != seen:
             what = "shape" if (known[ours].shape, known[ours].dtype) != (seen.shape, seen.dtype) else kind
             data = {"name": name, "path": path, "one": _told(known[ours]), "other": _told(seen)}
+            if what != "shape" and reference.torch != torch.__version__:  # which may draw others from the same seed
+                raise InputError(f"reference_{what}_torch", **data, made=reference.torch, here=torch.__version__)
             raise InputError(f"reference_{what}", **data)
     seen_buffers = {n: Fixed.of(b) for n, b in _buffers(computation).items()}
     stale = [n for n, b in seen_buffers.items() if n in reference.buffers and reference.buffers[n] != b]

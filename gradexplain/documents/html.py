@@ -17,7 +17,7 @@ from gradexplain.documents.plot import plotted
 # A section of a notebook's cell with more entries than this is folded.
 _MOST_OPEN = 6
 # Where a viewer drops the frame, nothing stands before the text, which stays. A frame has the scheme of its notebook.
-_FRAME = (
+FRAME = (
     ".gx-live{display:block;width:100%;height:min(85vh,56rem);min-height:30rem;border:0}.gx-live+.gx{display:none}"
     "[data-jp-theme-light=false] .gx-live,.vscode-dark .gx-live{color-scheme:dark}"
 )
@@ -67,7 +67,7 @@ def framed(page: str, document: Doc) -> str:
     """Returns a page in a frame that can touch nothing around it, before the text for viewers that drop frames."""
     inside, title = escape(page), escape(titled(document))
     frame = f"<iframe class='gx-live' sandbox='allow-scripts allow-forms' title='{title}' srcdoc='{inside}'></iframe>"
-    return f"<style>{_FRAME}</style>\n{frame}{fragment(document)}"
+    return f"<style>{FRAME}</style>\n{frame}{fragment(document)}"
 
 
 def _sections(document: Doc, *, folds: bool) -> Iterator[str]:

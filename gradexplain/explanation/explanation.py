@@ -95,12 +95,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Output:
-    """One of several outputs of a step: its value, the gradient that arrives at it, and the sum that this is."""
+    """One of several outputs of a step: its value, the gradient that arrives at it, and the sum that this is.
+
+    Where something changed what was sent to it, as a hook does, it is no such sum: `changed`.
+    """
 
     name: str
     forward: TensorSummary | None
     cotangent: TensorSummary | None
     sums: tuple[Equation, ...]
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ class Step:
     `label` is f1, f2, … in forward order; `name` is the name of its output; `order` is its place in the backward pass,
     `None` where no gradient reached it. `sums` adds up the contributions where its output is used more than once. Of
     several outputs, the first that a gradient arrives at is shown; `further` has the others that one arrives at, and
-    `main` is what that first one is called among them. A write into a view, and a look through one, has a `part`.
+    `main` is what that first one is called among them; `changed` is as in `Output`. A write into a view, and a look
+    through one, has a `part`.
     """
 
     index: int
@@ -132,6 +137,7 @@ class Step:
     sums: tuple[Equation, ...]
     contributions: tuple[Contribution, ...]
     main: str = ""
+    changed: bool = False
     further: tuple[Output, ...] = ()
     part: Part | None = None
 
@@ -252,8 +258,8 @@ def explain_trace(
     names = _Names(trace, output_name)
     modules = [n.module for n in trace.nodes if n.leaf is None]
     if module is not None and not any(inside(m, module) for m in modules):
-        known = ", ".join(sorted({m for m in modules if m})) or "–"
-        raise InputError("unknown_module", name=module, names=known)
+        known = ", ".join(sorted({m for m in modules if m}))
+        raise InputError("unknown_module" if known else "no_modules", name=module, names=known)
     inner = [n for n in trace.nodes if n.leaf is None]
     opened = [n for n in inner if inside(n.module, module or "")]
     detailed = {n.index for n in opened} if len(opened) <= DETAILED else set()
@@ -325,6 +331,14 @@ class _Names:
         return f"∂{self.scalar}/∂{self.value(node, output)}"
 
 
+def _is_sum(whole: Tensor, sent: Sequence[Tensor]) -> bool:
+    """Says whether a gradient is the sum of what was sent, but for the rounding of the sum."""
+    wide = [c.detach().double() for c in sent]
+    away, size = (whole.detach().double() - sum(wide)).abs(), torch.stack([c.abs() for c in wide]).sum(0)
+    last = torch.finfo(whole.dtype).eps * (size + torch.finfo(whole.dtype).smallest_normal)
+    return not bool(((away > 4 * len(sent) * last) & whole.isfinite()).any())
+
+
 def _free(name: str, taken: set[str]) -> str:
     """Returns `name`, with as many underscores as it takes to be nobody else's."""
     while name in taken:
@@ -365,6 +379,23 @@ class _Builder:
         edges = (edge for node in self.trace.nodes for edge in node.edges if edge.contribution is not None)
         return Counter((edge.producer, edge.output) for edge in edges)
 
+    @cached_property
+    def changed(self) -> frozenset[tuple[int, int]]:
+        """The values shown at which something else arrives than the sum of what was sent to them."""
+        found = set()
+        for node in (self.trace.nodes[index] for index in self.detailed):
+            for place, whole in enumerate(node.cotangents):
+                sent = [c for c in self._sent_to(node.index, place) if is_real(c)]
+                alike = whole is not None and sent and all(c.shape == whole.shape for c in sent)
+                if alike and whole is not None and not _is_sum(whole, sent):
+                    found.add((node.index, place))
+        return frozenset(found)
+
+    def _sent_to(self, producer: int, output: int) -> list[Tensor]:
+        edges = (edge for node in self.trace.nodes for edge in node.edges)
+        arrived = (e.contribution for e in edges if (e.producer, e.output) == (producer, output))
+        return [sent for sent in arrived if sent is not None]
+
     def step(self, node: Node) -> Step:
         rule = rule_of(node.operator)
         main = _main_output(node)
@@ -391,6 +422,7 @@ class _Builder:
             sums=tuple(self._sums(node.index, main)) if detailed else (),
             contributions=tuple(self._contribution(node, slot, rule) for slot in range(len(node.edges))),
             main=self.names.value(node.index, main),
+            changed=(node.index, main) in self.changed,
             further=tuple(self._further(node, main)),
             part=_part(node.part) if node.part else None,
         )
@@ -405,6 +437,7 @@ class _Builder:
                 forward=TensorSummary(forward) if forward is not None else None,
                 cotangent=TensorSummary(cotangent),
                 sums=tuple(self._sums(node.index, place)) if node.index in self.detailed else (),
+                changed=(node.index, place) in self.changed,
             )
 
     def _symbols(self, node: Node, rule: Rule) -> dict[str, Any]:
@@ -524,12 +557,7 @@ class _Builder:
 
     def _sums(self, producer: int, output: int = 0) -> Iterator[Equation]:
         """Yields, for a value that is used more than once, its gradient as the sum of the contributions."""
-        arrived = [
-            e.contribution
-            for n in self.trace.nodes
-            for e in n.edges
-            if (e.producer, e.output) == (producer, output) and e.contribution is not None
-        ]
+        arrived = self._sent_to(producer, output)
         if len(arrived) < 2 or not all(map(is_real, arrived)):
             return
         node = self.trace.nodes[producer]
@@ -556,7 +584,7 @@ class _Builder:
 
     def _routes(self, leaf: Node) -> Iterator[Route]:
         """Yields every path from a leaf to the output with what arrives along it, where there are a few."""
-        if len(self.trace.nodes) > DETAILED or not self.detailed:
+        if len(self.trace.nodes) > DETAILED or not self.detailed or self.changed:
             return
         routes = list(_paths(self.trace, leaf.index))
         if not 2 <= len(routes) <= MOST_PATHS:

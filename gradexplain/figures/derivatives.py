@@ -78,9 +78,13 @@ def curve(
     Every derivative is torch's: each is the backward pass of the one before. Where two of them are one number at the
     point, this is said, for such a point cannot tell a right formula from a wrong one.
     """
+    return curve_of(formula(expression, 1), at, order, ends, points)
+
+
+def curve_of(f: Formula, at: float, order: int, ends: Sequence[float], points: int) -> Curve:
+    """Returns a function with its derivatives up to `order` between two ends; see `curve`."""
     import torch
 
-    f = formula(expression, 1)
     low, high = interval("ends", ends)
     if not low <= at <= high:
         raise InputError("figure_point_outside", name="at", point=number(at), low=number(low), high=number(high))

@@ -1,4 +1,4 @@
-"""Expressions as functions of points: their values and derivatives by torch, and the same by sympy for comparison."""
+"""Functions of points: their values and derivatives by torch, and the same by sympy for comparison."""
 
 from __future__ import annotations
 
@@ -24,19 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Formula:
-    """An expression of so many variables."""
+    """A function of so many variables, which `run` takes by name; `program` is the expression, where it is one."""
 
-    program: Program
-
-    @property
-    def text(self) -> str:
-        """The expression as it was written."""
-        return self.program.text
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Its variables, in order of first use."""
-        return self.program.inputs
+    text: str
+    variables: tuple[str, ...]
+    run: Callable[..., object]
+    program: Program | None = None
 
 
 def formula(text: str, variables: int) -> Formula:
@@ -45,7 +38,7 @@ def formula(text: str, variables: int) -> Formula:
     if len(program.inputs) != variables:
         names = ", ".join(program.inputs) or "–"
         raise InputError("figure_variables", text=shown(text), names=names, seen=len(program.inputs), needed=variables)
-    return Formula(program)
+    return Formula(program.text, program.inputs, Runner(program), program)
 
 
 OF_ONE, OF_TWO = (Checked(partial(formula, variables=n)) for n in (1, 2))
@@ -58,10 +51,8 @@ def values(of: Formula, points: Sequence[Tensor]) -> Tensor:
     """
     import torch
 
-    run = Runner(of.program)
-
     def at(*coordinates: Tensor) -> Tensor:
-        return _number(of, run(**dict(zip(of.variables, coordinates, strict=True))), "figure_not_a_number")
+        return _number(of, of.run(**dict(zip(of.variables, coordinates, strict=True))), "figure_not_a_number")
 
     try:
         return torch.func.vmap(at)(*points)
@@ -92,7 +83,7 @@ def at_points(of: Formula, points: Sequence[Tensor]) -> tuple[Tensor, tuple[Tens
 def gradient(of: Formula, x: Tensor) -> Tensor:
     """Returns the gradient of one number by a whole tensor, detached; raises `InputError` where it is not finite."""
     leaf = x.detach().clone().requires_grad_()
-    value = _number(of, Runner(of.program)(**{of.variables[0]: leaf}), "figure_not_one_number")
+    value = _number(of, of.run(**{of.variables[0]: leaf}), "figure_not_one_number")
     (slope,) = slopes(of, value, [leaf])
     if not bool(slope.isfinite().all() & value.detach().isfinite()):
         raise InputError("figure_gradient_not_finite", text=shown(of.text), x=of.variables[0])
@@ -145,6 +136,8 @@ def symbolic(of: Formula) -> tuple[Expr, tuple[Symbol, ...]] | None:
     """Returns an expression in sympy, its numbers exact, with its symbols; `None` where a part is unknown there."""
     import sympy as sp
 
+    if of.program is None:
+        return None
     symbols = {name: sp.Symbol(name, real=True) for name in of.variables}
     names: dict[str, Any] = {**symbols, "pi": sp.pi, "e": sp.E}
     try:

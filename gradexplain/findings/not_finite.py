@@ -28,6 +28,8 @@ from gradexplain.rules.registry import rule_of
 
 # Findings that say what made the first number that is not finite.
 FIRST = ("input-not-finite", "first-not-finite", "first-gradient-not-finite")
+# Beside an input that is not finite: a value that an operation made of numbers that are.
+BESIDES = "besides-not-finite"
 _DIGITS = 6
 
 # What helps, by the operator that made the number.
@@ -82,7 +84,8 @@ def births(trace: Trace, names: Mapping[int, str]) -> Iterator[Finding]:
         yield Finding("input-not-finite", {"element": indexed(names[given.index], at), "value": value})
     first = values[0] if values else None
     if first is not None:
-        yield _finding("first-not-finite" if given is None else "then-not-finite", _rounded(trace, first))
+        code = "first-not-finite" if given is None else BESIDES if first.is_alone else "then-not-finite"
+        yield _finding(code, _rounded(trace, first))
         yield from (_finding("then-not-finite", made) for made in values[1:])
     start = first.node if first is not None else given
     for made in sent:
@@ -180,18 +183,21 @@ def _values(nodes: Sequence[Node], names: Mapping[int, str]) -> Iterator[_Made]:
         for number, output in enumerate(node.outputs):
             if output is None or not _is_numeric(output) or _is_finite(output):
                 continue
-            where = _made_here(node, output, wanted)
+            where, alone = _made_here(node, output, wanted)
             if bool(where.any()):
-                at = unravelled(int(where.flatten().int().argmax()), output.shape)
-                yield _value(node, number, at, names)
+                at = unravelled(int((alone if alone.any() else where).flatten().int().argmax()), output.shape)
+                yield replace(_value(node, number, at, names), is_alone=bool(alone[at]))
                 if bool(output[where].isnan().any()):
                     return
                 wanted = "nan"
                 break
 
 
-def _made_here(node: Node, output: Tensor, wanted: str) -> Tensor:
-    """Returns which elements of an output are not finite although the operator was given better numbers for them."""
+def _made_here(node: Node, output: Tensor, wanted: str) -> tuple[Tensor, Tensor]:
+    """Returns which elements of an output are not finite although the operator was given better numbers for them.
+
+    And which of these it made of numbers that are finite.
+    """
     operands = _operands(node)
     rule = rule_of(node.operator)
     apart = rule is not None and rule.elementwise and all(_fits(v, output) for v in operands)
@@ -203,10 +209,8 @@ def _made_here(node: Node, output: Tensor, wanted: str) -> Tensor:
         given_nan = torch.tensor(any(bool(v.isnan().any()) for v in operands))
     if _short(node) == "logsumexp" and (rows := _rows_of_nothing(node, output)) is not None:
         given_bad = ~rows  # no mask wrote its −inf
-    out_of_infinite = output.isnan() & ~given_nan
-    if wanted == "nan":
-        return out_of_infinite
-    return (~output.isfinite() & ~given_bad) | out_of_infinite
+    out_of_infinite, alone = output.isnan() & ~given_nan, ~output.isfinite() & ~given_bad
+    return (out_of_infinite, alone & output.isnan()) if wanted == "nan" else (alone | out_of_infinite, alone)
 
 
 def _fits(operand: Tensor, output: Tensor) -> bool:
@@ -223,8 +227,9 @@ def _value(node: Node, number: int, at: Index, names: Mapping[int, str]) -> _Mad
     element = indexed(names[node.index], at)
     detail, told = _met(node, rule, output, at)
     wide = made_wide(node, node.arguments) if detail == "plain" and _has_wider(output) else ()
-    if wide and _is_in_reach(wide[number][at], output):
-        detail, told = "plain_narrow", {"wide": f"{wide[number][at].item():.4g}", "dtype": _type_name(output)}
+    if wide and bool(wide[number][at].isfinite()):
+        detail = "plain_narrow" if _is_in_reach(wide[number][at], output) else "plain_overflow"
+        told = {"wide": f"{wide[number][at].item():.4g}", **_end_of(output)}
     return _Made(node, element, at, value, detail, told, remedy=_remedy(node, value, detail))
 
 
@@ -257,6 +262,11 @@ def _type_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def _end_of(output: Tensor) -> dict[str, str]:
+    """Returns the type of an output, and its largest number."""
+    return {"dtype": _type_name(output), "largest": f"{torch.finfo(output.dtype).max:.2g}"}
+
+
 def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str, Mapping[str, Any]]:
     """Returns the numbers that met in one element of an output, as far as they can be told."""
     if _short(node) in _OF_ROWS and (rows := _rows_of_nothing(node, output)) is not None and bool(rows[at]):
@@ -273,11 +283,11 @@ def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str,
         return "plain", {}
     tensors = {name: Number(number) for name, number in numbers.items() if isinstance(known[name], Tensor)}
     text = symbolic_text(rule.formula, {**numbers, **tensors})
-    told: dict[str, Any] = {"met": text, "values": numbers}
+    given = {v: numbers[v] for argument, v in rule.names.items() if node.arguments.get(argument) is not None}
+    told: dict[str, Any] = {"met": text, "values": given}
     wide = _in_float64(rule, numbers)
     if output[at].isinf() and wide is not None and torch.finfo(output.dtype).max < abs(wide) < float("inf"):
-        largest = f"{torch.finfo(output.dtype).max:.2g}"
-        return "overflow", {**told, "wide": f"{wide:.4g}", "dtype": _type_name(output), "largest": largest}
+        return "overflow", {**told, "wide": f"{wide:.4g}", **_end_of(output)}
     return "met", told
 
 
@@ -452,7 +462,7 @@ def _remedy(node: Node, value: Any, detail: str) -> str | None:
     if detail in _COUNTS:
         return _COUNTS[detail]
     known = next((key for key, names in _FAMILIES.items() if short in names), None)
-    return "overflow" if detail == "overflow" and known in (None, "power") else known
+    return "overflow" if detail in ("overflow", "plain_overflow") and known in (None, "power") else known
 
 
 def _remedy_of_slope(node: Node, detail: str, told: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,7 @@ from gradexplain.graphs.options import SHOWN, USUAL, VIEWS
 from gradexplain.graphs.picture import Picture
 from gradexplain.graphs.views import elements_of, viewed
 from gradexplain.graphs.walk import Mark, counted, hooks_of, kept_tensors, walked
-from gradexplain.recording.computation import Computation, computation_of, in_one, named_outputs
+from gradexplain.recording.computation import Computation, chosen_output, computation_of, in_one, named_outputs
 from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.events import source_of
@@ -202,6 +202,7 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Grap
             result = computation.run(leaves)
     results = [(n, t) for n, t in named_outputs(result, output or "y") if t.requires_grad]
     if not results:
+        chosen_output(result, computation.name)  # refuses a result without a tensor
         raise not_differentiable(recorder, leaves)
     nodes = nodes_below(*(tensor.grad_fn for _, tensor in results))
     owners = {n: e for n, e in owners_of(recorder.events, nodes).items() if n._sequence_nr() >= before}

@@ -45,7 +45,7 @@ def in_module(picture: Drawn, path: str) -> Drawn:
     keep = [i for i, n in enumerate(picture.nodes) if n.module == path or n.module.startswith(f"{path}.")]
     if not keep:
         modules = sorted({n.module for n in picture.nodes if n.module})
-        raise InputError("unknown_module", name=path, names=", ".join(modules[:20]) or "–")
+        raise InputError("unknown_module" if modules else "no_modules", name=path, names=", ".join(modules[:20]))
     return part(picture, keep)
 
 

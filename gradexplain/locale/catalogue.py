@@ -6,7 +6,7 @@ A key is `table.key`, or `chapter/table.key` for the files of a folder within it
 from functools import cache
 from pathlib import Path
 
-from gradexplain.locale.spelling import Option, told_apart
+from gradexplain.locale.spelling import Option, counted, told_apart
 
 LOCALE = Path(__file__).parent
 LANGUAGES = tuple(sorted(file.parent.name for file in LOCALE.glob("*/errors.toml")))
@@ -48,7 +48,9 @@ def say(key: str, language: str = "en", **data: object) -> str:
     """Returns the sentence `key` in `language` with `data` put in; data is never read as a template.
 
     A template names an option as `{option:order=2}`, and it is spelled as its reader gives it; what torch makes of a
-    number, `seen`, and what is `right` get the digits that tell them apart (`spelling.py`).
+    number, `seen`, and what is `right` get the digits that tell them apart, and `{count:node|nodes}` is a count with
+    its noun (`spelling.py`).
     """
     chapter, _, entry = key.rpartition("/")
-    return sentences(language, chapter)[entry].format(option=Option(), **told_apart(data))
+    template = sentences(language, chapter)[entry]
+    return template.format(option=Option(), **counted(told_apart(data), template))

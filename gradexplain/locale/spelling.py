@@ -1,7 +1,11 @@
-"""How a sentence spells what it names: options as its reader gives them, two numbers so that they are told apart."""
+"""How a sentence spells what it names: options as its reader gives them, two numbers so that they are told apart.
+
+And a noun behind its count.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,6 +50,23 @@ class Numeral(float):
     def __format__(self, asked: str) -> str:
         precision = asked.removeprefix(".").removesuffix("g")
         return format(float(self), f".{max(self.digits, int(precision))}g" if precision.isdigit() else asked)
+
+
+class Counted(str):
+    """A count, with the noun behind it: "{count:element|elements}"."""
+
+    __slots__ = ()
+
+    def __format__(self, nouns: str) -> str:
+        one, _, many = nouns.partition("|")
+        noun = one if self == "1" else many
+        return f"{self!s} {noun}" if noun else str(self)
+
+
+def counted(data: Mapping[str, object], template: str) -> Mapping[str, object]:
+    """Returns the data of a sentence, the counts of its `template` with their nouns."""
+    named = set(re.findall(r"\{(\w+):\w+\|\w+\}", template)) if "|" in template else set()
+    return {name: Counted(value) if name in named else value for name, value in data.items()}
 
 
 def told_apart(data: Mapping[str, object]) -> Mapping[str, object]:

@@ -204,7 +204,7 @@ class ComparisonTeller(Teller):
         header = ("", *(self.say(f"comparison.{key}") for key in keys))
         rows = [self.row(t) for t in listed]
         if len(c.tensors) > len(listed):
-            more = self.say("verification.more", count=len(c.tensors) - len(listed))
+            more = self.say("comparison.more", count=len(c.tensors) - len(listed))
             rows.append(("", more, "", "", "", "", ""))
         return Table(header, tuple(rows), tuple(TONES[t.verdict] for t in listed))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Context, Decimal
 from typing import Any
@@ -32,7 +32,7 @@ from gradexplain.explanation.elements import LONGEST
 from gradexplain.explanation.explanation import Contribution, Explanation, Gradient, Output, Part, Step
 from gradexplain.explanation.grouping import Group
 from gradexplain.findings.finding import Finding
-from gradexplain.findings.not_finite import FIRST
+from gradexplain.findings.not_finite import BESIDES, FIRST
 from gradexplain.locale.catalogue import formula, say
 from gradexplain.mathematics.equations import CONTRADICTED, STORED, Equation, has_value, recomputed
 from gradexplain.mathematics.indices import indexed, unravelled
@@ -143,7 +143,7 @@ class Teller:
         own = [(n, v) for n, v in e.inputs.items() if "." not in n and v.tensor.numel()]
         values = "   ".join(f"{n} = {self.value(v)}" for n, v in own[:_MOST_ROWS])
         lines = [e.target, *([self.say("at", inputs=values)] if values else [])]
-        lines.append(self.say("setting", dtype=e.dtype, torch=e.torch))
+        lines.append(self.say("setting", dtype=types_text(e.dtype, e.inputs.values()), torch=e.torch))
         if e.live:
             lines.append(self.say("live"))
         yield Title("gradexplain", tuple(lines))
@@ -315,11 +315,13 @@ class Teller:
             yield Entry(f"b{place}", head, step.node, tuple(self.backward_rows(e, step)))
 
     def backward_rows(self, e: Explanation, step: Step) -> Iterator[Row]:
-        main = Output(step.main, step.forward, step.cotangent, step.sums)
+        main = Output(step.main, step.forward, step.cotangent, step.sums, step.changed)
         for output in (main, *step.further):
             if output.sums:
                 yield Row(self.say("sum"), equations=tuple(map(str, output.sums)))
             yield Row(self.say("arrives"), f"∂{e.scalar}/∂{output.name} = {self.value(output.cotangent)}")
+            if output.changed:
+                yield Row("", self.say("arrives_changed"))
         for sent in step.contributions:
             yield from self.contribution_rows(step, sent)
 
@@ -329,7 +331,9 @@ class Teller:
         if step.part is not None:
             yield Row(self.say("rule"), self.in_part(step.part, sent))
         elif sent.rule is not None:
-            yield Row(self.say("rule"), formula(sent.rule, self.language))
+            told = formula(sent.rule, self.language)
+            apart = sent.conjugated and not (step.moves or "conj(" in told or told.startswith("∂"))
+            yield Row(self.say("rule"), self.say("of_conjugates", rule=told) if apart else told)
         else:
             unruled = step.rule is None
             yield Row(self.say("rule"), self.black_box(step) if unruled else self.say("no_rule_argument"))
@@ -395,7 +399,7 @@ class Teller:
     def lines(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("forward"))
         yield Paragraph(self.say("too_many", steps=len(e.steps)))
-        header = tuple(self.say(k) for k in ("steps", "name", "output", "arriving"))
+        header = tuple(self.say(k) for k in ("step", "name", "shape", "arriving"))
         rows = [
             (
                 s.label,
@@ -553,7 +557,9 @@ class Teller:
         names = ", ".join(n for n in report.inputs if report.of(n) == report.verdict)
         if report.verdict == "agrees":
             resolution = max((r for name in report.inputs if (r := report.resolution(name)) is not None), default=0.0)
-            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else "agrees"
+            zero = {finding.data["name"] for finding in findings if finding.code == "zero-gradient"}
+            key = "agrees_zero" if zero >= set(report.inputs) else "agrees"
+            key = "agrees_of" if any(finding.code == "unasked" for finding in findings) else key
             return self.say(f"verification.{key}", names=names, resolution=_rounded_up(max(resolution, _FINEST)))
         if report.verdict == "cannot say":
             return self.undecided(report, names) + self.first(findings)
@@ -657,7 +663,9 @@ class Teller:
 
     def first(self, findings: Sequence[Finding]) -> str:
         """Returns what made the first number that is not finite, as a further sentence."""
-        return next((self.say("gap") + self.finding(f) for f in findings if f.code in FIRST), "")
+        first = [f for f in findings if f.code in FIRST][:1]
+        beside = [f for f in findings if f.code == BESIDES]
+        return "".join(self.say("gap") + self.finding(f) for f in (*first, *beside))
 
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
@@ -761,6 +769,12 @@ def _unit(report: Report) -> float:
 def short_operator(step: Step) -> str:
     """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
     return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+
+
+def types_text(output: str, inputs: Iterable[TensorSummary]) -> str:
+    """Returns the types that can carry a gradient, of the inputs and of the output, each once."""
+    own = (v.dtype for v in inputs if v.tensor.is_floating_point() or v.tensor.is_complex())
+    return ", ".join(dict.fromkeys((*own, output)))
 
 
 def elements_text(elements: Any, digits: int) -> str:

@@ -98,6 +98,8 @@ class TrainingTeller(Teller):
 
     def numbers(self, data: Mapping[str, Any]) -> dict[str, Any]:
         numbers = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in data.items()}
+        if "detail" in data:
+            numbers["place"] = self.found_at(data.get("place"))
         return numbers | {"percent": f"{100 * data['share']:.3g} %"} if "share" in data else numbers
 
     def evidence(self, finding: Finding) -> Iterator[Block]:

@@ -27,7 +27,12 @@ DTYPES = tuple(name for name in ITEMSIZE if name not in INTEGERS and not name.st
 # The fields of a page beside the target and its inputs, and what they hold at first.
 OPTIONS: Mapping[str, str] = {
     "dtype": "", "cotangent": "", "wrt": "", "order": "1", "lr": "", "steps": "20", "ends": "",
+    "lesson": "",
 }  # fmt: skip
+
+
+# What stands in the field of an input that is not to be typed, such as a notebook's large tensor: it stays as given.
+GIVEN = "given"
 
 
 class FieldError(Exception):
@@ -80,10 +85,12 @@ class Asked:
         """
         with at("target"):
             names = self.names(named)
-        inputs = {name: text for name, text in self.inputs.items() if name in names}
+        kept = {name for name, text in named.inputs.items() if text == GIVEN == self.inputs.get(name, "").strip()}
+        inputs = {name: None if name in kept else text for name, text in self.inputs.items() if name in names}
         for name, text in inputs.items():
             with at(f"inputs.{name}"):
-                _allow_value(text, named)
+                if text is not None:
+                    _allow_value(text, named)
         with at("dtype"):
             dtype = self.options["dtype"] or None
             if dtype not in (None, *DTYPES):

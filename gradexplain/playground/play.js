@@ -4,18 +4,9 @@ const config = JSON.parse(document.getElementById("config").textContent);
 const words = config.words;
 const $ = (id) => document.getElementById(id);
 const say = (key, data = {}) => words[key].replace(/\{(\w+)\}/g, (_, name) => data[name]);
-const KEY = "gradexplain-token";
-const PAGE = crypto.randomUUID();
 const OPTIONS = Object.keys(config.named.options);
-// A number, and what may follow it: its type.
-const NUMBER = /^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(:\s*(?:float|bfloat|double|half)\w*)?\s*$/i;
-
-// ---- the token: in this tab alone, never in a link -------------------------------------------------------------------
-
-const given = new URLSearchParams(location.search).get("token");
-if (given) sessionStorage.setItem(KEY, given);
-const token = sessionStorage.getItem(KEY);
-history.replaceState(null, "", "/" + location.hash);
+// A number, in the brackets of its shape, and what may follow it: its type.
+const NUMBER = /^\s*(\[*)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(\]*(?:\s*:\s*(?:float|bfloat|double|half)\w*)?)\s*$/i;
 
 // ---- state: the texts of the fields ----------------------------------------------------------------------------------
 
@@ -28,7 +19,7 @@ const remembered = byName(state.inputs); // what inputs were that an edit left o
 
 function fromLink() {
   try {
-    const read = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    const read = JSON.parse(decodeURIComponent(host.kept));
     const texts = [read.target, ...Object.values(read.inputs), ...Object.values(read.options)];
     if (!texts.every((text) => typeof text === "string")) return null;
     const options = { ...config.named.options };
@@ -39,7 +30,7 @@ function fromLink() {
   }
 }
 
-const toLink = () => "#" + encodeURIComponent(JSON.stringify(state));
+const toLink = () => encodeURIComponent(JSON.stringify(state));
 
 // ---- asking ----------------------------------------------------------------------------------------------------------
 
@@ -48,7 +39,7 @@ let asked = 0, shown = 0, waiting = null, flying = null, began = 0;
 /** Asks now; while a thing is dragged, each answer is awaited (but not for long), so that the page follows. */
 function ask(dragged = false) {
   clearTimeout(waiting);
-  history.replaceState(null, "", toLink());
+  host.keep(toLink());
   if (dragged && flying && performance.now() - began < 400) {
     waiting = setTimeout(() => ask(true), 30);
     return;
@@ -67,7 +58,7 @@ async function send() {
   const mine = (flying = {});
   const slow = setTimeout(() => tell(say("working")), 300);
   try {
-    const response = await post("/answer", JSON.stringify(state));
+    const response = await host.post("/answer", JSON.stringify(state), words);
     if (serial <= shown || response.newer) return;
     shown = serial;
     show(response);
@@ -77,19 +68,6 @@ async function send() {
     clearTimeout(slow);
     if (flying === mine) flying = null;
   }
-}
-
-async function post(path, body = "") {
-  let response;
-  try {
-    response = await fetch(path, {
-      method: "POST", body, headers: { Authorization: "Bearer " + token, "X-Page": PAGE, "Content-Type": "application/json" },
-    });
-  } catch {
-    throw new Error(say("gone"));
-  }
-  if (!response.ok) throw new Error((await response.text()).trim());
-  return response.json();
 }
 
 function tell(text, bad = false) {
@@ -115,7 +93,7 @@ function show(answer) {
     fault(answer.field, answer.fault);
     return tell(say("kept"));
   }
-  tell(say("answered", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
+  if (began) tell(say("answered", { seconds: ((performance.now() - began) / 1000).toFixed(2) }));
   page = answer.page;
   open(page);
   readOut(answer);
@@ -124,7 +102,7 @@ function show(answer) {
   $("no-figure").textContent = answer.no_figure || "";
   $("descent").hidden = !figure;
   drawFigure();
-  history.replaceState(null, "", toLink());
+  host.keep(toLink());
 }
 
 function fault(field, sentence) {
@@ -192,11 +170,83 @@ addEventListener("message", (event) => {
   const data = event.data;
   const ours = [...document.querySelectorAll("iframe")].find((one) => one.contentWindow === event.source);
   if (!ours || typeof data !== "object" || data === null) return;
+  if (ours === lessonFrame) return heard(data);
   if (data.kind === "ready" && step !== null) ours.contentWindow.postMessage({ kind: "step", step }, "*");
   if (ours !== frame) return;
   if (data.kind === "step" && Number.isFinite(data.step)) step = data.step;
   if (data.kind === "scroll" && Number.isFinite(data.y)) scrolled = data.y;
 });
+
+// ---- a lesson, over the explanation: what is done in it is remembered here, for all ports of this machine's servers ----
+
+const COURSE = "gradexplain-course";
+const titles = new Map([...document.querySelectorAll("#lesson option")].map((option) => [option.value, option.textContent]));
+let lesson = "", lessonFrame = null;
+
+/** The exercises that were right, and how many there are, by lesson. */
+function done() {
+  try {
+    const kept = document.cookie.split("; ").find((one) => one.startsWith(COURSE + "="));
+    return byName(JSON.parse(decodeURIComponent(kept.slice(COURSE.length + 1))));
+  } catch {
+    return byName({});
+  }
+}
+
+function markDone() {
+  const known = done();
+  for (const option of document.querySelectorAll("#lesson option")) {
+    const { right, of } = known[option.value] || {};
+    option.textContent = (right && right.length >= of ? "✓ " : "") + titles.get(option.value);
+  }
+}
+
+async function teach() {
+  const name = state.options.lesson;
+  if (name === lesson || !$("lesson")) return;
+  lesson = name;
+  $("lesson-fault").textContent = "";
+  if (lessonFrame) lessonFrame.remove();
+  lessonFrame = null;
+  if (!name) return;
+  tell(say("lesson_runs"));
+  try {
+    const found = await host.post("/lesson", JSON.stringify({ lesson: name }), words);
+    if (lesson !== name || found.newer) return;
+    tell("");
+    if (found.fault) throw new Error(found.fault);
+    lessonFrame = document.createElement("iframe");
+    lessonFrame.className = "taught";
+    lessonFrame.title = titles.get(name);
+    lessonFrame.setAttribute("sandbox", "allow-scripts allow-forms");
+    lessonFrame.srcdoc = found.page;
+    $("shown").append(lessonFrame);
+  } catch (fault) {
+    tell("");
+    lesson = "";
+    $("lesson-fault").textContent = fault.message;
+  }
+}
+
+/** What a lesson says: that it is there, what was right in it, or that its figure is to be played with. */
+function heard(data) {
+  if (data.kind === "lesson") {
+    const { right = [] } = done()[lesson] || {};
+    lessonFrame.contentWindow.postMessage({ kind: "done", right, plays: true }, "*");
+  } else if (data.kind === "done" && Array.isArray(data.right) && data.right.every(Number.isInteger) && Number.isInteger(data.of)) {
+    const kept = { ...done(), [lesson]: { right: data.right, of: data.of } };
+    document.cookie = `${COURSE}=${encodeURIComponent(JSON.stringify(kept))}; max-age=31536000; samesite=strict; path=/`;
+    markDone();
+  } else if (data.kind === "play" && typeof data.target === "string") {
+    state.target = data.target;
+    state.inputs = byName(Object.fromEntries(Object.entries(data.inputs).map(([name, value]) => [name, String(value)])));
+    state.options = { ...config.named.options, lesson, lr: String(data.lr ?? "") };
+    names = Object.keys(state.inputs);
+    drawFields();
+    ask();
+    $("target").scrollIntoView({ block: "nearest" });
+  }
+}
 
 // ---- fields ----------------------------------------------------------------------------------------------------------
 
@@ -208,12 +258,17 @@ const stepOf = (span) => 10 ** Math.floor(Math.log10(span / 100) + 1e-9);
 
 function numberOf(name) {
   const read = NUMBER.exec(state.inputs[name] || "");
-  return read ? Number(read[1]) : null;
+  return read ? Number(read[2]) : null;
+}
+
+/** Puts a number where one stands in a field, in the shape and type that are there. */
+function put(name, value) {
+  const [, before, , after] = NUMBER.exec(state.inputs[name] || "") || [null, "", "", ""];
+  state.inputs[name] = before + value + after;
 }
 
 function setNumber(name, value) {
-  const suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
-  state.inputs[name] = String(value) + suffix.trim();
+  put(name, value);
   drawInputs();
   ask(true);
 }
@@ -324,6 +379,7 @@ function drawFields() {
   $("target").value = state.target;
   for (const name of OPTIONS) if ($(name)) $(name).value = state.options[name];
   drawInputs();
+  teach();
 }
 
 addEventListener("hashchange", () => {
@@ -424,8 +480,8 @@ function point(cx, cy) {
 /** Takes the point to a place in numbers, within what is shown. */
 function moveTo(place) {
   figure.variables.forEach((name, k) => {
-    const [low, high] = figure.ends[k], suffix = (NUMBER.exec(state.inputs[name] || "") || [])[2] || "";
-    state.inputs[name] = rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)) + suffix.trim();
+    const [low, high] = figure.ends[k];
+    put(name, rounded(Math.min(high, Math.max(low, place[k])), stepOf(high - low)));
   });
   drawInputs();
   ask(true);
@@ -477,7 +533,7 @@ new ResizeObserver(drawFigure).observe($("figure"));
 // ---- link, saving, and a file that changes ---------------------------------------------------------------------------
 
 $("link").addEventListener("click", async () => {
-  const link = location.origin + "/" + toLink();
+  const link = host.link(toLink());
   try {
     await navigator.clipboard.writeText(link);
     tell(say("copied"));
@@ -501,7 +557,7 @@ async function follow() {
     await new Promise((done) => setTimeout(done, 1000));
     if (document.hidden) continue;
     try {
-      const { changed } = await post("/changed");
+      const { changed } = await host.post("/changed", "", words);
       if (last !== null && changed && changed !== last && state.target === config.named.target) ask();
       if (changed) last = changed;
     } catch {
@@ -510,6 +566,10 @@ async function follow() {
   }
 }
 
+if ($("lesson")) $("lesson").addEventListener("change", teach);
+$("link").hidden = !host.link;
+markDone();
 drawFields();
-ask();
+if (config.first) show(config.first);
+else ask();
 if (config.watches) follow();

@@ -16,6 +16,7 @@ import gradexplain.graphs.formats.html
 import gradexplain.pages.drawing
 import gradexplain.pages.moments
 import gradexplain.playground.computing
+import gradexplain.playground.drawing
 from gradexplain.graphs.formats.html import template_of
 from gradexplain.locale.catalogue import LANGUAGES, sentences
 from gradexplain.pages.page import TEMPLATE

@@ -6,6 +6,7 @@ user's modules are afterwards what they were.
 
 from __future__ import annotations
 
+import inspect
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,11 +90,17 @@ class Computation:
 
     def _called(self, given: Mapping[str, Any]) -> object:
         try:
-            return self.call(given)
+            result = self.call(given)
         except GradexplainError:
             raise
         except (Exception, SystemExit) as fault:
             raise self._failure(fault) from fault
+        if inspect.iscoroutine(result):
+            result.close()  # else Python warns that nobody waited for it
+            raise RunError("returned_coroutine", name=self.name)
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise RunError("returned_generator", name=self.name)
+        return result
 
     def _failure(self, fault: BaseException) -> RunError:
         """Returns the error that says how the function failed, and what may be behind it."""
@@ -249,7 +256,7 @@ def chosen_output(result: object, name: str) -> tuple[Tensor, int]:
         return loss, 1
     found = [t for _, t in named_outputs(result)]
     if not found:
-        raise RunError("no_tensor", name=name, seen=type(result).__name__)
+        raise RunError("no_tensor", name=name, seen="None" if result is None else type(result).__name__)
     return next((t for t in found if t.requires_grad), found[0]), len(found)
 
 

@@ -53,17 +53,19 @@ from gradexplain.versions.internals import (
 )
 
 
-def trace(computation: Computation, *, cotangent: Cotangent = None, plain: bool = True) -> Trace:
+def trace(
+    computation: Computation, *, cotangent: Cotangent = None, plain: bool = True, backwards: bool = True
+) -> Trace:
     """Runs `computation` forward and backward, plainly and then watched, and returns what torch did.
 
-    The gradients are those of the plain run; without `plain`, there is the watched run alone. `cotangent` has the
-    output's shape; without it, 1 for a scalar output and ones otherwise. Raises `RunError` where the output cannot be
-    differentiated, naming the place where the gradient was lost, or where there is nothing to differentiate by: no
-    check of that could fail.
+    The gradients are those of the plain run; without `plain`, there is the watched run alone, and without `backwards`
+    its forward pass. `cotangent` has the output's shape; without it, 1 for a scalar output and ones otherwise. Raises
+    `RunError` where the output cannot be differentiated, naming the place where the gradient was lost, or where there
+    is nothing to differentiate by: no check of that could fail.
     """
     own = run_plainly(computation, cotangent) if plain else None
     if own is None or not computation.wrt:
-        with recorded(computation, cotangent) as run:
+        with recorded(computation, cotangent, backwards=backwards) as run:
             if not computation.wrt:
                 raise not_differentiable(run.recorder, run.inputs)
             return joined(run, computation)

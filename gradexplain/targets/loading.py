@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -131,9 +131,9 @@ def load(spec: TargetSpec) -> Target:
             name = program.output or "f"
             return Target(name, runner, program.inputs, program.inputs, None, runner.locate, spec.text)
         case FilePlace(path, name):
-            return _target(_member(_import_file(path), name, str(path)), name, spec.text)
+            return target_of(_member(_import_file(path), name, str(path)), name, spec.text)
         case ModulePlace(module, name):
-            return _target(_member(_import_module(module), name, module), name, spec.text)
+            return target_of(_member(_import_module(module), name, module), name, spec.text)
         case _:
             assert_never(spec.place)
 
@@ -223,6 +223,8 @@ def _import_module(name: str) -> ModuleType:
         with _imports(Path.cwd(), name):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        if Path(name).is_file():
+            raise InputError("target_file_not_python", file=name) from error
         raise InputError("target_module_missing", module=name, lacking=error.name, folder=Path.cwd()) from error
 
 
@@ -275,7 +277,9 @@ def _no_member(owner: object, name: str, place: str) -> InputError:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return InputError("target_name_missing_close", place=place, name=name, close=close[0])
-    return InputError("target_name_missing", place=place, name=name, names=", ".join(sorted(names)[:20]) or "–")
+    if not names:
+        return InputError("target_place_empty", place=place, name=name)
+    return InputError("target_name_missing", place=place, name=name, names=", ".join(sorted(names)[:20]))
 
 
 def _is_offer(name: str, value: object, owner: object) -> bool:
@@ -287,11 +291,16 @@ def _is_offer(name: str, value: object, owner: object) -> bool:
 # ---- functions -----------------------------------------------------------------------------------------------------
 
 
-def _target(found: object, name: str, text: str) -> Target:
+def target_of(found: object, name: str, text: str) -> Target:
+    """Returns a callable, or an instance of a class of modules, as the target that `text` names."""
     import torch
 
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
         found = _instance(found, text)
+    elif isinstance(found, type) and issubclass(found, torch.autograd.Function):
+        raise InputError("target_is_custom_function", target=shown(text), name=found.__name__)
+    elif isinstance(found, type) and not (is_dataclass(found) or issubclass(found, (tuple, list, dict))):
+        raise InputError("target_is_class", target=shown(text), name=found.__name__)
     if not callable(found):
         raise InputError("target_not_callable", target=shown(text), name=name, kind=type(found).__name__)
     module = found if isinstance(found, torch.nn.Module) else None

@@ -26,7 +26,7 @@ from gradexplain.recording.tracing import observed
 from gradexplain.training.ledger import parameters_of
 from gradexplain.training.naming import Names
 from gradexplain.training.reaching import way_to
-from gradexplain.training.request import Request
+from gradexplain.training.request import UNTOLD, Request
 from gradexplain.versions.internals import internals
 
 PARTED = "parted"
@@ -107,10 +107,10 @@ class Examination(Idle):
             self.say(PARTED)
         if self.request.kind == "loss" and place == self.request.backward and loss is not None:
             self.recording.close()
-            self.say(self._named(born_forward(self.recorder.events, loss)))
+            self.say(self._named(born_forward(self.recorder.events, loss)) or UNTOLD)
         if place == self.request.backward and loss is not None and self.request.kind == "changed":
             self.recording.close()
-            self.say(self._named(rewritten(self.recorder.events, loss)))
+            self.say(self._named(rewritten(self.recorder.events, loss)) or UNTOLD)
         if place == self.request.backward and loss is not None and self.request.kind == "way":
             self._say_way(loss)  # it stays open: a mode that sees `backward` called cannot end within that call
         self.backwards += 1
@@ -127,7 +127,7 @@ class Examination(Idle):
             if found is not None:
                 self.say(self._named(found))
         if self.request.kind == "gradient" and self.backwards >= self.request.backward:
-            self.say(None)
+            self.say(UNTOLD)
 
     def _say_way(self, loss: Tensor) -> None:
         names = Names()

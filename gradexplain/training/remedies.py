@@ -134,8 +134,14 @@ def _argument(names: tuple[str, ...], wrap: str) -> Edit:
 def _divisor(line: str, source: Source, finding: Finding) -> str | None:
     for node in ast.walk(_statement(line)):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _text(line, node) == source.code:
-            return _put(line, node.right, f"({_text(line, node.right)} + 1e-12)")
+            return _put(line, node.right, _summed(line, node.right))
     return None
+
+
+def _summed(line: str, node: ast.expr) -> str:
+    """Returns an expression with a small number added, in brackets unless it stands in some."""
+    (start, end), text = _segment(line, node), f"{_text(line, node)} + 1e-12"
+    return text if line[start - 1 : start] == "(" and line[end : end + 1] == ")" else f"({text})"
 
 
 def _power(line: str, source: Source, finding: Finding) -> str | None:
@@ -182,13 +188,23 @@ def _twice_where(line: str, source: Source, finding: Finding) -> str | None:
         condition = _text(line, call.args[0])
         for branch, chosen in ((call.args[1], "{c}, {x}, 1.0"), (call.args[2], "{c}, 1.0, {x}")):
             inner = next(
-                (n for n in ast.walk(branch) if isinstance(n, ast.Call) and _text(line, n) == source.code), None
+                (n for n in ast.walk(branch) if isinstance(n, ast.expr) and _text(line, n) == source.code), None
             )
-            if inner is not None:
-                taken = inner.args[0] if inner.args else inner.func
-                taken = taken.value if isinstance(taken, ast.Attribute) and not inner.args else taken
+            if inner is not None and (taken := _taken_by(inner)) is not None:
                 return _put(line, taken, f"torch.where({chosen.format(c=condition, x=_text(line, taken))})")
     return _argument(("sqrt",), "{x} + 1e-12")(line, source, finding)
+
+
+def _taken_by(node: ast.expr) -> ast.expr | None:
+    """Returns what a function takes, what is divided by, or what is raised to a power."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=own), args=[]):
+            return own
+        case ast.Call(func=own, args=given):
+            return given[0] if given else own
+        case ast.BinOp(op=ast.Div(), right=own) | ast.BinOp(op=ast.Pow(), left=own):
+            return own
+    return None
 
 
 def _steep(line: str, source: Source, finding: Finding) -> str | None:
@@ -302,7 +318,7 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "masked_row": (_lowest,),
     "no_slope": (_argument(("hypot",), "{x} + 1e-12"),),
     "end": (_argument(("acos", "asin", "arccos", "arcsin", "atanh"), "{g}.clamp(-1 + 1e-6, 1 - 1e-6)"),),
-    "exponential": (_argument(("exp",), "{g}.clamp(max=80)"),),
+    "exponential": (_argument(("exp",), "{g}.clamp(max=80)"), _argument(("exp",), "{g}.clamp(max=10)")),  # in float16
     "steep": (_steep,),
     "hidden": (_twice_where,),
     "softmax-twice": (_without("softmax"),),

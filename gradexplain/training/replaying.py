@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typing import Any
 
 from gradexplain.training.confinement import abi, confine, die_with_parent
 from gradexplain.training.launching import Script, WhenImported, launched, read_as_changed
-from gradexplain.training.request import Request
+from gradexplain.training.request import STOPPED, Request
 
 _LENGTH = struct.Struct("<Q")
 _NO_ANSWER = 3
@@ -46,7 +47,7 @@ class Standby:
             return cls()
         folder = tempfile.mkdtemp(prefix="gradexplain-")
         ours, its = socket.socketpair()
-        state = random.getstate()
+        state, begin = random.getstate(), _begin()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         gc.freeze()
@@ -55,7 +56,7 @@ class Standby:
             with suppress(BaseException):
                 ours.close()
                 if os.fork() == 0:
-                    _wait(its, script, folder, state)
+                    _wait(its, script, folder, state, begin)
             os._exit(0)
         os.waitpid(first, 0)
         gc.unfreeze()
@@ -64,7 +65,7 @@ class Standby:
         return cls(ours, folder)
 
     def ask(self, request: Request) -> Any:
-        """Returns what the second run answers; `None` where it does not."""
+        """Returns what the second run answers; `None` where there is none."""
         if self.channel is None:
             return None
         self.channel.settimeout(_limit(request) + _LEAST)
@@ -72,7 +73,7 @@ class Standby:
             _send(self.channel, request)
             return _received(self.channel)
         except (OSError, EOFError):
-            return None
+            return STOPPED
 
     def close(self) -> None:
         """Lets the process go, and what it wrote."""
@@ -96,7 +97,7 @@ class Again:
         return cls(script, str(Path.cwd()), dict(os.environ), random.getstate())
 
     def ask(self, request: Request) -> Any:
-        """Returns what the second run answers; `None` where it does not."""
+        """Returns what the second run answers."""
         command = [sys.executable, "-c", f"from {__name__} import run_anew; run_anew()"]
         given, limit = pickle.dumps((self.script, self.state, request)), _limit(request) + _LEAST
         streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -106,7 +107,7 @@ class Again:
             )
             return pickle.loads(done.stdout)
         except (OSError, subprocess.SubprocessError, pickle.UnpicklingError, EOFError):
-            return None
+            return STOPPED
 
 
 def run_anew() -> None:
@@ -124,12 +125,12 @@ def run_anew() -> None:
     leave(_NO_ANSWER)
 
 
-# How long a second run may take: seconds at least, and times as long as the first one took to the same place.
+# How long a second run may take: seconds to start, and times as long as the first one took to the same place.
 _LEAST, _PATIENCE = 30, 4.0
 
 
 def _limit(request: Request) -> int:
-    return int(max(_LEAST, _PATIENCE * request.seconds))
+    return int(_LEAST + _PATIENCE * request.seconds)
 
 
 def _threads() -> int:
@@ -157,7 +158,15 @@ def _exactly(channel: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-def _wait(channel: socket.socket, script: Script, folder: str, state: Any) -> None:
+def _begin() -> int | None:
+    """Returns where in a file what the script is given begins, `None` of what can be read only once."""
+    try:
+        return os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(os.fstat(0).st_mode) else None
+    except OSError:
+        return None
+
+
+def _wait(channel: socket.socket, script: Script, folder: str, state: Any, begin: int | None) -> None:
     """Waits for requests, each of which a process of its own answers, until nobody can ask any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
@@ -165,18 +174,20 @@ def _wait(channel: socket.socket, script: Script, folder: str, state: Any) -> No
         pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
-                _run_again(channel, script, folder, state, request)
+                _run_again(channel, script, folder, state, begin, request)
             os._exit(_NO_ANSWER)
         _, status = os.waitpid(pid, 0)
         if status:
-            _send(channel, None)
+            _send(channel, STOPPED)
 
 
-def _run_again(channel: socket.socket, script: Script, folder: str, state: Any, request: Request) -> None:
+def _run_again(
+    channel: socket.socket, script: Script, folder: str, state: Any, begin: int | None, request: Request
+) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.alarm(_limit(request))
-    _be_silent()
+    _be_silent(begin)
     leave = os._exit
 
     def answer(thing: Any) -> None:
@@ -187,10 +198,14 @@ def _run_again(channel: socket.socket, script: Script, folder: str, state: Any, 
     _replay(script, request, state, answer)
 
 
-def _be_silent() -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
+def _be_silent(begin: int | None = None) -> None:
+    """Lets nothing be heard, and lets a file that the script is given be read again from where it begins."""
+    nowhere = given = os.open(os.devnull, os.O_RDWR)
+    if begin is not None:
+        given = os.open("/proc/self/fd/0", os.O_RDONLY)
+        os.lseek(given, begin, os.SEEK_SET)
+    for number, own in enumerate((given, nowhere, nowhere)):
+        os.dup2(own, number)
 
 
 def _replay(script: Script, request: Request, state: Any, answer: Callable[[Any], None]) -> None:

@@ -41,9 +41,10 @@ class TrainingReport(Shown):
     `findings` has what is wrong, the first cause first, `watched` names what was looked at, and `examined` how a
     step that went wrong was looked into: "replay" (the script was run again), "rerun" (the same, and it acted again),
     "graph" (of its loss), "parted" (another run was not the same), "unguarded" (another run would have acted again),
-    "nothing". `acted` says that another run acted again, `interrupted` that the script was ended before its end, and
-    `broken` how the watch itself failed, if it did. Of a training of several processes `rank` is which of them this
-    is, and `others` what the others of this machine saw, as far as this is the first.
+    "stopped" (another run did not come as far), "untold" (it did, and does not tell more), "nothing". `acted` says that
+    another run acted again, `interrupted` that the script was ended before its end, and `broken` how the watch itself
+    failed, if it did. Of a training of several processes `rank` is which of them this is, and `others` what the others
+    of this machine saw, as far as this is the first.
     """
 
     target: str

@@ -33,3 +33,5 @@ class Request:
 Ask = Callable[[Request], Any]
 # The answer where a second run cannot be kept from acting, and nobody said that it may.
 UNGUARDED = "unguarded"
+# The answer where a second run did not come as far, and where it did and what is computed there does not tell.
+STOPPED, UNTOLD = "stopped", "untold"

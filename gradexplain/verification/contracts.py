@@ -284,11 +284,15 @@ def _apart(
     *parts: Mapping[str, Tensor],
     **data: object,
 ) -> Finding | None:
-    """Returns where two answers differ by more than rounding: in the answers, in `parts` of them, in what arrives."""
+    """Returns where two answers differ by more than rounding: in the answers, in `parts` of them, in what arrives.
+
+    Where both are nan, they do not differ.
+    """
     for name, expected in right.items():
         size = max((_largest(part[name]) for part in (right, function.whole, *parts)), default=0.0)
         kind = torch.finfo(expected.dtype)
-        off = (seen[name] - expected).abs()
+        alike = (seen[name] == expected) | (seen[name].isnan() & expected.isnan())
+        off = torch.where(alike, 0.0, (seen[name] - expected).abs())
         # An algorithm that changes with the size of what arrives, as of a matrix's exponential, rounds in other places.
         bound = max(MARGIN * kind.eps, kind.eps**0.75) * size + MARGIN * kind.tiny
         if not bool((off <= bound).all()) and not bool((off <= bound + MARGIN * function.noise[name]).all()):
@@ -299,7 +303,7 @@ def _apart(
 
 
 def _largest(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
+    return float(tensor.abs().nan_to_num(0.0, posinf=torch.inf).max()) if tensor.numel() else 0.0
 
 
 # ---------------------------------------------------------------------------------------------------------- the notes

@@ -27,7 +27,7 @@ from gradexplain.targets.sources import Source
 from gradexplain.verification.options import Options
 from gradexplain.verification.oracles import by_hand as formulas
 from gradexplain.verification.oracles import chain_rule as walk
-from gradexplain.verification.oracles.answers import Check, Stop, Verdict
+from gradexplain.verification.oracles.answers import Check, Stop, Verdict, unaccused
 from gradexplain.verification.oracles.elements import (
     NARROWED_RESOLUTION,
     RESOLUTION,
@@ -401,7 +401,8 @@ def surveyed(question: Question, also: Collection[str] = ()) -> Report:
     with attempting(RULES, question.names, checks):
         checks = [_sharpened(question, report, check) for check in checks]
         report = replace(report, checks=tuple(checks))
-        checks = [_blind(report, _following(report, check)) for check in checks]
+        checks = unaccused([_following(report, check) for check in checks])
+        checks = [_blind(report, check) for check in checks]
     filled = (check for check in checks if question.trace.inputs[check.input].numel())
     return Report(tuple(filled), findings=findings)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -66,6 +66,14 @@ class Check:
     bounds: Tensor | None = field(default=None, compare=False, repr=False)
     stops: tuple[Stop, ...] = ()
     number: float | None = None
+
+
+def unaccused(checks: Sequence[Check]) -> list[Check]:
+    """Returns checks that accuse and doubt no input for a slope along several, where elements of others are wrong."""
+    known = {c.input for c in checks if c.verdict == "differs" and c.place is not None}
+    contradicting = (c for c in checks if c.verdict == "differs" or c.reason == "cut")
+    mute = {id(c) for c in contradicting if known and c.input not in known and c.data.get("joint", 1) != 1}
+    return [replace(c, verdict="cannot say", reason="joint") if id(c) in mute else c for c in checks]
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,15 @@ COINCIDENT = 1e-6
 class _Walk:
     """What one walk found: gradients by leaf, the size of what was summed, and where it left torch's own path.
 
-    Of other nodes than the `leaves` nothing is kept once the walk has passed them.
+    Of other nodes than the `leaves` nothing is kept once the walk has passed them. The `first` place is an edge, or a
+    node alone where what arrives is no more what was sent to it.
     """
 
     leaves: frozenset[int]
     received: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     magnitude: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     missing: dict[tuple[int, int], frozenset[str]] = field(default_factory=dict)
-    first: tuple[Node, Edge] | None = None
+    first: tuple[Node, Edge | None] | None = None
 
 
 def ask(question: Question) -> Iterator[Check]:
@@ -175,7 +176,8 @@ class _Comparison:
             place = unravelled(position, torchs.shape)
             data |= {"place": place, "seen": plain(torchs[place]), "right": plain(ours[place]), **_where(self.walked)}
         if verdict == "differs":
-            reason = "node" if self.walked.first is not None else "total"
+            first = self.walked.first
+            reason = "total" if first is None else "node" if first[1] is not None else "arrival"
         apart = _apart(torchs, difference, eps=epsilon(self.trace)) if verdict == "agrees" else None
         return Check(
             ORACLE, name, verdict, largest(difference), largest(bound), resolution, reason, data, place, bounds=apart
@@ -262,12 +264,12 @@ def _where(walked: _Walk) -> dict[str, object]:
     if walked.first is None:
         return {}
     node, edge = walked.first
-    source = node.source
+    source, operator = node.source, node.operator or node.name
     return {
         "node": node.index,
-        "operator": node.operator or node.name,
-        "argument": edge.argument,
-        "code": source.code if source else "",
+        "operator": operator,
+        "argument": edge.argument if edge is not None else "",
+        "code": (source.code if source else "") or operator,
         "line": source.line if source else 0,
     }
 
@@ -307,6 +309,8 @@ def _step(walked: _Walk, node: Node, exact: bool, eps: float, careful: bool) -> 
         _silent(walked, node)
         return
     sent, lacking = _sent(node, cotangents, exact, careful)
+    if exact and walked.first is None and not missing and _is_changed(node, cotangents, eps):
+        walked.first = (node, None)
     for edge, contribution in zip(node.edges, sent, strict=True):
         key = (edge.producer, edge.output)
         if missing | lacking:
@@ -321,6 +325,14 @@ def _step(walked: _Walk, node: Node, exact: bool, eps: float, careful: bool) -> 
             walked.first = (node, edge)
         if edge.producer in walked.leaves:
             walked.magnitude[key] = contribution.abs() if size is None else size + contribution.abs()
+
+
+def _is_changed(node: Node, arriving: Sequence[Tensor | None], eps: float) -> bool:
+    """Says whether what arrived at a node is something else than the sum of what was sent to it."""
+    return any(
+        ours is not None and torchs is not None and bool(torchs.isfinite().all()) and not _same(ours, torchs, eps)
+        for ours, torchs in zip(arriving, node.cotangents, strict=False)
+    )
 
 
 def _silent(walked: _Walk, node: Node) -> None:

@@ -88,8 +88,9 @@ def judge(ladder: Ladder, noise: float = 0.0) -> Slope:
     bound = best.bound + luck + ladder.rounding
     finding = Slope("agrees", best.value, bound, None, ladder.left[-1], ladder.right[-1], ladder.moved[0], sigma)
     finding = replace(finding, chosen=(best.order, STEPS.index(steps[best.index])))
-    if abs(best.value) <= 4 * (best.bound + luck) + ladder.rounding:
-        return finding
+    allowed = 4 * (best.bound + luck) + ladder.rounding
+    if abs(best.value) <= allowed:  # where that is beyond the bound, what was allowed is the bound
+        return finding if abs(best.value) <= bound else replace(finding, bound=allowed)
     if best.persists and not _fits_above(steps, residuals, sigma, best.value):
         return replace(finding, verdict="differs")
     return replace(finding, verdict="cannot say", reason="noise")

@@ -9,6 +9,7 @@ look.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.verification.oracles.answers import Check, Verdict
+from gradexplain.verification.oracles.answers import Check, Verdict, unaccused
 from gradexplain.verification.oracles.bisection import singled_out
 from gradexplain.verification.oracles.directions import (
     RANK,
@@ -107,25 +108,20 @@ class Probe(Directions):
                 moving[name][place] = False
             # Those drawn at random are wrong as well: what remains of the input need not be told apart.
             everywhere = len(group) == 1 and len(odd) == len(looked) > SAMPLED_BESIDE
+            for name, count in Counter(name for name, _ in odd).items():
+                if len(group) > 1 and count > SAMPLED_BESIDE:  # what is asked of the others is asked without it
+                    moving[name][...] = False
             if not odd or everywhere or not any(bool(m.any()) for m in moving.values()):
                 break
         alone += self.zeros(group, moving)
-        yield from self.shared(group, [self.joined(name, tried, alone) for name in group])
+        for check in unaccused([self.joined(name, tried, alone) for name in group]):
+            yield replace(check, bounds=self.bounds[check.input]) if check.reason == "joint" else check
 
     def joined(self, name: str, tried: Sequence[Tried], alone: Sequence[Tried]) -> Check:
         """Returns the check of one input of a group."""
         own = [t for t in alone if t.at and t.at[0] == name]
         joint = [t for t in tried if name in t.direction]
         return self.check(name, _joined(joint, own, self.x[name]) or joint or own)
-
-    def shared(self, group: Sequence[str], checks: Sequence[Check]) -> Iterator[Check]:
-        """Yields the checks of a group: where elements of some were found wrong, a joint slope accuses no others."""
-        known = len(group) > 1 and any(c.verdict == "differs" and c.place is not None for c in checks)
-        for check in checks:
-            if known and check.verdict == "differs" and check.place is None:
-                yield replace(check, verdict="cannot say", reason="joint", bounds=self.bounds[check.input])
-            else:
-                yield check
 
     # ------------------------------------------------------------------------------------------------- peeling
 
@@ -433,7 +429,8 @@ class Probe(Directions):
         data |= {"alone": sum(t.at is not None for t in tried)}
         slope = chosen.finding
         bounds = self.bounds[name] if verdict != "differs" else None
-        return Check(ORACLE, name, verdict, abs(slope.lacking), slope.bound, resolution, reason, data, place, bounds)
+        worst = math.nan if reason == "nan" else abs(slope.lacking)
+        return Check(ORACLE, name, verdict, worst, slope.bound, resolution, reason, data, place, bounds)
 
     def resolution(self, name: str) -> float | None:
         """Returns how small a relative error would have been seen, in the worst element that was seen."""
