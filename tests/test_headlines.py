@@ -101,7 +101,7 @@ def test_a_straight_way_by_detach_is_told_with_both_slopes() -> None:
     for result in (report, gx.explain(rounded, [x])):
         page = " ".join(result.render("text", width=400).split())
         assert told in page
-        assert f"passed straight through by `(x.round() - x).detach()`, {here('# by detach')}" in page
+        assert f"what would cancel it is stopped by `(x.round() - x).detach()`, {here('# by detach')}" in page
         assert "finite differences will differ" not in page
 
 

@@ -507,7 +507,8 @@ class Teller:
         if "because" in data:
             data["because"] = self.say(f"errors.{data['because']}", **data)
         if "detail" in data:
-            data["place"] = self.found_at(data.get("place"))
+            place = data.get("place")
+            data["place"] = "" if str(place) == str(finding.source) else self.found_at(place)  # said at the end
             data["made"] = self.say(f"born.{data['detail']}", **data)
         told = [self.say(f"findings.{key}", **data)]
         told += [self.say("born.behind", **data)] if "behind" in data else []
