@@ -121,6 +121,23 @@ def test_a_gradient_that_is_used_as_a_constant_is_not_said_to_run_under_no_grad(
     assert "create_graph" not in page
 
 
+def test_what_a_custom_function_gives_on_without_a_gradient_is_not_said_to_run_under_no_grad() -> None:
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            doubled = 2 * x
+            ctx.mark_non_differentiable(doubled)
+            return doubled
+
+    page = told(lambda x: (x * Marked.apply(x)).sum(), normal(3))  # type: ignore[no-untyped-call]
+    assert "`2 * x` ran inside a custom Function, which gave it on without a gradient" in page
+    assert "no_grad" not in page
+    page = told(lambda x: Marked.apply(x).sum(), normal(3))  # type: ignore[no-untyped-call]
+    assert "2 * x" in page
+    assert "ran inside a custom Function, which gives it on without a gradient" in page
+    assert "no_grad" not in page
+
+
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_an_input_whose_path_ends_is_not_said_to_have_no_influence() -> None:
     """d/dw (w² + w³) = 16 at 2: there is an influence, and no way back for a gradient."""

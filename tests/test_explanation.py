@@ -213,6 +213,37 @@ def test_an_argument_that_torch_conjugates_has_its_rule() -> None:
     assert product.rule == "f2 = z·f1"
 
 
+def test_the_types_of_a_page_are_those_of_inputs_and_output() -> None:
+    z, x = torch.tensor([0.5 + 2j]), torch.ones(2)
+    for page in (gx.explain(lambda z: z.abs().sum(), [z]), gx.verify(lambda z: z.abs().sum(), [z])):
+        assert "complex64, float32 · torch" in str(page)
+    assert "│ float64, float32 · torch" in str(gx.explain(lambda x: x.float().sum(), [x.double()]))
+    assert "│ float32 · torch" in str(gx.explain(lambda x, n: (x * n).sum(), [x, torch.tensor([1, 2])]))
+
+
+def test_a_rule_of_complex_numbers_says_where_it_is_one_of_their_conjugates() -> None:
+    """For y = x x (no conjugate), torch sends ȳ conj(x) of both: Ā = C̄ Bᵀ holds of conj(Ā), conj(C̄). Re z does not."""
+    z = torch.tensor([[0.5 + 2j, 1.0], [1j, 2.0]])
+    page = str(gx.explain(lambda z: (z @ z).real.sum(), [z]))
+    rules = [line for line in page.splitlines() if "rule " in line and "of the conjugates of both" in line]
+    assert len(rules) == 2  # of the product, for each of its factors
+    assert all("ᵀ" in rule for rule in rules)
+    assert "of the conjugates" not in str(gx.explain(lambda z: z.real.sum(), [z]))
+
+
+def test_a_page_of_one_line_a_step_says_that_its_gradients_are_norms() -> None:
+    def long(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(25):
+            x = -(x * 0.9)
+        return x.sum()
+
+    explanation = gx.explain(long, [torch.tensor([3.0, 4.0])])
+    for language, told in (("en", "‖gradient arriving‖"), ("zh", "‖到达的梯度‖")):
+        page = explanation.render("text", language=language)
+        assert told in page
+        assert "‖ ‖" in page
+
+
 def test_complex_values_are_shown_without_equations(command) -> None:
     found = command("explain", "abs(z)**2", "z=1+2j,3-1j")
     assert found.code == 0

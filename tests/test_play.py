@@ -22,6 +22,7 @@ from browser import needs_chromium
 
 pytest.importorskip("starlette", reason="needs the extra play (pip install gradexplain[play])")
 
+from gradexplain import lessons
 from gradexplain.errors import InputError
 from gradexplain.playground.asked import MOST_BYTES, OPTIONS, Asked
 from gradexplain.playground.computing import answered
@@ -245,6 +246,14 @@ def test_what_no_page_sends_is_refused(sent: bytes) -> None:
 def test_nothing_that_was_named_leaves_its_script() -> None:
     page = shell(Asked("x", {"x": "</script><script>alert(1)</script>"}), "en", watches=False)
     assert "</script><script>alert" not in page
+
+
+def test_a_lesson_is_run_and_answered_as_its_page() -> None:
+    found = json.loads(answered(b'{"lesson": "accumulation"}', NAMED, "zh"))
+    assert found["page"] == lessons.run("accumulation").render("html", language="zh")
+    assert "accumulation" in json.loads(answered(b'{"lesson": "accumulate"}', NAMED, "en"))["fault"]
+    for sent in (b'{"lesson": 3}', b'{"lesson": "nan", "more": 1}', b'["lesson"]'):
+        assert "does not send" in json.loads(answered(sent, NAMED, "en"))["fault"]
 
 
 # ---------------------------------------------------------------------------------------------------------- processes
@@ -514,6 +523,35 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     assert not said
     assert not elsewhere
     other.close()
+    page.close()
+
+
+@needs_chromium
+def test_a_lesson_stands_in_the_page_plays_with_it_and_is_remembered(served: Served, browser: Any) -> None:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda fault: said.append(str(fault)))
+    page.goto(served.address)
+    page.select_option("#lesson", "three-ways")
+    lesson = page.frame_locator("iframe.taught")
+    lesson.locator(".live input").fill("31", timeout=60_000)
+    lesson.locator("button.play").click()
+    sync.expect(page.locator("#target")).to_have_value("x**2 + 2*x")
+    sync.expect(page.locator("[id='inputs.x']")).to_have_value("1.55")
+    sync.expect(page.locator("#readout .gradient")).to_have_text("∂y/∂x = 5.1")  # 2x + 2
+    for number, exercise in enumerate(lessons.run("three-ways").exercises):
+        form = lesson.locator("form.exercise").nth(number)
+        form.locator("input").fill(str(exercise.answer))
+        form.locator("button").click()
+        sync.expect(form.locator(".said")).to_have_text("✓ Right.")
+    sync.expect(page.locator("#lesson option[value=three-ways]")).to_have_text("✓ Three ways to a derivative")
+    page.reload()  # the address holds the lesson, and this browser what was right in it
+    sync.expect(lesson.locator("form.exercise.done")).to_have_count(number + 1, timeout=60_000)
+    page.select_option("#lesson", "")
+    sync.expect(page.locator("iframe.taught")).to_have_count(0)
+    assert [text for text in said if "403" not in text] == []
     page.close()
 
 

@@ -87,6 +87,22 @@ def by_data(x: Tensor) -> Tensor:
     return y.sum()
 
 
+def by_mark(x: Tensor) -> Tensor:
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+            same, doubled = x + 0, 2 * x
+            ctx.mark_non_differentiable(doubled)
+            return same, doubled
+
+        @staticmethod
+        def backward(ctx: Any, of_same: Tensor, of_doubled: Tensor) -> Tensor:
+            return of_same
+
+    same, doubled = Marked.apply(x)  # type: ignore[no-untyped-call]
+    return (same * doubled).sum()  # type: ignore[no-any-return]
+
+
 # Each function with the line where its slope ends, and the share that ends there: of the larger of the slopes of F, as
 # it was written, and of G, as torch differentiates it. At x = (2, 3), moved in each element by its own size:
 #   x · 2x          F' = 4x, G' = 2x                              share 1/2
@@ -95,7 +111,7 @@ def by_data(x: Tensor) -> Tensor:
 #   x · x           as the first
 #   x · x²          F' = 3x², G' = x²                             share 2/3
 #   x · sort(x) and x · mean(x): as the first and the second
-#   x · Im (1 + i) x and x · x, where x > 1: as the first
+#   x · Im (1 + i) x, x · x where x > 1, and x · 2x out of one Function: as the first
 #   y ← y²          F' = 2x, G' = 1                               F' x = 8, 18; left out (2x − 1) x = 6, 15
 STOPS = [
     (by_no_grad, 2, 1 / 2),
@@ -109,6 +125,7 @@ STOPS = [
     (by_mean, 2, 1 / 2),
     (by_complex, 2, 1 / 2),
     (by_mask, 1, 1 / 2),
+    (by_mark, 4, 1 / 2),
     (by_data, 2, (6**2 + 15**2) ** 0.5 / (8**2 + 18**2) ** 0.5),
 ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from itertools import chain
 
 from gradexplain.documents.doc import Block, Doc, Heading, Paragraph, Table
 from gradexplain.documents.renderers import RENDERERS
+from gradexplain.errors import InputError
 from gradexplain.lessons.course import COURSE
 from gradexplain.locale.catalogue import say
 
@@ -19,6 +21,14 @@ def topics() -> Mapping[str, tuple[str, ...]]:
 def names() -> tuple[str, ...]:
     """Returns the names of all lessons, in the order of the course."""
     return tuple(chain.from_iterable(COURSE.values()))
+
+
+def known(name: str) -> str:
+    """Returns the name of a lesson; raises `InputError` where there is none of that name."""
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0)[0]
+        raise InputError("unknown_lesson", name=name, close=close, names=", ".join(names()))
+    return name
 
 
 def told(name: str, key: str, language: str = "en") -> str:

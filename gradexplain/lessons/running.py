@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,19 +11,15 @@ import torch
 
 import gradexplain.lessons.site
 import gradexplain.lessons.telling  # noqa: F401  # registers how a lesson is told
-from gradexplain.errors import InputError
 from gradexplain.figures.parameters import checked_all
-from gradexplain.lessons.contents import names
+from gradexplain.lessons.contents import known
 from gradexplain.lessons.parts import Lesson, Parts
 from gradexplain.recording.computation import one_question
 
 
 def function_of(name: str) -> Callable[..., Parts]:
     """Returns the function that runs the lesson; raises `InputError` where there is none of that name."""
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1, cutoff=0)[0]
-        raise InputError("unknown_lesson", name=name, close=close, names=", ".join(names()))
-    module = importlib.import_module(f"gradexplain.lessons.course.{name.replace('-', '_')}")
+    module = importlib.import_module(f"gradexplain.lessons.course.{known(name).replace('-', '_')}")
     return module.lesson  # type: ignore[no-any-return]
 
 

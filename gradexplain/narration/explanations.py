@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Context, Decimal
 from typing import Any
@@ -143,7 +143,7 @@ class Teller:
         own = [(n, v) for n, v in e.inputs.items() if "." not in n and v.tensor.numel()]
         values = "   ".join(f"{n} = {self.value(v)}" for n, v in own[:_MOST_ROWS])
         lines = [e.target, *([self.say("at", inputs=values)] if values else [])]
-        lines.append(self.say("setting", dtype=e.dtype, torch=e.torch))
+        lines.append(self.say("setting", dtype=types_text(e.dtype, e.inputs.values()), torch=e.torch))
         if e.live:
             lines.append(self.say("live"))
         yield Title("gradexplain", tuple(lines))
@@ -331,7 +331,9 @@ class Teller:
         if step.part is not None:
             yield Row(self.say("rule"), self.in_part(step.part, sent))
         elif sent.rule is not None:
-            yield Row(self.say("rule"), formula(sent.rule, self.language))
+            told = formula(sent.rule, self.language)
+            apart = sent.conjugated and not (step.moves or "conj(" in told or told.startswith("∂"))
+            yield Row(self.say("rule"), self.say("of_conjugates", rule=told) if apart else told)
         else:
             unruled = step.rule is None
             yield Row(self.say("rule"), self.black_box(step) if unruled else self.say("no_rule_argument"))
@@ -397,7 +399,7 @@ class Teller:
     def lines(self, e: Explanation) -> Iterator[Block]:
         yield Heading(self.say("forward"))
         yield Paragraph(self.say("too_many", steps=len(e.steps)))
-        header = tuple(self.say(k) for k in ("steps", "name", "output", "arriving"))
+        header = tuple(self.say(k) for k in ("step", "name", "shape", "arriving"))
         rows = [
             (
                 s.label,
@@ -505,7 +507,8 @@ class Teller:
         if "because" in data:
             data["because"] = self.say(f"errors.{data['because']}", **data)
         if "detail" in data:
-            data["place"] = self.found_at(data.get("place"))
+            place = data.get("place")
+            data["place"] = "" if str(place) == str(finding.source) else self.found_at(place)  # said at the end
             data["made"] = self.say(f"born.{data['detail']}", **data)
         told = [self.say(f"findings.{key}", **data)]
         told += [self.say("born.behind", **data)] if "behind" in data else []
@@ -544,7 +547,8 @@ class Teller:
         """Returns the verdict as a sentence; `findings` are what is unusual about what was judged."""
         if report.nothing is not None:
             return self.finding(report.nothing)
-        if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
+        first = any(report.of(name) != "agrees" for name in report.inputs)  # not the second derivatives alone
+        if (first and report.reason in ("stopped", "unseen")) or (report.verdict == "agrees" and report.stops):
             return self.partly(report)
         if report.reason == "not_finite":
             telling = next(c for c in report.checks if c.reason == "not_finite")
@@ -575,16 +579,23 @@ class Teller:
     def undecided(self, report: Report, names: str) -> str:
         """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
         if not names:
-            second = report.second
-            none = {f.data["input"] for f in second.findings if f.code in NOT_THERE.values()} if second else set()
-            undecided = {n for n in second.inputs if second.of(n) == "cannot say"} if second else set()
-            absent = undecided and undecided <= none
-            return self.say(f"verification.{'no_second' if absent else 'cannot_say_second'}")
+            return self.undecided_again(report.second or Report(()))
         reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
         if len(reasons) > 1 or None in reasons:
             return self.say("verification.cannot_say", names=names)
         because = self.say(f"verification.doubt_{reasons.pop()}")
         return self.say("verification.cannot_say_because", names=names, because=because)
+
+    def undecided_again(self, second: Report) -> str:
+        """Returns why nothing can be said of second derivatives, where that is the same of all."""
+        absent = {f.data["input"] for f in second.findings if f.code in NOT_THERE.values()}
+        undecided = {n for n in second.inputs if second.of(n) == "cannot say"}
+        if undecided and undecided <= absent:
+            return self.say("verification.no_second")
+        failed = {c.data["message"] if c.reason == "method_failed" else None for c in second.checks}
+        if len(failed) == 1 and None not in failed:
+            return self.say("verification.failed_second", message=failed.pop())
+        return self.say("verification.cannot_say_second")
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
         """Returns what is wrong with the gradient of `names`, and what made it so where that is known."""
@@ -767,6 +778,12 @@ def _unit(report: Report) -> float:
 def short_operator(step: Step) -> str:
     """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
     return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+
+
+def types_text(output: str, inputs: Iterable[TensorSummary]) -> str:
+    """Returns the types that can carry a gradient, of the inputs and of the output, each once."""
+    own = (v.dtype for v in inputs if v.tensor.is_floating_point() or v.tensor.is_complex())
+    return ", ".join(dict.fromkeys((*own, output)))
 
 
 def elements_text(elements: Any, digits: int) -> str:

@@ -24,6 +24,7 @@ from gradexplain.narration.explanations import (
     judging,
     shape_text,
     short_place,
+    types_text,
 )
 from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
@@ -111,7 +112,8 @@ class ReportTeller(Teller):
             size = sum(subject.trace.inputs[n].numel() for n in subject.parameters)
             lines.append(self.say("parameters_count", count=len(subject.parameters), size=f"{size:,}"))
         dtype = str(subject.trace.value.dtype).removeprefix("torch.")
-        lines.append(self.say("setting", dtype=dtype, torch=torch.__version__))
+        types = types_text(dtype, map(TensorSummary, subject.trace.inputs.values()))
+        lines.append(self.say("setting", dtype=types, torch=torch.__version__))
         if subject.trace.live:
             lines.append(self.say("live"))
         yield Title("gradexplain verify", tuple(lines))

@@ -27,6 +27,7 @@ DTYPES = tuple(name for name in ITEMSIZE if name not in INTEGERS and not name.st
 # The fields of a page beside the target and its inputs, and what they hold at first.
 OPTIONS: Mapping[str, str] = {
     "dtype": "", "cotangent": "", "wrt": "", "order": "1", "lr": "", "steps": "20", "ends": "",
+    "lesson": "",
 }  # fmt: skip
 
 

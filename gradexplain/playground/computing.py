@@ -24,9 +24,10 @@ _FIELDS: Mapping[str, str] = {
 
 
 def answered(question: bytes, named: Asked, language: str, load: Callable[[Request], Loaded] = Request.load) -> bytes:
-    """Returns what a page is answered, as JSON: the page and its figure, or a sentence at a field."""
+    """Returns what a page is answered, as JSON: a page and its figure, a lesson, or a sentence at a field."""
     try:
-        found = answer(Asked.read(question), named, language, load)
+        name = _lesson(question)
+        found = taught(name, language) if name is not None else answer(Asked.read(question), named, language, load)
     except FieldError as fault:
         found = {"field": fault.field, "fault": fault.fault.sentence(language)}
     except GradexplainError as fault:
@@ -55,6 +56,23 @@ def answer(asked: Asked, named: Asked, language: str, load: Callable[[Request], 
         return {**found, "figure": figure(target, inputs, explanation.output.tensor, asked)}
     except (InputError, RunError) as fault:
         return {**found, "figure": None, "no_figure": fault.sentence(language)}
+
+
+def _lesson(question: bytes) -> str | None:
+    """Returns the name of the lesson that is asked for, if one is."""
+    try:
+        sent = json.loads(question)
+    except (ValueError, RecursionError):
+        return None  # said where it is read
+    name = sent.get("lesson") if isinstance(sent, dict) and len(sent) == 1 else None
+    return name if isinstance(name, str) else None
+
+
+def taught(name: str, language: str) -> dict[str, Any]:
+    """Runs a lesson and returns its page; raises `InputError` for one that does not exist."""
+    from gradexplain import lessons
+
+    return {"page": lessons.run(name).render("html", language=language)}
 
 
 def _summary(explanation: Explanation) -> dict[str, Any]:

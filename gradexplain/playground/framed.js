@@ -13,7 +13,7 @@ const host = {
   keep() {},
   link: null,
   /** Asks the kernel, which answers between its cells; throws a sentence where it does not for long. */
-  async post(path, body, words) {
+  async post(_, body, words) {
     const serial = ++questions;
     const text = await new Promise((resolve) => {
       asking.set(serial, resolve);

@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from gradexplain.documents.html import PLOT_SCRIPT, PLOT_STYLE, in_script
-from gradexplain.locale.catalogue import table
+from gradexplain.lessons.contents import told, topics
+from gradexplain.locale.catalogue import say, table
 from gradexplain.playground.asked import DTYPES, Asked
 
 _FOLDER = Path(__file__).parent
@@ -24,9 +25,17 @@ def shell(named: Asked, language: str, *, watches: bool, first: Mapping[str, Any
     words = table("play", language)
     config = {"named": named.plain(), "language": language, "watches": watches, "words": words, "first": first}
     return _filled(
-        "shell.html", language, dtypes=DTYPES, config=in_script(config),
+        "shell.html", language, dtypes=DTYPES, lessons=None if first else _offered(language), config=in_script(config),
         script=PLOT_SCRIPT + _text("framed.js" if first else "served.js") + _text("play.js"),
     )  # fmt: skip
+
+
+def _offered(language: str) -> dict[str, dict[str, str]]:
+    """Returns the titles of the lessons by name, by topic."""
+    return {
+        say(f"teaching.topic_{topic}", language): {name: told(name, "title", language) for name in own}
+        for topic, own in topics().items()
+    }
 
 
 def key_page(language: str) -> str:

@@ -170,11 +170,83 @@ addEventListener("message", (event) => {
   const data = event.data;
   const ours = [...document.querySelectorAll("iframe")].find((one) => one.contentWindow === event.source);
   if (!ours || typeof data !== "object" || data === null) return;
+  if (ours === lessonFrame) return heard(data);
   if (data.kind === "ready" && step !== null) ours.contentWindow.postMessage({ kind: "step", step }, "*");
   if (ours !== frame) return;
   if (data.kind === "step" && Number.isFinite(data.step)) step = data.step;
   if (data.kind === "scroll" && Number.isFinite(data.y)) scrolled = data.y;
 });
+
+// ---- a lesson, over the explanation: what is done in it is remembered here, for all ports of this machine's servers ----
+
+const COURSE = "gradexplain-course";
+const titles = new Map([...document.querySelectorAll("#lesson option")].map((option) => [option.value, option.textContent]));
+let lesson = "", lessonFrame = null;
+
+/** The exercises that were right, and how many there are, by lesson. */
+function done() {
+  try {
+    const kept = document.cookie.split("; ").find((one) => one.startsWith(COURSE + "="));
+    return byName(JSON.parse(decodeURIComponent(kept.slice(COURSE.length + 1))));
+  } catch {
+    return byName({});
+  }
+}
+
+function markDone() {
+  const known = done();
+  for (const option of document.querySelectorAll("#lesson option")) {
+    const { right, of } = known[option.value] || {};
+    option.textContent = (right && right.length >= of ? "✓ " : "") + titles.get(option.value);
+  }
+}
+
+async function teach() {
+  const name = state.options.lesson;
+  if (name === lesson || !$("lesson")) return;
+  lesson = name;
+  $("lesson-fault").textContent = "";
+  if (lessonFrame) lessonFrame.remove();
+  lessonFrame = null;
+  if (!name) return;
+  tell(say("lesson_runs"));
+  try {
+    const found = await host.post("/lesson", JSON.stringify({ lesson: name }), words);
+    if (lesson !== name || found.newer) return;
+    tell("");
+    if (found.fault) throw new Error(found.fault);
+    lessonFrame = document.createElement("iframe");
+    lessonFrame.className = "taught";
+    lessonFrame.title = titles.get(name);
+    lessonFrame.setAttribute("sandbox", "allow-scripts allow-forms");
+    lessonFrame.srcdoc = found.page;
+    $("shown").append(lessonFrame);
+  } catch (fault) {
+    tell("");
+    lesson = "";
+    $("lesson-fault").textContent = fault.message;
+  }
+}
+
+/** What a lesson says: that it is there, what was right in it, or that its figure is to be played with. */
+function heard(data) {
+  if (data.kind === "lesson") {
+    const { right = [] } = done()[lesson] || {};
+    lessonFrame.contentWindow.postMessage({ kind: "done", right, plays: true }, "*");
+  } else if (data.kind === "done" && Array.isArray(data.right) && data.right.every(Number.isInteger) && Number.isInteger(data.of)) {
+    const kept = { ...done(), [lesson]: { right: data.right, of: data.of } };
+    document.cookie = `${COURSE}=${encodeURIComponent(JSON.stringify(kept))}; max-age=31536000; samesite=strict; path=/`;
+    markDone();
+  } else if (data.kind === "play" && typeof data.target === "string") {
+    state.target = data.target;
+    state.inputs = byName(Object.fromEntries(Object.entries(data.inputs).map(([name, value]) => [name, String(value)])));
+    state.options = { ...config.named.options, lesson, lr: String(data.lr ?? "") };
+    names = Object.keys(state.inputs);
+    drawFields();
+    ask();
+    $("target").scrollIntoView({ block: "nearest" });
+  }
+}
 
 // ---- fields ----------------------------------------------------------------------------------------------------------
 
@@ -307,6 +379,7 @@ function drawFields() {
   $("target").value = state.target;
   for (const name of OPTIONS) if ($(name)) $(name).value = state.options[name];
   drawInputs();
+  teach();
 }
 
 addEventListener("hashchange", () => {
@@ -493,7 +566,9 @@ async function follow() {
   }
 }
 
+if ($("lesson")) $("lesson").addEventListener("change", teach);
 $("link").hidden = !host.link;
+markDone();
 drawFields();
 if (config.first) show(config.first);
 else ask();

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -73,7 +73,7 @@ class Processes:
             self._context.set_forkserver_preload(list(preload))
         self._wanted = threading.Semaphore(SPARES)
         self._ready: asyncio.Queue[_Spare] = asyncio.Queue()
-        self._latest: dict[str, asyncio.Task[bytes]] = {}
+        self._latest: dict[Hashable, asyncio.Task[bytes]] = {}
         self._begun: _Spare | None = None
         self._closing = False
 
@@ -96,14 +96,15 @@ class Processes:
         for task in self._latest.values():
             task.cancel()
 
-    async def answer(self, page: str, question: bytes) -> bytes | None:
+    async def answer(self, page: Hashable, question: bytes, seconds: float | None = None) -> bytes | None:
         """Returns the answer to a page's question; `None` where the page asked another one meanwhile.
 
+        It may take so many `seconds`, those of the limits without.
         Raises `InputError` for a question that passes a limit.
         """
         if page in self._latest:
             self._latest[page].cancel()
-        task = self._latest[page] = asyncio.create_task(self._answered(question))
+        task = self._latest[page] = asyncio.create_task(self._answered(question, seconds or self.limits.seconds))
         try:
             return await task
         except asyncio.CancelledError:
@@ -114,16 +115,16 @@ class Processes:
             if self._latest.get(page) is task:
                 del self._latest[page]
 
-    async def _answered(self, question: bytes) -> bytes:
+    async def _answered(self, question: bytes, seconds: float) -> bytes:
         spare = await self._ready.get()
         loop = asyncio.get_running_loop()
         refill = loop.call_later(_HEAD_START, self._wanted.release)
         try:
-            spare.channel.send_bytes(question)
+            spare.channel.send((question, seconds))
             received = asyncio.to_thread(spare.receive, self.limits.answer)
-            return await asyncio.wait_for(received, self.limits.seconds)
+            return await asyncio.wait_for(received, seconds)
         except TimeoutError as fault:
-            raise InputError("play_too_long", seconds=f"{self.limits.seconds:g}") from fault
+            raise InputError("play_too_long", seconds=f"{seconds:g}") from fault
         except EOFError as fault:
             raise InputError("play_ended", memory=f"{self.limits.memory / 2**30:g}") from fault
         except OSError as fault:  # an answer that is longer than was allowed
@@ -177,19 +178,19 @@ def _serve(channel: Connection, work: Work, trial: bytes, limits: Limits) -> Non
     with suppress(BaseException):
         work(trial)
         channel.send_bytes(b"")
-        question = channel.recv_bytes()
-        _limit(limits)
+        question, seconds = channel.recv()
+        _limit(seconds, limits.memory)
         channel.send_bytes(work(question))
     os._exit(0)
 
 
-def _limit(limits: Limits) -> None:
+def _limit(seconds: float, memory: int) -> None:
     """Limits this process by itself, should the server be gone that would end it."""
     if sys.platform == "win32":
         return
     import resource
 
-    signal.alarm(int(limits.seconds) + 2)
+    signal.alarm(int(seconds) + 2)
     with suppress(OSError, ValueError):
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()  # data and stack
-        resource.setrlimit(resource.RLIMIT_DATA, (used + limits.memory, used + limits.memory))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))

@@ -36,6 +36,8 @@ from gradexplain.playground.processes import Limits, Processes
 from gradexplain.targets.loading import file_of, parse_target
 
 LOOPBACK = "127.0.0.1"
+# A lesson runs a training now and then.
+_LESSON_SECONDS = 60.0
 # What the standby loads.
 _PRELOAD = ("gradexplain.playground.standby",)
 _TRIAL = Asked("x**2 + 2*x", {"x": "3"}, {**OPTIONS, "lr": "0.1"})
@@ -135,9 +137,11 @@ def application(play: Play, begun: Callable[[], None]) -> Starlette:
         return HTMLResponse(shell(play.named, play.language, watches=play.file is not None))
 
     async def answer(request: Request) -> Response:
+        lesson = request.url.path == "/lesson"
         try:
             asked = await _body(request)
-            found = await processes.answer(request.headers.get("x-page", ""), asked)
+            page = (request.headers.get("x-page", ""), request.url.path)
+            found = await processes.answer(page, asked, _LESSON_SECONDS if lesson else None)
         except InputError as fault:
             return JSONResponse({"field": "target", "fault": fault.sentence(play.language)})
         return JSONResponse({"newer": True}) if found is None else Response(found, media_type="application/json")
@@ -145,9 +149,8 @@ def application(play: Play, begun: Callable[[], None]) -> Starlette:
     async def changed(_: Request) -> Response:
         return JSONResponse({"changed": _stamp(play.file)})
 
-    routes = [
-        Route("/", page), Route("/answer", answer, methods=["POST"]), Route("/changed", changed, methods=["POST"])
-    ]  # fmt: skip
+    asking = {"/answer": answer, "/lesson": answer, "/changed": changed}
+    routes = [Route("/", page), *(Route(path, told, methods=["POST"]) for path, told in asking.items())]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Guard, play=play)])
 
 

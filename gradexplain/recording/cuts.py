@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor
@@ -61,6 +61,7 @@ def stops_in(
     Of the run's `outputs`, each is the last use of itself.
     """
     owning = {id(event) for event in owners.values()}
+    inner = _inner(events, applications)
     dependent = {storage_of(t) for t in inputs if t.requires_grad}
     lost: dict[int, tuple[str, Event]] = {}
     for event in _in_order(events, applications):
@@ -76,7 +77,7 @@ def stops_in(
         inherited = next((lost[h.storage] for h in operands if not h.tracked and h.storage in lost), None)
         for held in held_in([event.outputs]):
             dependent.add(held.storage)
-            loss = None if owned else inherited or _loss(event)
+            loss = None if owned else inherited or _loss(event, inner)
             if loss:
                 lost[held.storage] = loss
     yield from ((output, *lost[storage]) for output in outputs if (storage := storage_of(output)) in lost)
@@ -109,8 +110,15 @@ def short_name(event: Event) -> str:
     return name.removeprefix("aten::")
 
 
-def _loss(event: Event) -> tuple[str, Event] | None:
+def _inner(events: Sequence[Event], applications: Sequence[Application]) -> set[int]:
+    """Returns the identities of the events that ran inside custom Functions."""
+    return {id(event) for own in applications for event in events[own.inside.start : own.inside.stop]}
+
+
+def _loss(event: Event, inner: Set[int]) -> tuple[str, Event] | None:
     """Returns why the output of an operator that owns no node does not carry a gradient."""
+    if id(event) in inner:
+        return "function", event
     if short_name(event) == "detach":
         return "detach", event
     if not event.recorded:
@@ -134,9 +142,10 @@ def not_differentiable(recorder: Recorder, leaves: Mapping[str, Tensor]) -> NoGr
     if not asked:
         names = (f"{name}: {str(leaf.dtype).removeprefix('torch.')}" for name, leaf in leaves.items())
         return NoGradientError("nothing_differentiable", names=", ".join(names))
+    inner = _inner(recorder.events, recorder.applications)
     for event in reversed(recorder.events):
         tracked = any(h.tracked for h in (*held_in(event.arguments), *held_in(event.keywords)))
-        loss = _loss(event) if tracked and not _is_fresh(event) else None
+        loss = _loss(event, inner) if tracked and not _is_fresh(event) else None
         if loss:
             cut = _cut(*loss)
             name = short_name(loss[1])

@@ -37,11 +37,16 @@ Bent = Callable[[Sequence[Any], list[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Step:
-    """One recorded operator or custom Function, and whether torch differentiates it."""
+    """One recorded operator or custom Function, and whether torch differentiates it.
+
+    An output of a custom Function that carries no gradient is a step of its own, after that of the Function: the
+    operator that made it inside, with the number of the Function's step, and which of its outputs it is.
+    """
 
     origin: Event | Application
     live: bool
     drawn: bool = False  # what it gave follows nothing, by torch's own definition of its gradient
+    left: tuple[int, int] | None = None
 
     @property
     def made(self) -> list[Held]:
@@ -93,14 +98,23 @@ class Frozen:
         numbers; for one that wrote into live memory, what it would have changed there.
         """
         found: dict[int, list[Any]] = {}
+        given: dict[int, list[Tensor]] = {}  # what custom Functions gave, by the numbers of their steps
         memory = self._memory(values)
+
+        def note(number: int, before: Sequence[Any], outputs: list[Tensor]) -> None:
+            if isinstance(self.steps[number].origin, Application):
+                given[number] = outputs
+
         with torch.no_grad():
             for number, step in enumerate(self.steps):
-                if not step.live and isinstance(step.origin, Event):
+                if step.left is not None:
+                    function, place = step.left
+                    found[number] = [given[function][place]]
+                elif not step.live and isinstance(step.origin, Event):
                     writes = any(w.held.storage in memory for w in step.origin.writes)
                     if writes or self._is_given_live(step.origin, memory):
                         found[number] = self._would_give(step, memory, writes)
-                self._advance(number, step, memory)
+                self._advance(number, step, memory, note)
         return found
 
     def _memory(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -115,7 +129,7 @@ class Frozen:
         """Runs a live step; of any other, does to live memory what torch takes it to do."""
         if step.live:
             self._run(number, step, memory, watch)
-        elif isinstance(step.origin, Event):
+        elif isinstance(step.origin, Event) and step.left is None:
             _rewrite(step.origin, memory)
             _keep(step, memory)
 
@@ -190,11 +204,28 @@ def frozen(run: Run, computation: Computation) -> Frozen:
     output = recorder.hold(run.output)
     if len(recorder.events) > SAFE and reaches(output):
         anchor(sorted(filter(lambda node: not is_leaf(node), reaches.known), key=lambda node: -sequence_of(node)))
-    in_order = _in_order(recorder.events, recorder.applications)
-    steps = tuple(Step(origin, _is_live(origin, reaches), _is_drawn(origin)) for origin in in_order)
+    steps: list[Step] = []
+    for origin in _in_order(recorder.events, recorder.applications):
+        steps.append(Step(origin, _is_live(origin, reaches), _is_drawn(origin)))
+        if isinstance(origin, Application) and steps[-1].live:
+            number = len(steps) - 1
+            left = _left(origin, recorder.events[origin.inside.start : origin.inside.stop])
+            steps += [Step(event, live=False, left=(number, place)) for place, event in left]
     owners = {id(run.inputs[name]): id(own) for name, own in computation.parameters.items() if name in run.inputs}
     exits = tuple(_exits(recorder, held, reaches))
-    return Frozen(steps, held, output, reaches, recorder.events, exits, owners=owners)
+    return Frozen(tuple(steps), held, output, reaches, recorder.events, exits, owners=owners)
+
+
+def _left(function: Application, inside: Sequence[Event]) -> Iterator[tuple[int, Event]]:
+    """Yields the outputs of a custom Function that carry no gradient and are made for themselves, and what made them.
+
+    What other steps of its forward use as well is not one: it cannot be moved alone.
+    """
+    for place, held in enumerate(held_in([function.outputs])):
+        made = [event for event in inside if any(h.storage == held.storage for h in held_in([event.outputs]))]
+        used = (h for event in inside for h in held_in([event.arguments, event.keywords]) if event not in made)
+        if made and not held.tracked and not any(h.storage == held.storage for h in used):
+            yield place, made[-1]
 
 
 def _exits(

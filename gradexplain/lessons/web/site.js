@@ -46,6 +46,7 @@
     } catch {
       kept = false;
     }
+    if (here && parent !== window) parent.postMessage({ kind: "done", lesson: here.dataset.lesson, right: done[here.dataset.lesson], of: Number(here.dataset.count) }, "*");
     showDone();
   }
 
@@ -65,10 +66,6 @@
   }
 
   const here = document.querySelector("article[data-lesson]");
-  if (here) {
-    done[here.dataset.lesson] ||= [];
-    keep();
-  }
   const forget = document.getElementById("forget");
   if (forget) forget.addEventListener("click", () => { done = {}; keep(); });
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
@@ -77,6 +74,21 @@
   if (atlas) { // the course begins in the middle of its map
     const first = atlas.querySelector("a").getBoundingClientRect(), box = atlas.getBoundingClientRect();
     atlas.scrollLeft = first.left - box.left - (box.width - first.width) / 2;
+  }
+
+  // Around a lesson, the live page remembers what was done, and plays with what a figure shows.
+  if (here) {
+    done[here.dataset.lesson] ||= [];
+    if (parent === window) keep();
+    else {
+      addEventListener("message", ({ source, data }) => {
+        if (source !== parent || data?.kind !== "done" || !Array.isArray(data.right)) return;
+        done[here.dataset.lesson] = [...new Set([...done[here.dataset.lesson], ...data.right])];
+        for (const form of all("form.exercise")) form.classList.toggle("done", done[here.dataset.lesson].includes(Number(form.dataset.number)));
+        for (const button of all(".live button.play")) button.hidden = !data.plays;
+      });
+      parent.postMessage({ kind: "lesson", lesson: here.dataset.lesson }, "*");
+    }
   }
 
   // ---- exercises: judged as answers.py does --------------------------------------------------------------------------
@@ -324,12 +336,22 @@
   };
   const HOW = { curve: "how_curve", descent: "how_descent", "step-error": "how_step", surface: "how_surface" };
 
+  /** What a figure shows now, as the live page takes it. */
+  function played({ kind, expression, variable, variables = [variable], points, at }, place) {
+    const shownNow = (name) => place.querySelector(`output [data-name="${name}"]`)?.dataset.value;
+    const inputs = Object.fromEntries(variables.map((name) => [name, shownNow(name) ?? points?.[0][0] ?? at]));
+    return { target: expression, inputs, lr: kind === "descent" ? shownNow(words.rate) : undefined };
+  }
+
   for (const place of all(".live")) {
     const data = JSON.parse(place.querySelector("script").textContent), { kind } = data;
     const parts = { controls: made("div", { class: "controls" }), output: made("output", { "aria-live": "polite" }), svg: element("svg", { role: "img" }), beside: made("div", { class: "wide" }) };
     const heading = made("p", { class: "try" }, made("strong", {}, words.try, data.expression ? ": " : ""), data.expression ? made("code", {}, data.expression) : "");
     place.hidden = false;
     place.setAttribute("aria-label", heading.textContent);
+    const play = made("button", { type: "button", class: "play", hidden: "" }, words.play);
+    play.addEventListener("click", () => parent.postMessage({ kind: "play", ...played(data, place) }, "*"));
+    if (data.expression) heading.append(" ", play);
     place.append(heading, made("p", {}, words[HOW[kind]]), parts.controls, parts.output, made("div", { class: "both" }, made("div", { class: "picture" }, parts.svg), parts.beside));
     if (kind === "curve" || kind === "step-error") parts.beside.remove();
     parts.tell = (...numbers) => {
