@@ -814,7 +814,7 @@ def test_an_exact_0_of_the_candidate_is_as_uncertain_as_what_is_left_of_0_in_the
 def test_tensors_that_are_not_listed_are_said_to_be_in_the_json() -> None:
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(14)))
     page = gx.compare(model, lambda x: model(x.flip(0)).flip(0), numbers((4, 3), dtype=torch.float32)).render("text")
-    assert "6 more tensors, which --format json lists" in " ".join(page.split())
+    assert "6 more tensors, which the JSON lists" in " ".join(page.split())
 
 
 @pytest.mark.parametrize(
