@@ -61,6 +61,7 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
         *stale,
         *_not_cleared(ledger),
         *_undivided(ledger),
+        *_flat(ledger),
         *_carried(ledger),
         *_skipping(ledger),
         *_scheduled(ledger),
@@ -223,6 +224,14 @@ def _has_learning_siblings(parameter: Tensor, steps: Steps, ledger: Ledger) -> b
 
 def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
     """Parameters that the loss reaches and no optimizer has, where they cannot be meant to stay as they are."""
+    replaced = next(
+        ((steps.source, *steps.replaced) for steps in ledger.optimizers if steps.replaced is not None), None
+    )
+    if replaced is not None:
+        (source, step, names), code = replaced, "made-after-optimizer"
+        data = {"names": listed(names)}
+        yield Finding(code, data, source, "P36", step, "optimizer", parameters=names, remedy=Remedy(code))
+        return
     if not any(steps.count >= 3 for steps in ledger.optimizers):
         return
     had = {id(p) for steps in ledger.optimizers for k in steps.parameters if (p := k()) is not None}
@@ -248,6 +257,28 @@ def listed(names: Sequence[str]) -> str:
     """Returns names in one line, many of them shortened."""
     shown = ", ".join(names[:4])
     return f"{shown}, … ({len(names)})" if len(names) > 4 else shown
+
+
+def _flat(ledger: Ledger) -> Iterator[Finding]:
+    """Gradients that are there and exactly 0, all of an optimizer's at every look, while no loss is 0."""
+    if ledger.flag is not None or not all(all(call.losses) for call in ledger.calls.values()):
+        return
+    for steps in ledger.optimizers:
+        parameter = steps.parameters[0]() if steps.parameters else None
+        if steps.count < 20 or len(steps.looks) < _LOOKS or steps.zeros < len(steps.looks) or parameter is None:
+            continue
+        call, code = _main_call(ledger), "gradient-zero"
+        flat = next((g.flat for call in ledger.calls.values() for _, g in call.graphs if g.flat is not None), None)
+        data: dict[str, object] = {"count": steps.count}
+        source = call.source if call else None
+        if flat is not None:
+            source = flat.source or source
+            data |= {"why": "flat", "operator": flat.operator, "code": source.code if source else flat.operator}
+        elif parameter.dtype == torch.float16:
+            smallest = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+            data |= {"why": "underflow", "dtype": "float16", "smallest": smallest}
+        yield Finding(code, data, source, "P08" if flat else "P54", 0, "backward", remedy=Remedy(code))
+        return
 
 
 # ------------------------------------------------------------------------------------------------------- the loop

@@ -138,7 +138,7 @@ def _in_order(ledger: Ledger, cause: Finding | None, ask: Ask) -> list[Finding]:
     found = list(judged(ledger))
     flag = ledger.flag
     if flag is None:
-        return found
+        return _under_piles(found)
     names = listed(flag.parameters)
     cause = None if cause is None else _with_remedy(cause)
     code = "loss-not-finite" if flag.kind == "loss" else "gradient-not-finite"
@@ -150,12 +150,22 @@ def _in_order(ledger: Ledger, cause: Finding | None, ask: Ask) -> list[Finding]:
     skips = [f for f in found if f.code == "scaler-skips"]
     rest = [f for f in found if f.code not in _LARGE and f not in skips]
     if large is not None and _leads_to(large, cause, ledger, ask):
-        return [replace(large, consequences=(birth, *skips)), *rest]
+        return _under_piles([replace(large, consequences=(birth, *skips)), *rest])
     if large is not None and not large.data["early"]:
         rest = [large, *rest]
     if skips and cause is None:
         return [*skips, *rest]
     return [replace(birth, consequences=(*birth.consequences, *skips)), *rest]
+
+
+def _under_piles(found: list[Finding]) -> list[Finding]:
+    """Returns findings with steps that are too large as what gradients led to that pile up, where they do."""
+    piles = next((f for f in found if f.code in ("not-cleared", "not-divided")), None)
+    large = next((f for f in found if f.code in _LARGE), None)
+    if piles is None or large is None:
+        return found
+    told = replace(piles, consequences=(*piles.consequences, replace(large, consequences=()), *large.consequences))
+    return [told if f is piles else f for f in found if f is not large]
 
 
 _LARGE = ("rate-too-high", "exploding")

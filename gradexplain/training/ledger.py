@@ -49,6 +49,7 @@ from gradexplain.versions.internals import sequence_number
 
 _GRAPHS = 64
 _GONE = 16  # optimizers that are gone, of which it is still known what they did
+_IDLE = 3  # steps in a row without any gradient are no accident
 _SETTLED = 2  # from this step on, who changes parameters that have no gradient does so on purpose
 # So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
 SKIPS = 20
@@ -88,6 +89,9 @@ class Steps:
     units: dict[int, Units] = field(default_factory=dict)  # of the matrices behind a gate
     sizes: list[float] = field(default_factory=list)  # the norm of each gradient that there was, as last read
     is_moving: bool = False  # a step has been seen that is larger than what rounding takes away
+    zeros: int = 0  # looks at which every gradient was exactly 0
+    idle: int = 0  # steps in a row before which nothing had a gradient
+    replaced: tuple[int, tuple[str, ...]] | None = None  # since which step, and what has the gradients in its place
     stale: int = 0
     backwards: list[Call] = field(default_factory=list)  # since its last step
     repeated: Counter[tuple[int, int]] = field(default_factory=Counter)  # (call, passes before a step): steps
@@ -311,11 +315,23 @@ class Ledger:
             self.leaves[leaf] = self.leaves.get(leaf, 0) + 1
             if id(leaf) in graph.gated:
                 self.gated[leaf] = True
+        for steps in self.optimizers:
+            if steps.idle >= _IDLE and steps.replaced is None:
+                steps.replaced = self._in_place_of(steps, graph.leaves)
         self.kept_graphs.append((step, sum(sign() is not None for made, sign in self.signs if made < step - 1)))
         sign = _Sign()
         node: Any = loss.grad_fn
         node.metadata[_KEY] = sign
         self.signs.append((step, ref(sign)))
+
+    def _in_place_of(self, steps: Steps, leaves: Sequence[Tensor]) -> tuple[int, tuple[str, ...]] | None:
+        """Returns the parameters that a loss reaches in place of an optimizer's: no optimizer has them, made later."""
+        had = {id(p) for own in self.optimizers for kept in own.parameters if (p := kept()) is not None}
+        apart = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in had]
+        self._name()
+        later = {id(module) for kept in self.modules[steps.after :] if (module := kept()) is not None}
+        found = [self.names.of(leaf) for leaf in apart if id(self.names.module_of(leaf)) in later]
+        return (steps.count - steps.idle, tuple(sorted(found))) if found else None
 
     def backward_ended(self, roots: Sequence[Tensor]) -> None:
         if self.noting and self.step < 1 and monotonic() - self.started < _PATIENCE:
@@ -467,6 +483,7 @@ class Ledger:
             steps.repeated[id(first), passes if alone else 1] += 1
         steps.norms.append(math.nan)
         given = [p for p in parameters if p.grad is not None]
+        steps.idle = 0 if given else steps.idle + 1
         if given:
             self._see_gradients(given, [p.grad for p in given], steps)  # type: ignore[misc]
         if looked:
@@ -479,6 +496,8 @@ class Ledger:
         sizes = {id(p): size for p, size in zip(given, steps.sizes, strict=False)}
         steps.looks.append(look_at(steps.count, steps.rates[-1], parameters, sizes))
         steps.samples = Sample.of(parameters, driven=not steps.is_moving)
+        if given and not any(steps.sizes) and not any(numbers(norms([p.grad for p in given], math.inf))):  # type: ignore[misc]
+            steps.zeros += 1
         if not steps.count:
             return
         if steps.count == _SETTLED:

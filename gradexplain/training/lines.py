@@ -20,7 +20,8 @@ def accumulated(backward: Source) -> Source | None:
         names = {n.id for n in ast.walk(ast.parse(backward.code.strip())) if isinstance(n, ast.Name)}
     except SyntaxError:
         return None
-    found = next(_keeping(tree, names), None) or next(_kept_elsewhere(tree, names), None)
+    elsewhere = (*_kept_elsewhere(tree, names), *_kept_where_made(tree, backward.code.strip(), names))
+    found = next(iter((*_keeping(tree, names), *elsewhere)), None)
     if found is None:
         return None
     line = linecache.getline(backward.file, found.lineno).strip()
@@ -43,6 +44,16 @@ def _kept_elsewhere(tree: ast.AST, names: set[str]) -> Iterator[ast.stmt]:
         given = {p for p, argument in zip(parameters, call.args, strict=False) if _holds(argument, names)}
         given |= {keyword.arg for keyword in call.keywords if keyword.arg and _holds(keyword.value, names)}
         yield from _keeping(function, given)
+
+
+def _kept_where_made(tree: ast.AST, backward: str, names: set[str]) -> Iterator[ast.stmt]:
+    """Yields what keeps a loss in the function of the script that gives it back: a trainer's own step."""
+    assigned = [n for n in ast.walk(tree) if isinstance(n, ast.Assign) and any(_holds(t, names) for t in n.targets)]
+    making = {_name(n) for part in (ast.parse(backward), *assigned) for n in ast.walk(part) if isinstance(n, ast.Call)}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.name in making:
+            given = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+            yield from _keeping(function, {value.id for value in given if isinstance(value, ast.Name)})
 
 
 def kept_in(owner: type, attribute: str) -> Source | None:

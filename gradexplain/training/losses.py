@@ -48,6 +48,7 @@ _GATES = re.compile(r"(Relu|LeakyRelu|Threshold|Hardtanh|Clamp\w*|Elu|Hardswish|
 _TURNED = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
 _BETWEEN = re.compile(r"\w*(BatchNorm|LayerNorm|GroupNorm)\w*Backward\d$|AddBackward\d$")
 _PRODUCTS = re.compile(r"(Addmm|Mm|Bmm|Convolution|Mv|Addmv|Linear)\w*Backward\d$")
+_STEPS = re.compile(r"(Round|Sign|Floor|Ceil|Trunc)Backward\d$")  # what goes up in steps: flat between them
 _REDUCED = re.compile(r"(Mean|Sum)Backward\d$")
 # Losses that expect something else than what these give them: the finding's code by loss and by what comes before.
 _TWICE: Mapping[str, Mapping[str, str]] = {
@@ -86,6 +87,7 @@ class LossGraph:
     averaged: bool
     batch: Batch
     patterns: tuple[Pattern, ...]
+    flat: Pattern | None = None  # what has slope 0 everywhere
 
 
 def graph_of(loss: Tensor, since: int, loaded: Loaded) -> LossGraph | None:
@@ -114,6 +116,7 @@ def graph_of(loss: Tensor, since: int, loaded: Loaded) -> LossGraph | None:
         averaged=_averaged(root),
         batch=batch_of(inner, loaded),
         patterns=patterns,
+        flat=next(_flat(inner), None),
     )
 
 
@@ -235,6 +238,10 @@ def _rounded(nodes: Sequence[Any]) -> Iterator[Pattern]:
             if share >= _ROUNDED:
                 data = {"share": share, "dtype": dtype, "loss": operator_text(node)}
                 yield Pattern("probability-rounded", operator_text(made), source_of(made), data)
+
+
+def _flat(nodes: Sequence[Any]) -> Iterator[Pattern]:
+    return (Pattern("gradient-zero", operator_text(n), source_of(n), {}) for n in nodes if _STEPS.match(n.name()))
 
 
 def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:
