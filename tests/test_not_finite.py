@@ -151,6 +151,20 @@ def test_what_an_operation_makes_of_finite_numbers_does_not_follow_from_an_input
     assert [f.code for f in follows][:2] == ["input-not-finite", "then-not-finite"]
 
 
+def test_a_place_is_told_once() -> None:
+    """What hides a number on the same line has the same place; elsewhere it has its own."""
+
+    def beside(x: Tensor) -> Tensor:
+        return (x.sign() * x.abs().sqrt()).sum()
+
+    def below(x: Tensor) -> Tensor:
+        root = x.abs().sqrt()
+        return (x.sign() * root).sum()
+
+    cause, apart = (page(f, one(2.0, 0.0)).split("Checked")[0] for f in (beside, below))
+    assert (cause.count("test_not_finite.py:"), apart.count("test_not_finite.py:")) == (1, 2)
+
+
 def test_nan_lies_between_no_slopes() -> None:
     """√(x²) has slopes −1 and 1 at 0, and torch makes it nan; |x| has the same slopes, and 0 lies between them."""
     for f in (lambda x: (x * x).sqrt().sum(), lambda x: (x * x).sum().sqrt()):

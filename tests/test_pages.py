@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 import gradexplain.api  # registers how results are told
+from gradexplain.documents.visible import visible
 from gradexplain.explanation.explanation import explain_trace
 from gradexplain.locale.catalogue import sentences
 from gradexplain.mathematics.terms import number_text
@@ -578,13 +579,49 @@ def test_no_name_and_no_code_runs_or_breaks_the_page(browser: Any, tmp_path: Pat
     folder.mkdir()
     with opened(browser, page, folder, viewport={"width": 360, "height": 700}) as window:
         step_to(window, 1)
-        assert window.page.title() == " ".join(f"gradexplain: {name}".replace("\u2028", " ").split()) or (
-            window.page.title() == f"gradexplain: {name}"
-        )
-        assert f"# {quoted}" in window.page.text_content("#listing")
+        assert window.page.title() == " ".join(visible(f"gradexplain: {name}").split())
+        assert f"# {visible(quoted)}" in window.page.text_content("#listing")
         assert repr(quoted) in window.page.text_content("#step h2")
         assert window.page.locator("#board img, #board b, script").count() == 2  # the page's own data and script
         assert window.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+NAMES = [
+    *HOSTILE, "50% of $x_1$ #1 & \\alpha{} ~^", "中文 名字", "🦊 👩\u200d🚀", "new\nline", "esc\x1b[31m", "nul\x00",
+    "half \ud83d", "--", "", "@import url(http://example.invalid)", "</style><style>*{display:none}",
+]  # fmt: skip
+
+
+def test_names_of_inputs_are_shown_as_they_are_and_do_nothing(browser: Any, tmp_path: Path) -> None:
+    inputs = {name: torch.tensor([float(k), 1.0]) for k, name in enumerate(NAMES)}
+    explanation = gx.explain(lambda **values: sum((x * x).sum() for x in values.values()), inputs)
+    with opened(browser, explanation.render("html"), tmp_path) as window:
+        window.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        shown = window.page.locator("#values .own").all_text_contents()
+        assert shown == [visible(name) for name in NAMES]
+        for name in NAMES:
+            window.page.fill("#search", name)
+            assert window.page.locator("#hits button").count() or not name or name != visible(name) or "\n" in name
+        for step in range(0, last(window), 5):
+            step_to(window, step)
+        window.page.evaluate("document.querySelectorAll('#values .ask').forEach(one => one.focus())")
+        assert "gradexplain" in window.page.title()
+        assert window.page.locator("#board img, #board b, script").count() == 2
+        assert window.page.is_visible("#controls")
+
+
+@pytest.mark.parametrize("format", ["terminal", "text", "markdown", "html", "json"])
+def test_what_cannot_be_seen_is_an_escape_in_every_format(format: str, tmp_path: Path) -> None:
+    """But for what colours the terminal, and in JSON, where a name is whole."""
+    names = ["esc\x1b[31m", "\u202ereversed\u202c", "half \ud83d", "bell\x07"]
+    explanation = gx.explain(lambda **values: sum(x.sum() for x in values.values()), dict.fromkeys(names, X))
+    text = explanation.render(format)
+    assert "\\u202ereversed" in text or format == "json"
+    assert "\x1b[31m" not in text.replace("esc\\u001b[31m", "")
+    assert not set(text) & {"\u202e", "\x07", "\ud83d"} or format == "json"
+    assert text.encode()
+    if format == "json":
+        assert list(json.loads(text)["inputs"]) == names
 
 
 def test_the_whole_text_stands_on_the_page_without_scripts(browser: Any, tmp_path: Path) -> None:

@@ -335,6 +335,12 @@ def test_a_graph_that_the_user_built_before_is_not_freed() -> None:
     assert w.grad.tolist() == [2.0, 4.0]
 
 
+def test_an_operator_without_a_derivative_is_named_with_its_line() -> None:
+    for verb in (gx.explain, gx.verify):
+        with pytest.raises(gx.RunError, match=r"floor_divide.*`x // 2` \(.*test_tracing.py:\d+\)"):
+            verb(lambda x: (x // 2 * x).sum(), [torch.tensor([1.5, -2.5])])
+
+
 def test_a_saved_tensor_changed_in_place_is_torchs_error_in_a_sentence() -> None:
     def broken(x: Tensor) -> Tensor:
         y = x.exp()

@@ -15,6 +15,7 @@ from typing import NoReturn, TextIO
 import typer
 
 from gradexplain.cli.checks import LEAST_WIDTH
+from gradexplain.documents.visible import visible
 from gradexplain.errors import GradexplainError
 from gradexplain.locale.catalogue import LANGUAGES, say
 
@@ -148,5 +149,5 @@ def faults_said(language: str) -> Iterator[None]:
 
 def fail(sentence: str) -> NoReturn:
     """Says why nothing was done, on standard error, and ends with exit code 2."""
-    sys.stderr.write(f"gradexplain: {sentence}\n")
+    sys.stderr.write(f"gradexplain: {visible(sentence)}\n")
     raise typer.Exit(USAGE)

@@ -16,6 +16,7 @@ from gradexplain.documents.doc import Doc
 from gradexplain.documents.formats import FORMATS, format_of
 from gradexplain.documents.html import fragment, html
 from gradexplain.documents.renderers import RENDERERS
+from gradexplain.documents.visible import visible
 from gradexplain.errors import InputError
 from gradexplain.locale.spelling import options_spelled
 
@@ -61,13 +62,14 @@ class Shown:
             raise InputError("unknown_format", name=format, names=", ".join(FORMATS))
         if format == "json":
             return self.to_json() + "\n"
-        document = told(self, language, format=format, width=width)
+        document = self._told(language, format=format, width=width)
         return paged(self, document) if format == "html" else RENDERERS[format](document, width)
 
     def to_json(self, *, full: bool = False) -> str:
         """Returns the result as one JSON object; tensors are summarised unless they are small, or `full` is set."""
         with options_spelled(str):  # a record has the same words wherever it was made
-            return json.dumps(recorded(self, full=full), ensure_ascii=False, indent=2)
+            written = json.dumps(recorded(self, full=full), ensure_ascii=False, indent=2)
+        return written.encode(errors="backslashreplace").decode()  # half a pair, as of a file's name, has no letters
 
     def save(self, path: str | Path, *, language: str = "en", width: int = 100) -> None:
         """Writes the result; the format follows the file's suffix (.txt, .md, .html, .json).
@@ -77,14 +79,17 @@ class Shown:
         path = Path(path)
         write(path, self.render(format_of(path), language=language, width=width))
 
+    def _told(self, language: str, *, format: str, width: int) -> Doc:
+        return visible(told(self, language, format=format, width=width))
+
     def __str__(self) -> str:
         return self.render("text")
 
     def _repr_html_(self) -> str:
-        return celled(self, told(self, "en", format="html", width=100))
+        return celled(self, self._told("en", format="html", width=100))
 
     def __rich__(self) -> Any:
-        return Page(told(self, "en", format="terminal", width=100))
+        return Page(self._told("en", format="terminal", width=100))
 
 
 def is_replaced(path: Path) -> bool:

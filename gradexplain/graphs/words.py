@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import isfinite
 
 from rich.cells import cell_len, set_cell_size
 
+from gradexplain.documents.visible import escaped
 from gradexplain.graphs.graph import CutAt, Edge, Facts, Fold, Graph, Group, Node, Numbers, Passed
 from gradexplain.locale.catalogue import say
 from gradexplain.mathematics.terms import number_text
@@ -41,13 +41,8 @@ def clean(text: str, longest: int = LONGEST) -> str:
     """Returns `text` on one line: control, bidi and other invisible characters are written as escapes."""
     if text.isascii() and text.isprintable() and len(text) <= longest:
         return text
-    shown = "".join(c if _visible(c) else f"\\u{ord(c):04x}" for c in text[: longest + 1])
+    shown = "".join(map(escaped, text[: longest + 1]))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
-
-
-@lru_cache(maxsize=4096)
-def _visible(character: str) -> bool:
-    return character == "\u200d" or (unicodedata.category(character)[0] not in "C" and character not in "\u2028\u2029")
 
 
 def short(text: str, columns: int = WIDEST) -> str:

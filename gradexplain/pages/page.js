@@ -149,7 +149,8 @@
 
   // ----------------------------------------------------------------------------------------------------------- maps
 
-  const hue = part => part < 0 ? `rgba(20,110,220,${-part})` : `rgba(225,95,0,${part})`;
+  // Returns the colour of a share of the largest magnitude, and of what is not finite.
+  const hue = part => part === null ? [208, 0, 111, 255] : [...(part < 0 ? [20, 110, 220] : [225, 95, 0]), Math.abs(part) * 255];
 
   // Returns how so many matrices of a tensor stand side by side, so that their cells are as large as can be.
   function tiled(count, rows, columns) {
@@ -176,17 +177,19 @@
       return [own % across * (columns + 1) + k % columns, Math.floor(own / across) * (tile + 1) + row % tile];
     };
     const [wide, tall] = [across * (columns + 1) - 1, down * (tile + 1) - 1];
-    const canvas = made("canvas", {width: wide * cell, height: tall * cell, tabindex: 0, role: "img"});
+    const canvas = made("canvas", {width: wide, height: tall, style: `width:${wide * cell}px`, tabindex: 0, role: "img"});
     canvas.setAttribute("aria-label", `${name} ${shapeText(tensor.shape)}`);
-    const ink = canvas.getContext("2d");
+    const ink = canvas.getContext("2d"), dots = ink.createImageData(wide, tall);
+    for (let k = 0; k < rows * columns; k++) {
+      const [x, y] = placeOf(k);
+      dots.data.set(hue(part(k)), 4 * (y * wide + x));
+    }
+    ink.putImageData(dots, 0, 0);
     const paint = (k, chosen) => {
-      const [x, y] = placeOf(k).map(at => at * cell), value = part(k);
-      ink.clearRect(x, y, cell, cell);
-      ink.fillStyle = value === null ? "#d0006f" : hue(value);
-      ink.fillRect(x, y, cell, cell);
-      if (chosen) { ink.strokeStyle = getComputedStyle(canvas).color; ink.strokeRect(x + .5, y + .5, cell - 1, cell - 1); }
+      const [x, y] = placeOf(k);
+      ink.putImageData(dots, 0, 0, x, y, 1, 1);
+      if (chosen) { ink.fillStyle = getComputedStyle(canvas).color; ink.fillRect(x, y, 1, 1); }
     };
-    for (let k = 0; k < rows * columns; k++) paint(k, false);
     const block = blocks ? `${map.block[0]} × ${map.block[1]}` : "";
     const readout = made("p", {class: "readout quiet", "aria-live": "polite"}, blocks ? say("block_map", {block}) : "");
     let at = -1;

@@ -8,6 +8,7 @@ from gradexplain.documents import doc
 from gradexplain.documents.doc import Doc
 from gradexplain.documents.html import fragment, framed, html, sections
 from gradexplain.documents.shown import celled, paged
+from gradexplain.documents.visible import visible
 from gradexplain.explanation.explanation import Explanation
 
 _FOLDER = Path(__file__).parent
@@ -28,7 +29,7 @@ def page(explanation: Explanation, document: Doc) -> str:
     from gradexplain.graphs.formats.html import board
     from gradexplain.pages.data import data_of
 
-    data = data_of(explanation, document.language)
+    data = visible(data_of(explanation, document.language))
     first = next((i for i, b in enumerate(document.blocks) if isinstance(b, doc.Heading)), len(document.blocks))
     return board(
         data,

@@ -38,7 +38,7 @@ def backward_failure(
         found = next(chain(_overwritten(backwards, owners, own, events), _overwritten_parts(events)), None)
     else:
         found = _raised(fault, own) or next(_broken([own[n] for n in backwards if n in own]), None)
-        found = found or _misshapen(str(fault), backwards, owners)
+        found = found or _misshapen(str(fault), backwards, owners) or _underivable(str(fault), events)
     return found or RunError("backward_failed", message=str(fault).split("\n", 1)[0])
 
 
@@ -73,6 +73,21 @@ def _misshapen(message: str, nodes: Sequence[Any], owners: Mapping[Any, Event]) 
             needed=str(tuple(held.tensor.shape)),
         )
     return None
+
+
+# What torch says of an operator of its own that has no backward.
+_UNDERIVABLE = re.compile(r"derivative for (aten::\w+) is not implemented")
+
+
+def _underivable(message: str, events: Sequence[Event]) -> RunError | None:
+    """Returns the error that names the place of an operator that torch cannot differentiate."""
+    told = _UNDERIVABLE.match(message)
+    event = next((e for e in reversed(events) if told and schema_of(e.operator).name == told[1]), None)
+    if event is None:
+        return None
+    source, operator = source_of(event.frame), str(event.operator)
+    code = (source.code if source else "") or operator
+    return RunError("no_derivative", operator=operator, code=code, place=place_text(source, operator))
 
 
 def _broken(applications: Sequence[Application]) -> Iterator[RunError]:

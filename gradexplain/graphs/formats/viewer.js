@@ -277,7 +277,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     svg().setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
     const more = {left: scene.left - view.x, right: view.x + view.w - scene.left - scene.w, above: -view.y, below: view.y + view.h - scene.h};
     stage.classList.toggle("more", Object.values(more).some(room => room < 0));
-    for (const [side, room] of Object.entries(more)) stage.style.setProperty(`--${side}`, room < 0 ? "var(--fade)" : "0px");
+    for (const [side, room] of Object.entries(more)) stage.style.setProperty(`--${side}`, room < 0 ? "1.4rem" : "0px");
   }
 
   function show() {
