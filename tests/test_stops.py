@@ -450,8 +450,7 @@ def test_no_share_is_told_of_what_a_function_marks_and_goes_on_to_use() -> None:
             return 4 * ctx.saved_tensors[0] * of_product
 
     report = verified(lambda x: torch.mul(*Marked.apply(x)).sum(), at(2.0, 3.0))  # type: ignore[no-untyped-call]
-    assert report.verdict != "agrees"
-    assert all(stop.share == pytest.approx(1 / 3, rel=1e-5) for stop in report.stops)
+    assert (report.verdict, report.stops) == ("cannot say", ())
 
 
 def test_assert_gradients_fails_at_a_stop_unless_it_is_declared() -> None:
