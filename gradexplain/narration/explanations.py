@@ -48,6 +48,8 @@ _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
 _MOST_BOXES = 12
 _LONGEST_BRIEF = 16
+# Inputs of which only a part was seen, that a verdict names.
+_MOST_UNSEEN = 3
 # What is not finite is worth more room.
 _LONGEST_SPOILT = 24
 _LONGEST_KEPT = 40
@@ -695,6 +697,8 @@ class Teller:
                 data = {"seen": int((~missing).sum()), "count": missing.numel(), "name": name}
                 key = "unseen_of" if kink is None else "unseen_kink"
                 lines.append(self.say(f"verification.{key}", **data, element=indexed(name, kink or place)))
+        if len(lines) > _MOST_UNSEEN + 1:
+            lines[_MOST_UNSEEN:] = [self.say("verification.unseen_more", count=len(lines) - _MOST_UNSEEN)]
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
     def stop(self, stop: Stop, unit: float) -> str:
