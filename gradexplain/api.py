@@ -546,6 +546,8 @@ def compared_single(
     from gradexplain.comparison.ranks import Job, compare_single
 
     target = load(request.spec)
+    if len(target.parameters) < 1 + bool(request.inputs):
+        raise InputError("ranks_target", name=request.target)
     step = replace(target, parameters=target.parameters[1:], required=target.required[1:])
     inputs = _in_type(request.tensors(step), request.torch_dtype())
     made = load(parse_target(model))

@@ -814,4 +814,24 @@ def test_an_exact_0_of_the_candidate_is_as_uncertain_as_what_is_left_of_0_in_the
 def test_tensors_that_are_not_listed_are_said_to_be_in_the_json() -> None:
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(14)))
     page = gx.compare(model, lambda x: model(x.flip(0)).flip(0), numbers((4, 3), dtype=torch.float32)).render("text")
-    assert "6 more tensors, which --format json lists" in " ".join(page.split())
+    assert "6 more tensors, which the JSON lists" in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("x**2", "x*x", "x=1,2", "--against", "eager"), "leave x*x out, or the option"),
+        (("x**2", "x*x", "x=1,2", "--as-if", "x"), "leave x*x out, or the option"),
+        (("x**2", "x*x", "x=1,2", "--rename", "a=b"), "has no parameter, module or input a; it has x"),
+        (("x**2", "x=1,2", "--against", "batch"), "it returned shape (2,)"),
+        (("x**2", "x=1,2", "--against", "single", "--model", "tests/pairs.py:make"), "x**2 is no step"),
+        (("x**2", "x=1,2", "--against", "eager", "--backend", "foo"), "no backend foo; it has "),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_a_way_out(
+    typed: tuple[str, ...], said: str, command: Callable
+) -> None:
+    for language in ("en", "zh"):
+        run = command("compare", *typed, "--language", language)
+        assert run.code == 2
+        assert language == "zh" or said in run.err

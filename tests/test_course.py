@@ -292,6 +292,9 @@ def test_a_lesson_is_the_same_live_page_wherever_it_is_shown(browser: Any, tmp_p
     with opened(browser, saved, tmp_path) as window:  # one file, that asks for no other
         picture = "document.querySelector('figure img').naturalWidth"
         assert window.page.evaluate(picture) > 300
+        window.page.set_viewport_size({"width": 390, "height": 800})  # letters stay legible, and the picture scrolls
+        assert window.page.locator("figure img").first.bounding_box()["width"] > 600
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= 390
         move(window, "curve", 31)
         assert shown(window, "curve")["slope"] == parabola(1.55)[1]
     with opened(browser, lesson._repr_html_(), tmp_path) as window:  # as in a notebook

@@ -23,6 +23,7 @@ PUBLIC = (
     gx.save_reference,
     gx.graph,
     gx.watch,
+    gx.play,
     gx.check_receipt,
 )
 RESULTS = (gx.Explanation, gx.Report, gx.Comparison, gx.Picture, gx.TrainingReport)

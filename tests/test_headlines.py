@@ -305,6 +305,16 @@ def test_the_operation_whose_second_derivative_is_wrong_is_named_as_for_the_firs
         assert operation.backward.line == line_of("# of the cube", __file__) - 1  # with its decorator
 
 
+def test_a_second_derivative_that_torch_does_not_have_is_said_to_be_missing_and_not_unseen() -> None:
+    """Torch has no derivative of the backward of its fused attention on a CPU."""
+    parts = [normal(seed, 1, 1, 3, 4) for seed in range(3)]
+    report = gx.verify(lambda q, k, v: nn.functional.scaled_dot_product_attention(q, k, v).sum(), parts, second=True)
+    assert report.verdict == "cannot say"
+    page = " ".join(str(report).split())
+    assert "? The gradient is right; its second derivatives cannot be had: RuntimeError: derivative for" in page
+    assert "could be seen" not in page
+
+
 def test_the_first_nan_of_a_second_derivative_is_told_first() -> None:
     """That of sin(πt)/(πt) at 0 is −π²/3, and torch's nan."""
     report = gx.verify(torch.sinc, [torch.tensor([0.0, 0.5], dtype=torch.float64)], second=True)

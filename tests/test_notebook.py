@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from browser import needs_chromium
 from torch import nn
 
 pytest.importorskip("anywidget", reason="needs the extra notebook (pip install gradexplain[notebook])")
@@ -199,3 +201,58 @@ def test_a_kernel_answers_its_page_and_a_second_one(notebook: Notebook) -> None:
         assert found["figure"]["variables"] == ["w"]
     (processes,) = notebook.run("import multiprocessing, threading; len(multiprocessing.active_children())")
     assert processes["data"]["text/plain"] == "0"
+
+
+# -------------------------------------------------------------------------------------------------------- in a browser
+
+WIDGET = Path(gx.__file__).parent / "playground" / "widget.js"
+# The widget as a notebook mounts it; `kernel` is this test, which answers after a while.
+MOUNTED = """async ([source, page]) => {
+  const { default: widget } = await import("data:text/javascript;base64," + btoa(source));
+  let heard = null;
+  window.asked = 0;
+  const model = {
+    get: (name) => ({ page })[name], on: (_, hear) => { heard = hear; }, off() { heard = null; },
+    send(question) {
+      if (window.dead) throw new Error("no kernel");
+      window.asked++;
+      kernel(question.body).then((text) => heard({ ...question, text }));
+    },
+  };
+  window.unmount = widget.render({ model, el: document.body });
+}"""
+
+
+@needs_chromium
+def test_the_page_in_a_cell_follows_what_the_kernel_answers(browser: Any, tmp_path: Path) -> None:
+    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    board = gx.play(lambda w: w**3, {"w": torch.tensor(2.0)}, language="zh")
+    page = browser.new_page(viewport={"width": 900, "height": 900})
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda fault: said.append(str(fault)))
+    page.expose_function("kernel", lambda body: board._answer(body.encode()).decode())
+    (tmp_path / "cell.html").write_text("<!doctype html><title>cell</title><body></body>", encoding="utf-8")
+    page.goto(f"file://{tmp_path}/cell.html")
+    page.evaluate(MOUNTED, [WIDGET.read_text(encoding="utf-8"), board.page])
+    cell = page.frame_locator("iframe.gx-live")
+    gradient = cell.locator("#readout .gradient")
+    sync.expect(gradient).to_have_text("∂y/∂w = 12")  # it stands there before anything is asked
+    assert page.evaluate("asked") == 0
+    field = cell.locator("[id='inputs.w']")
+    field.evaluate(  # as fast as they come: the newest is asked last, most of the others never
+        "f => { for (let k = 1; k <= 20; k++) {"
+        " f.value = k; f.dispatchEvent(new Event('input')); f.form.requestSubmit(); } }"
+    )
+    sync.expect(gradient).to_have_text("∂y/∂w = 1200", timeout=30_000)
+    assert page.evaluate("asked") <= 3
+    assert cell.locator("#link").is_hidden()
+    assert cell.locator("#lesson").count() == 0
+    sync.expect(cell.frame_locator("iframe.now").locator("body")).to_contain_text("1200")
+    assert said == []
+    page.evaluate("window.dead = true")
+    field.fill("3")
+    sync.expect(cell.locator("#status")).to_contain_text("内核没有回答")
+    sync.expect(gradient).to_have_text("∂y/∂w = 1200")
+    page.evaluate("unmount()")
+    page.close()

@@ -12,7 +12,8 @@ import torch
 import gradexplain as gx
 from gradexplain.errors import InputError
 from gradexplain.figures.design import designs
-from gradexplain.lessons.running import function_of, names
+from gradexplain.lessons.contents import names
+from gradexplain.lessons.running import function_of
 from gradexplain.locale.catalogue import LANGUAGES, say, sentences
 from gradexplain.locale.spelling import Option, as_typed, options_spelled
 

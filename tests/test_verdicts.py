@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gradexplain.findings.finding import Finding
+from gradexplain.narration.explanations import Teller
 from gradexplain.targets.sources import Source
 from gradexplain.verification import verdicts
 from gradexplain.verification.options import Options
@@ -286,3 +287,10 @@ def test_second_derivatives_count_as_the_first(
 def test_a_kink_or_an_edge_is_a_point_of_convention(why: str | None, met: bool) -> None:
     answer = says(D, "cannot say", why)
     assert Report((says(R, "agrees"), answer)).conventions() == ((answer,) if met else ())
+
+
+def test_of_many_inputs_that_were_seen_in_part_a_verdict_names_the_first() -> None:
+    checks = tuple(says(D, "agrees", None, 1e-9, math.inf, input=name) for name in "abcdef")
+    sentence = Teller("en").verdict(Report(checks), ())
+    assert "in 1 of 2 elements of c (c[1] is too small to be seen); in some elements of another 3 inputs." in sentence
+    assert "of d (" not in sentence

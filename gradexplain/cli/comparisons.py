@@ -99,9 +99,11 @@ def compare(
         chosen = page_format(format, output)
         given = list(inputs or ())
         alone = any(x is not None for x in (against, save, reference, as_if))
-        if b is not None and (alone or re.match(r"\w+\s*=(?!=)", b)):  # an input where B was left out
+        if b is not None and re.match(r"\w+\s*=(?!=)", b):  # an input where B was left out
             given, b = [b, *given], None
-        if as_if is not None and (against or save or reference or b):
+        if b is not None and alone:
+            raise UsageError("compare_alone", a=a, b=b)
+        if as_if is not None and (against or save or reference):
             raise InputError("as_if_alone")
         if sum(x is not None for x in (against, save, reference)) > 1 or (second and (save or reference)):
             raise InputError("reference_alone")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,7 @@ def compare_sides(
     """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
+    _refuse_unused(rename, {*a.computation.inputs, *one.gradients})
     if not values:
         for n in one.reached:
             if n in other.values and one.values[n].shape != other.values[n].shape:
@@ -91,6 +92,12 @@ def compare_sides(
         inputs={n: v for n, v in a.computation.inputs.items() if n not in a.computation.parameters},
         parameters=len(a.computation.parameters),
     )
+
+
+def _refuse_unused(rename: Mapping[str, str], names: Collection[str]) -> None:
+    for old, new in rename.items():
+        if not any(name == old or name.startswith(f"{old}.") for name in names):
+            raise InputError("compare_rename", old=old, new=new, names=_some(sorted(names)) or "–")
 
 
 def _aligned(course: Course) -> tuple[Course, Iterator[Finding]]:

@@ -93,6 +93,10 @@ def _types(subject: Subject, names: tuple[str, str], against: str) -> Comparison
 
 def _eager(subject: Subject, names: tuple[str, str], backend: str) -> Comparison:
     """Compares what the compiler made with the code as it was written; where they differ, says in which region."""
+    from torch._dynamo import list_backends
+
+    if backend not in list_backends(None):
+        raise InputError("compare_backend", name=backend, names=", ".join(list_backends()))
     plain = as_written(subject.function)
     with compiling(plain):
         compiled = torch.compile(plain, backend=backend) if plain is subject.function else subject.function
@@ -138,11 +142,15 @@ def _batch(subject: Subject, names: tuple[str, str], parts: int) -> Comparison:
     batched = _batched({n: one.computation.inputs[n] for n in own}, parts)
     sizes = _chunks(one.computation.inputs[batched[0]].shape[0], parts)
 
+    def whole(given: Mapping[str, Any]) -> object:
+        return _loss(one.computation.call(given))
+
     def in_parts(weights: Sequence[float]) -> Side:
         accumulated = partial(_accumulated, one, batched, sizes, weights)
         return replace(one, computation=replace(one.computation, call=accumulated))
 
-    found = subject.compared(one, in_parts([1 / parts] * parts), "batch", names)
+    reference = replace(one, computation=replace(one.computation, call=whole))
+    found = subject.compared(reference, in_parts([1 / parts] * parts), "batch", names)
     statistics = [
         n for m in one.computation.modules.values() for n, i in nn.Module.named_modules(m) if _is_batch_norm(i)
     ]
@@ -186,11 +194,19 @@ def _accumulated(
     divided = {n: given[n].split(list(sizes)) for n in batched}
     total: Any = None
     for i, weight in enumerate(weights):
-        result = side.computation.call({**given, **{n: parts[i] for n, parts in divided.items()}})
-        if not isinstance(result, Tensor) or result.numel() != 1:
-            raise InputError("compare_batch_loss", seen=type(result).__name__)
+        result = _loss(side.computation.call({**given, **{n: parts[i] for n, parts in divided.items()}}))
         total = result * weight if total is None else total + result * weight
     return total
+
+
+def _loss(result: object) -> Tensor:
+    if not isinstance(result, Tensor) or result.numel() != 1:
+        raise InputError("compare_batch_loss", seen=_described(result))
+    return result
+
+
+def _described(result: object) -> str:
+    return f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
 
 
 def _weightings(inputs: Mapping[str, Any], batched: Sequence[str], sizes: Sequence[int]) -> dict[str, list[float]]:

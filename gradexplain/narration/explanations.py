@@ -48,6 +48,8 @@ _DIGITS = 5
 # A diagram of more boxes than this is no longer small.
 _MOST_BOXES = 12
 _LONGEST_BRIEF = 16
+# Inputs of which only a part was seen, that a verdict names.
+_MOST_UNSEEN = 3
 # What is not finite is worth more room.
 _LONGEST_SPOILT = 24
 _LONGEST_KEPT = 40
@@ -549,7 +551,8 @@ class Teller:
         """Returns the verdict as a sentence; `findings` are what is unusual about what was judged."""
         if report.nothing is not None:
             return self.finding(report.nothing)
-        if report.reason in ("stopped", "unseen") or (report.verdict == "agrees" and report.stops):
+        first = any(report.of(name) != "agrees" for name in report.inputs)  # not the second derivatives alone
+        if (first and report.reason in ("stopped", "unseen")) or (report.verdict == "agrees" and report.stops):
             return self.partly(report)
         if report.reason == "not_finite":
             telling = next(c for c in report.checks if c.reason == "not_finite")
@@ -580,16 +583,23 @@ class Teller:
     def undecided(self, report: Report, names: str) -> str:
         """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
         if not names:
-            second = report.second
-            none = {f.data["input"] for f in second.findings if f.code in NOT_THERE.values()} if second else set()
-            undecided = {n for n in second.inputs if second.of(n) == "cannot say"} if second else set()
-            absent = undecided and undecided <= none
-            return self.say(f"verification.{'no_second' if absent else 'cannot_say_second'}")
+            return self.undecided_again(report.second or Report(()))
         reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
         if len(reasons) > 1 or None in reasons:
             return self.say("verification.cannot_say", names=names)
         because = self.say(f"verification.doubt_{reasons.pop()}")
         return self.say("verification.cannot_say_because", names=names, because=because)
+
+    def undecided_again(self, second: Report) -> str:
+        """Returns why nothing can be said of second derivatives, where that is the same of all."""
+        absent = {f.data["input"] for f in second.findings if f.code in NOT_THERE.values()}
+        undecided = {n for n in second.inputs if second.of(n) == "cannot say"}
+        if undecided and undecided <= absent:
+            return self.say("verification.no_second")
+        failed = {c.data["message"] if c.reason == "method_failed" else None for c in second.checks}
+        if len(failed) == 1 and None not in failed:
+            return self.say("verification.failed_second", message=failed.pop())
+        return self.say("verification.cannot_say_second")
 
     def difference(self, report: Report, names: str, findings: Sequence[Finding]) -> str:
         """Returns what is wrong with the gradient of `names`, and what made it so where that is known."""
@@ -689,6 +699,8 @@ class Teller:
                 data = {"seen": int((~missing).sum()), "count": missing.numel(), "name": name}
                 key = "unseen_of" if kink is None else "unseen_kink"
                 lines.append(self.say(f"verification.{key}", **data, element=indexed(name, kink or place)))
+        if len(lines) > _MOST_UNSEEN + 1:
+            lines[_MOST_UNSEEN:] = [self.say("verification.unseen_more", count=len(lines) - _MOST_UNSEEN)]
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
     def stop(self, stop: Stop, unit: float) -> str:

@@ -92,7 +92,9 @@ def _survives(x: Tensor) -> Parts:
     yield claim("value", explanation.output.tensor, "=", math.inf, "B32")
     yield claim("gradient", explanation.gradients["x"], "=", [2 * v for v in x.tolist()], "B32")
     shown = ["values", "gradients", "derivatives"]
-    yield Pictured("picture", graph(lambda x: torch.sum(x**2), {"x": x}, view="elements", show=shown))
+    yield Pictured(
+        "picture", graph(lambda x: torch.sum(x**2), {"x": x}, view="elements", show=shown, title="sum(x**2)")
+    )
     yield text("why")
     _, after = _computed("sqrt(sum(x**2))", x)
     yield claim("norm-lost", after, "=", [v / math.inf for v in x.tolist()], "B32", unit=_unit(x.tolist()))
