@@ -369,6 +369,40 @@ def test_without_a_second_run_what_is_not_finite_follows_from_a_rate_if_somethin
     assert judging._leads_to(large, cause, ledger, lambda request: None) is follows
 
 
+def test_steps_that_are_too_large_follow_from_gradients_that_pile_up() -> None:
+    piles, large = Finding("not-cleared"), Finding("rate-too-high", {"ratio": 3.0}, consequences=(Finding("born"),))
+    other = Finding("clipped")
+    (first, second) = judging._under_piles([large, piles, other])
+    assert (first.code, second) == ("not-cleared", other)
+    assert [c.code for c in first.consequences] == ["rate-too-high", "born"]
+    assert judging._under_piles([large, other]) == [large, other]
+    assert judging._under_piles([piles, other]) == [piles, other]
+
+
+@pytest.mark.parametrize(
+    ("factor", "found"),
+    [
+        ("(h.round() - t).abs().mean() + 1", True),
+        ("(h.round() - t).abs().mean() * 0", False),
+        ("h.mean() * 1e-30", False),
+    ],
+)
+def test_gradients_that_are_all_zero_are_told_while_the_loss_is_not(factor: str, found: bool) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(24):
+            h, t = model(torch.rand(8, 3)), torch.ones(())
+            optimizer.zero_grad()
+            eval(factor, {"h": h, "t": t}).backward()
+            optimizer.step()
+    codes = [finding.code for finding in watch.report.findings if finding.code == "gradient-zero"]
+    assert codes == ["gradient-zero"] * found
+    if found:
+        assert watch.report.findings[0].data["operator"] == "round"
+
+
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     script = tmp_path / "writes.py"
