@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browser import CHROMIUM
 from typer.testing import CliRunner
 
@@ -30,6 +31,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 _CASES: dict[tuple[Path, str], Iterator[int]] = {}
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Lets what a test draws hang on no test that ran before it in the same process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

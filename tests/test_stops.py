@@ -434,6 +434,25 @@ def test_a_path_that_nobody_saw_end_is_lost() -> None:
     assert report.verdict == "differs"
 
 
+def test_no_share_is_told_of_what_a_function_marks_and_goes_on_to_use() -> None:
+    """Of 2x² · 2x, whose second factor is marked, F' = 12x² and G' = 8x²: moved inside, it would move both factors."""
+
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+            ctx.save_for_backward(x)
+            doubled = 2 * x
+            ctx.mark_non_differentiable(doubled)
+            return doubled * x, doubled
+
+        @staticmethod
+        def backward(ctx: Any, of_product: Tensor, of_doubled: Tensor) -> Tensor:
+            return 4 * ctx.saved_tensors[0] * of_product
+
+    report = verified(lambda x: torch.mul(*Marked.apply(x)).sum(), at(2.0, 3.0))  # type: ignore[no-untyped-call]
+    assert (report.verdict, report.stops) == ("cannot say", ())
+
+
 def test_assert_gradients_fails_at_a_stop_unless_it_is_declared() -> None:
     with pytest.raises(AssertionError, match="50 % of the slope of x is stopped by `2 \\* x`"):
         gx.assert_gradients(by_no_grad, {"x": at(2.0, 3.0)})

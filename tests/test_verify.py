@@ -530,6 +530,16 @@ def test_of_many_inputs_those_behind_a_wrong_function_are_not_called_wrong() -> 
     assert not any(name.startswith("beside") for name in wrong)
 
 
+def test_of_many_inputs_those_beside_one_that_is_wrong_throughout_are_judged_without_it() -> None:
+    """Differences are the only judge of these Functions, and move all nine inputs together."""
+    right, wrong = planted(lambda g: g), planted(lambda g: 1.01 * g)
+    report = gx.verify(
+        lambda *inputs: sum((wrong if place == 5 else right)(x).sum() for place, x in enumerate(inputs)),
+        [normal(seed, 40) for seed in range(9)],
+    )
+    assert [report.of(name) for name in report.inputs] == ["agrees"] * 5 + ["differs"] + ["agrees"] * 3
+
+
 def test_the_plugin_gives_the_fixture(assert_gradients: Callable[..., Report]) -> None:
     assert assert_gradients is gx.assert_gradients
     assert assert_gradients(lambda x: x.sin(), [normal(0, 3)]).verdict == "agrees"

@@ -7,23 +7,28 @@ method, into lists, tuples and dicts, and on through the other functions of the 
 from __future__ import annotations
 
 import inspect
+import os
 import sysconfig
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
-# What is reached from a function of a library is the library's own.
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+# What is reached from a function of a library is the library's own; this package is one, wherever it stands.
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    f"{Path(__file__).parents[1]}{os.sep}",
+)
 
 
 def held_by(function: object) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
     """Returns the modules and the leaf tensors that a callable can reach, by name; "" is the callable's own module."""
     modules: dict[str, nn.Module] = {}
     leaves: dict[str, Tensor] = {}
-    callables = [function]
+    callables, known = [function], {_identity(function)}
     for holder in callables:  # grows on the way
         for name, value in _with_items(_named(holder)):
             if isinstance(value, nn.Module):
@@ -32,7 +37,8 @@ def held_by(function: object) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
                     _enter(modules, f"{name}.{inner}" if name else inner, module, holder)
             elif isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
                 _enter(leaves, name, value, holder)
-            elif _is_the_users(value) and all(_identity(value) != _identity(known) for known in callables):
+            elif _is_the_users(value) and _identity(value) not in known:
+                known.add(_identity(value))
                 callables.append(value)
     return modules, leaves
 
