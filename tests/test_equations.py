@@ -60,6 +60,8 @@ NEGATIVE_CONTROLS = [
     # Exact is exact: what is left is 1e-7, 5e-55, 2e-127 and 3e-430.
     ("3e+38 + 1e-07", EXACT, "3e+38"),
     ("ln(sigmoid(125))", EXACT, "0"),
+    ("ln(sigmoid(-200))", EXACT, "-200"),
+    ("ln(sigmoid(-200))", ROUNDED, "-200.01"),
     ("sin(1e-42)", EXACT, "1e-42"),
     ("(-996) × sigmoid(-996)", EXACT, "0"),
     ("2^0.5", EXACT, "1.4142135623730950488"),
@@ -90,6 +92,7 @@ POSITIVE_CONTROLS = [
     ("sin(1e-42)", ROUNDED, "1e-42"),
     ("ln(sigmoid(125))", ROUNDED, "-5.1664e-55"),
     ("exp(1e-40) - 1", ROUNDED, "1e-40"),
+    ("ln(sigmoid(-200))", ROUNDED, "-200"),
     ("1 / inf", EXACT, "0"),
     ("erf(-inf)", EXACT, "-1"),
     ("atan(inf)", ROUNDED, "1.5708"),

@@ -519,3 +519,19 @@ def test_of_a_gradient_that_is_0_no_share_of_its_size_is_told(language: str, siz
 
     pages = [gx.verify(flat, [x]).render("text", language=language) for x in (torch.ones(2), torch.tensor([1.0, 4.0]))]
     assert [size in page for page in pages] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("language", "wrong"), [("en", "is wrong in one element of x, (1,)"), ("zh", "x 的一个元素 (1,)")]
+)
+def test_explain_names_the_wrong_operation_and_the_difference_that_its_numbers_make(language: str, wrong: str) -> None:
+    """The slope of x³ at 2 is 12, and 1 is sent: that is 11 too little, whatever was the step."""
+    clipped = planted(lambda a: a**3, lambda g, a: (g * 3 * a * a).clamp(-1, 1), "Clipped")
+    explanation = gx.explain(lambda x: clipped(x).sum(), [torch.tensor([0.125, 2.0, -0.25])])
+    page = explanation.render("text", language=language)
+    outcome = page.rpartition("✓")[2]
+    assert "Clipped: clipped(x)" in outcome
+    assert wrong in outcome
+    (row,) = (line.split() for line in page.splitlines() if line.startswith(" ✗") and "float64" in line)
+    assert float(row[-2]) == 11
+    assert any(" 12" in line and "x[1]" in line for line in page.splitlines() if "•" in line)

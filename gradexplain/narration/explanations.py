@@ -265,6 +265,7 @@ class Teller:
                 if origin not in tensors and isinstance(value, (tuple, list)):
                     yield self.say("shape_of", name=origin, shape=shape_text(value))
             elif isinstance(value, Tensor):
+                name = f"saved_tensors[{name}]" if name.isdigit() else name  # of a custom Function
                 text = self.value(kept) if (kept := TensorSummary(value)).small else ""
                 yield f"{name} = {text}" if 0 < len(text) <= _LONGEST_KEPT else f"{name} {shape_text(kept.shape)}"
             elif not isinstance(value, (tuple, list)) or not any(isinstance(v, Tensor) for v in value):
@@ -487,7 +488,8 @@ class Teller:
         for checks in groups:
             for reason in dict.fromkeys(c.reason for c in checks if c.reason is not None):
                 same = [c for c in checks if c.reason == reason]
-                yield same[0], self.inputs(same)
+                one = indexed(same[0].input, same[0].place or ()) if len(checks) == 1 else self.inputs(same)
+                yield same[0], one
 
     def oracle(self, check: Check) -> str:
         return self.say(f"oracles.{check.oracle.replace(' ', '_')}", dtype=check.data.get("dtype", "float64"))
@@ -713,6 +715,50 @@ class Teller:
             return self.say(f"verification.{key}", **data) + (self.say("listed") + place if place else "")
         return self.say("verification.stopped_by", **data) + (self.say("listed") + place if place else "")
 
+    # ---------------------------------------------------------------------------------------------------- where
+
+    def blamed(self, report: Report) -> Iterator[Block]:
+        wrong = report.wrong() or estimates(report)
+        if wrong:
+            yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
+            for operation in wrong:
+                rows = tuple(Row("", line) for line in self.faults(operation))
+                yield Entry(MARKS[operation.verdict], self.heading(operation), self.site(operation), rows)
+        elif report.verdict == "differs" and report.operations and not formulas_alone(report):
+            if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
+                return
+            if any(self.causes(report, report.findings)) or self.first(report.findings):  # said in the first sentence
+                return
+            unjudged = dict.fromkeys(o.label for o in report.operations if o.verdict != "agrees")
+            key = "nowhere_judged" if unjudged else "nowhere"
+            yield Paragraph(self.say(f"verification.{key}", labels=", ".join(unjudged)))
+
+    def heading(self, operation: Operation) -> str:
+        source = operation.node.source
+        return f"{operation.label}: {source.code}" if source and source.code else operation.label
+
+    def site(self, operation: Operation) -> str:
+        """Returns file and line, module, node, and the place of a custom Function's backward."""
+        node = operation.node
+        parts = [short_place(node.source, self.language), node.module, node.name]
+        if operation.backward is not None:
+            parts.append(self.say("verification.backward_at", place=short_place(operation.backward, self.language)))
+        return " · ".join(p for p in parts if p)
+
+    def faults(self, operation: Operation) -> Iterator[str]:
+        """Yields what is wrong with an operation, and what only looks like it."""
+        said = [self.incident(f) for f in operation.findings]
+        yield from said or [self.of(c.input, self.reason(c)) for c in operation.report.checks if c.verdict == "differs"]
+
+    def incident(self, finding: Finding) -> str:
+        number = finding.code not in ("kink", "edge") or math.isfinite(finding.data.get("seen", 0.0))
+        beside = "" if number else "_beside"
+        said = self.say(f"operations.{finding.code}{beside}", **finding.data)
+        again = self.say("operations.again") if finding.data.get("order") == 2 else ""
+        return again + said + self.where_found(finding)
+
+    # ------------------------------------------------------------------------------------------------ the end
+
     def counted(self, equations: Sequence[Equation], page: str) -> Paragraph:
         """Returns how many equations of a page are true when read back from it, and what the others are."""
         held = recomputed(equations, page)
@@ -748,6 +794,7 @@ class Teller:
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         if e.verdict != "agrees" and e.report.verdict == e.verdict:
             yield Paragraph(f"{MARKS[e.verdict]} {self.verdict(e.report, e.findings)}", TONES[e.verdict])
+            yield from self.blamed(e.report)
             return
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):
@@ -756,6 +803,11 @@ class Teller:
             yield Paragraph(f"{MARKS['cannot say']} {self.say('numbers_contradict')}", TONES["cannot say"])
             return
         yield Paragraph(f"{MARKS[e.verdict]} {self.say(key)}", TONES[e.verdict])
+
+
+def estimates(report: Report) -> Sequence[Operation]:
+    """Returns the estimates that explain why the whole gradient differs: where no operation is wrong."""
+    return report.estimates() if report.verdict == "differs" and not report.wrong() else ()
 
 
 def formulas_alone(report: Report) -> bool:
@@ -768,8 +820,19 @@ def _apart(check: Check) -> tuple[float | None, float | None]:
     """Returns what a check found, and what rounding explains: of the formula, or of the number where that is wrong."""
     data = check.data
     if check.verdict != "differs" or "allowed" not in data:
-        return check.worst, check.bound
+        return _in_units(check)
     return abs(complex(str(data["seen"])) - complex(str(data["right"]))), float(str(data["allowed"]))
+
+
+def _in_units(check: Check) -> tuple[float | None, float | None]:
+    """Returns what a check found and what is allowed: of one element in the units of its gradient, as it is told."""
+    seen, right = check.data.get("seen"), check.data.get("right")
+    numbers = isinstance(seen, (int, float)) and isinstance(right, (int, float)) and math.isfinite(seen - right)
+    if check.verdict != "differs" or not check.place or not numbers or not check.worst or check.bound is None:
+        return check.worst, check.bound
+    assert isinstance(seen, (int, float))
+    assert isinstance(right, (int, float))
+    return abs(seen - right), check.bound * abs(seen - right) / check.worst
 
 
 def _unit(report: Report) -> float:

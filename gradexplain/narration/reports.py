@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from gradexplain.documents.doc import Block, Doc, Entry, Heading, Notes, Paragraph, Row, Table, Title
+from gradexplain.documents.doc import Block, Doc, Heading, Notes, Paragraph, Table, Title
 from gradexplain.documents.shown import told
-from gradexplain.findings.finding import Finding
 from gradexplain.findings.not_finite import FIRST
 from gradexplain.mathematics.indices import indexed
 from gradexplain.narration.explanations import (
@@ -20,7 +18,7 @@ from gradexplain.narration.explanations import (
     TONES,
     Teller,
     error_text,
-    formulas_alone,
+    estimates,
     judging,
     shape_text,
     short_place,
@@ -28,7 +26,6 @@ from gradexplain.narration.explanations import (
 )
 from gradexplain.recording.plain import is_plain_one
 from gradexplain.recording.summaries import TensorSummary
-from gradexplain.recording.trace import Node
 from gradexplain.verification.verdicts import Check, Operation, Report, Verdict
 
 # Operations that are listed one by one; more of them are counted.
@@ -53,7 +50,7 @@ def summary(report: Report, language: str = "en") -> str:
     blocks = [
         (f"  {teller.heading(o)} {teller.site(o)}", *(f"    {line}" for line in teller.faults(o)))
         for part in _parts(report)
-        for o in part.wrong() or _estimates(part)
+        for o in part.wrong() or estimates(part)
     ]
     lines += [line for block in dict.fromkeys(blocks) for line in block]
     lines += [f"  {line}" for line in teller.weights(report) if reasons]
@@ -63,11 +60,6 @@ def summary(report: Report, language: str = "en") -> str:
 def _parts(report: Report) -> Sequence[Report]:
     """Returns the report on the gradient, and that on the second derivatives where they were asked for."""
     return (report,) if report.second is None else (report, report.second)
-
-
-def _estimates(report: Report) -> Sequence[Operation]:
-    """Returns the estimates that explain why the whole gradient differs: where no operation is wrong."""
-    return report.estimates() if report.verdict == "differs" and not report.wrong() else ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +72,11 @@ class ReportTeller(Teller):
         yield Paragraph(f"{MARKS[report.verdict]} {self.headline(report)}", TONES[report.verdict])
         if report.nothing is not None:
             return
-        yield from self.where(report)
+        yield from self.blamed(report)
         yield from self.evidence(report)
         if report.second is not None:
             yield Heading(self.say("verification.second"))
-            yield from self.where(report.second)
+            yield from self.blamed(report.second)
             yield from self.evidence(report.second)
             if told := [self.finding(f) for f in report.second.findings]:
                 yield Notes(tuple(dict.fromkeys(told)))
@@ -143,48 +135,6 @@ class ReportTeller(Teller):
         if len(lines) <= most:
             return lines
         return [*lines[: most - 1], f"  {self.say('verification.more', count=len(lines) - most + 1)}"]
-
-    # ---------------------------------------------------------------------------------------------------- where
-
-    def where(self, report: Report) -> Iterator[Block]:
-        blamed = report.wrong() or _estimates(report)
-        if blamed:
-            yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
-            for operation in blamed:
-                rows = tuple(Row("", line) for line in self.faults(operation))
-                yield Entry(MARKS[operation.verdict], self.heading(operation), self.site(operation), rows)
-        elif report.verdict == "differs" and report.operations and not formulas_alone(report):
-            if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
-                return
-            if any(self.causes(report, report.findings)) or self.first(report.findings):  # said in the first sentence
-                return
-            unjudged = dict.fromkeys(o.label for o in report.operations if o.verdict != "agrees")
-            key = "nowhere_judged" if unjudged else "nowhere"
-            yield Paragraph(self.say(f"verification.{key}", labels=", ".join(unjudged)))
-
-    def heading(self, operation: Operation) -> str:
-        source = operation.node.source
-        return f"{operation.label}: {source.code}" if source and source.code else operation.label
-
-    def site(self, operation: Operation) -> str:
-        """Returns file and line, module, node, and the place of a custom Function's backward."""
-        node: Node = operation.node
-        parts = [short_place(node.source, self.language), node.module, node.name]
-        if operation.backward is not None:
-            parts.append(self.say("verification.backward_at", place=short_place(operation.backward, self.language)))
-        return " · ".join(p for p in parts if p)
-
-    def faults(self, operation: Operation) -> Iterator[str]:
-        """Yields what is wrong with an operation, and what only looks like it."""
-        said = [self.incident(f) for f in operation.findings]
-        yield from said or [self.of(c.input, self.reason(c)) for c in operation.report.checks if c.verdict == "differs"]
-
-    def incident(self, finding: Finding) -> str:
-        number = finding.code not in ("kink", "edge") or math.isfinite(finding.data.get("seen", 0.0))
-        beside = "" if number else "_beside"
-        said = self.say(f"operations.{finding.code}{beside}", **finding.data)
-        again = self.say("operations.again") if finding.data.get("order") == 2 else ""
-        return again + said + self.where_found(finding)
 
     # ------------------------------------------------------------------------------------------------- evidence
 
