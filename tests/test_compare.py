@@ -835,3 +835,15 @@ def test_what_cannot_be_compared_is_refused_with_a_way_out(
         run = command("compare", *typed, "--language", language)
         assert run.code == 2
         assert language == "zh" or said in run.err
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_small_element_beside_large_ones_is_seen_by_whatever_trials_there_are(seed: int) -> None:
+    size = torch.tensor([1e6] * 10 + [1e-6] * 3)
+
+    def last(x: Tensor) -> Tensor:
+        return torch.cat([x[:12], 1.01 * x[12:] - 0.01 * x[12:].detach()])
+
+    given = numbers((13,), dtype=torch.float32, seed=seed)
+    found = gx.compare(lambda x: (x.sin() * size).sum(), lambda x: (last(x).sin() * size).sum(), given)
+    assert found.of("x").verdict == "differs"

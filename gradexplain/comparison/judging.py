@@ -496,8 +496,8 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
                 if judged.numbers > CLEAR or _are_far(judged, rounding, count):
                     sure.add(pair.label)
         waiting = [pair for pair in waiting if pair.label not in sure]
-        known = not any(found[pair.label].unknown for pair in waiting)
-        if all(found[pair.label].plain for pair in waiting) or (sure and stage >= ENOUGH and known):
+        known = bool(sure) and not any(found[pair.label].unknown for pair in waiting)
+        if not waiting or (stage >= ENOUGH and (known or all(found[pair.label].plain for pair in waiting))):
             break
     return list(found.values()), stage
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 # Points of a curve, and along each side of a grid.
 _POINTS, _SIDE = 201, 41
-# Seconds that a figure may take: it comes beside an explanation, and a function of a file may be slow.
-_SECONDS = 1.0
+# Seconds that a figure may take of a processor, and of the clock: it comes beside an explanation, and a function of a
+# file may be slow.
+_SECONDS, _WAITED = 1.0, 4.0
 
 
 def figure(target: Target, inputs: Mapping[str, Any], output: Tensor, asked: Asked) -> dict[str, Any] | None:
@@ -55,7 +56,7 @@ def _is_number(value: object) -> bool:
 def _formula(target: Target, inputs: Mapping[str, Any], variables: Sequence[str]) -> Formula:
     """Returns the target as a function of some of its inputs: in float64, or in their own type if it takes no other."""
     wide = {name: value.double() if _is_floating(value) else value for name, value in inputs.items()}
-    end = time.monotonic() + _SECONDS
+    end = time.process_time() + _SECONDS, time.monotonic() + _WAITED
     try:
         of = Formula(target.text, tuple(variables), _within(end, target, wide))
         of.run(**{name: wide[name] for name in variables})
@@ -69,13 +70,13 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _within(end: float, target: Target, inputs: Mapping[str, Any]) -> Callable[..., Tensor]:
+def _within(end: tuple[float, float], target: Target, inputs: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Returns the target as a function of tensors of one number, which raises `InputError` when its time is over."""
     computation = computation_of(target.called, inputs)
 
     def run(**given: Tensor) -> Tensor:
-        if time.monotonic() > end:
-            raise InputError("play_figure_slow", seconds=f"{_SECONDS:g}")
+        if time.process_time() > end[0] or time.monotonic() > end[1]:
+            raise InputError("play_figure_slow", seconds=f"{_SECONDS if time.process_time() > end[0] else _WAITED:g}")
         placed = {name: value.reshape(inputs[name].shape).to(inputs[name].dtype) for name, value in given.items()}
         return computation.output(placed).double()
 

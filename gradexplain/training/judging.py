@@ -174,19 +174,22 @@ _LARGE = ("rate-too-high", "exploding")
 def _leads_to(large: Finding, cause: Finding | None, ledger: Ledger, ask: Ask) -> bool:
     """Says whether what is not finite follows from steps that are too large.
 
-    What is made of data alone does not; of other numbers a run with smaller steps tells. Where none can be had, a
-    number that is too large follows, and one where a function has no value (log 0) if the weights or losses grow.
+    What is made of data alone does not; of other numbers a run with a smaller rate tells, if it stays finite. Where
+    none does, a number that is too large follows if the weights or losses grow, and one where a function has no value
+    (log 0) does not; where none can be had, that one follows if they grow, and the large one always.
     """
     if cause is None:
         return True
     if not cause.data.get("learned", True):
         return False
-    runs = [losses for _, losses in _trials(replace(large, code="rate-too-high"), ledger, ask)]
-    if runs:
-        return any(all(map(math.isfinite, losses)) for losses in runs)
+    runs = [all(map(math.isfinite, losses)) for _, losses in _trials(large, ledger, ask)]
+    if any(runs):
+        return True
+    if runs and _is_of_domain(cause):
+        return False
     losses = [abs(loss) for loss in ledger.trace if math.isfinite(loss)]
     grows = large.data["ratio"] > 1 or bool(losses and losses[-1] > _GROWN * losses[0])
-    return grows or not _is_of_domain(cause)
+    return grows or not (runs or _is_of_domain(cause))
 
 
 _GROWN = 10.0
