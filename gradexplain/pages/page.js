@@ -285,7 +285,7 @@
       }
     });
     for (const box of bad) box.classList.add("bad");
-    view.svg().append(...[...said].map(([box, texts]) => badge(box, [...new Set(texts)], bad.has(box))));
+    view.paper().append(...[...said].map(([box, texts]) => badge(box, [...new Set(texts)], bad.has(box))));
   }
 
   // Paints the graph as it is at this moment: what is known by now, what is at work, and the way that was asked for.
@@ -294,7 +294,7 @@
     unlit();
     stage.querySelectorAll(".flows").forEach(old => old.remove());
     stage.classList.toggle("asking", asked !== null);
-    view.svg().append(flows);
+    view.paper().append(flows);
     nodes.forEach((node, number) => {
       const there = node.leaf || computed.get(number) <= step;
       for (const box of view.boxesOf(number)) {

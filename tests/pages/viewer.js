@@ -1,6 +1,6 @@
 // Uses the viewer as a reader would and writes down what happens, in the page's title.
 const said = {}, stage = document.getElementById("stage");
-const at = () => stage.querySelector("svg").getAttribute("viewBox");
+const at = () => [stage.querySelector("svg").getAttribute("viewBox"), stage.querySelector("svg > g").getAttribute("transform")].join();
 const boxes = () => [...stage.querySelectorAll("g.box")];
 const named = word => boxes().find(g => g.querySelector(".t").textContent === word);
 const frame = word => [...stage.querySelectorAll("g.bar")].find(g => g.textContent.includes(`− ${word}`));

@@ -271,10 +271,12 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   let scene = null, view = null, held = null, chosen = null;
   let stop = null; // the box that the tab key leads to
   let drawnBoxes = new Map(), drawnLines = new Map(), boxesSeen = new Map();
-  const svg = () => stage.firstElementChild;
+  const svg = () => stage.firstElementChild, paper = () => svg().firstElementChild;
   const shown = key => drawnBoxes.get(key);
   function apply() {
-    svg().setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
+    const size = `0 0 ${view.w} ${view.h}`;  // were the place in it, each step would lay out every text again
+    if (svg().getAttribute("viewBox") !== size) svg().setAttribute("viewBox", size);
+    paper().setAttribute("transform", `translate(${-view.x} ${-view.y})`);
     const more = {left: scene.left - view.x, right: view.x + view.w - scene.left - scene.w, above: -view.y, below: view.y + view.h - scene.h};
     stage.classList.toggle("more", Object.values(more).some(room => room < 0));
     for (const [side, room] of Object.entries(more)) stage.style.setProperty(`--${side}`, room < 0 ? "1.4rem" : "0px");
@@ -292,7 +294,8 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     boxesSeen = new Map();
     if (!drawnBoxes.has(stop)) stop = drawnBoxes.keys().next().value;
     if (stop) shown(stop).setAttribute("tabindex", 0);
-    stage.replaceChildren(made("svg", {class: "g"}, ...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels));
+    const parts = [...out.frames, ...out.lines, ...out.bars, ...out.boxes, ...out.labels];
+    stage.replaceChildren(made("svg", {class: "g"}, made("g", {}, ...parts)));
     if (view) apply();
     if (chosen && shown(chosen)) shown(chosen).classList.add("chosen");
     if (around) around.painted();
@@ -516,7 +519,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return boxesSeen.get(node);
   }
   return {
-    made, svg, wide, labelled, boxesOf, linesOf,
+    made, paper, wide, labelled, boxesOf, linesOf,
     drawn: name => drawnLines.get(name) || [],
     anchor: name => anchors.get(name),
     follow(node, others) {
