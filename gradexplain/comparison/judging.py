@@ -301,8 +301,6 @@ def _is_again(pair: Pair, i: int, found: Mapping[Label, Tensor | None]) -> bool:
 CLEAR = 100
 # The same of two formulas in float64, of which trials say only how much of that a type resolves.
 FAR = 4
-# So many trials are enough for what is alike, and for all others where one tensor is so far apart.
-ENOUGH = 2
 
 
 @dataclass(frozen=True)
@@ -497,7 +495,7 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
                     sure.add(pair.label)
         waiting = [pair for pair in waiting if pair.label not in sure]
         known = bool(sure) and not any(found[pair.label].unknown for pair in waiting)
-        if not waiting or (stage >= ENOUGH and (known or all(found[pair.label].plain for pair in waiting))):
+        if known or all(found[pair.label].plain for pair in waiting):
             break
     return list(found.values()), stage
 

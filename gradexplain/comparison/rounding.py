@@ -37,7 +37,7 @@ Label = tuple[Any, str]
 # The chance that rounding alone makes a difference in a whole comparison.
 ALARM = 1e-6
 # So many trials are made at first, and so many more, where they do not decide.
-STAGES = (1, 2, 4, 8, 16)
+STAGES = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
