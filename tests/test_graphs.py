@@ -194,10 +194,11 @@ def test_operators_are_those_of_an_explanation_also_behind_views(function: Calla
 
 
 def is_named_alike(node: str, operator: str) -> bool:
-    """Says whether torch names a node after an operator; what writes or looks through a view is named after none."""
+    """Says whether torch names a node after an operator; one that writes or looks through a view it does not."""
     name = operator.removeprefix("aten.").split(".")[0].replace("_", "")
-    through_a_view = node in ("AsStridedBackward0", "torch::autograd::CopySlices")
-    return node.lower().startswith(f"{name}backward") if operator else through_a_view
+    if node == "torch::autograd::CopySlices":
+        return bool(name)
+    return node.lower().startswith(f"{name}backward") if operator else node == "AsStridedBackward0"
 
 
 def test_what_is_made_of_a_picture_is_a_picture() -> None:

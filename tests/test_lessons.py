@@ -1,5 +1,6 @@
 """The lessons: every claim is checked, every row of the tutorials is settled, and a wrong claim is caught."""
 
+import html
 import json
 import re
 import shlex
@@ -105,7 +106,9 @@ def test_a_lesson_is_one_line_in_a_console_and_a_page_in_a_notebook() -> None:
     claims = sum(line.startswith("  ✓ ") for line in str(lesson).splitlines()) - 1  # the last says that they hold
     assert repr(lesson) == f"<Lesson accumulation: {claims} of {claims} claims hold>"
     assert all("__builtins__" not in repr(part) for name in NAMES for part in ran(name).parts)
-    assert re.search("<main>(.*?)<section>", lesson.render("html"), re.S)[1].strip() in lesson._repr_html_()
+    assert re.search("<main>(.*?)<section>", lesson.render("html"), re.S)[1].strip() in html.unescape(
+        lesson._repr_html_()
+    )
     assert lessons.told("accumulation", "title") in lesson._repr_html_()
 
 

@@ -23,7 +23,7 @@ from gradexplain.recording.computation import Computation, chosen_output, comput
 from gradexplain.recording.containers import refuse_nested
 from gradexplain.recording.cuts import cuts_in, not_differentiable
 from gradexplain.recording.events import source_of
-from gradexplain.recording.join import Run, joined, owners_of
+from gradexplain.recording.join import Run, joined, looks_through_a_view, owners_of, writer_of
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.naming import Leaf, leaf_names, named_in, tensors_in, visible
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
@@ -209,6 +209,11 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Grap
     named = {id(t): Leaf(n, n in computation.parameters, _hooks_on_input(computation, n)) for n, t in leaves.items()}
     named |= {id(t): Leaf(n) for n, t in computation.leaves.items() if id(t) not in named}
     marks = {n: Mark(str(e.operator), source_of(e.frame), e.module) for n, e in owners.items()}
+    for node in nodes:
+        writer = writer_of(node, recorder.events) if node not in owners else None
+        if writer is not None:
+            operator = "" if looks_through_a_view(node) else str(writer.operator)
+            marks[node] = Mark(operator, source_of(writer.frame), writer.module)
     picture = walked(results, named, title=computation.name, marks=marks, keeps=keeps, hooked=tensors_of(recorder))
     place = {node.sequence: number for number, node in enumerate(picture.nodes)}
     numbers = {id(event): node._sequence_nr() for node, event in owners.items()}

@@ -157,7 +157,7 @@ class LessonTeller:
                 yield doc.Paragraph(
                     f"{MARKS[report.verdict]} {teller.verdict(report, report.findings)}", TONES[report.verdict]
                 )
-                yield from teller.blamed(report)
+                yield from teller.blamed(report, report.findings)
             case Drawn(key, figure, options):
                 words = ("gradexplain figure", figure, *_arguments(figure, options), f"--output {figure}.svg")
                 yield doc.Image(self.caption(place, key), self.files.get(place, ""), " ".join(words))

@@ -717,7 +717,7 @@ class Teller:
 
     # ---------------------------------------------------------------------------------------------------- where
 
-    def blamed(self, report: Report) -> Iterator[Block]:
+    def blamed(self, report: Report, findings: Sequence[Finding]) -> Iterator[Block]:
         wrong = report.wrong() or estimates(report)
         if wrong:
             yield Heading(self.say("verification.where" if report.wrong() else "verification.where_estimated"))
@@ -725,9 +725,9 @@ class Teller:
                 rows = tuple(Row("", line) for line in self.faults(operation))
                 yield Entry(MARKS[operation.verdict], self.heading(operation), self.site(operation), rows)
         elif report.verdict == "differs" and report.operations and not formulas_alone(report):
-            if any(finding.code == "changes-from-run-to-run" for finding in report.findings):  # said in the notes
+            if any(finding.code == "changes-from-run-to-run" for finding in findings):  # said in the notes
                 return
-            if any(self.causes(report, report.findings)) or self.first(report.findings):  # said in the first sentence
+            if any(self.causes(report, findings)) or self.first(findings):  # said in the first sentence
                 return
             unjudged = dict.fromkeys(o.label for o in report.operations if o.verdict != "agrees")
             key = "nowhere_judged" if unjudged else "nowhere"
@@ -794,7 +794,7 @@ class Teller:
         said = {"agrees": "all_agrees", "differs": "some_differs", "cannot say": "undecided"}
         if e.verdict != "agrees" and e.report.verdict == e.verdict:
             yield Paragraph(f"{MARKS[e.verdict]} {self.verdict(e.report, e.findings)}", TONES[e.verdict])
-            yield from self.blamed(e.report)
+            yield from self.blamed(e.report, e.findings)
             return
         key = said[e.verdict]
         if e.verdict == "agrees" and any(c.verdict != "agrees" for part in (e, *e.higher) for c in part.report.checks):

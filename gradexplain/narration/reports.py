@@ -72,11 +72,11 @@ class ReportTeller(Teller):
         yield Paragraph(f"{MARKS[report.verdict]} {self.headline(report)}", TONES[report.verdict])
         if report.nothing is not None:
             return
-        yield from self.blamed(report)
+        yield from self.blamed(report, report.findings)
         yield from self.evidence(report)
         if report.second is not None:
             yield Heading(self.say("verification.second"))
-            yield from self.blamed(report.second)
+            yield from self.blamed(report.second, report.second.findings)
             yield from self.evidence(report.second)
             if told := [self.finding(f) for f in report.second.findings]:
                 yield Notes(tuple(dict.fromkeys(told)))

@@ -225,7 +225,7 @@ def _node(
     producers = [(child, number) for child, number in node.next_functions]
     used = tensor_names(arguments) if application else completed(argument_names(producers, arguments), node, arguments)
     made = application or event
-    writer = _writer(node, run.recorder.events) if made is None else None
+    writer = writer_of(node, run.recorder.events) if made is None else None
     by = made or writer
     edges = tuple(
         Edge(positions[child], number, used[slot], passed.sent[slot] if slot < len(passed.sent) else None)
@@ -248,15 +248,15 @@ def _node(
     )
 
 
-def _writer(node: Any, events: Sequence[Event]) -> Event | None:
+def writer_of(node: Any, events: Sequence[Event]) -> Event | None:
     """Returns the operator that wrote into the view that a node writes through or looks through; else `None`."""
-    if not _looks(node) and not node.name().endswith("CopySlices"):
+    if not looks_through_a_view(node) and not node.name().endswith("CopySlices"):
         return None
     number = sequence_of(node)
     return next((e for e in reversed(events) if e.recorded and e.sequence < number and written_view(e)), None)
 
 
-def _looks(node: Any) -> bool:
+def looks_through_a_view(node: Any) -> bool:
     """Says whether a node looks through a view at what was written into."""
     return bool(node.name() == "AsStridedBackward0")
 
@@ -267,7 +267,7 @@ def _part(node: Any, writer: Event) -> Slice:
     view = arguments[name].live
     behind = viewed(view)
     whole, start = (tuple(behind.shape), behind.stride()), int(behind.storage_offset())
-    if _looks(node):
+    if looks_through_a_view(node):
         size, stride, offset = (saved(node, kept) for kept in ("size", "stride", "storage_offset"))
         return Slice("", {}, "", ("self",), whole, tuple(size), tuple(stride), int(offset) - start)
     others = {n: v for n, v in arguments.items() if n != name}
