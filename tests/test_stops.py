@@ -434,6 +434,29 @@ def test_a_path_that_nobody_saw_end_is_lost() -> None:
     assert report.verdict == "differs"
 
 
+def test_what_a_function_marks_is_told_from_what_an_operator_of_the_same_name_makes() -> None:
+    """Of xy · y², whose second factor is marked, ∂F/∂y = 3xy² and ∂G/∂y = xy²; by x nothing is stopped."""
+
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            ctx.save_for_backward(x, y)
+            product, square = x * y, y * y
+            ctx.mark_non_differentiable(square)
+            return product, square
+
+        @staticmethod
+        def backward(ctx: Any, of_product: Tensor, of_square: Tensor) -> tuple[Tensor, Tensor]:
+            x, y = ctx.saved_tensors
+            return of_product * y, of_product * x
+
+    parts = {"x": at(2.0, 3.0), "y": at(1.0, 5.0)}
+    report = gx.verify(lambda x, y: torch.mul(*Marked.apply(x, y)).sum(), parts)  # type: ignore[no-untyped-call]
+    assert (report.verdict, report.reason) == ("cannot say", "stopped")
+    assert [(stop.input, stop.code) for stop in report.stops] == [("y", "y * y")]
+    assert report.stops[0].share == pytest.approx(2 / 3, rel=1e-5)
+
+
 def test_no_share_is_told_of_what_a_function_marks_and_goes_on_to_use() -> None:
     """Of 2x² · 2x, whose second factor is marked, F' = 12x² and G' = 8x²: moved inside, it would move both factors."""
 

@@ -269,7 +269,7 @@ class Measured:
     def _of_side(self, i: int, label: Label, last: Tensor) -> Rounding | None:
         if (gave := self.sides[i].gave) is not None:
             return gave.rounding.get(label)
-        return self.trials[i].rounding(label, last) if self.trials[i].count and self.failed[i] is None else None
+        return self.trials[i].rounding(label, last) if self.trials[i].count > 1 and self.failed[i] is None else None
 
     def unjudged(self, pair: Pair) -> Compared | None:
         """Returns what is said of a pair that cannot be judged, `None` of any other."""

@@ -76,6 +76,7 @@ class Frozen:
     reaches: Callable[[Held], bool]
     events: Sequence[Event]  # all that was dispatched, inside of custom Functions as well
     exits: Sequence[tuple[Source | None, str]] = ()  # where numbers left torch, or a new leaf began, unseen by dispatch
+    entangled: bool = False  # a custom Function uses what it gives without a gradient: no share of that is its own
     bent: Mapping[int, Bent] = field(default_factory=dict)
     owners: Mapping[int, int] = field(default_factory=dict)  # the user's parameter that a leaf stands for, by identity
 
@@ -99,11 +100,11 @@ class Frozen:
         """
         found: dict[int, list[Any]] = {}
         given: dict[int, list[Tensor]] = {}  # what custom Functions gave, by the numbers of their steps
+        asked = {step.left[0] for step in self.steps if step.left is not None}
         memory = self._memory(values)
 
         def note(number: int, before: Sequence[Any], outputs: list[Tensor]) -> None:
-            if isinstance(self.steps[number].origin, Application):
-                given[number] = outputs
+            given[number] = outputs
 
         with torch.no_grad():
             for number, step in enumerate(self.steps):
@@ -114,7 +115,7 @@ class Frozen:
                     writes = any(w.held.storage in memory for w in step.origin.writes)
                     if writes or self._is_given_live(step.origin, memory):
                         found[number] = self._would_give(step, memory, writes)
-                self._advance(number, step, memory, note)
+                self._advance(number, step, memory, note if number in asked else None)
         return found
 
     def _memory(self, values: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -205,27 +206,31 @@ def frozen(run: Run, computation: Computation) -> Frozen:
     if len(recorder.events) > SAFE and reaches(output):
         anchor(sorted(filter(lambda node: not is_leaf(node), reaches.known), key=lambda node: -sequence_of(node)))
     steps: list[Step] = []
+    entangled = False
     for origin in _in_order(recorder.events, recorder.applications):
         steps.append(Step(origin, _is_live(origin, reaches), _is_drawn(origin)))
         if isinstance(origin, Application) and steps[-1].live:
             number = len(steps) - 1
-            left = _left(origin, recorder.events[origin.inside.start : origin.inside.stop])
-            steps += [Step(event, live=False, left=(number, place)) for place, event in left]
+            left = dict(_left(origin, recorder.events[origin.inside.start : origin.inside.stop]))
+            steps += [Step(e, live=False, left=(number, place)) for place, e in left.items() if e is not None]
+            entangled = entangled or None in left.values()
     owners = {id(run.inputs[name]): id(own) for name, own in computation.parameters.items() if name in run.inputs}
     exits = tuple(_exits(recorder, held, reaches))
-    return Frozen(tuple(steps), held, output, reaches, recorder.events, exits, owners=owners)
+    return Frozen(tuple(steps), held, output, reaches, recorder.events, exits, entangled, owners=owners)
 
 
-def _left(function: Application, inside: Sequence[Event]) -> Iterator[tuple[int, Event]]:
-    """Yields the outputs of a custom Function that carry no gradient and are made for themselves, and what made them.
+def _left(function: Application, inside: Sequence[Event]) -> Iterator[tuple[int, Event | None]]:
+    """Yields the outputs of a custom Function that carry no gradient, and the operator inside that made each.
 
-    What other steps of its forward use as well is not one: it cannot be moved alone.
+    There is none of what other operators of its forward use as well: it cannot be moved alone.
     """
     for place, held in enumerate(held_in([function.outputs])):
-        made = [event for event in inside if any(h.storage == held.storage for h in held_in([event.outputs]))]
-        used = (h for event in inside for h in held_in([event.arguments, event.keywords]) if event not in made)
-        if made and not held.tracked and not any(h.storage == held.storage for h in used):
-            yield place, made[-1]
+        if held.tracked or not (held.tensor.is_floating_point() or held.tensor.is_complex()):
+            continue
+        makers = [event for event in inside if any(h.storage == held.storage for h in held_in([event.outputs]))]
+        own = {id(event) for event in makers}
+        used = (h for event in inside for h in held_in([event.arguments, event.keywords]) if id(event) not in own)
+        yield place, None if not makers or any(h.storage == held.storage for h in used) else makers[-1]
 
 
 def _exits(

@@ -163,10 +163,7 @@ class Ledger:
     calls: dict[tuple[int, int], Call] = field(default_factory=dict)
     last_call: Call | None = None  # the line that started the last backward pass
     optimizers: list[Steps] = field(default_factory=list)
-    newest: dict[int, Steps] = field(
-        default_factory=dict
-    )  # by the identity of an optimizer, which another may have had
-    made_count: int = 0  # optimizers
+    newest: dict[int, Steps] = field(default_factory=dict)  # by an optimizer's identity, which another may have had
     stepped: int = 0  # steps of all optimizers
     trace: array[float] = field(default_factory=lambda: array("d"))  # every loss, to know the run again
     flag: Flag | None = None
@@ -437,8 +434,8 @@ class Ledger:
         self._name()
         self.names.see(visible(asking_frame()))
         source = script_source()
-        steps = Steps(type(optimizer).__name__, ref(optimizer), self.made_count, len(self.modules), source)
-        self.made_count += 1
+        number = self.optimizers[-1].number + 1 if self.optimizers else 0
+        steps = Steps(type(optimizer).__name__, ref(optimizer), number, len(self.modules), source)
         self.newest[id(optimizer)] = steps
         self.optimizers.append(steps)
         gone = [known for known in self.optimizers if known.own() is None]

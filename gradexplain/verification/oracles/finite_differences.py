@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from gradexplain.recording.frozen import Frozen
 from gradexplain.verification.oracles.answers import Check, Stop, Unable
 from gradexplain.verification.oracles.directions import Place
 from gradexplain.verification.oracles.ladders import STEPS
@@ -75,7 +76,10 @@ def _of_both(question: Question, written: Check, kept: Check, stops: tuple[Stop,
     """Returns what F and G say: G judges, and what F says beside it is what was stopped, by definition or at a line."""
     if written.reason in UNSETTLED:
         return written
-    if stops and not (question.stoppable and all(stop.seen for stop in stops)):
+    seen = question.stoppable and all(stop.seen for stop in stops)
+    if (not stops or not seen) and kept.verdict == "agrees" and _is_entangled(question):
+        return replace(kept, verdict="cannot say", reason="cut", data={**kept.data, **written.data})
+    if stops and not seen:
         lost = tuple(stop for stop in stops if not stop.seen)
         return replace(written, verdict="differs", stops=lost, reason="lost" if lost else "slope")
     if stops:
@@ -89,6 +93,11 @@ def _of_both(question: Question, written: Check, kept: Check, stops: tuple[Stop,
     if kept.verdict == "agrees" and _is_slight(written):  # a share that is too small to be measured
         return replace(kept, reason="cut", data={**kept.data, **written.data})
     return written
+
+
+def _is_entangled(question: Question) -> bool:
+    """Says whether a path may end where no share of it can be measured."""
+    return question.stoppable and isinstance(question.recorded, Frozen) and question.recorded.entangled
 
 
 def _is_slight(written: Check) -> bool:

@@ -171,7 +171,8 @@ class Question:
         """The function that torch differentiates as a replay, why it cannot be had, `None` where it is the replay."""
         if isinstance(self.replay, Unable) or isinstance(self.recorded, Unable):
             return self.replay if isinstance(self.replay, Unable) else self.recorded  # type: ignore[return-value]
-        if not self.departures and not self.recorded.exits and not self.recorded.stopped(self.replay.trace.inputs):
+        unstopped = not self.recorded.entangled and not self.recorded.stopped(self.replay.trace.inputs)
+        if not self.departures and not self.recorded.exits and unstopped:
             return None
         function = replace(self.recorded, bent=self.departures)
         return replace(self.replay, computation=as_computation(self.replay.computation, function))
