@@ -133,7 +133,7 @@ def _patterns(ledger: Ledger) -> Iterator[Finding]:
         for step, graph in call.graphs:
             for pattern in graph.patterns:
                 key = pattern.code, pattern.operator
-                if key in seen or sum(any(p.code == pattern.code for p in g.patterns) for g in checked) * 2 < len(
+                if not pattern.sure or key in seen or sum(any(p.code == pattern.code for p in g.patterns) for g in checked) * 2 < len(
                     checked
                 ):
                     continue

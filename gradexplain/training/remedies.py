@@ -227,6 +227,14 @@ def _without(*names: str) -> Edit:
     return edit
 
 
+def _logarithms(line: str, source: Source, finding: Finding) -> str | None:
+    """Takes the logarithm along with softmax or sigmoid."""
+    for name, other in (("softmax", "log_softmax"), ("sigmoid", "logsigmoid")):
+        for call, _ in _calls(line, name):
+            return _put(line, call.func, re.sub(rf"\b{name}$", other, _text(line, call.func)))
+    return None
+
+
 def _rate(factor: int) -> Edit:
     def edit(line: str, source: Source, finding: Finding) -> str | None:
         calls = [node for node in ast.walk(_statement(line)) if isinstance(node, ast.Call)]
@@ -325,6 +333,7 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "softmax-before-sigmoid": (_without("softmax"),),
     "sigmoid-twice": (_without("sigmoid"),),
     "sigmoid-before-softmax": (_without("sigmoid"),),
+    "probabilities-not-logs": (_logarithms,),
     "rate-too-high": tuple(map(_rate, (10, 100, 1000, 10_000))),
     "not-divided": (_divided,),
     "not-cleared": (_cleared,),
