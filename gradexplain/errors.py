@@ -40,3 +40,15 @@ class RunError(GradexplainError):
 
 class NoGradientError(RunError):
     """The user's computation ran, and no gradient of it leads from its output to an input."""
+
+
+class SideError(NoGradientError):
+    """One side of a comparison gives no gradient; its own sentence says why."""
+
+    def __init__(self, side: str, cause: NoGradientError) -> None:
+        super().__init__("compare_side")
+        self.side, self.cause = side, cause
+
+    def sentence(self, language: str = "en") -> str:
+        """Returns the message in `language`."""
+        return say("errors.compare_side", language, side=self.side, cause=self.cause.sentence(language))

@@ -847,3 +847,19 @@ def test_a_small_element_beside_large_ones_is_seen_by_whatever_trials_there_are(
     given = numbers((13,), dtype=torch.float32, seed=seed)
     found = gx.compare(lambda x: (x.sin() * size).sum(), lambda x: (last(x).sin() * size).sum(), given)
     assert found.of("x").verdict == "differs"
+
+
+@pytest.mark.parametrize("letter", "AB")
+def test_a_side_without_a_gradient_is_named(letter: str) -> None:
+    stopped, whole = (lambda x: x.detach().sum()), (lambda x: x.sum())
+    pair = (stopped, whole) if letter == "A" else (whole, stopped)
+    with pytest.raises(gx.GradexplainError) as caught:
+        gx.compare(*pair, numbers((6,), dtype=torch.float32))
+    assert str(caught.value).startswith(f"{letter} gives no gradient. ")
+    assert caught.value.sentence("zh").startswith(f"{letter} 不给出梯度。")
+
+
+def test_the_end_of_a_slice_is_where_it_ends() -> None:
+    found = gx.compare(lambda x: x[:, 2:].sin().sum(), lambda x: x[:, 2:5].sin().sum(), numbers((3, 6), dtype=TYPES[0]))
+    assert found.place is not None
+    assert found.place.detail == {"argument": "end", "one": 6, "other": 5}

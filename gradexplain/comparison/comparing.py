@@ -28,7 +28,7 @@ from gradexplain.comparison.judging import (
 from gradexplain.comparison.outlines import Outline, outlined, parted
 from gradexplain.comparison.places import parting
 from gradexplain.comparison.sides import Outcome, Returned, Side, matched
-from gradexplain.errors import GradexplainError, InputError
+from gradexplain.errors import GradexplainError, InputError, NoGradientError, SideError
 from gradexplain.findings.finding import Finding
 from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import trace
@@ -135,7 +135,7 @@ def both_run(a: Side, b: Side, rename: Mapping[str, str]) -> tuple[Side, Side, O
 
     And what is to be said of outputs that only one of them has.
     """
-    one, other = a.run(), b.run()
+    one, other = _run("A", a), _run("B", b)
     if not one.reached or not other.reached:
         called = matched(tuple(one.gradients), tuple(other.gradients), rename)
         b = replace(b, names={**b.names, **called})
@@ -153,6 +153,13 @@ def both_run(a: Side, b: Side, rename: Mapping[str, str]) -> tuple[Side, Side, O
         one, other = a.run(), b.run()
     findings = tuple(Finding("output-alone", {"name": n, "side": side.computation.name}) for side, n in alone)
     return a, b, one, other, findings
+
+
+def _run(letter: str, side: Side) -> Outcome:
+    try:
+        return side.run()
+    except NoGradientError as fault:
+        raise SideError(letter, fault) from fault
 
 
 @dataclass(frozen=True)

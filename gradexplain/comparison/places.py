@@ -257,8 +257,17 @@ def _how(first: Node | None, second: Node | None, aligned: _Aligned) -> tuple[st
             if not aligned.are_alike(value, other) and not _is_made(first, name) and not _is_made(second, name):
                 return "argument", {"argument": name, **_looks(value, other)}
         elif not isinstance(value, Tensor | list | tuple) and not isinstance(other, Tensor) and value != other:
-            return "argument", {"argument": name, "one": value, "other": other}
+            reached = (_reached(n, name, v) for n, v in ((first, value), (second, other)))
+            return "argument", {"argument": name, **dict(zip(("one", "other"), reached, strict=True))}
     return "result", {}
+
+
+def _reached(node: Node, argument: str, value: Any) -> Any:
+    """Returns the value of an argument; where a slice ends, as torch has a huge number for an end that is left out."""
+    given = node.arguments.get("self")
+    if node.operator != "aten.slice.Tensor" or argument != "end" or not isinstance(given, Tensor):
+        return value
+    return min(value, given.shape[node.arguments.get("dim", 0)])
 
 
 def _is_made(node: Node, argument: str) -> bool:
