@@ -403,6 +403,37 @@ def test_gradients_that_are_all_zero_are_told_while_the_loss_is_not(factor: str,
         assert watch.report.findings[0].data["operator"] == "round"
 
 
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize(
+    ("loss", "operator"),
+    [
+        ("F.kl_div(h.softmax(1), t)", "softmax"),
+        ("nn.KLDivLoss(reduction='batchmean')(2 * h.softmax(1) / 2, t)", None),
+        ("nn.KLDivLoss(reduction='sum', log_target=True)(h.softmax(1).view(8, 1, 3), t.log()[:, None])", "softmax"),
+        ("F.kl_div(torch.sigmoid(h), t)", "sigmoid"),
+        ("F.nll_loss(h.softmax(1), t.argmax(1))", "softmax"),
+        ("F.kl_div(h.softmax(1).log(), t)", None),
+        ("F.kl_div(t.log(), h.softmax(1))", None),
+        ("F.kl_div(h.log_softmax(1), (2 * h).log_softmax(1), log_target=True)", None),
+        ("(t - t * h.softmax(1)).mean()", None),
+        ("F.kl_div(h.log_softmax(1), t) + (2 * h * h.softmax(1)).mean()", None),
+        ("(t * (t.log() - h.sigmoid())).mean()", None),
+    ],
+)
+def test_a_loss_that_takes_logarithms_and_is_given_probabilities_is_told(loss: str, operator: str | None) -> None:
+    torch.manual_seed(0)
+    model, target = torch.nn.Linear(3, 3), torch.rand(8, 3).softmax(1)
+    scope = {"F": torch.nn.functional, "nn": torch.nn, "t": target, "torch": torch}
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for _ in range(9):
+            optimizer.zero_grad()
+            eval(loss, scope | {"h": model(torch.rand(8, 3))}).backward()
+            optimizer.step()
+    told = [f.data["operator"] for f in watch.report.findings if f.code == "probabilities-not-logs"]
+    assert told == ([operator] if operator else [])
+
+
 def test_a_script_may_not_act_when_it_is_run_again(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     script = tmp_path / "writes.py"

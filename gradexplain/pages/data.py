@@ -147,6 +147,9 @@ class _Data:
                 text = self.teller.of(self.teller.oracle(check), self.teller.reason(check), check.input)
                 nodes = {inputs.get(check.input), check.data.get("node")} & self.e.names.keys()
                 yield {"text": text, "nodes": sorted(nodes), "wrong": True}
+        for operation in self.e.report.wrong():
+            own = [index for index in self.e.names if index == operation.node.index]
+            yield {"text": " ".join(self.teller.faults(operation)), "nodes": own, "wrong": True}
 
     def found(self, finding: Finding) -> list[int]:
         """Returns the nodes that a finding is about, or beside which it stands: those of its place in the source."""

@@ -22,7 +22,7 @@
 
   // Returns a number in so many significant digits, as the page's text has it: with fewer it is exact.
   function numberText(value, digits = 5) {
-    if (typeof value !== "number") return String(value);
+    if (typeof value !== "number") return /j\)?$/.test(value) ? complexText(value, digits) : String(value);
     if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
     const sign = value < 0 ? "-" : "", size = Math.abs(value);
     const rounded = halfToEven(size, digits), exponent = Number(rounded.split("e")[1]), exact = Number(rounded) === size;
@@ -35,6 +35,14 @@
     if (exact && size >= 1e-5 && size < 1e9) return sign + bare(fixed(Math.max(digits - 1 - exponent, 0)));
     const mantissa = exact ? bare(rounded.split("e")[0]) : rounded.split("e")[0];
     return `${sign}${mantissa}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+  }
+
+  // Returns a complex number, which comes as Python writes it, with both its parts in so many digits.
+  function complexText(value, digits) {
+    const parts = value.replace(/[()j]/g, "").split(/(?<=[^e])(?=[-+])/);
+    const [real, imaginary] = (parts.length < 2 ? ["0", ...parts] : parts)
+      .map(part => Number.isFinite(Number(part)) ? numberText(Number(part), digits) : part.replace("+", ""));
+    return `${real}${imaginary.startsWith("-") ? "" : "+"}${imaginary}j`;
   }
 
   // JavaScript rounds what lies between two numbers up, Python to the even one.
@@ -272,7 +280,7 @@
   const isAlone = box => !box.classList.contains("opens") && !box.classList.contains("bar");
 
   // Paints what stays while the drawing does: the marks of what was found, and where each box has its numbers.
-  let rows = new Map(), lit = [];
+  let rows = new Map(), lit = [], taken = [];
   function painted() {
     rows = new Map();
     lit = [];
@@ -309,6 +317,7 @@
   function unlit() {
     for (const part of lit) part.classList.remove("now", "next", "trail", "on", "against", "path");
     lit = [];
+    taken = [];
   }
   const shine = (part, kind) => { part.classList.add(kind); lit.push(part); };
 
@@ -359,8 +368,7 @@
     for (const [, part] of lines) shine(part, way);
     const stretches = lines.filter(([, part]) => part.classList.contains("line"));
     if (!stretches.length) return;
-    const [x, y] = view.anchor(stretches[stretches.length - 1][0]);
-    if (text) flows.append(...view.labelled(x, y + 4, text));
+    label(flows, stretches[stretches.length - 1][0], text);
     if (still.matches) return;
     for (const [, part] of stretches) {
       const dot = view.made("circle", {class: "dot", r: 4});
@@ -373,6 +381,17 @@
     }
   }
 
+  // Writes on a line, where no other text of this moment stands; where there is no such place, it is read beside the graph.
+  function label(flows, line, text) {
+    const half = view.wide(text) / 2 + 4;
+    const clear = ([x, y]) => taken.every(other => Math.abs(x - other.x) >= half + other.half || Math.abs(y - other.y) >= 14);
+    const place = view.anchors(line).find(clear);
+    if (!place) return;
+    const [x, y] = place;
+    taken.push({x, y, half});
+    flows.append(...view.labelled(x, y + 4, text));
+  }
+
   function trailed(flows) {
     for (const [number] of asked.parts) for (const box of view.boxesOf(number)) shine(box, "trail");
     const parts = new Map();  // how many elements went along each edge: of several none is written on it
@@ -382,8 +401,7 @@
       const sent = part === null || parts.get(edge) > 1 ? null : elementOf(edge.value, part);
       const seen = view.linesOf(edge.from, consumer, slot).filter(name => view.drawn(name).length).pop();
       if (!seen || sent === null) continue;
-      const [x, y] = view.anchor(seen);
-      flows.append(...view.labelled(x, y + 4, `∂ ${numberText(sent, 4)}`));
+      label(flows, seen, `∂ ${numberText(sent, 4)}`);
     }
   }
 

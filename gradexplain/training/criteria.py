@@ -129,13 +129,11 @@ def _pooled(labels: Sequence[Labels]) -> Counter[int]:
 def _patterns(ledger: Ledger) -> Iterator[Finding]:
     seen: set[tuple[str, object]] = set()
     for call in ledger.calls.values():
-        checked = [graph for _, graph in call.graphs]
+        often = Counter(code for _, graph in call.graphs for code in {p.code for p in graph.patterns})
         for step, graph in call.graphs:
             for pattern in graph.patterns:
                 key = pattern.code, pattern.operator
-                if key in seen or sum(any(p.code == pattern.code for p in g.patterns) for g in checked) * 2 < len(
-                    checked
-                ):
+                if not pattern.sure or key in seen or often[pattern.code] * 2 < len(call.graphs):
                     continue
                 seen.add(key)
                 data = {"operator": pattern.operator, **pattern.data}
