@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.comparison.comparison import Compared, Comparison, Place
-from gradexplain.comparison.differences import pattern_of, sizes_of
+from gradexplain.comparison.differences import Size, meant, pattern_of, sizes_in, sizes_of
 from gradexplain.comparison.draws import Draw, aligning, noting
 from gradexplain.comparison.judging import (
     Judged,
@@ -47,13 +47,13 @@ def compare_sides(
     rename: Mapping[str, str],
     changed: Sequence[str] = (),
     second: bool = False,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Sequence[Size] = (),
     values: bool = True,
 ) -> Comparison:
     """Returns what came of comparing two sides; with `second`, of their second derivatives as well.
 
     Without `values`, only their gradients are compared: then there is no place where the forward passes part. `sizes`
-    are further numbers that a factor may be made of, by what they are.
+    are further numbers that a factor may be made of.
     """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
@@ -66,20 +66,21 @@ def compare_sides(
         one, other = replace(one, values={}), replace(other, values={})
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
-    sizes = {**(sizes or {}), **sizes_of(a.computation.inputs)}
     course = judged(a, b, one, other)
     if course.differs and one.drew and other.drew:
         course, more = _aligned(course)
         findings = (*findings, *more)
-    tensors, runs = course.tensors(sizes), course.runs
+    tensors, runs = course.tensors(), course.runs
     if second and one.reached and not any(c.reason == "shape" for c in tensors):
         a2, b2 = a.second(), b.second()
         again = judged(a2, b2, a2.run(), b2.run())
         tensors += [
-            replace(c, kind="second") for c in again.tensors(sizes) if c.kind == "gradient" and c.name in one.gradients
+            replace(c, kind="second") for c in again.tensors() if c.kind == "gradient" and c.name in one.gradients
         ]
         runs = max(runs, again.runs)
-    place = course.place(tensors) if one.reached and values else None
+    place, steps = course.place(tensors) if one.reached and values else (None, ())
+    known = [*sizes, *sizes_of(a.computation.inputs), *steps]
+    tensors = [c if c.pattern is None else replace(c, pattern=meant(c.pattern, known)) for c in tensors]
     if any(f.code == "draws-differ" for f in findings):
         tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
@@ -183,31 +184,33 @@ class Course:
         """The type of the third run, "" where there was none."""
         return "float64" if any(j.pair.truth is not None for j in self.judged) else ""
 
-    def tensors(self, sizes: Mapping[str, int]) -> list[Compared]:
+    def tensors(self) -> list[Compared]:
         """Returns the verdict on every tensor, and of those that differ what that looks like."""
         found = dict(self.done)
         scale = max((float(j.pair.base.abs().max()) for j in self.judged if j.pair.base.numel()), default=0.0)
         for one in self.judged:
             compared = verdict_of(one, scale)
             if compared.verdict == "differs":
-                compared = replace(compared, pattern=pattern_of(one, sizes))
+                compared = replace(compared, pattern=pattern_of(one))
             found[one.pair.label] = compared
         return [found[label] for label in self.labels if label in found]
 
-    def place(self, tensors: Sequence[Compared]) -> Place | None:
-        """Returns the first place where the two runs part.
+    def place(self, tensors: Sequence[Compared]) -> tuple[Place | None, Sequence[Size]]:
+        """Returns the first place where the two runs part, and the sizes of what the reference's steps give.
 
         That is in float64 where the formulas themselves do, by less than their own type shows at every step.
         """
         telling = [c for c in tensors if c.verdict == "differs" and c.reason != "shape" and c.kind != "second"]
         if not telling:
-            return None
+            return None, ()
         size = max((c.relative for c in telling if math.isfinite(c.relative) and c.relative > 0), default=1.0)
         reference, candidate = self.sides
         if reference.gave is not None and reference.gave.outline is not None:
             eps = max(torch.finfo(getattr(torch, t)).eps for c in telling for t in c.dtypes if t)
             outline = outline_of(candidate)
-            return None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
+            return (
+                None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
+            ), ()
         exact = any(_PLAIN * torch.finfo(j.pair.one.dtype).eps > size for j in self.judged if j.formulas > 1)
         one, other = (w if exact and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         # Where the values differ, no backward pass is needed to see where.
@@ -216,11 +219,11 @@ class Course:
             try:
                 first, second = (watched(side.measurable(), backwards) for side in (one, other))
             except GradexplainError:  # what cannot be watched has no steps
-                return None
+                return None, ()
             eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
             if (found := parting(first, second, other.names, eps, size)) is not None:
-                return found
-        return None
+                break
+        return found, tuple(sizes_in(first))
 
 
 def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:

@@ -140,8 +140,9 @@ class ComparisonTeller(Teller):
         data = {**t.pattern.data, "place": shape_text(t.pattern.place or ())}
         said = self.say(f"differences.{t.pattern.kind}", **data)
         if "formula" in data:
-            key = "meaning_two" if "m" in data else "meaning_what" if data["what"] else "meaning"
-            said += self.say(f"comparison.{key}", **data)
+            if data["kind"] != "code":
+                data["what"] = self.say(f"comparison.size_{data['kind']}", what=data["what"])
+            said += self.say("comparison.meaning_two" if "m" in data else "comparison.meaning", **data)
         return said
 
     def numbers(self, t: Compared) -> str:
