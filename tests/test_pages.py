@@ -566,7 +566,8 @@ def test_what_is_wrong_is_red_at_its_input_at_its_operation_and_in_the_table(bro
 
 def test_a_fold_shows_no_number_before_it_is_there(browser: Any, tmp_path: Path) -> None:
     explanation = transformer(2)
-    (made,) = [k for k, m in enumerate(moments_of(explanation)) if m.kind == "forward" and m.node == last_in(explanation)]
+    of_layer = [step.index for step in explanation.steps if (step.module or "").startswith("layers.0")]
+    (made,) = [k for k, m in enumerate(moments_of(explanation)) if (m.kind, m.node) == ("forward", of_layer[-1])]
     texts = """() => [...document.querySelectorAll('#stage .opens')].filter(e => e.textContent.includes('layers.0'))
         .flatMap(e => [...e.querySelectorAll('text')]).filter(e => /^[=∂] /.test(e.textContent))
         .map(e => [e.textContent[0], getComputedStyle(e).visibility])"""
@@ -576,11 +577,6 @@ def test_a_fold_shows_no_number_before_it_is_there(browser: Any, tmp_path: Path)
             found = window.page.evaluate(texts)
             assert [sign for sign, _ in found] == ["=", "∂"]
             assert "".join(sign for sign, seen in found if seen == "visible") == shown, step
-
-
-def last_in(explanation: gx.Explanation) -> int:
-    """Returns the last operator of the first layer."""
-    return [step.index for step in explanation.steps if step.module and step.module.startswith("layers.0")][-1]
 
 
 def test_of_complex_numbers_a_page_shows_the_digits_that_its_text_has(browser: Any, tmp_path: Path) -> None:
