@@ -61,6 +61,10 @@ class Tried:
         return max(self.findings, key=lambda f: (RANK[f.verdict], gravity(f)))
 
     @property
+    def bound(self) -> float:
+        return max(f.bound for f in self.findings)
+
+    @property
     def agrees(self) -> bool:
         return all(f.verdict == "agrees" for f in self.findings)
 
@@ -82,6 +86,7 @@ class Directions:
         self.parts = [Part(p.cotangent, {n: finite(p.gradients[n]) for n in names}) for p in question.parts]
         self.generator = torch.Generator().manual_seed(20)
         self.steps: Sequence[float] = USUAL_STEPS
+        self.sharpens = True  # whether other steps did resolve more, when they were last tried
         self.noise = [0.0] * len(self.parts)
 
     def random(self, masks: Mapping[str, Tensor]) -> Direction:
@@ -109,6 +114,8 @@ class Directions:
     def tried(self, u: Direction, at: tuple[str, Place] | None = None, within: float = RESOLUTION) -> Tried:
         """Judges one direction, by the steps that settled the one before, or by all where these cannot settle it."""
         short = replace(self.judged(u, self.steps, self.noise), at=at, whole=False)
+        if short.agrees and self.sharpens and not self.is_settled(short, within):
+            short = self.sharper(short)
         if self.is_settled(short, within):
             return short
         if self.runs < 2 * len(STEPS):  # what only a few steps show is no evidence against a gradient
@@ -119,6 +126,18 @@ class Directions:
         self.noise = [max(n, f.noise) for n, f in zip(self.noise, whole.findings, strict=True)]
         self.steps = useful_steps(whole.finding)
         return whole
+
+    def sharper(self, tried: Tried) -> Tried:
+        """Returns what other steps say where they resolve more: closer ones, between the kinks nearby, or wider ones."""
+        steps = FINE_STEPS if self.steps[-1] >= USUAL_STEPS[-1] else USUAL_STEPS
+        if self.runs < 2 * len(steps):
+            return tried
+        other = replace(self.judged(tried.direction, steps, self.noise), at=tried.at, whole=False)
+        self.sharpens = other.agrees and other.bound < tried.bound
+        if not self.sharpens:
+            return tried
+        self.steps = useful_steps(other.finding)
+        return other
 
     def looked_closer(self, u: Direction, findings: Sequence[Slope]) -> Iterator[Slope]:
         """Yields findings of which no jump is left that the next numbers do not show.
@@ -153,7 +172,7 @@ class Directions:
         """Says whether a direction agrees, to a part of the largest effect of its elements."""
         size = max((float((self.claim[n] * d).abs().max()) for n, d in tried.direction.items()), default=0.0)
         size = size or min(map(self.question.scale, tried.direction))
-        return tried.agrees and max(f.bound for f in tried.findings) <= within * size
+        return tried.agrees and tried.bound <= within * size
 
     def judged(self, u: Direction, steps: Sequence[float], noise: Sequence[float]) -> Tried:
         """Judges a direction; what rounding makes of the gradient under test is measured only if that matters."""

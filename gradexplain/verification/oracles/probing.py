@@ -57,6 +57,11 @@ MOST_ALONE = 8
 SURE_RESOLUTION = 1e-6
 # How sharp a direction must be, beside its largest effect, after the first: what is coarser is peeled once more.
 PEELED_RESOLUTION = 1e-5
+# How sharp a direction must be, beside its largest effect, to be taken for the best that can be had.
+SHARP = 1e-3
+# Where a direction shows less than one in so many of the elements that it moves, no sharper than the one before, the
+# others are not seen in any number of runs that is worth it.
+MANY = 16
 # Gradients at points nearby, from which longer units are learned.
 MOST_LEARNED = 6
 # Up to this many elements, a closer look takes each by itself; of more, a few that bisection finds, and a few others.
@@ -86,10 +91,12 @@ class Probe(Directions):
             Check(ORACLE, n, "agrees", 0.0, 0.0, 0.0, bounds=self.bounds[n]) for n, x in self.x.items() if not x.numel()
         )
         groups = [[n] for n in moving] if len(moving) <= MOST_ALONE else [moving]
-        share = self.runs // max(len(groups), 1)
-        for group in groups:
-            self.runs = max(share, 2 * len(STEPS))
+        left = self.runs
+        for number, group in enumerate(groups):
+            self.runs = share = max(left // (len(groups) - number), 2 * len(STEPS))
+            self.sharpens = True
             yield from self.settled(group)
+            left -= max(share - self.runs, 0)
 
     def settled(self, group: Sequence[str]) -> Iterator[Check]:
         """Gives the checks of a group: its elements are peeled; those that do not agree are found and left out."""
@@ -113,7 +120,8 @@ class Probe(Directions):
                     moving[name][...] = False
             if not odd or everywhere or not any(bool(m.any()) for m in moving.values()):
                 break
-        alone += self.zeros(group, moving)
+        if not self.is_blind(moving, tried):
+            alone += self.zeros(group, moving)
         for check in unaccused([self.joined(name, tried, alone) for name in group]):
             yield replace(check, bounds=self.bounds[check.input]) if check.reason == "joint" else check
 
@@ -131,6 +139,8 @@ class Probe(Directions):
         open_ = dict(moving)
         for lengthen in (None, self.lengthen, self.learn):
             if lengthen is not None and self._any(open_):
+                if self.is_spent(group, open_, tried[-1]):
+                    return tried
                 lengthen(group, open_)
             while True:  # each direction takes of the runs that are left
                 if not self._any(open_) or (tried and self.runs < 2 * len(self.steps)):
@@ -141,11 +151,18 @@ class Probe(Directions):
                 tried.append(looked)
                 if not looked.agrees:
                     return tried
-                new = self.marked(looked)
+                shown, moved = self.marked(looked), _count(open_)
                 open_ = {n: moving[n] & ~seen(self.bounds[n]) & (self.claim[n] != 0) for n in group}
-                if not new:
+                slow = len(tried) > 2 and shown < moved / MANY and looked.bound > tried[-2].bound / 2
+                if not shown or (slow and self.is_settled(looked, SHARP)):
                     break
         return tried
+
+    def is_spent(self, group: Sequence[str], open_: Mapping[str, Tensor], tried: Tried) -> bool:
+        """Says whether a sharp direction leaves most unseen that the common unit of a tensor would not show either."""
+        enough = tried.bound / RESOLUTION
+        shown = {n: open_[n] & (self.claim[n].abs() * common_scale(self.x[n]) >= enough) for n in group}
+        return self.is_settled(tried, SHARP) and 2 * _count(shown) < _count(open_)
 
     def lengthen(self, group: Sequence[str], open_: Mapping[str, Tensor]) -> None:
         """Gives elements that their own size did not show the common unit of their tensor."""
@@ -183,13 +200,13 @@ class Probe(Directions):
     def _any(masks: Mapping[str, Tensor]) -> bool:
         return any(bool(mask.any()) for mask in masks.values())
 
-    def marked(self, tried: Tried) -> bool:
-        """Notes what a direction that agrees shows of each element that it moves; says whether that is anything new."""
+    def marked(self, tried: Tried) -> int:
+        """Notes what a direction that agrees shows of each element that it moves; returns of how many it shows that."""
         # The direction says |⟨E, u⟩| ≤ b for the error E of each part's gradient. In one element, an error of b / |uᵢ|
         # would have been seen; beside the gradient of the part, or of all parts together, that is
         #     b / max(|gᵢ uᵢ|, |Gᵢ uᵢ|).
         # A claim of exactly 0 in a part that is seen to stand still, to some digits of its own, is right there.
-        new = False
+        shown = 0
         for name, u in tried.direction.items():
             size = u.abs()
             total = (self.claim[name].abs() * size).double()
@@ -204,9 +221,9 @@ class Probe(Directions):
             self.looks[name] += (worst <= RESOLUTION).to(torch.int8)
             sure = (worst <= SURE_RESOLUTION) | (self.looks[name] > 1) | (self.size([name]) == 1)
             better = (worst < self.bounds[name]) & (sure | (worst > RESOLUTION))
-            new = new or bool((worst <= RESOLUTION).any())
+            shown += int((worst <= RESOLUTION).count_nonzero())
             self.bounds[name] = torch.where(better, worst, self.bounds[name])
-        return new
+        return shown
 
     # --------------------------------------------------------------------------------------------- claims of zero
 
@@ -275,6 +292,12 @@ class Probe(Directions):
         step = (long * self.signed(self.scale[name], self.x[name])).to(self.x[name].dtype)
         far = self.changed({name: self.x[name] + step})
         return math.inf if far is None else float((self.question.judged.cotangent * far).abs().sum()) / long
+
+    def is_blind(self, moving: Mapping[str, Tensor], tried: Sequence[Tried]) -> bool:
+        """Says whether sharp directions agree and show hardly any of the gradients that are not 0, nor ever will."""
+        there = {n: mask & (self.claim[n] != 0) for n, mask in moving.items()}
+        few = 2 * _count({n: mask & seen(self.bounds[n]) for n, mask in there.items()}) < _count(there)
+        return few and all(t.agrees and self.is_settled(t, SHARP) for t in tried)
 
     def wholly(self, group: Sequence[str]) -> bool:
         """Says whether there is room for the runs that claims of zero take."""
@@ -484,6 +507,11 @@ class Probe(Directions):
             "above": slope.right / unit + 0.0,
             "noise": slope.noise,
         }
+
+
+def _count(masks: Mapping[str, Tensor]) -> int:
+    """Returns how many elements are meant."""
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
 
 
 def _by_name(places: Iterable[Spot]) -> dict[str, list[int]]:
