@@ -491,3 +491,11 @@ def test_batch_normalisation_in_training_is_told_what_to_do(tmp_path: Path, comm
     assert found.code == 2
     assert ".eval()" in found.err
     assert "?" not in found.err
+
+
+def test_a_typed_expression_has_its_own_place_in_a_comparison(command: Callable) -> None:
+    found = command("compare", "x**2", "x.detach()", "x=1,2")
+    assert found.code == 2
+    assert "B gives no gradient." in found.err
+    assert "x.detach() (at <expression>:1) detached it" in found.err
+    assert "sin(x)" in command("compare", "x**2", "sin(x) * x", "x=1,2").out

@@ -914,3 +914,83 @@ def test_the_end_of_a_slice_is_where_it_ends() -> None:
     found = gx.compare(lambda x: x[:, 2:].sin().sum(), lambda x: x[:, 2:5].sin().sum(), numbers((3, 6), dtype=TYPES[0]))
     assert found.place is not None
     assert found.place.detail == {"argument": "end", "one": 6, "other": 5}
+
+
+class Normalised(nn.Module):
+    def __init__(self, correction: int = 0, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+        self.correction, self.eps = correction, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(0)
+        apart = x - mean
+        variance = x.var(0, correction=self.correction)
+        return apart / (variance + self.eps).sqrt() * self.weight + self.bias
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [
+        (Normalised(correction=1), "x.var(0, correction=self.correction)"),
+        (Normalised(eps=1e-3), "variance + self.eps"),
+    ],
+)
+def test_what_a_fused_kernel_does_by_steps_is_taken_apart_to_the_step_that_is_unlike(
+    other: nn.Module, code: str
+) -> None:
+    for swapped in (False, True):
+        sides = [nn.BatchNorm1d(4), other]
+        found = gx.compare(*(reversed(sides) if swapped else sides), numbers((10, 4), dtype=torch.float32))
+        steps = found.place.steps[:: -1 if swapped else 1]
+        assert (steps[0].operator, steps[1].source.code) == ("native_batch_norm", code)
+    assert gx.compare(nn.BatchNorm1d(4), Normalised(), numbers((10, 4), dtype=torch.float32)).verdict == "same"
+
+
+def test_a_softmax_over_another_dimension_parts_at_the_sum_and_not_before() -> None:
+    def by_hand(x: Tensor) -> Tensor:
+        powers = (x - x.amax(1, keepdim=True)).exp()
+        total = powers.sum(0)
+        return powers / total
+
+    place = gx.compare(lambda x: x.softmax(1), by_hand, numbers((5, 5), dtype=torch.float32)).place
+    assert place.steps[1].source.code == "powers.sum(0)"
+
+
+def test_a_step_with_two_outputs_parts_at_the_one_that_is_unlike() -> None:
+    def together(x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        return (x - mean) / variance.sqrt()
+
+    def apart(x: Tensor) -> Tensor:
+        mean = x.mean(0)
+        variance = x.var(0)
+        return (x - mean) / variance.sqrt()
+
+    for a, b in ((together, apart), (apart, together)):
+        place = gx.compare(a, b, numbers((10, 4), dtype=torch.float32)).place
+        assert {step.operator for step in place.steps} == {"var", "var_mean"}
+
+
+def test_a_hook_that_changes_a_gradient_is_named_with_its_line() -> None:
+    def more(g: Tensor) -> Tensor:
+        return g * 1.5
+
+    def hooked(x: Tensor) -> Tensor:
+        y = x * 1
+        if y.requires_grad:
+            y.register_hook(more)
+        return y.tanh().sum()
+
+    given = numbers((6,), dtype=torch.float32)
+    line = more.__code__.co_firstlineno
+    for a, b, letter in ((lambda x: (x * 1).tanh().sum(), hooked, 1), (hooked, lambda x: (x * 1).tanh().sum(), 0)):
+        found = gx.compare(a, b, given)
+        assert (found.place.phase, found.place.how, found.place.detail["side"]) == ("backward", "hooked", "AB"[letter])
+        assert found.place.steps[letter].operator.endswith("more")
+        assert found.place.steps[letter].source.line == line
+        assert f"a hook of {'AB'[letter]} changes it." in found.render()
+    plain, own = nn.Linear(4, 3), nn.Linear(4, 3)
+    own.weight.register_hook(more)
+    place = gx.compare(plain, own, numbers((5, 4), dtype=torch.float32)).place
+    assert (place.how, place.detail["to"], place.steps[1].source.line) == ("hooked", "weight", line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,13 +26,17 @@ from gradexplain.comparison.judging import (
     verdict_of,
 )
 from gradexplain.comparison.outlines import Outline, outlined, parted
-from gradexplain.comparison.places import parting
+from gradexplain.comparison.places import Watched, hooked_place, parting
 from gradexplain.comparison.sides import Outcome, Returned, Side, matched
 from gradexplain.errors import GradexplainError, InputError, NoGradientError, SideError
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import trace
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.join import joined
+from gradexplain.recording.trace import Hooked
+from gradexplain.recording.tracing import recorded, trace
 from gradexplain.rules.application import wide
+from gradexplain.verification.incidents import hooks_that_changed
+from gradexplain.versions.internals import has_hooks
 
 Tensors = Mapping[Label, Tensor | None]
 
@@ -220,10 +224,20 @@ class Course:
                 first, second = (watched(side.measurable(), backwards) for side in (one, other))
             except GradexplainError:  # what cannot be watched has no steps
                 return None, ()
-            eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
+            eps = max(torch.finfo(w.trace.value.dtype).eps for w in (first, second))
             if (found := parting(first, second, other.names, eps, size)) is not None:
                 break
-        return found, tuple(sizes_in(first))
+        return found or self._hooked(), tuple(sizes_in(first.trace))
+
+    def _hooked(self) -> Place | None:
+        """Returns the place of an input or a parameter of whose own hooks one changed the gradient."""
+        hooks: list[dict[str, Hooked]] = []
+        for side in self.sides:
+            own = side.gave is None and any(map(has_hooks, side.computation.own.values()))
+            found = watched_as_it_is(side) if own else ()
+            hooks.append({side.names.get(h.leaf, h.leaf): h for h in found})
+        name = next((n for kind, n in self.labels if kind == "gradient" and any(n in h for h in hooks)), None)
+        return None if name is None else hooked_place([h.get(name) for h in hooks], [None, None], [None, None], name)
 
 
 def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
@@ -248,22 +262,34 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
 def outline_of(side: Side) -> Outline | None:
     """Returns the steps of a side in a few numbers each, `None` where it cannot be watched."""
     try:
-        return outlined(watched(side.measurable()))
+        return outlined(watched(side.measurable()).trace)
     except GradexplainError:
         return None
 
 
-def watched(side: Side, backwards: bool = True) -> Trace:
+def watched(side: Side, backwards: bool = True) -> Watched:
     """Returns the steps of a side, forward and, where asked for, backward."""
+    computation, cotangent = _watchable(side)
+    with recorded(computation, cotangent, backwards=backwards) as run:
+        found = joined(run, computation)
+        return Watched(found, {(node.index, k): h for node, k, h in hooks_that_changed(run, found)})
+
+
+def watched_as_it_is(side: Side) -> tuple[Hooked, ...]:
+    """Returns the hooks of a side's own inputs and parameters that changed a gradient."""
+    computation, cotangent = _watchable(side)
+    return trace(computation, cotangent=cotangent).hooked
+
+
+def _watchable(side: Side) -> tuple[Computation, Callable[[Tensor], Tensor]]:
     returned: list[Returned] = []
-    joined = side.joined(returned)
+    computation = side.joined(returned)
 
     def call(given: Mapping[str, Any]) -> object:
         with side.running():
-            return joined.call(given)
+            return computation.call(given)
 
-    around = replace(joined, call=call)
-    return trace(around, cotangent=lambda output: side.seed(output, returned[-1]), plain=False, backwards=backwards)
+    return replace(computation, call=call), lambda output: side.seed(output, returned[-1])
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:

@@ -172,7 +172,8 @@ class ComparisonTeller(Teller):
             key = "no_step" if place.phase == "forward" else "sends_nothing"
             return Entry(letter, self.say(f"comparison.{key}"), "", ())
         code = step.source.code if step.source is not None and step.source.code else step.operator
-        detail = " · ".join(p for p in (step.module, step.operator, short_place(step.source, self.language)) if p)
+        parts = step.module, step.operator if step.operator != code else "", short_place(step.source, self.language)
+        detail = " · ".join(part for part in parts if part)
         element = str(list(place.element)) if place.element else ""
         rows = (Row("", self.say("comparison.here", number=f"{number} {element}".strip())),) if number else ()
         return Entry(letter, code, detail, rows)
