@@ -192,6 +192,14 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return k < 0 ? points[0] : towards(points[k + 1], points[k], -left);
   }
 
+  // Returns where a text may stand on a line, the best place first: one that turns passes others on its way, and is
+  // known for sure only where it leaves its box and where it ends.
+  function anchorsOf(points, at) {
+    const [[x, y], [to_x, to_y]] = [points[0], points[points.length - 1]], room = sizes.line / 2 + 2;
+    const [own, first, last] = [at || middle(points), [x, y + room], [to_x, to_y - ARROW - room]];
+    return points.every(point => point[0] === x) ? [own, first, last] : [first, own, last];
+  }
+
   let spots = new Map(), anchors = new Map();
 
   function painted(content, dx, dy, out) {
@@ -212,7 +220,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
       const name = `${content.number}:${content.lines.indexOf(line)}`;
       for (const part of drawn) Object.assign(part.dataset, {level: content.number, line: name});
       out.lines.push(...drawn);
-      anchors.set(name, line.at ? [line.at[0] + dx, line.at[1] + dy] : middle(line.points.map(moved)));
+      anchors.set(name, anchorsOf(line.points.map(moved), line.at && moved(line.at)));
       if (!around) line.own.text.forEach((said, k) =>
         out.labels.push(...labelled(line.at[0] + dx, line.at[1] + dy + 4 + sizes.line * (k - (line.own.text.length - 1) / 2), said)));
     }
@@ -521,7 +529,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   return {
     made, paper, wide, labelled, boxesOf, linesOf,
     drawn: name => drawnLines.get(name) || [],
-    anchor: name => anchors.get(name),
+    anchors: name => anchors.get(name),
     follow(node, others) {
       bring([node, ...others].flatMap(one => (homes.get(one) || []).slice(0, 1)).map(home => spots.get(seen(...home))));
     },
