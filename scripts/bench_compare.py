@@ -253,11 +253,15 @@ def _factor(g: Tensor) -> Tensor:
     return g * ((n - 1) / n)
 
 
-SLICE = ("slice-factor", "one-factor", "some-factor", "factor")
+SLICE = ("slice-factor", "range-factor", "one-factor", "some-factor", "factor")
 MISTAKES: Sequence[tuple[str, Callable[[Tensor], Tensor], tuple[str, ...]]] = (
     ("(n − 1)/n", changed(_factor), ("factor",)),
     ("one row", changed(_one_row), SLICE),
-    ("shifted", changed(lambda g: g.roll(1, 0) if g.dim() else g), ("shifted", "elements", "slices", "slice")),
+    (
+        "shifted",
+        changed(lambda g: g.roll(1, 0) if g.dim() else g),
+        ("shifted", "elements", "one", "range", "slices", "slice"),
+    ),
     ("sign", changed(lambda g: -g), ("sign",)),
 )
 
@@ -372,7 +376,20 @@ def model_cases(name: str, made: tuple[Callable[[], nn.Module], tuple[int, ...]]
         yield Case(name, "stale statistics", label, Loss(one), Loss(other), [x], ANY, "batch_norm")
 
 
-ANY = ("elements", "slices", "slice", "slice-factor", "slices-factor", "factor", "some-factor", "one-factor", "offset")
+ANY = (
+    "elements",
+    "one",
+    "range",
+    "range-factor",
+    "slices",
+    "slice",
+    "slice-factor",
+    "slices-factor",
+    "factor",
+    "some-factor",
+    "one-factor",
+    "offset",
+)
 
 
 class Loss(nn.Module):

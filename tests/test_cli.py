@@ -436,6 +436,37 @@ def test_what_a_function_prints_does_not_stand_in_the_page(verb: str, tmp_path: 
     assert {"loaded", "called"} <= set(found.err.split())
 
 
+SHUTTING = {
+    "closed": "sys.stdout.close()",
+    "none": "sys.stdout = None",
+    "wrapped": "wrap()",
+}
+
+
+@pytest.mark.parametrize("shutting", SHUTTING.values(), ids=SHUTTING)
+def test_a_function_may_close_or_replace_its_streams(shutting: str, tmp_path: Path) -> None:
+    script = tmp_path / "shuts.py"
+    wrap = "if sys.stdout.encoding != 'cp437':\n        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'cp437')"
+    script.write_text(
+        f"import io, sys\ndef wrap():\n    {wrap}\n    print('called')\n"
+        f"def f(x):\n    {shutting}\n    return (x * x).sum()\n"
+    )
+    words = [sys.executable, "-m", "gradexplain", "graph", f"{script}:f", "x=1,2", "--format", "json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "failed" in done.stderr) == (0, False)
+    assert json.loads(done.stdout)
+    assert ("called" in done.stderr) == ("wrap" in shutting)
+
+
+def test_who_shuts_the_output_of_the_process_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "shuts.py"
+    script.write_text("import os\ndef f(x):\n    os.close(1)\n    return (x * x).sum()\n")
+    words = [sys.executable, "-m", "gradexplain", "explain", f"{script}:f", "x=1,2"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"{script}:f closed the standard output" in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk"])
 @pytest.mark.parametrize("arguments", [["explain", "sum(sin(x)**2)", "x=1,2"], ["explain", "x²", "x=1"], ["--version"]])
 def test_a_console_of_any_encoding_shows_the_page(encoding: str, arguments: list[str]) -> None:
@@ -460,3 +491,11 @@ def test_batch_normalisation_in_training_is_told_what_to_do(tmp_path: Path, comm
     assert found.code == 2
     assert ".eval()" in found.err
     assert "?" not in found.err
+
+
+def test_a_typed_expression_has_its_own_place_in_a_comparison(command: Callable) -> None:
+    found = command("compare", "x**2", "x.detach()", "x=1,2")
+    assert found.code == 2
+    assert "B gives no gradient." in found.err
+    assert "x.detach() (at <expression>:1) detached it" in found.err
+    assert "sin(x)" in command("compare", "x**2", "sin(x) * x", "x=1,2").out

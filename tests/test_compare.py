@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jsonschema
 import pytest
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.comparison.alignment import unmatched
+from gradexplain.comparison.differences import Size, meant
 from gradexplain.comparison.judging import Measured, Pair, decide, judge
 from gradexplain.comparison.rounding import Rounding, inverse_trigamma, moderated, quantile, trigamma
 from gradexplain.receipts.schema import schema
+from gradexplain.verification.oracles.patterns import Pattern
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16)
 
@@ -766,7 +768,7 @@ def test_a_small_element_beside_large_ones_has_its_own_factor() -> None:
 
     given = numbers((11,), dtype=torch.float32)
     pattern = gx.compare(lambda x: x.sin() * size, lambda x: last(x).sin() * size, given).of("x").pattern
-    assert (pattern.kind, pattern.data["first"], pattern.data["factor"]) == ("slice-factor", 10, "3/2")
+    assert (pattern.kind, pattern.place, pattern.data["factor"]) == ("one-factor", (10,), "3/2")
 
 
 def test_of_what_rounding_leaves_of_0_no_factor_is_told() -> None:
@@ -800,6 +802,55 @@ def test_numbers_that_differ_look_different() -> None:
 def test_two_sizes_explain_no_small_fraction() -> None:
     given = numbers((16, 8), dtype=torch.float64)
     assert "formula" not in gx.compare(lambda x: x.sin(), lambda x: x.sin() * 2, given).of("x").pattern.data
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_factor_is_made_of_a_size_only_where_that_size_is_there(dtype: torch.dtype) -> None:
+    def found(count: int) -> Mapping:
+        x = numbers((count,), dtype=dtype)
+        return gx.compare(lambda x: x.sin().sum(), lambda x: 1.01 * x.sin().sum(), x).of("x").pattern.data
+
+    assert found(60)["factor"] == "1.01"
+    assert "formula" not in found(60)
+    data = {"formula": "n/(n − 1)", "n": 101, "what": "x.shape[0]", "factor": "101/100"}
+    assert {name: found(101)[name] for name in data} == data
+
+
+def test_a_size_that_is_only_that_of_a_step_is_told_with_the_step() -> None:
+    x, w = numbers((24, 7), (7, 4), dtype=torch.float32)
+    told = gx.compare(lambda x, w: (x @ w).exp().mean(), lambda x, w: (x @ w).exp().sum() / 95, [x, w])
+    assert "B's is 96/95 times A's. That is n/(n − 1) with n = 96, the number of elements that mm gives." in " ".join(
+        told.render(width=500).split()
+    )
+    assert "即 mm 给出的元素个数。" in told.render(language="zh", width=500)
+
+
+def test_a_factor_that_two_sizes_may_give_is_made_of_none() -> None:
+    sizes = [Size(50, "x.shape[0]"), Size(60, "y.shape[0]"), Size(97, "exp", "elements")]
+    for known, ratio, formula in (
+        (1e-9, 49 / 50, "(n − 1)/n"),
+        (1e-3, 0.98, "(n − 1)/n"),
+        (1e-2, 0.98, None),  # 49/50 and 59/60 alike
+        (1e-9, 96 / 97, "(n − 1)/n"),
+        (1e-3, 96 / 97, None),  # steps have many sizes
+    ):
+        found = meant(Pattern("factor", {"ratio": ratio, "known": known}), sizes)
+        assert found.data.get("formula") == formula
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "said"),
+    [
+        ([17], "one-factor", "Only the element (17,) differs: B's is 3/2 times A's."),
+        ([3, 4, 5], "range-factor", "Only elements 3 to 5 differ, of 40: there B's is 3/2 times A's."),
+    ],
+)
+def test_elements_of_a_vector_are_told_as_elements(wrong: list[int], kind: str, said: str) -> None:
+    weight = torch.ones(40)
+    weight[wrong] = 1.5
+    found = gx.compare(lambda x: x.sin().sum(), lambda x: (x.sin() * weight).sum(), numbers((40,), dtype=torch.float32))
+    assert found.of("x").pattern.kind == kind
+    assert said in found.render(width=500)
 
 
 def test_an_exact_0_of_the_candidate_is_as_uncertain_as_what_is_left_of_0_in_the_reference() -> None:
@@ -863,3 +914,83 @@ def test_the_end_of_a_slice_is_where_it_ends() -> None:
     found = gx.compare(lambda x: x[:, 2:].sin().sum(), lambda x: x[:, 2:5].sin().sum(), numbers((3, 6), dtype=TYPES[0]))
     assert found.place is not None
     assert found.place.detail == {"argument": "end", "one": 6, "other": 5}
+
+
+class Normalised(nn.Module):
+    def __init__(self, correction: int = 0, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+        self.correction, self.eps = correction, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(0)
+        apart = x - mean
+        variance = x.var(0, correction=self.correction)
+        return apart / (variance + self.eps).sqrt() * self.weight + self.bias
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [
+        (Normalised(correction=1), "x.var(0, correction=self.correction)"),
+        (Normalised(eps=1e-3), "variance + self.eps"),
+    ],
+)
+def test_what_a_fused_kernel_does_by_steps_is_taken_apart_to_the_step_that_is_unlike(
+    other: nn.Module, code: str
+) -> None:
+    for swapped in (False, True):
+        sides = [nn.BatchNorm1d(4), other]
+        found = gx.compare(*(reversed(sides) if swapped else sides), numbers((10, 4), dtype=torch.float32))
+        steps = found.place.steps[:: -1 if swapped else 1]
+        assert (steps[0].operator, steps[1].source.code) == ("native_batch_norm", code)
+    assert gx.compare(nn.BatchNorm1d(4), Normalised(), numbers((10, 4), dtype=torch.float32)).verdict == "same"
+
+
+def test_a_softmax_over_another_dimension_parts_at_the_sum_and_not_before() -> None:
+    def by_hand(x: Tensor) -> Tensor:
+        powers = (x - x.amax(1, keepdim=True)).exp()
+        total = powers.sum(0)
+        return powers / total
+
+    place = gx.compare(lambda x: x.softmax(1), by_hand, numbers((5, 5), dtype=torch.float32)).place
+    assert place.steps[1].source.code == "powers.sum(0)"
+
+
+def test_a_step_with_two_outputs_parts_at_the_one_that_is_unlike() -> None:
+    def together(x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, 0, correction=0)
+        return (x - mean) / variance.sqrt()
+
+    def apart(x: Tensor) -> Tensor:
+        mean = x.mean(0)
+        variance = x.var(0)
+        return (x - mean) / variance.sqrt()
+
+    for a, b in ((together, apart), (apart, together)):
+        place = gx.compare(a, b, numbers((10, 4), dtype=torch.float32)).place
+        assert {step.operator for step in place.steps} == {"var", "var_mean"}
+
+
+def test_a_hook_that_changes_a_gradient_is_named_with_its_line() -> None:
+    def more(g: Tensor) -> Tensor:
+        return g * 1.5
+
+    def hooked(x: Tensor) -> Tensor:
+        y = x * 1
+        if y.requires_grad:
+            y.register_hook(more)
+        return y.tanh().sum()
+
+    given = numbers((6,), dtype=torch.float32)
+    line = more.__code__.co_firstlineno
+    for a, b, letter in ((lambda x: (x * 1).tanh().sum(), hooked, 1), (hooked, lambda x: (x * 1).tanh().sum(), 0)):
+        found = gx.compare(a, b, given)
+        assert (found.place.phase, found.place.how, found.place.detail["side"]) == ("backward", "hooked", "AB"[letter])
+        assert found.place.steps[letter].operator.endswith("more")
+        assert found.place.steps[letter].source.line == line
+        assert f"a hook of {'AB'[letter]} changes it." in found.render()
+    plain, own = nn.Linear(4, 3), nn.Linear(4, 3)
+    own.weight.register_hook(more)
+    place = gx.compare(plain, own, numbers((5, 4), dtype=torch.float32)).place
+    assert (place.how, place.detail["to"], place.steps[1].source.line) == ("hooked", "weight", line)

@@ -38,7 +38,7 @@ def test_a_sum_where_a_mean_belongs_is_a_factor_of_the_ranks() -> None:
     code, record, _ = ranks(3, "sum_step")
     assert (code, record["verdict"]) == (1, "differs")
     pattern = record["tensors"][0]["pattern"]["data"]
-    assert (pattern["factor"], pattern["what"]) == ("1/3", "the number of ranks")
+    assert (pattern["factor"], pattern["kind"]) == ("1/3", "ranks")
 
 
 def test_ranks_that_do_not_hear_of_each_other_are_named() -> None:

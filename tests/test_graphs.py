@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -219,12 +220,55 @@ def test_a_custom_function_is_its_own_kind_of_node() -> None:
     [
         (lambda x: (x * x.detach()).sum(), "detach"),
         (lambda x: (x * _without_grad(x)).sum(), "no_grad"),
+        (lambda x: (x * _own_gradient(x * 1)).sum(), "backward"),
+        (lambda x: (x * x.round().long().float()).sum(), "integer"),
+        (lambda x: (x * Unmarked.apply(x)[1]).sum(), "function"),
     ],
 )
 @pytest.mark.parametrize("show", [["shapes"], ["values"]])
-def test_a_cut_is_drawn_where_its_value_is_used(function: Callable, reason: str, show: list[str]) -> None:
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_cut_is_drawn_where_its_value_is_used(
+    function: Callable, reason: str, show: list[str], language: str
+) -> None:
     picture = gx.graph(function, [leaf(3)], show=show)
     assert [(picture.nodes[c.consumer].name, c.reason) for c in picture.cuts] == [("MulBackward0", reason)]
+    assert all(picture.render(format, language=language) for format in ("text", "svg", "mermaid"))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_row_of_padding_is_a_cut_of_a_picture(language: str) -> None:
+    indices = torch.tensor([0, 2])
+    picture = gx.graph(lambda w: nn.functional.embedding(indices, w, padding_idx=0).sum(), [torch.rand(3, 2)])
+    assert [(picture.nodes[c.consumer].name, c.reason) for c in picture.cuts] == [("EmbeddingBackward0", "padding")]
+    assert "padding_idx" in picture.render("svg", language=language)
+
+
+class Unmarked(torch.autograd.Function):
+    """Gives on its second output without a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        twice, thrice = x * 2, x * 3
+        ctx.mark_non_differentiable(thrice)
+        return twice, thrice
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> Tensor:
+        return 2 * g
+
+
+@pytest.mark.parametrize("view", ["backward", "forward"])
+def test_a_custom_function_is_called_by_its_own_name_and_line(view: str) -> None:
+    picture = gx.graph(lambda x: Unmarked.apply(x)[0].sum(), [leaf(3)], view=view)
+    (node,) = [n for n in picture.nodes if n.kind == "function"]
+    assert node.source is not None
+    assert node.source.code == "Unmarked.apply(x)"
+    assert "Unmarked" in str(picture)
+    assert "mul" not in str(picture)
+
+
+def _own_gradient(x: Tensor) -> Tensor:
+    return torch.autograd.grad((x**3).sum(), x, retain_graph=True)[0]
 
 
 def _without_grad(x: Tensor) -> Tensor:
@@ -657,3 +701,11 @@ def test_a_compiled_module_is_drawn_with_a_remark() -> None:
     root = compiled(torch.ones(1, 2)).sum()
     assert drawn_walk(gx.graph(root)) == bare_walk(root)
     assert "torch.compile" in str(gx.graph(root))
+
+
+def test_a_step_whose_line_nobody_has_is_called_by_its_name_alone() -> None:
+    scope: dict[str, Any] = {}
+    exec("def function(x):\n    return x.exp().sum()", scope)
+    said = gx.graph(scope["function"], [leaf(2)], show=["sources", "values"]).render("text")
+    assert "f1" in said
+    assert "f1 =" not in said

@@ -58,6 +58,12 @@ def test_the_numbers_are_torchs() -> None:
     assert "tanh" in found["page"]
 
 
+def test_a_complex_gradient_is_read_with_both_its_parts() -> None:
+    found = answer_to("sum(abs(x)**2)", {"x": "1+2j,0.5-3j"})  # 2x, by the convention of torch
+    parts = [complex(text.replace("−", "-")) for text in found["gradients"]["x"].strip("[]").split(", ")]
+    assert parts == pytest.approx([2 + 4j, 1 - 6j])
+
+
 def test_a_function_of_one_number_is_drawn_with_its_tangent() -> None:
     figure = answer_to("x**2 + 2*x", {"x": "8.5"})["figure"]
     assert (figure["variables"], figure["at"], figure["value"], figure["gradient"]) == (["x"], [8.5], 89.25, [19.0])
@@ -487,6 +493,15 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
         assert min(float(n) for n in shown.locator("svg.g").get_attribute("viewBox").split()[2:]) > 0
     page.set_viewport_size({"width": 360, "height": 760})
 
+    # Steps that are too large jump from side to side, which is seen by the line along which they went.
+    page.fill("#lr", "1.01")
+    sync.expect(page.locator("#plot polyline")).to_have_count(1)
+    went = [float(place.split(",")[0]) for place in page.get_attribute("#plot polyline", "points").split()]
+    assert len(went) == 21
+    assert all((to - at) * (at - before) < 0 for before, at, to in zip(went, went[1:], went[2:], strict=False))
+    page.fill("#lr", "")
+    sync.expect(page.locator("#plot polyline")).to_have_count(0)
+
     # While one types, the last good page stays, and the fault stands at its field.
     page.fill("#target", "x**2 + 2*")
     sync.expect(page.locator("#target-fault")).to_contain_text("syntax")
@@ -495,6 +510,7 @@ def test_the_point_is_dragged_to_its_gradient_in_a_browser(served: Served, brows
     page.fill("#target", "x * w")
     sync.expect(page.locator("[id='inputs.w']")).to_have_value("1")
     sync.expect(page.locator("#target-fault")).to_be_empty()
+    sync.expect(page.locator("#plot .name")).to_have_text(["x", "w"])
     for k in range(50):  # as fast as they come
         page.evaluate("v => { const f = document.getElementById('inputs.w'); f.value = v;"
                       " f.dispatchEvent(new Event('input')); }", str(k))  # fmt: skip

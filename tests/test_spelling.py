@@ -15,7 +15,7 @@ from gradexplain.figures.design import designs
 from gradexplain.lessons.contents import names
 from gradexplain.lessons.running import function_of
 from gradexplain.locale.catalogue import LANGUAGES, say, sentences
-from gradexplain.locale.spelling import Option, as_typed, options_spelled
+from gradexplain.locale.spelling import Option, as_typed, options_spelled, spaced
 
 TYPED = re.compile(r"(?<![-\w])--[a-z][-a-z]*")
 
@@ -164,3 +164,25 @@ def test_two_numbers_that_differ_are_never_written_alike(language: str, apart: f
 )
 def test_a_noun_agrees_with_its_count(data: dict[str, object], said: str) -> None:
     assert say("explanation.parameters_count", **data) == said
+
+
+@pytest.mark.parametrize(
+    ("template", "data", "said"),
+    [
+        ("的{name}不同", "梯度 x", "的梯度 x 不同"),
+        ("的{name}不同", "x[3]", "的 x[3] 不同"),
+        ("的 {name} 不同", "梯度", "的梯度不同"),
+        ("在 {name} 处", "(0, 3)", "在 (0, 3) 处"),
+        ("即{name}。", "n2变量", "即 n2变量。"),
+        ("（{name}）：{name}", "x", "（x）：x"),
+        ("形状   {name}", "数", "形状   数"),
+        ("共 {name:.2f} 个", 0.5, "共 0.50 个"),
+    ],
+)
+def test_chinese_has_one_space_beside_letters_and_none_beside_itself(template: str, data: object, said: str) -> None:
+    assert spaced(template, {"name": data}) == said
+
+
+def test_a_chinese_sentence_is_spaced() -> None:
+    data = {"name": "梯度 x", "times": "3", "relative": "0.1"}
+    assert say("comparison.differs", "zh", **data).startswith("A 与 B 的梯度 x 不同：")

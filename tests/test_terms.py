@@ -36,6 +36,12 @@ FORMULAS = [
     ("2/sqrt(pi)*exp(-x**2)", {}, "(2 / sqrt(π))·exp(-x²)"),
     ("log(x)", {}, "ln(x)"),
     ("x*z", {"z": 2.0}, "2·x"),
+    ("minimum(maximum(x, low), high)", {"low": 0.0, "high": math.inf}, "maximum(x, 0)"),
+    ("minimum(maximum(x, low), high)", {"low": -math.inf, "high": 6.0}, "minimum(x, 6)"),
+    ("where(x >= low, where(x <= high, 1, 0), 0)", {"low": 0.0, "high": math.inf}, "1 if x ≥ 0 else 0"),
+    ("where(x >= low, where(x <= high, 1, 0), 0)", {"low": -math.inf, "high": 6.0}, "1 if x ≤ 6 else 0"),
+    ("where(x < low, where(low <= high, 1, 0), 0)", {"high": math.inf}, "1 if x < low else 0"),
+    ("g*(-y**2)", {}, "g·(-y²)"),
 ]
 
 
@@ -48,6 +54,17 @@ def test_numbers_of_the_run_are_never_folded_away() -> None:
     assert text(Number(1.0) * 1 + Number(0.0), 5) == "1 + 0"
     assert text(product(Number(1.0), Constant(1.0)), 5) == "1 × 1"
     assert text(total([]), 5) == "0"
+
+
+def test_the_sign_before_a_power_of_a_number_is_not_read_as_the_numbers_own() -> None:
+    sent = [product(Number(1.0), -(Number(y) ** 2)) for y in (1.0, -3.0)]
+    assert [text(term, 5) for term in sent] == ["1 × (-(1²))", "1 × (-((-3)²))"]
+
+
+def test_an_infinite_number_of_the_run_binds_and_is_shown() -> None:
+    found = terms_of("maximum(x, z)", {"x": Number(2.0), "z": Number(-math.inf)})
+    assert isinstance(found, Term)
+    assert text(found, 5) == "maximum(2, -inf)"
 
 
 def test_a_condition_on_numbers_picks_its_branch() -> None:

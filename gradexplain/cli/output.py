@@ -8,13 +8,14 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
-from gradexplain.cli.checks import LEAST_WIDTH
+from gradexplain.cli.checks import LEAST_WIDTH, UsageError
 from gradexplain.documents.visible import visible
 from gradexplain.errors import GradexplainError
 from gradexplain.locale.catalogue import LANGUAGES, say
@@ -83,6 +84,27 @@ def deliver(content: str | bytes, output: Path | None, language: str, stream: Te
     stream.write(say("explanation.complete", language, path=output) + "\n")
 
 
+class _Lent:
+    """A stream in the hands of the user's code: to close it, or what is made of its buffer, leaves ours open."""
+
+    def __init__(self, ours: TextIO) -> None:
+        self._ours = ours
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ours, name)
+
+    def close(self) -> None:
+        self._ours.flush()
+
+    @cached_property
+    def buffer(self) -> Any:
+        self._ours.flush()
+        try:
+            return os.fdopen(os.dup(self._ours.fileno()), "wb")
+        except OSError:  # a stream in memory
+            return self._ours.buffer
+
+
 @contextmanager
 def as_guest(target: str) -> Iterator[None]:
     """Lets the user's code see the command line of a script that was given no arguments, not ours.
@@ -90,11 +112,25 @@ def as_guest(target: str) -> Iterator[None]:
     What it prints goes to standard error: standard output is the page's, and may be read by a program.
     """
     ours, sys.argv = sys.argv, [target.rpartition(":")[0] or target]
+    lent: Any = _Lent(sys.stderr)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(lent), redirect_stderr(lent):
             yield
     finally:
         sys.argv = ours
+    if _is_shut(sys.stdout):
+        raise UsageError("output_shut", target=target)
+
+
+def _is_shut(stream: TextIO) -> bool:
+    """Says whether nothing can be written any more: the stream is closed, or the file behind it."""
+    try:
+        os.fstat(stream.fileno())
+    except io.UnsupportedOperation:  # a stream in memory
+        return stream.closed
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def graph(
             picture = _part(picture, module, around, radius, path)
             if not unfolded and (depth is not None or chosen not in WHOLE):
                 picture = picture.fold(most=max_nodes, depth=depth)
-            content = picture.render(chosen, language=language, width=width or page_width(), unfolded=True)
+        content = picture.render(chosen, language=language, width=width or page_width(), unfolded=True)
         deliver(content, output, language)
 
 

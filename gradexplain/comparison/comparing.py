@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradexplain.comparison.comparison import Compared, Comparison, Place
-from gradexplain.comparison.differences import pattern_of, sizes_of
+from gradexplain.comparison.differences import Size, meant, pattern_of, sizes_in, sizes_of
 from gradexplain.comparison.draws import Draw, aligning, noting
 from gradexplain.comparison.judging import (
     Judged,
@@ -26,13 +26,17 @@ from gradexplain.comparison.judging import (
     verdict_of,
 )
 from gradexplain.comparison.outlines import Outline, outlined, parted
-from gradexplain.comparison.places import parting
+from gradexplain.comparison.places import Watched, hooked_place, parting
 from gradexplain.comparison.sides import Outcome, Returned, Side, matched
 from gradexplain.errors import GradexplainError, InputError, NoGradientError, SideError
 from gradexplain.findings.finding import Finding
-from gradexplain.recording.trace import Trace
-from gradexplain.recording.tracing import trace
+from gradexplain.recording.computation import Computation
+from gradexplain.recording.join import joined
+from gradexplain.recording.trace import Hooked
+from gradexplain.recording.tracing import recorded, trace
 from gradexplain.rules.application import wide
+from gradexplain.verification.incidents import hooks_that_changed
+from gradexplain.versions.internals import has_hooks
 
 Tensors = Mapping[Label, Tensor | None]
 
@@ -47,13 +51,13 @@ def compare_sides(
     rename: Mapping[str, str],
     changed: Sequence[str] = (),
     second: bool = False,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Sequence[Size] = (),
     values: bool = True,
 ) -> Comparison:
     """Returns what came of comparing two sides; with `second`, of their second derivatives as well.
 
     Without `values`, only their gradients are compared: then there is no place where the forward passes part. `sizes`
-    are further numbers that a factor may be made of, by what they are.
+    are further numbers that a factor may be made of.
     """
     names = (a.computation.name, b.computation.name)
     a, b, one, other, findings = both_run(a, b, rename)
@@ -66,20 +70,21 @@ def compare_sides(
         one, other = replace(one, values={}), replace(other, values={})
     if changed:
         findings = (*findings, Finding("other-numbers", {"names": _some(changed), "count": len(changed)}))
-    sizes = {**(sizes or {}), **sizes_of(a.computation.inputs)}
     course = judged(a, b, one, other)
     if course.differs and one.drew and other.drew:
         course, more = _aligned(course)
         findings = (*findings, *more)
-    tensors, runs = course.tensors(sizes), course.runs
+    tensors, runs = course.tensors(), course.runs
     if second and one.reached and not any(c.reason == "shape" for c in tensors):
         a2, b2 = a.second(), b.second()
         again = judged(a2, b2, a2.run(), b2.run())
         tensors += [
-            replace(c, kind="second") for c in again.tensors(sizes) if c.kind == "gradient" and c.name in one.gradients
+            replace(c, kind="second") for c in again.tensors() if c.kind == "gradient" and c.name in one.gradients
         ]
         runs = max(runs, again.runs)
-    place = course.place(tensors) if one.reached and values else None
+    place, steps = course.place(tensors) if one.reached and values else (None, ())
+    known = [*sizes, *sizes_of(a.computation.inputs), *steps]
+    tensors = [c if c.pattern is None else replace(c, pattern=meant(c.pattern, known)) for c in tensors]
     if any(f.code == "draws-differ" for f in findings):
         tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
@@ -183,31 +188,33 @@ class Course:
         """The type of the third run, "" where there was none."""
         return "float64" if any(j.pair.truth is not None for j in self.judged) else ""
 
-    def tensors(self, sizes: Mapping[str, int]) -> list[Compared]:
+    def tensors(self) -> list[Compared]:
         """Returns the verdict on every tensor, and of those that differ what that looks like."""
         found = dict(self.done)
         scale = max((float(j.pair.base.abs().max()) for j in self.judged if j.pair.base.numel()), default=0.0)
         for one in self.judged:
             compared = verdict_of(one, scale)
             if compared.verdict == "differs":
-                compared = replace(compared, pattern=pattern_of(one, sizes))
+                compared = replace(compared, pattern=pattern_of(one))
             found[one.pair.label] = compared
         return [found[label] for label in self.labels if label in found]
 
-    def place(self, tensors: Sequence[Compared]) -> Place | None:
-        """Returns the first place where the two runs part.
+    def place(self, tensors: Sequence[Compared]) -> tuple[Place | None, Sequence[Size]]:
+        """Returns the first place where the two runs part, and the sizes of what the reference's steps give.
 
         That is in float64 where the formulas themselves do, by less than their own type shows at every step.
         """
         telling = [c for c in tensors if c.verdict == "differs" and c.reason != "shape" and c.kind != "second"]
         if not telling:
-            return None
+            return None, ()
         size = max((c.relative for c in telling if math.isfinite(c.relative) and c.relative > 0), default=1.0)
         reference, candidate = self.sides
         if reference.gave is not None and reference.gave.outline is not None:
             eps = max(torch.finfo(getattr(torch, t)).eps for c in telling for t in c.dtypes if t)
             outline = outline_of(candidate)
-            return None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
+            return (
+                None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
+            ), ()
         exact = any(_PLAIN * torch.finfo(j.pair.one.dtype).eps > size for j in self.judged if j.formulas > 1)
         one, other = (w if exact and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         # Where the values differ, no backward pass is needed to see where.
@@ -216,11 +223,21 @@ class Course:
             try:
                 first, second = (watched(side.measurable(), backwards) for side in (one, other))
             except GradexplainError:  # what cannot be watched has no steps
-                return None
-            eps = max(torch.finfo(t.value.dtype).eps for t in (first, second))
+                return None, ()
+            eps = max(torch.finfo(w.trace.value.dtype).eps for w in (first, second))
             if (found := parting(first, second, other.names, eps, size)) is not None:
-                return found
-        return None
+                break
+        return found or self._hooked(), tuple(sizes_in(first.trace))
+
+    def _hooked(self) -> Place | None:
+        """Returns the place of an input or a parameter of whose own hooks one changed the gradient."""
+        hooks: list[dict[str, Hooked]] = []
+        for side in self.sides:
+            own = side.gave is None and any(map(has_hooks, side.computation.own.values()))
+            found = watched_as_it_is(side) if own else ()
+            hooks.append({side.names.get(h.leaf, h.leaf): h for h in found})
+        name = next((n for kind, n in self.labels if kind == "gradient" and any(n in h for h in hooks)), None)
+        return None if name is None else hooked_place([h.get(name) for h in hooks], [None, None], [None, None], name)
 
 
 def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
@@ -245,22 +262,34 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
 def outline_of(side: Side) -> Outline | None:
     """Returns the steps of a side in a few numbers each, `None` where it cannot be watched."""
     try:
-        return outlined(watched(side.measurable()))
+        return outlined(watched(side.measurable()).trace)
     except GradexplainError:
         return None
 
 
-def watched(side: Side, backwards: bool = True) -> Trace:
+def watched(side: Side, backwards: bool = True) -> Watched:
     """Returns the steps of a side, forward and, where asked for, backward."""
+    computation, cotangent = _watchable(side)
+    with recorded(computation, cotangent, backwards=backwards) as run:
+        found = joined(run, computation)
+        return Watched(found, {(node.index, k): h for node, k, h in hooks_that_changed(run, found)})
+
+
+def watched_as_it_is(side: Side) -> tuple[Hooked, ...]:
+    """Returns the hooks of a side's own inputs and parameters that changed a gradient."""
+    computation, cotangent = _watchable(side)
+    return trace(computation, cotangent=cotangent).hooked
+
+
+def _watchable(side: Side) -> tuple[Computation, Callable[[Tensor], Tensor]]:
     returned: list[Returned] = []
-    joined = side.joined(returned)
+    computation = side.joined(returned)
 
     def call(given: Mapping[str, Any]) -> object:
         with side.running():
-            return joined.call(given)
+            return computation.call(given)
 
-    around = replace(joined, call=call)
-    return trace(around, cotangent=lambda output: side.seed(output, returned[-1]), plain=False, backwards=backwards)
+    return replace(computation, call=call), lambda output: side.seed(output, returned[-1])
 
 
 def _known(found: Tensors | None, pair: Pair) -> Tensor | None:

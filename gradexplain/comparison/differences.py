@@ -1,15 +1,21 @@
-"""What a difference looks like: a factor and what it is, a sign, some slices, a shift, or what `patterns` knows."""
+"""What a difference looks like: a factor and what it is, a sign, some slices, a shift, or what `patterns` knows.
+
+One element is told as one, and those of a vector that stand side by side as a range of elements.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gradexplain.comparison.judging import Judged
+from gradexplain.comparison.places import name_of
+from gradexplain.recording.trace import Trace
 from gradexplain.rules.application import wide
 from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, shown
 
@@ -17,6 +23,8 @@ from gradexplain.verification.oracles.patterns import Pattern, beside, pattern, 
 SMALL = 12
 # In float64 a factor is known to some last digits less than its type has.
 _KNOWN = 1e-9
+# A factor that is known so well is made of a size by chance only where there are many sizes.
+_WELL = 1e-6
 # A pattern fits where it misses by so many times less than what would be seen.
 _WITHIN = 100
 
@@ -24,10 +32,10 @@ _WITHIN = 100
 Recognised = tuple[str, Mapping[str, Any]]
 
 
-def pattern_of(judged: Judged, sizes: Mapping[str, int]) -> Pattern:
+def pattern_of(judged: Judged) -> Pattern:
     """Returns what the difference of a pair looks like, in float64 where both formulas are known there.
 
-    `sizes` are the numbers of the problem that a factor may be made of, by what they are.
+    A factor has beside it how well it is `known`, as a share of it.
     """
     pair = judged.pair
     right, seen = wide(pair.one), wide(pair.other)
@@ -44,12 +52,16 @@ def pattern_of(judged: Judged, sizes: Mapping[str, int]) -> Pattern:
     if not bool(wrong.any()):  # no element tells alone
         wrong = torch.ones_like(wrong)
     found = pattern(beside(seen, right, slack.flatten(), wrong.flatten()), seen.shape)
-    if found.kind in ("elements", "some-factor", "one-factor", "offset", "masked"):
+    if found.data["count"] == 1 and seen.numel() > 1:
+        found = replace(found, kind="one") if found.kind == "elements" else found
+    elif found.kind in ("elements", "some-factor", "offset", "masked"):
         other = next((o for find in (_shifted, _slices) for o in find(seen, right, slack, wrong)), None)
         found = found if other is None else Pattern(other[0], {**found.data, **other[1]}, found.place)
     ratio = found.data.get("ratio")
-    meaning = meaning_of(ratio, sizes) if isinstance(ratio, float) else {}
-    return Pattern(found.kind, {**found.data, **meaning}, found.place)
+    if not isinstance(ratio, float) or ratio == 0:
+        return found
+    known = float(torch.where(wrong & (right != 0), slack / right.abs(), torch.inf).min()) / abs(ratio)
+    return replace(found, data={**found.data, "known": max(known, _KNOWN)})
 
 
 def _shifted(seen: Tensor, right: Tensor, slack: Tensor, wrong: Tensor) -> Iterator[Recognised]:
@@ -85,55 +97,90 @@ def _slices(seen: Tensor, right: Tensor, slack: Tensor, wrong: Tensor) -> Iterat
     if compared.kind in ("factor", "sign", "zero"):
         ratio = {"factor": compared.data.get("ratio"), "sign": -1.0, "zero": 0.0}[compared.kind]
         data |= {"ratio": ratio, "factor": shown(float(ratio))}  # type: ignore[arg-type]
-    yield ("slice" if first == last else "slices") + ("-factor" if "ratio" in data else ""), data
+    kind = "slice" if first == last else "range" if seen.dim() == 1 else "slices"
+    yield kind + ("-factor" if "ratio" in data else ""), data
 
 
-def meaning_of(ratio: float, sizes: Mapping[str, int]) -> Mapping[str, Any]:
-    """Returns what a factor is made of: `formula` in n (and m), and what these are; nothing where it is just a number.
+@dataclass(frozen=True)
+class Size:
+    """A number of the problem that a factor may be made of, and what it is: a piece of code, or what `kind` says.
 
-    A size of the problem is preferred to what is merely a small fraction.
+    That is of the `ranks` or the `parts`, the `elements` that the step `what` gives, or a `dimension` of these.
     """
-    named = sorted(((what, n) for what, n in sizes.items() if n > 1), key=lambda pair: pair[1])
-    for what, n in named:
+
+    n: int
+    what: str = ""
+    kind: Literal["code", "ranks", "parts", "elements", "dimension"] = "code"
+
+
+def meant(found: Pattern, sizes: Sequence[Size]) -> Pattern:
+    """Returns a pattern with what its factor is made of: `formula` in n (and m), and what these are.
+
+    It says nothing where no size that is there gives the factor, or where sizes give several that the factor, as well
+    as it is known, cannot be told from. Sizes of steps are many: they are asked last, of a factor that is known well.
+    """
+    ratio, known = found.data.get("ratio"), found.data.get("known")
+    if not isinstance(ratio, float) or not isinstance(known, float) or ratio == 1.0:
+        return found
+    named = sorted((s for s in sizes if s.n > 1), key=lambda s: s.n)
+    own = [s for s in named if s.kind not in ("elements", "dimension")]
+    steps = [s for s in named if s not in own and s.n > SMALL] if known <= _WELL else []
+    for fits in (_forms(own, ratio, known), _quotients(own, ratio, known), _forms(steps, ratio, known)):
+        found_forms = list(fits)
+        if found_forms:
+            value, meaning = found_forms[0]
+            alone = all(_close(other, value, _KNOWN) for other, _ in found_forms)
+            return replace(found, data={**found.data, **meaning}) if alone else found
+    return found
+
+
+def _forms(sizes: Sequence[Size], ratio: float, known: float) -> Iterator[tuple[float, Mapping[str, Any]]]:
+    for size in sizes:
+        n = size.n
         forms = {"1/n": 1 / n, "n": float(n), "(n − 1)/n": (n - 1) / n, "n/(n − 1)": n / (n - 1)}
         for form, value in forms.items():
-            if _close(ratio, value) and ratio != 1.0:
-                return {"formula": form, "n": n, "what": what, "factor": str(Fraction(value).limit_denominator(2 * n))}
-    for what, n in named:
-        for other, m in named:
+            if _close(ratio, value, known):
+                factor = str(Fraction(value).limit_denominator(2 * n))
+                yield value, {"formula": form, "n": n, "what": size.what, "kind": size.kind, "factor": factor}
+
+
+def _quotients(sizes: Sequence[Size], ratio: float, known: float) -> Iterator[tuple[float, Mapping[str, Any]]]:
+    for one in sizes:
+        for other in sizes:
+            n, m = one.n, other.n
             # Two of many sizes have some small fraction by chance; of counts, that is telling.
-            telling = max(Fraction(n, m).as_integer_ratio()) > SMALL or "sum()" in what + other
-            if telling and n != m and _close(ratio, n / m):
-                return {"formula": "n/m", "n": n, "what": what, "m": m, "other": other, "factor": str(Fraction(n, m))}
-    fraction = Fraction(ratio).limit_denominator(4096)
-    if (
-        _close(ratio, float(fraction))
-        and abs(fraction.numerator - fraction.denominator) == 1
-        and fraction.denominator > SMALL
-    ):
-        n = max(fraction.numerator, fraction.denominator)
-        form = "(n − 1)/n" if fraction < 1 else "n/(n − 1)"
-        return {"formula": form, "n": n, "what": "", "factor": str(fraction)}
-    return {}
+            telling = max(Fraction(n, m).as_integer_ratio()) > SMALL or "sum()" in one.what + other.what
+            if telling and n != m and _close(ratio, n / m, known):
+                data = {"n": n, "what": one.what, "kind": one.kind, "m": m, "other": other.what}
+                yield n / m, {"formula": "n/m", **data, "factor": str(Fraction(n, m))}
 
 
-def _close(ratio: float, value: float) -> bool:
-    return abs(ratio - value) <= _KNOWN * abs(value)
+def _close(ratio: float, value: float, known: float) -> bool:
+    return abs(ratio - value) <= known * abs(value)
 
 
-def sizes_of(inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the numbers that a factor may be made of: sizes of inputs, and how many labels count."""
-    found: dict[str, int] = {}
+def sizes_of(inputs: Mapping[str, Any]) -> Iterator[Size]:
+    """Yields the sizes of inputs, and how many labels count."""
     for name, value in inputs.items():
         if not isinstance(value, Tensor):
             continue
-        for dim, size in enumerate(value.shape):
-            found.setdefault(f"{name}.shape[{dim}]", size)
+        yield from (Size(size, f"{name}.shape[{dim}]") for dim, size in enumerate(value.shape))
         if value.dim() > 1:
-            found.setdefault(f"{name}.numel()", value.numel())
+            yield Size(value.numel(), f"{name}.numel()")
         if value.dtype == torch.bool:
-            found[f"{name}.sum()"] = int(value.sum())
+            yield Size(int(value.sum()), f"{name}.sum()")
         elif not value.is_floating_point() and not value.is_complex() and value.numel():
-            found[f"({name} >= 0).sum()"] = int((value >= 0).sum())
-            found[f"({name} != 0).sum()"] = int((value != 0).sum())
-    return found
+            yield Size(int((value >= 0).sum()), f"({name} >= 0).sum()")
+            yield Size(int((value != 0).sum()), f"({name} != 0).sum()")
+
+
+def sizes_in(trace: Trace) -> Iterator[Size]:
+    """Yields the sizes of what the steps of a run give, each of them once."""
+    seen = set[tuple[int, str]]()
+    for node in trace.nodes:
+        for output in node.outputs if node.leaf is None else ():
+            kinds = [(n, "dimension") for n in output.shape] if output is not None else []
+            for n, kind in [(output.numel(), "elements"), *kinds] if output is not None else ():
+                if (n, kind) not in seen:
+                    seen.add((n, kind))
+                    yield Size(n, name_of(node), kind)  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 """Where two runs part: the first step that one side takes and the other does not, forward first, then backward.
 
-Steps are aligned by what they give: two nodes are one step where their outputs have the same numbers, or, in another
-layout, the same sums. What is unlike on the way, and alike again after it, was only written otherwise. The runs part at
-the first of the unlike steps that lead to the output. Where the outputs are alike, the same is asked of what the
-backward pass sends: a gradient of one value that is unlike, while those that it was made from are alike.
+Steps are aligned by what they give: two values, each an output of a step, are one where they have the same numbers, or,
+in another layout, the same sums. What is unlike on the way, and alike again after it, was only written otherwise. The
+runs part at the first of the unlike values that lead to the output. What one side does in one step and the other in
+many is taken apart, as torch itself writes it out: what is alike inside it was only written otherwise as well. Where
+the outputs are alike, the same is asked of what the backward pass sends: a gradient of one value that is unlike, while
+those that it was made from are alike; where these are all alike, a hook changed it.
 
 Numbers are alike that are nearer to each other than half way (of the digits) between the last digit of their type and
 the difference that is looked for.
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,12 +26,81 @@ from torch import Tensor
 from gradexplain.comparison.alignment import leading, paired, unmatched
 from gradexplain.comparison.comparison import Place, Step
 from gradexplain.mathematics.indices import unravelled
-from gradexplain.recording.trace import Node, Trace
+from gradexplain.recording.trace import Hooked, Node, Trace
 from gradexplain.rules.application import wide
+from gradexplain.rules.entries import overload
 from gradexplain.verification.oracles.measures import plain
+from gradexplain.versions.internals import written_out
 
 
-def parting(one: Trace, other: Trace, names: Mapping[str, str], eps: float, difference: float) -> Place | None:
+@dataclass(frozen=True)
+class Value:
+    """One output of a step."""
+
+    node: Node
+    number: int
+    given: Tensor | None
+
+    @property
+    def got(self) -> Tensor | None:
+        """The gradient that arrived at it."""
+        return self.node.cotangents[self.number] if self.number < len(self.node.cotangents) else None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run that was watched, and the hooks that changed a gradient in it, by the node and its output number."""
+
+    trace: Trace
+    hooks: Mapping[tuple[int, int], Hooked] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> Sequence[Value]:
+        """All outputs of all steps, in order; one that is not known of a step without any."""
+        found = []
+        for node in self.trace.nodes:
+            known = [Value(node, k, t) for k, t in enumerate(node.outputs) if t is not None]
+            found += known or [Value(node, 0, None)]
+        return found
+
+    @cached_property
+    def positions(self) -> Mapping[tuple[int, int], int]:
+        """Where each output of each step stands among the values; the first of the step for one that is not known."""
+        found: dict[tuple[int, int], int] = {}
+        for position, value in enumerate(self.values):
+            first = (value.node.index, -1)
+            found[value.node.index, value.number] = position
+            found.setdefault(first, position)
+        return found
+
+    def position(self, node: int, number: int) -> int:
+        """Returns where an output of a step stands among the values."""
+        return self.positions.get((node, number), self.positions[node, -1])
+
+    @property
+    def end(self) -> int:
+        """Where the output of the run stands."""
+        return self.position(*self.trace.output)
+
+    def before(self, position: int) -> list[int]:
+        """Returns where the values stand that one is made of."""
+        return [self.position(edge.producer, edge.output) for edge in self.values[position].node.edges]
+
+    def is_joint(self, node: Node) -> bool:
+        """Says whether a step is none of the user's: the one that joins several outputs in a vector."""
+        return node.index == self.trace.output[0] and node.source is None and node.operator == "aten.cat.default"
+
+    @cached_property
+    def sent(self) -> Mapping[int, Sequence[tuple[Node, Tensor | None]]]:
+        """What each value, by its place, is sent as its gradient, and by which steps."""
+        found: dict[int, list[tuple[Node, Tensor | None]]] = {}
+        for node in self.trace.nodes:
+            for edge in node.edges:
+                found.setdefault(self.position(edge.producer, edge.output), []).append((node, edge.contribution))
+        return found
+
+
+def parting(one: Watched, other: Watched, names: Mapping[str, str], eps: float, difference: float) -> Place | None:
     """Returns the first place where two runs part; `None` where every step is alike.
 
     `names` are the reference's names of the candidate's leaves, `difference` the relative size of what is looked for.
@@ -38,10 +111,10 @@ def parting(one: Trace, other: Trace, names: Mapping[str, str], eps: float, diff
 
 @dataclass
 class _Aligned:
-    """Two traces, and which of their nodes are one step."""
+    """Two runs, and which of their values are one."""
 
-    one: Trace
-    other: Trace
+    one: Watched
+    other: Watched
     names: Mapping[str, str]
     tolerance: float
     ours: Mapping[int, int] = field(init=False)  # of the reference, to the candidate's
@@ -51,12 +124,12 @@ class _Aligned:
     def __post_init__(self) -> None:
         # The same operator first, then the same numbers in one shape, then in any layout.
         nearness = (_is_operator_alike, _is_shape_alike, lambda *_: True)
-        self.ours, self.theirs = paired(self.one.nodes, self.other.nodes, self._is_like, nearness)
+        self.ours, self.theirs = paired(self.one.values, self.other.values, self._is_like, nearness)
 
-    def _is_like(self, ours: Node, theirs: Node) -> bool:
-        if ours.leaf is not None or theirs.leaf is not None:
-            return ours.leaf == self.names.get(theirs.leaf or "", theirs.leaf)
-        return self.are_alike(output_of(ours), output_of(theirs))
+    def _is_like(self, ours: Value, theirs: Value) -> bool:
+        if ours.node.leaf is not None or theirs.node.leaf is not None:
+            return ours.node.leaf == self.names.get(theirs.node.leaf or "", theirs.node.leaf)
+        return self.are_alike(ours.given, theirs.given)
 
     def are_alike(self, a: Tensor | None, b: Tensor | None) -> bool:
         """Says whether two tensors have the same numbers, in whatever layout."""
@@ -100,78 +173,131 @@ class _Aligned:
     @property
     def values_alike(self) -> bool:
         """Whether the forward passes give the same, at the end of every step that leads there."""
-        ends = output_of(self.one.nodes[self.one.output[0]]), output_of(self.other.nodes[self.other.output[0]])
-        if self.are_alike(self.one.value, self.other.value) and self.are_alike(*ends):
+        ends = (run.values[run.end].given for run in (self.one, self.other))
+        if self.are_alike(self.one.trace.value, self.other.trace.value) and self.are_alike(*ends):
             return True
         return not _leading(self.one, self.ours) and not _leading(self.other, self.theirs)
 
     def forward(self) -> Place | None:
         """Returns the first step that is unlike; `None` where all are alike, and the outputs stand in another order."""
-        ours, theirs = (
-            [node for node in _leading(trace, known) if not _is_joint(trace, node)]
-            for trace, known in ((self.one, self.ours), (self.other, self.theirs))
-        )
+        ours, theirs = self._leading()
+        if ours and theirs:
+            theirs = self._outside(ours[0], self.other, self.theirs) or theirs
+            ours = self._outside(theirs[0], self.one, self.ours) or ours
         if not ours and not theirs:
             return None
-        first, second = (nodes[0] if nodes else None for nodes in (ours, theirs))
+        first, second = (values[0] if values else None for values in (ours, theirs))
         return self._place("forward", first, second)
 
-    def _place(self, phase: str, first: Node | None, second: Node | None, **detail: Any) -> Place:
-        a, b = (output_of(n) if n is not None else None for n in (first, second))
-        element, numbers, relative = _apart(a, b)
-        steps = tuple(
-            None if n is None else Step(name_of(n), n.source, n.module, number)
-            for n, number in zip((first, second), numbers, strict=True)
-        )
-        how, more = _how(first, second, self)
-        return Place(phase, how, steps, element, relative, {**more, **detail})  # type: ignore[arg-type]
+    def _outside(self, whole: Value, run: Watched, known: Mapping[int, int]) -> list[Value]:
+        """Returns the leading values of a run that are unlike all that is inside a step of the other side."""
+        inside = list(_inside(whole.node))
+        alike = [
+            i for i, v in enumerate(run.values) if i not in known and any(self.are_alike(t, v.given) for t in inside)
+        ]
+        return [v for v in _leading(run, {**known, **dict.fromkeys(alike, 0)}) if not run.is_joint(v.node)]
+
+    def _leading(self) -> Iterator[list[Value]]:
+        for run, known in ((self.one, self.ours), (self.other, self.theirs)):
+            yield [v for v in _leading(run, known) if not run.is_joint(v.node)]
+
+    def _place(self, phase: str, first: Value | None, second: Value | None) -> Place:
+        a, b = (None if v is None else v.given for v in (first, second))
+        nodes = [None if v is None else v.node for v in (first, second)]
+        how, more = _how(nodes[0], nodes[1], self)
+        return _placed(phase, how, nodes, a, b, more)
 
     # -------------------------------------------------------------------------------------------------------- backward
 
     def backward(self) -> Place | None:
         """Returns the last step of the forward pass, which is the first of the backward pass, that sends otherwise."""
-        pairs = [(n, self.one.nodes[self.theirs[n.index]]) for n in self.other.nodes if n.index in self.theirs]
-        pairs = [(t, o) for t, o in pairs if self.ours.get(o.index) == t.index]
-        for ours in self.one.nodes:  # a leaf that nothing leads to on the other side
-            if ours.leaf is not None and ours.index not in self.ours and cotangent_of(ours) is not None:
-                return self._sent(ours, None)
-        for theirs, ours in reversed(pairs):
-            a, b = cotangent_of(ours), cotangent_of(theirs)
-            if not self.are_alike(a, b) and (place := self._sent(ours, theirs)) is not None:
+        for i, ours in enumerate(self.one.values):  # a leaf that nothing leads to on the other side
+            if ours.node.leaf is not None and i not in self.ours and ours.got is not None:
+                return self._sent(i, None)
+        for j, i in sorted(self.theirs.items(), reverse=True):
+            a, b = self.one.values[i].got, self.other.values[j].got
+            if self.ours.get(i) == j and not self.are_alike(a, b) and (place := self._sent(i, j)) is not None:
                 return place
         return None
 
-    def _sent(self, ours: Node, theirs: Node | None) -> Place | None:
+    def _sent(self, i: int, j: int | None) -> Place | None:
         """Returns the place of a value whose gradient is unlike: the step that sends it, or sends nothing.
 
-        `None` where all that is sent is alike, in another order.
+        Or the hook that changed it, where all that is sent is alike; `None` where there is none, but another order.
         """
-        sent = _contributions(self.one, ours), _contributions(self.other, theirs) if theirs is not None else ()
+        sent = self.one.sent.get(i, ()), self.other.sent.get(j, ()) if j is not None else ()
         mine, others = unmatched(*sent, lambda one, other: self.are_alike(one[1], other[1]))
         if not mine and not others:
-            return None
+            return None if j is None else self._hooked(i, j)
         first, second = (found[0][0] if found else None for found in (mine, others))
-        a, b = (_sum_of(found) for found in (mine, others))
-        element, numbers, relative = _apart(a, b)
-        steps = tuple(
-            None if n is None else Step(name_of(n), n.source, n.module, number)
-            for n, number in zip((first, second), numbers, strict=True)
-        )
         how = "unsent" if second is None else "superfluous" if first is None else "sends"
-        known = {(cut.reason, cut.operator) for cut in self.one.cuts}
-        cut = next((c for c in self.other.cuts if (c.reason, c.operator) not in known), None)
+        node = self.one.values[i].node
+        place = _placed("backward", how, (first, second), _sum_of(mine), _sum_of(others), {"to": _value_name(node)})
+        known = {(cut.reason, cut.operator) for cut in self.one.trace.cuts}
+        cut = next((c for c in self.other.trace.cuts if (c.reason, c.operator) not in known), None)
         if how == "unsent" and cut is not None:
-            steps = (steps[0], Step(cut.operator.removeprefix("aten.").partition(".")[0], cut.source, cut.module))
-        return Place("backward", how, steps, element, relative, {"to": ours.leaf or name_of(ours)})  # type: ignore[arg-type]
+            step = Step(cut.operator.removeprefix("aten.").partition(".")[0], cut.source, cut.module)
+            return replace(place, steps=(place.steps[0], step))
+        return place
+
+    def _hooked(self, i: int, j: int) -> Place | None:
+        """Returns the place of a value whose gradient a hook changed, on one side or on both."""
+        values = self.one.values[i], self.other.values[j]
+        hooks = [run.hooks.get((v.node.index, v.number)) for run, v in zip((self.one, self.other), values, strict=True)]
+        if not any(hooks):
+            return None
+        return hooked_place(hooks, [v.node for v in values], [v.got for v in values], _value_name(values[0].node))
 
 
-def _is_operator_alike(one: Node, other: Node) -> bool:
-    return one.operator == other.operator and one.name == other.name and _is_shape_alike(one, other)
+def hooked_place(
+    hooks: Sequence[Hooked | None], nodes: Sequence[Node | None], got: Sequence[Tensor | None], to: str
+) -> Place:
+    """Returns the place of a value `to` which the same is sent, and whose gradient hooks change."""
+    place = _placed("backward", "hooked", nodes, got[0], got[1], {"to": to, "side": "AB"[hooks[0] is None]})
+    steps = []
+    for hook, step in zip(hooks, place.steps, strict=True):
+        own = step or Step(to, None, "")
+        steps.append(
+            replace(own, operator=hook.hook or own.operator, source=hook.source or own.source) if hook else own
+        )
+    return replace(place, steps=(steps[0], steps[1]))
 
 
-def _is_shape_alike(one: Node, other: Node) -> bool:
-    a, b = output_of(one), output_of(other)
-    return a is not None and b is not None and a.shape == b.shape
+def _placed(
+    phase: str,
+    how: str,
+    nodes: Sequence[Node | None],
+    a: Tensor | None,
+    b: Tensor | None,
+    detail: Mapping[str, Any],
+) -> Place:
+    element, numbers, relative = _apart(a, b)
+    steps = tuple(
+        None if n is None else Step(name_of(n), n.source, n.module, number)
+        for n, number in zip(nodes, numbers, strict=True)
+    )
+    return Place(phase, how, steps, element, relative, detail)  # type: ignore[arg-type]
+
+
+def _inside(node: Node) -> Iterator[Tensor]:
+    """Yields what an operator makes on the way, where torch can write it out in others."""
+    if node.operator is None:
+        return
+    with suppress(AttributeError):  # an operator that this torch does not have by its name
+        yield from written_out(overload(node.operator), node.arguments)
+
+
+def _value_name(node: Node) -> str:
+    return node.leaf or name_of(node)
+
+
+def _is_operator_alike(one: Value, other: Value) -> bool:
+    alike = (one.node.operator, one.node.name, one.number) == (other.node.operator, other.node.name, other.number)
+    return alike and _is_shape_alike(one, other)
+
+
+def _is_shape_alike(one: Value, other: Value) -> bool:
+    return one.given is not None and other.given is not None and one.given.shape == other.given.shape
 
 
 def output_of(node: Node) -> Tensor | None:
@@ -205,25 +331,11 @@ def sums_of(value: Tensor) -> list[tuple[float, float]]:
     return found
 
 
-def _leading(trace: Trace, known: Mapping[int, int]) -> list[Node]:
-    """Returns the steps that have no like and lead to the output by such alone, in the order in which they ran."""
-    nodes = trace.nodes
-    found = leading(
-        trace.output[0],
-        lambda index: [edge.producer for edge in nodes[index].edges],
-        lambda index: index in known or nodes[index].leaf is not None,
-    )
-    return [nodes[index] for index in found]
-
-
-def _contributions(trace: Trace, node: Node) -> Iterator[tuple[Node, Tensor | None]]:
-    for user, number in trace.consumers().get(node.index, ()):
-        yield trace.nodes[user], trace.nodes[user].edges[number].contribution
-
-
-def _is_joint(trace: Trace, node: Node) -> bool:
-    """Says whether a step is none of the user's: the one that joins several outputs in a vector."""
-    return node.index == trace.output[0] and node.source is None and node.operator == "aten.cat.default"
+def _leading(run: Watched, known: Mapping[int, int]) -> list[Value]:
+    """Returns the values that have no like and lead to the output by such alone, in the order in which they came."""
+    values = run.values
+    found = leading(run.end, run.before, lambda i: i in known or values[i].node.leaf is not None)
+    return [values[i] for i in found]
 
 
 def _sum_of(sent: Sequence[tuple[Node, Tensor | None]]) -> Tensor | None:

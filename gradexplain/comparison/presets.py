@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison
 from gradexplain.comparison.compiled import compiling, parting_region
+from gradexplain.comparison.differences import Size
 from gradexplain.comparison.sides import Side, sides_of
 from gradexplain.errors import InputError
 from gradexplain.findings.finding import Finding
@@ -52,9 +53,11 @@ class Subject:
         one, other, _ = sides_of(a, b, self.inputs, rename={}, wrt=self.wrt, names=names, dtype=self.dtype)
         return one, other
 
-    def compared(self, one: Side, other: Side, against: str, names: tuple[str, str]) -> Comparison:
-        """Returns what comes of two sides."""
-        found = compare_sides(one, other, rename={}, second=self.second)
+    def compared(
+        self, one: Side, other: Side, against: str, names: tuple[str, str], sizes: Sequence[Size] = ()
+    ) -> Comparison:
+        """Returns what comes of two sides; `sizes` are further numbers that a factor may be made of."""
+        found = compare_sides(one, other, rename={}, second=self.second, sizes=sizes)
         return replace(found, against=against, names=names)
 
 
@@ -150,7 +153,7 @@ def _batch(subject: Subject, names: tuple[str, str], parts: int) -> Comparison:
         return replace(one, computation=replace(one.computation, call=accumulated))
 
     reference = replace(one, computation=replace(one.computation, call=whole))
-    found = subject.compared(reference, in_parts([1 / parts] * parts), "batch", names)
+    found = subject.compared(reference, in_parts([1 / parts] * parts), "batch", names, [Size(parts, kind="parts")])
     statistics = [
         n for m in one.computation.modules.values() for n, i in nn.Module.named_modules(m) if _is_batch_norm(i)
     ]

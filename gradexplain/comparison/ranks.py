@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gradexplain.comparison.comparing import compare_sides
 from gradexplain.comparison.comparison import Comparison, Verdict
+from gradexplain.comparison.differences import Size
 from gradexplain.comparison.sides import Given, Outcome, Side
 from gradexplain.errors import GradexplainError, InputError
 from gradexplain.findings.finding import Finding
@@ -189,8 +190,7 @@ def _held(job: Job, gathered: Sequence[Mapping[str, Tensor | None]], ranks: int)
     chosen = {n: gathered[apart.get(n, 0)][n] for n in gathered[0]}
     findings = [Finding("ranks-apart", {"name": n, "rank": k, "count": len(apart)}) for n, k in list(apart.items())[:1]]
     other = Side(computation, {}, gave=Given(Outcome({}, {n: chosen.get(n) for n in reference})))
-    sizes = {"the number of ranks": ranks}
-    found = compare_sides(one, other, rename={}, sizes=sizes)
+    found = compare_sides(one, other, rename={}, sizes=[Size(ranks, kind="ranks")])
     called = (f"{job.name}, one process", f"{job.name}, {ranks} ranks")
     return replace(found, names=called, against="single", findings=(*findings, *found.findings))
 

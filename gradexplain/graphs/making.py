@@ -27,7 +27,7 @@ from gradexplain.recording.join import Run, joined, looks_through_a_view, owners
 from gradexplain.recording.live import trace_live
 from gradexplain.recording.naming import Leaf, leaf_names, named_in, tensors_in, visible
 from gradexplain.recording.nodes import is_leaf, nodes_below, ordered
-from gradexplain.recording.recorder import Recorder, tensors_of, watching_modules
+from gradexplain.recording.recorder import Recorder, tensors_of, watching_functions, watching_modules
 from gradexplain.recording.tracing import hooks_in, hooks_on, record
 from gradexplain.targets.sources import Source
 from gradexplain.verification.verdicts import Report, verify_trace
@@ -198,7 +198,7 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Grap
     before = sequence_number()()
     with torch.enable_grad():
         recorder = Recorder(computation.locate)
-        with watching_modules(computation.modules, recorder), recorder.recording():
+        with watching_modules(computation.modules, recorder), watching_functions(recorder), recorder.recording():
             result = computation.run(leaves)
     results = [(n, t) for n, t in named_outputs(result, output or "y") if t.requires_grad]
     if not results:
@@ -209,6 +209,8 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Grap
     named = {id(t): Leaf(n, n in computation.parameters, _hooks_on_input(computation, n)) for n, t in leaves.items()}
     named |= {id(t): Leaf(n) for n, t in computation.leaves.items() if id(t) not in named}
     marks = {n: Mark(str(e.operator), source_of(e.frame), e.module) for n, e in owners.items()}
+    own = {a.node: a for a in recorder.applications}
+    marks |= {n: Mark("", source_of(a.frame), a.module) for n, a in own.items()}
     for node in nodes:
         writer = writer_of(node, recorder.events) if node not in owners else None
         if writer is not None:
@@ -216,6 +218,6 @@ def _recorded(computation: Computation, keeps: bool, output: str | None) -> Grap
             marks[node] = Mark(operator, source_of(writer.frame), writer.module)
     picture = walked(results, named, title=computation.name, marks=marks, keeps=keeps, hooked=tensors_of(recorder))
     place = {node.sequence: number for number, node in enumerate(picture.nodes)}
-    numbers = {id(event): node._sequence_nr() for node, event in owners.items()}
+    numbers = {id(user): node._sequence_nr() for known in (owners, own) for node, user in known.items()}
     cuts = cuts_in(recorder.events, recorder.applications, owners, list(leaves.values()), numbers)
     return replace(picture, cuts=tuple(cut for c in cuts if (cut := placed(c, place)) is not None))

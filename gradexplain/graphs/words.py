@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -122,8 +123,7 @@ class Words:
         """Returns the code that a node comes from, or its module where several modules ran in one expression."""
         if node.source is None or (node.module and len(self.modules.get(node.source, ())) > 1):
             return node.module
-        name = node.label or node.source.target
-        return f"{name} = {node.source.code}" if name else node.source.code
+        return " = ".join(filter(None, (node.label or node.source.target, node.source.code)))
 
     def fold(self, node: Node, folded: Fold) -> Iterator[str]:
         if node.kind == "fold" and not (folded.how == "chain" and node.source is None):
@@ -247,7 +247,7 @@ def _last_parts(names: tuple[str, ...]) -> list[str]:
 
 
 def operator_of(node: Node) -> str:
-    """Returns the operator without its namespace and overload: `mul` for aten.mul.Tensor, or for MulBackward0."""
+    """Returns the operator without its namespace and overload, `mul` for aten.mul.Tensor; else what a node is of."""
     if node.operator:
         return node.operator.removeprefix("aten.").split(".")[0]
-    return node.name.removesuffix("Backward0").rpartition("::")[2]
+    return re.sub(r"Backward\d*$", "", node.name).rpartition("::")[2]

@@ -6,7 +6,7 @@ A key is `table.key`, or `chapter/table.key` for the files of a folder within it
 from functools import cache
 from pathlib import Path
 
-from gradexplain.locale.spelling import Option, counted, told_apart
+from gradexplain.locale.spelling import Option, counted, spaced, told_apart
 
 LOCALE = Path(__file__).parent
 LANGUAGES = tuple(sorted(file.parent.name for file in LOCALE.glob("*/errors.toml")))
@@ -53,4 +53,5 @@ def say(key: str, language: str = "en", **data: object) -> str:
     """
     chapter, _, entry = key.rpartition("/")
     template = sentences(language, chapter)[entry]
-    return template.format(option=Option(), **counted(told_apart(data), template))
+    known = {"option": Option(), **counted(told_apart(data), template)}
+    return spaced(template, known) if language == "zh" else template.format(**known)

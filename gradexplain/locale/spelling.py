@@ -1,6 +1,6 @@
 """How a sentence spells what it names: options as its reader gives them, two numbers so that they are told apart.
 
-And a noun behind its count.
+And a noun behind its count; and in Chinese, a space between its own characters and the letters or digits beside them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from string import Formatter
 
 _SPELLING: ContextVar[Callable[[str], str]] = ContextVar("spelling", default=str)
 
@@ -77,3 +78,37 @@ def told_apart(data: Mapping[str, object]) -> Mapping[str, object]:
     first = next((digits for digits in range(1, 17) if f"{seen:.{digits}g}" != f"{right:.{digits}g}"), 17)
     digits = min(first + 1, 17)
     return {**data, "seen": Numeral(seen, digits), "right": Numeral(right, digits)}
+
+
+def spaced(template: str, data: Mapping[str, object]) -> str:
+    """Returns a sentence with one space where what is put in meets a Chinese character and is none, else without.
+
+    Only what is around the data is spaced, never the data.
+    """
+    said = ""
+    for literal, field, given, conversion in Formatter().parse(template):
+        said = _joined(said, literal)
+        if field is not None:
+            part = "{" + field + (f"!{conversion}" if conversion else "") + (f":{given}" if given else "") + "}"
+            said = _joined(said, part.format(**data))
+    return said
+
+
+def _joined(left: str, right: str) -> str:
+    before, after = left.rstrip(" "), right.lstrip(" ")
+    if len(left + right) > len(before + after) + 1 or not before or not after:  # spaces that set something apart
+        return left + right
+    last, first = before[-1], after[0]
+    if _is_chinese(last) and _is_chinese(first):
+        return before + after
+    mixed = (_is_chinese(last) and first.isascii()) or (last.isascii() and _is_chinese(first))
+    apart = mixed and not last.isspace() and not first.isspace() and last not in _OPENING and first not in _CLOSING
+    return f"{before} {after}" if apart else left + right
+
+
+# What stands without a space before it, and behind it.
+_CLOSING, _OPENING = frozenset(")]},.;:!?"), frozenset("([{")
+
+
+def _is_chinese(character: str) -> bool:
+    return "\u4e00" <= character <= "\u9fff"

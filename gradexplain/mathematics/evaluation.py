@@ -263,6 +263,10 @@ _RATIONAL: Mapping[str, Callable[..., Any]] = {
 }
 
 
+# These give one of the numbers that they are given.
+_CHOOSING = ("maximum", "minimum")
+
+
 def _point(a: Any) -> Any:
     return _mp.mpf(a.numerator) / a.denominator if isinstance(a, Fraction) else a
 
@@ -280,6 +284,8 @@ class _Exact:
             return found
         points = [_point(a) for a in arguments]
         found = _POINTS[name](*points)
+        if name in _CHOOSING:
+            return next((a for a, point in zip(arguments, points, strict=True) if point == found), found)
         # At infinity these have limits, of which all but ±π/2 are whole.
         ended = any(map(mpmath.isinf, points)) and mpmath.isint(found)
         return Fraction(int(found)) if ended else found

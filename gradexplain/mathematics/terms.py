@@ -162,7 +162,8 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 def _compare(operator: str, left: Term, right: Term) -> "Term | bool":
     one, other = _value(left), _value(right)
     if one is None or other is None:
-        return Apply(operator, (left, right))
+        unbounded = _is(right, math.inf if operator == "≤" else -math.inf) and operator in ("≤", "≥")
+        return unbounded or Apply(operator, (left, right))
     return _COMPARISONS[operator](one, other)
 
 
@@ -182,9 +183,15 @@ def _where(condition: object, yes: object, no: object) -> Any:
     return _term(yes) if condition else _term(no)
 
 
+# A bound that binds nothing, and is not shown.
+_UNBOUNDED = {"maximum": -math.inf, "minimum": math.inf}
+
+
 def _function(name: str) -> Callable[..., object]:
     def apply(*arguments: object) -> Term:
-        return Apply(name, tuple(_term(a) for a in arguments))
+        terms = tuple(_term(a) for a in arguments)
+        bound = _UNBOUNDED.get(name)
+        return terms[0] if bound is not None and _is(terms[1], bound) else Apply(name, terms)
 
     return apply
 
@@ -264,6 +271,8 @@ def _text(term: Term, digits: int) -> tuple[str, int]:
             return f"{_wrapped(yes, digits, 1)} if {text(condition, digits)} else {text(no, digits)}", 0
         case Apply(operator, (left, right)) if operator in _COMPARING:
             return f"{text(left, digits)} {operator} {text(right, digits)}", 0
+        case Apply("neg", (Apply("^", (Number() | Constant(), _)) as inner,)):  # -1² would be read as (-1)²
+            return f"-({text(inner, digits)})", 3
         case Apply("neg", (inner,)):
             return f"-{_wrapped(inner, digits, 3)}", 3
         case Apply("^", (base, exponent)):
@@ -273,6 +282,7 @@ def _text(term: Term, digits: int) -> tuple[str, int]:
             sign = _product_sign(left, right) if operator == "*" else {"/": " / "}.get(operator, f" {operator} ")
             loose = level + (operator == "*" and isinstance(left, Apply) and left.operator == "/")
             tight = level + (operator in ("-", "/") or (isinstance(right, Apply) and right.operator == "/"))
+            tight = _ATOM if isinstance(right, Apply) and right.operator == "neg" else tight
             return f"{_wrapped(left, digits, loose)}{sign}{_wrapped(right, digits, tight)}", level
         case Apply(name, ()):
             return name, _ATOM

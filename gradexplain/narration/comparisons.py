@@ -140,8 +140,9 @@ class ComparisonTeller(Teller):
         data = {**t.pattern.data, "place": shape_text(t.pattern.place or ())}
         said = self.say(f"differences.{t.pattern.kind}", **data)
         if "formula" in data:
-            key = "meaning_two" if "m" in data else "meaning_what" if data["what"] else "meaning"
-            said += self.say(f"comparison.{key}", **data)
+            if data["kind"] != "code":
+                data["what"] = self.say(f"comparison.size_{data['kind']}", what=data["what"])
+            said += self.say("comparison.meaning_two" if "m" in data else "comparison.meaning", **data)
         return said
 
     def numbers(self, t: Compared) -> str:
@@ -171,7 +172,8 @@ class ComparisonTeller(Teller):
             key = "no_step" if place.phase == "forward" else "sends_nothing"
             return Entry(letter, self.say(f"comparison.{key}"), "", ())
         code = step.source.code if step.source is not None and step.source.code else step.operator
-        detail = " · ".join(p for p in (step.module, step.operator, short_place(step.source, self.language)) if p)
+        parts = step.module, step.operator if step.operator != code else "", short_place(step.source, self.language)
+        detail = " · ".join(part for part in parts if part)
         element = str(list(place.element)) if place.element else ""
         rows = (Row("", self.say("comparison.here", number=f"{number} {element}".strip())),) if number else ()
         return Entry(letter, code, detail, rows)

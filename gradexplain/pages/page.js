@@ -22,7 +22,7 @@
 
   // Returns a number in so many significant digits, as the page's text has it: with fewer it is exact.
   function numberText(value, digits = 5) {
-    if (typeof value !== "number") return String(value);
+    if (typeof value !== "number") return /j\)?$/.test(value) ? complexText(value, digits) : String(value);
     if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
     const sign = value < 0 ? "-" : "", size = Math.abs(value);
     const rounded = halfToEven(size, digits), exponent = Number(rounded.split("e")[1]), exact = Number(rounded) === size;
@@ -35,6 +35,14 @@
     if (exact && size >= 1e-5 && size < 1e9) return sign + bare(fixed(Math.max(digits - 1 - exponent, 0)));
     const mantissa = exact ? bare(rounded.split("e")[0]) : rounded.split("e")[0];
     return `${sign}${mantissa}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+  }
+
+  // Returns a complex number, which comes as Python writes it, with both its parts in so many digits.
+  function complexText(value, digits) {
+    const parts = value.replace(/[()j]/g, "").split(/(?<=[^e])(?=[-+])/);
+    const [real, imaginary] = (parts.length < 2 ? ["0", ...parts] : parts)
+      .map(part => Number.isFinite(Number(part)) ? numberText(Number(part), digits) : part.replace("+", ""));
+    return `${real}${imaginary.startsWith("-") ? "" : "+"}${imaginary}j`;
   }
 
   // JavaScript rounds what lies between two numbers up, Python to the even one.
@@ -272,18 +280,20 @@
   const isAlone = box => !box.classList.contains("opens") && !box.classList.contains("bar");
 
   // Paints what stays while the drawing does: the marks of what was found, and where each box has its numbers.
-  let rows = new Map(), lit = [];
+  let rows = new Map(), folds = new Map(), lit = [], taken = [];
   function painted() {
-    rows = new Map();
+    [rows, folds] = [new Map(), new Map()];
     lit = [];
     const said = new Map(), bad = new Set();
     nodes.forEach((node, number) => {
       for (const box of view.boxesOf(number)) {
         if (isAlone(box)) rows.set(box, written(box, node));
+        else if (computed.has(number)) folds.set(box, [...(folds.get(box) || []), number]);
         if (noted.has(number)) said.set(box, [...(said.get(box) || []), ...noted.get(number)]);
         if (wrong.has(number)) bad.add(box);
       }
     });
+    for (const [box, inside] of folds) folds.set(box, foldAt(box, inside));
     for (const box of bad) box.classList.add("bad");
     view.paper().append(...[...said].map(([box, texts]) => badge(box, [...new Set(texts)], bad.has(box))));
   }
@@ -303,12 +313,28 @@
         rows.get(box)(there, gradientAt(number, step));
       }
     });
+    for (const show of folds.values()) show(step);
     if (asked) trailed(flows); else moved(flows);
+  }
+
+  // Returns what shows a fold as it is at a moment: its value is that of its last operator.
+  function foldAt(box, inside) {
+    const from = Math.min(...inside.map(node => computed.get(node)));
+    const last = inside.reduce((one, other) => computed.get(other) > computed.get(one) ? other : one);
+    const [value, gradient] = ["= ", "∂ "].map(start =>
+      [...box.querySelectorAll("text")].filter(text => text.textContent.startsWith(start)));
+    const hide = (texts, hidden) => texts.forEach(text => text.classList.toggle("later", hidden));
+    return step => {
+      box.classList.toggle("ahead", from > step);
+      hide(value, computed.get(last) > step);
+      hide(gradient, gradientAt(last, step) === null);
+    };
   }
 
   function unlit() {
     for (const part of lit) part.classList.remove("now", "next", "trail", "on", "against", "path");
     lit = [];
+    taken = [];
   }
   const shine = (part, kind) => { part.classList.add(kind); lit.push(part); };
 
@@ -359,8 +385,7 @@
     for (const [, part] of lines) shine(part, way);
     const stretches = lines.filter(([, part]) => part.classList.contains("line"));
     if (!stretches.length) return;
-    const [x, y] = view.anchor(stretches[stretches.length - 1][0]);
-    if (text) flows.append(...view.labelled(x, y + 4, text));
+    label(flows, stretches[stretches.length - 1][0], text);
     if (still.matches) return;
     for (const [, part] of stretches) {
       const dot = view.made("circle", {class: "dot", r: 4});
@@ -373,6 +398,17 @@
     }
   }
 
+  // Writes on a line, where no other text of this moment stands; where there is no such place, it is read beside the graph.
+  function label(flows, line, text) {
+    const half = view.wide(text) / 2 + 4;
+    const clear = ([x, y]) => taken.every(other => Math.abs(x - other.x) >= half + other.half || Math.abs(y - other.y) >= 14);
+    const place = view.anchors(line).find(clear);
+    if (!place) return;
+    const [x, y] = place;
+    taken.push({x, y, half});
+    flows.append(...view.labelled(x, y + 4, text));
+  }
+
   function trailed(flows) {
     for (const [number] of asked.parts) for (const box of view.boxesOf(number)) shine(box, "trail");
     const parts = new Map();  // how many elements went along each edge: of several none is written on it
@@ -382,8 +418,7 @@
       const sent = part === null || parts.get(edge) > 1 ? null : elementOf(edge.value, part);
       const seen = view.linesOf(edge.from, consumer, slot).filter(name => view.drawn(name).length).pop();
       if (!seen || sent === null) continue;
-      const [x, y] = view.anchor(seen);
-      flows.append(...view.labelled(x, y + 4, `∂ ${numberText(sent, 4)}`));
+      label(flows, seen, `∂ ${numberText(sent, 4)}`);
     }
   }
 

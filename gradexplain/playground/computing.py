@@ -89,7 +89,7 @@ def _summary(explanation: Explanation) -> dict[str, Any]:
 def _told(tensor: Any) -> str | None:
     from gradexplain.recording.summaries import TensorSummary
 
-    if tensor is None or not TensorSummary(tensor).small or tensor.is_complex():
+    if tensor is None or not TensorSummary(tensor).small:
         return None
     return _row(TensorSummary(tensor).elements)
 
@@ -97,4 +97,7 @@ def _told(tensor: Any) -> str | None:
 def _row(elements: Any) -> str:
     if isinstance(elements, list):
         return f"[{', '.join(map(_row, elements))}]"
+    if isinstance(elements, complex):
+        real, imaginary = number(elements.real, 8), number(elements.imag, 8)
+        return f"{real}{'' if imaginary.startswith('−') else '+'}{imaginary}j"
     return number(float(elements), 8)

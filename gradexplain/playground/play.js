@@ -418,10 +418,18 @@ function drawFigure() {
   plot.replaceChildren(
     element("defs", {}, inside),
     ...grid(x, y, [left, right], [bottom, top], width, height),
+    ...axisNames(width, height),
     element("g", { "clip-path": "url(#inside)" }, ...(flat ? contourParts(x, y) : curveParts(x, y, left, right)), ...pathParts(x, y)),
     point(x(figure.at[0]), y(flat ? figure.at[1] : figure.value)),
   );
   if (held) plot.querySelector(".point").focus({ preventScroll: true });
+}
+
+/** The names of the variables, at the ends of their axes. */
+function axisNames(width, height) {
+  const [across, up] = figure.variables, shortened = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
+  const right = element("text", { class: "name", x: width - EDGE.right - 4, y: height - EDGE.bottom - 6, "text-anchor": "end" }, shortened(across));
+  return up ? [right, element("text", { class: "name", x: EDGE.left + 5, y: EDGE.top + 13 }, shortened(up))] : [right];
 }
 
 /** The heights that are shown: those of the curve and of the point, with a margin. */
@@ -460,12 +468,11 @@ function contourParts(x, y) {
 }
 
 function pathParts(x, y) {
-  const flat = figure.variables.length === 2;
   const places = (figure.descent || []).map((visited) => [x(visited[0]), y(visited[1])]);
   const shown = places.filter(([, py]) => Math.abs(py) < 1e5);
   if (!shown.length) return [];
   const line = element("polyline", { class: "path", points: shown.map((place) => place.map((v) => v.toFixed(1)).join(",")).join(" ") });
-  return [...(flat ? [line] : []), ...shown.slice(1).map(([cx, cy]) => element("circle", { class: "visited", cx, cy, r: 3 }))];
+  return [line, ...shown.slice(1).map(([cx, cy]) => element("circle", { class: "visited", cx, cy, r: 3 }))];
 }
 
 function point(cx, cy) {

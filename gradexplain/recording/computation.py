@@ -24,6 +24,7 @@ from gradexplain.errors import GradexplainError, InputError, RunError
 from gradexplain.recording.containers import taken_apart
 from gradexplain.recording.frames import is_ours_or_torchs
 from gradexplain.recording.holdings import held_by, unregistered
+from gradexplain.targets.interpreter import Runner
 from gradexplain.targets.signatures import custom_function, forward_names, refuse_unknown
 from gradexplain.targets.sources import Source
 from gradexplain.versions.internals import has_hooks
@@ -174,7 +175,7 @@ def computation_of(
         leaves=leaves,
         unregistered=tuple(n for n, m in modules.items() if any(m is own for own in _unregistered(modules))),
         own=own,
-        locate=locate,
+        locate=function.locate if locate is None and isinstance(function, Runner) else locate,
     )
 
 

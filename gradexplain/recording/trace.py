@@ -85,7 +85,8 @@ def is_custom(node: Node) -> bool:
 class Cut:
     """A place where a value went on without its gradient.
 
-    `reason` is detach, no_grad, backward (a backward pass that records no graph), integer, number or padding.
+    `reason` is detach, no_grad, backward (a backward pass that records no graph), integer, number, function (a custom
+    one gives on what it made without a gradient) or padding.
 
     `consumer` is the index of the node that used the value as a constant.
     """

@@ -214,7 +214,7 @@ def recorded(
         names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
         below = nodes_below(output.grad_fn)
         nodes = [node for node in below if not is_leaf(node)]
-        saved = {} if again else {node: saved_by(node) for node in nodes}
+        saved = {} if again else {node: _readable(saved_by(node)) for node in nodes}
         small = [] if again else [node for node in nodes if is_small_function(node)]
         seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
         # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
@@ -331,6 +331,10 @@ def _observed(node: Any, seen: dict[Any, Sent], *, copying: bool) -> Iterator[An
 
 # A custom Function with at most this many elements is measured on every one of them.
 _MEASURED = 12
+
+
+def _readable(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: materialised(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
 def is_small_function(node: Any) -> bool:

@@ -332,8 +332,10 @@ class Ledger:
     def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
         if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
             self.bridge = bridge_of(roots[0], self.since)
-            calls = [call for call in self.calls.values() if call.losses]
-            self.freed = calls[-2].source if len(calls) > 1 else None
+            first = self.step if self.optimizers else 0
+            passes = [call for call in self.calls.values() for step in call.steps if step >= first]
+            others = [call for call in passes if call is not self.last_call] or passes[1:]
+            self.freed = others[0].source if all(call is others[0] for call in others[1:]) and others else None
 
     def round_before(self) -> int:
         """Returns how often an optimizer had stepped one round ago: all that a loss hangs on was made since."""

@@ -21,7 +21,7 @@ from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.recording.live import nodes_live
 from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.targets.sources import Source
-from gradexplain.training.data import Batch, Loaded, batch_of, rounded
+from gradexplain.training.data import Batch, Loaded, batch_of, is_cut, rounded
 from gradexplain.versions.internals import results_of, sequence_of
 
 # So many of a loss's probabilities, rounded to the wrong end, are no stray label.
@@ -49,6 +49,7 @@ _TURNED = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
 _BETWEEN = re.compile(r"\w*(BatchNorm|LayerNorm|GroupNorm)\w*Backward\d$|AddBackward\d$")
 _PRODUCTS = re.compile(r"(Addmm|Mm|Bmm|Convolution|Mv|Addmv|Linear)\w*Backward\d$")
 _STEPS = re.compile(r"(Round|Sign|Floor|Ceil|Trunc)Backward\d$")  # what goes up in steps: flat between them
+_KL = re.compile(r"nn.functional\.py\", line \d+, in kl_div\n")
 _REDUCED = re.compile(r"(Mean|Sum)Backward\d$")
 # Losses that expect something else than what these give them: the finding's code by loss and by what comes before.
 _TWICE: Mapping[str, Mapping[str, str]] = {
@@ -69,6 +70,7 @@ class Pattern:
     operator: str
     source: Source | None
     data: Mapping[str, Any]
+    sure: bool = True  # or what looks like it, in a graph of which torch noted no lines
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def graph_of(loss: Tensor, since: int, loaded: Loaded) -> LossGraph | None:
     if len(nodes) > SAFE:
         anchor(sorted(inner, key=sequence_of, reverse=True))
     users = _users(inner)
-    patterns = (*_twice(inner), *_broadcast(inner, users, root), *_rounded(inner))
+    patterns = (*_twice(inner), *_not_logarithms(inner), *_broadcast(inner, users, root), *_rounded(inner))
     return LossGraph(
         leaves=tuple(node.variable for node in nodes if is_leaf(node)),
         gated=frozenset(_gated(inner)),
@@ -204,6 +206,24 @@ def _twice(nodes: Sequence[Any]) -> Iterator[Pattern]:
                 yield Pattern(code, operator_text(given), source_of(given), {"loss": operator_text(node)})
 
 
+def _not_logarithms(nodes: Sequence[Any]) -> Iterator[Pattern]:
+    """Yields where kl_div was given probabilities: it takes their target times them, or the target less them.
+
+    These two say nothing of kl_div: whether it asked for them is known where torch noted the lines.
+    """
+    for node in nodes:
+        if node.name() not in ("MulBackward0", "SubBackward0"):
+            continue
+        given, _ = _through_views(*node.next_functions[1])
+        if given is None or given.name() not in ("SoftmaxBackward0", "SigmoidBackward0"):
+            continue
+        noted = node.metadata.get("traceback_", ())
+        if not noted or any(_KL.search(entry) for entry in noted):
+            yield Pattern(
+                "probabilities-not-logs", operator_text(given), source_of(given), {"loss": "kl_div"}, bool(noted)
+            )
+
+
 def _broadcast(nodes: Sequence[Any], users: Mapping[Any, Sequence[Any]], root: Any) -> Iterator[Pattern]:
     """Yields where a column met a row of the same length and the square of all pairs went into the loss."""
     for node in nodes:
@@ -241,7 +261,10 @@ def _rounded(nodes: Sequence[Any]) -> Iterator[Pattern]:
 
 
 def _flat(nodes: Sequence[Any]) -> Iterator[Pattern]:
-    return (Pattern("gradient-zero", operator_text(n), source_of(n), {}) for n in nodes if _STEPS.match(n.name()))
+    for node in nodes:
+        why = "flat" if _STEPS.match(node.name()) else "cut" if is_cut(node) else ""
+        if why:
+            yield Pattern("gradient-zero", operator_text(node), source_of(node), {"why": why})
 
 
 def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:

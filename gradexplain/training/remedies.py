@@ -227,6 +227,12 @@ def _without(*names: str) -> Edit:
     return edit
 
 
+def _logarithm(line: str, source: Source, finding: Finding) -> str | None:
+    """Takes the logarithm along with softmax, which stands beside it under each of its names."""
+    found = next(_calls(line, "softmax"), None)
+    return found and _put(line, found[0].func, re.sub("softmax$", "log_softmax", _text(line, found[0].func)))
+
+
 def _rate(factor: int) -> Edit:
     def edit(line: str, source: Source, finding: Finding) -> str | None:
         calls = [node for node in ast.walk(_statement(line)) if isinstance(node, ast.Call)]
@@ -325,6 +331,7 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "softmax-before-sigmoid": (_without("softmax"),),
     "sigmoid-twice": (_without("sigmoid"),),
     "sigmoid-before-softmax": (_without("sigmoid"),),
+    "probabilities-not-logs": (_logarithm,),
     "rate-too-high": tuple(map(_rate, (10, 100, 1000, 10_000))),
     "not-divided": (_divided,),
     "not-cleared": (_cleared,),

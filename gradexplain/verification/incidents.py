@@ -23,7 +23,7 @@ from gradexplain.recording.nodes import saved_by
 from gradexplain.recording.plain import is_same
 from gradexplain.recording.recorder import is_freed, kept_on, paths_of, same
 from gradexplain.recording.replay import Alone, Operator, sent_alone, unused
-from gradexplain.recording.trace import Node, Trace
+from gradexplain.recording.trace import Hooked, Node, Trace
 from gradexplain.recording.tracing import hooks_in
 from gradexplain.targets.sources import Source
 from gradexplain.verification.oracles.measures import MARGIN, plain
@@ -107,19 +107,33 @@ def _edit(alone: Alone, events: Sequence[Event], name: str, now: Tensor, then: H
 
 def changed_gradients(run: Run, trace: Trace) -> dict[int, list[Finding]]:
     """Returns, by node, the gradients that a hook of the user's changed on their way to it, leaves included."""
+    changed: dict[int, list[Finding]] = {}
+    for node, _, hooked in hooks_that_changed(run, trace):
+        data = {"value": hooked.leaf} | ({"hook": hooked.hook} if hooked.hook else {})
+        code = "hook" if hooked.hook else "hook-unseen"
+        changed.setdefault(node.index, []).append(Finding(code, data, hooked.source or node.source))
+    return changed
+
+
+def hooks_that_changed(run: Run, trace: Trace) -> Iterator[tuple[Node, int, Hooked]]:
+    """Yields the outputs of nodes whose gradient a hook changed, with the hook; one that torch does not list is "".
+
+    What the gradient is of is told by its code.
+    """
     arrived: dict[tuple[int, int], list[Tensor]] = {trace.output: [trace.cotangent]}
     for node in trace.nodes:
         for edge in node.edges:
             if edge.contribution is not None:
                 arrived.setdefault((edge.producer, edge.output), []).append(edge.contribution)
     hooks = hooks_in(run)
-    changed: dict[int, list[Finding]] = {}
     for node in trace.nodes:
         for number, received in enumerate(node.cotangents):
             sent = arrived.get((node.index, number), [])
             if received is not None and sent and not _adds_up(received, sent):
-                changed.setdefault(node.index, []).append(_hooked(node, hooks.get((node.index, number), [])))
-    return changed
+                own = hooks.get((node.index, number), [])
+                name, source = _named(own[0]) if own else ("", None)
+                value = node.leaf or (node.source.code if node.source else node.name)
+                yield node, number, Hooked(value, name, source)
 
 
 def _adds_up(received: Tensor, sent: Sequence[Tensor]) -> bool:
@@ -146,13 +160,6 @@ def _of_module(alone: Alone, modules: Mapping[str, nn.Module]) -> tuple[str, Cal
     if len(found) > 1 and not any(before for _, before in hooks.values()):
         found = [(path, hook) for path, hook in found if path == alone.recorded.module]
     return found[0] if len(found) == 1 else None
-
-
-def _hooked(node: Node, hooks: Sequence[Callable[..., object]]) -> Finding:
-    name, source = _named(hooks[0]) if hooks else ("", None)
-    source = source or node.source
-    value = node.leaf or (node.source.code if node.source else node.name)
-    return Finding("hook" if hooks else "hook-unseen", {"value": value} | ({"hook": name} if hooks else {}), source)
 
 
 def _named(hook: Callable[..., object]) -> tuple[str, Source | None]:

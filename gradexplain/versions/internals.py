@@ -1,7 +1,7 @@
 """The parts of torch that are not its public interface and that we rely on, in one place, checked at first use."""
 
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -188,6 +188,51 @@ _SAVED = "_saved_"
 def schema_of(operator: Any) -> Any:
     """Returns the schema of a dispatched operator: its name, arguments and returns, and what it writes into."""
     return operator._schema
+
+
+def written_out(operator: Any, arguments: Mapping[str, Any]) -> Sequence[Any]:
+    """Returns the tensors on the way to what an operator gives, where torch has it written out in other operators."""
+    import torch
+    from torch._decomp import decomposition_table
+
+    steps: list[tuple[Sequence[Any], Sequence[Any]]] = []
+
+    def run(inner: Any, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        result = inner(*args, **keywords)
+        steps.append((_tensors_in([result]), _tensors_in([args, list(keywords.values())])))
+        return result
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(copied, value))
+        return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+    formula = decomposition_table.get(operator)
+    if formula is None:
+        return ()
+    given = {n: copied(value) for n, value in arguments.items()}
+    own = schema_of(operator).arguments
+    args = [given.get(a.name, a.default_value) for a in own if not a.kwarg_only]
+    keywords = {a.name: given[a.name] for a in own if a.kwarg_only and a.name in given}
+    try:
+        with torch.no_grad(), internals().dispatch_mode(run):
+            needed = {id(t) for t in _tensors_in([formula(*args, **keywords)])}
+    except Exception:  # not every formula runs by itself
+        return ()
+    found: list[Any] = []
+    for made, used in reversed(steps):
+        if any(id(t) in needed for t in made):
+            needed.update(map(id, used))
+            found += made
+    return [t for t in reversed(found) if t.device.type != "meta" and t.numel()]
+
+
+def _tensors_in(values: Any) -> list[Any]:
+    import torch
+
+    if isinstance(values, list | tuple):
+        return [t for value in values for t in _tensors_in(value)]
+    return [values] if isinstance(values, torch.Tensor) else []
 
 
 def storage_of(tensor: Any) -> int:

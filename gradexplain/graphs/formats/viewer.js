@@ -192,6 +192,14 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return k < 0 ? points[0] : towards(points[k + 1], points[k], -left);
   }
 
+  // Returns where a text may stand on a line, the best place first: one that turns passes others on its way, and is
+  // known for sure only where it leaves its box and where it ends.
+  function anchorsOf(points, at) {
+    const [[x, y], [to_x, to_y]] = [points[0], points[points.length - 1]], room = sizes.line / 2 + 2;
+    const [own, first, last] = [at || middle(points), [x, y + room], [to_x, to_y - ARROW - room]];
+    return points.every(point => point[0] === x) ? [own, first, last] : [first, own, last];
+  }
+
   let spots = new Map(), anchors = new Map();
 
   function painted(content, dx, dy, out) {
@@ -212,7 +220,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
       const name = `${content.number}:${content.lines.indexOf(line)}`;
       for (const part of drawn) Object.assign(part.dataset, {level: content.number, line: name});
       out.lines.push(...drawn);
-      anchors.set(name, line.at ? [line.at[0] + dx, line.at[1] + dy] : middle(line.points.map(moved)));
+      anchors.set(name, anchorsOf(line.points.map(moved), line.at && moved(line.at)));
       if (!around) line.own.text.forEach((said, k) =>
         out.labels.push(...labelled(line.at[0] + dx, line.at[1] + dy + 4 + sizes.line * (k - (line.own.text.length - 1) / 2), said)));
     }
@@ -318,7 +326,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return Math.min(Math.max(scene.left - room, shift), last);
   }
 
-  // Opens a fold or folds it again; it stays where it is on the screen.
+  // Opens a fold or folds it again; it stays where it is on the screen, unless part of it would be outside.
   function toggle(key) {
     const [number, k] = key.split(":").map(Number), {opens} = levels[number].boxes[k];
     if (opens < 0) return;
@@ -329,9 +337,15 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     if (before && after) {
       view.x += after.x + after.w / 2 - before.x - before.w / 2;
       view.y += after.y - before.y;
+      if (levels[opens].open) {
+        view.x = between(view.x, after.x - 16, after.x + after.w + 16 - view.w);
+        view.y = between(view.y, after.y - 16, after.y + after.h + 16 - view.h);
+      }
       apply();
     }
   }
+
+  const between = (at, one, other) => Math.min(Math.max(at, Math.min(one, other)), Math.max(one, other));
 
   function choose(key) {
     stage.querySelectorAll(".chosen").forEach(other => other.classList.remove("chosen"));
@@ -521,7 +535,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
   return {
     made, paper, wide, labelled, boxesOf, linesOf,
     drawn: name => drawnLines.get(name) || [],
-    anchor: name => anchors.get(name),
+    anchors: name => anchors.get(name),
     follow(node, others) {
       bring([node, ...others].flatMap(one => (homes.get(one) || []).slice(0, 1)).map(home => spots.get(seen(...home))));
     },
