@@ -15,7 +15,7 @@ from gradexplain.targets.sources import Source
 
 @dataclass(frozen=True)
 class Way:
-    """How the way from parameters to a loss ends: `why` is unused, no_grad, detach, integer, item or unknown."""
+    """How the way from parameters to a loss ends: unused, frozen, no_grad, detach, integer, item or unknown."""
 
     why: str
     source: Source | None = None
@@ -35,8 +35,8 @@ def way_to(loss: Tensor, parameters: Sequence[Tensor], recorder: Recorder) -> Wa
         given = [h for h in held_in([event.arguments, event.keywords]) if id(h.live) in ends]
         if not given or base_name(str(event.operator)).startswith(("empty", "zeros", "ones")):
             continue
-        used = True
         made = list(held_in([event.outputs]))
+        used = used or {id(h.live) for h in made} != {id(h.live) for h in given}  # or it is being filled
         end = next((way for h in given if (way := ends[id(h.live)]) is not None), None)
         if end is None and (why := _end(event, given, made)):
             end = Way(why, source_of(event.frame), event.module)
