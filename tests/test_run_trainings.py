@@ -650,6 +650,15 @@ def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) 
     assert not torch.is_anomaly_enabled()
 
 
+def test_a_script_that_looks_for_anomalies_itself_finds_them_under_watch() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    with gx.watch(quiet=True), torch.autograd.set_detect_anomaly(True):
+        with pytest.warns(UserWarning, match="of forward call"), pytest.raises(RuntimeError, match="SqrtBackward0"):
+            (p.sqrt() * 0).sum().backward()
+        assert torch.is_anomaly_enabled()
+    assert not torch.is_anomaly_enabled()
+
+
 def test_what_is_watched_by_name_gives_parameters_their_names() -> None:
     def train() -> gx.TrainingReport:
         encoder, decoder = torch.nn.Linear(3, 2), torch.nn.Sequential(torch.nn.Linear(2, 1))
