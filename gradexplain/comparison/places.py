@@ -181,7 +181,7 @@ class _Aligned:
         ends = (run.values[run.end].given for run in (self.one, self.other))
         if self.are_alike(self.one.trace.value, self.other.trace.value) and self.are_alike(*ends):
             return True
-        return not _leading(self.one, self.ours) and not _leading(self.other, self.theirs)
+        return not _unmet(self.one, self.ours) and not _unmet(self.other, self.theirs)
 
     def forward(self) -> Place | None:
         """Returns the first step that is unlike; `None` where all are alike, and the outputs stand in another order."""
@@ -386,16 +386,16 @@ def sums_of(value: Tensor) -> list[tuple[float, float]]:
     return found
 
 
-def _leading(run: Watched, known: Mapping[int, int]) -> list[int]:
-    """Returns where the values stand that have no like and lead to the output by such alone, in order.
+def _unmet(run: Watched, known: Mapping[int, int]) -> list[int]:
+    """Returns where the values stand that have no like and lead to the output by such alone, in order."""
+    return leading(run.end, run.before, lambda i: i in known or run.values[i].node.leaf is not None)
 
-    That is without the step which joins several outputs in a vector, and is none of the user's.
-    """
-    values = run.values
-    found = leading(run.end, run.before, lambda i: i in known or values[i].node.leaf is not None)
-    end = values[run.end].node
+
+def _leading(run: Watched, known: Mapping[int, int]) -> list[int]:
+    """Returns the same without the step which joins several outputs in a vector, and is none of the user's."""
+    end = run.values[run.end].node
     joint = end.source is None and end.operator == "aten.cat.default"
-    return [i for i in found if not (joint and values[i].node is end)]
+    return [i for i in _unmet(run, known) if not (joint and run.values[i].node is end)]
 
 
 def _sum_of(sent: Sequence[tuple[Node, Tensor | None]]) -> Tensor | None:
