@@ -504,6 +504,17 @@ def test_a_reader_who_wants_no_motion_gets_none(browser: Any, tmp_path: Path) ->
             assert window.page.locator("#stage animateMotion").count() == moving
 
 
+@pytest.mark.parametrize("layer", ["layers.0", "layers.1"])
+def test_a_fold_that_was_opened_begins_in_view(browser: Any, tmp_path: Path, layer: str) -> None:
+    with opened(browser, transformer(2).render("html"), tmp_path) as window:
+        window.page.click(f"#stage .opens:has-text('{layer}')")
+        title = window.page.locator(f"#stage .bar:has-text('− {layer}')").locator(".f").bounding_box()
+        stage = window.page.locator("#stage").bounding_box()
+        for side, size in (("x", "width"), ("y", "height")):
+            assert stage[side] <= title[side]
+            assert title[side] + title[size] <= stage[side] + stage[size]
+
+
 def test_what_is_searched_is_found_in_its_fold_and_gone_to(browser: Any, tmp_path: Path) -> None:
     with opened(browser, transformer(3).render("html"), tmp_path) as window:
         assert window.page.locator("#stage .t", has_text="layers.1.norm2").count() == 0
@@ -554,7 +565,7 @@ def test_on_paper_stand_both_passes_whole(browser: Any, tmp_path: Path) -> None:
 def test_what_is_wrong_is_red_at_its_input_at_its_operation_and_in_the_table(browser: Any, tmp_path: Path) -> None:
     """One of four elements of the gradient of x is wrong, that of w is right; tanh passes on what it was sent."""
     with opened(browser, mistaken().render("html"), tmp_path) as window:
-        assert lit(window, "bad") == ["x", "WeightedBackward"]
+        assert lit(window, "bad") == ["x", "Weighted"]
         mark, cause = window.page.locator("#stage .badge.wrong title").all_text_contents()
         right, seen = map(float, re.findall(r"\d+\.\d+(?=\W)", mark))
         assert seen / right == pytest.approx(1.001, rel=1e-6)
@@ -562,6 +573,21 @@ def test_what_is_wrong_is_red_at_its_input_at_its_operation_and_in_the_table(bro
         assert cause in mistaken().render("text", width=10_000)
         wrong = window.page.eval_on_selector_all("#values .wrong", "all => all.map(e => e.dataset.name)")
         assert wrong == ["∂y/∂x[1]"]
+
+
+def test_a_fold_shows_no_number_before_it_is_there(browser: Any, tmp_path: Path) -> None:
+    explanation = transformer(2)
+    of_layer = [step.index for step in explanation.steps if (step.module or "").startswith("layers.0")]
+    (made,) = [k for k, m in enumerate(moments_of(explanation)) if (m.kind, m.node) == ("forward", of_layer[-1])]
+    texts = """() => [...document.querySelectorAll('#stage .opens')].filter(e => e.textContent.includes('layers.0'))
+        .flatMap(e => [...e.querySelectorAll('text')]).filter(e => /^[=∂] /.test(e.textContent))
+        .map(e => [e.textContent[0], getComputedStyle(e).visibility])"""
+    with opened(browser, explanation.render("html"), tmp_path) as window:
+        for step, shown in ((0, ""), (made - 1, ""), (made, "="), (last(window), "=∂")):
+            step_to(window, step)
+            found = window.page.evaluate(texts)
+            assert [sign for sign, _ in found] == ["=", "∂"]
+            assert "".join(sign for sign, seen in found if seen == "visible") == shown, step
 
 
 def test_of_complex_numbers_a_page_shows_the_digits_that_its_text_has(browser: Any, tmp_path: Path) -> None:

@@ -248,10 +248,10 @@ def _blocks(tensor: Tensor) -> dict[str, Any]:
     rows = tensor.detach().reshape(-1, columns).to(torch.float32)
     size = [-(-n // _BLOCKS) for n in rows.shape]
     spare = [(-n) % s for n, s in zip(rows.shape, size, strict=True)]
-    padded = torch.nn.functional.pad(rows, (0, spare[1], 0, spare[0]))
+    padded = torch.nn.functional.pad(rows, (0, spare[1], 0, spare[0])) if any(spare) else rows
     across = (padded.shape[0] // size[0], padded.shape[1] // size[1])
-    cells = padded.reshape(across[0], size[0], across[1], size[1]).transpose(1, 2).reshape(*across, -1)
-    high, low = cells.amax(-1), cells.amin(-1)
+    cells = padded.reshape(across[0], size[0], across[1], size[1])
+    high, low = cells.amax((1, 3)), cells.amin((1, 3))
     extreme = torch.where(high >= -low, high, low)
     finite = torch.isfinite(high) & torch.isfinite(low)
     limit = float(extreme[finite].abs().max()) if bool(finite.any()) else 0.0

@@ -280,18 +280,20 @@
   const isAlone = box => !box.classList.contains("opens") && !box.classList.contains("bar");
 
   // Paints what stays while the drawing does: the marks of what was found, and where each box has its numbers.
-  let rows = new Map(), lit = [], taken = [];
+  let rows = new Map(), folds = new Map(), lit = [], taken = [];
   function painted() {
-    rows = new Map();
+    [rows, folds] = [new Map(), new Map()];
     lit = [];
     const said = new Map(), bad = new Set();
     nodes.forEach((node, number) => {
       for (const box of view.boxesOf(number)) {
         if (isAlone(box)) rows.set(box, written(box, node));
+        else if (computed.has(number)) folds.set(box, [...(folds.get(box) || []), number]);
         if (noted.has(number)) said.set(box, [...(said.get(box) || []), ...noted.get(number)]);
         if (wrong.has(number)) bad.add(box);
       }
     });
+    for (const [box, inside] of folds) folds.set(box, foldAt(box, inside));
     for (const box of bad) box.classList.add("bad");
     view.paper().append(...[...said].map(([box, texts]) => badge(box, [...new Set(texts)], bad.has(box))));
   }
@@ -311,7 +313,22 @@
         rows.get(box)(there, gradientAt(number, step));
       }
     });
+    for (const show of folds.values()) show(step);
     if (asked) trailed(flows); else moved(flows);
+  }
+
+  // Returns what shows a fold as it is at a moment: its value is that of its last operator.
+  function foldAt(box, inside) {
+    const from = Math.min(...inside.map(node => computed.get(node)));
+    const last = inside.reduce((one, other) => computed.get(other) > computed.get(one) ? other : one);
+    const [value, gradient] = ["= ", "∂ "].map(start =>
+      [...box.querySelectorAll("text")].filter(text => text.textContent.startsWith(start)));
+    const hide = (texts, hidden) => texts.forEach(text => text.classList.toggle("later", hidden));
+    return step => {
+      box.classList.toggle("ahead", from > step);
+      hide(value, computed.get(last) > step);
+      hide(gradient, gradientAt(last, step) === null);
+    };
   }
 
   function unlit() {
