@@ -420,6 +420,40 @@ optimizer = torch.optim.SGD({trained}.parameters(), lr=0.1)
         assert ("requires_grad_(True)" in first["remedy"]["text"]) == (why == "frozen")
 
 
+def test_what_sends_no_gradient_back_is_named_where_the_loss_depends_on_parameters(tmp_path: Path) -> None:
+    text = """import torch
+torch.manual_seed(0)
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, g):
+        return {returned}
+
+first, last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD([*first.parameters(), *last.parameters()], lr=0.1)
+for _ in range(24):
+    optimizer.zero_grad()
+    loss = last(Sign.apply(first(torch.rand(3, 2)))).square().mean()
+    loss.backward({given})
+    optimizer.step()
+"""
+    for returned, given, place, why in (
+        ("None", "", "Sign.apply(first(torch.rand(3, 2)))", "silent"),
+        ("g", "inputs=[*last.parameters()]", "loss.backward(inputs=[*last.parameters()])", None),
+    ):
+        (tmp_path / f"{returned}.py").write_text(text.format(returned=returned, given=given))
+        (first,) = run_training(tmp_path / f"{returned}.py").record["findings"]
+        assert (first["code"], first["parameters"]) == ("nothing-sent", ["first.weight", "first.bias"])
+        assert (first["source"]["code"], first["data"].get("why")) == (place, why)
+        assert ("gives none back" in first["text"]) == (why == "silent")
+    (tmp_path / "sound.py").write_text(text.format(returned="g", given=""))
+    assert run_training(tmp_path / "sound.py").codes == []
+
+
 def test_the_line_that_freed_a_graph_is_told_where_only_one_can_have(capsys: pytest.CaptureFixture) -> None:
     model = torch.nn.Linear(2, 2)
     for others in (1, 2):

@@ -184,13 +184,22 @@ def _unreached(ledger: Ledger) -> Iterator[Finding]:
         found = unreached(ledger, steps)
         if not found:
             continue
-        names = tuple(ledger.names.of(parameter) for parameter in found)
-        if len(found) == len(steps.parameters):
-            code, source = "nothing-learns", _source(_main_call(ledger))
-        else:
-            code, source = "no-gradient", None
-        data = {"names": listed(names), "count": steps.count}
-        yield Finding(code, data, source or steps.source, "P56", 0, "forward", parameters=names, remedy=Remedy(code))
+        reached = [parameter for parameter in found if parameter in ledger.leaves]
+        if reached:
+            yield _without_gradient("nothing-sent", reached, steps, ledger)
+        if len(found) == len(steps.parameters) and not reached:
+            yield _without_gradient("nothing-learns", found, steps, ledger)
+        elif apart := [parameter for parameter in found if parameter not in ledger.leaves]:
+            yield _without_gradient("no-gradient", apart, steps, ledger)
+
+
+def _without_gradient(code: str, found: Sequence[Tensor], steps: Steps, ledger: Ledger) -> Finding:
+    names, source = tuple(map(ledger.names.of, found)), steps.source
+    if code != "no-gradient":
+        source = _source(_main_call(ledger)) or source
+    data = {"names": listed(names), "count": steps.count}
+    phase: Phase = "backward" if code == "nothing-sent" else "forward"
+    return Finding(code, data, source, "P56", 0, phase, parameters=names, remedy=Remedy(code))
 
 
 def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:

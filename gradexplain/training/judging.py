@@ -63,15 +63,16 @@ def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
 
 
 def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
-    """Adds to a finding on parameters without a gradient why the loss does not reach them."""
-    if finding.code not in ("no-gradient", "nothing-learns"):
+    """Adds to a finding on parameters without a gradient why they get none."""
+    if finding.code not in ("no-gradient", "nothing-learns", "nothing-sent"):
         return finding
     for steps in ledger.optimizers:
-        apart = [id(t) for t in unreached(ledger, steps)]
+        apart = [id(t) for t in unreached(ledger, steps) if ledger.names.of(t) in finding.parameters]
         places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
-        if places and {ledger.names.of(t) for t in unreached(ledger, steps)} == {*finding.parameters}:
+        if places and len(places) == len(finding.parameters):
             way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, steps.number, places))
-            if isinstance(way, Way) and way.why != "unknown":
+            is_of_it = isinstance(way, Way) and (way.why == "silent") == (finding.code == "nothing-sent")
+            if isinstance(way, Way) and is_of_it and way.why != "unknown":
                 code = way.source.code if way.source else ""
                 data = {**finding.data, "why": way.why, "code": code}
                 return replace(finding, data=data, source=way.source or finding.source, module=way.module)
