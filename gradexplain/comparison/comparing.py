@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,7 +36,7 @@ from gradexplain.recording.join import joined
 from gradexplain.recording.trace import Hooked
 from gradexplain.recording.tracing import recorded, trace
 from gradexplain.rules.application import wide
-from gradexplain.verification.incidents import hooks_that_changed
+from gradexplain.verification.incidents import hooks_of_modules, hooks_that_changed
 from gradexplain.versions.internals import has_hooks
 
 Tensors = Mapping[Label, Tensor | None]
@@ -85,7 +86,7 @@ def compare_sides(
     place, steps = course.place(tensors) if one.reached and values else (None, ())
     known = [*sizes, *sizes_of(a.computation.inputs), *steps]
     tensors = [c if c.pattern is None else replace(c, pattern=meant(c.pattern, known)) for c in tensors]
-    if any(f.code == "draws-differ" for f in findings):
+    if any(f.code in ("draws-differ", "draws-compiled") for f in findings):
         tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
         names,
@@ -114,12 +115,20 @@ def _aligned(course: Course) -> tuple[Course, Iterator[Finding]]:
     for side, draws in zip(course.sides, drawn, strict=True):
         draws += draws_of(side)
     if drawn[0] == drawn[1]:
-        return course, iter(())
+        return course, _drawn_by_compiler(course)
     if sorted(drawn[0]) != sorted(drawn[1]) or any(side.gave is not None for side in course.sides):
         ours, theirs = (_some([f"{name} ({count})" for name, count in draws]) for draws in drawn)
         return course, iter([Finding("draws-differ", {"ours": ours, "theirs": theirs})])
     a, b = (replace(side.measurable(), around=(*side.measurable().around, aligning)) for side in course.sides)
     return judged(a, b, a.run(), b.run()), iter([Finding("draws-aligned", {})])
+
+
+def _drawn_by_compiler(course: Course) -> Iterator[Finding]:
+    """Yields that compiled code draws numbers of its own, where the code as it was written gives the same."""
+    if "torch._dynamo" in sys.modules and all(side.gave is None for side in course.sides):
+        a, b = (side.uncompiled() for side in course.sides)
+        if not judged(a, b, a.run(), b.run()).differs:
+            yield Finding("draws-compiled", {})
 
 
 def draws_of(side: Side) -> Sequence[Draw]:
@@ -272,7 +281,8 @@ def watched(side: Side, backwards: bool = True) -> Watched:
     computation, cotangent = _watchable(side)
     with recorded(computation, cotangent, backwards=backwards) as run:
         found = joined(run, computation)
-        return Watched(found, {(node.index, k): h for node, k, h in hooks_that_changed(run, found)})
+        hooks = {(node.index, k): hook for node, k, hook in hooks_that_changed(run, found)}
+        return Watched(found, hooks, {n.index: h for n, h in hooks_of_modules(found, computation.modules)})
 
 
 def watched_as_it_is(side: Side) -> tuple[Hooked, ...]:
