@@ -843,8 +843,8 @@ def _in_units(check: Check) -> tuple[float | None, float | None]:
 
 def _doubt(report: Report, name: str) -> str | None:
     """Returns why nothing can be said of an input: first a kink between whose slopes torch's number does not lie."""
-    bent = [c for c in report.checks if c.input == name and c.reason == "kink"]
-    return "kink" if any(not math.isfinite(c.data.get("seen", 0.0)) for c in bent) else report.doubt(name)
+    seen = [c.data.get("seen") for c in report.checks if c.input == name and c.reason == "kink"]
+    return "kink" if any(isinstance(s, float) and not math.isfinite(s) for s in seen) else report.doubt(name)
 
 
 def _unit(report: Report) -> float:
