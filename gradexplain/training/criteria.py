@@ -506,6 +506,26 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=cure)
 
 
+def divided_by_nothing(ledger: Ledger) -> Finding | None:
+    """Returns that an optimizer divides by √v + ε where ε is 0 in the weights' type, and so is v somewhere."""
+    flag = ledger.flag
+    for steps in ledger.optimizers:
+        optimizer = steps.own()
+        if flag is None or not flag.step or optimizer is None or steps.kind not in _DIVIDING:
+            continue
+        for group in optimizer.param_groups:
+            eps, types = group.get("eps"), {p.dtype for p in group["params"] if not bool(p.isfinite().all())}
+            lost = [dtype for dtype in types if isinstance(eps, float) and not torch.tensor(eps, dtype=dtype)]
+            if lost and not group.get("fused"):
+                data = {"kind": steps.kind, "eps": eps, "dtype": str(lost[0]).removeprefix("torch.")}
+                code, step = "divided-by-nothing", flag.step - 1
+                return Finding(code, data, steps.source, None, step, "optimizer", remedy=Remedy(code))
+    return None
+
+
+_DIVIDING = frozenset({"Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad"})
+
+
 def _clipped(ledger: Ledger) -> Iterator[Finding]:
     """Gradients that are cut down by orders of magnitude at nearly every step, while nothing is learned."""
     clipping, call = ledger.clipping, _main_call(ledger)

@@ -247,6 +247,15 @@ def _rate(factor: int) -> Edit:
     return edit
 
 
+def _of_its_type(line: str, source: Source, finding: Finding) -> str | None:
+    """Gives an optimizer an ε that half precision has."""
+    for call in (node for node in ast.walk(_statement(line)) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func).rpartition(".")[2] == finding.data["kind"]:
+            given = next((k.value for k in call.keywords if k.arg == "eps"), None)
+            return _put(line, given or call, "1e-4" if given else f"{_text(line, call)[:-1]}, eps=1e-4)")
+    return None
+
+
 def _divided(line: str, source: Source, finding: Finding) -> str | None:
     found = next(_calls(line, "backward"), None)
     if found is None:
@@ -333,6 +342,7 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "sigmoid-before-softmax": (_without("sigmoid"),),
     "probabilities-not-logs": (_logarithm,),
     "rate-too-high": tuple(map(_rate, (10, 100, 1000, 10_000))),
+    "divided-by-nothing": (_of_its_type,),
     "not-divided": (_divided,),
     "not-cleared": (_cleared,),
     "saved-changed": (_new_tensor,),
