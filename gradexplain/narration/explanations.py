@@ -584,7 +584,7 @@ class Teller:
         """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
         if not names:
             return self.undecided_again(report.second or Report(()))
-        reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
+        reasons = {_doubt(report, name) for name in report.inputs if report.of(name) == "cannot say"}
         if len(reasons) > 1 or None in reasons:
             return self.say("verification.cannot_say", names=names)
         because = self.say(f"verification.doubt_{reasons.pop()}")
@@ -839,6 +839,12 @@ def _in_units(check: Check) -> tuple[float | None, float | None]:
     assert isinstance(seen, (int, float))
     assert isinstance(right, (int, float))
     return abs(seen - right), check.bound * abs(seen - right) / check.worst
+
+
+def _doubt(report: Report, name: str) -> str | None:
+    """Returns why nothing can be said of an input: first a kink between whose slopes torch's number does not lie."""
+    seen = [c.data.get("seen") for c in report.checks if c.input == name and c.reason == "kink"]
+    return "kink" if any(isinstance(s, float) and not math.isfinite(s) for s in seen) else report.doubt(name)
 
 
 def _unit(report: Report) -> float:
