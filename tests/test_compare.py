@@ -689,7 +689,9 @@ class Lucky(Measured):
 def test_what_is_not_far_beyond_rounding_is_tried_further() -> None:
     one = torch.ones(10, dtype=torch.float64)
     turns = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5)
-    (found,), runs = decide(Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None)))  # type: ignore[arg-type]
+    lucky = Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None))  # type: ignore[arg-type]
+    settled, runs = decide(lucky, lambda judged: judged)
+    (found,) = settled.values()
     assert runs == 4
     assert found.plain
     assert found.numbers < 1
