@@ -454,6 +454,56 @@ for _ in range(24):
     assert run_training(tmp_path / "sound.py").codes == []
 
 
+def test_an_optimizer_whose_epsilon_is_0_in_the_weights_type_made_what_is_not_finite(tmp_path: Path) -> None:
+    text = """import torch
+torch.manual_seed(0)
+model = torch.nn.Linear(2, 1).to(torch.{dtype})
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3{eps})
+x = torch.tensor([[1.0, 0.0]]).to(torch.{dtype})
+for step in range(24):
+    optimizer.zero_grad()
+    (model(x) * (1 if step < 4 or {nan} is None else {nan})).float().square().mean().backward()
+    optimizer.step()
+"""
+    for name, dtype, eps, nan, expected in (
+        ("half", "float16", "", None, ["divided-by-nothing"]),
+        ("none", "float32", ", eps=0.0", None, ["divided-by-nothing"]),
+        ("whole", "float32", "", None, []),
+        ("mended", "float16", ", eps=1e-4", None, []),
+        ("other", "float16", ", eps=1e-4", "float('nan')", ["loss-not-finite"]),
+    ):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text.format(dtype=dtype, eps=eps, nan=nan))
+        training = run_training(path)
+        assert training.codes == expected or (name == "other" and "divided-by-nothing" not in training.codes)
+        if expected == ["divided-by-nothing"]:
+            first = training.record["findings"][0]
+            assert (first["step"], first["source"]["line"], first["remedy"]["tried"]) == (0, 4, True)
+            assert first["remedy"]["change"].endswith("eps=1e-4)")
+            assert first["consequences"][0]["code"] == "weight-not-finite"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("lr=0.1, weight_decay=5.0", "decay-too-strong"),
+        ("lr=300.0, weight_decay=1e-5", "rate-too-high"),
+        ("lr=0.1", None),
+    ],
+)
+def test_weights_that_decay_at_once_are_not_blamed_on_the_gradient(given: str, code: str | None) -> None:
+    torch.manual_seed(0)
+    model, true = torch.nn.Linear(8, 4), torch.randn(8, 4)
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = eval(f"torch.optim.SGD(model.parameters(), {given})")
+        for _ in range(60):
+            x = torch.randn(64, 8)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), (x @ true).argmax(1)).backward()
+            optimizer.step()
+    assert [finding.code for finding in watch.report.findings] == [code] * (code is not None)
+
+
 def test_the_line_that_freed_a_graph_is_told_where_only_one_can_have(capsys: pytest.CaptureFixture) -> None:
     model = torch.nn.Linear(2, 2)
     for others in (1, 2):

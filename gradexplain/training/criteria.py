@@ -28,6 +28,8 @@ _EXPLODED, _DEEP, _MANY = 10.0, 5, 8
 _VANISHED = 1e-6
 _LOOKS = 6
 _CUT = 100.0
+# Those that take the learning rate times the decay of each weight, whatever the gradient is.
+_SHRINKING = frozenset({"SGD", "AdamW"})
 # The steps of others are no smaller where all gradients are: they are divided by what is usual.
 _IN_PROPORTION = frozenset({"SGD", "ASGD"})
 # Batches that are judged: how many of them, of how many samples. So many labels that are the same are no rare event.
@@ -403,6 +405,11 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
         uses = max((graph.uses for _, graph in call.graphs), default=0)
         deep = seen[0] > _EXPLODED and (uses >= _MANY or len(places) >= _DEEP)
         data = {"ratio": seen[0] if deep else median(seen), "rate": steps.rates[0], "kind": steps.kind, "early": early}
+        if steps.kind in _SHRINKING and steps.decay * steps.rates[0] > 0.5 * median(seen):
+            code, share = "decay-too-strong", steps.decay * steps.rates[0]
+            data = {"decay": steps.decay, "rate": steps.rates[0], "share": share}
+            yield Finding(code, data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy(code))
+            continue
         code = "exploding" if deep else "rate-too-high"
         phase: Phase = "backward" if deep else "optimizer"
         data |= {"count": uses if uses >= _MANY else len(places)}
@@ -504,6 +511,26 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             data = {"names": listed(names), "share": 1 - max(moved), "dtype": dtype, "rate": looks[0].rate}
             cure = Remedy("updates-lost")
             yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=cure)
+
+
+def divided_by_nothing(ledger: Ledger) -> Finding | None:
+    """Returns that an optimizer divides by √v + ε where ε is 0 in the weights' type, and so is v somewhere."""
+    flag = ledger.flag
+    for steps in ledger.optimizers:
+        optimizer = steps.own()
+        if flag is None or not flag.step or optimizer is None or steps.kind not in _DIVIDING:
+            continue
+        for group in optimizer.param_groups:
+            eps, types = group.get("eps"), {p.dtype for p in group["params"] if not bool(p.isfinite().all())}
+            lost = [dtype for dtype in types if isinstance(eps, float) and not torch.tensor(eps, dtype=dtype)]
+            if lost and not group.get("fused"):
+                data = {"kind": steps.kind, "eps": eps, "dtype": str(lost[0]).removeprefix("torch.")}
+                code, step = "divided-by-nothing", flag.step - 1
+                return Finding(code, data, steps.source, None, step, "optimizer", remedy=Remedy(code))
+    return None
+
+
+_DIVIDING = frozenset({"Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad"})
 
 
 def _clipped(ledger: Ledger) -> Iterator[Finding]:
