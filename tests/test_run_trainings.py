@@ -483,6 +483,27 @@ for step in range(24):
             assert first["consequences"][0]["code"] == "weight-not-finite"
 
 
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("lr=0.1, weight_decay=5.0", "decay-too-strong"),
+        ("lr=300.0, weight_decay=1e-5", "rate-too-high"),
+        ("lr=0.1", None),
+    ],
+)
+def test_weights_that_decay_at_once_are_not_blamed_on_the_gradient(given: str, code: str | None) -> None:
+    torch.manual_seed(0)
+    model, true = torch.nn.Linear(8, 4), torch.randn(8, 4)
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = eval(f"torch.optim.SGD(model.parameters(), {given})")
+        for _ in range(60):
+            x = torch.randn(64, 8)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), (x @ true).argmax(1)).backward()
+            optimizer.step()
+    assert [finding.code for finding in watch.report.findings] == [code] * (code is not None)
+
+
 def test_the_line_that_freed_a_graph_is_told_where_only_one_can_have(capsys: pytest.CaptureFixture) -> None:
     model = torch.nn.Linear(2, 2)
     for others in (1, 2):

@@ -28,6 +28,8 @@ _EXPLODED, _DEEP, _MANY = 10.0, 5, 8
 _VANISHED = 1e-6
 _LOOKS = 6
 _CUT = 100.0
+# Those that take the learning rate times the decay of each weight, whatever the gradient is.
+_SHRINKING = frozenset({"SGD", "AdamW"})
 # The steps of others are no smaller where all gradients are: they are divided by what is usual.
 _IN_PROPORTION = frozenset({"SGD", "ASGD"})
 # Batches that are judged: how many of them, of how many samples. So many labels that are the same are no rare event.
@@ -403,6 +405,11 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
         uses = max((graph.uses for _, graph in call.graphs), default=0)
         deep = seen[0] > _EXPLODED and (uses >= _MANY or len(places) >= _DEEP)
         data = {"ratio": seen[0] if deep else median(seen), "rate": steps.rates[0], "kind": steps.kind, "early": early}
+        if steps.kind in _SHRINKING and steps.decay * steps.rates[0] > 0.5 * median(seen):
+            code, share = "decay-too-strong", steps.decay * steps.rates[0]
+            data = {"decay": steps.decay, "rate": steps.rates[0], "share": share}
+            yield Finding(code, data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy(code))
+            continue
         code = "exploding" if deep else "rate-too-high"
         phase: Phase = "backward" if deep else "optimizer"
         data |= {"count": uses if uses >= _MANY else len(places)}

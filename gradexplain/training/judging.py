@@ -114,7 +114,7 @@ def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -
     if len(losses) < 2 or not all(map(math.isfinite, losses)):
         return False
     own = before[: len(losses)]
-    if finding.code == "rate-too-high":
+    if finding.code in ("rate-too-high", "decay-too-strong"):
         return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
     if finding.code == "nothing-learns":
         return _end(losses) < losses[0]

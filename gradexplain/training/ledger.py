@@ -97,6 +97,7 @@ class Steps:
     backwards: list[Call] = field(default_factory=list)  # since its last step
     repeated: Counter[tuple[int, int]] = field(default_factory=Counter)  # (call, passes before a step): steps
     rates: array[float] = field(default_factory=lambda: array("d"))
+    decay: float = 0.0  # of the weights, as last looked at
     skipped: int = 0
     skipped_in_a_row: int = 0
     most_skipped: int = 0
@@ -482,6 +483,8 @@ class Ledger:
 
     @torch.set_grad_enabled(False)  # is not noticed as a block of the script under `no_grad`
     def _look(self, steps: Steps, parameters: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        own = steps.own()
+        steps.decay = float(own.param_groups[0].get("weight_decay") or 0) if own is not None else 0.0
         sizes = {id(p): size for p, size in zip(given, steps.sizes, strict=False)}
         steps.looks.append(look_at(steps.count, steps.rates[-1], parameters, sizes))
         steps.samples = Sample.of(parameters, driven=not steps.is_moving)
