@@ -2,7 +2,9 @@
 
 import json
 import math
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 import gradexplain as gx
 from gradexplain.comparison.alignment import unmatched
 from gradexplain.comparison.differences import Size, meant
-from gradexplain.comparison.judging import Measured, Pair, decide, judge
+from gradexplain.comparison.judging import Judged, Measured, Pair, decide, judge
 from gradexplain.comparison.rounding import Rounding, inverse_trigamma, moderated, quantile, trigamma
 from gradexplain.receipts.schema import schema
 from gradexplain.verification.oracles.patterns import Pattern
@@ -689,10 +691,34 @@ class Lucky(Measured):
 def test_what_is_not_far_beyond_rounding_is_tried_further() -> None:
     one = torch.ones(10, dtype=torch.float64)
     turns = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5)
-    (found,), runs = decide(Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None)))  # type: ignore[arg-type]
+    lucky = Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None))  # type: ignore[arg-type]
+    settled, runs = decide(lucky, lambda judged: judged)
+    (found,) = settled.values()
     assert runs == 4
     assert found.plain
     assert found.numbers < 1
+
+
+def test_what_a_pair_was_judged_by_is_given_back_as_soon_as_it_is_judged() -> None:
+    given = [numbers((10,), dtype=torch.float32, seed=i)[0] for i in range(6)]
+    pairs = [Pair("gradient", str(i), t, t, t.double(), t.double()) for i, t in enumerate(given)]
+    pairs[3:] = [replace(p, other=2 * p.other, formula=2 * p.formula) for p in pairs[3:]]
+    pairs = [replace(p, other=p.other.clone(), truth=p.truth.clone()) for p in pairs]
+    kept: list[weakref.ref] = []
+
+    def settle(judged: Judged) -> bool:
+        kept.extend((weakref.ref(judged.times), weakref.ref(judged.pair.truth)))
+        assert sum(ref() is not None for ref in kept) == 2
+        return judged.worst > 1
+
+    class Still(Measured):
+        def repeat(self) -> None:
+            pass
+
+    measured = Still(pairs, (None, None))  # type: ignore[arg-type]
+    del pairs
+    settled, runs = decide(measured, settle)
+    assert ([*settled.values()], runs) == ([False] * 3 + [True] * 3, 0)
 
 
 def test_what_is_far_apart_in_float64_needs_no_trials() -> None:

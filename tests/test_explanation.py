@@ -26,6 +26,7 @@ from gradexplain.mathematics.equations import (
     unwrapped,
 )
 from gradexplain.mathematics.evaluation import is_explained
+from gradexplain.narration.explanations import short_operator
 from gradexplain.rules import registry
 from gradexplain.rules.application import call
 from gradexplain.rules.samples import examples
@@ -604,3 +605,9 @@ def test_of_a_backward_that_changes_what_it_keeps_its_first_call_alone_is_shown(
     assert found.verdict == gx.verify(Spent.apply, {"x": x}).verdict == "agrees"
     assert "→ x: [3, -0.5, 4]" in said
     assert "≠" not in said
+
+
+def test_a_step_without_an_operator_keeps_its_whole_name() -> None:
+    (step,) = gx.explain(Spent.apply, {"x": torch.ones(1)}).steps
+    assert short_operator(replace(step, operator=None, node="losses.py:focal")) == "losses.py:focal"
+    assert short_operator(replace(step, operator="aten.mul.Tensor")) == "mul"

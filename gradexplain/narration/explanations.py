@@ -856,7 +856,7 @@ def _unit(report: Report) -> float:
 
 def short_operator(step: Step) -> str:
     """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
-    return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+    return step.operator.removeprefix("aten.").split(".")[0] if step.operator else step.node
 
 
 def types_text(output: str, inputs: Iterable[TensorSummary]) -> str:
