@@ -2,7 +2,10 @@
 
 import json
 import math
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 import gradexplain as gx
 from gradexplain.comparison.alignment import unmatched
 from gradexplain.comparison.differences import Size, meant
-from gradexplain.comparison.judging import Measured, Pair, decide, judge
+from gradexplain.comparison.judging import Judged, Measured, Pair, decide, judge
 from gradexplain.comparison.rounding import Rounding, inverse_trigamma, moderated, quantile, trigamma
 from gradexplain.receipts.schema import schema
 from gradexplain.verification.oracles.patterns import Pattern
@@ -688,10 +691,34 @@ class Lucky(Measured):
 def test_what_is_not_far_beyond_rounding_is_tried_further() -> None:
     one = torch.ones(10, dtype=torch.float64)
     turns = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5)
-    (found,), runs = decide(Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None)))  # type: ignore[arg-type]
+    lucky = Lucky([Pair("gradient", "x", one, one + 1e-12 * turns)], (None, None))  # type: ignore[arg-type]
+    settled, runs = decide(lucky, lambda judged: judged)
+    (found,) = settled.values()
     assert runs == 4
     assert found.plain
     assert found.numbers < 1
+
+
+def test_what_a_pair_was_judged_by_is_given_back_as_soon_as_it_is_judged() -> None:
+    given = [numbers((10,), dtype=torch.float32, seed=i)[0] for i in range(6)]
+    pairs = [Pair("gradient", str(i), t, t, t.double(), t.double()) for i, t in enumerate(given)]
+    pairs[3:] = [replace(p, other=2 * p.other, formula=2 * p.formula) for p in pairs[3:]]
+    pairs = [replace(p, other=p.other.clone(), truth=p.truth.clone()) for p in pairs]
+    kept: list[weakref.ref] = []
+
+    def settle(judged: Judged) -> bool:
+        kept.extend((weakref.ref(judged.times), weakref.ref(judged.pair.truth)))
+        assert sum(ref() is not None for ref in kept) == 2
+        return judged.worst > 1
+
+    class Still(Measured):
+        def repeat(self) -> None:
+            pass
+
+    measured = Still(pairs, (None, None))  # type: ignore[arg-type]
+    del pairs
+    settled, runs = decide(measured, settle)
+    assert ([*settled.values()], runs) == ([False] * 3 + [True] * 3, 0)
 
 
 def test_what_is_far_apart_in_float64_needs_no_trials() -> None:
@@ -994,3 +1021,57 @@ def test_a_hook_that_changes_a_gradient_is_named_with_its_line() -> None:
     own.weight.register_hook(more)
     place = gx.compare(plain, own, numbers((5, 4), dtype=torch.float32)).place
     assert (place.how, place.detail["to"], place.steps[1].source.line) == ("hooked", "weight", line)
+
+    module = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+    module[0].register_full_backward_hook(lambda _, sent, __: (sent[0] * 0.5,))
+    place = gx.compare(nn.Sequential(nn.Linear(4, 3), nn.Tanh()), module, numbers((5, 4), dtype=torch.float32)).place
+    assert place.steps[1].operator.endswith("<lambda>")
+    assert place.steps[1].source.line == line_of("module[0].register_full_backward_hook")
+
+
+def line_of(code: str) -> int:
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(i for i, text in enumerate(lines, 1) if text.strip().startswith(code))
+
+
+def test_a_batch_in_parts_parts_from_the_whole_where_a_mean_is_taken_and_not_where_it_is_divided() -> None:
+    def loss(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+        scores = x @ w
+        return nn.functional.cross_entropy(scores, t)
+
+    x, w = numbers((7, 5), (5, 3), dtype=torch.float32)
+    given = {"x": x, "w": w, "t": torch.tensor([0, -100, 1, 2, -100, -100, 1])}
+    found = gx.compare(loss, None, given, against="batch", parts=3)
+    assert (found.verdict, found.place.steps[1].operator) == ("differs", "nll_loss_forward")
+
+
+def test_rows_that_are_lost_or_there_twice_part_where_they_are_chosen() -> None:
+    def chosen(*ends: tuple[int, int]) -> Callable:
+        def parts(x: Tensor) -> Tensor:
+            rows = [x[i:j] for i, j in ends]
+            return torch.cat([part.tanh() for part in rows]).sum()
+
+        return parts
+
+    (x,) = numbers((9, 3), dtype=torch.float32)
+    for ends in ([(0, 5), (4, 9)], [(0, 5), (5, 8)]):
+        found = gx.compare(lambda x: x.tanh().sum(), chosen(*ends), [x])
+        assert found.place.steps[1].source.code == "x[i:j]"
+    assert gx.compare(lambda x: x.tanh().sum(), chosen((0, 5), (5, 9)), [x]).verdict == "same"
+
+
+def test_compiled_code_that_draws_numbers_of_its_own_is_not_called_another() -> None:
+    def noisy(x: Tensor) -> Tensor:
+        return (x * torch.rand(6)).sum()
+
+    def other_draws(module: object, inputs: object) -> Callable:
+        return lambda *given: (torch.rand(1), module.forward(*given))[1]
+
+    def wrong(module: object, inputs: object) -> Callable:
+        return lambda *given: tuple(2 * t for t in module.forward(*given))
+
+    given = numbers((6,), dtype=torch.float32)
+    found = gx.compare(noisy, torch.compile(noisy, backend=other_draws), given)
+    assert (found.verdict, found.of("x").reason) == ("cannot say", "draws")
+    assert [f.code for f in found.findings] == ["draws-compiled"]
+    assert gx.compare(torch.sin, torch.compile(torch.sin, backend=wrong), given).verdict == "differs"

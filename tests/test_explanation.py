@@ -6,10 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from examples import EXAMPLES
+from torch import Tensor
 
 import gradexplain as gx
 from gradexplain.mathematics.digits import rounding_of
@@ -24,6 +26,7 @@ from gradexplain.mathematics.equations import (
     unwrapped,
 )
 from gradexplain.mathematics.evaluation import is_explained
+from gradexplain.narration.explanations import short_operator
 from gradexplain.rules import registry
 from gradexplain.rules.application import call
 from gradexplain.rules.samples import examples
@@ -580,3 +583,31 @@ def test_a_constant_of_a_rule_is_not_called_as_an_input_is(
 ) -> None:
     text = gx.explain(function, inputs).render("text", width=160)
     assert rule in text
+
+
+class Spent(torch.autograd.Function):
+    """Σ y², whose backward writes into what it kept: right the first time it is called."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.kept = x.clone()
+        return (x * x).sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return ctx.kept.mul_(2 * g)
+
+
+def test_of_a_backward_that_changes_what_it_keeps_its_first_call_alone_is_shown() -> None:
+    x = torch.tensor([1.5, -0.25, 2.0])
+    found = gx.explain(Spent.apply, {"x": x})
+    said = found.render("text")
+    assert found.verdict == gx.verify(Spent.apply, {"x": x}).verdict == "agrees"
+    assert "→ x: [3, -0.5, 4]" in said
+    assert "≠" not in said
+
+
+def test_a_step_without_an_operator_keeps_its_whole_name() -> None:
+    (step,) = gx.explain(Spent.apply, {"x": torch.ones(1)}).steps
+    assert short_operator(replace(step, operator=None, node="losses.py:focal")) == "losses.py:focal"
+    assert short_operator(replace(step, operator="aten.mul.Tensor")) == "mul"

@@ -492,3 +492,11 @@ def test_an_argument_that_torch_did_not_save_is_not_taken_for_its_default(run: C
     (value,) = [node.outputs[0] for node in traced.nodes if node.name == made.grad_fn.name()]
     if value is not None:
         torch.testing.assert_close(value, made.detach())
+
+
+def test_what_a_distance_to_itself_takes_at_its_kink_cannot_be_asked_of_a_live_tensor() -> None:
+    """Torch does not save how `cdist` was computed; ∂ Σ ‖wᵢ − wⱼ‖ / ∂w₀ is 2 (w₀ − w₁) / ‖w₀ − w₁‖: (1.2, 1.6)."""
+    w = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    found = gx.explain(torch.cdist(w, w).sum())
+    assert found.verdict == "cannot say"
+    assert "∂y/∂w = [[1.2, 1.6], [-1.2, -1.6]]" in found.render("text").replace("\n ", "")

@@ -5,15 +5,17 @@ in which it would be false.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradexplain as gx
 from gradexplain.findings.finding import Finding
-from gradexplain.findings.not_finite import FIRST
+from gradexplain.findings.not_finite import FIRST, _too_short
 
 
 def born(f: Callable[..., Tensor], *inputs: Tensor) -> list[Finding]:
@@ -169,6 +171,7 @@ def test_nan_lies_between_no_slopes() -> None:
     """√(x²) has slopes −1 and 1 at 0, and torch makes it nan; |x| has the same slopes, and 0 lies between them."""
     for f in (lambda x: (x * x).sqrt().sum(), lambda x: (x * x).sum().sqrt()):
         text = page(f, one(0.0))
+        assert "cannot be said here: the function has a kink exactly here" in text.split("Checked")[0]
         assert "Torch's nan is no number between them" in text
         assert "nan lies between" not in text
         assert "it is a convention" not in text
@@ -238,3 +241,20 @@ def test_what_is_not_finite_in_every_type_is_not_laid_to_rounding() -> None:
     page = gx.verify(lambda x: (x - 1).sqrt(), {"x": torch.tensor(0.5)}).render("text", width=400)
     assert "= sqrt(-0.5) = nan." in page
     assert "rounding" not in page.partition("Checked")[0]
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_labels_that_do_not_fit_in_their_frames_are_told_where_torch_has_no_loss_for_them(padded: bool) -> None:
+    draw = torch.Generator().manual_seed(3)
+    frames, lengths = torch.randint(2, 7, (24,), generator=draw), torch.randint(0, 6, (24,), generator=draw)
+    lengths[0] = 5
+    rows = torch.randint(1, 3, (24, 5), generator=draw)
+    targets = rows if padded else torch.cat([row[:count] for row, count in zip(rows, lengths, strict=True)])
+    x = torch.randn(6, 24, 3, generator=draw, dtype=torch.float64)
+    losses = F.ctc_loss(x.log_softmax(2), targets, frames, lengths, reduction="none")
+    given = {"targets": targets, "input_lengths": frames.tolist(), "target_lengths": lengths}
+    told = [_too_short(SimpleNamespace(arguments=given), (row,)) for row in range(24)]
+    assert [found is not None for found in told] == losses.isinf().tolist()
+    assert 3 < losses.isinf().sum() < 21
+    said = page(lambda z: F.ctc_loss(z.log_softmax(2), targets, frames, lengths), x)
+    assert "frames, one each and one more" in said

@@ -504,6 +504,17 @@ def test_a_reader_who_wants_no_motion_gets_none(browser: Any, tmp_path: Path) ->
             assert window.page.locator("#stage animateMotion").count() == moving
 
 
+@pytest.mark.parametrize("layer", ["layers.0", "layers.1"])
+def test_a_fold_that_was_opened_begins_in_view(browser: Any, tmp_path: Path, layer: str) -> None:
+    with opened(browser, transformer(2).render("html"), tmp_path) as window:
+        window.page.click(f"#stage .opens:has-text('{layer}')")
+        title = window.page.locator(f"#stage .bar:has-text('− {layer}')").locator(".f").bounding_box()
+        stage = window.page.locator("#stage").bounding_box()
+        for side, size in (("x", "width"), ("y", "height")):
+            assert stage[side] <= title[side]
+            assert title[side] + title[size] <= stage[side] + stage[size]
+
+
 def test_what_is_searched_is_found_in_its_fold_and_gone_to(browser: Any, tmp_path: Path) -> None:
     with opened(browser, transformer(3).render("html"), tmp_path) as window:
         assert window.page.locator("#stage .t", has_text="layers.1.norm2").count() == 0

@@ -26,6 +26,7 @@ from gradexplain import lessons
 from gradexplain.errors import InputError
 from gradexplain.playground.asked import MOST_BYTES, OPTIONS, Asked
 from gradexplain.playground.computing import answered
+from gradexplain.playground.drawing import End
 from gradexplain.playground.page import shell
 
 AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
@@ -161,6 +162,29 @@ def test_a_function_that_is_slow_is_explained_and_not_drawn(tmp_path: Path) -> N
     found = own(tmp_path, "slow", {"x": "2"})
     assert (found["figure"], found["gradients"]) == (None, {"x": "1"})
     assert "too slow" in found["no_figure"]
+
+
+@pytest.mark.parametrize(
+    ("waited", "worked", "over"), [(0.5, 0.5, None), (2.0, 0.5, None), (2.0, 1.5, 1.0), (4.5, 0.5, 4.0)]
+)
+def test_a_figure_may_take_a_second_of_a_processor_and_four_of_the_clock(
+    monkeypatch: pytest.MonkeyPatch, waited: float, worked: float, over: float | None
+) -> None:
+    end = End(began=100.0, worked=7.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0 + waited)
+    monkeypatch.setattr(time, "process_time", lambda: 7.0 + worked)
+    assert end.passed() == over
+
+
+def test_a_quick_figure_does_not_ask_again_and_again_how_long_the_processor_worked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where that is slow to be known, it was most of what an edit waited for."""
+    asked = []
+    real = time.process_time
+    monkeypatch.setattr(time, "process_time", lambda: asked.append(1) or real())
+    assert len(answer_to("x**2 + 2*x", {"x": "3"}, lr="0.1")["figure"]["descent"]) == 21
+    assert len(asked) == 1
 
 
 def test_a_point_without_a_derivative_says_why_there_is_no_figure() -> None:

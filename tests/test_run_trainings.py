@@ -382,12 +382,15 @@ def test_steps_that_are_too_large_follow_from_gradients_that_pile_up() -> None:
 @pytest.mark.parametrize(
     ("factor", "found"),
     [
-        ("(h.round() - t).abs().mean() + 1", True),
-        ("(h.round() - t).abs().mean() * 0", False),
-        ("h.mean() * 1e-30", False),
+        ("(h.round() - t).abs().mean() + 1", ["round", "flat"]),
+        ("(h + 100 * t).clamp(-1, 1).square().mean()", ["clamp", "cut"]),
+        ("(t + h.clamp(-50, 50) * 0).mean()", [None, None]),
+        ("(h.round() - t).abs().mean() * 0", []),
+        ("h.mean() * 1e-30", []),
+        ("(h + 100 * t * (torch.arange(2) > 0)).clamp(-1, 1).square().mean()", []),
     ],
 )
-def test_gradients_that_are_all_zero_are_told_while_the_loss_is_not(factor: str, found: bool) -> None:
+def test_gradients_that_are_all_zero_are_told_while_the_loss_is_not(factor: str, found: list) -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     with gx.watch(model, quiet=True) as watch:
@@ -395,12 +398,157 @@ def test_gradients_that_are_all_zero_are_told_while_the_loss_is_not(factor: str,
         for _ in range(24):
             h, t = model(torch.rand(8, 3)), torch.ones(())
             optimizer.zero_grad()
-            eval(factor, {"h": h, "t": t}).backward()
+            eval(factor, {"h": h, "t": t, "torch": torch}).backward()
             optimizer.step()
-    codes = [finding.code for finding in watch.report.findings if finding.code == "gradient-zero"]
-    assert codes == ["gradient-zero"] * found
-    if found:
-        assert watch.report.findings[0].data["operator"] == "round"
+    told = [finding.data for finding in watch.report.findings if finding.code == "gradient-zero"]
+    assert [data.get(key) for data in told for key in ("operator", "why")] == found
+
+
+def test_a_model_that_is_frozen_is_not_said_to_be_unused(tmp_path: Path) -> None:
+    text = """import torch
+torch.manual_seed(0)
+model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+model.requires_grad_(False)
+model.requires_grad = True
+optimizer = torch.optim.SGD({trained}.parameters(), lr=0.1)
+{made}.sum().backward()
+"""
+    for trained, made, why in (("model", "model(torch.ones(3, 2))", "frozen"), ("other", "torch.ones(3)", "unused")):
+        (tmp_path / f"{why}.py").write_text(text.format(trained=trained, made=made))
+        (first,) = run_training(tmp_path / f"{why}.py").record["findings"]
+        assert (first["code"], first["data"]["why"]) == ("loss-without-graph", why)
+        assert ("requires_grad_(True)" in first["remedy"]["text"]) == (why == "frozen")
+
+
+def test_what_sends_no_gradient_back_is_named_where_the_loss_depends_on_parameters(tmp_path: Path) -> None:
+    text = """import torch
+torch.manual_seed(0)
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, g):
+        return {returned}
+
+first, last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD([*first.parameters(), *last.parameters()], lr=0.1)
+for _ in range(24):
+    optimizer.zero_grad()
+    loss = last(Sign.apply(first(torch.rand(3, 2)))).square().mean()
+    loss.backward({given})
+    optimizer.step()
+"""
+    for returned, given, place, why in (
+        ("None", "", "Sign.apply(first(torch.rand(3, 2)))", "silent"),
+        ("g", "inputs=[*last.parameters()]", "loss.backward(inputs=[*last.parameters()])", None),
+    ):
+        (tmp_path / f"{returned}.py").write_text(text.format(returned=returned, given=given))
+        (first,) = run_training(tmp_path / f"{returned}.py").record["findings"]
+        assert (first["code"], first["parameters"]) == ("nothing-sent", ["first.weight", "first.bias"])
+        assert (first["source"]["code"], first["data"].get("why")) == (place, why)
+        assert ("gives none back" in first["text"]) == (why == "silent")
+    (tmp_path / "sound.py").write_text(text.format(returned="g", given=""))
+    assert run_training(tmp_path / "sound.py").codes == []
+
+
+def test_an_optimizer_whose_epsilon_is_0_in_the_weights_type_made_what_is_not_finite(tmp_path: Path) -> None:
+    text = """import torch
+torch.manual_seed(0)
+model = torch.nn.Linear(2, 1).to(torch.{dtype})
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3{eps})
+x = torch.tensor([[1.0, 0.0]]).to(torch.{dtype})
+for step in range(24):
+    optimizer.zero_grad()
+    (model(x) * (1 if step < 4 or {nan} is None else {nan})).float().square().mean().backward()
+    optimizer.step()
+"""
+    for name, dtype, eps, nan, expected in (
+        ("half", "float16", "", None, ["divided-by-nothing"]),
+        ("none", "float32", ", eps=0.0", None, ["divided-by-nothing"]),
+        ("whole", "float32", "", None, []),
+        ("mended", "float16", ", eps=1e-4", None, []),
+        ("other", "float16", ", eps=1e-4", "float('nan')", ["loss-not-finite"]),
+    ):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text.format(dtype=dtype, eps=eps, nan=nan))
+        training = run_training(path)
+        assert training.codes == expected or (name == "other" and "divided-by-nothing" not in training.codes)
+        if expected == ["divided-by-nothing"]:
+            first = training.record["findings"][0]
+            assert (first["step"], first["source"]["line"], first["remedy"]["tried"]) == (0, 4, True)
+            assert first["remedy"]["change"].endswith("eps=1e-4)")
+            assert first["consequences"][0]["code"] == "weight-not-finite"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("lr=0.1, weight_decay=5.0", "decay-too-strong"),
+        ("lr=300.0, weight_decay=1e-5", "rate-too-high"),
+        ("lr=0.1", None),
+    ],
+)
+def test_weights_that_decay_at_once_are_not_blamed_on_the_gradient(given: str, code: str | None) -> None:
+    torch.manual_seed(0)
+    model, true = torch.nn.Linear(8, 4), torch.randn(8, 4)
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = eval(f"torch.optim.SGD(model.parameters(), {given})")
+        for _ in range(60):
+            x = torch.randn(64, 8)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), (x @ true).argmax(1)).backward()
+            optimizer.step()
+    assert [finding.code for finding in watch.report.findings] == [code] * (code is not None)
+
+
+def test_the_line_that_freed_a_graph_is_told_where_only_one_can_have(capsys: pytest.CaptureFixture) -> None:
+    model = torch.nn.Linear(2, 2)
+    for others in (1, 2):
+        with suppress(RuntimeError), gx.watch(model) as watch:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            loss = model(torch.ones(3, 2)).square().sum()
+            loss.backward()
+            if others > 1:
+                model(torch.ones(3, 2)).sum().backward()
+            (2 * loss).backward()
+            optimizer.step()
+        (first,) = watch.report.findings
+        assert (first.code, first.data["freed"] is None) == ("graph-freed", others > 1)
+        text = " ".join(capsys.readouterr().err.split())
+        assert ("an earlier one has freed (test_run_trainings.py:" in text) == (others == 1)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_gradients_that_are_cut_down_slow_only_what_steps_in_proportion_to_them(kind: str) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = getattr(torch.optim, kind)(model.parameters(), lr=1e-4)
+        for _ in range(24):
+            optimizer.zero_grad()
+            (model(torch.rand(8, 3)) - 1000).square().sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    assert [finding.code for finding in watch.report.findings] == ["clipped"] * (kind == "SGD")
+
+
+@pytest.mark.parametrize(("put", "codes"), [("other.weight", []), ("torch.nn.Parameter(weight)", [True])])
+def test_a_parameter_that_stands_in_the_place_of_an_optimizers_is_told_unless_that_has_it(
+    put: str, codes: list
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    with gx.watch(model, quiet=True) as watch:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        model[1].weight = eval(put, {"other": model[0], "torch": torch, "weight": torch.ones(3, 3)})
+        for _ in range(24):
+            optimizer.zero_grad()
+            model(torch.rand(8, 3)).square().mean().backward()
+            optimizer.step()
+    told = [(finding.code, finding.parameters) for finding in watch.report.findings]
+    assert told == [("made-after-optimizer", ("model.1.weight",))] * len(codes)
 
 
 @pytest.mark.filterwarnings("ignore:reduction")
@@ -549,6 +697,15 @@ def test_a_block_is_watched_and_its_report_stays(capsys: pytest.CaptureFixture) 
     assert finding.source is not None
     assert "torch.log(p" in finding.source.code
     assert "ln(0) = -inf" in " ".join(capsys.readouterr().err.split())
+    assert not torch.is_anomaly_enabled()
+
+
+def test_a_script_that_looks_for_anomalies_itself_finds_them_under_watch() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    with gx.watch(quiet=True), torch.autograd.set_detect_anomaly(True):
+        with pytest.warns(UserWarning, match="of forward call"), pytest.raises(RuntimeError, match="SqrtBackward0"):
+            (p.sqrt() * 0).sum().backward()
+        assert torch.is_anomaly_enabled()
     assert not torch.is_anomaly_enabled()
 
 

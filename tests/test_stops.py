@@ -1,5 +1,6 @@
 """What is stopped: the share of the slope, at its line, and what becomes of the verdict. Shares are from calculus."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -103,11 +104,11 @@ def by_mark(x: Tensor) -> Tensor:
     return (same * doubled).sum()  # type: ignore[no-any-return]
 
 
-# Each function with the line where its slope ends, and the share that ends there: of the larger of the slopes of F, as
-# it was written, and of G, as torch differentiates it. At x = (2, 3), moved in each element by its own size:
+# Each function with the line where its slope ends, and the share that ends there: of the slope of F, as it was written;
+# G is what torch differentiates. At x = (2, 3), moved in each element by its own size:
 #   x · 2x          F' = 4x, G' = 2x                              share 1/2
 #   x · Σx          F' = 2 Σx, G' = Σx                            share 1/2
-#   Σx² / x₀        F' = (1 − x₁²/x₀², 2x₁/x₀), G' = 2x/x₀        left out 1 + x₁²/x₀² = 13/4, times 2; G' x = 4, 9
+#   Σx² / x₀        F' = (1 − x₁²/x₀², 2x₁/x₀), G' = 2x/x₀        left out 1 + x₁²/x₀² = 13/4, times 2; F' x = −5/2, 9
 #   x · x           as the first
 #   x · x²          F' = 3x², G' = x²                             share 2/3
 #   x · sort(x) and x · mean(x): as the first and the second
@@ -116,7 +117,7 @@ def by_mark(x: Tensor) -> Tensor:
 STOPS = [
     (by_no_grad, 2, 1 / 2),
     (by_item, 1, 1 / 2),
-    (by_float, 1, (13 / 4 * 2) / (4**2 + 9**2) ** 0.5),
+    (by_float, 1, (13 / 4 * 2) / ((5 / 2) ** 2 + 9**2) ** 0.5),
     (by_list, 1, 1 / 2),
     (by_numpy, 1, 2 / 3),
     (by_leaf, 2, 1 / 2),
@@ -207,6 +208,19 @@ def test_shares_of_several_lines_add_up_to_what_is_left_out() -> None:
     expected = sorted((a**2 + b**2) ** 0.5 / size for a, b in paths)
     found = sorted(stop.share for stop in verified(three, x).stops)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_several_lines_stop_is_no_part_of_the_slope_where_it_is_more_than_the_whole() -> None:
+    def cancels(x: Tensor) -> Tensor:
+        more = 3 * x.detach()
+        less = (x * x).detach()
+        return (x * more - x * less).sum()
+
+    # F' x = 6x² − 3x³; the first line stops 3x² of it and the second −2x³. At 1: 3, 3 and −2.
+    said = str(verified(cancels, at(1.0)))
+    assert "%" not in said
+    sizes = re.findall(r"stops is ([\d.]+) times the size of the slope of x", said.replace("\n  ", " "))
+    assert sizes == ["1", "0.67"]
 
 
 @pytest.mark.parametrize("size", [2, 30])

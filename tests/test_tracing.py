@@ -486,3 +486,17 @@ def test_of_what_runs_without_the_users_code_the_line_that_asked_is_the_place(as
         told = str(fault)
     assert said.format(asked=own_line("told = ask(function, [torch.tensor")) in told
     assert "?" not in told
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_what_torch_asks_for_shapes_alone_is_no_step_and_a_tangent_of_0_is_shown_as_zeros() -> None:
+    def product(x: Tensor, v: Tensor) -> Tensor:
+        """The Hessian of Σ x⁴, which is 12 x² on the diagonal, by v."""
+        slope = torch.func.grad(lambda t: (t**4).sum())
+        return torch.func.jvp(slope, (x,), (v,))[1].sum()
+
+    found = gx.explain(product, {"x": torch.tensor([1.0, 2.0]), "v": torch.tensor([1.0, 3.0])})
+    assert not any(step.forward.tensor.is_meta for step in found.steps if step.forward is not None)
+    said = found.render("text")
+    assert "∂y/∂x = [24, 144]" in said
+    assert "∂y/∂v = [12, 48]" in said

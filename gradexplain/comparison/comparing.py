@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,7 +38,7 @@ from gradexplain.recording.join import joined
 from gradexplain.recording.trace import Hooked
 from gradexplain.recording.tracing import recorded, trace
 from gradexplain.rules.application import wide
-from gradexplain.verification.incidents import hooks_that_changed
+from gradexplain.verification.incidents import hooks_of_modules, hooks_that_changed
 from gradexplain.versions.internals import has_hooks
 
 Tensors = Mapping[Label, Tensor | None]
@@ -85,7 +88,7 @@ def compare_sides(
     place, steps = course.place(tensors) if one.reached and values else (None, ())
     known = [*sizes, *sizes_of(a.computation.inputs), *steps]
     tensors = [c if c.pattern is None else replace(c, pattern=meant(c.pattern, known)) for c in tensors]
-    if any(f.code == "draws-differ" for f in findings):
+    if any(f.code in ("draws-differ", "draws-compiled") for f in findings):
         tensors = [replace(c, verdict="cannot say", reason="draws") if c.reason == "beyond" else c for c in tensors]
     return Comparison(
         names,
@@ -114,12 +117,20 @@ def _aligned(course: Course) -> tuple[Course, Iterator[Finding]]:
     for side, draws in zip(course.sides, drawn, strict=True):
         draws += draws_of(side)
     if drawn[0] == drawn[1]:
-        return course, iter(())
+        return course, _drawn_by_compiler(course)
     if sorted(drawn[0]) != sorted(drawn[1]) or any(side.gave is not None for side in course.sides):
         ours, theirs = (_some([f"{name} ({count})" for name, count in draws]) for draws in drawn)
         return course, iter([Finding("draws-differ", {"ours": ours, "theirs": theirs})])
     a, b = (replace(side.measurable(), around=(*side.measurable().around, aligning)) for side in course.sides)
     return judged(a, b, a.run(), b.run()), iter([Finding("draws-aligned", {})])
+
+
+def _drawn_by_compiler(course: Course) -> Iterator[Finding]:
+    """Yields that compiled code draws numbers of its own, where the code as it was written gives the same."""
+    if "torch._dynamo" in sys.modules and all(side.gave is None for side in course.sides):
+        a, b = (side.uncompiled() for side in course.sides)
+        if not judged(a, b, a.run(), b.run()).differs:
+            yield Finding("draws-compiled", {})
 
 
 def draws_of(side: Side) -> Sequence[Draw]:
@@ -168,35 +179,53 @@ def _run(letter: str, side: Side) -> Outcome:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What is kept of a pair that was judged: the verdict, and how far beyond what explains it the difference is.
+
+    `formulas` is that of the two formulas in float64, `eps` the reference's last digit, `known` says that there is a
+    truth.
+    """
+
+    compared: Compared
+    worst: float
+    formulas: float
+    eps: float
+    known: bool
+
+    @classmethod
+    def of(cls, judged: Judged, scale: float) -> Settled:
+        """Returns what is kept, where the largest number of all pairs is `scale`."""
+        compared = verdict_of(judged, scale)
+        if compared.verdict == "differs":
+            compared = replace(compared, pattern=pattern_of(judged))
+        eps = torch.finfo(judged.pair.one.dtype).eps
+        return cls(compared, judged.worst, judged.formulas, eps, judged.pair.truth is not None)
+
+
+@dataclass(frozen=True)
 class Course:
     """What was found out about two sides: what needed no measure, and how the other pairs were judged."""
 
     sides: tuple[Side, Side]
-    widened: tuple[Side | None, Side | None]
+    widened: tuple[Callable[[], Side] | None, Callable[[], Side] | None]
     labels: Sequence[Label]
     done: Mapping[Label, Compared]
-    judged: Sequence[Judged]
+    judged: Mapping[Label, Settled]
     runs: int
 
     @property
     def differs(self) -> bool:
         """Whether a tensor differs."""
-        return any(c.verdict == "differs" for c in self.done.values()) or any(j.worst > 1 for j in self.judged)
+        return any(c.verdict == "differs" for c in self.done.values()) or any(j.worst > 1 for j in self.judged.values())
 
     @property
     def truth(self) -> str:
         """The type of the third run, "" where there was none."""
-        return "float64" if any(j.pair.truth is not None for j in self.judged) else ""
+        return "float64" if any(j.known for j in self.judged.values()) else ""
 
     def tensors(self) -> list[Compared]:
         """Returns the verdict on every tensor, and of those that differ what that looks like."""
-        found = dict(self.done)
-        scale = max((float(j.pair.base.abs().max()) for j in self.judged if j.pair.base.numel()), default=0.0)
-        for one in self.judged:
-            compared = verdict_of(one, scale)
-            if compared.verdict == "differs":
-                compared = replace(compared, pattern=pattern_of(one))
-            found[one.pair.label] = compared
+        found = {**self.done, **{label: one.compared for label, one in self.judged.items()}}
         return [found[label] for label in self.labels if label in found]
 
     def place(self, tensors: Sequence[Compared]) -> tuple[Place | None, Sequence[Size]]:
@@ -215,8 +244,8 @@ class Course:
             return (
                 None if outline is None else parted(reference.gave.outline, outline, candidate.names, eps, size)
             ), ()
-        exact = any(_PLAIN * torch.finfo(j.pair.one.dtype).eps > size for j in self.judged if j.formulas > 1)
-        one, other = (w if exact and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
+        exact = any(_PLAIN * j.eps > size for j in self.judged.values() if j.formulas > 1)
+        one, other = (w() if exact and w is not None else s for w, s in zip(self.widened, self.sides, strict=True))
         # Where the values differ, no backward pass is needed to see where.
         forward = any(c.kind == "value" for c in telling)
         for backwards in (False, True) if forward else (True,):
@@ -244,7 +273,7 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
     """Returns what is found out about two sides that gave these outcomes."""
     ours, theirs = outcome_tensors(one), outcome_tensors(other)
     done, pairs = settled(ours, theirs)
-    widened: tuple[Side | None, Side | None] = (None, None)
+    widened: tuple[Callable[[], Side] | None, Callable[[], Side] | None] = (None, None)
     if pairs and (is_low(one) or is_low(other)):
         constants: list[Tensor] = []
         (first, right), (second, formula) = in_float64(a, ours, constants), in_float64(b, theirs, constants)
@@ -252,11 +281,12 @@ def judged(a: Side, b: Side, one: Outcome, other: Outcome) -> Course:
         formula = formula if right is not None else None
         rounded = any(map(is_rounded, constants)) or any(s.gave is not None and s.gave.rounded for s in (a, b))
         pairs = [replace(p, truth=_known(right, p), formula=_known(formula, p), rounded=rounded) for p in pairs]
+        del right, formula
     measured = Measured(pairs, (a, b))
-    found, runs = decide(measured) if pairs else ([], 0)
-    done |= {pair.label: c for pair in pairs if (c := measured.unjudged(pair)) is not None}
-    found = [j for j in found if j.pair.label not in done]
-    return Course((a, b), widened, tuple(ours), done, found, runs)
+    del pairs
+    found, runs = decide(measured, partial(Settled.of, scale=measured.scale))
+    done |= {pair.label: c for pair in measured.doubtful if (c := measured.unjudged(pair)) is not None}
+    return Course((a, b), widened, tuple(ours), done, {n: j for n, j in found.items() if n not in done}, runs)
 
 
 def outline_of(side: Side) -> Outline | None:
@@ -272,7 +302,8 @@ def watched(side: Side, backwards: bool = True) -> Watched:
     computation, cotangent = _watchable(side)
     with recorded(computation, cotangent, backwards=backwards) as run:
         found = joined(run, computation)
-        return Watched(found, {(node.index, k): h for node, k, h in hooks_that_changed(run, found)})
+        hooks = {(node.index, k): hook for node, k, hook in hooks_that_changed(run, found)}
+        return Watched(found, hooks, {n.index: h for n, h in hooks_of_modules(found, computation.modules)})
 
 
 def watched_as_it_is(side: Side) -> tuple[Hooked, ...]:
@@ -298,23 +329,25 @@ def _known(found: Tensors | None, pair: Pair) -> Tensor | None:
     if value is None:
         return None
     spoilt = ~wide(value).isfinite()
+    if not bool(spoilt.any()):
+        return wide(value)  # type: ignore[no-any-return]
     return None if bool((spoilt & (pair.one != 0)).any()) else wide(value).masked_fill(spoilt, 0)
 
 
-def in_float64(side: Side, own: Tensors, constants: list[Tensor]) -> tuple[Side | None, Tensors | None]:
-    """Returns a side in float64 and what it gives, tensors of the same shapes; `None` where it does not run so.
+def in_float64(side: Side, own: Tensors, constants: list[Tensor]) -> tuple[Callable[[], Side] | None, Tensors | None]:
+    """Returns what makes a side in float64, and what that gives, of the same shapes; `None` where it does not run so.
 
     What it holds in a shorter type is added to `constants`.
     """
     if all(t is None or t.dtype in (torch.float64, torch.complex128) for t in own.values()):
-        return side, own
+        return lambda: side, own
     if side.gave is not None:
         return None, side.gave.truth
-    for candidate in side.widened(constants):
+    for number, candidate in enumerate(side.widened(constants)):
         try:
             found = outcome_tensors(candidate.run())
         except Exception:  # the user's function, or torch's, is not made for these types
             continue
         if all(t is None or ((u := found.get(n)) is not None and u.shape == t.shape) for n, t in own.items()):
-            return candidate, found
+            return lambda number=number: next(islice(side.widened([]), number, None)), found
     return None, None

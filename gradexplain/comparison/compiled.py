@@ -33,15 +33,20 @@ _LINE = re.compile(r'File "(.+?)", line (\d+), in')
 def compiling(function: Callable[..., object]) -> Iterator[None]:
     """Lets a block compile a function as often as it wants, and forgets what it compiled if nobody else did before.
 
-    Past a limit, the compiler would hand back the code as it was written without a word.
+    Past a limit, the compiler would hand back the code as it was written without a word. What is compiled draws the
+    random numbers that the code as it was written draws.
     """
     import torch._dynamo.config as config
+    import torch._inductor.config as inductor
     from torch._C._dynamo import eval_frame
 
     code = _code_of(function)
     before = bool(code and eval_frame._debug_get_cache_entry_list(code))
     try:
-        with config.patch(recompile_limit=10**6, accumulated_recompile_limit=10**6):
+        with (
+            config.patch(recompile_limit=10**6, accumulated_recompile_limit=10**6),
+            inductor.patch(fallback_random=True),
+        ):
             yield
     finally:
         if code is not None and not before:

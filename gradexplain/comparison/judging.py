@@ -14,11 +14,11 @@ are such, the difference has to be more than all that rounding does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from gradexplain.verification.oracles.rounding import Answer, answering, trials
 
 # A tensor of one side: what it is, and its name.
 Label = tuple[Kind, str]
+Settled = TypeVar("Settled")
 
 
 @dataclass(frozen=True)
@@ -179,13 +180,14 @@ def last_digit(value: Tensor) -> Tensor:
 class Measured:
     """The trials of both sides, and what was decided by them; `failed` says why a side has none."""
 
-    pairs: Sequence[Pair]
+    pairs: list[Pair]
     sides: tuple[Side, Side]
     running: list[Iterator[Mapping[Label, Tensor]] | None] = field(default_factory=lambda: [None, None])
     answers: list[list[Answer] | None] = field(default_factory=lambda: [None, None])  # what a side decides by
     failed: list[str | None] = field(default_factory=lambda: [None, None])
     unsteady: dict[Label, int] = field(default_factory=dict)  # the side that gives another tensor when it is run again
     unmoved: list[Mapping[Label, Tensor]] = field(default_factory=lambda: [{}, {}])  # as they are measured
+    doubtful: list[Pair] = field(default_factory=list)  # what last digits alone do not explain
 
     @cached_property
     def trials(self) -> tuple[Trials, Trials]:
@@ -464,28 +466,40 @@ def _over(difference: Tensor, deviation: Tensor) -> Tensor:
     return (difference / deviation).masked_fill_(difference == 0, 0.0)
 
 
-def decide(measured: Measured) -> tuple[list[Judged], int]:
-    """Returns every pair as it was judged in the end, and how many trials that took.
+def decide(measured: Measured, settle: Callable[[Judged], Settled]) -> tuple[dict[Label, Settled], int]:
+    """Returns what `settle` makes of every pair as it was judged in the end, and how many trials that took.
 
     First by the errors that the reference itself makes, which the truth shows, or by the last digits alone. What these
-    do not explain is measured: trials are made until they explain it, or there are as many as may be.
+    do not explain is measured: trials are made until they explain it, or there are as many as may be. Each pair is
+    settled as soon as it is judged for good: what it was judged by is as large as several gradients.
     """
     count, scale, tensors = measured.count, measured.scale, len(measured.pairs)
-    found = {pair.label: judged for pair in measured.pairs if (judged := _evident(pair, scale)) is not None}
-    sure = {*found}
-    for pair in measured.pairs:
-        if pair.label not in sure:
-            found[pair.label] = judge(pair, _own_error(pair) or _last_alone(pair), count)
-    measured.pairs = [pair for pair in measured.pairs if not found[pair.label].plain]
+    settled: dict[Label, Settled] = {}
+    found: dict[Label, Judged] = {}
+    asked, waiting = list(measured.pairs), list[Pair]()
+    measured.pairs.clear()
+    while asked:
+        pair = asked.pop(0)
+        if (judged := _evident(pair, scale)) is not None:
+            settled[pair.label] = settle(judged)
+            measured.pairs.append(replace(pair, truth=None, formula=None))
+            continue
+        judged = judge(pair, _own_error(pair) or _last_alone(pair), count)
+        if judged.plain:
+            settled[pair.label] = settle(judged)
+        else:
+            found[pair.label] = judged
+            waiting.append(pair)
+            measured.pairs.append(pair)
     if not measured.pairs:
-        return list(found.values()), 0
+        return settled, 0
     measured.repeat()
-    sure |= {p.label for p in measured.pairs if p.label not in sure and _is_clear(found[p.label], count, scale)}
-    measured.pairs = [pair for pair in measured.pairs if pair.label not in sure]
-    if not measured.pairs:
-        return list(found.values()), 0
-    waiting = measured.pairs
-    for stage in STAGES:
+    measured.doubtful = measured.pairs
+    sure = {pair.label for pair in measured.pairs if pair.label not in found}
+    sure |= {p.label for p in waiting if _is_clear(found[p.label], count, scale)}
+    measured.pairs = waiting = [pair for pair in waiting if pair.label not in sure]
+    stage = 0
+    for stage in STAGES if waiting else ():
         measured.take(stage)
         for pair in waiting:
             if (rounding := measured.rounding(pair)) is not None:
@@ -497,7 +511,7 @@ def decide(measured: Measured) -> tuple[list[Judged], int]:
         known = bool(sure) and not any(found[pair.label].unknown for pair in waiting)
         if known or all(found[pair.label].plain for pair in waiting):
             break
-    return list(found.values()), stage
+    return settled | {label: settle(judged) for label, judged in found.items()}, stage
 
 
 def _evident(pair: Pair, scale: float) -> Judged | None:

@@ -14,7 +14,7 @@ the difference that is looked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,6 +42,11 @@ class Value:
     given: Tensor | None
 
     @property
+    def rows(self) -> int:
+        """How many rows it has, 0 of what has none."""
+        return len(self.given) if self.given is not None and self.given.dim() else 0
+
+    @property
     def got(self) -> Tensor | None:
         """The gradient that arrived at it."""
         return self.node.cotangents[self.number] if self.number < len(self.node.cotangents) else None
@@ -49,10 +54,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Watched:
-    """A run that was watched, and the hooks that changed a gradient in it, by the node and its output number."""
+    """A run that was watched, and the hooks that changed a gradient in it, by the node and its output number.
+
+    And the hooks of modules, by the node that calls them.
+    """
 
     trace: Trace
     hooks: Mapping[tuple[int, int], Hooked] = field(default_factory=dict)
+    modules: Mapping[int, Hooked] = field(default_factory=dict)
 
     @cached_property
     def values(self) -> Sequence[Value]:
@@ -85,10 +94,6 @@ class Watched:
     def before(self, position: int) -> list[int]:
         """Returns where the values stand that one is made of."""
         return [self.position(edge.producer, edge.output) for edge in self.values[position].node.edges]
-
-    def is_joint(self, node: Node) -> bool:
-        """Says whether a step is none of the user's: the one that joins several outputs in a vector."""
-        return node.index == self.trace.output[0] and node.source is None and node.operator == "aten.cat.default"
 
     @cached_property
     def sent(self) -> Mapping[int, Sequence[tuple[Node, Tensor | None]]]:
@@ -176,30 +181,75 @@ class _Aligned:
         ends = (run.values[run.end].given for run in (self.one, self.other))
         if self.are_alike(self.one.trace.value, self.other.trace.value) and self.are_alike(*ends):
             return True
-        return not _leading(self.one, self.ours) and not _leading(self.other, self.theirs)
+        return not _unmet(self.one, self.ours) and not _unmet(self.other, self.theirs)
 
     def forward(self) -> Place | None:
         """Returns the first step that is unlike; `None` where all are alike, and the outputs stand in another order."""
-        ours, theirs = self._leading()
+        one, other = ({**known} for known in (self.ours, self.theirs))
+        self._meet_blocks(self.one, one, self.other)
+        self._meet_blocks(self.other, other, self.one)
+        ours, theirs = _leading(self.one, one), _leading(self.other, other)
         if ours and theirs:
-            theirs = self._outside(ours[0], self.other, self.theirs) or theirs
-            ours = self._outside(theirs[0], self.one, self.ours) or ours
+            whole = self.one.values[ours[0]]
+            self._meet(self.other, other, self._is_inside(whole))
+            theirs = _leading(self.other, other) or theirs
+            self._meet(self.one, one, self._is_inside(self.other.values[theirs[0]]))
+            ours = _leading(self.one, one) or ours
         if not ours and not theirs:
             return None
-        first, second = (values[0] if values else None for values in (ours, theirs))
+        first, second = (
+            run.values[places[0]] if places else None for run, places in ((self.one, ours), (self.other, theirs))
+        )
         return self._place("forward", first, second)
 
-    def _outside(self, whole: Value, run: Watched, known: Mapping[int, int]) -> list[Value]:
-        """Returns the leading values of a run that are unlike all that is inside a step of the other side."""
-        inside = list(_inside(whole.node))
-        alike = [
-            i for i, v in enumerate(run.values) if i not in known and any(self.are_alike(t, v.given) for t in inside)
-        ]
-        return [v for v in _leading(run, {**known, **dict.fromkeys(alike, 0)}) if not run.is_joint(v.node)]
+    def _meet(self, run: Watched, known: dict[int, int], is_met: Callable[[Tensor], bool]) -> None:
+        """Adds the leading values that were only written otherwise to those that have their like."""
+        for i in _leading(run, known):
+            given = run.values[i].given
+            if given is not None and i != run.end and is_met(given):
+                known[i] = -1
 
-    def _leading(self) -> Iterator[list[Value]]:
-        for run, known in ((self.one, self.ours), (self.other, self.theirs)):
-            yield [v for v in _leading(run, known) if not run.is_joint(v.node)]
+    def _is_inside(self, whole: Value) -> Callable[[Tensor], bool]:
+        inside = list(_inside(whole.node))
+        return lambda given: any(self.are_alike(t, given) for t in inside)
+
+    def _meet_blocks(self, run: Watched, known: dict[int, int], other: Watched) -> None:
+        """Adds the leading values that are rows of what the other side has whole.
+
+        Those that only select rows have to be all of them, together: else some are lost, or there twice.
+        """
+        selected: dict[int, list[tuple[int, int, int]]] = {}
+        for i, value in enumerate(run.values):
+            for whole in {known[p] for p in run.before(i) if known.get(p, -1) >= 0} if i not in known else ():
+                if (start := self._start(value.given, other.values[whole].given)) is not None:
+                    selected.setdefault(whole, []).append((start, start + value.rows, i))
+        chosen = {i for blocks in selected.values() for _, _, i in blocks}
+        computed = [
+            i
+            for i in _leading(run, known)
+            if i not in chosen
+            and i != run.end
+            and any(self._start(run.values[i].given, v.given) is not None for v in other.values)
+        ]
+        for whole, blocks in selected.items():
+            ends = [0, *(end for _, end, _ in sorted(blocks))]
+            if [*(start for start, _, _ in sorted(blocks)), other.values[whole].rows] == ends:
+                known.update((i, -1) for _, _, i in blocks)
+        for i in computed:
+            if all(p in known or run.values[p].node.leaf is not None for p in run.before(i)):
+                known[i] = -1
+
+    def _start(self, part: Tensor | None, whole: Tensor | None) -> int | None:
+        """Returns at which row of a tensor another stands as a block of its rows, `None` where it does not."""
+        if part is None or whole is None or not part.dim() == whole.dim() > 0 or part.shape[1:] != whole.shape[1:]:
+            return None
+        count = len(part)
+        if not 0 < count < len(whole) or part.numel() < 2:
+            return None
+        rows, block = (numbers_of(t).reshape(len(t), -1) for t in (whole, part))
+        near = self.tolerance * float(block.abs().max())
+        starts = ((rows[: len(rows) - count + 1] - block[0]).abs().amax(1) <= near).nonzero().flatten().tolist()
+        return next((i for i in starts if bool(((rows[i : i + count] - block).abs() <= near).all())), None)
 
     def _place(self, phase: str, first: Value | None, second: Value | None) -> Place:
         a, b = (None if v is None else v.given for v in (first, second))
@@ -233,6 +283,9 @@ class _Aligned:
         how = "unsent" if second is None else "superfluous" if first is None else "sends"
         node = self.one.values[i].node
         place = _placed("backward", how, (first, second), _sum_of(mine), _sum_of(others), {"to": _value_name(node)})
+        hooks = (run.modules.get(n.index) if n else None for run, n in ((self.one, first), (self.other, second)))
+        steps = [s and _by_hook(s, hook) for s, hook in zip(place.steps, hooks, strict=True)]
+        place = replace(place, steps=(steps[0], steps[1]))
         known = {(cut.reason, cut.operator) for cut in self.one.trace.cuts}
         cut = next((c for c in self.other.trace.cuts if (c.reason, c.operator) not in known), None)
         if how == "unsent" and cut is not None:
@@ -254,13 +307,15 @@ def hooked_place(
 ) -> Place:
     """Returns the place of a value `to` which the same is sent, and whose gradient hooks change."""
     place = _placed("backward", "hooked", nodes, got[0], got[1], {"to": to, "side": "AB"[hooks[0] is None]})
-    steps = []
-    for hook, step in zip(hooks, place.steps, strict=True):
-        own = step or Step(to, None, "")
-        steps.append(
-            replace(own, operator=hook.hook or own.operator, source=hook.source or own.source) if hook else own
-        )
+    steps = [_by_hook(step or Step(to, None, ""), hook) for hook, step in zip(hooks, place.steps, strict=True)]
     return replace(place, steps=(steps[0], steps[1]))
+
+
+def _by_hook(step: Step, hook: Hooked | None) -> Step:
+    """Returns a step with the name and the line of the hook that takes it, where one does."""
+    if hook is None:
+        return step
+    return replace(step, operator=hook.hook or step.operator, source=hook.source or step.source)
 
 
 def _placed(
@@ -331,11 +386,16 @@ def sums_of(value: Tensor) -> list[tuple[float, float]]:
     return found
 
 
-def _leading(run: Watched, known: Mapping[int, int]) -> list[Value]:
-    """Returns the values that have no like and lead to the output by such alone, in the order in which they came."""
-    values = run.values
-    found = leading(run.end, run.before, lambda i: i in known or values[i].node.leaf is not None)
-    return [values[i] for i in found]
+def _unmet(run: Watched, known: Mapping[int, int]) -> list[int]:
+    """Returns where the values stand that have no like and lead to the output by such alone, in order."""
+    return leading(run.end, run.before, lambda i: i in known or run.values[i].node.leaf is not None)
+
+
+def _leading(run: Watched, known: Mapping[int, int]) -> list[int]:
+    """Returns the same without the step which joins several outputs in a vector, and is none of the user's."""
+    end = run.values[run.end].node
+    joint = end.source is None and end.operator == "aten.cat.default"
+    return [i for i in _unmet(run, known) if not (joint and run.values[i].node is end)]
 
 
 def _sum_of(sent: Sequence[tuple[Node, Tensor | None]]) -> Tensor | None:

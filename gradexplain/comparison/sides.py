@@ -162,7 +162,11 @@ class Side:
 
         The compiler would compile what watches a run, for each run anew.
         """
-        return replace(self, computation=replace(self.computation, own={}), around=(*self.around, _uncompiled))
+        return replace(self.uncompiled(), computation=replace(self.computation, own={}))
+
+    def uncompiled(self) -> Side:
+        """Returns the side with what it compiles as it was written."""
+        return replace(self, around=(*self.around, _uncompiled))
 
     def widened(self, constants: list[Tensor]) -> Iterator[Side]:
         """Yields the side in float64; then with the operators that refuse float64 in a shorter type.

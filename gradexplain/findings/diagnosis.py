@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from gradexplain.mathematics.indices import Index, indexed, unravelled
 from gradexplain.recording import kinks
 from gradexplain.recording.summaries import TensorSummary
 from gradexplain.recording.trace import Node, Trace
+from gradexplain.rules.application import Unrecorded
 from gradexplain.rules.entries import Rule, overload
 from gradexplain.rules.reductions import axes, spread
 from gradexplain.rules.registry import rule_of
@@ -221,10 +223,11 @@ def _kinks_of_inputs(node: Node, rule: Rule, names: Mapping[int, str]) -> dict[s
 
 
 def _first_kinks(node: Node, rule: Rule, argument: str) -> kinks.Kinks | None:
-    for number, cotangent in enumerate(node.cotangents):
-        found = None if cotangent is None else kinks.kinks_of(rule, argument, number, node.arguments, node.outputs)
-        if found is not None:
-            return found
+    with suppress(Unrecorded):  # what torch takes there cannot be asked
+        for number, cotangent in enumerate(node.cotangents):
+            found = None if cotangent is None else kinks.kinks_of(rule, argument, number, node.arguments, node.outputs)
+            if found is not None:
+                return found
     return None
 
 

@@ -42,7 +42,7 @@ _FAMILIES = {
     "power": frozenset({"pow"}),
 }
 # What helps where there was nothing to divide by, by what is known of it.
-_COUNTS = {"row": "masked_row", "few": "few", "empty": "empty", "ignored": "ignored"}
+_COUNTS = {"row": "masked_row", "few": "few", "empty": "empty", "ignored": "ignored", "frames": "frames"}
 _SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
 _OF_ROWS = _SOFTMAXES | {"logsumexp"}
 # Operators that choose among numbers: of one that they do not choose nothing is used, and it gets 0.
@@ -273,6 +273,8 @@ def _met(node: Node, rule: Rule | None, output: Tensor, at: Index) -> tuple[str,
         whole = node.arguments["self"]
         count = math.prod(whole.shape[axis] for axis in _axes(node, whole))
         return "row", {"count": count, "values": {"x": -math.inf}}
+    if _short(node) == "_ctc_loss" and (few := _too_short(node, at)):
+        return few
     if math.isnan(abs(output[at].item())) and (few := _too_few(node)):
         return few
     if rule is None or not rule.elementwise or output.is_complex() or rule.moves:
@@ -339,6 +341,19 @@ def _too_few(node: Node) -> tuple[str, Mapping[str, Any]] | None:
         if isinstance(target, Tensor) and not target.is_meta and target.numel() and bool(target.eq(ignored).all()):
             return "ignored", {"count": target.numel(), "ignored": ignored}
     return ("empty", {}) if short == "mean" and count == 0 else None
+
+
+def _too_short(node: Node, at: Index) -> tuple[str, Mapping[str, Any]] | None:
+    """Returns why a sequence cannot be its labels: each takes a frame, and one more where it is as the one before."""
+    targets, row = node.arguments.get("targets"), at[0] if at else 0
+    if not isinstance(targets, Tensor) or targets.is_meta:
+        return None
+    frames, lengths = (torch.as_tensor(node.arguments[f"{of}_lengths"]).reshape(-1) for of in ("input", "target"))
+    count, given = int(lengths[row]), int(frames[row])
+    labels = targets[row] if targets.dim() == 2 else targets[int(lengths[:row].sum()) :]
+    needed = count + int((labels[1:count] == labels[: count - 1]).sum()) if count else 0
+    told = {"needed": needed, "frames": given}
+    return ("frames", {**told, "count": count, "values": told}) if needed > given else None
 
 
 # ----------------------------------------------------------------------------------------------------- the gradients

@@ -584,7 +584,7 @@ class Teller:
         """Returns that of `names` nothing can be said, and why, where it is the same of all; without, of the second."""
         if not names:
             return self.undecided_again(report.second or Report(()))
-        reasons = {report.doubt(name) for name in report.inputs if report.of(name) == "cannot say"}
+        reasons = {_doubt(report, name) for name in report.inputs if report.of(name) == "cannot say"}
         if len(reasons) > 1 or None in reasons:
             return self.say("verification.cannot_say", names=names)
         because = self.say(f"verification.doubt_{reasons.pop()}")
@@ -683,7 +683,8 @@ class Teller:
     def partly(self, report: Report) -> str:
         """Returns what a gradient is right for, where that is not all: the paths that are left, or what was seen."""
         if report.stops:
-            told = (self.stop(stop, _unit(report)) for stop in report.stops)
+            whole = {name: sum(s.share for s in report.stops if s.input == name) for name in report.inputs}
+            told = (self.stop(stop, _unit(report), parts=whole[stop.input] <= 1) for stop in report.stops)
             return self.say("verification.stopped", stops=self.say("verification.separator").join(told))
         if all(report.sees_none(name) for name in report.inputs):
             judged = any(report.bounds(name) is not None for name in report.inputs)
@@ -703,8 +704,11 @@ class Teller:
             lines[_MOST_UNSEEN:] = [self.say("verification.unseen_more", count=len(lines) - _MOST_UNSEEN)]
         return self.say("verification.unseen", elements=self.say("verification.separator").join(lines))
 
-    def stop(self, stop: Stop, unit: float) -> str:
-        """Returns how much of a slope ends where; two slopes are told in `unit`."""
+    def stop(self, stop: Stop, unit: float, *, parts: bool) -> str:
+        """Returns how much of a slope ends where; two slopes are told in `unit`.
+
+        What ends at several lines may be more than the whole, as far as it cancels: then it is no part of the slope.
+        """
         place = short_place(stop.source, self.language)
         data = {"share": f"{100 * stop.share:.2g} %", "name": stop.input, "code": stop.code}
         if stop.flat is not None:
@@ -713,7 +717,9 @@ class Teller:
             data |= {"name": element, "whole": whole, "left": left}
             key = "straight_through" if stop.flat.whole == 0 else "replaced_by"
             return self.say(f"verification.{key}", **data) + (self.say("listed") + place if place else "")
-        return self.say("verification.stopped_by", **data) + (self.say("listed") + place if place else "")
+        key = "stopped_by" if parts else "stopped_size"
+        data["times"] = number_text(float(f"{stop.share:.2g}"), 2)
+        return self.say(f"verification.{key}", **data) + (self.say("listed") + place if place else "")
 
     # ---------------------------------------------------------------------------------------------------- where
 
@@ -835,6 +841,12 @@ def _in_units(check: Check) -> tuple[float | None, float | None]:
     return abs(seen - right), check.bound * abs(seen - right) / check.worst
 
 
+def _doubt(report: Report, name: str) -> str | None:
+    """Returns why nothing can be said of an input: first a kink between whose slopes torch's number does not lie."""
+    seen = [c.data.get("seen") for c in report.checks if c.input == name and c.reason == "kink"]
+    return "kink" if any(isinstance(s, float) and not math.isfinite(s) for s in seen) else report.doubt(name)
+
+
 def _unit(report: Report) -> float:
     """Returns the weight of an output that is one number: what is told of its slopes is told of the output itself."""
     if report.subject is None or report.subject.trace.value.numel() != 1 or report.subject.trace.value.is_complex():
@@ -844,7 +856,7 @@ def _unit(report: Report) -> float:
 
 def short_operator(step: Step) -> str:
     """Returns `mm` for aten.mm.default, and the node's name where no operator is known."""
-    return (step.operator or step.node).removeprefix("aten.").split(".")[0]
+    return step.operator.removeprefix("aten.").split(".")[0] if step.operator else step.node
 
 
 def types_text(output: str, inputs: Iterable[TensorSummary]) -> str:

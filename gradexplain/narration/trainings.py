@@ -100,6 +100,8 @@ class TrainingTeller(Teller):
         numbers = {k: number_text(v + 0.0, _DIGITS) if isinstance(v, float) else v for k, v in data.items()}
         if "detail" in data:
             numbers["place"] = self.found_at(data.get("place"))
+        if "freed" in data:
+            numbers["freed"] = self.found_at(data["freed"])
         return numbers | {"percent": f"{100 * data['share']:.3g} %"} if "share" in data else numbers
 
     def evidence(self, finding: Finding) -> Iterator[Block]:

@@ -272,9 +272,9 @@
   // Returns the gradient of a node's value as far as it has arrived at a moment.
   function gradientAt(node, step) {
     if (start >= 0 && moments[start].node === node) return step >= start ? nodes[node].gradient : null;
-    const arrived = (added.get(node) || []).filter(k => k <= step);
-    if (!arrived.length) return null;
-    return arrived.length === (added.get(node) || []).length ? nodes[node].gradient : moments[arrived[arrived.length - 1]].sum;
+    const arrivals = added.get(node) || [], arrived = arrivals.findLast(k => k <= step);
+    if (arrived === undefined) return null;
+    return arrived === arrivals[arrivals.length - 1] ? nodes[node].gradient : moments[arrived].sum;
   }
 
   const isAlone = box => !box.classList.contains("opens") && !box.classList.contains("bar");
@@ -307,11 +307,7 @@
     view.paper().append(flows);
     nodes.forEach((node, number) => {
       const there = node.leaf || computed.get(number) <= step;
-      for (const box of view.boxesOf(number)) {
-        if (!rows.has(box)) continue;
-        box.classList.toggle("ahead", !there);
-        rows.get(box)(there, gradientAt(number, step));
-      }
+      for (const box of view.boxesOf(number)) if (rows.has(box)) rows.get(box)(there, gradientAt(number, step));
     });
     for (const show of folds.values()) show(step);
     if (asked) trailed(flows); else moved(flows);
@@ -352,7 +348,11 @@
       else text.removeAttribute("textLength");
       text.setAttribute("lengthAdjust", "spacingAndGlyphs");
     };
+    let before = [];  // most boxes stay as they are from step to step
     return (there, arrived) => {
+      if (before[0] === there && before[1] === arrived) return;
+      before = [there, arrived];
+      box.classList.toggle("ahead", !there);
       write(value, there ? `= ${brief(node.value, room - 2)}` : "");
       if (node.gradient !== null) write(gradient, arrived === null ? "" : `∂ ${brief(arrived, room - 2)}`);
     };

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,7 +57,7 @@ def _is_number(value: object) -> bool:
 def _formula(target: Target, inputs: Mapping[str, Any], variables: Sequence[str]) -> Formula:
     """Returns the target as a function of some of its inputs: in float64, or in their own type if it takes no other."""
     wide = {name: value.double() if _is_floating(value) else value for name, value in inputs.items()}
-    end = time.process_time() + _SECONDS, time.monotonic() + _WAITED
+    end = End.from_now()
     try:
         of = Formula(target.text, tuple(variables), _within(end, target, wide))
         of.run(**{name: wide[name] for name in variables})
@@ -70,13 +71,35 @@ def _is_floating(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _within(end: tuple[float, float], target: Target, inputs: Mapping[str, Any]) -> Callable[..., Tensor]:
+@dataclass(frozen=True)
+class End:
+    """When the time of a figure is over: by what the processor worked, and by the clock."""
+
+    began: float
+    worked: float
+
+    @classmethod
+    def from_now(cls) -> End:
+        return cls(time.monotonic(), time.process_time())
+
+    def passed(self) -> float | None:
+        """Returns the seconds that are over, if some are.
+
+        How long the processor worked is asked for only when it can matter: the answer may take longer than a run.
+        """
+        waited = time.monotonic() - self.began
+        if waited > _WAITED:
+            return _WAITED
+        return _SECONDS if waited > _SECONDS and time.process_time() - self.worked > _SECONDS else None
+
+
+def _within(end: End, target: Target, inputs: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Returns the target as a function of tensors of one number, which raises `InputError` when its time is over."""
     computation = computation_of(target.called, inputs)
 
     def run(**given: Tensor) -> Tensor:
-        if time.process_time() > end[0] or time.monotonic() > end[1]:
-            raise InputError("play_figure_slow", seconds=f"{_SECONDS if time.process_time() > end[0] else _WAITED:g}")
+        if (seconds := end.passed()) is not None:
+            raise InputError("play_figure_slow", seconds=f"{seconds:g}")
         placed = {name: value.reshape(inputs[name].shape).to(inputs[name].dtype) for name, value in given.items()}
         return computation.output(placed).double()
 

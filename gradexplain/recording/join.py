@@ -133,7 +133,7 @@ def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]
     """
     inside: dict[int, Event] = {}
     recorded: dict[int, list[Event]] = {}
-    for event in events:
+    for event in [event for event in events if not _is_of_shapes(event)] or events:
         if event.recorded:
             copied = event.sequence in recorded and schema_of(event.operator).is_mutable
             recorded.setdefault(event.sequence - copied, []).append(event)
@@ -148,10 +148,18 @@ def owners_of(events: Sequence[Event], nodes: Sequence[Any]) -> dict[Any, Event]
             owner = inside.get(number)
         else:
             made = recorded.get(number, [])
-            owner = next((e for e in made if _is_named_alike(e, node)), made[0] if made else None)
+            alike = [e for e in made if _is_named_alike(e, node)]
+            makers = [e for e in made if any(held.live.grad_fn == node for held in held_in([e.outputs]))]
+            owner = next(iter([*alike, *makers, *made]), None)
         if owner is not None:
             owners[node] = owner
     return owners
+
+
+def _is_of_shapes(event: Event) -> bool:
+    """Says whether torch asked an operator for the shape of its result alone, as of a product with a tangent of 0."""
+    made = list(held_in([event.outputs]))
+    return bool(made) and all(h.tensor.is_meta for h in made)
 
 
 def _behind_views(recorded: dict[int, list[Event]], nodes: Sequence[Any]) -> None:

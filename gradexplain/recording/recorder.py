@@ -118,7 +118,7 @@ class Recorder:
         """Returns `value` with its tensors replaced by records of them."""
         if isinstance(value, Tensor):
             refuse_nested(value)
-            kept = self.copied(value) if self.copying else value
+            kept = self.copied(value) if self.copying else materialised(value)
             held = Held(kept, value.grad_fn, value.output_nr, value.requires_grad, storage_of(value), value)
             if not self.copying:
                 self.held.setdefault(held.storage, []).append(held)

@@ -14,7 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from gradexplain.errors import NoGradientError, RunError, message_of
 from gradexplain.recording.computation import Computation, chosen_output, dropped_outputs
-from gradexplain.recording.custom_functions import given_back
+from gradexplain.recording.custom_functions import fitted, given_back
 from gradexplain.recording.cuts import not_differentiable
 from gradexplain.recording.events import source_of
 from gradexplain.recording.failures import backward_failure
@@ -214,7 +214,7 @@ def recorded(
         names = {id(t): n for n, t in computation.leaves.items()} | {id(t): n for n, t in leaves.items()}
         below = nodes_below(output.grad_fn)
         nodes = [node for node in below if not is_leaf(node)]
-        saved = {} if again else {node: saved_by(node) for node in nodes}
+        saved = {} if again else {node: _readable(saved_by(node)) for node in nodes}
         small = [] if again else [node for node in nodes if is_small_function(node)]
         seed, wanted = seed_for(output, cotangent), {n: leaves[n] for n in computation.wrt}
         # A graph that reaches into what the user computed before belongs to the user, and must not be freed.
@@ -230,7 +230,7 @@ def recorded(
             found, sent = [], {}
         gradients = dict(zip(wanted, found or [None] * len(wanted), strict=True))
         # After the pass: a backward that remembers its calls was called for the first time there.
-        jacobians = {node: measured for node in small if (measured := own_jacobians(node))}
+        jacobians = {node: measured for node in small if (measured := own_jacobians(node, sent.get(node)))}
         changed = tuple(dict.fromkeys(hooked))
         yield Run(output, outputs, seed, recorder, leaves, names, gradients, saved, jacobians, sent, changed, dropped)
 
@@ -333,6 +333,10 @@ def _observed(node: Any, seen: dict[Any, Sent], *, copying: bool) -> Iterator[An
 _MEASURED = 12
 
 
+def _readable(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: materialised(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
+
+
 def is_small_function(node: Any) -> bool:
     """Says whether a node is that of a small custom Function with one output, whose backward may be called again."""
     metadata = results_of(node)
@@ -341,12 +345,16 @@ def is_small_function(node: Any) -> bool:
     return 0 < torch.Size(metadata[0].shape).numel() <= _MEASURED
 
 
-def own_jacobians(node: Any) -> dict[int, Tensor]:
-    """Returns what the backward of a small custom Function makes of each unit cotangent, by edge."""
+def own_jacobians(node: Any, passed: Sent | None) -> dict[int, Tensor]:
+    """Returns what the backward of a small custom Function makes of each unit cotangent, by edge.
+
+    Of one that now sends something else for what it received in the pass, these are not those of the pass.
+    """
     metadata = results_of(node)[0]
     like = torch.zeros(tuple(metadata.shape), dtype=metadata.dtype, device=metadata.device)
     try:
         rows = [given_back(node, [unit.reshape(like.shape)]) for unit in torch.eye(like.numel()).to(like)]
+        again = given_back(node, passed.received) if passed is not None else ()
     except Exception:  # the user's own code; the backward pass itself will say what is wrong with it
         return {}
     if any(len(row) != len(node.next_functions) for row in rows):
@@ -355,7 +363,15 @@ def own_jacobians(node: Any) -> dict[int, Tensor]:
         slot: torch.stack([row[slot].detach().flatten() for row in rows])
         for slot in range(len(node.next_functions))
         if all(isinstance(row[slot], Tensor) for row in rows) and rows[0][slot].numel() <= _MEASURED
+        if passed is None or _is_sent_again(again[slot], passed.sent[slot])
     }
+
+
+def _is_sent_again(gradient: Any, sent: Tensor | None) -> bool:
+    if sent is None or not isinstance(gradient, Tensor):
+        return sent is gradient
+    same = fitted(gradient, sent)
+    return same is not None and adds_up(sent, [same])
 
 
 def hooks_on(tensors: Iterable[Tensor]) -> dict[tuple[Any, int], list[Callable[..., object]]]:

@@ -22,8 +22,13 @@ def bind(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[
 
 
 def call(operator: str, arguments: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Runs an operator on arguments by name; returns its outputs as a tuple, also where there is one."""
+    """Runs an operator on arguments by name; returns its outputs as a tuple, also where there is one.
+
+    Raises `Unrecorded` where an argument is missing, as some of a live tensor's operators are.
+    """
     schema = schema_of(overload(operator)).arguments
+    if missing := [a.name for a in schema if a.name not in arguments]:
+        raise Unrecorded(*missing)
     args = [arguments[a.name] for a in schema if not a.kwarg_only]
     result = overload(operator)(*args, **{a.name: arguments[a.name] for a in schema if a.kwarg_only})
     return (result,) if isinstance(result, Tensor) else tuple(result)
@@ -61,7 +66,7 @@ class OfRealNumbers(NotImplementedError):
     """The formulas of a rule hold for real numbers, and these are complex."""
 
 
-class Unrecorded(LookupError):
+class Unrecorded(KeyError):
     """A number that a rule needs was not recorded: torch does not save every number of a live tensor's operators."""
 
 

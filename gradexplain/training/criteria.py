@@ -28,6 +28,10 @@ _EXPLODED, _DEEP, _MANY = 10.0, 5, 8
 _VANISHED = 1e-6
 _LOOKS = 6
 _CUT = 100.0
+# Those that take the learning rate times the decay of each weight, whatever the gradient is.
+_SHRINKING = frozenset({"SGD", "AdamW"})
+# The steps of others are no smaller where all gradients are: they are divided by what is usual.
+_IN_PROPORTION = frozenset({"SGD", "ASGD"})
 # Batches that are judged: how many of them, of how many samples. So many labels that are the same are no rare event.
 # The first part of an array cannot be told from what was made for a batch: so many must be known to be parts.
 _BATCHES, _BATCH, _MANY_LABELS, _GIVEN = 5, 8, 2000, 4
@@ -182,13 +186,22 @@ def _unreached(ledger: Ledger) -> Iterator[Finding]:
         found = unreached(ledger, steps)
         if not found:
             continue
-        names = tuple(ledger.names.of(parameter) for parameter in found)
-        if len(found) == len(steps.parameters):
-            code, source = "nothing-learns", _source(_main_call(ledger))
-        else:
-            code, source = "no-gradient", None
-        data = {"names": listed(names), "count": steps.count}
-        yield Finding(code, data, source or steps.source, "P56", 0, "forward", parameters=names, remedy=Remedy(code))
+        reached = [parameter for parameter in found if parameter in ledger.leaves]
+        if reached:
+            yield _without_gradient("nothing-sent", reached, steps, ledger)
+        if len(found) == len(steps.parameters) and not reached:
+            yield _without_gradient("nothing-learns", found, steps, ledger)
+        elif apart := [parameter for parameter in found if parameter not in ledger.leaves]:
+            yield _without_gradient("no-gradient", apart, steps, ledger)
+
+
+def _without_gradient(code: str, found: Sequence[Tensor], steps: Steps, ledger: Ledger) -> Finding:
+    names, source = tuple(map(ledger.names.of, found)), steps.source
+    if code != "no-gradient":
+        source = _source(_main_call(ledger)) or source
+    data = {"names": listed(names), "count": steps.count}
+    phase: Phase = "backward" if code == "nothing-sent" else "forward"
+    return Finding(code, data, source, "P56", 0, phase, parameters=names, remedy=Remedy(code))
 
 
 def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
@@ -196,6 +209,7 @@ def unreached(ledger: Ledger, steps: Steps) -> list[Tensor]:
     all_of_them = len(steps.missing) == len(steps.parameters)
     places = [i for i, count in steps.missing.items() if count >= (_SOON if all_of_them else _NOW_AND_THEN)]
     found = [(i, t) for i in places if (t := steps.parameters[i]()) is not None and t.requires_grad]
+    found = [(i, t) for i, t in found if ledger.names.in_place_of(t) is None]
     resting = [t for i, t in found if not _is_changed(t, steps.resting.get(i))]
     return [t for t in resting if not _has_learning_siblings(t, steps, ledger)]
 
@@ -232,15 +246,18 @@ def _not_in_optimizer(ledger: Ledger) -> Iterator[Finding]:
         return
     if not any(steps.count >= 3 for steps in ledger.optimizers):
         return
-    had = {id(p) for steps in ledger.optimizers for k in steps.parameters if (p := k()) is not None}
+    stepped = [p for steps in ledger.optimizers for k in steps.parameters if (p := k()) is not None]
+    had = {id(p) for p in stepped}
+    put = {id(own) for p in stepped if (own := ledger.names.in_place_of(p)) is not None}
     first = min(steps.after for steps in ledger.optimizers)
     made_later = {id(module) for kept in ledger.modules[first:] if (module := kept()) is not None}
     apart = [leaf for leaf, seen in ledger.leaves.items() if seen >= 3]
     apart = [leaf for leaf in apart if isinstance(leaf, nn.Parameter) and leaf.requires_grad and id(leaf) not in had]
     hidden = [leaf for leaf in apart if leaf in ledger.names.hidden]
     later = [leaf for leaf in apart if id(ledger.names.module_of(leaf)) in made_later]
-    roots = {ledger.names.root_of(p) for steps in ledger.optimizers for k in steps.parameters if (p := k()) is not None}
+    roots = {ledger.names.root_of(p) for p in stepped}
     later = [leaf for leaf in later if leaf not in ledger.names.hidden and ledger.names.root_of(leaf) in roots]
+    later += [leaf for leaf in apart if id(leaf) in put and not any(leaf is other for other in later)]
     for code, pitfall, found in (("hidden-from-optimizer", "P35", hidden), ("made-after-optimizer", "P36", later)):
         if found:
             names = tuple(sorted(ledger.names.of(leaf) for leaf in found))
@@ -266,12 +283,13 @@ def _flat(ledger: Ledger) -> Iterator[Finding]:
         if steps.count < 20 or len(steps.looks) < _LOOKS or steps.zeros < len(steps.looks) or parameter is None:
             continue
         call, code = _main_call(ledger), "gradient-zero"
-        flat = next((g.flat for call in ledger.calls.values() for _, g in call.graphs if g.flat is not None), None)
+        seen = [[graph.flat for _, graph in call.graphs] for call in ledger.calls.values()]
+        flat = next((own[0] for own in seen if own and None not in own), None)
         data: dict[str, object] = {"count": steps.count}
         source = call.source if call else None
         if flat is not None:
             source = flat.source or source
-            data |= {"why": "flat", "operator": flat.operator, "code": source.code if source else flat.operator}
+            data |= {**flat.data, "operator": flat.operator, "code": source.code if source else flat.operator}
         elif parameter.dtype == torch.float16:
             smallest = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
             data |= {"why": "underflow", "dtype": "float16", "smallest": smallest}
@@ -387,6 +405,11 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
         uses = max((graph.uses for _, graph in call.graphs), default=0)
         deep = seen[0] > _EXPLODED and (uses >= _MANY or len(places) >= _DEEP)
         data = {"ratio": seen[0] if deep else median(seen), "rate": steps.rates[0], "kind": steps.kind, "early": early}
+        if steps.kind in _SHRINKING and steps.decay * steps.rates[0] > 0.5 * median(seen):
+            code, share = "decay-too-strong", steps.decay * steps.rates[0]
+            data = {"decay": steps.decay, "rate": steps.rates[0], "share": share}
+            yield Finding(code, data, steps.source, None, looks[0].step, "optimizer", remedy=Remedy(code))
+            continue
         code = "exploding" if deep else "rate-too-high"
         phase: Phase = "backward" if deep else "optimizer"
         data |= {"count": uses if uses >= _MANY else len(places)}
@@ -490,9 +513,31 @@ def _lost_updates(ledger: Ledger) -> Iterator[Finding]:
             yield Finding("updates-lost", data, steps.source, None, 0, "optimizer", parameters=names, remedy=cure)
 
 
+def divided_by_nothing(ledger: Ledger) -> Finding | None:
+    """Returns that an optimizer divides by √v + ε where ε is 0 in the weights' type, and so is v somewhere."""
+    flag = ledger.flag
+    for steps in ledger.optimizers:
+        optimizer = steps.own()
+        if flag is None or not flag.step or optimizer is None or steps.kind not in _DIVIDING:
+            continue
+        for group in optimizer.param_groups:
+            eps, types = group.get("eps"), {p.dtype for p in group["params"] if not bool(p.isfinite().all())}
+            lost = [dtype for dtype in types if isinstance(eps, float) and not torch.tensor(eps, dtype=dtype)]
+            if lost and not group.get("fused"):
+                data = {"kind": steps.kind, "eps": eps, "dtype": str(lost[0]).removeprefix("torch.")}
+                code, step = "divided-by-nothing", flag.step - 1
+                return Finding(code, data, steps.source, None, step, "optimizer", remedy=Remedy(code))
+    return None
+
+
+_DIVIDING = frozenset({"Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad"})
+
+
 def _clipped(ledger: Ledger) -> Iterator[Finding]:
     """Gradients that are cut down by orders of magnitude at nearly every step, while nothing is learned."""
     clipping, call = ledger.clipping, _main_call(ledger)
+    if not any(steps.kind in _IN_PROPORTION for steps in ledger.optimizers):
+        return
     ratios = [ratio for ratio in clipping.ratios if math.isfinite(ratio)]
     cut = sum(ratio > _CUT for ratio in ratios)
     if len(ratios) >= 20 and cut >= 0.9 * len(clipping.ratios) and call and not _learns(call.losses):

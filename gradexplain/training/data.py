@@ -6,6 +6,7 @@ hooks. Kept are counts: no tensor.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +135,17 @@ def _labels(target: Tensor, loaded: Loaded) -> Labels | None:
 
 def _is_only(numbers: Tensor, value: Tensor) -> bool:
     return bool((numbers == value).all())
+
+
+def is_cut(node: Any) -> bool:
+    """Says whether a node is a clamp all of whose numbers lie beyond its bounds, as far as no device has to tell."""
+    if not node.name().startswith(("ClampBackward", "ClampMinBackward", "ClampMaxBackward")):
+        return False
+    given, low, high = plainly_saved(node, "self"), *(getattr(node, f"_saved_{name}", None) for name in ("min", "max"))
+    if given is None or not given.is_cpu or not given.numel() or isinstance(low, Tensor) or isinstance(high, Tensor):
+        return False
+    inside = (given >= (-math.inf if low is None else low)) & (given <= (math.inf if high is None else high))
+    return not bool(inside.any())
 
 
 def rounded(node: Any, made: Any) -> tuple[float, str]:

@@ -25,7 +25,7 @@ from gradexplain.recording.trace import Trace
 from gradexplain.recording.tracing import observed
 from gradexplain.training.ledger import parameters_of
 from gradexplain.training.naming import Names
-from gradexplain.training.reaching import way_to
+from gradexplain.training.reaching import Way, silent_in, way_to
 from gradexplain.training.request import UNTOLD, Request
 from gradexplain.versions.internals import internals
 
@@ -122,7 +122,10 @@ class Examination(Idle):
         if self.sent:
             self.observing.close()
             with internals().without_modes():
-                found = born_backward(self._trace(roots[0]))
+                trace = self._trace(roots[0])
+                if self.request.kind == "way":
+                    self.say(silent_in(trace))
+                found = born_backward(trace)
             self.sent = {}
             if found is not None:
                 self.say(self._named(found))
@@ -132,12 +135,19 @@ class Examination(Idle):
     def _say_way(self, loss: Tensor) -> None:
         names = Names()
         names.look()
+        frozen = [p for p in names.parameters() if not p.requires_grad]
         if self.request.optimizer is None:
             asked = [p for p in names.parameters() if p.requires_grad]
         else:
             own = parameters_of(self.optimizers[self.request.optimizer])
             asked = [own[place] for place in self.request.places]
+        below = nodes_below(loss.grad_fn) if loss.grad_fn is not None else []
+        if asked and {*map(id, asked)} <= {id(node.variable) for node in below if is_leaf(node)}:
+            self.sent = self.observing.enter_context(observed(below))
+            return
         way = way_to(loss, asked, self.recorder)
+        if way.why == "unused" and loss.grad_fn is None and way_to(loss, frozen, self.recorder).why != "unused":
+            way = Way("frozen")
         self.say(replace(way, module=names.path_of(way.module)))
 
     def _trace(self, loss: Tensor) -> Trace:

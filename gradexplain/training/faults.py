@@ -55,10 +55,13 @@ def _changed(message: str, ledger: Ledger, ask: Ask) -> Finding:
 def _twice(ledger: Ledger) -> Finding:
     call, bridge = ledger.last_call, ledger.bridge
     if bridge is not None:
-        data = {"code": bridge.source.code if bridge.source else bridge.operator, "operator": bridge.operator}
+        data: dict[str, Any] = {
+            "code": bridge.source.code if bridge.source else bridge.operator,
+            "operator": bridge.operator,
+        }
         source = bridge.source or (call.source if call else None)
         return Finding("graph-of-before", data, source, "P04", ledger.step, "backward", remedy=Remedy("graph-carried"))
-    data = {"freed": str(ledger.freed or "")}
+    data = {"freed": ledger.freed}
     source = call.source if call else None
     return Finding("graph-freed", data, source, "P02", ledger.step, "backward", remedy=Remedy("graph-freed"))
 
@@ -67,11 +70,13 @@ def _without_graph(ledger: Ledger, ask: Ask) -> Finding:
     call = ledger.last_call
     way = _asked("way", ledger, ask)
     data: dict[str, Any] = {"count": ledger.step}
+    cure = "nothing-learns"
     source = call.source if call else None
     if isinstance(way, Way) and way.why != "unknown":
         data |= {"why": way.why, "code": way.source.code if way.source else ""}
         source = way.source or source
-    return Finding("loss-without-graph", data, source, "P05", ledger.step, "forward", remedy=Remedy("nothing-learns"))
+        cure = "frozen" if way.why == "frozen" else cure
+    return Finding("loss-without-graph", data, source, "P05", ledger.step, "forward", remedy=Remedy(cure))
 
 
 # ----------------------------------------------------------------------------------------------- indices out of range

@@ -9,7 +9,7 @@ from functools import cache
 from statistics import median
 
 from gradexplain.findings.finding import Finding, Phase, Remedy
-from gradexplain.training.criteria import judged, listed, unreached
+from gradexplain.training.criteria import divided_by_nothing, judged, listed, unreached
 from gradexplain.training.faults import explained
 from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
@@ -63,15 +63,16 @@ def _cause(ledger: Ledger, ask: Ask) -> tuple[Finding | None, str]:
 
 
 def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
-    """Adds to a finding on parameters without a gradient why the loss does not reach them."""
-    if finding.code not in ("no-gradient", "nothing-learns"):
+    """Adds to a finding on parameters without a gradient why they get none."""
+    if finding.code not in ("no-gradient", "nothing-learns", "nothing-sent"):
         return finding
     for steps in ledger.optimizers:
-        apart = [id(t) for t in unreached(ledger, steps)]
+        apart = [id(t) for t in unreached(ledger, steps) if ledger.names.of(t) in finding.parameters]
         places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
-        if places and {ledger.names.of(t) for t in unreached(ledger, steps)} == {*finding.parameters}:
+        if places and len(places) == len(finding.parameters):
             way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, steps.number, places))
-            if isinstance(way, Way) and way.why != "unknown":
+            is_of_it = isinstance(way, Way) and (way.why == "silent") == (finding.code == "nothing-sent")
+            if isinstance(way, Way) and is_of_it and way.why != "unknown":
                 code = way.source.code if way.source else ""
                 data = {**finding.data, "why": way.why, "code": code}
                 return replace(finding, data=data, source=way.source or finding.source, module=way.module)
@@ -113,7 +114,7 @@ def _helps(finding: Finding, losses: Sequence[float], before: Sequence[float]) -
     if len(losses) < 2 or not all(map(math.isfinite, losses)):
         return False
     own = before[: len(losses)]
-    if finding.code == "rate-too-high":
+    if finding.code in ("rate-too-high", "decay-too-strong"):
         return _end(losses) < min(losses[0], _end([loss for loss in own if math.isfinite(loss)]))
     if finding.code == "nothing-learns":
         return _end(losses) < losses[0]
@@ -146,6 +147,9 @@ def _in_order(ledger: Ledger, cause: Finding | None, ask: Ask) -> list[Finding]:
     phase: Phase = "forward" if flag.kind == "loss" else "backward"
     seen = Finding(code, data, flag.source, None, flag.step, phase, parameters=flag.parameters)
     birth = seen if cause is None else replace(cause, step=flag.step, consequences=(*cause.consequences, seen))
+    if cause is not None and cause.code == "weight-not-finite" and (made := divided_by_nothing(ledger)) is not None:
+        apart = [f for f in found if f.code not in _LARGE]  # its steps are too large by that
+        return [replace(made, consequences=(replace(birth, consequences=()), seen)), *apart]
     large = next((f for f in found if f.code in _LARGE), None)
     skips = [f for f in found if f.code == "scaler-skips"]
     rest = [f for f in found if f.code not in _LARGE and f not in skips]

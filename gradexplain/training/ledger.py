@@ -43,6 +43,7 @@ from gradexplain.training.looks import (
 )
 from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
+from gradexplain.training.noting import Noting
 from gradexplain.training.readings import Readings, is_waited_for, norms, numbers
 from gradexplain.training.workers import SameDraws, same_draws
 from gradexplain.versions.internals import sequence_number
@@ -96,6 +97,7 @@ class Steps:
     backwards: list[Call] = field(default_factory=list)  # since its last step
     repeated: Counter[tuple[int, int]] = field(default_factory=Counter)  # (call, passes before a step): steps
     rates: array[float] = field(default_factory=lambda: array("d"))
+    decay: float = 0.0  # of the weights, as last looked at
     skipped: int = 0
     skipped_in_a_row: int = 0
     most_skipped: int = 0
@@ -188,7 +190,7 @@ class Ledger:
     taken: int = 0  # steps of the optimizer that has stepped most
     looked: int = -1
     started: float = field(default_factory=monotonic)
-    noting: bool = False
+    noting: Noting = field(default_factory=Noting)
     modes: list[Modes] = field(default_factory=list)
     clipping: Clipping = field(default_factory=Clipping)
     modules: list[ref[nn.Module]] = field(default_factory=list)  # that were made under watch, in order
@@ -208,14 +210,12 @@ class Ledger:
 
     def begin(self) -> None:
         """Lets torch note the lines of what is computed until the first steps are done."""
-        self.noting = not torch.is_anomaly_enabled()
-        self._note()
+        self.noting.begin()
 
     def end(self) -> None:
         """Leaves torch as it was."""
         self.evaluations.close()
-        self._stop_noting()
-        self.noting = False
+        self.noting.end()
 
     def _hold(self) -> None:
         """Keeps alive what learns, to be judged when the function that made it has ended; one training at a time."""
@@ -228,19 +228,10 @@ class Ledger:
         """Keeps nothing alive any more."""
         self.held = []
 
-    def _note(self) -> None:
-        if self.noting:
-            torch.set_anomaly_enabled(True, False)
-
-    def _stop_noting(self) -> None:
-        if self.noting:
-            torch.set_anomaly_enabled(False)
-
     # ------------------------------------------------------------------------------------------------ backward
 
     def backward_begins(self, roots: Sequence[Tensor]) -> None:
-        if self.noting:
-            self._stop_noting()
+        self.noting.pause()
         call, step = self._call(), self.step
         loss = roots[0] if len(roots) == 1 and roots[0].numel() == 1 and roots[0].is_floating_point() else None
         later = loss is not None and is_waited_for(loss)
@@ -297,7 +288,7 @@ class Ledger:
             self.calls[key] = Call(script_source(), frame.f_code if frame is not None else None)
         return self.calls[key]
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(False)  # is not noticed as a block of the script under `no_grad`
     def _look_at_graph(self, call: Call, loss: Tensor, step: int) -> None:
         if not call.graphs:
             self._name()
@@ -305,7 +296,7 @@ class Ledger:
         graph = graph_of(loss, self.since, self.loaded)
         if graph is None:
             return
-        if self.noting and not call.lines:
+        if self.noting.is_on and not call.lines:
             call.lines = lines_of(loss)
         call.graphs.append((step, replace(graph, leaves=())))
         for leaf in graph.leaves:
@@ -331,8 +322,8 @@ class Ledger:
         return (steps.count - steps.idle, tuple(sorted(found))) if found else None
 
     def backward_ended(self, roots: Sequence[Tensor]) -> None:
-        if self.noting and self.step < 1 and monotonic() - self.started < _PATIENCE:
-            self._note()
+        if self.noting.is_on and self.step < 1 and monotonic() - self.started < _PATIENCE:
+            self.noting.start()
         if not self.optimizers and self.flag is None:
             self._look_without_optimizer()
         self.passes += 1
@@ -342,8 +333,10 @@ class Ledger:
     def backward_failed(self, roots: Sequence[Tensor], fault: Exception) -> None:
         if len(roots) == 1 and roots[0].grad_fn is not None and "second time" in str(fault):
             self.bridge = bridge_of(roots[0], self.since)
-            calls = [call for call in self.calls.values() if call.losses]
-            self.freed = calls[-2].source if len(calls) > 1 else None
+            first = self.step if self.optimizers else 0
+            passes = [call for call in self.calls.values() for step in call.steps if step >= first]
+            others = [call for call in passes if call is not self.last_call] or passes[1:]
+            self.freed = others[0].source if all(call is others[0] for call in others[1:]) and others else None
 
     def round_before(self) -> int:
         """Returns how often an optimizer had stepped one round ago: all that a loss hangs on was made since."""
@@ -401,7 +394,7 @@ class Ledger:
             value = self.trace[flag.backward - 1] if self.trace else math.nan
             self._raise(replace(flag, parameters=tuple(map(self.names.of, parameters)), value=value))
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(False)  # is not noticed as a block of the script under `no_grad`
     def _birth(self, loss: Tensor, call: Call) -> Finding | None:
         if self.flag is not None or loss.grad_fn is None:
             return None
@@ -488,8 +481,10 @@ class Ledger:
             self.readings.read()
             self._look(steps, parameters, given)
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(False)  # is not noticed as a block of the script under `no_grad`
     def _look(self, steps: Steps, parameters: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        own = steps.own()
+        steps.decay = float(own.param_groups[0].get("weight_decay") or 0) if own is not None else 0.0
         sizes = {id(p): size for p, size in zip(given, steps.sizes, strict=False)}
         steps.looks.append(look_at(steps.count, steps.rates[-1], parameters, sizes))
         steps.samples = Sample.of(parameters, driven=not steps.is_moving)
@@ -522,14 +517,14 @@ class Ledger:
         steps.skipped_in_a_row = 0
         steps.backwards.clear()
         self.since = self.made_so_far()
-        if self.noting:
+        if self.noting.is_on:
             self.end()
         if steps.count in (1, 2) or is_looked_at(steps.count):
             self._look_at_modes(steps)
         if self.most is not None and self.step >= self.most:
             raise _ended()
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(False)  # is not noticed as a block of the script under `no_grad`
     def _measure(self, steps: Steps, parameters: Sequence[Tensor]) -> None:
         """Adds to the last look what the step did."""
         counts = [sample.measure(steps.looks[-1], parameters) for sample in steps.samples or ()]
@@ -622,8 +617,8 @@ class Ledger:
         schedule.count += 1
 
     def batch(self, iterator: Any, given: Any) -> None:
-        if self.noting and not self.step:
-            self._note()  # a trainer may have turned it off
+        if self.noting.is_on and not self.step:
+            self.noting.start()  # a trainer may have turned it off
         if is_followed(self.step):
             self.loaded = Loaded.of(iterator, given)
 

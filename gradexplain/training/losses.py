@@ -21,7 +21,7 @@ from gradexplain.recording.lifetime import SAFE, anchor
 from gradexplain.recording.live import nodes_live
 from gradexplain.recording.nodes import is_leaf, ordered
 from gradexplain.targets.sources import Source
-from gradexplain.training.data import Batch, Loaded, batch_of, rounded
+from gradexplain.training.data import Batch, Loaded, batch_of, is_cut, rounded
 from gradexplain.versions.internals import results_of, sequence_of
 
 # So many of a loss's probabilities, rounded to the wrong end, are no stray label.
@@ -261,7 +261,10 @@ def _rounded(nodes: Sequence[Any]) -> Iterator[Pattern]:
 
 
 def _flat(nodes: Sequence[Any]) -> Iterator[Pattern]:
-    return (Pattern("gradient-zero", operator_text(n), source_of(n), {}) for n in nodes if _STEPS.match(n.name()))
+    for node in nodes:
+        why = "flat" if _STEPS.match(node.name()) else "cut" if is_cut(node) else ""
+        if why:
+            yield Pattern("gradient-zero", operator_text(node), source_of(node), {"why": why})
 
 
 def _into_reduction(node: Any, users: Mapping[Any, Sequence[Any]]) -> bool:

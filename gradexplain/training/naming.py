@@ -106,6 +106,12 @@ class Names:
         owner = self.owners.get(parameter)
         return owner() if owner is not None else None
 
+    def in_place_of(self, parameter: Tensor) -> Tensor | None:
+        """Returns what a module has now in the place of a parameter; `None` where it has that one, or none."""
+        module = self.module_of(parameter)
+        own = None if module is None else module._parameters.get(self.known[parameter].rpartition(".")[2])
+        return None if own is parameter else own
+
 
 def _joined(*parts: str) -> str:
     return ".".join(part for part in parts if part)

@@ -10,12 +10,13 @@ from torch import Tensor
 from gradexplain.findings.births import base_name
 from gradexplain.recording.events import Event, Held, held_in, source_of
 from gradexplain.recording.recorder import Recorder
+from gradexplain.recording.trace import Node, Trace
 from gradexplain.targets.sources import Source
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the way from parameters to a loss ends: `why` is unused, no_grad, detach, integer, item or unknown."""
+    """How the way from parameters to a loss ends: unused, frozen, no_grad, detach, integer, item, silent or unknown."""
 
     why: str
     source: Source | None = None
@@ -35,8 +36,8 @@ def way_to(loss: Tensor, parameters: Sequence[Tensor], recorder: Recorder) -> Wa
         given = [h for h in held_in([event.arguments, event.keywords]) if id(h.live) in ends]
         if not given or base_name(str(event.operator)).startswith(("empty", "zeros", "ones")):
             continue
-        used = True
         made = list(held_in([event.outputs]))
+        used = used or {id(h.live) for h in made} != {id(h.live) for h in given}  # or it is being filled
         end = next((way for h in given if (way := ends[id(h.live)]) is not None), None)
         if end is None and (why := _end(event, given, made)):
             end = Way(why, source_of(event.frame), event.module)
@@ -52,6 +53,18 @@ def way_to(loss: Tensor, parameters: Sequence[Tensor], recorder: Recorder) -> Wa
     rebuilt = [way for name, way in exits if name in _REBUILDING]
     found = ends.get(id(loss)) or next(iter([*rebuilt, *numbers, *(way for _, way in exits)]), None)
     return found or Way("unknown" if used else "unused")
+
+
+def silent_in(trace: Trace) -> Way:
+    """Returns what got a gradient in a backward pass and sent none: a custom Function that gives back `None`."""
+    nodes = (trace.nodes[index] for index in trace.order)
+    silent = (n for n in nodes if n.edges and _got(n) and all(edge.contribution is None for edge in n.edges))
+    node = next(silent, None)
+    return Way("silent" if node is not None and node.source else "unknown", node.source if node is not None else None)
+
+
+def _got(node: Node) -> bool:
+    return node.leaf is None and any(cotangent is not None for cotangent in node.cotangents)
 
 
 def _end(event: Event, given: Sequence[Held], made: Sequence[Held]) -> str:

@@ -233,11 +233,13 @@ def _logarithm(line: str, source: Source, finding: Finding) -> str | None:
     return found and _put(line, found[0].func, re.sub("softmax$", "log_softmax", _text(line, found[0].func)))
 
 
-def _rate(factor: int) -> Edit:
+def _smaller(keyword: str, factor: int) -> Edit:
     def edit(line: str, source: Source, finding: Finding) -> str | None:
         calls = [node for node in ast.walk(_statement(line)) if isinstance(node, ast.Call)]
-        named = [k.value for call in calls for k in call.keywords if k.arg == "lr"]
-        second = [call.args[1] for call in calls if len(call.args) > 1 and "parameters" in _text(line, call.args[0])]
+        named = [k.value for call in calls for k in call.keywords if k.arg == keyword]
+        second = [
+            c.args[1] for c in calls if keyword == "lr" and len(c.args) > 1 and "parameters" in _text(line, c.args[0])
+        ]
         if not (given := [*named, *second]):
             return None
         text = _text(line, given[0])
@@ -245,6 +247,15 @@ def _rate(factor: int) -> Edit:
         return _put(line, given[0], f"{float(text) / factor:g}" if is_number else f"{_grouped(text)} / {factor}")
 
     return edit
+
+
+def _of_its_type(line: str, source: Source, finding: Finding) -> str | None:
+    """Gives an optimizer an ε that half precision has."""
+    for call in (node for node in ast.walk(_statement(line)) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func).rpartition(".")[2] == finding.data["kind"]:
+            given = next((k.value for k in call.keywords if k.arg == "eps"), None)
+            return _put(line, given or call, "1e-4" if given else f"{_text(line, call)[:-1]}, eps=1e-4)")
+    return None
 
 
 def _divided(line: str, source: Source, finding: Finding) -> str | None:
@@ -332,7 +343,9 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "sigmoid-twice": (_without("sigmoid"),),
     "sigmoid-before-softmax": (_without("sigmoid"),),
     "probabilities-not-logs": (_logarithm,),
-    "rate-too-high": tuple(map(_rate, (10, 100, 1000, 10_000))),
+    "rate-too-high": tuple(_smaller("lr", factor) for factor in (10, 100, 1000, 10_000)),
+    "decay-too-strong": tuple(_smaller("weight_decay", factor) for factor in (1000, 10_000)),
+    "divided-by-nothing": (_of_its_type,),
     "not-divided": (_divided,),
     "not-cleared": (_cleared,),
     "saved-changed": (_new_tensor,),

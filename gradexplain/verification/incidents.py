@@ -155,11 +155,22 @@ def _of_module(alone: Alone, modules: Mapping[str, nn.Module]) -> tuple[str, Cal
     """
     if not (isinstance(alone.origin, Application) and alone.origin.function is BackwardHookFunction):
         return None
+    return _hook_of(modules, alone.recorded.module)
+
+
+def _hook_of(modules: Mapping[str, nn.Module], inside: str) -> tuple[str, Callable[..., object]] | None:
     hooks = {path: backward_hooks_of(module) for path, module in paths_of(modules).values()}
     found = [(path, hook) for path, (after, before) in hooks.items() for hook in (*after, *before)]
     if len(found) > 1 and not any(before for _, before in hooks.values()):
-        found = [(path, hook) for path, hook in found if path == alone.recorded.module]
+        found = [(path, hook) for path, hook in found if path == inside]
     return found[0] if len(found) == 1 else None
+
+
+def hooks_of_modules(trace: Trace, modules: Mapping[str, nn.Module]) -> Iterator[tuple[Node, Hooked]]:
+    """Yields the nodes by which torch calls a hook of a module in the backward pass, with that hook."""
+    for node in trace.nodes:
+        if node.name == f"{BackwardHookFunction.__name__}Backward" and (found := _hook_of(modules, node.module)):
+            yield node, Hooked(found[0], *_named(found[1]))
 
 
 def _named(hook: Callable[..., object]) -> tuple[str, Source | None]:

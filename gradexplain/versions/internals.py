@@ -22,6 +22,7 @@ _NEEDED = {
     "before_forward": "nn.modules.module.register_module_forward_pre_hook",
     "after_forward": "nn.modules.module.register_module_forward_hook",
     "forward_ad": "autograd.forward_ad",
+    "node_stacks": "fx.traceback",
 }
 
 
@@ -98,6 +99,11 @@ def sequence_number() -> Callable[[], int]:
     """Returns torch's counter of recorded autograd nodes on this thread."""
     counter: Callable[[], int] = internals().sequence_number
     return counter
+
+
+def node_stacks() -> Any:
+    """Returns the module whose `format_stack` torch calls for each node that it makes while it looks for anomalies."""
+    return internals().node_stacks
 
 
 def sequence_of(node: Any) -> int:

@@ -326,7 +326,7 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     return Math.min(Math.max(scene.left - room, shift), last);
   }
 
-  // Opens a fold or folds it again; it stays where it is on the screen.
+  // Opens a fold or folds it again; it stays where it is on the screen, unless part of it would be outside.
   function toggle(key) {
     const [number, k] = key.split(":").map(Number), {opens} = levels[number].boxes[k];
     if (opens < 0) return;
@@ -337,9 +337,15 @@ function drawGraph({texts, sheets, levels, sizes, notes}, stage, around = null) 
     if (before && after) {
       view.x += after.x + after.w / 2 - before.x - before.w / 2;
       view.y += after.y - before.y;
+      if (levels[opens].open) {
+        view.x = between(view.x, after.x - 16, after.x + after.w + 16 - view.w);
+        view.y = between(view.y, after.y - 16, after.y + after.h + 16 - view.h);
+      }
       apply();
     }
   }
+
+  const between = (at, one, other) => Math.min(Math.max(at, Math.min(one, other)), Math.max(one, other));
 
   function choose(key) {
     stage.querySelectorAll(".chosen").forEach(other => other.classList.remove("chosen"));

@@ -24,10 +24,10 @@ class Flat:
 
 @dataclass(frozen=True)
 class Stop:
-    """A place where part of the slope of an input ends, and what share that is of the larger of both slopes.
+    """A place where part of the slope of an input ends, and what share that is of the slope of the function.
 
-    Those are the slope of the function as it was written, and as torch differentiates it. Where one of them is 0,
-    `flat` has both, by one element. Without `code`, the path was lost where nobody looked.
+    Where that is 0, or the slope as torch differentiates it is, `flat` has both, by one element, and the share is of
+    the other one. Without `code`, the path was lost where nobody looked.
     """
 
     input: str

@@ -80,15 +80,16 @@ class _Measured:
         if not math.isfinite(size) or not _size(rest) > max(SMALLEST_SHARE * size, noise):
             return
         flat = self.flat() if min(_size(whole), _size(kept)) <= FLAT * size else None
+        beside = _size(whole) if flat is None else size
         lines = list(self.moving(list(self.lines().items())))
         shares = self.shares([numbers for _, numbers in lines], directions)
         for ((source, code), _), own in zip(lines, shares, strict=True):
             if _size(own) > max(SMALLEST_SHARE * size, noise):
                 rest = [r - o for r, o in zip(rest, own, strict=True)]
-                yield Stop(self.name, _size(own) / size, source, code, flat)
+                yield Stop(self.name, _size(own) / beside, source, code, flat)
         if not _size(rest) <= max(SMALLEST_REST * size, 2 * noise):
             source, code = next(iter(self.function.exits), (None, ""))
-            yield Stop(self.name, _size(rest) / size, source, code, flat)
+            yield Stop(self.name, _size(rest) / beside, source, code, flat)
 
     def written(self, moved: Tensor) -> Tensor:
         """F at another value of the input."""
