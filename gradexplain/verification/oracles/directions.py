@@ -128,7 +128,7 @@ class Directions:
         return whole
 
     def sharper(self, tried: Tried) -> Tried:
-        """Returns what other steps say where they resolve more: closer ones, between the kinks nearby, or wider ones."""
+        """Returns what other steps say where they resolve more: closer ones, between kinks, or wider ones."""
         steps = FINE_STEPS if self.steps[-1] >= USUAL_STEPS[-1] else USUAL_STEPS
         if self.runs < 2 * len(steps):
             return tried
