@@ -1166,3 +1166,60 @@ def test_workers_draw_the_same_only_where_nothing_tells_them_apart() -> None:
     assert drawn(Own(), worker_init_fn=lambda worker: random.seed(7)) == "random.seed(7)"
     quiet = [drawn(Own()), drawn(Asking()), drawn(Drawing(), worker_init_fn=apart), drawn(Own(), worker_init_fn=apart)]
     assert [*quiet, drawn(Drawing(), num_workers=1), drawn(Drawing(), num_workers=0)] == [None] * 6
+
+
+KEEPING = """
+import torch
+
+class Centred(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.ring = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)), Ring()
+        self.register_buffer("centre", torch.zeros(8))
+
+    def forward(self, x):
+        h = self.net[:2](x)
+        out = self.net[2](h - self.centre.detach())
+        {statement}
+        return out
+
+class Ring:
+    def __init__(self):
+        self.itself = self
+
+torch.manual_seed(0)
+model = Centred()
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+outputs = []
+for step in range(40):
+    x = torch.randn(16, 4)
+    loss = torch.nn.functional.mse_loss(model(x), x.sum(1, keepdim=True))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "change"),
+    [
+        (
+            "self.centre = 0.9 * self.centre + 0.1 * h.mean(0)",
+            "self.centre = (0.9 * self.centre + 0.1 * h.mean(0)).detach()",
+        ),
+        ("self.centre = 0.9 * self.centre + 0.1 * h.mean(0).detach()", None),
+        ("outputs.append(out)", "outputs.append(out.detach())"),
+        ("outputs[:] = [*outputs[-3:], out]", None),  # a few of the last
+        ("self.ring = Ring(); self.ring.out = out", None),  # alive until Python collects what only holds itself
+    ],
+)
+def test_what_keeps_a_part_of_earlier_graphs_is_told_by_its_line(
+    statement: str, change: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(KEEPING.format(statement=statement))
+    training = run_training(path)
+    assert training.codes == ["graphs-kept"] * (change is not None)
+    for found in training.record["findings"]:
+        assert found["source"]["code"] == statement
+        assert (found["remedy"]["change"], found["remedy"]["tried"]) == (change, True)

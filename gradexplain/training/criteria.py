@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from gradexplain.findings.finding import Finding, Phase, Remedy
 from gradexplain.targets.sources import Source
 from gradexplain.training.data import Labels, diversity
-from gradexplain.training.ledger import SKIPS, Call, Ledger, Steps
-from gradexplain.training.lines import accumulated, kept_in, steps_by_count
+from gradexplain.training.ledger import KEPT, SKIPS, Call, Ledger, Steps
+from gradexplain.training.lines import kept_in, steps_by_count
 from gradexplain.training.looks import MOVING, TAKING_PART, Look, sampled
 
 # Updates of a quarter of the weights at each of the first steps leave nothing of what was there before.
@@ -45,8 +45,6 @@ _TAKEN, _RARELY = 8, 4
 _FAR = 0.5
 # Losses that grow this far above where they began do not oscillate: they diverge.
 _DIVERGED, _DIVERGED_FINITE = 1e3, 1e6
-# So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
-_KEPT = 4
 
 
 def judged(ledger: Ledger) -> tuple[Finding, ...]:
@@ -170,11 +168,9 @@ def _carried(ledger: Ledger) -> Iterator[Finding]:
                 )
                 return
     step, alive = max(ledger.kept_graphs, key=lambda kept: kept[1], default=(0, 0))
-    if alive >= _KEPT:
-        own = _source(_main_call(ledger))
-        source = accumulated(own) if own is not None else None
+    if alive >= KEPT:
         data = {"count": alive, "last": step}
-        yield Finding("graphs-kept", data, source, "P39", 0, "forward", remedy=Remedy("graphs-kept"))
+        yield Finding("graphs-kept", data, ledger.keeper, "P39", 0, "forward", remedy=Remedy("graphs-kept"))
 
 
 # ----------------------------------------------------------------------------------------------------- parameters

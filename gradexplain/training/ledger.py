@@ -7,6 +7,7 @@ lies on a device is asked for its numbers at such a step and not before, so that
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from array import array
@@ -30,6 +31,7 @@ from gradexplain.targets.sources import Source
 from gradexplain.training.data import Loaded
 from gradexplain.training.evaluations import Evaluations
 from gradexplain.training.freezing import Frozen, frozen_in
+from gradexplain.training.keeping import kept_by
 from gradexplain.training.looks import (
     MOVING,
     TAKING_PART,
@@ -41,7 +43,7 @@ from gradexplain.training.looks import (
     look_at,
     sampled,
 )
-from gradexplain.training.losses import Lines, LossGraph, Pattern, born_in, bridge_of, graph_of, lines_of
+from gradexplain.training.losses import Lines, LossGraph, Pattern, any_below, born_in, bridge_of, graph_of, lines_of
 from gradexplain.training.naming import Names
 from gradexplain.training.noting import Noting
 from gradexplain.training.readings import Readings, is_waited_for, norms, numbers
@@ -52,6 +54,8 @@ _GRAPHS = 64
 _GONE = 16  # optimizers that are gone, of which it is still known what they did
 _IDLE = 3  # steps in a row without any gradient are no accident
 _SETTLED = 2  # from this step on, who changes parameters that have no gradient does so on purpose
+# So many graphs of earlier losses, of those that were looked for, are no accident of when one is let go.
+KEPT = 4
 # So many steps skipped in a row, down to a scale of less than 1, are no start that was too high.
 SKIPS = 20
 # Seconds after which the lines of what is computed are no longer noted, if no optimizer has stepped until then.
@@ -169,8 +173,9 @@ class Ledger:
     stepped: int = 0  # steps of all optimizers
     trace: array[float] = field(default_factory=lambda: array("d"))  # every loss, to know the run again
     flag: Flag | None = None
-    signs: list[tuple[int, ref[Any]]] = field(default_factory=list)
+    signs: list[tuple[int, ref[_Sign]]] = field(default_factory=list)
     kept_graphs: list[tuple[int, int]] = field(default_factory=list)  # step, and graphs of steps before still alive
+    keeper: Source | None = None  # the line that keeps them
     gated: MutableMapping[Tensor, bool] = field(  # the weights of units that may be switched off
         default_factory=WeakTensorKeyDictionary
     )
@@ -298,7 +303,7 @@ class Ledger:
             return
         if self.noting.is_on and not call.lines:
             call.lines = lines_of(loss)
-        call.graphs.append((step, replace(graph, leaves=())))
+        call.graphs.append((step, replace(graph, leaves=(), ends=())))
         for leaf in graph.leaves:
             self.leaves[leaf] = self.leaves.get(leaf, 0) + 1
             if id(leaf) in graph.gated:
@@ -306,11 +311,29 @@ class Ledger:
         for steps in self.optimizers:
             if steps.idle >= _IDLE and steps.replaced is None:
                 steps.replaced = self._in_place_of(steps, graph.leaves)
-        self.kept_graphs.append((step, sum(sign() is not None for made, sign in self.signs if made < step - 1)))
-        sign = _Sign()
-        node: Any = loss.grad_fn
-        node.metadata[_KEY] = sign
+        self.kept_graphs.append((step, self._count_kept(step)))
+        sign = _Sign(step)
+        for node in graph.ends:  # whatever part of the graph is kept, it hangs on one of them
+            node.metadata.setdefault(_KEY, sign)
         self.signs.append((step, ref(sign)))
+
+    def _count_kept(self, step: int) -> int:
+        """Returns of how many graphs of earlier steps something is still there, and looks for what keeps them."""
+        alive = _alive(self.signs, step)
+        if alive < KEPT:
+            return alive
+        if self.kept_graphs[-1][1] < KEPT and gc.isenabled():  # what only holds itself is no more kept
+            gc.collect()
+            alive = _alive(self.signs, step)
+        if alive >= KEPT and self.keeper is None:
+            passed: set[Any] = set()
+
+            def is_kept(tensor: Tensor) -> bool:
+                node = tensor.grad_fn
+                return node is not None and any_below(node, lambda n: _is_before(n, step), passed)
+
+            self.keeper = kept_by(asking_frame(), is_kept)
+        return alive
 
     def _in_place_of(self, steps: Steps, leaves: Sequence[Tensor]) -> tuple[int, tuple[str, ...]] | None:
         """Returns the parameters that a loss reaches in place of an optimizer's: no optimizer has them, made later."""
@@ -640,7 +663,19 @@ class Ledger:
 
 
 class _Sign:
-    """Dies with the graph that it was put into."""
+    """Dies with the last node of a graph that it was put into."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+
+def _alive(signs: Sequence[tuple[int, ref[_Sign]]], step: int) -> int:
+    return sum(sign() is not None for made, sign in signs if made < step - 1)
+
+
+def _is_before(node: Any, step: int) -> bool:
+    sign = node.metadata.get(_KEY)
+    return sign is not None and sign.step < step - 1
 
 
 def _ended() -> BaseException:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -89,6 +89,7 @@ class LossGraph:
     averaged: bool
     batch: Batch
     patterns: tuple[Pattern, ...]
+    ends: tuple[Any, ...] = ()  # of the nodes that are not older, the root and those that take leaves
     flat: Pattern | None = None  # what has slope 0 everywhere
 
 
@@ -118,8 +119,30 @@ def graph_of(loss: Tensor, since: int, loaded: Loaded) -> LossGraph | None:
         averaged=_averaged(root),
         batch=batch_of(inner, loaded),
         patterns=patterns,
+        ends=tuple(_ends(inner, root, since)),
         flat=next(_flat(inner), None),
     )
+
+
+def _ends(nodes: Sequence[Any], root: Any, since: int) -> Iterator[Any]:
+    for node in nodes:
+        takes = any(child is not None and is_leaf(child) for child, _ in node.next_functions)
+        if node is root or (takes and sequence_of(node) >= since):
+            yield node
+
+
+def any_below(root: Any, is_sought: Callable[[Any], bool], passed: set[Any]) -> bool:
+    """Says whether a node that is sought is below another; what was `passed` before is not asked again."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node in passed:
+            continue
+        if is_sought(node):
+            return True
+        passed.add(node)
+        stack.extend(child for child, _ in node.next_functions if child is not None)
+    return False
 
 
 def bridge_of(loss: Tensor, since: int) -> Pattern | None:

@@ -297,6 +297,18 @@ def _number(line: str, source: Source, finding: Finding) -> str | None:
     return None
 
 
+def _detached(line: str, source: Source, finding: Finding) -> str | None:
+    """Keeps the numbers of a tensor without its graph."""
+    (statement,) = _statement(line).body
+    if isinstance(statement, ast.Assign | ast.AugAssign):
+        kept = statement.value
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) and statement.value.args:
+        kept = statement.value.args[-1]
+    else:
+        return None
+    return _put(line, kept, f"{_grouped(_text(line, kept))}.detach()")
+
+
 def _registered(line: str, source: Source, finding: Finding) -> str | None:
     """Keeps modules in a container of torch's in place of a plain one."""
     (statement,) = _statement(line).body
@@ -350,7 +362,7 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "not-cleared": (_cleared,),
     "saved-changed": (_new_tensor,),
     "unmeant-broadcast": (_column,),
-    "graphs-kept": (_number,),
+    "graphs-kept": (_number, _detached),
     "hidden-from-optimizer": (_registered,),
     "nothing-learns": (_stacked,),
     "loss-without-graph": (_stacked,),
