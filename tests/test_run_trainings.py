@@ -420,6 +420,61 @@ optimizer = torch.optim.SGD({trained}.parameters(), lr=0.1)
         assert ("requires_grad_(True)" in first["remedy"]["text"]) == (why == "frozen")
 
 
+SECOND_LOSS = """
+import torch
+torch.manual_seed(0)
+body, head, side = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1), torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD([*body.parameters(), *head.parameters(), *side.parameters()], lr=0.01)
+for _ in range(12):
+    h = body(torch.rand(8, 4)).tanh()
+    optimizer.zero_grad()
+    head(h).square().mean().backward(retain_graph=True)
+    {second}
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("second", "why", "text"),
+    [
+        ("(h.sum() + side(h).detach().sum()).backward()", "detach", "`side(h).detach()` detached what they made."),
+        (
+            "h.sum().backward()",
+            "unused_in_step",
+            "Nothing that is computed for the losses of the first step uses them.",
+        ),
+        ("(h.sum() + side(h).sum()).backward()", None, ""),
+    ],
+)
+def test_a_parameter_is_unused_where_no_loss_of_the_step_uses_it(
+    second: str, why: str | None, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(SECOND_LOSS.format(second=second))
+    found = run_training(path).record["findings"]
+    assert [(f["code"], f["data"]["why"]) for f in found] == ([("no-gradient", why)] if why else [])
+    assert all(f["text"].endswith(text) for f in found)
+
+
+def test_what_another_optimizer_has_stepped_by_is_not_the_way_of_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("""import torch
+torch.manual_seed(0)
+maker, judge = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+first, second = torch.optim.SGD(judge.parameters(), lr=0.01), torch.optim.SGD(maker.parameters(), lr=0.01)
+for _ in range(12):
+    made = maker(torch.rand(8, 2))
+    first.zero_grad()
+    judge(made.detach()).mean().backward()
+    first.step()
+    second.zero_grad()
+    judge(made.data).square().mean().backward()
+    second.step()
+""")
+    (found,) = run_training(path).record["findings"]
+    assert (found["code"], found["source"]["line"]) == ("nothing-learns", 11)
+
+
 def test_what_sends_no_gradient_back_is_named_where_the_loss_depends_on_parameters(tmp_path: Path) -> None:
     text = """import torch
 torch.manual_seed(0)

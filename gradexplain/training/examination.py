@@ -26,10 +26,11 @@ from gradexplain.recording.tracing import observed
 from gradexplain.training.ledger import parameters_of
 from gradexplain.training.naming import Names
 from gradexplain.training.reaching import Way, silent_in, way_to
-from gradexplain.training.request import UNTOLD, Request
+from gradexplain.training.request import PASSES, UNTOLD, Request
 from gradexplain.versions.internals import internals
 
 PARTED = "parted"
+_UNTOLD = ("unknown", "unused_in_step")
 
 
 class Idle:
@@ -89,6 +90,8 @@ class Examination(Idle):
     optimizers: list[Optimizer] = field(default_factory=list)
     backwards: int = 0
     ended: int = 0
+    way: Way | None = None
+    is_anothers: bool = False  # another optimizer has stepped since the backward pass that told of the way
 
     def begin(self) -> None:
         """Begins to record, if the step is the first."""
@@ -111,8 +114,8 @@ class Examination(Idle):
         if place == self.request.backward and loss is not None and self.request.kind == "changed":
             self.recording.close()
             self.say(self._named(rewritten(self.recorder.events, loss)) or UNTOLD)
-        if place == self.request.backward and loss is not None and self.request.kind == "way":
-            self._say_way(loss)  # it stays open: a mode that sees `backward` called cannot end within that call
+        if place >= self.request.backward and loss is not None and self.request.kind == "way":
+            self._see_way(loss)  # it stays open: a mode that sees `backward` called cannot end within that call
         self.backwards += 1
         if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
             self.sent = self.observing.enter_context(observed(nodes_below(loss.grad_fn)))
@@ -132,23 +135,53 @@ class Examination(Idle):
         if self.request.kind == "gradient" and self.backwards >= self.request.backward:
             self.say(UNTOLD)
 
-    def _say_way(self, loss: Tensor) -> None:
+    def _see_way(self, loss: Tensor) -> None:
+        """Notes how this backward pass leaves out what is asked about, and says it where no other may tell more.
+
+        Those of an optimizer may be reached by each pass before its first step; what another has stepped by is its own.
+        """
+        if self.is_anothers:
+            self.way, self.is_anothers = None, False
+        if self.way is None or self.way.why in _UNTOLD:
+            self.way = self._way(loss)
+        if self.way is not None and (self.request.optimizer is None or self.backwards + 1 >= PASSES):
+            self._say_way(self.request.optimizer is None)
+
+    def _say_way(self, is_complete: bool) -> None:
+        if self.way is not None:
+            told = is_complete or self.way.why not in _UNTOLD
+            self.say(self.way if told else Way("unknown"))
+
+    def step_begins(self, optimizer: Optimizer) -> None:
+        if self.request.kind != "way" or self.request.optimizer is None:
+            return
+        if self.optimizers[self.request.optimizer] is optimizer:
+            self._say_way(is_complete=True)
+        self.is_anothers = True
+
+    def finish(self) -> None:
+        """Says what was seen in a run that ends before."""
+        self._say_way(is_complete=True)
+
+    def _way(self, loss: Tensor) -> Way | None:
+        """Returns how what is asked about does not reach a loss; `None` where it does, and the backward pass tells."""
         names = Names()
         names.look()
         frozen = [p for p in names.parameters() if not p.requires_grad]
         if self.request.optimizer is None:
-            asked = [p for p in names.parameters() if p.requires_grad]
+            asked, unused = [p for p in names.parameters() if p.requires_grad], "unused"
         else:
             own = parameters_of(self.optimizers[self.request.optimizer])
-            asked = [own[place] for place in self.request.places]
+            asked, unused = [own[place] for place in self.request.places], "unused_in_step"
         below = nodes_below(loss.grad_fn) if loss.grad_fn is not None else []
         if asked and {*map(id, asked)} <= {id(node.variable) for node in below if is_leaf(node)}:
             self.sent = self.observing.enter_context(observed(below))
-            return
+            return None
         way = way_to(loss, asked, self.recorder)
-        if way.why == "unused" and loss.grad_fn is None and way_to(loss, frozen, self.recorder).why != "unused":
-            way = Way("frozen")
-        self.say(replace(way, module=names.path_of(way.module)))
+        if way.why != "unused":
+            return replace(way, module=names.path_of(way.module))
+        is_frozen = loss.grad_fn is None and way_to(loss, frozen, self.recorder).why != "unused"
+        return Way("frozen" if is_frozen else unused)
 
     def _trace(self, loss: Tensor) -> Trace:
         """Returns the step as a trace, with what its backward pass sent."""

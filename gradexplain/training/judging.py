@@ -15,7 +15,7 @@ from gradexplain.training.ledger import Ledger, Steps
 from gradexplain.training.reaching import Way
 from gradexplain.training.remedies import Change, changes_for
 from gradexplain.training.report import Curves, Layer, TrainingReport, thinned
-from gradexplain.training.request import Ask, Request
+from gradexplain.training.request import PASSES, Ask, Request
 
 _MOST_LAYERS = 12
 
@@ -70,7 +70,7 @@ def _explained(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
         apart = [id(t) for t in unreached(ledger, steps) if ledger.names.of(t) in finding.parameters]
         places = tuple(i for i, kept in enumerate(steps.parameters) if id(kept()) in apart)
         if places and len(places) == len(finding.parameters):
-            way = ask(Request("way", 0, 0, tuple(ledger.trace[:1]), 0.0, steps.number, places))
+            way = ask(Request("way", 0, 0, tuple(ledger.trace[:PASSES]), 0.0, steps.number, places))
             is_of_it = isinstance(way, Way) and (way.why == "silent") == (finding.code == "nothing-sent")
             if isinstance(way, Way) and is_of_it and way.why != "unknown":
                 code = way.source.code if way.source else ""

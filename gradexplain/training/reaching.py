@@ -16,7 +16,10 @@ from gradexplain.targets.sources import Source
 
 @dataclass(frozen=True)
 class Way:
-    """How the way from parameters to a loss ends: unused, frozen, no_grad, detach, integer, item, silent or unknown."""
+    """How the way from parameters to a loss ends.
+
+    It is unused, unused_in_step (by all of its losses), frozen, no_grad, detach, integer, item, silent or unknown.
+    """
 
     why: str
     source: Source | None = None

@@ -30,6 +30,8 @@ class Request:
     numpy_state: Any = None
 
 
+# So many backward passes before a step are seen, to tell the way of parameters that none of them reaches.
+PASSES = 8
 Ask = Callable[[Request], Any]
 # The answer where a second run cannot be kept from acting, and nobody said that it may.
 UNGUARDED = "unguarded"
