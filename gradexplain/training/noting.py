@@ -1,7 +1,8 @@
 """The lines of what is computed: torch notes at each node where it was made, as it does to find anomalies.
 
-It is asked for the one line of the user's own, not for the whole stack, which takes as long as to compute. Where the
-script itself looks for anomalies, all is noted as torch does it.
+It is asked for the one line of the user's own and for the function of torch.nn.functional that it came to, not for the
+whole stack, which takes as long as to compute. Where the script itself looks for anomalies, all is noted as torch does
+it.
 """
 
 from __future__ import annotations
@@ -52,13 +53,20 @@ class Noting:
 
 
 def _line_alone(whole: Callable[[], list[str]]) -> list[str]:
-    """Returns the one entry of torch's own stack that is the user's line; the whole where the script wants it."""
+    """Returns what torch's own stack has of the user's line and its function; the whole where the script wants it."""
     if torch.is_anomaly_check_nan_enabled():
         return whole()
     frame: FrameType | None = sys._getframe(1)
+    inner: list[str] = []
     while frame is not None and _is_inner(frame.f_code.co_filename):
+        if frame.f_code.co_filename == torch.nn.functional.__file__:
+            inner = _entry(frame)
         frame = frame.f_back
-    return list(_entry(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)) if frame is not None else []
+    return [*_entry(frame), *inner] if frame is not None else inner
+
+
+def _entry(frame: FrameType) -> list[str]:
+    return list(_written(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
 
 
 @cache
@@ -67,5 +75,5 @@ def _is_inner(file: str) -> bool:
 
 
 @cache
-def _entry(file: str, line: int, function: str) -> tuple[str, ...]:
+def _written(file: str, line: int, function: str) -> tuple[str, ...]:
     return tuple(format_list([FrameSummary(file, line, function)]))
