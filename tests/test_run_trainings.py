@@ -1316,3 +1316,35 @@ def test_what_two_work_on_may_fall_by_the_other() -> None:
                 (-w.square().sum() - v.square().sum()).backward()
                 optimizer.step()
     assert not watch.report.findings
+
+
+@pytest.mark.skipif(minor_release(torch.__version__) < (2, 6), reason="torch cannot be told to leave off compiling")
+@pytest.mark.parametrize("step", [5, 99])
+def test_the_line_of_a_compiled_module_is_told(step: int, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(f"""import torch
+
+class Length(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.move = torch.nn.Linear(3, 3, bias=False)
+
+    def forward(self, x):
+        return (self.move(x) ** 2).sum(-1).sqrt()
+
+torch.manual_seed(0)
+model = torch.compile(Length(), backend="aot_eager")
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+for step in range(8):
+    x = torch.rand(8, 3) + 0.1
+    if step == {step}:
+        x[2] = 0
+    loss = (model(x) - 1).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+""")
+    found = run_training(path).record["findings"]
+    assert [(f["code"], f["step"], f["source"]["line"]) for f in found] == (
+        [("first-gradient-not-finite", 5, 9)] if step == 5 else []
+    )

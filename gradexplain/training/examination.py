@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,9 @@ class Examination(Idle):
         if self.request.kind == "way":
             self.recorder.leaving, self.recorder.locate = True, script_source
         if self.ended == self.request.after:
+            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                # It would compile what records: in a recorded step nothing is compiled.
+                self.recording.enter_context(torch.compiler.set_stance("force_eager"))
             self.recording.enter_context(_modules(self.recorder))
             self.recording.enter_context(watching_functions(self.recorder))
             self.recording.enter_context(self.recorder.recording())
