@@ -1278,3 +1278,41 @@ def test_what_keeps_a_part_of_earlier_graphs_is_told_by_its_line(
     for found in training.record["findings"]:
         assert found["source"]["code"] == statement
         assert (found["remedy"]["change"], found["remedy"]["tried"]) == (change, True)
+
+
+# fmt: off
+COURSES = [  # the loss of a weight that starts at ones, the learning rates at first and from step 10 on, steps, found
+    ("w.square().sum()",                         (0.01, 1.2),   60, ["rate-too-high"]),
+    ("-w.square().sum()",                        (0.1, 0.1),    60, []),
+    ("-w.square().sum()",                        (0.1, 0.1),   120, ["falls-without-bound"]),
+    ("-w.square().sum()",                         (0.1, 0.1),   260, ["falls-without-bound"]),  # to −∞
+    ("-(1e9 * (w.square() - 1).tanh()).sum()",   (1e-12, 1e-12), 120, []),  # it slows down
+    ("-w.sum()",                                 (1e4, 1e4),   120, []),  # its gradient stays
+    ("(1e-3 / w.exp().square() + w).sum()",      (0.5, 0.5),   120, []),  # the density of what hardly differs
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("loss", "rates", "steps", "found"), COURSES)
+def test_a_loss_that_falls_is_not_blamed_on_the_rate(loss: str, rates: tuple, steps: int, found: list) -> None:
+    w = torch.nn.Parameter(torch.ones(2, 3))
+    with gx.watch(quiet=True) as watch:
+        optimizer = torch.optim.SGD([w], lr=rates[0])
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rates[step >= 10]
+            optimizer.zero_grad()
+            eval(loss, {"w": w}).backward()
+            optimizer.step()
+    assert [finding.code for finding in watch.report.findings] == found
+
+
+def test_what_two_work_on_may_fall_by_the_other() -> None:
+    w, v = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
+    with gx.watch(quiet=True) as watch:
+        optimizers = [torch.optim.SGD([p], lr=0.1) for p in (w, v)]
+        for _ in range(120):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+                (-w.square().sum() - v.square().sum()).backward()
+                optimizer.step()
+    assert not watch.report.findings

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from statistics import mean, median
 
 import torch
@@ -43,6 +44,8 @@ _SOON, _NOW_AND_THEN = 3, 10
 _TAKEN, _RARELY = 8, 4
 # Of a standard deviation, how far the mean of a channel goes that is no longer the same statistic.
 _FAR = 0.5
+# The course of a loss is seen in so many parts.
+_TENTHS = 10
 # Losses that grow this far above where they began do not oscillate: they diverge.
 _DIVERGED, _DIVERGED_FINITE = 1e3, 1e6
 
@@ -67,6 +70,7 @@ def judged(ledger: Ledger) -> tuple[Finding, ...]:
         *_carried(ledger),
         *_skipping(ledger),
         *_scheduled(ledger),
+        *_falling(ledger),
         *_too_large(ledger),
         *_vanishing(ledger),
         *(() if blank else _dead(ledger)),
@@ -414,14 +418,13 @@ def _too_large(ledger: Ledger) -> Iterator[Finding]:
 
 def _diverging(ledger: Ledger, steps: Steps, call: Call, places: Sequence[int]) -> Finding | None:
     """A rate that is too high for later steps: the loss leaves where it began by orders of magnitude, and grows."""
-    losses = _losses_before_flag(ledger, call)
-    sizes = [abs(loss) for loss in losses if math.isfinite(loss)]
-    if len(sizes) < 2 * _FIRST or len(ledger.optimizers) > 1:
+    losses = [loss for loss in _losses_before_flag(ledger, call) if math.isfinite(loss)]
+    if len(losses) < 2 * _FIRST or len(ledger.optimizers) > 1:
         return None
-    start, last = max(sizes[:_FEW]), sizes[-_FEW:]
+    start, last = max(map(abs, losses[:_FEW])), losses[-_FEW:]
     if not start or last != sorted(last) or last[0] < (_DIVERGED if ledger.flag else _DIVERGED_FINITE) * start:
         return None
-    above = next(i for i in range(len(sizes), 0, -1) if sizes[i - 1] <= start)
+    above = next(i for i in range(len(losses), 0, -1) if losses[i - 1] <= start)
     step = call.steps[above] if above < len(call.steps) else call.steps[-1]
     ratios = [r for look in _before_flag(ledger, steps.looks) if look.step >= step and (r := _overall(look, places))]
     if not ratios:
@@ -429,6 +432,30 @@ def _diverging(ledger: Ledger, steps: Steps, call: Call, places: Sequence[int]) 
     rate = steps.rates[min(step, len(steps.rates) - 1)]
     data = {"ratio": median(ratios), "rate": rate, "kind": steps.kind, "early": False}
     return Finding("rate-too-high", data, steps.source, None, step, "optimizer", remedy=Remedy("rate-too-high"))
+
+
+def _falling(ledger: Ledger) -> Iterator[Finding]:
+    """A loss that nothing bounds from below: it falls ever faster, by orders of magnitude, and its gradient grows.
+
+    A density that becomes sharp falls as a logarithm, and a reward that is linear has a gradient that stays. What falls
+    by the work of two, as a critic's loss or an actor's, may be moved by the other, and is not judged.
+    """
+    if len(ledger.optimizers) != 1 or len(ledger.calls) != 1:
+        return
+    (steps,), (call,) = ledger.optimizers, ledger.calls.values()
+    losses = [loss for loss in _losses_before_flag(ledger, call) if math.isfinite(loss)]
+    tenth = len(losses) // _TENTHS
+    norms = [norm for norm in steps.norms if math.isfinite(norm)]
+    if tenth < _FIRST or len(norms) < len(losses) // 2:
+        return
+    courses = [median(losses[i * tenth : (i + 1) * tenth]) for i in range(_TENTHS)]
+    drops = [before - after for before, after in pairwise(courses)][-_TENTHS // 2 :]
+    faster = drops[0] > 0 and all(before < after for before, after in pairwise(drops))
+    small, great = median(norms[:tenth]), median(norms[-tenth:])
+    if faster and courses[-1] < -_DIVERGED * max(map(abs, losses[:tenth])) and great > _DIVERGED * small > 0:
+        data = {"start": losses[0], "end": losses[-1], "small": small, "great": great, "count": steps.count}
+        code = "falls-without-bound"
+        yield Finding(code, data, call.source, None, 0, "forward", remedy=Remedy(code))
 
 
 def _overall(look: Look, places: Sequence[int]) -> float | None:

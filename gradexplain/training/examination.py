@@ -114,7 +114,7 @@ class Examination(Idle):
         if place == self.request.backward and loss is not None and self.request.kind == "changed":
             self.recording.close()
             self.say(self._named(rewritten(self.recorder.events, loss)) or UNTOLD)
-        if place >= self.request.backward and loss is not None and self.request.kind == "way":
+        if place >= self.request.backward and self.request.kind == "way":
             self._see_way(loss)  # it stays open: a mode that sees `backward` called cannot end within that call
         self.backwards += 1
         if self.request.kind == "gradient" and self.ended >= self.request.after and loss is not None:
@@ -135,7 +135,7 @@ class Examination(Idle):
         if self.request.kind == "gradient" and self.backwards >= self.request.backward:
             self.say(UNTOLD)
 
-    def _see_way(self, loss: Tensor) -> None:
+    def _see_way(self, loss: Tensor | None) -> None:
         """Notes how this backward pass leaves out what is asked about, and says it where no other may tell more.
 
         Those of an optimizer may be reached by each pass before its first step; what another has stepped by is its own.
@@ -143,7 +143,7 @@ class Examination(Idle):
         if self.is_anothers:
             self.way, self.is_anothers = None, False
         if self.way is None or self.way.why in _UNTOLD:
-            self.way = self._way(loss)
+            self.way = Way("unknown") if loss is None else self._way(loss)
         if self.way is not None and (self.request.optimizer is None or self.backwards + 1 >= PASSES):
             self._say_way(self.request.optimizer is None)
 

@@ -152,6 +152,9 @@ def _in_order(ledger: Ledger, cause: Finding | None, ask: Ask) -> list[Finding]:
         return [replace(made, consequences=(replace(birth, consequences=()), seen)), *apart]
     large = next((f for f in found if f.code in _LARGE), None)
     skips = [f for f in found if f.code == "scaler-skips"]
+    falls = next((f for f in found if f.code == "falls-without-bound"), None)
+    if falls is not None and (cause is None or cause.data.get("learned", True)) and not _is_of_domain(cause):
+        return [replace(falls, consequences=(birth, *skips)), *(f for f in found if f is not falls and f not in skips)]
     rest = [f for f in found if f.code not in _LARGE and f not in skips]
     if large is not None and _leads_to(large, cause, ledger, ask):
         return _under_piles([replace(large, consequences=(birth, *skips)), *rest])
