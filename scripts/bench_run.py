@@ -146,7 +146,8 @@ def bench_run(*, steps: int, runs: int, only: str | None) -> None:
     names = [name for name in networks() if only in (None, name)]
     for name in track(names, transient=True, console=Console(stderr=True)):
         for optimizer in OPTIMIZERS:
-            count = max(steps, int(LEAST / seconds(name, optimizer, "gradexplain", 10) * 10))
+            _, warm = (seconds(name, optimizer, None, 10) / 10 for _ in range(2))
+            count = max(steps, int(LEAST / warm))
             taken: dict[str | None, list[float]] = {None: [], **{way: [] for way in WAYS}}
             for _ in range(runs):
                 for way, times in taken.items():

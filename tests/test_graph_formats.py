@@ -586,8 +586,9 @@ def test_html_unfolds_in_place_and_folds_again_searches_pans_and_zooms(tmp_path:
     assert said == {
         "first": 22, "details": True, "one": [True, True, whole + block - 1],
         "within": [True, True, whole + block - 1 + attention],
-        "two": [True, True, whole + 2 * (block - 1) + attention], "still": True, "again": [True, whole],
-        "keyboard": True, "zoom": True, "pan": True, "dragged": True, "hidden": True, "found": [True] * 4, "folded": 11,
+        "two": [True, True, whole + 2 * (block - 1) + attention], "inside": True, "still": True,
+        "again": [True, whole], "keyboard": True, "zoom": True, "pan": True, "dragged": True, "hidden": True,
+        "found": [True] * 4, "folded": 11,
     }  # fmt: skip
     assert attention > 5
 

@@ -100,7 +100,7 @@ def test_a_module_is_verified_by_all_its_parameters() -> None:
 
 
 def test_the_number_of_runs_does_not_grow_with_the_inputs() -> None:
-    """At most 120 runs and 16 backward passes, those of its contract included, for 2 elements or 7 times 10,000."""
+    """At most 160 runs and 17 backward passes, those of its contract included, for 2 elements or 7 times 10,000."""
     for count, size in ((1, 2), (1, 10_000), (3, 50), (7, 10_000), (20, 5)):
         runs, backwards = [0], [0]
 
@@ -120,7 +120,7 @@ def test_the_number_of_runs_does_not_grow_with_the_inputs() -> None:
         function = eval(f"lambda {', '.join(names)}: f(sum(({', '.join(names)},)))", {"f": Counting.apply})
         assert gx.verify(function, [normal(i, size) for i in range(count)]).verdict == "agrees"
         assert runs[0] <= 160
-        assert backwards[0] <= 16
+        assert backwards[0] <= 17
 
 
 # ------------------------------------------------------------------------------------------------------- the place

@@ -6,7 +6,9 @@ const named = word => boxes().find(g => g.querySelector(".t").textContent === wo
 const frame = word => [...stage.querySelectorAll("g.bar")].find(g => g.textContent.includes(`− ${word}`));
 const shown = () => boxes().map(g => g.querySelector(".t").textContent);
 const arrows = () => stage.querySelectorAll("path.a").length;
-const corner = g => [g.getBoundingClientRect().x, g.getBoundingClientRect().y].map(Math.round);
+const rectangle = g => g.getBoundingClientRect(), middle = g => [rectangle(g).x + rectangle(g).width / 2, rectangle(g).y];
+const inside = g => rectangle(g).x >= rectangle(stage).x && rectangle(g).right <= rectangle(stage).right
+  && rectangle(g).y >= rectangle(stage).y;
 const fire = (where, kind, x = 50, y = 50) => {
   const Event = kind.startsWith("pointer") ? PointerEvent : MouseEvent;
   where.dispatchEvent(new Event(kind, {bubbles: true, clientX: x, clientY: y}));
@@ -15,15 +17,16 @@ said.first = shown().length;
 fire(named("layers.3"), "click");
 said.details = document.getElementById("details").textContent.includes("module layers.3");
 said.one = [!named("layers.3"), !!frame("layers.3"), shown().length];
-const place = corner(frame("layers.3"));
 fire(named("layers.3.self_attn"), "click");
 said.within = [!!frame("layers.3.self_attn"), !!named("layers.4"), shown().length];
 fire(named("layers.7"), "click");
 said.two = [!!frame("layers.3"), !!frame("layers.7"), shown().length];
+said.inside = inside(frame("layers.7"));
 fire(frame("layers.7"), "click");
 fire(frame("layers.3.self_attn"), "click");
-said.still = corner(frame("layers.3")).every((x, i) => Math.abs(x - place[i]) <= 1);
+const place = middle(frame("layers.3"));
 fire(frame("layers.3"), "click");
+said.still = middle(named("layers.3")).every((x, i) => Math.abs(x - place[i]) <= 1);
 said.again = [!!named("layers.3"), shown().length];
 named("layers.5").dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
 said.keyboard = !!frame("layers.5");
