@@ -1065,6 +1065,34 @@ def test_a_change_that_was_tried_in_vain_is_not_called_untried(
     assert said in TrainingTeller("en").cure(remedy)
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        ("1.0", ("a tenth of it.", "取十分之一。")),
+        ("0.1", ("a hundredth of it.", "取百分之一。")),
+        ("0.01", ("a thousandth of it.", "取千分之一。")),
+        ("0.001", ("a ten-thousandth of it.", "取万分之一。")),
+        ("", ("a tenth of it for example.", "例如取十分之一。")),
+    ],
+)
+def test_the_words_of_a_rate_are_those_of_the_change_that_was_tried(
+    tmp_path: Path, rate: str, said: tuple[str, str]
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("optimizer = torch.optim.SGD(model.parameters(), lr=10.0)\n", encoding="utf-8")
+    source = Source(str(path), 1, path.read_text(encoding="utf-8").strip())
+    found = Finding("rate-too-high", {"ratio": 2.0}, source, remedy=Remedy("rate-too-high"))
+    ledger: Any = SimpleNamespace(flag=None, seconds=lambda: 1.0, trace=[1.0, 5.0, 9.0])
+
+    def answer(request: Any) -> list[float]:
+        return [0.9, 0.5] if request.change.new.endswith(f"lr={float(rate or 'nan'):g})") else [0.9, math.inf]
+
+    remedy = judging._tried(found, ledger, answer).remedy
+    assert remedy is not None
+    for language, words in zip(("en", "zh"), said, strict=True):
+        assert words in TrainingTeller(language).cure(remedy)
+
+
 def test_a_watch_that_fails_lets_the_training_go_on() -> None:
     training = in_a_process(under_a_watch_that_fails, FOLDER / "healthy_pairs.py")
     assert training.code == 0

@@ -92,7 +92,8 @@ def _tried(finding: Finding, ledger: Ledger, ask: Ask) -> Finding:
         remedy = replace(remedy, tried=True)
         if _helps(finding, losses, ledger.trace):
             result = {"steps": len(losses), "first": losses[0], "last": _end(losses)}
-            return replace(finding, remedy=replace(remedy, change=change.new, result=result))
+            code = change.words or remedy.code
+            return replace(finding, remedy=replace(remedy, code=code, change=change.new, result=result))
     return replace(finding, remedy=remedy)
 
 

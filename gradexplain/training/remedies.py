@@ -14,12 +14,16 @@ from gradexplain.targets.sources import Source
 
 @dataclass(frozen=True)
 class Change:
-    """A line of a file, and what it becomes; both without their indentation."""
+    """A line of a file, and what it becomes; both without their indentation.
+
+    `words` is the code of the remedy's sentence, where that one names what this change makes of the line.
+    """
 
     file: str
     line: int
     old: str
     new: str
+    words: str = ""
 
     def applied(self, text: bytes) -> bytes:
         """Returns the text of the file with the change; as it was where the line is another."""
@@ -39,15 +43,22 @@ def changes_for(finding: Finding) -> Iterator[Change]:
     above = range(source.line, max(0, source.line - _ABOVE), -1) if key == "masked_row" else [source.line]
     for line in above:  # a mask is put on before the softmax
         old = linecache.getline(source.file, line).strip()
-        for edit in _EDITS.get(key, ()):
+        for words, edit in _edits(key):
             try:
                 new = edit(old, source, finding)
                 ast.parse(new or "")
             except (SyntaxError, ValueError):
                 continue
             if new and new != old:
-                yield Change(source.file, line, old, new)
+                yield Change(source.file, line, old, new, words)
     yield from _without_modules(key, source)
+
+
+def _edits(key: str) -> Iterator[tuple[str, Edit]]:
+    """Yields the edits of a kind of finding, each with the code of its own words, if any."""
+    if key == "rate-too-high":
+        yield from ((f"{key}-{factor}", _smaller("lr", factor)) for factor in (10, 100, 1000, 10_000))
+    yield from (("", edit) for edit in _EDITS.get(key, ()))
 
 
 def _without_modules(key: str, source: Source) -> Iterator[Change]:
@@ -355,7 +366,6 @@ _EDITS: Mapping[str, tuple[Edit, ...]] = {
     "sigmoid-twice": (_without("sigmoid"),),
     "sigmoid-before-softmax": (_without("sigmoid"),),
     "probabilities-not-logs": (_logarithm,),
-    "rate-too-high": tuple(_smaller("lr", factor) for factor in (10, 100, 1000, 10_000)),
     "decay-too-strong": tuple(_smaller("weight_decay", factor) for factor in (1000, 10_000)),
     "divided-by-nothing": (_of_its_type,),
     "not-divided": (_divided,),
