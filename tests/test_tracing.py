@@ -489,6 +489,7 @@ def test_of_what_runs_without_the_users_code_the_line_that_asked_is_the_place(as
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # of torch, at the first jvp
 def test_what_torch_asks_for_shapes_alone_is_no_step_and_a_tangent_of_0_is_shown_as_zeros() -> None:
     def product(x: Tensor, v: Tensor) -> Tensor:
         """The Hessian of Σ x⁴, which is 12 x² on the diagonal, by v."""
